@@ -1,0 +1,1 @@
+"""Medical image captioning: data, models, training and scoring of one trial."""

@@ -1,0 +1,89 @@
+"""Records and splits: what every loader gives and everything else takes."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+# Unicode white space, C0/C1 controls, line and paragraph separators, zero-width and byte-order marks.
+_FOLDED = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
+
+
+def fold_white_space(text: str) -> str:
+    """Fold every run of white space or line-like control characters to one space and strip the ends.
+
+    One stray `\\r`, `\\x0b`, `\\x0c` or U+2028 would shift all later captions by a line in the PTB tokenizer.
+    """
+    return _FOLDED.sub(" ", text).strip()
+
+
+class ImageReference(Protocol):
+    """Where one image lies; small, hashable and picklable, opened on demand."""
+
+    def open(self) -> Image.Image:
+        """The image as stored, not yet converted. Raises OSError or ValueError if it cannot be read."""
+
+    def fingerprint(self) -> str:
+        """A string that changes when the image's content does; cheap, reads no pixels."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file on disk."""
+
+    path: Path
+
+    def open(self) -> Image.Image:
+        """Open by content, whatever the extension says (JPEG bytes in a `.png` are common)."""
+        image = Image.open(self.path)
+        image.load()
+        return image
+
+    def fingerprint(self) -> str:
+        """File name, size and modification time."""
+        status = self.path.stat()
+        return f"{self.path.name}:{status.st_size}:{status.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its caption.
+
+    `caption` is already folded. `case` groups images of one patient or case; None where the source has no such column.
+    `truth` holds what is known beside the caption (finding, side, level, concepts, ...), empty for most sources.
+    """
+
+    id: str
+    image: ImageReference
+    caption: str
+    case: str | None = None
+    truth: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+
+@dataclass(frozen=True)
+class SkippedRecord:
+    """One record left out, and why."""
+
+    split: SplitName
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All splits of one source.
+
+    `kind` says in words which source it was recognised as; `notes` are sentences for the user (such as how a
+    validation split was cut); `skipped` lists the records already left out when the source was read.
+    """
+
+    name: str
+    kind: str
+    splits: dict[SplitName, list[Record]]
+    skipped: list[SkippedRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

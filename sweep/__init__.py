@@ -1,0 +1,1 @@
+"""Hyperparameter and ablation sweeps over trials, on Ray."""

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder with real radiology samples (`formats/`, `data/`); tests that need it skip where it is absent."""
+    root = Path(os.environ.get("MEDCAP_SAMPLE_DATA", Path(__file__).parents[2] / "shared"))
+    if not (root / "formats").is_dir():
+        pytest.skip(f"no real sample data at {root}; set MEDCAP_SAMPLE_DATA to the folder that holds it")
+    return root
