@@ -1,0 +1,79 @@
+"""Where caches live on this machine, and what to say when they cannot be written."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from medcap_core.errors import ConfigFault, DataFault
+
+CACHE_VARIABLE = "MEDCAP_CACHE"
+_SPARE_BYTES = 64 * 2**20
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+def cache_root() -> Path:
+    """The folder of all caches: the environment variable MEDCAP_CACHE, else the user's cache folder; not yet created.
+
+    Raises ConfigFault for a relative MEDCAP_CACHE, which would mean another folder in every working directory.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    if not given:
+        return Path(platformdirs.user_cache_dir("medcap-sweep", appauthor=False))
+    root = Path(given).expanduser()
+    if not root.is_absolute():
+        raise ConfigFault(f"{CACHE_VARIABLE} must be an absolute path, but it is '{given}'.")
+    return root
+
+
+@contextmanager
+def guard_cache_writes(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder closed to us into a DataFault that names the remedy; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DataFault(
+                f"The disk of the cache folder {folder} is full: free some space or set {CACHE_VARIABLE} to a folder "
+                "on another disk; what was finished so far is kept."
+            ) from error
+        if error.errno in _CLOSED and _concerns(error, folder):
+            raise DataFault(
+                f"The cache folder {folder} cannot be written ({error.strerror}): set {CACHE_VARIABLE} to a folder "
+                "of your own."
+            ) from error
+        raise
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether the file at fault lies in `folder` or above it, rather than among the files that are read."""
+    if not isinstance(error.filename, str):
+        return True
+    path = Path(error.filename)
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
+
+
+def check_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Raise DataFault when the disk under the existing `folder` cannot hold `needed_bytes` more (and 64 MiB spare)."""
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes + _SPARE_BYTES > free_bytes:
+        raise DataFault(
+            f"{purpose} needs {needed_bytes / 1e9:.2f} GB in {folder}, but only {free_bytes / 1e9:.2f} GB are free: "
+            f"free some space, set {CACHE_VARIABLE} to a folder on another disk, or use fewer or smaller images."
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) so that a reader sees either the old file or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

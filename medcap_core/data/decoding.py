@@ -1,0 +1,69 @@
+"""One image reference to pixels, or to a sentence on why it cannot be read."""
+
+import errno
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medcap_core.data.images import ImageGeometry, resize, to_rgb
+from medcap_core.data.records import ImageReference
+from medcap_core.errors import DataFault
+
+# What image decoders raise on damaged content.
+_DAMAGED = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error,
+    zipfile.BadZipFile, NotImplementedError, Image.DecompressionBombError,
+)  # fmt: skip
+_OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_MACHINE_FAULTS = {
+    errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EBUSY,
+    errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET,
+}  # fmt: skip
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be used; `lasting` is False where its file is only out of reach for now."""
+
+    def __init__(self, reason: str, *, lasting: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lasting = lasting
+
+
+def decode(reference: ImageReference, geometry: ImageGeometry) -> NDArray[np.uint8]:
+    """The image as uint8 RGB (3, size, size).
+
+    Raises UnreadableImage for a damaged, absent or forbidden file, and DataFault where the machine fails to read (disk,
+    memory, open files, network): leaving such images out would silently change the data set.
+    """
+    try:
+        image = to_rgb(reference.open())
+    except MemoryError as error:
+        raise _machine_fault(reference, "not enough memory") from error
+    except _DAMAGED as error:
+        reason = _describe(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _MACHINE_FAULTS:
+            raise _machine_fault(reference, reason) from error
+        raise UnreadableImage(reason, lasting=number not in _OUT_OF_REACH) from error
+    return resize(image, geometry.size, geometry.resample)
+
+
+def _machine_fault(reference: ImageReference, reason: str) -> DataFault:
+    return DataFault(
+        f"{getattr(reference, 'path', reference)} could not be read ({reason}): this is the machine's fault, not the "
+        "image's; mend it and start again, decoding goes on where it stopped."
+    )
+
+
+def _describe(error: BaseException) -> str:
+    """One line on a damaged image, without the address of an in-memory file."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged from its first bytes on"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,88 @@
+"""How an image of any kind becomes 8-bit RGB pixels of one size."""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# The window of images with more than 8 bits, in percent of their own pixels.
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+
+_WHITE_IS_ZERO_TAG = 262  # TIFF PhotometricInterpretation; 0 means that the lowest value is white
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """The pixels a model takes.
+
+    `size` is the side of the square in pixels; `resample` a `PIL.Image.Resampling` value (BLIP: 3, bicubic).
+    """
+
+    size: int
+    resample: int = int(Image.Resampling.BICUBIC)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` in mode RGB, upright by its EXIF orientation.
+
+    Gray, palette, 1-bit and CMYK images are converted as they are. Transparent ones are laid on black; an alpha channel
+    that is 0 everywhere is taken for a broken one and dropped. Images with more than 8 bits a pixel (16-bit, 32-bit,
+    float) are scaled linearly from the 0.5th to the 99.5th percentile of their own pixels to 0 .. 255, so that a few
+    burnt-in marks or dead pixels do not darken the anatomy; where both percentiles agree, from minimum to maximum; a
+    constant image becomes black. NaN becomes black. Raises ValueError for a mode Pillow cannot convert (LAB).
+    """
+    upright = _apply_orientation(image)
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        scaled = _scale_to_8_bits(np.asarray(upright), inverted=_is_white_zero(image))
+        return Image.fromarray(scaled).convert("RGB")
+    if upright.has_transparency_data:
+        return _lay_on_black(upright.convert("RGBA"))
+    return upright.convert("RGB")
+
+
+def resize(image: Image.Image, size: int, resample: int) -> NDArray[np.uint8]:
+    """Stretch an RGB image to uint8 (3, size, size), exactly as BLIP's image processor does before it normalises."""
+    resized = image.resize((size, size), Image.Resampling(resample))
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        return image  # an EXIF block that cannot be parsed says nothing about orientation
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Pillow inverts 8-bit white-is-zero TIFFs, but leaves 16-bit ones as stored."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(_WHITE_IS_ZERO_TAG) == 0
+
+
+def _lay_on_black(image: Image.Image) -> Image.Image:
+    if image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image).convert("RGB")
+
+
+def _scale_to_8_bits(values: NDArray[np.generic], *, inverted: bool) -> NDArray[np.uint8]:
+    """Linear window of (H, W) values of any number type to uint8 (H, W)."""
+    pixels = values.astype(np.float64)
+    finite = pixels[np.isfinite(pixels)]
+    if finite.size == 0:
+        return np.zeros(pixels.shape, np.uint8)
+    low, high = np.percentile(finite, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    if low == high:
+        low, high = finite.min(), finite.max()
+    if low == high:
+        return np.zeros(pixels.shape, np.uint8)
+    # Halves keep high - low finite even for the widest floats.
+    share = (pixels / 2 - low / 2) / (high / 2 - low / 2)
+    share = np.nan_to_num(np.clip(share, 0.0, 1.0), nan=0.0)
+    if inverted:
+        share = 1.0 - share
+    scaled: NDArray[np.uint8] = np.rint(share * 255).astype(np.uint8)
+    return scaled

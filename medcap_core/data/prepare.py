@@ -1,0 +1,158 @@
+"""From a trial's config to the images and captions of each split, ready to be read."""
+
+import csv
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.cache import cache_root
+from medcap_core.config import TrialConfig
+from medcap_core.data.image_store import ImageStore, Progress
+from medcap_core.data.images import ImageGeometry
+from medcap_core.data.records import Dataset, Record, SkippedRecord, SplitName
+from medcap_core.data.sources import load_data
+from medcap_core.data.splits import DATA_SEED, select_rows
+from medcap_core.errors import DataFault
+
+_MIN_IMAGES = 2
+_NUM_LISTED = 10
+
+
+class TooManyBadRecords(DataFault):
+    """More records are unusable than `max_bad_record_share` allows; `skipped` lists them all."""
+
+    def __init__(self, faults: str | Iterable[str], skipped: Sequence[SkippedRecord] = ()) -> None:
+        super().__init__(faults)
+        self.skipped = list(skipped)
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """The usable records of a split in order, and the row of each in the image store."""
+
+    split: SplitName
+    records: list[Record]
+    store: ImageStore
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def captions(self) -> list[str]:
+        """One caption a record."""
+        return [record.caption for record in self.records]
+
+    @property
+    def ids(self) -> list[str]:
+        """One id a record, unique in the split."""
+        return [record.id for record in self.records]
+
+    def pixels(self, positions: NDArray[np.int64] | slice | list[int]) -> NDArray[np.uint8]:
+        """Images at `positions` of `records`: uint8 (B, 3, S, S), RGB, not normalised."""
+        return self.store.pixels(self.rows[positions])
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The splits asked for; `skipped` lists what was left out of them, when reading and when decoding."""
+
+    name: str
+    kind: str
+    notes: list[str]
+    splits: dict[SplitName, PreparedSplit]
+    skipped: list[SkippedRecord] = field(default_factory=list)
+
+
+def prepare_data(
+    config: TrialConfig,
+    geometry: ImageGeometry,
+    *,
+    splits: Sequence[SplitName] = ("train", "validation"),
+    whole_validation: bool = False,
+    progress: Progress | None = None,
+) -> PreparedData:
+    """Read the data set, draw the records `config` asks for and decode their images once.
+
+    train: `data_fraction`, then `max_train_images`; validation: `max_validation_images` unless `whole_validation`;
+    test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. What was
+    read stays in memory, so a later call in the process costs little. Raises TooManyBadRecords above
+    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images.
+    """
+    dataset = _load_once(config.data, DATA_SEED)
+    prepared: dict[SplitName, PreparedSplit] = {}
+    skipped = [record for record in dataset.skipped if record.split in splits]
+    num_read = sum(len(dataset.splits[split]) for split in splits)
+    share_skipped = len(skipped) / max(1, len(skipped) + num_read)
+    num_drawn = num_unreadable = 0
+    for split in splits:
+        drawn = _draw(dataset, split, config, whole_validation=whole_validation)
+        store = _open_store(config.data, DATA_SEED, split, geometry, cache_root())
+        store.ensure(drawn, progress, f"decoding {split} images at {geometry.size} px")
+        usable = drawn[store.readable(drawn)]
+        records = dataset.splits[split]
+        reasons = store.unreadable
+        bad = [row for row in drawn.tolist() if row in reasons]
+        skipped.extend(SkippedRecord(split, records[row].id, f"unreadable image: {reasons[row]}") for row in bad)
+        num_drawn, num_unreadable = num_drawn + len(drawn), num_unreadable + len(bad)
+        prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
+    # Reading looks at all records, decoding only at the drawn ones: each share is taken of its own base.
+    bad_share = 1 - (1 - share_skipped) * (1 - num_unreadable / max(1, num_drawn))
+    if bad_share > config.max_bad_record_share:
+        raise TooManyBadRecords(_describe_bad_records(config, bad_share, skipped), skipped)
+    _require_images(config, prepared)
+    return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
+
+
+def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
+    """Write a CSV `split,id,reason` of what was left out."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("split", "id", "reason"))
+        writer.writerows((record.split, record.id, record.reason) for record in skipped)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_once(name: str, seed: int) -> Dataset:
+    return load_data(name, seed=seed)
+
+
+@functools.lru_cache(maxsize=16)
+def _open_store(name: str, seed: int, split: SplitName, geometry: ImageGeometry, root: Path) -> ImageStore:
+    return ImageStore(_load_once(name, seed).splits[split], geometry, root)
+
+
+def _draw(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
+    caps = {
+        "train": config.max_train_images,
+        "validation": None if whole_validation else config.max_validation_images,
+        "test": config.max_test_images,
+    }
+    fraction = config.data_fraction if split == "train" else 1.0
+    return select_rows(len(dataset.splits[split]), fraction=fraction, cap=caps[split], seed=DATA_SEED)
+
+
+def _describe_bad_records(config: TrialConfig, share: float, skipped: Sequence[SkippedRecord]) -> list[str]:
+    listed = [f"{record.split} {record.id}: {record.reason}" for record in skipped[:_NUM_LISTED]]
+    if len(skipped) > _NUM_LISTED:
+        listed.append(f"... and {len(skipped) - _NUM_LISTED} more")
+    return [
+        f"{config.data}: {share:.1%} of the records cannot be used ({len(skipped)} left out), but max_bad_record_share "
+        f"is {config.max_bad_record_share}: mend them, or raise max_bad_record_share if they are lost for good.",
+        *listed,
+    ]
+
+
+def _require_images(config: TrialConfig, prepared: dict[SplitName, PreparedSplit]) -> None:
+    faults = [
+        f"{config.data}: the {split} split has {len(part)} usable images, but at least {_MIN_IMAGES} are needed: add "
+        "images, or raise data_fraction or the split's cap."
+        for split, part in prepared.items()
+        if len(part) < _MIN_IMAGES
+    ]
+    if faults:
+        raise DataFault(faults)
