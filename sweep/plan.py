@@ -1,0 +1,261 @@
+"""What can be told of a sweep before it starts: short names for its points, and the text of a dry run."""
+
+import re
+import textwrap
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medcap_core.config import TrialConfig
+from medcap_core.errors import ConfigFault
+from sweep.fields import show, show_plain
+from sweep.knobs import Branch
+from sweep.points import build_config, draw_points, num_trials
+from sweep.pruning import build_rungs
+from sweep.schema import SearchSpace
+
+if TYPE_CHECKING:
+    from sweep.cluster import TrialResources  # for its type only: importing Ray takes seconds
+
+_LABEL_PREFIXES = {
+    "lora_rank": "r",
+    "lora_alpha": "a",
+    "lora_dropout": "do",
+    "learning_rate": "lr",
+    "num_epochs": "e",
+    "batch_size": "b",
+    "accumulation_steps": "acc",
+    "weight_decay": "wd",
+    "warmup_fraction": "wu",
+    "label_smoothing": "ls",
+    "max_grad_norm": "clip",
+    "image_size": "px",
+    "data_fraction": "df",
+    "max_train_images": "n",
+    "num_beams": "beam",
+    "seed": "s",
+}
+_NAMED_BY_VALUE = ("freeze", "lora_targets", "schedule", "precision")
+_SWITCHES = {"augment": "aug", "lora_vision": "vision"}
+_LABEL_ORDER = ("freeze", "lora_targets", "lora_vision", "lora_rank", "lora_alpha", "learning_rate", "num_epochs")
+_MAX_FILE_LABEL = 80
+_NUM_SAMPLES = 5
+_WIDTH = 110
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostEstimate:
+    """What a sweep is expected to cost; `basis` says in a few words what the estimate rests on."""
+
+    seconds_per_trial: float
+    total_seconds: float
+    disk_bytes: int
+    basis: str = ""
+
+
+def short_label(point: Mapping[str, Any]) -> str:
+    """A telling ASCII name for a point, such as `lora r8 lr1e-3 e4`; `default` for an empty one."""
+    known = [knob for knob in _LABEL_ORDER if knob in point]
+    ordered = known + [knob for knob in point if knob not in known]
+    return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
+
+
+def file_label(point: Mapping[str, Any]) -> str:
+    """`short_label` for a file name: letters, digits, `.`, `_` and `-` only, at most 80 characters."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", short_label(point).replace(" ", "_"))
+    return name[:_MAX_FILE_LABEL].strip("-_.") or "default"
+
+
+def describe_plan(
+    space: SearchSpace, resources: "TrialResources | None" = None, estimate: CostEstimate | None = None
+) -> str:
+    """The text of `--dry-run`: the space as resolved, sample configs, trials, resources, and cost where estimated.
+
+    Without `resources` the space's own keys are shown, `auto` unsettled.
+    """
+    sections = [
+        _describe_settings(space),
+        _section("Searched", [line for knob, ranges in space.search.items() for line in _describe_knob(knob, ranges)]),
+        _section("Fixed", [f"{field} = {show_plain(value)}" for field, value in space.fixed.items()]),
+        _section("By default", _wrap(_list_defaults(space))),
+        _section("First points", _describe_points(space.first_points)),
+        _section(_samples_title(space), _describe_points(_draw_samples(space))),
+        _section("Cost", [*_describe_resources(space, resources), *_describe_estimate(estimate)]),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def format_duration(seconds: float) -> str:
+    """`40 s`, `5 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_size(num_bytes: float) -> str:
+    """`512 B`, `3.4 MB`, `12 GB`; decimal units."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _label_part(knob: str, value: Any) -> str:
+    if knob in _NAMED_BY_VALUE:
+        return str(value)
+    if knob in _SWITCHES:
+        return ("" if value else "no-") + _SWITCHES[knob]
+    if isinstance(value, float):
+        text = _short_number(value)
+    elif isinstance(value, bool) or value is None:
+        text = show(value)
+    else:
+        text = re.sub(r"\s+", "-", _to_ascii(str(value)).strip())
+    return f"{_LABEL_PREFIXES.get(knob, knob + '=')}{text}"
+
+
+def _to_ascii(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    return "".join(letter for letter in plain if letter.isprintable() or letter.isspace())
+
+
+def _short_number(value: float) -> str:
+    """Two significant digits: `1e-3`, `4.5e-5`, `0.25`, `16`."""
+    if value and not 0.01 <= abs(value) < 1000:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
+
+
+def _wrap(items: Sequence[str]) -> list[str]:
+    """Items joined by commas, none broken over a line end."""
+    text = ", ".join(item.replace(" ", "\0") for item in items)
+    return [
+        line.replace("\0", " ") for line in textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def _describe_settings(space: SearchSpace) -> str:
+    tests = {"best": "the chosen model only", "all": "every trial's best epoch"}
+    lines = [
+        ("data", space.data),
+        ("model", space.model),
+        ("trials", _describe_num_trials(space)),
+        ("sampler", f"{space.sampler}, seed {space.seed}"),
+        ("scheduler", _describe_scheduler(space)),
+        ("objective", "CIDEr of the best epoch on the validation split, maximised"),
+        ("test split", tests[space.test]),
+        ("checkpoints", "all trials' are kept" if space.keep_checkpoints else "the best three trials' are kept"),
+    ]
+    return _section(f"Sweep '{space.name}'", [f"{name:<12} {text}" for name, text in lines])
+
+
+def _describe_num_trials(space: SearchSpace) -> str:
+    count = num_trials(space)
+    if not space.search and not space.seeds:
+        return f"{count} (nothing is searched)"
+    if space.sampler == "grid":
+        repeats = f", each row for seeds {', '.join(map(str, space.seeds))}" if space.seeds else ""
+        return f"{count}, one for each row of the grid{repeats}"
+    given = min(len(space.first_points), count)
+    return f"{count}, of which {given} given as first points" if given else str(count)
+
+
+def _describe_scheduler(space: SearchSpace) -> str:
+    if space.scheduler == "none":
+        return "none, every trial runs to its end"
+    rungs = [f"{rung}%" for rung in build_rungs(space.grace_fraction, space.reduction_factor)]
+    if not rungs:
+        return "asha without a rung below the whole schedule, so every trial runs to its end"
+    return f"asha, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
+
+
+def _describe_knob(knob: str, branches: Sequence[Branch]) -> list[str]:
+    lines = []
+    for index, branch in enumerate(branches):
+        words = f"{knob if index == 0 else '':<16} {_describe_range(branch)}"
+        lines.append(words + _describe_when(branch))
+    return lines
+
+
+def _describe_range(branch: Branch) -> str:
+    return f"{branch.range.kind} [{', '.join(map(_exact, branch.range.to_list()))}]"
+
+
+def _describe_when(branch: Branch) -> str:
+    if not branch.when:
+        return ""
+    return "   when " + " and ".join(
+        f"{parent} is {' or '.join(map(show_plain, values))}" for parent, values in branch.when.items()
+    )
+
+
+def _list_defaults(space: SearchSpace) -> list[str]:
+    """Fields left at TrialConfig's default everywhere in the space."""
+    given = {"data", "model", "seed", *space.fixed, *space.search}
+    defaults = TrialConfig().model_dump(mode="json")
+    return [f"{field} = {show_plain(value)}" for field, value in defaults.items() if field not in given]
+
+
+def _samples_title(space: SearchSpace) -> str:
+    if space.sampler == "grid":
+        return "First rows of the grid"
+    return "Sample configs (drawn at random; the sampler's own will differ)" if space.search else ""
+
+
+def _draw_samples(space: SearchSpace) -> list[dict[str, Any]]:
+    """A few valid points; none where nothing is searched."""
+    samples = []
+    for point in draw_points(space, 10 * _NUM_SAMPLES, space.seed):
+        try:
+            build_config(space, point)
+        except ConfigFault:
+            continue  # the sampler draws another in its place, too
+        samples.append(point)
+    return [point for point in samples if point][:_NUM_SAMPLES]
+
+
+def _describe_points(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    labels = [short_label(point) for point in points]
+    width = max(map(len, labels), default=0)
+    return [
+        f"{label:<{width}}   " + ", ".join(f"{knob} = {_exact(value)}" for knob, value in point.items())
+        for label, point in zip(labels, points, strict=True)
+    ]
+
+
+def _exact(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else show_plain(value)
+
+
+def _describe_resources(space: SearchSpace, resources: "TrialResources | None") -> list[str]:
+    if resources is None:
+        given = space.resources
+        shares = (given.workers_per_trial, given.cpus_per_trial, given.gpus_per_trial, given.max_concurrent)
+        workers, cpus, gpus, at_once = (_amount(share) for share in shares)
+        return [f"each trial   workers: {workers}, CPUs: {cpus}, GPUs: {gpus}", f"at once      {at_once}"]
+    workers = _amount(resources.num_workers)
+    cpus, gpus = _amount(resources.cpus_per_worker), _amount(resources.gpus_per_worker)
+    return [
+        f"each trial   workers: {workers}, for each of them CPUs: {cpus}, GPUs: {gpus}",
+        f"at once      {resources.max_concurrent} of {num_trials(space)} trials",
+    ]
+
+
+def _describe_estimate(estimate: CostEstimate | None) -> list[str]:
+    if estimate is None:
+        return ["time, disk   not estimated"]
+    basis = f" ({estimate.basis})" if estimate.basis else ""
+    return [
+        f"time         about {format_duration(estimate.total_seconds)} in all, "
+        f"{format_duration(estimate.seconds_per_trial)} a trial{basis}",
+        f"disk         about {format_size(estimate.disk_bytes)}",
+    ]

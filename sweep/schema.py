@@ -1,0 +1,61 @@
+"""What a checked search space holds; `sweep.space` reads and builds it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sweep.knobs import Branch
+
+
+class Resources(BaseModel):
+    """What one trial takes and how many run at once; `auto` is settled from what the machine or cluster has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers_per_trial: int = Field(1, ge=1, description="processes a trial is spread over; its batch size stays global")
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field("auto", description="may be a fraction")
+    cpus_per_trial: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+
+class SearchSpace(BaseModel):
+    """One sweep, whole. Build it with `load_space` or `build_space`, which also check across keys.
+
+    A knob of `search` that no branch covers in some part of the space has TrialConfig's default there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, '.', '_' and '-' only")
+    data: str = Field("phantoms", min_length=1, description="data set: a name, a Hub data set or a path")
+    model: str = Field("phantom-blip", min_length=1, description="base model: a name, a Hub model or a path")
+    fixed: dict[str, Any] = Field(default_factory=dict, description="TrialConfig fields, one value for all trials")
+    search: dict[str, tuple[Branch, ...]] = Field(default_factory=dict, description="TrialConfig fields to search")
+    first_points: tuple[dict[str, Any], ...] = Field((), description="points tried first; knobs left out are drawn")
+    trials: int = Field(12, ge=1, description="set to the number of rows in a grid, to 1 where nothing is searched")
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((), description="repeats each row of a grid")
+    scheduler: Literal["asha", "none"] = "asha"
+    reduction_factor: int = Field(2, ge=2, description="ASHA lets one in this many trials pass each rung")
+    grace_fraction: float = Field(0.25, gt=0, le=1, description="share of its own schedule before the first rung")
+    metric: Literal["cider"] = "cider"
+    seed: int = Field(0, ge=0, lt=2**31)
+    test: Literal["best", "all"] = "best"
+    keep_checkpoints: bool = Field(False, description="keep every trial's weights, not only the best three's")
+    resources: Resources = Resources()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Every key with plain YAML values; `build_space` makes an equal space of it."""
+        values = self.model_dump(exclude={"search", "first_points", "seeds"})
+        search = {
+            knob: branches[0].to_mapping() if len(branches) == 1 else [branch.to_mapping() for branch in branches]
+            for knob, branches in self.search.items()
+        }
+        values["search"] = search
+        values["first_points"] = [dict(point) for point in self.first_points]
+        values["seeds"] = list(self.seeds)
+        return {key: values[key] for key in type(self).model_fields}
+
+
+SECTIONS = ("fixed", "search", "first_points", "resources")
+SETTINGS = tuple(name for name in SearchSpace.model_fields if name not in SECTIONS)
