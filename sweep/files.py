@@ -1,0 +1,35 @@
+"""Write a file so that a reader, or a process that comes after a crash, sees the old whole or the new whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step that survives `kill -9` and a power cut.
+
+    The temporary file has a fixed name beside `path`: one process writes a run directory, and a file that a kill left
+    behind is overwritten by the next write.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as JSON. Raises ValueError for NaN and infinities, which JSON cannot hold."""
+    write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable; a rename alone can be lost in a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

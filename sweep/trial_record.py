@@ -1,0 +1,248 @@
+"""What a run knows of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from medcap_core.config import TrialConfig, build_trial_config
+from medcap_core.data.records import fold_white_space
+from medcap_core.errors import ConfigFault, RunFault
+
+EPOCH_FIELDS = (
+    "epoch",
+    "num_epochs",
+    "cider",
+    "validation_loss",
+    "training_loss",
+    "seconds",
+    "training_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "trainable_parameters",
+    "total_parameters",
+    "learning_rate",
+)
+"""What an epoch report holds. `epoch` counts from 1 (0 for zero-shot); `seconds` is training and evaluation."""
+
+RESULT_COLUMNS = (
+    "trial",
+    "state",
+    "reason",
+    "best_cider",
+    "best_epoch",
+    "last_cider",
+    "epochs_done",
+    "seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "trainable_parameters",
+    "total_parameters",
+)
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the trial is over for good; a STOPPED one goes on when the run is resumed."""
+        return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
+
+
+EpochReport = dict[str, int | float | None]
+
+
+@dataclass
+class TrialRecord:
+    """One trial of a run; only its `Study` changes it.
+
+    `point` is what was drawn from the space, `parameters` and `distributions` the same as Optuna knows it. A figure of
+    an epoch that was NaN or infinite is None. `pruned_at_epoch` is the epoch after which the scheduler said stop.
+    """
+
+    name: str
+    number: int
+    point: dict[str, Any]
+    config: TrialConfig
+    parameters: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, Any] = field(default_factory=dict)
+    state: TrialState = TrialState.PENDING
+    reason: str = ""
+    attempts: int = 0
+    epochs: list[EpochReport] = field(default_factory=list)
+    pruned_at_epoch: int | None = None
+    whole_validation_cider: float | None = None
+
+    def add_epoch(self, report: Mapping[str, Any]) -> None:
+        """Keep the report of an epoch, in the order of the epochs. Raises KeyError if a field is missing."""
+        self.epochs.append({name: _finite_or_none(report[name]) for name in EPOCH_FIELDS})
+        self.epochs.sort(key=lambda epoch: epoch["epoch"] or 0)
+
+    def has_epoch(self, number: int) -> bool:
+        """Whether the report of epoch `number` is already here."""
+        return any(epoch["epoch"] == number for epoch in self.epochs)
+
+    @property
+    def best_cider(self) -> float | None:
+        """The objective: the highest validation CIDEr of any epoch, as measured during the search."""
+        return max((epoch["cider"] for epoch in self.epochs if epoch["cider"] is not None), default=None)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the epoch with the best CIDEr, the earliest of equals."""
+        best = self.best_cider
+        return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["cider"] == best), None)
+
+    @property
+    def last_cider(self) -> float | None:
+        """CIDEr after the last epoch done."""
+        return self.epochs[-1]["cider"] if self.epochs else None
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs are done; zero-shot has none."""
+        return int(self.epochs[-1]["epoch"] or 0) if self.epochs else 0
+
+    @property
+    def num_epochs(self) -> int:
+        """How many epochs the trial's own schedule has."""
+        return int(self.epochs[-1]["num_epochs"] or 0) if self.epochs else self.config.num_epochs
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, training and evaluation; a lost and repeated epoch counts once."""
+        return math.fsum(epoch["seconds"] or 0.0 for epoch in self.epochs)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training images per second over all epochs: each epoch counts by its training time."""
+        timed = [
+            (epoch["images_per_second"], epoch["training_seconds"])
+            for epoch in self.epochs
+            if epoch["images_per_second"] and epoch["training_seconds"]
+        ]
+        whole = math.fsum(seconds for _, seconds in timed)
+        return math.fsum(rate * seconds for rate, seconds in timed) / whole if whole else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The highest peak of any epoch."""
+        peaks = [int(epoch["peak_memory_bytes"]) for epoch in self.epochs if epoch["peak_memory_bytes"] is not None]
+        return max(peaks, default=None)
+
+    def last_count(self, name: str) -> int | None:
+        """The newest value of a parameter count."""
+        value = self.epochs[-1][name] if self.epochs else None
+        return None if value is None else int(value)
+
+    def build_curve(self) -> dict[int, float]:
+        """Best CIDEr so far by per cent of the trial's own schedule, the way Optuna and the pruner see a trial."""
+        curve: dict[int, float] = {}
+        best = -math.inf
+        for epoch in self.epochs:
+            if epoch["cider"] is not None:
+                best = max(best, epoch["cider"])
+            if best > -math.inf:
+                curve[compute_step(int(epoch["epoch"] or 0), int(epoch["num_epochs"] or 0))] = best
+        return curve
+
+
+def compute_step(epoch: int, num_epochs: int) -> int:
+    """Share of a trial's own schedule in whole per cent; a trial without epochs is at its end."""
+    return round(100 * epoch / num_epochs) if num_epochs else 100
+
+
+def _finite_or_none(value: float | int | None) -> float | int | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def dump_record(record: TrialRecord) -> dict[str, Any]:
+    """The content of `trial.json`."""
+    return {
+        "trial": record.name,
+        "number": record.number,
+        "state": record.state.value,
+        "reason": record.reason,
+        "attempts": record.attempts,
+        "pruned_at_epoch": record.pruned_at_epoch,
+        "whole_validation_cider": record.whole_validation_cider,
+        "point": record.point,
+        "config": record.config.model_dump(mode="json"),
+        "parameters": record.parameters,
+        "distributions": record.distributions,
+        "epochs": record.epochs,
+    }
+
+
+def load_record(path: Path) -> TrialRecord:
+    """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = content["config"]
+        # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
+        named = {"data": values["data"], "model": values["model"]}
+        config = build_trial_config(values, str(path)).model_copy(update=named)
+        return TrialRecord(
+            name=content["trial"],
+            number=content["number"],
+            point=content["point"],
+            config=config,
+            parameters=content["parameters"],
+            distributions=content["distributions"],
+            state=TrialState(content["state"]),
+            reason=content["reason"],
+            attempts=content["attempts"],
+            epochs=content["epochs"],
+            pruned_at_epoch=content["pruned_at_epoch"],
+            whole_validation_cider=content["whole_validation_cider"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, ConfigFault) as error:
+        raise RunFault(
+            f"{path}: cannot be read as the record of a trial ({type(error).__name__}: {error}); restore it from a "
+            "copy or start a new run."
+        ) from None
+
+
+def format_csv(records: Iterable[TrialRecord]) -> str:
+    """`trials.csv`: a header and one row for each trial, in the order given; an unknown value is an empty cell.
+
+    `best_cider` is the search's own figure (`max_validation_images` applies), not `whole_validation_cider`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    fields = list(TrialConfig.model_fields)
+    writer.writerow([*RESULT_COLUMNS, *(f"config.{name}" for name in fields)])
+    for record in records:
+        config = record.config.model_dump(mode="json")
+        writer.writerow([*_result_cells(record), *(config[name] for name in fields)])
+    return text.getvalue()
+
+
+def _result_cells(record: TrialRecord) -> list[Any]:
+    return [
+        record.name,
+        record.state.value,
+        fold_white_space(record.reason),
+        record.best_cider,
+        record.best_epoch,
+        record.last_cider,
+        record.epochs_done,
+        round(record.seconds, 3),
+        record.images_per_second,
+        record.peak_memory_bytes,
+        record.last_count("trainable_parameters"),
+        record.last_count("total_parameters"),
+    ]
