@@ -34,6 +34,8 @@ _LABEL_PREFIXES = {
     "data_fraction": "df",
     "max_train_images": "n",
     "num_beams": "beam",
+    "max_rotation_degrees": "rot",
+    "max_brightness_change": "bri",
     "seed": "s",
 }
 _NAMED_BY_VALUE = ("freeze", "lora_targets", "schedule", "precision")
@@ -63,7 +65,7 @@ def short_label(point: Mapping[str, Any]) -> str:
 
 def file_label(point: Mapping[str, Any]) -> str:
     """`short_label` for a file name: letters, digits, `.`, `_` and `-` only, at most 80 characters."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", short_label(point).replace(" ", "_"))
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", short_label(point).replace(" ", "_"))
     return name[:_MAX_FILE_LABEL].strip("-_.") or "default"
 
 
@@ -76,7 +78,7 @@ def describe_plan(
     """
     sections = [
         _describe_settings(space),
-        _section("Searched", [line for knob, ranges in space.search.items() for line in _describe_knob(knob, ranges)]),
+        _section("Searched", _describe_search(space)),
         _section("Fixed", [f"{field} = {show_plain(value)}" for field, value in space.fixed.items()]),
         _section("By default", _wrap(_list_defaults(space))),
         _section("First points", _describe_points(space.first_points)),
@@ -110,7 +112,7 @@ def _label_part(knob: str, value: Any) -> str:
     if knob in _SWITCHES:
         return ("" if value else "no-") + _SWITCHES[knob]
     if isinstance(value, float):
-        text = _short_number(value)
+        text = _short_number(value, scientific=knob == "learning_rate")
     elif isinstance(value, bool) or value is None:
         text = show(value)
     else:
@@ -123,9 +125,9 @@ def _to_ascii(text: str) -> str:
     return "".join(letter for letter in plain if letter.isprintable() or letter.isspace())
 
 
-def _short_number(value: float) -> str:
+def _short_number(value: float, *, scientific: bool) -> str:
     """Two significant digits: `1e-3`, `4.5e-5`, `0.25`, `16`."""
-    if value and not 0.01 <= abs(value) < 1000:
+    if scientific or (value and not 0.01 <= abs(value) < 1000):
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
@@ -178,11 +180,13 @@ def _describe_scheduler(space: SearchSpace) -> str:
     return f"asha, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
 
 
-def _describe_knob(knob: str, branches: Sequence[Branch]) -> list[str]:
+def _describe_search(space: SearchSpace) -> list[str]:
+    width = max(map(len, space.search), default=0)
     lines = []
-    for index, branch in enumerate(branches):
-        words = f"{knob if index == 0 else '':<16} {_describe_range(branch)}"
-        lines.append(words + _describe_when(branch))
+    for knob, branches in space.search.items():
+        for index, branch in enumerate(branches):
+            name = knob if index == 0 else ""
+            lines.append(f"{name:<{width}}  {_describe_range(branch)}{_describe_when(branch)}")
     return lines
 
 
@@ -224,12 +228,11 @@ def _draw_samples(space: SearchSpace) -> list[dict[str, Any]]:
 
 
 def _describe_points(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    labels = [short_label(point) for point in points]
-    width = max(map(len, labels), default=0)
-    return [
-        f"{label:<{width}}   " + ", ".join(f"{knob} = {_exact(value)}" for knob, value in point.items())
-        for label, point in zip(labels, points, strict=True)
-    ]
+    lines = []
+    for number, point in enumerate(points, start=1):
+        first, *rest = _wrap([f"{knob} = {_exact(value)}" for knob, value in point.items()])
+        lines += [f"{number}. {first}", *(f"   {line}" for line in rest)]
+    return lines
 
 
 def _exact(value: Any) -> str:
@@ -248,6 +251,10 @@ def _describe_resources(space: SearchSpace, resources: "TrialResources | None") 
         f"each trial   workers: {workers}, for each of them CPUs: {cpus}, GPUs: {gpus}",
         f"at once      {resources.max_concurrent} of {num_trials(space)} trials",
     ]
+
+
+def _amount(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _describe_estimate(estimate: CostEstimate | None) -> list[str]:
