@@ -181,7 +181,7 @@ def _describe_change(old: TrialRow | None, row: TrialRow, progress: SweepProgres
     lines = []
     if old_state != "RUNNING":
         since = f" after epoch {old_epoch}" if old_epoch else ""
-        lines.append(f"{row.trial} started{since}: {row.label}{note}")
+        lines.append(f"{row.trial} started{since}: {row.label}")
     if row.epoch > old_epoch:
         score = f"CIDEr {format_score(row.cider)}; {progress.describe_best()}"
         lines.append(f"{row.trial} epoch {row.epoch}/{row.num_epochs}, {format_seconds(row.seconds)}: {score}")

@@ -192,7 +192,7 @@ def test_plain_lines_tell_each_change_once(clock):
     view, console = build_plain(clock)
     with view:
         assert take(console) == ["Data: phantoms"]
-        view.update([row(1), row(2, "PENDING")])
+        view.update([row(1, note="loading"), row(2, "PENDING")])
         assert take(console) == ["[0:00] t01 started: lora r1"]
         view.update([row(1, note="training 3/50"), row(2, "PENDING")])
         assert take(console) == []
