@@ -1,0 +1,143 @@
+"""From rows of a split to tensors on the device, in an order that seed and epoch decide."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medcap_core.models.captioner import TokenizedCaptions
+
+Positions = NDArray[np.int64]
+_Item = TypeVar("_Item")
+
+
+class ImageSource(Protocol):
+    """Where the images of one split come from, by position in the split."""
+
+    encoded: bool
+    """Whether `fetch` gives encoder hidden states (B, N, D) rather than uint8 pixels (B, 3, S, S)."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, positions: Positions) -> Tensor:
+        """The images at `positions`, on the CPU or already on the device."""
+
+
+class Split(Protocol):
+    """What this module needs of a prepared split."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, positions: Positions) -> NDArray[np.uint8]:
+        """uint8 (B, 3, S, S)."""
+
+
+class PixelSource:
+    """Images as pixels, from the decode-once store."""
+
+    encoded = False
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def fetch(self, positions: Positions) -> Tensor:
+        """uint8 pixels (B, 3, S, S) on the CPU."""
+        return torch.from_numpy(self.split.pixels(positions))
+
+
+class SourcePart:
+    """Some of the images of another source, in the order given."""
+
+    def __init__(self, whole: ImageSource, positions: Positions) -> None:
+        self.whole = whole
+        self.positions = positions
+        self.encoded = whole.encoded
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def fetch(self, positions: Positions) -> Tensor:
+        """See `ImageSource.fetch`."""
+        return self.whole.fetch(self.positions[positions])
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass takes. An empty share of a step is one row without labels: it adds nothing to the loss."""
+
+    positions: Positions
+    images: Tensor
+    input_ids: Tensor
+    labels: Tensor
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers, so that neighbours such as (seed, epoch) do not run alike."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def order_of_epoch(num_images: int, seed: int, epoch: int) -> Positions:
+    """The positions of all images in the order in which `epoch` visits them."""
+    return np.random.default_rng(derive_seed(seed, epoch)).permutation(num_images)
+
+
+def split_step(positions: Positions, num_parts: int) -> list[Positions]:
+    """Deal the positions of one optimizer step to `num_parts` micro-batches (accumulation x workers).
+
+    Parts may differ by one row and be empty at the end of an epoch.
+    """
+    return [positions[part::num_parts] for part in range(num_parts)]
+
+
+class BatchMaker:
+    """Makes the micro-batches of a split, ready for `device`."""
+
+    def __init__(self, images: ImageSource, captions: TokenizedCaptions, device: torch.device) -> None:
+        self.images = images
+        self.captions = captions
+        self.device = device
+        # Few distinct shapes let CUDA reuse its memory and kernels; a CPU gains nothing from padding.
+        self.pad_to_multiple = 8 if device.type == "cuda" else 1
+
+    def make(self, positions: Positions) -> MicroBatch:
+        """The images and captions at `positions`; an empty share becomes one row without labels."""
+        is_empty = len(positions) == 0
+        rows = np.zeros(1, dtype=np.int64) if is_empty else positions
+        input_ids, labels = self.captions.batch(rows, self.pad_to_multiple)
+        if is_empty:
+            labels.fill_(-100)
+        images = self.images.fetch(rows)
+        return MicroBatch(rows, *(move(tensor, self.device) for tensor in (images, input_ids, labels)))
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for the copy: from pinned memory where the device is a GPU."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def prefetch(
+    make: Callable[[Positions], _Item], work: Iterable[Positions], device: torch.device, depth: int = 2
+) -> Iterator[_Item]:
+    """`make` applied to each of `work` in order, on a GPU `depth` items ahead in a thread of its own."""
+    if device.type != "cuda":
+        yield from map(make, work)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        ahead: deque[object] = deque()
+        for positions in work:
+            ahead.append(pool.submit(make, positions))
+            if len(ahead) > depth:
+                yield ahead.popleft().result()  # type: ignore[attr-defined]
+        while ahead:
+            yield ahead.popleft().result()  # type: ignore[attr-defined]

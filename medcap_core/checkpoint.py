@@ -1,0 +1,144 @@
+"""What a trial leaves on disk so that it can go on, and what remains of it.
+
+    checkpoints/last/checkpoint.safetensors   weights, optimizer state and history after the last whole epoch
+    checkpoints/best/weights.safetensors      trained weights of the best epoch
+    checkpoints/history.json                  the reports of all whole epochs
+
+A checkpoint is one file, replaced in one step, and written before `best/`: a process killed between the two finds in
+`last/` the weights that `best/` lacks. Every epoch starts from a seed derived from its number, so the random state and
+the position in the data need no bytes of their own.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medcap_core.errors import RunFault
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch of one trial as the sweep sees it. `epoch` counts from 1; `cider` is on the 0-10 scale."""
+
+    epoch: int
+    num_epochs: int
+    cider: float
+    validation_loss: float
+    training_loss: float
+    learning_rate: float
+    seconds: float
+    training_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+
+
+@dataclass
+class Progress:
+    """The whole epochs of a trial so far."""
+
+    history: list[EpochReport] = field(default_factory=list)
+    steps_done: int = 0
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the epoch with the highest CIDEr, the earliest of equals; 0 if there is none."""
+        return max(self.history, key=lambda report: (report.cider, -report.epoch)).epoch if self.history else 0
+
+
+def trained_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters a trial changes, by name; all others are the base model's."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to one safetensors file, replacing what was there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
+    partial.replace(path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Put the tensors of `path` into the parameters of the same names. Raises RunFault where names differ."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        targets = {name: parameter for name, parameter in module.named_parameters() if name in names}
+        if len(targets) != len(names):
+            raise RunFault(
+                f"{path}: {len(names) - len(targets)} of its tensors (such as {min(names - targets.keys())}) have no "
+                "place in the model; it was written by another model or another freeze mode."
+            )
+        with torch.no_grad():
+            for name, parameter in targets.items():
+                parameter.copy_(file.get_tensor(name))
+
+
+class CheckpointFolder:
+    """Reads and writes the checkpoints of one trial under `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.last_path = directory / "last" / "checkpoint.safetensors"
+        self.best_path = directory / "best" / "weights.safetensors"
+        self.history_path = directory / "history.json"
+
+    def save(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], progress: Progress
+    ) -> None:
+        """Write the state after a whole epoch, and its weights to `best/` too if it is the best."""
+        weights = trained_weights(module)
+        tensors = {f"weights/{name}": tensor for name, tensor in weights.items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
+        meta = {"history": [asdict(report) for report in progress.history], "steps": progress.steps_done}
+        save_weights(self.last_path, tensors, {"progress": json.dumps(meta), "scaler": json.dumps(scaler)})
+        if progress.best_epoch == len(progress.history):
+            self._save_best(weights, progress)
+        self._save_history(progress)
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> Progress:
+        """Load the last whole epoch if there is one, and mend what a kill between two writes left behind."""
+        if not self.last_path.is_file():
+            return Progress()
+        with safe_open(self.last_path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        meta = json.loads(metadata["progress"])
+        progress = Progress([EpochReport(**report) for report in meta["history"]], meta["steps"])
+        parameters = dict(module.named_parameters())
+        optimizer_state: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, _, rest = name.partition("/")
+                if kind == "weights":
+                    parameters[rest].copy_(tensor)
+                else:
+                    index, _, key = rest.partition("/")
+                    optimizer_state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
+        scaler.load_state_dict(json.loads(metadata["scaler"]))
+        if progress.best_epoch == len(progress.history) and self._best_epoch_on_disk() != progress.best_epoch:
+            self._save_best(trained_weights(module), progress)
+        self._save_history(progress)
+        return progress
+
+    def _save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
+        save_weights(self.best_path, weights, {"epoch": str(progress.best_epoch)})
+
+    def _best_epoch_on_disk(self) -> int:
+        if not self.best_path.is_file():
+            return 0
+        with safe_open(self.best_path, framework="pt") as file:
+            return int(file.metadata()["epoch"])
+
+    def _save_history(self, progress: Progress) -> None:
+        partial = self.history_path.with_suffix(".partial")
+        partial.write_text(json.dumps([asdict(report) for report in progress.history], indent=1), encoding="utf-8")
+        partial.replace(self.history_path)

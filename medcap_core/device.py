@@ -1,0 +1,52 @@
+"""The device a process computes on, and what it allows."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import psutil
+import torch
+
+from medcap_core.config import TrialConfig
+
+
+def current_device() -> torch.device:
+    """The accelerator this process may use, else the CPU; under several local workers, the one of its local rank."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device(accelerator.type, local_rank % torch.accelerator.device_count())
+
+
+def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products: as configured; `auto` is bf16 on CUDA cards that have it, else float32."""
+    if config.precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Mixed precision in `dtype`, weights staying in float32; nothing for float32."""
+    if dtype is torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+class PeakMemory:
+    """Peak memory of a trial, in bytes: allocated tensors on CUDA; on a CPU the process's resident set as sampled."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak_bytes = 0
+        if device.type == "cuda":
+            torch.cuda.init()  # the counters exist only then
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def sample(self) -> int:
+        """Take a sample and return the peak so far."""
+        if self.device.type == "cuda":
+            self.peak_bytes = int(torch.cuda.max_memory_allocated(self.device))
+        else:
+            self.peak_bytes = max(self.peak_bytes, int(psutil.Process().memory_info().rss))
+        return self.peak_bytes

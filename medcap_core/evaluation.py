@@ -1,0 +1,79 @@
+"""Captions for the images of a split, shared out over a trial's workers and put together again by position."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from medcap_core.batches import BatchMaker, ImageSource, MicroBatch, Positions, move, prefetch
+from medcap_core.config import TrialConfig
+from medcap_core.device import autocast, choose_precision
+from medcap_core.distributed import Workers
+from medcap_core.models import Captioner
+
+OnProgress = Callable[[str, int, int], None]
+
+
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@torch.inference_mode()
+def generate_captions(
+    captioner: Captioner,
+    images: ImageSource,
+    config: TrialConfig,
+    workers: Workers | None = None,
+    progress: OnProgress = ignore_progress,
+    what: str = "captions",
+) -> list[str]:
+    """One caption for each image of the source, in order, on every worker.
+
+    Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards.
+    """
+    workers = workers or Workers()
+    device = next(captioner.parameters()).device
+    precision = choose_precision(config, device)
+    own = np.arange(workers.rank, len(images), workers.size)
+    captioner.eval()
+    captions: dict[int, str] = {}
+    batches = _chunks(own, config.eval_batch_size)
+    fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
+    for positions, tensor in zip(batches, fetched, strict=True):
+        with autocast(device, precision):
+            hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
+            texts = captioner.generate(hidden_states, config)
+        captions.update(zip(positions.tolist(), texts, strict=True))
+        progress(what, min(len(captions) * workers.size, len(images)), len(images))
+    merged: dict[int, str] = {}
+    for part in workers.gather(captions):
+        merged |= part
+    return [merged[position] for position in range(len(images))]
+
+
+@torch.inference_mode()
+def compute_validation_loss(
+    captioner: Captioner, batches: BatchMaker, config: TrialConfig, workers: Workers | None = None
+) -> float:
+    """Mean loss a caption token over the whole split, with the label smoothing used in training."""
+    workers = workers or Workers()
+    precision = choose_precision(config, batches.device)
+    own = np.arange(workers.rank, len(batches.images), workers.size)
+    captioner.eval()
+    total = torch.zeros((), dtype=torch.float64, device=batches.device)
+    batch: MicroBatch
+    for batch in prefetch(batches.make, _chunks(own, config.eval_batch_size), batches.device):
+        with autocast(batches.device, precision):
+            total += captioner(
+                batch.images,
+                batch.input_ids,
+                batch.labels,
+                config.label_smoothing,
+                encoded=batches.images.encoded,
+            )
+    num_labels = batches.captions.count_labels(range(len(batches.images)))
+    return sum(workers.gather(float(total))) / max(num_labels, 1)
+
+
+def _chunks(positions: Positions, size: int) -> list[Positions]:
+    return [positions[start : start + size] for start in range(0, len(positions), size)]

@@ -1,0 +1,192 @@
+"""BLIP captioners: a ViT encoder and a BERT-style decoder that cross-attends to it (Li et al., arXiv 2201.12086)."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BlipForConditionalGeneration, BlipProcessor, GenerationConfig
+from transformers.models.blip.modeling_blip import BlipAttention
+
+from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.images import ImageGeometry
+from medcap_core.errors import ModelFault
+from medcap_core.models.captioner import Captioner, TokenizedCaptions
+
+
+class FusedVisionAttention(BlipAttention):
+    """BLIP's vision attention through PyTorch's fused kernel: same weights, the (N, N) scores never written out."""
+
+    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
+        """Hidden states (B, N, D) -> (B, N, D); gives no attention maps."""
+        num_images, num_tokens, _width = hidden_states.shape
+        mixed = self.qkv(hidden_states).view(num_images, num_tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout.p if self.training else 0.0
+        context = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+        return self.projection(context.transpose(1, 2).flatten(2)), None
+
+
+class BlipCaptioner(Captioner):
+    """`BlipForConditionalGeneration` as transformers has it.
+
+    Departs from its own `forward` in three ways: padding and prompt carry no loss (transformers leaves padding in),
+    the vision tower can be left out where its output is known already, and no attention mask is made for right padding,
+    which causal attention never sees.
+    """
+
+    family = "blip"
+    freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
+    lora_patterns: ClassVar = {
+        LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
+        LoraTargets.QUERY_VALUE: r"text_decoder\..*\.self\.(query|value)",
+        LoraTargets.ATTENTION: r"text_decoder\..*attention\.(self\.(query|key|value)|output\.dense)",
+        LoraTargets.ATTENTION_MLP: (
+            r"text_decoder\..*(attention\.(self\.(query|key|value)|output\.dense)|intermediate\.dense|\d+\.output\.dense)"
+        ),
+    }
+    vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
+
+    def __init__(self, network: BlipForConditionalGeneration, processor: BlipProcessor) -> None:
+        super().__init__()
+        for layer in network.vision_model.encoder.layers:
+            layer.self_attn.__class__ = FusedVisionAttention
+        self.network = network
+        self.processor = processor
+        images = processor.image_processor
+        self.geometry = ImageGeometry(size=int(images.size["height"]), resample=int(images.resample))
+        # Rescaling and normalisation in one multiply-add: (x / 255 - mean) / std.
+        mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
+        self.register_buffer("pixel_scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, source: str, image_size: int | None) -> Self:
+        """See `Captioner.load`; another image size interpolates the position embedding for good, so a save keeps it."""
+        network, report = BlipForConditionalGeneration.from_pretrained(
+            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ModelFault(
+                f"model {source}: its weights lack {len(report['missing_keys'])} tensors of a BLIP captioner (such as "
+                f"{min(report['missing_keys'])}); give a checkpoint saved from BlipForConditionalGeneration."
+            )
+        processor = BlipProcessor.from_pretrained(source)
+        size = image_size or int(network.config.vision_config.image_size)
+        processor.image_processor.size = {"height": size, "width": size}
+        _resize_positions(network, size, source)
+        return cls(network, processor)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The vision tower."""
+        return self.network.vision_model
+
+    def check(self, config: TrialConfig) -> None:
+        """See `Captioner.check`."""
+        longest = int(self.network.config.text_config.max_position_embeddings)
+        prompt_length = len(self._prompt_ids(config.prompt))
+        faults = []
+        if config.max_caption_tokens > longest:
+            faults.append(f"max_caption_tokens {config.max_caption_tokens} exceeds the model's {longest} positions.")
+        if prompt_length + config.max_new_tokens > longest:
+            faults.append(
+                f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed the model's "
+                f"{longest} positions; lower max_new_tokens to at most {longest - prompt_length}."
+            )
+        if prompt_length >= config.max_caption_tokens:
+            faults.append(
+                f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
+                "raise max_caption_tokens or shorten the prompt."
+            )
+        if faults:
+            raise ModelFault(faults)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Begin token and prompt; the tokenizer's own end token is dropped."""
+        ids = self.processor.tokenizer(prompt).input_ids[:-1] if prompt else [0]
+        return [int(self.network.config.text_config.bos_token_id), *ids[1:]]
+
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+        """See `Captioner.tokenize`; a cut caption keeps its end token, as in BLIP's own training."""
+        text_config = self.network.config.text_config
+        encoded = self.processor.tokenizer(
+            [config.prompt + caption for caption in captions],
+            truncation=True,
+            max_length=config.max_caption_tokens,
+            return_attention_mask=False,
+        )
+        ids = [np.asarray(row, dtype=np.int64) for row in encoded.input_ids]
+        for row in ids:
+            row[0] = text_config.bos_token_id
+        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), int(text_config.pad_token_id))
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """See `Captioner.encode_images`."""
+        pixel_values = torch.addcmul(self.pixel_shift, pixels.float(), self.pixel_scale)
+        hidden_states: Tensor = self.network.vision_model(pixel_values=pixel_values).last_hidden_state
+        return hidden_states
+
+    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """See `Captioner.compute_logits`."""
+        logits: Tensor = self.network.text_decoder(
+            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, use_cache=False
+        ).logits
+        return logits
+
+    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
+        text_config = self.network.config.text_config
+        return GenerationConfig(
+            num_beams=config.num_beams,
+            max_new_tokens=config.max_new_tokens,
+            min_new_tokens=config.min_new_tokens,
+            length_penalty=config.length_penalty,
+            repetition_penalty=config.repetition_penalty,
+            do_sample=False,
+            bos_token_id=text_config.bos_token_id,
+            eos_token_id=text_config.sep_token_id,
+            pad_token_id=text_config.pad_token_id,
+        )
+
+    def set_generation_defaults(self, config: TrialConfig) -> None:
+        """See `Captioner.set_generation_defaults`; `generate` of a plain BLIP asks its text decoder."""
+        self.network.generation_config = self._generation_config(config)
+        self.network.text_decoder.generation_config = self._generation_config(config)
+
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        prompt = torch.tensor([self._prompt_ids(config.prompt)], device=encoder_hidden_states.device)
+        input_ids = prompt.expand(len(encoder_hidden_states), -1)
+        generated = self.network.text_decoder.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            encoder_hidden_states=encoder_hidden_states,
+            generation_config=self._generation_config(config),
+        )
+        new_ids = generated[:, input_ids.shape[1] :].tolist()
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+
+
+def _resize_positions(network: BlipForConditionalGeneration, size: int, source: str) -> None:
+    """Interpolate the vision tower's position embedding to `size` pixels a side, as transformers does on the fly."""
+    embeddings = network.vision_model.embeddings
+    if size == embeddings.image_size:
+        return
+    if size % embeddings.patch_size:
+        raise ModelFault(
+            f"image_size {size} is no multiple of the {embeddings.patch_size}-pixel patches of model {source}; "
+            f"give {size - size % embeddings.patch_size or embeddings.patch_size}."
+        )
+    width = embeddings.embed_dim
+    num_patches = (size // embeddings.patch_size) ** 2
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(torch.empty(1, num_patches + 1, width), size, size)
+    embeddings.position_embedding = nn.Parameter(positions.clone())
+    embeddings.image_size = size
+    embeddings.num_patches = num_patches
+    embeddings.num_positions = num_patches + 1
+    network.config.vision_config.image_size = size
+    if math.isqrt(num_patches) ** 2 != num_patches:
+        raise AssertionError(f"{num_patches} patches do not form a square")

@@ -1,0 +1,127 @@
+"""The one interface behind which every captioner family stands.
+
+Shape letters: B images, T caption tokens (padded), N encoder tokens an image, D encoder width, S pixels a side, V words.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.images import ImageGeometry
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class TokenizedCaptions:
+    """Captions as token ids, tokenized once and batched by position.
+
+    `ids[i]` holds the decoder's input of caption i, from its begin token to its end token; the first `prompt_length`
+    of them are given to the model and carry no loss.
+    """
+
+    ids: list[NDArray[np.int64]]
+    prompt_length: int
+    pad_token_id: int
+
+    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
+        """Number of tokens with a loss in these captions: what a mean over tokens divides by."""
+        return sum(max(len(self.ids[position]) - self.prompt_length, 0) for position in positions)
+
+    def batch(self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Pad on the right: `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
+        length = max(len(self.ids[position]) for position in positions)
+        length = -(-length // pad_to_multiple) * pad_to_multiple
+        input_ids = np.full((len(positions), length), self.pad_token_id, dtype=np.int64)
+        labels = np.full((len(positions), length), IGNORED_LABEL, dtype=np.int64)
+        for row, position in enumerate(positions):
+            ids = self.ids[position]
+            input_ids[row, : len(ids)] = ids
+            labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
+        return torch.from_numpy(input_ids), torch.from_numpy(labels)
+
+
+class Captioner(nn.Module, ABC):
+    """An image captioner: a transformers model, its processor, and what a sweep needs of both.
+
+    `freeze_rules` is an ordered list of (pattern, part) with part "encoder" or "decoder"; the first pattern found in a
+    parameter's name decides, and every parameter must be decided. `lora_patterns` gives for each named target set the
+    pattern a module's name must match in full; `vision_lora_pattern` is that of the vision tower.
+    """
+
+    family: ClassVar[str]
+    freeze_rules: ClassVar[tuple[tuple[str, str], ...]]
+    lora_patterns: ClassVar[dict[LoraTargets, str]]
+    vision_lora_pattern: ClassVar[str]
+
+    network: Any  # a transformers PreTrainedModel, whose methods are not typed
+    processor: Any
+    geometry: ImageGeometry
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str, image_size: int | None) -> "Captioner":
+        """Load a checkpoint in Hub format from a folder or Hub name, its images to be `image_size` pixels a side.
+
+        Raises OSError where the checkpoint cannot be had, ModelFault where it does not fit.
+        """
+
+    @property
+    @abstractmethod
+    def encoder(self) -> nn.Module:
+        """The image encoder, put in eval mode where it is frozen."""
+
+    @abstractmethod
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+        """Token ids of prompt and caption, cut to `config.max_caption_tokens`."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Encoder hidden states (B, N, D) of uint8 pixels (B, 3, S, S); normalised on the device."""
+
+    @abstractmethod
+    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) of `input_ids` (B, T) given the images (B, N, D)."""
+
+    @abstractmethod
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """One caption an image by beam search, prompt cut off; `encoder_hidden_states` is (B, N, D)."""
+
+    @abstractmethod
+    def set_generation_defaults(self, config: TrialConfig) -> None:
+        """Make the search settings of `config` those that a saved checkpoint generates with by itself."""
+
+    @abstractmethod
+    def check(self, config: TrialConfig) -> None:
+        """Raise ModelFault if the model cannot do what `config` asks (such as captions beyond its positions)."""
+
+    def forward(
+        self, images: Tensor, input_ids: Tensor, labels: Tensor, label_smoothing: float, *, encoded: bool
+    ) -> Tensor:
+        """Sum, not mean, of the token losses: () float32, so that parts of a batch add up exactly.
+
+        `images` is uint8 pixels (B, 3, S, S), or encoder hidden states (B, N, D) if `encoded`.
+        """
+        hidden_states = images if encoded else self.encode_images(images)
+        logits = self.compute_logits(hidden_states, input_ids)
+        return nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(),
+            labels[:, 1:].flatten(),
+            ignore_index=IGNORED_LABEL,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write model and processor in Hub format (safetensors)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.network.save_pretrained(directory)
+        self.processor.save_pretrained(directory)

@@ -1,0 +1,41 @@
+"""Optimizer and learning-rate schedule of a trial."""
+
+import math
+
+import torch
+from torch import nn
+
+from medcap_core.config import TrialConfig
+
+
+def build_optimizer(module: nn.Module, config: TrialConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, step: int, num_steps: int) -> None:
+    """Set the rate for `step` (from 0) of the `num_steps` of the whole trial."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * compute_rate_factor(step, num_steps, config)
+
+
+def compute_rate_factor(step: int, num_steps: int, config: TrialConfig) -> float:
+    """Share of `config.learning_rate` used by `step` (from 0) of `num_steps`.
+
+    A linear rise over `warmup_fraction` of all steps, then a linear or cosine fall to zero.
+    """
+    warmup_steps = math.ceil(config.warmup_fraction * num_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
+    if config.schedule == "linear":
+        return max(1.0 - done, 0.0)
+    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
