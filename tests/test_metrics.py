@@ -157,10 +157,23 @@ def test_tokenizer_needs_no_path_no_folder_and_no_foreign_options(monkeypatch, t
 # Scores
 
 
-def score_by_pycocoevalcap(references, predictions):
+@pytest.fixture
+def their_meteor(scorer, java_on_path):
+    """pycocoevalcap's class talking to the program we started, since each takes seconds to load its paraphrases."""
+    theirs = Meteor()
+    own_process = theirs.meteor_p
+    own_process.kill()
+    theirs.meteor_p = scorer._meteor._start()
+    place = theirs.meteor_cmd.index("meteor-1.5.jar")
+    assert theirs.meteor_p.args[-len(theirs.meteor_cmd) + place + 1 :] == theirs.meteor_cmd[place + 1 :]
+    yield theirs
+    theirs.meteor_p = own_process
+
+
+def score_by_pycocoevalcap(references, predictions, meteor_scorer):
     """Corpus scores and CIDEr per image by pycocoevalcap's own classes."""
     bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
-    meteor_score, _ = Meteor().compute_score(references, predictions)
+    meteor_score, _ = meteor_scorer.compute_score(references, predictions)
     rouge, _ = Rouge().compute_score(references, predictions)
     cider, per_image = Cider().compute_score(references, predictions)
     return dict(zip(METRICS, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
@@ -178,12 +191,12 @@ def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path)
     assert 0 < corpus < 1
 
 
-def test_all_scores_equal_pycocoevalcaps(scorer, java_on_path, capfd):
+def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
     first = scorer.all_scores(PREDICTIONS)
     second = scorer.all_scores(PREDICTIONS)
     assert capfd.readouterr() == ("", "")
     references, predictions = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(PREDICTIONS))
-    expected, per_image = score_by_pycocoevalcap(references, predictions)
+    expected, per_image = score_by_pycocoevalcap(references, predictions, their_meteor)
     assert list(first) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
     assert first == second == expected
     np.testing.assert_array_equal(scorer.cider_per_image(PREDICTIONS), per_image)
