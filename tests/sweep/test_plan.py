@@ -8,7 +8,7 @@ from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate, describe_plan, file_label, format_duration, format_size, short_label
 from sweep.space import build_space
 
-LABELS = [
+LABELS: list[tuple[dict[str, Any], str]] = [
     ({"freeze": "lora", "learning_rate": 1e-3, "lora_rank": 8, "num_epochs": 4}, "lora r8 lr1e-3 e4"),
     ({"num_epochs": 3, "learning_rate": 5e-5, "freeze": "full"}, "full lr5e-5 e3"),
     ({"learning_rate": 0.0001234}, "lr1.2e-4"),
