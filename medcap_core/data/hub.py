@@ -105,7 +105,7 @@ def read_parquet(path: Path) -> Reading:
         cache.mkdir(parents=True, exist_ok=True)
         try:
             loaded = datasets.load_dataset("parquet", data_files=by_split, cache_dir=str(cache))
-        except datasets.exceptions.DatasetGenerationError as error:
+        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error

@@ -53,6 +53,12 @@ def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
 
         return load_phantoms("target" if name_or_path == "phantoms" else "general", seed=seed)
     kind, reading = _read(name_or_path)
+    if not any(reading.splits.values()):
+        first = [f"{record.split} {record.id}: {record.reason}" for record in reading.skipped[:3]]
+        raise DataFault(
+            f"{name_or_path} (read as: {kind}) holds no usable record; {len(reading.skipped)} were left out"
+            + (f", such as {'; '.join(first)}." if first else ".")
+        )
     splits, notes = cut_missing_splits(reading.splits, seed=seed, where=name_or_path)
     notes = [*reading.notes, *reading.describe_repeated_ids(), *notes]
     return Dataset(name=name_or_path, kind=kind, splits=splits, skipped=reading.skipped, notes=notes)

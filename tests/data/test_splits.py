@@ -1,0 +1,100 @@
+"""Draws are nested and seeded; splits are cut by case."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcap_core.data.records import ImageFile, Record
+from medcap_core.data.splits import cut_missing_splits, select_rows
+from medcap_core.errors import DataFault
+
+
+def build_records(count: int, case_size: int = 0, prefix: str = "r") -> list[Record]:
+    return [
+        Record(f"{prefix}{row}", ImageFile(Path(f"{row}.png")), "text", f"c{row // case_size}" if case_size else None)
+        for row in range(count)
+    ]
+
+
+def ids(records: list[Record]) -> list[str]:
+    return [record.id for record in records]
+
+
+def test_draws_are_sorted_nested_and_of_the_asked_size() -> None:
+    tenth = select_rows(1000, fraction=0.1, seed=3)
+    half = select_rows(1000, fraction=0.5, seed=3)
+    assert len(tenth) == 100
+    assert len(half) == 500
+    assert (np.diff(half) > 0).all()
+    assert set(tenth.tolist()) < set(half.tolist())
+    assert tenth.tolist() != list(range(100))
+    assert select_rows(1000, fraction=0.1, seed=3).tolist() == tenth.tolist()
+    assert select_rows(1000, fraction=0.1, seed=4).tolist() != tenth.tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_records", "fraction", "cap", "expected"),
+    [(7, 1.0, None, 7), (7, 0.01, None, 1), (7, 1.0, 3, 3), (0, 1.0, 5, 0)],
+)
+def test_size_of_a_draw(num_records: int, fraction: float, cap: int | None, expected: int) -> None:
+    assert len(select_rows(num_records, fraction=fraction, cap=cap, seed=0)) == expected
+
+
+def test_a_cap_takes_the_head_of_the_same_permutation() -> None:
+    assert set(select_rows(50, cap=5, seed=1).tolist()) < set(select_rows(50, fraction=0.5, seed=1).tolist())
+
+
+def test_complete_sources_are_left_alone() -> None:
+    splits = {"train": build_records(3), "validation": build_records(2), "test": build_records(1)}
+    complete, notes = cut_missing_splits(splits, seed=0, where="x")
+    assert complete == splits
+    assert notes == []
+
+
+def test_a_missing_validation_split_is_a_tenth_of_train() -> None:
+    train = build_records(40)
+    complete, notes = cut_missing_splits({"train": train, "test": build_records(5, prefix="t")}, seed=0, where="x")
+    assert [len(complete[split]) for split in ("train", "validation", "test")] == [36, 4, 5]
+    assert sorted(ids(complete["train"]) + ids(complete["validation"])) == sorted(ids(train))
+    assert ids(complete["train"]) == [name for name in ids(train) if name in set(ids(complete["train"]))]
+    assert notes == ["There is no validation split: 4 images were cut from train, image by image, by seed 0."]
+    other, _ = cut_missing_splits({"train": train, "test": []}, seed=1, where="x")
+    assert ids(other["validation"]) != ids(complete["validation"])
+
+
+def test_a_small_source_still_gets_two_images_a_split() -> None:
+    complete, _ = cut_missing_splits({"train": build_records(6)}, seed=0, where="x")
+    assert [len(complete[split]) for split in ("train", "validation", "test")] == [2, 2, 2]
+
+
+def test_whole_cases_are_cut() -> None:
+    complete, notes = cut_missing_splits({"train": build_records(60, case_size=3)}, seed=0, where="x")
+    cases = [{record.case for record in complete[split]} for split in ("train", "validation", "test")]
+    assert not cases[0] & cases[1]
+    assert not cases[0] & cases[2]
+    assert not cases[1] & cases[2]
+    assert [len(complete[split]) for split in ("train", "validation", "test")] == [48, 6, 6]
+    assert all("by whole cases" in note for note in notes)
+
+
+def test_a_huge_case_stays_in_train() -> None:
+    huge = [Record(f"h{row}", ImageFile(Path("x")), "text", "huge") for row in range(60)]
+    complete, _ = cut_missing_splits({"train": huge + build_records(20, case_size=2)}, seed=0, where="x")
+    assert {record.case for record in complete["validation"]}.isdisjoint({"huge"})
+    assert len(complete["validation"]) == 8
+
+
+def test_a_single_split_of_any_name_is_taken_as_train() -> None:
+    complete, notes = cut_missing_splits({"test": build_records(30)}, seed=0, where="x")
+    assert [len(complete[split]) for split in ("train", "validation", "test")] == [24, 3, 3]
+    assert notes[0] == "The only split is 'test'; it is taken as the training split."
+
+
+def test_nothing_to_cut_from_is_a_fault() -> None:
+    with pytest.raises(DataFault, match="cannot be cut from 3 training images"):
+        cut_missing_splits({"train": build_records(3)}, seed=0, where="x")
+    with pytest.raises(DataFault, match="of 1 cases"):
+        cut_missing_splits({"train": build_records(50, case_size=50)}, seed=0, where="x")
+    with pytest.raises(DataFault, match=r"no training split was found \(splits found: validation, test\)"):
+        cut_missing_splits({"validation": build_records(9), "test": build_records(9)}, seed=0, where="x")
