@@ -8,7 +8,7 @@ record is written only when the point is complete and valid.
 
 import json
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
+from sweep.trial_record import TrialRecord
 
 MAX_INVALID_DRAWS = 100
 MAX_REPEATED_DRAWS = 20
@@ -73,6 +74,30 @@ def build_proposal(
             *fault.faults,
         )
     )
+
+
+def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The first trial that this space would not have given, because the space was changed since; None if there is none.
+
+    Mixing the two would compare trials of different settings, and Optuna refuses a knob whose choices change.
+    """
+    return next((record for record in records if not _is_of_space(space, record)), None)
+
+
+def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
+    try:
+        again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
+    except (ConfigFault, ValueError, IndexError):  # invalid now, a knob more or another choice, a row less
+        return False
+    return (again.point, again.config, again.distributions) == (record.point, record.config, record.distributions)
+
+
+def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:
+    trial = optuna.trial.FixedTrial(parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a value outside its range now; the comparison tells
+        point = propose(space, trial)
+    return Proposal(point, build_config(space, point), parameters, _dump_distributions(trial.distributions))
 
 
 def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:

@@ -20,15 +20,13 @@ from medcap_core.errors import RunFault
 from sweep.files import write_json_atomically, write_text_atomically
 from sweep.plan import short_label
 from sweep.progress import TrialRow
-from sweep.proposal import build_proposal
+from sweep.proposal import build_proposal, find_trial_outside
 from sweep.pruning import build_rungs, should_prune
+from sweep.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.run_directory import check_new_directory, load_run_records, load_run_space, take_lock
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.study_database import StudyDatabase
 from sweep.trial_record import TrialRecord, TrialState, dump_record, format_csv
-
-NUM_CANDIDATES = 3
-"""So many of the best trials keep their weights and are scored again on the whole validation split."""
 
 
 class Study:
@@ -104,6 +102,12 @@ class Study:
 
     def _take_up(self, records: list[TrialRecord]) -> None:
         """Reconcile study.db with the records and queue what was cut off."""
+        outside = find_trial_outside(self.space, records)
+        if outside is not None:
+            raise RunFault(
+                f"{self.directory}/space.yaml was changed since {outside.name} was drawn from it; undo the change, or "
+                "start a new run with the changed space."
+            )
         self._database.mirror_all(records)
         for record in records:
             self._records[record.name] = record
@@ -233,7 +237,7 @@ class Study:
 
     def _is_to_prune(self, record: TrialRecord) -> bool:
         compares_all = self.space.sampler == "grid" and self.space.test == "all"
-        if self.space.scheduler == "none" or compares_all or record.epochs_done >= record.num_epochs:
+        if self.space.scheduler == "none" or compares_all:
             return False
         others = [other.build_curve() for other in self.records if other is not record]
         rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
@@ -242,16 +246,12 @@ class Study:
     # The best
 
     def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
-        """The best `n` trials by the search's own CIDEr, pruned ones included, since their best epoch is kept too.
+        """The best `n` trials by the search's own CIDEr; see `rank_by_search`."""
+        return rank_by_search(self.records)[:n]
 
-        Of equals, the one that trains fewer parameters, then the earlier.
-        """
-        scored = [
-            (-record.best_cider, record.last_count("trainable_parameters") or 0, record.number, record)
-            for record in self.records
-            if record.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and record.best_cider is not None
-        ]
-        return [record for *_, record in sorted(scored, key=lambda item: item[:3])[:n]]
+    def best(self, n: int = 1) -> list[TrialRecord]:
+        """The best `n` trials, best first, by CIDEr on the whole validation split; see `rank_for_choice`."""
+        return rank_for_choice(self.records)[:n]
 
     def rescore(self, trial: str, cider: float) -> None:
         """Keep a trial's CIDEr on the whole validation split, which decides among the candidates.
@@ -262,19 +262,6 @@ class Study:
             raise ValueError(f"CIDEr of {trial} on the whole validation split is {cider}")
         self.record(trial).whole_validation_cider = cider
         self._save(self.record(trial))
-
-    def best(self, n: int = 1) -> list[TrialRecord]:
-        """The best `n` trials, best first.
-
-        The candidates are ordered by their CIDEr on the whole validation split once each of them has one (CIDEr on a
-        capped subset is another figure, so the two are never compared); all others follow by the search's own.
-        """
-        ranked = self.candidates(len(self._records))
-        top, rest = ranked[:NUM_CANDIDATES], ranked[NUM_CANDIDATES:]
-        rescored = [record.whole_validation_cider for record in top if record.whole_validation_cider is not None]
-        if len(rescored) == len(top):
-            top = [record for _, record in sorted(zip(rescored, top, strict=True), key=lambda pair: -pair[0])]
-        return [*top, *rest][:n]
 
     def write_best(self, record: TrialRecord) -> Path:
         """Write `best.yaml`, a space file with nothing left to search, and return its path."""

@@ -44,7 +44,7 @@ class StudyDatabase:
         if not path.exists():
             _make_database(path, study_name)
         try:
-            storage = _connect(path)
+            storage = _connect(path, is_new=False)
             study = optuna.load_study(study_name=study_name, storage=storage)
         except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, KeyError, RuntimeError) as error:
             raise _database_fault(path, f"is damaged or not the database of study '{study_name}'", error) from None
@@ -117,7 +117,7 @@ def _make_database(path: Path, study_name: str) -> None:
     """Make an empty study; it gets its name only when it is whole, because its many tables are many transactions."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
-    storage = _connect(temporary)
+    storage = _connect(temporary, is_new=True)
     optuna.create_study(study_name=study_name, storage=storage, direction="maximize")
     storage.remove_session()
     storage.engine.dispose()
@@ -125,7 +125,7 @@ def _make_database(path: Path, study_name: str) -> None:
     sync_folder(path.parent)
 
 
-def _connect(path: Path) -> RDBStorage:
+def _connect(path: Path, *, is_new: bool) -> RDBStorage:
     """Optuna's storage over `path`, by a connection of our own: in a URL `?` or `{` in a folder's name would break it.
 
     A reader such as optuna-dashboard may hold the file for a moment, so writers wait up to 60 s.
@@ -134,7 +134,7 @@ def _connect(path: Path) -> RDBStorage:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, timeout=60, check_same_thread=False)
 
-    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}, skip_table_creation=not is_new)
 
 
 def _database_fault(path: Path, problem: str, error: Exception) -> RunFault:

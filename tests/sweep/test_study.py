@@ -1,276 +1,29 @@
 import json
 import math
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState as OptunaState
 
-import sweep.study
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from sweep.run_directory import next_run_directory
-from sweep.space import SearchSpace, build_space, load_space
+from sweep.space import build_space, load_space
 from sweep.study import Study
-from sweep.trial_record import EPOCH_FIELDS, TrialRecord, TrialState
-
-CONDITIONAL = {
-    "name": "small",
-    "search": {
-        "freeze": {"choice": ["full", "lora"]},
-        "learning_rate": [
-            {"loguniform": [1e-5, 1e-3], "when": {"freeze": "full"}},
-            {"loguniform": [1e-4, 1e-2], "when": {"freeze": "lora"}},
-        ],
-        "lora_rank": {"choice": [4, 8, 16], "when": {"freeze": "lora"}},
-        "num_epochs": {"int": [2, 5]},
-    },
-    "first_points": [{"freeze": "lora", "learning_rate": 1e-3, "lora_rank": 8, "num_epochs": 4}],
-    "trials": 5,
-    "seed": 7,
-}
-
-
-def space(**changes: Any) -> SearchSpace:
-    return build_space(CONDITIONAL | changes, "test")
-
-
-def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
-    """A space whose trials differ in learning rate only."""
-    search = {"learning_rate": {"loguniform": [1e-5, 1e-1]}}
-    values = {"name": "even", "fixed": {"num_epochs": num_epochs}, "search": search, "sampler": "random", "trials": 9}
-    return build_space(values | changes, "test")
-
-
-def report_of(record: TrialRecord, epoch: int, cider: float, **figures: float) -> dict[str, float]:
-    report = dict.fromkeys(EPOCH_FIELDS, 1.0)
-    report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "cider": cider, "trainable_parameters": 100}
-    return report | figures
-
-
-def score(record: TrialRecord, epoch: int) -> float:
-    """A CIDEr that depends on config and epoch alone; the best epoch is not always the last."""
-    fit = 3.0 - abs(math.log10(record.config.learning_rate) + 3.0)
-    return round(fit * math.sqrt(epoch / record.config.num_epochs) - 0.4 * (epoch == 4), 6)
-
-
-def run_one(study: Study, *ciders: float, **figures: float) -> tuple[TrialRecord, list[bool]]:
-    """Run the next trial with these scores; ends it when it is pruned or out of scores."""
-    record = study.propose()
-    assert record is not None
-    answers = []
-    for index, cider in enumerate(ciders):
-        answers.append(study.report(record.name, report_of(record, index + 1, cider, **figures)))
-        if not answers[-1]:
-            break
-    study.finish(record.name, TrialState.SUCCEEDED if answers[-1] else TrialState.PRUNED)
-    return record, answers
-
-
-class Trainer:
-    """Runs a study's trials one at a time, keeping what real trials keep on disk: the epochs they have trained."""
-
-    def __init__(self) -> None:
-        self.checkpoints: dict[str, list[float]] = {}
-        self.trained: list[tuple[str, int]] = []
-        self.proposed: list[str] = []
-
-    def run(self, study: Study, most_trials: int | None = None) -> None:
-        while most_trials is None or len(self.proposed) < most_trials:
-            record = study.propose()
-            if record is None:
-                return
-            self.proposed.append(record.name)
-            study.start(record.name)
-            study.finish(record.name, self.train(study, record))
-
-    def train(self, study: Study, record: TrialRecord) -> TrialState:
-        done = self.checkpoints.setdefault(record.name, [])
-        for epoch in range(1, record.config.num_epochs + 1):
-            if epoch > len(done):
-                done.append(score(record, epoch))
-                self.trained.append((record.name, epoch))
-            if not study.report(record.name, report_of(record, epoch, done[epoch - 1])):
-                return TrialState.PRUNED
-        return TrialState.SUCCEEDED
-
-
-def essence(study: Study) -> list[Any]:
-    """Everything of a study that an interruption must not change."""
-    return [
-        (record.name, record.point, record.config, record.state, record.reason, record.epochs, record.pruned_at_epoch)
-        for record in study.records
-    ]
-
-
-def read_optuna(directory: Path) -> list[optuna.trial.FrozenTrial]:
-    url = f"sqlite:///{directory}/study.db"
-    storage = RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)  # both are slow
-    trials = optuna.load_study(study_name=None, storage=storage).trials
-    storage.remove_session()
-    storage.engine.dispose()
-    return trials
-
-
-def optuna_essence(directory: Path) -> list[Any]:
-    return [(t.number, t.state, t.params, t.intermediate_values, t.values) for t in read_optuna(directory)]
-
-
-@pytest.fixture(scope="module")
-def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, SearchSpace], Study]:
-    """Creates a study; all share one empty database, whose tables take long to make."""
-    template = tmp_path_factory.mktemp("template") / "run"
-    Study.create(template, space(name="any")).close()
-
-    def create(directory: Path, wanted: SearchSpace) -> Study:
-        renamed = wanted.model_copy(update={"name": "any"})
-        shutil.copytree(template, directory)
-        (directory / "space.yaml").write_text(sweep.study.dump_space(renamed))
-        return Study.open(directory)
-
-    return create
-
-
-@pytest.fixture
-def create(empty_runs: Callable[[Path, SearchSpace], Study], tmp_path: Path) -> Iterator[Callable[..., Study]]:
-    opened: list[Study] = []
-
-    def create_in(wanted: SearchSpace, name: str = "run") -> Study:
-        opened.append(empty_runs(tmp_path / name, wanted))
-        return opened[-1]
-
-    yield create_in
-    for study in opened:
-        study.close()
-
-
-# The directory
-
-
-def test_a_new_run_holds_space_database_and_table(tmp_path: Path) -> None:
-    with Study.create(tmp_path / "a b?{c}%20#" / "run", space()) as study:
-        assert study.propose() is not None
-        assert {path.name for path in study.directory.iterdir()} == {
-            "run.lock",
-            "space.yaml",
-            "study.db",
-            "trials",
-            "trials.csv",
-        }
-        assert load_space(study.directory / "space.yaml") == space()
-    with Study.open(study.directory) as again:
-        assert again.space == space()
-        assert [record.name for record in again.records] == ["trial_0000"]
-
-
-def test_run_directories_count_up_and_are_never_shared(tmp_path: Path) -> None:
-    names = [next_run_directory(tmp_path / "runs", "lora").name for _ in range(2)]
-    (tmp_path / "runs" / "lora-007").mkdir()
-    (tmp_path / "runs" / "lora-large-050").mkdir()
-    (tmp_path / "runs" / "lora-notes").touch()
-    names.append(next_run_directory(tmp_path / "runs", "lora").name)
-    assert names == ["lora-001", "lora-002", "lora-008"]
-
-
-def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "runs").touch()
-    with pytest.raises(RunFault, match=r"runs: cannot make a run directory here .*--out"):
-        next_run_directory(tmp_path / "runs", "lora")
-
-
-def test_an_out_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunFault, match=r"--out .* is not empty; choose another, or go on .* --resume"):
-        Study.create(tmp_path, space())
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(RunFault, match=r"thesis\.tex is a file; choose a folder"):
-        Study.create(tmp_path / "thesis.tex", space())
-
-
-def test_an_empty_directory_is_taken_even_after_a_kill_just_before_the_first_file(tmp_path: Path) -> None:
-    (tmp_path / "run.lock").touch()
-    Study.create(tmp_path, space()).close()
-    assert (tmp_path / "study.db").is_file()
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFault, match="is not a run directory"):
-        Study.open(tmp_path)
-    with pytest.raises(RunFault, match="is not a run directory"):
-        Study.open(tmp_path / "absent")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_drivers_cannot_hold_one_run(create: Callable[..., Study]) -> None:
-    study = create(space())
-    with pytest.raises(RunFault, match="is in use by another"):
-        Study.open(study.directory)
-    study.close()
-    Study.open(study.directory).close()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("space.yaml", b"name: [", r"space\.yaml"),
-        ("space.yaml", b"name: small\nsearch: {rank: {choice: [1, 2]}}\n", r"space\.yaml.*rank"),
-        ("study.db", b"not a database at all" * 300, r"study\.db is damaged .*move it away and resume"),
-        ("study.db", b"", r"study\.db is damaged .*move it away and resume"),
-        ("trials/trial_0001/trial.json", b"{", r"trial_0001/trial\.json: cannot be read"),
-        ("trials/trial_0000/trial.json", None, r"trial_0000/trial\.json is missing; restore it"),
-        ("trials/trial_0001/trial.json", None, r"trial_0001/trial\.json is missing; restore it"),
-    ],
+from sweep.trial_record import TrialRecord, TrialState
+from tests.sweep.small_runs import (
+    CONDITIONAL,
+    Trainer,
+    essence,
+    fixed_length,
+    optuna_essence,
+    read_optuna,
+    report_of,
+    run_one,
+    score,
+    space,
 )
-def test_a_damaged_run_is_named_and_its_lock_given_back(
-    create: Callable[..., Study], name: str, content: bytes | None, message: str
-) -> None:
-    study = create(space())
-    Trainer().run(study, most_trials=2)
-    study.close()
-    path = study.directory / name
-    whole = path.read_bytes()
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
-    for _ in range(2):
-        with pytest.raises(RunFault, match=message.replace("is missing", "(record .* )?is missing")):
-            Study.open(study.directory)
-    path.write_bytes(whole)
-    with Study.open(study.directory) as again:
-        assert essence(again) == essence(study)
-
-
-def test_a_missing_database_is_made_anew_from_the_records(create: Callable[..., Study]) -> None:
-    study = create(space())
-    Trainer().run(study, most_trials=4)
-    study.close()
-    before = optuna_essence(study.directory)
-    (study.directory / "study.db").unlink()
-    Study.open(study.directory).close()
-    assert optuna_essence(study.directory) == before
-    assert len(before) == 4
-
-
-def test_a_database_of_another_run_is_refused(create: Callable[..., Study]) -> None:
-    one, other = create(space()), create(space(seed=8, first_points=[]), "other")
-    for study in (one, other):
-        Trainer().run(study, most_trials=1)
-        study.close()
-    shutil.copy(other.directory / "study.db", one.directory / "study.db")
-    with pytest.raises(RunFault, match=r"the two are not of one run\. Move study\.db away"):
-        Study.open(one.directory)
-
 
 # States, objective, table
 
@@ -446,6 +199,7 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
     record = study.propose()
     assert record is not None
     assert study.report(record.name, report_of(record, 1, 2.5))
+    assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 2.6))
     assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 9.9))
@@ -601,147 +355,6 @@ def test_nothing_scores_the_test_split_twice(create: Callable[..., Study]) -> No
     (study.directory / "test_metrics.json").write_text("[1")
     with pytest.raises(RunFault, match=r"test_metrics\.json is damaged"):
         study.read_test_metrics()
-
-
-# Stops
-
-
-def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable[..., Study]) -> None:
-    study = create(space())
-    Trainer().run(study, most_trials=1)
-    one, two = study.propose(), study.propose()
-    assert one and two
-    study.start(two.name)
-    study.report(two.name, report_of(two, 1, 1.0))
-    study.stop_unfinished("interrupted")
-    table = pd.read_csv(study.directory / "trials.csv")
-    assert list(table["state"]) == ["SUCCEEDED", "STOPPED", "STOPPED"]
-    assert list(table["reason"][1:]) == ["interrupted"] * 2
-    study.close()
-    with Study.open(study.directory) as again:
-        assert again.num_remaining == 4
-        resumed = [again.propose(), again.propose()]
-        assert [(r.name, r.config, r.attempts, r.state) for r in resumed if r] == [
-            (one.name, one.config, 0, TrialState.PENDING),
-            (two.name, two.config, 1, TrialState.PENDING),
-        ]
-        assert [epoch["cider"] for epoch in again.record(two.name).epochs] == [1.0]
-        following = again.propose()
-        assert following is not None
-        assert following.name == "trial_0003"
-
-
-def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
-    study = create(fixed_length(4))
-    run_one(study, 2.0, 2.0, 2.0, 2.0)
-    record = study.propose()
-    assert record is not None
-    assert not study.report(record.name, report_of(record, 1, 1.0))
-    study.close()
-    with Study.open(study.directory) as again:
-        resumed = again.propose()
-        assert resumed is not None
-        assert resumed.name == record.name
-        assert not again.report(resumed.name, report_of(resumed, 1, 1.0))
-
-
-class SnapshotEachWrite:
-    """Copies the run directory and the trainer's checkpoints before every write, as a kill there leaves them."""
-
-    def __init__(self, study: Study, trainer: Trainer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.study, self.trainer, self.folder = study, trainer, folder
-        self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
-        for owner, name in (
-            (sweep.study, "write_json_atomically"),
-            (sweep.study, "write_text_atomically"),
-            (RDBStorage, "create_new_trial"),
-            (RDBStorage, "set_trial_intermediate_value"),
-            (RDBStorage, "set_trial_state_values"),
-        ):
-            monkeypatch.setattr(owner, name, self.wrap(getattr(owner, name)))
-
-    def wrap(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def take_snapshot_and_write(*args: Any, **kwargs: Any) -> Any:
-            copy = self.folder / f"kill-{len(self.snapshots):03d}"
-            shutil.copytree(self.study.directory, copy)
-            checkpoints = {trial: list(done) for trial, done in self.trainer.checkpoints.items()}
-            self.snapshots.append((copy, checkpoints, finished_on_disk(copy)))
-            return write(*args, **kwargs)
-
-        return take_snapshot_and_write
-
-
-def finished_on_disk(directory: Path) -> set[str]:
-    states = {path.parent.name: json.loads(path.read_text())["state"] for path in directory.glob("trials/*/trial.json")}
-    return {trial for trial, state in states.items() if state in ("SUCCEEDED", "PRUNED", "FAILED")}
-
-
-def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
-    create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 1e-5)]
-    study = create(space(trials=3, first_points=points))
-    trainer = Trainer()
-    with monkeypatch.context() as patch:
-        recorder = SnapshotEachWrite(study, trainer, tmp_path, patch)
-        trainer.run(study)
-    study.close()
-    expected, expected_optuna = essence(study), optuna_essence(study.directory)
-    assert {record.state for record in study.records} == {TrialState.SUCCEEDED, TrialState.PRUNED}
-    assert len(recorder.snapshots) > 30
-    for directory, kept, finished in recorder.snapshots:
-        resumed = Trainer()
-        resumed.checkpoints = kept
-        trained_before = sum(len(done) for done in kept.values())
-        with Study.open(directory) as again:
-            assert {record.name for record in again.records if record.state.is_final} == finished
-            assert again.num_remaining == 3 - len(finished)
-            resumed.run(again)
-            assert essence(again) == expected, directory.name
-        assert finished.isdisjoint(resumed.proposed), directory.name
-        assert len(resumed.trained) == len(trainer.trained) - trained_before, directory.name
-        assert optuna_essence(directory) == expected_optuna, directory.name
-
-
-def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study]) -> None:
-    study = create(space())
-    study.close()
-    code = """
-        import os, signal, sys
-        from pathlib import Path
-        from sweep.study import Study
-        study = Study.open(Path(sys.argv[1]))
-        study.start(study.propose().name)
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(study.directory)]
-    root = Path(__file__).parents[2]
-    ended = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    with Study.open(study.directory) as again:
-        assert [(record.state, record.reason) for record in again.records] == [(TrialState.STOPPED, "cut off")]
-        resumed = again.propose()
-        assert resumed is not None
-        assert (resumed.name, resumed.attempts) == ("trial_0000", 1)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_half_trial(
-    create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = create(space())
-    Trainer().run(study, most_trials=1)
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="No space left"):
-            study.propose()
-    assert [record.name for record in study.records] == ["trial_0000"]
-    study.close()
-    with Study.open(study.directory) as again:
-        assert [record.name for record in again.records] == ["trial_0000"]
 
 
 def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:

@@ -1,0 +1,260 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from optuna.storages import RDBStorage
+
+import sweep.study
+from medcap_core.errors import RunFault
+from sweep.space import dump_space
+from sweep.study import Study
+from sweep.trial_record import TrialState
+from tests.sweep.small_runs import (
+    CONDITIONAL,
+    Trainer,
+    essence,
+    fixed_length,
+    optuna_essence,
+    report_of,
+    run_one,
+    space,
+)
+
+
+def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable[..., Study]) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=1)
+    one, two = study.propose(), study.propose()
+    assert one and two
+    study.start(two.name)
+    study.report(two.name, report_of(two, 1, 1.0))
+    study.stop_unfinished("interrupted")
+    table = pd.read_csv(study.directory / "trials.csv")
+    assert list(table["state"]) == ["SUCCEEDED", "STOPPED", "STOPPED"]
+    assert list(table["reason"][1:]) == ["interrupted"] * 2
+    study.close()
+    with Study.open(study.directory) as again:
+        assert again.num_remaining == 4
+        resumed = [again.propose(), again.propose()]
+        assert [(r.name, r.config, r.attempts, r.state) for r in resumed if r] == [
+            (one.name, one.config, 0, TrialState.PENDING),
+            (two.name, two.config, 1, TrialState.PENDING),
+        ]
+        assert [epoch["cider"] for epoch in again.record(two.name).epochs] == [1.0]
+        following = again.propose()
+        assert following is not None
+        assert following.name == "trial_0003"
+
+
+def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4))
+    run_one(study, 2.0, 2.0, 2.0, 2.0)
+    record = study.propose()
+    assert record is not None
+    assert not study.report(record.name, report_of(record, 1, 1.0))
+    study.close()
+    with Study.open(study.directory) as again:
+        resumed = again.propose()
+        assert resumed is not None
+        assert resumed.name == record.name
+        assert not again.report(resumed.name, report_of(resumed, 1, 1.0))
+
+
+class SnapshotEachWrite:
+    """Copies the run directory and the trainer's checkpoints before every write, as a kill there leaves them."""
+
+    def __init__(self, study: Study, trainer: Trainer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.study, self.trainer, self.folder = study, trainer, folder
+        self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
+        for owner, name in (
+            (sweep.study, "write_json_atomically"),
+            (sweep.study, "write_text_atomically"),
+            (RDBStorage, "create_new_trial"),
+            (RDBStorage, "set_trial_intermediate_value"),
+            (RDBStorage, "set_trial_state_values"),
+        ):
+            monkeypatch.setattr(owner, name, self.wrap(getattr(owner, name)))
+
+    def wrap(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def take_snapshot_and_write(*args: Any, **kwargs: Any) -> Any:
+            copy = self.folder / f"kill-{len(self.snapshots):03d}"
+            shutil.copytree(self.study.directory, copy)
+            checkpoints = {trial: list(done) for trial, done in self.trainer.checkpoints.items()}
+            self.snapshots.append((copy, checkpoints, finished_on_disk(copy)))
+            return write(*args, **kwargs)
+
+        return take_snapshot_and_write
+
+
+def finished_on_disk(directory: Path) -> set[str]:
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in directory.glob("trials/*/trial.json")}
+    return {trial for trial, state in states.items() if state in ("SUCCEEDED", "PRUNED", "FAILED")}
+
+
+def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
+    create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 1e-5)]
+    study = create(space(trials=3, first_points=points))
+    trainer = Trainer()
+    with monkeypatch.context() as patch:
+        recorder = SnapshotEachWrite(study, trainer, tmp_path, patch)
+        trainer.run(study)
+    study.close()
+    expected, expected_optuna = essence(study), optuna_essence(study.directory)
+    assert {record.state for record in study.records} == {TrialState.SUCCEEDED, TrialState.PRUNED}
+    assert len(recorder.snapshots) > 30
+    for directory, kept, finished in recorder.snapshots:
+        resumed = Trainer()
+        resumed.checkpoints = kept
+        trained_before = sum(len(done) for done in kept.values())
+        with Study.open(directory) as again:
+            assert {record.name for record in again.records if record.state.is_final} == finished
+            assert again.num_remaining == 3 - len(finished)
+            resumed.run(again)
+            assert essence(again) == expected, directory.name
+        assert finished.isdisjoint(resumed.proposed), directory.name
+        assert len(resumed.trained) == len(trainer.trained) - trained_before, directory.name
+        assert optuna_essence(directory) == expected_optuna, directory.name
+
+
+def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study]) -> None:
+    study = create(space())
+    study.close()
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from sweep.study import Study
+        study = Study.open(Path(sys.argv[1]))
+        study.start(study.propose().name)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(study.directory)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with Study.open(study.directory) as again:
+        assert [(record.state, record.reason) for record in again.records] == [(TrialState.STOPPED, "cut off")]
+        resumed = again.propose()
+        assert resumed is not None
+        assert (resumed.name, resumed.attempts) == ("trial_0000", 1)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_half_trial(
+    create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=1)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            study.propose()
+    assert [record.name for record in study.records] == ["trial_0000"]
+    study.close()
+    with Study.open(study.directory) as again:
+        assert [record.name for record in again.records] == ["trial_0000"]
+
+
+def test_two_drivers_cannot_hold_one_run(create: Callable[..., Study]) -> None:
+    study = create(space())
+    with pytest.raises(RunFault, match="is in use by another"):
+        Study.open(study.directory)
+    study.close()
+    Study.open(study.directory).close()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("space.yaml", b"name: [", r"space\.yaml"),
+        ("space.yaml", b"name: small\nsearch: {rank: {choice: [1, 2]}}\n", r"space\.yaml.*rank"),
+        ("study.db", b"not a database at all" * 300, r"study\.db is damaged .*move it away and resume"),
+        ("study.db", b"", r"study\.db is damaged .*move it away and resume"),
+        ("trials/trial_0001/trial.json", b"{", r"trial_0001/trial\.json: cannot be read"),
+        ("trials/trial_0000/trial.json", None, r"trial_0000/trial\.json is missing; restore it"),
+        ("trials/trial_0001/trial.json", None, r"trial_0001/trial\.json is missing; restore it"),
+    ],
+)
+def test_a_damaged_run_is_named_and_its_lock_given_back(
+    create: Callable[..., Study], name: str, content: bytes | None, message: str
+) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=2)
+    study.close()
+    path = study.directory / name
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(RunFault, match=message.replace("is missing", "(record .* )?is missing")):
+            Study.open(study.directory)
+    path.write_bytes(whole)
+    with Study.open(study.directory) as again:
+        assert essence(again) == essence(study)
+
+
+def test_a_missing_database_is_made_anew_from_the_records(create: Callable[..., Study]) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=4)
+    study.close()
+    before = optuna_essence(study.directory)
+    (study.directory / "study.db").unlink()
+    Study.open(study.directory).close()
+    assert optuna_essence(study.directory) == before
+    assert len(before) == 4
+
+
+def test_a_database_of_another_run_is_refused(create: Callable[..., Study]) -> None:
+    one, other = create(space()), create(space(seed=8, first_points=[]), "other")
+    for study in (one, other):
+        Trainer().run(study, most_trials=1)
+        study.close()
+    shutil.copy(other.directory / "study.db", one.directory / "study.db")
+    with pytest.raises(RunFault, match=r"the two are not of one run\. Move study\.db away"):
+        Study.open(one.directory)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fixed": {"batch_size": 4}},
+        {"search": CONDITIONAL["search"] | {"freeze": {"choice": ["lora", "full"]}}},
+        {"search": CONDITIONAL["search"] | {"num_epochs": {"int": [2, 6]}}},
+        {"search": CONDITIONAL["search"] | {"label_smoothing": {"uniform": [0.0, 0.2]}}},
+        {"search": {"num_epochs": {"choice": [2, 3]}}, "first_points": []},
+        {"search": {"num_epochs": {"grid": [2, 3]}}, "sampler": "grid", "first_points": []},
+        {"data": "elsewhere/images"},
+        {"seed": 8},
+    ],
+)
+def test_a_space_that_was_changed_by_hand_is_refused(create: Callable[..., Study], changes: dict[str, Any]) -> None:
+    study = create(space())
+    study.propose()
+    study.close()
+    (study.directory / "space.yaml").write_text(dump_space(space(name="any", **changes)))
+    with pytest.raises(RunFault, match=r"space\.yaml was changed since trial_0000 was drawn"):
+        Study.open(study.directory)
+
+
+def test_what_does_not_touch_a_trial_may_be_changed_by_hand(create: Callable[..., Study]) -> None:
+    study = create(space())
+    study.propose()
+    study.close()
+    (study.directory / "space.yaml").write_text(dump_space(space(name="any", trials=6, test="all")))
+    with Study.open(study.directory) as again:
+        assert again.num_wanted == 6
