@@ -8,6 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medcap_core.errors import ConfigFault
 
+RESERVED_NAMES = frozenset({"phantoms", "phantoms-general", "rocov2", "roco", "phantom-blip"})
+"""Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
+
+
+def absolute_if_path(value: str) -> str:
+    """An existing path made absolute, because Ray changes the working directory; other names unchanged."""
+    path = Path(value).expanduser()
+    return str(path.resolve()) if value not in RESERVED_NAMES and path.exists() else value
+
 
 class FreezeMode(StrEnum):
     """Which parameters a trial trains; see `medcap_core.tuning` for the exact sets."""
@@ -88,9 +97,7 @@ class TrialConfig(BaseModel):
     @field_validator("data", "model")
     @classmethod
     def _resolve_path(cls, value: str) -> str:
-        """Make an existing path absolute, because Ray changes the working directory."""
-        path = Path(value).expanduser()
-        return str(path.resolve()) if path.exists() else value
+        return absolute_if_path(value)
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> Self:
@@ -100,9 +107,7 @@ class TrialConfig(BaseModel):
                 f"batch_size {self.batch_size} must be a multiple of accumulation_steps {self.accumulation_steps}"
             )
         if self.min_new_tokens > self.max_new_tokens:
-            faults.append(
-                f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}"
-            )
+            faults.append(f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -9,6 +9,8 @@ from medcap_core.device import current_device
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.tuning import apply_tuning, merge_tuning
 
+TRIAL_CONFIG_FILE = "trial_config.json"
+
 
 def build_trained_captioner(config: TrialConfig, weights: Path | None) -> Captioner:
     """The base model of `config` with the trained `weights` in it, LoRA merged, on the CPU; None leaves it zero-shot.
@@ -34,8 +36,10 @@ def load_trained_captioner(config: TrialConfig, weights: Path | None) -> Caption
 def export_captioner(config: TrialConfig, weights: Path | None, directory: Path) -> None:
     """Write the trained model so that plain `from_pretrained` of transformers loads it, with its processor.
 
-    The caption length and beams of `config` become the checkpoint's own defaults for generation.
+    The caption length and beams of `config` become the checkpoint's own defaults for generation; the whole config lies
+    beside the model in `trial_config.json`.
     """
     captioner = build_trained_captioner(config, weights)
     captioner.set_generation_defaults(config)
     captioner.save(directory)
+    (directory / TRIAL_CONFIG_FILE).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ import math
 import types
 from collections.abc import Iterable
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -116,12 +115,6 @@ def show(value: Any) -> str:
 def show_plain(value: Any) -> str:
     """A scalar without quotes, unless it would vanish without them."""
     return value if isinstance(value, str) and value.strip() == value != "" else show(value)
-
-
-def absolute_if_path(value: str) -> str:
-    """An existing path made absolute, so that a run can be resumed from another folder; other names unchanged."""
-    path = Path(value).expanduser()
-    return str(path.resolve()) if path.exists() else value
 
 
 def _members(annotation: Any, metadata: Iterable[Any]) -> list[tuple[Any, list[Any]]]:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medcap_core.config import TrialConfig
+from medcap_core.config import TrialConfig, absolute_if_path
 from medcap_core.errors import ConfigFault
 from sweep.conditions import active_branch, check_conditions, fold_fixed
-from sweep.fields import FaultList, WrongValue, absolute_if_path, coerce_field, show
+from sweep.fields import FaultList, WrongValue, coerce_field, show
 from sweep.knobs import NOT_SEARCHED, Branch, Choice, Grid, read_knob, read_value
 from sweep.points import build_config, draw_points, is_complete, num_trials
 from sweep.schema import SETTINGS, Resources, SearchSpace

@@ -1,0 +1,91 @@
+"""Caption images with a trained model.
+
+python -m medcap_core.caption IMAGE... --model runs/lora-001/best
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from medcap_core.batches import PixelSource
+from medcap_core.config import TrialConfig, build_trial_config
+from medcap_core.data.decoding import UnreadableImage, decode
+from medcap_core.data.records import ImageFile
+from medcap_core.device import current_device
+from medcap_core.errors import DataFault, ModelFault, UserFault
+from medcap_core.evaluation import generate_captions
+from medcap_core.libraries import quiet_libraries
+from medcap_core.models import load_captioner
+from medcap_core.trained import TRIAL_CONFIG_FILE
+
+
+class LooseImages:
+    """Images decoded one by one when asked for, in the shape of a prepared split."""
+
+    def __init__(self, images: list[NDArray[np.uint8]]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 (B, 3, S, S)."""
+        return np.stack([self.images[position] for position in positions])
+
+
+def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
+    """One caption for each image file by the model of `config`. Raises DataFault naming every unreadable file."""
+    captioner = load_captioner(config.model, config.image_size).to(current_device())
+    captioner.check(config)
+    images, faults = [], []
+    for path in paths:
+        try:
+            images.append(decode(ImageFile(path), captioner.geometry))
+        except UnreadableImage as unreadable:
+            faults.append(f"{path}: {unreadable.reason}; give an image file.")
+    if faults:
+        raise DataFault(faults)
+    return generate_captions(captioner, PixelSource(LooseImages(images)), config)
+
+
+def read_settings(model: str) -> TrialConfig:
+    """How the run that made a model generated captions; the defaults for a model that no run made."""
+    path = Path(model) / TRIAL_CONFIG_FILE
+    if not path.is_file():
+        return build_trial_config({"model": model}, "--model")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
+    return build_trial_config(values | {"model": model, "image_size": None}, str(path))
+
+
+def main(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[str, typer.Option(help="A run's best folder, a Hub name or a path.")] = "phantom-blip",
+    prompt: Annotated[str | None, typer.Option(help="Text that captions begin with; default: as trained.")] = None,
+    beams: Annotated[int | None, typer.Option(min=1, max=16, help="Default: as in the run.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=4, max=512, help="Default: as in the run.")] = None,
+) -> None:
+    """Print one line for each image: its path, a tab, its caption."""
+    quiet_libraries()
+    try:
+        flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
+        config = read_settings(model).model_copy(
+            update={name: value for name, value in flags.items() if value is not None}
+        )
+        for path, caption in zip(images, caption_images(images, config), strict=True):
+            sys.stdout.write(f"{path}\t{caption}\n")
+    except UserFault as fault:
+        for line in fault.faults:
+            sys.stderr.write(f"error: {line}\n")
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

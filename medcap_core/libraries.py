@@ -1,0 +1,13 @@
+"""Keep the libraries' own progress bars and notices out of the terminal; for programs, never for an import."""
+
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+
+def quiet_libraries() -> None:
+    """Show errors only, and no progress bars of loading and saving; the project shows its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # peft asks transformers by a name that transformers has since deprecated.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

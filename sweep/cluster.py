@@ -1,0 +1,192 @@
+"""The Ray cluster a sweep runs on: its own on one machine, or a running one it joins."""
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import medcap_core
+import sweep
+from medcap_core.errors import RunFault
+from sweep.schema import Resources
+
+LOOPBACK = "127.0.0.1"
+MOST_TRIALS_AT_ONCE_ON_CPUS = 4
+DRIVER_CPUS = 0.1
+"""Share of a core that the process leading several workers takes; a trial on one device has no such process."""
+
+# No telemetry unless the user has turned it on, and no sign-on lines of Ray in the sweep's own terminal output.
+_QUIET_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What the user is told of the cluster, and what trials may ask of it."""
+
+    dashboard_url: str | None
+    sign_in: str | None
+    num_nodes: int
+    num_cpus: float
+    num_gpus: float
+    is_own: bool
+
+
+def set_quiet_defaults() -> None:
+    """Set the environment Ray reads, keeping whatever the user has set; call before Ray starts."""
+    for name, value in _QUIET_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def connect(address: str | None, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
+    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
+
+    Raises RunFault where no cluster answers.
+    """
+    set_quiet_defaults()
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            context = _join(address)
+        else:
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=True,
+                dashboard_host=LOOPBACK,
+                _node_ip_address=LOOPBACK,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        resources = ray.cluster_resources()
+        yield ClusterInfo(
+            dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+            sign_in=_describe_sign_in(),
+            num_nodes=sum(node["Alive"] for node in ray.nodes()),
+            num_cpus=resources.get("CPU", 0.0),
+            num_gpus=resources.get("GPU", 0.0),
+            is_own=not address,
+        )
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> "ray.client_builder.ClientContext":
+    try:
+        return ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # The nodes need no install of their own of this project's code, only of what it depends on.
+            runtime_env={"py_modules": [str(Path(module.__file__).parent) for module in (medcap_core, sweep)]},
+        )
+    except (ConnectionError, TimeoutError, ValueError) as error:
+        raise RunFault(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with `ray start --head` or leave "
+            "the flag out to use this machine alone."
+        ) from error
+
+
+def _describe_sign_in() -> str | None:
+    """How to sign in on the dashboard, where it asks for a token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return None
+    return "`ray get-auth-token` prints the token it asks for"
+
+
+def check_shared_directory(directory: Path) -> None:
+    """See that every node of the cluster reaches `directory`. Raises RunFault naming the nodes that do not."""
+    token = uuid.uuid4().hex
+    mark = directory / f".shared-{token}"
+    mark.write_text(token, encoding="utf-8")
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        answers = ray.get([_reads_mark_on(node["NodeID"]).remote(str(mark), token) for node in nodes])
+    finally:
+        mark.unlink()
+    blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, answers, strict=True) if not sees]
+    if blind:
+        raise RunFault(
+            f"{directory}: not reachable from {', '.join(blind)}; put the run directory on a file system that all "
+            "nodes share (--out DIR)."
+        )
+
+
+def _reads_mark_on(node_id: str) -> "ray.remote_function.RemoteFunction":
+    return _reads_mark.options(
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    )
+
+
+@ray.remote
+def _reads_mark(path: str, token: str) -> bool:
+    mark = Path(path)
+    return mark.is_file() and mark.read_text(encoding="utf-8") == token
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What each trial takes of the cluster, and how many run at once."""
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    max_concurrent: int
+
+
+def choose_resources(cluster_cpus: float, cluster_gpus: float, wanted: Resources, num_trials: int) -> TrialResources:
+    """Settle what the space file leaves at `auto`, so that all devices work and none is fought over.
+
+    With GPUs: one a worker, and the CPUs in proportion. Without: up to four trials at once, the cores shared out among
+    them. Raises RunFault where a trial asks for more than the cluster has, since it would wait for ever.
+    """
+    workers = wanted.workers_per_trial
+    gpus = (float(workers) if cluster_gpus else 0.0) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
+    if gpus > cluster_gpus:
+        raise RunFault(f"resources.gpus_per_trial {gpus:g} exceeds the {cluster_gpus:g} GPUs there are; lower it.")
+    limits = [max(num_trials, 1)]
+    if wanted.max_concurrent != "auto":
+        limits.append(wanted.max_concurrent)
+    if gpus:
+        limits.append(int(cluster_gpus / gpus))
+    elif wanted.cpus_per_trial == "auto":
+        limits.append(min(int(cluster_cpus / workers), MOST_TRIALS_AT_ONCE_ON_CPUS))
+    if wanted.cpus_per_trial != "auto":
+        limits.append(int(cluster_cpus / wanted.cpus_per_trial))
+    at_once = max(1, min(limits))
+    cpus = (
+        _share_of_cores(cluster_cpus / at_once, workers) if wanted.cpus_per_trial == "auto" else wanted.cpus_per_trial
+    )
+    if cpus > cluster_cpus:
+        raise RunFault(f"resources.cpus_per_trial {cpus:g} exceeds the {cluster_cpus:g} CPUs there are; lower it.")
+    return TrialResources(
+        num_workers=workers,
+        cpus_per_worker=cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers,
+        gpus_per_worker=gpus / workers,
+        max_concurrent=at_once,
+    )
+
+
+def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """Resources of one worker in Ray's terms."""
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def _share_of_cores(share: float, workers: int) -> float:
+    """Whole cores for each trial where there is one for each worker, else an even share."""
+    return float(int(share)) if share >= workers else share

@@ -1,0 +1,179 @@
+"""What a sweep will cost in time and disk, from a few measured steps of its own trials on its own data."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medcap_core import training
+from medcap_core.batches import SourcePart, prefetch
+from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.prepare import PreparedData, prepare_data
+from medcap_core.data.records import SplitName
+from medcap_core.data.sources import load_data
+from medcap_core.data.splits import DATA_SEED, select_rows
+from medcap_core.device import current_device
+from medcap_core.distributed import Workers
+from medcap_core.evaluation import compute_validation_loss, generate_captions
+from medcap_core.models import load_captioner
+from sweep.cluster import TrialResources
+from sweep.plan import CostEstimate
+from sweep.points import build_config, draw_points, grid_rows, num_trials
+from sweep.pruning import build_rungs, should_prune
+from sweep.schema import SearchSpace
+from sweep.trial_record import compute_step
+
+NUM_DRAWS = 32
+NUM_STEPS = 4
+NUM_CAPTIONED = 32
+NUM_SIMULATED_SWEEPS = 20
+SECONDS_TO_START = 12.0
+"""Ray, the check of the evaluation and the first import in each trial process."""
+SECONDS_TO_SCORE_AN_EPOCH = 0.6
+SECONDS_TO_SCORE_THE_TEST = 10.0
+"""METEOR takes most of it."""
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """Seconds an image in training, in captioning, and parameters trained."""
+
+    training_seconds: float
+    caption_seconds: float
+    trained_parameters: int
+
+
+def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate:
+    """Measure a few steps of each kind of trial the space holds, and add up what the sweep will do of each.
+
+    Needs a few decoded images; everything else is counted, not done. How much of their schedules ASHA lets trials run
+    is found by simulating sweeps whose trials differ at random.
+    """
+    torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
+    points = grid_rows(space) if space.sampler == "grid" else draw_points(space, NUM_DRAWS, space.seed)
+    configs = [build_config(space, point) for point in points]
+    costs = {_kind(config): config for config in configs}
+    units = {kind: measure_units(config) for kind, config in costs.items()}
+    workers, devices = resources.num_workers, resources.num_workers * resources.max_concurrent
+    share = simulate_share_run(space, configs)
+
+    seconds = []
+    for config in configs:
+        unit, sizes = units[_kind(config)], count_images(config)
+        is_trained = config.freeze is not FreezeMode.ZERO_SHOT
+        epoch = (is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds) / workers
+        seconds.append((epoch + SECONDS_TO_SCORE_AN_EPOCH) * (config.num_epochs * share if is_trained else 1))
+    mean_seconds = float(np.mean(seconds))
+
+    base = configs[0]
+    sizes, caption_seconds = count_images(base), units[_kind(base)].caption_seconds
+    scored_again = 3 * count_images(base.model_copy(update={"max_validation_images": None}))["validation"]
+    num_tested = num_trials(space) if space.test == "all" else 1
+    captions = (1 + num_tested) * sizes["test"] + (scored_again if base.max_validation_images else 0)
+    total = (
+        SECONDS_TO_START
+        + num_trials(space) * mean_seconds / resources.max_concurrent
+        + captions * caption_seconds / devices
+        + num_tested * SECONDS_TO_SCORE_THE_TEST
+    )
+    return CostEstimate(
+        seconds_per_trial=mean_seconds,
+        total_seconds=total,
+        disk_bytes=estimate_disk(base, [unit.trained_parameters for unit in units.values()], resources),
+        basis=f"{NUM_STEPS} measured steps and {NUM_CAPTIONED} captions of each kind of trial on this machine",
+    )
+
+
+def _kind(config: TrialConfig) -> tuple[object, ...]:
+    """What decides the time of a step: trials of one kind are measured once."""
+    return (config.freeze, config.lora_vision, config.image_size, config.batch_size, config.num_beams, config.augment)
+
+
+def measure_units(config: TrialConfig) -> UnitCost:
+    """Run a few training steps and captions of one config on its own data."""
+    geometry = load_captioner(config.model, config.image_size).geometry
+    num_images = max(NUM_CAPTIONED, min(config.batch_size * 2, 128))
+    few = config.model_copy(
+        update={
+            "data_fraction": 1.0,
+            "max_train_images": num_images,
+            "max_validation_images": NUM_CAPTIONED,
+            "max_bad_record_share": 1.0,
+        }
+    )
+    data: PreparedData = prepare_data(few, geometry)
+    trial = training.set_up(few, data, Workers(), current_device())
+    unit_seconds = 0.0
+    if trial.tuning.trainable_parameters:
+        steps = [np.arange(config.batch_size) % len(trial.train.images)] * (NUM_STEPS + 1)
+        parts = [part for step in steps for part in np.array_split(step, config.accumulation_steps)]
+        batches = prefetch(trial.train.make, parts, trial.device)
+        labels = trial.train.captions.count_labels(steps[0])
+        training.take_step(trial, batches, labels, None)
+        elapsed = time_call(lambda: [training.take_step(trial, batches, labels, None) for _ in range(NUM_STEPS)])
+        unit_seconds = elapsed / (NUM_STEPS * config.batch_size)
+    part = SourcePart(trial.validation.images, np.arange(min(NUM_CAPTIONED, len(trial.validation.images))))
+
+    def caption() -> None:
+        generate_captions(trial.captioner, part, config)
+        compute_validation_loss(trial.captioner, trial.validation, config)
+
+    return UnitCost(unit_seconds, time_call(caption) / len(part), trial.tuning.trainable_parameters)
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """Seconds a call takes, the device's work included."""
+    started = time.perf_counter()
+    call()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter() - started
+
+
+def count_images(config: TrialConfig) -> dict[SplitName, int]:
+    """How many images of each split a trial of this config uses, bad ones not yet taken off."""
+    splits = load_data(config.data, seed=DATA_SEED).splits
+    limits = {
+        "train": (config.data_fraction, config.max_train_images),
+        "validation": (1.0, config.max_validation_images),
+        "test": (1.0, config.max_test_images),
+    }
+    return {
+        name: len(select_rows(len(splits[name]), fraction=fraction, cap=cap, seed=DATA_SEED))
+        for name, (fraction, cap) in limits.items()
+    }
+
+
+def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
+    """Share of all planned epochs that the scheduler lets trials run, if their quality is drawn at random."""
+    if space.scheduler == "none" or space.sampler == "grid":
+        return 1.0
+    rungs = build_rungs(space.grace_fraction, space.reduction_factor)
+    generator = np.random.default_rng(0)
+    planned = done = 0
+    for _ in range(NUM_SIMULATED_SWEEPS):
+        curves: list[dict[int, float]] = []
+        for _ in range(num_trials(space)):
+            num_epochs = configs[generator.integers(len(configs))].num_epochs
+            quality = float(generator.random())
+            curve: dict[int, float] = {}
+            planned += num_epochs
+            for epoch in range(1, num_epochs + 1):
+                curve[compute_step(epoch, num_epochs)] = quality
+                done += 1
+                if epoch < num_epochs and should_prune(curve, curves, rungs, space.reduction_factor):
+                    break
+            curves.append(curve)
+    return done / planned
+
+
+def estimate_disk(config: TrialConfig, trained_parameters: list[int], resources: TrialResources) -> int:
+    """Bytes at the fullest moment: running trials, the three kept, `best/`, and the decoded images."""
+    captioner = load_captioner(config.model, config.image_size)
+    model_bytes = 4 * sum(parameter.numel() for parameter in captioner.parameters())
+    weights_bytes = 4 * max(trained_parameters)
+    running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
+    pixels_bytes = 3 * captioner.geometry.size**2 * sum(count_images(config).values())
+    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + pixels_bytes

@@ -1,0 +1,125 @@
+"""The command line: read, check, launch, print where the results are.
+
+python -m sweep.run search_spaces/lora.yaml
+python -m sweep.run --resume runs/lora-001
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from medcap_core.errors import ConfigFault, UserFault
+from sweep.cluster import set_quiet_defaults
+from sweep.overrides import apply_overrides
+from sweep.run_directory import next_run_directory
+from sweep.space import load_space
+from sweep.study import Study
+
+EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    space: Annotated[Path | None, typer.Argument(help="Space file, such as search_spaces/lora.yaml.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set: phantoms, rocov2, a Hub name or a path.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: phantom-blip, a Hub name or a path.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds so many.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search and of its trials.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: the next free runs/NAME-NNN.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
+    keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
+) -> None:
+    """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
+    set_quiet_defaults()
+    from medcap_core.libraries import quiet_libraries
+    from sweep import runner  # after the environment is set, since Ray reads it when imported
+
+    quiet_libraries()
+    console = Console()
+    try:
+        if resume is not None:
+            _refuse_with_resume(
+                space=space, data=data, model=model, seed=seed, set=set_, out=out, dry_run=dry_run or None,
+                keep_checkpoints=keep_checkpoints or None,
+            )  # fmt: skip
+            study = Study.open(resume)
+            with study:
+                if trials is not None:
+                    study.extend(_parse_extension(trials))
+                runner.run_study(study, console, address=address, max_concurrent=max_concurrent)
+        else:
+            if space is None:
+                raise ConfigFault(
+                    "No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR."
+                )
+            resolved = apply_overrides(
+                load_space(space),
+                data=data,
+                model=model,
+                trials=_parse_count(trials),
+                seed=seed,
+                set_values=[*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])],
+                max_concurrent=max_concurrent,
+            )
+            if dry_run:
+                runner.show_plan(resolved, console)
+                return
+            runner.check_before_start(resolved)
+            directory = out.resolve() if out else next_run_directory(Path("runs").resolve(), resolved.name)
+            with Study.create(directory, resolved) as study:
+                runner.run_study(study, console, address=address)
+    except UserFault as fault:
+        for line in fault.faults:
+            sys.stderr.write(f"error: {line}\n")
+        raise typer.Exit(EXIT_USER_FAULT) from None
+    except runner.EveryTrialFailed as failure:
+        sys.stderr.write(f"error: {failure}\n")
+        raise typer.Exit(EXIT_FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _refuse_with_resume(**flags: object) -> None:
+    """A resumed run keeps its space; only what does not change results may be given anew."""
+    given = [
+        ("SPACE" if name == "space" else "--" + name.replace("_", "-"))
+        for name, value in flags.items()
+        if value is not None
+    ]
+    if given:
+        raise ConfigFault(
+            f"--resume goes on with the run's own space.yaml, so {', '.join(given)} cannot be given with it; only "
+            "--trials +N, --address and --max-concurrent can."
+        )
+
+
+def _parse_extension(text: str) -> int:
+    if not text.startswith("+") or not text[1:].isdigit():
+        raise ConfigFault(f"--trials {text}: with --resume give the number to add, such as --trials +20.")
+    return int(text[1:])
+
+
+def _parse_count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise ConfigFault(f"--trials {text}: give a whole number of at least 1 (+N is for --resume).")
+    return int(text)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Captions of trained models for a whole split, shared out over all devices of the run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from medcap_core.batches import PixelSource, SourcePart
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import prepare_data
+from medcap_core.data.records import SplitName
+from medcap_core.evaluation import generate_captions
+from medcap_core.libraries import quiet_libraries
+from medcap_core.trained import load_trained_captioner
+from sweep.cluster import TrialResources
+
+SHARDS_PER_DEVICE = 4
+"""More shards than devices, so that progress shows and a slow device does not hold the others up."""
+
+
+@dataclass(frozen=True)
+class CaptionJob:
+    """One model to caption one split with; `weights` None is the base model itself."""
+
+    name: str
+    config: TrialConfig
+    weights: Path | None
+    split: SplitName
+    num_images: int
+
+
+def caption_split(
+    jobs: list[CaptionJob], resources: TrialResources, progress: Callable[[str, int, int], None], what: str
+) -> dict[str, list[str]]:
+    """Every job's captions in the order of its split, by job name."""
+    num_devices = resources.max_concurrent * resources.num_workers
+    run = ray.remote(_caption_positions).options(
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=2
+    )
+    pending: dict[Any, tuple[str, np.ndarray]] = {}
+    for job in jobs:
+        num_shards = max(
+            1, min(num_devices * SHARDS_PER_DEVICE, math.ceil(job.num_images / job.config.eval_batch_size))
+        )
+        for positions in np.array_split(np.arange(job.num_images), num_shards):
+            task = run.remote(
+                job.config.model_dump(mode="json"), job.weights, job.split, positions, resources.cpus_per_worker
+            )
+            pending[task] = (job.name, positions)
+    captions: dict[str, dict[int, str]] = {job.name: {} for job in jobs}
+    total = sum(job.num_images for job in jobs)
+    while pending:
+        (task, *_), _ = ray.wait(list(pending), num_returns=1)
+        name, positions = pending.pop(task)
+        captions[name].update(zip(positions.tolist(), ray.get(task), strict=True))
+        progress(what, sum(len(part) for part in captions.values()), total)
+    return {name: [part[position] for position in range(len(part))] for name, part in captions.items()}
+
+
+def _caption_positions(
+    config: dict[str, Any], weights: Path | None, split: SplitName, positions: np.ndarray, num_threads: float
+) -> list[str]:
+    """Runs in a Ray worker, which keeps the model for its next shard."""
+    quiet_libraries()
+    torch.set_num_threads(max(1, int(num_threads)))
+    trial_config = TrialConfig.model_validate(config)
+    captioner = load_trained_captioner(trial_config, weights)
+    data = prepare_data(trial_config, captioner.geometry, splits=(split,), whole_validation=True)
+    return generate_captions(captioner, SourcePart(PixelSource(data.splits[split]), positions), trial_config)

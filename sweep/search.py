@@ -1,0 +1,220 @@
+"""The search under Ray Tune: the study proposes, Tune runs, the study records and decides who is stopped.
+
+Three small adapters speak Tune's language; what they say is the `Study`'s. Tune's own state files are thrown away.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweep.cluster import DRIVER_CPUS, TrialResources, worker_resources
+from sweep.plan import short_label
+from sweep.study import Study
+from sweep.terminal import SweepView
+from sweep.trial import FAILURE, Assignment, run_trial
+from sweep.trial_record import EPOCH_FIELDS, TrialRecord, TrialState
+
+MOST_RETRIES = 2
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def run_search(study: Study, resources: TrialResources, view: SweepView) -> None:
+    """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed."""
+    remaining = study.num_wanted - study.num_finished
+    if remaining <= 0:
+        return
+    ledger = Ledger(study, view)
+    scratch = study.directory / "ray"
+    trainable = tune.with_resources(run_trial, _placement(resources))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=StudySearcher(study, resources),
+            scheduler=StudyScheduler(ledger),
+            num_samples=remaining,
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=resources.num_workers == 1,
+            trial_name_creator=_name_trial,
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=MOST_RETRIES),
+            callbacks=[LedgerCallback(ledger)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        ledger.stop_unfinished()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _placement(resources: TrialResources) -> dict[str, float]:
+    """What Tune reserves for a trial; under Ray Train the workers reserve their own."""
+    if resources.num_workers > 1:
+        return {"CPU": DRIVER_CPUS}
+    return worker_resources(resources.cpus_per_worker, resources.gpus_per_worker)
+
+
+def _name_trial(trial: Trial) -> str:
+    return f"{trial.config['trial']} {trial.config['label']}"
+
+
+class Ledger:
+    """What happens to trials, in one place: tells the study, keeps the checkpoints tidy, and shows the table."""
+
+    def __init__(self, study: Study, view: SweepView) -> None:
+        self.study = study
+        self.view = view
+        self.outcomes: dict[str, tuple[TrialState, str]] = {}
+        self.last_look = 0.0
+
+    def take_result(self, name: str, result: dict[str, Any]) -> bool:
+        """Record an epoch or a failure; returns whether the trial may go on."""
+        if FAILURE in result:
+            self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]))
+            return False
+        if not self.study.report(name, {field: result[field] for field in EPOCH_FIELDS}):
+            self.outcomes[name] = (TrialState.PRUNED, "")
+            return False
+        return True
+
+    def end(self, name: str, fault: str | None = None) -> None:
+        """Record the end of a trial; `fault` says why its process was given up."""
+        state, reason = (TrialState.FAILED, fault) if fault else self.outcomes.get(name, (TrialState.SUCCEEDED, ""))
+        self.study.finish(name, state, reason)
+        self.study.tidy_checkpoints()
+        self.refresh()
+
+    def stop_unfinished(self) -> None:
+        """Leave what did not end to a resume."""
+        for record in self.study.records:
+            if not record.state.is_final:
+                self.study.finish(record.name, TrialState.STOPPED, "interrupted")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the table as it stands, with where each running trial is within its epoch."""
+        self.last_look = time.monotonic()
+        rows = self.study.rows()
+        self.view.update(
+            [
+                replace(row, note=read_progress(self.study.trial_directory(row.trial)))
+                if row.state == TrialState.RUNNING
+                else row
+                for row in rows
+            ]
+        )
+
+    def look(self) -> None:
+        """Refresh now and then."""
+        if time.monotonic() - self.last_look >= SECONDS_BETWEEN_LOOKS:
+            self.refresh()
+
+
+class StaysHere:
+    """Leaves its state out of the files that Tune pickles of itself: the study is on disk already."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(StaysHere, Searcher):
+    """Hands the study's proposals to Tune."""
+
+    def __init__(self, study: Study, resources: TrialResources) -> None:
+        super().__init__(metric="cider", mode="max")
+        self.study = study
+        self.resources = resources
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Give the next assignment, or FINISHED."""
+        record = self.study.propose()
+        return Searcher.FINISHED if record is None else self._assign(record)
+
+    def _assign(self, record: TrialRecord) -> dict[str, Any]:
+        assignment = Assignment(
+            trial=record.name,
+            label=short_label(record.point),
+            config=record.config.model_dump(mode="json"),
+            directory=str(self.study.trial_directory(record.name)),
+            cpus_per_worker=self.resources.cpus_per_worker,
+            gpus_per_worker=self.resources.gpus_per_worker,
+            num_workers=self.resources.num_workers,
+        )
+        return vars(assignment)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do: the ledger hears of it from the callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to do: the study is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to do: a resumed run starts a new Tuner over the same study."""
+
+
+class StudyScheduler(StaysHere, FIFOScheduler):
+    """Stops the trials that the study's pruning rule gives up."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the result and decide."""
+        go_on = self.ledger.take_result(trial.config["trial"], result)
+        return TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP
+
+
+class LedgerCallback(StaysHere, Callback):
+    """Tells the ledger when trials end."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Called often by Tune's loop."""
+        self.ledger.look()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process has begun with a trial, for the first time or again."""
+        self.ledger.study.start(trial.config["trial"])
+        self.ledger.refresh()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or was stopped."""
+        self.ledger.end(trial.config["trial"])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died once more than it is retried."""
+        self.ledger.end(trial.config["trial"], _describe_death(trial))
+
+
+def _describe_death(trial: Trial) -> str:
+    """The last line of what Ray kept of the error."""
+    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    cause = lines[-1] if lines else "no error was kept"
+    return f"its process failed {MOST_RETRIES + 1} times: {cause}"
+
+
+def read_progress(directory: Path) -> str:
+    """Where a running trial stands within its epoch, from the note it leaves; empty if there is none."""
+    try:
+        note = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return f"{note['what']} {note['done']}/{note['total']}"

@@ -1,0 +1,158 @@
+"""One trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray import tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from medcap_core.checkpoint import EpochReport
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import prepare_data
+from medcap_core.distributed import current_workers
+from medcap_core.errors import OutOfMemory, TrialFailure, UserFault
+from medcap_core.evaluation import ignore_progress
+from medcap_core.libraries import quiet_libraries
+from medcap_core.models import load_captioner
+from medcap_core.training import fit
+from sweep.cluster import worker_resources
+
+SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
+
+FAILURE = "failure"
+"""Key of a result that says why the trial cannot go on; a trial reports it rather than raise, so no one retries it."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a trial process is told; plain values, since Ray carries and shows them."""
+
+    trial: str
+    label: str
+    config: dict[str, Any]
+    directory: str
+    cpus_per_worker: float
+    gpus_per_worker: float
+    num_workers: int
+
+    @property
+    def trial_config(self) -> TrialConfig:
+        """The config as validated by the driver."""
+        return TrialConfig.model_validate(self.config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trial keeps what it needs to go on."""
+        return Path(self.directory) / "checkpoints"
+
+
+def run_trial(params: dict[str, Any]) -> None:
+    """Tune's function trainable: run one assignment to its end, reporting each epoch."""
+    assignment = Assignment(**params)
+    if assignment.num_workers == 1:
+        train_here(assignment, tune.report)
+        return
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=params,
+        # Shared memory and loopback serve where there is no GPU; NCCL where there is one.
+        torch_config=TorchConfig(backend="nccl" if assignment.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=assignment.num_workers,
+            use_gpu=assignment.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker),
+        ),
+        run_config=RunConfig(
+            name=assignment.trial,  # the restore key, so without a time stamp
+            storage_path=str(Path(assignment.directory) / "ray_train"),
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        known = [cause for cause in error.worker_failures.values() if isinstance(_root_cause(cause), TrialFailure)]
+        if not known:
+            raise
+        tune.report({FAILURE: str(_root_cause(known[0]))})
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error
+
+
+def _train_worker(params: dict[str, Any]) -> None:
+    train_here(Assignment(**params), ray.train.report)
+
+
+def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
+    """Fit in this process, with its log and progress note in the trial's folder."""
+    config, directory = assignment.trial_config, Path(assignment.directory)
+    quiet_libraries()
+    torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
+    directory.mkdir(parents=True, exist_ok=True)
+    rank = current_workers().rank
+    note_progress = ProgressNote(directory / "progress.json") if rank == 0 else ignore_progress
+    with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
+        try:
+            captioner = load_captioner(config.model, config.image_size)
+            data = prepare_data(config, captioner.geometry)
+
+            def report_epoch(epoch: EpochReport) -> None:
+                report(asdict(epoch))
+
+            fit(config, data, assignment.checkpoints, report_epoch, note_progress)
+        except (TrialFailure, UserFault) as failure:
+            if isinstance(failure, OutOfMemory) and assignment.num_workers > 1:
+                raise  # the other workers wait for this one; only its end frees them
+            report({FAILURE: " ".join(failure.args[0].split("\n"))})
+
+
+class ProgressNote:
+    """Leaves where a trial stands within its epoch in a small file, now and then, for the driver's table."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last_written = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Write `{what, done, total}` if the last note is old enough."""
+        now = time.monotonic()
+        if now - self.last_written < SECONDS_BETWEEN_PROGRESS_NOTES:
+            return
+        self.last_written = now
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"what": what, "done": done, "total": total}), encoding="utf-8")
+        partial.replace(self.path)
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Send this project's log records to `path` while a trial runs in this process."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("medcap_core")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
