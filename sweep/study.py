@@ -33,7 +33,7 @@ class Study:
     """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
 
     def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, database: StudyDatabase) -> None:
-        self.directory = directory
+        self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
         self.space = space
         self._lock = lock
         self._database = database
