@@ -15,7 +15,7 @@ from PIL import Image
 
 from medcap_core.cache import cache_root, guard_cache_writes, write_atomically
 from medcap_core.data.reading import Reading, recognise_split
-from medcap_core.data.records import Record, SplitName
+from medcap_core.data.records import ImageFile, Record, SplitName
 from medcap_core.data.tables import CAPTION_COLUMNS, CASE_COLUMNS, find_column
 from medcap_core.errors import DataFault
 
@@ -43,12 +43,11 @@ class ArrowImage:
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if isinstance(content, bytes):
             image = Image.open(io.BytesIO(content))
-        elif path:
-            image = Image.open(path)
-        else:
-            raise ValueError("the row holds no image bytes")
-        image.load()
-        return image
+            image.load()
+            return image
+        if path:
+            return ImageFile(Path(path)).open()
+        raise ValueError("the row holds no image bytes")
 
     def fingerprint(self) -> str:
         """Name, size and modification time of the Arrow file, and the row."""
@@ -105,7 +104,7 @@ def read_parquet(path: Path) -> Reading:
         cache.mkdir(parents=True, exist_ok=True)
         try:
             loaded = datasets.load_dataset("parquet", data_files=by_split, cache_dir=str(cache))
-        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
@@ -128,8 +127,9 @@ def _load_from_hub(name: str) -> Any:
             f"'{name}' is no path here, there is no copy of it in the Hub cache {datasets.config.HF_DATASETS_CACHE}, "
             "and the Hugging Face Hub cannot be reached: load it once while online, or pass the path of a local copy."
         ) from error
-    except (datasets.exceptions.DatasetGenerationError, ValueError, RuntimeError, FileNotFoundError) as error:
-        raise DataFault(f"The Hub data set '{name}' cannot be loaded: {_first_line(error)}.") from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError, RuntimeError, OSError) as error:
+        cause = error.__cause__ or error
+        raise DataFault(f"The Hub data set '{name}' cannot be loaded: {_first_line(cause)}.") from error
 
 
 def _list_arrow_files(loaded: Mapping[str, Any], where: str) -> ArrowFiles:

@@ -13,7 +13,7 @@ from PIL import Image
 from medcap_core.data.records import ImageFile, ImageReference
 from medcap_core.errors import DataFault
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2", "ppm", "pgm"}
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ImageIndex:
     def add(self, name: str, reference: ImageReference) -> None:
         """Enter one image; what was entered first under a name stays."""
         self._by_name.setdefault(name, reference)
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            self._by_stem.setdefault(path.stem, reference)
+        stem, _, suffix = name.rpartition(".")
+        if suffix.lower() in IMAGE_SUFFIXES:
+            self._by_stem.setdefault(stem, reference)
 
     def find(self, *names: str) -> ImageReference | None:
         """The image of the first name that is known, with or without its suffix."""
@@ -76,7 +76,7 @@ def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         # A folder with an image's name stands for that image, so that it is reported as unreadable.
-        if entry.is_dir() and Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
+        if entry.is_dir() and entry.name.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
             if depth:
                 _index_folder(folder / entry.name, index, depth - 1)
         else:

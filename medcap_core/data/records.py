@@ -40,9 +40,11 @@ class ImageFile:
 
     def open(self) -> Image.Image:
         """Open by content, whatever the extension says (JPEG bytes in a `.png` are common)."""
-        image = Image.open(self.path)
-        image.load()
-        return image
+        # By file object, not by path: Pillow maps an uncompressed TIFF opened by path and garbles it where it is rotated.
+        with self.path.open("rb") as file:
+            image = Image.open(file)
+            image.load()
+            return image
 
     def fingerprint(self) -> str:
         """File name, size and modification time."""

@@ -11,6 +11,7 @@ import textwrap
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import numpy as np
@@ -280,6 +281,23 @@ def test_kill_9_leaves_no_row_done_without_its_pixels(tmp_path: Path, draw_image
     store.ensure(np.arange(60), lambda what, done, total: calls.append(total))
     assert set(calls) == ({60 - len(done)} if len(done) < 60 else set())
     assert store.pixels(np.arange(60))[:, 2, 4, 4].tolist() == list(range(1, 61))
+
+
+def test_pixels_are_on_disk_before_their_rows_are_marked(
+    tmp_path: Path, draw_image: DrawImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore(build_records(tmp_path, draw_image, 5), GEOMETRY)
+    mark = store._mark
+    on_disk = []
+
+    def look_then_mark(status_file: BinaryIO, chunk: list[int], reasons: dict[int, str]) -> None:
+        on_disk.append(np.fromfile(store.folder / "pixels.u8", np.uint8).reshape(5, -1)[:, -1].tolist())
+        mark(status_file, chunk, reasons)
+
+    monkeypatch.setattr(image_store, "_MAX_CHUNK_ROWS", 2)
+    monkeypatch.setattr(store, "_mark", look_then_mark)
+    store.ensure(np.arange(5))
+    assert on_disk == [[0, 3, 0, 0, 0], [0, 3, 6, 9, 0], [0, 3, 6, 9, 12]]
 
 
 def test_a_waiting_process_shows_how_far_the_other_is(

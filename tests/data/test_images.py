@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from medcap_core.data.images import resize, to_rgb
+from medcap_core.data.records import ImageFile
 
 RESAMPLINGS = [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS]
 
@@ -85,6 +87,18 @@ def test_exif_orientation_is_applied(orientation: int, expected: list[list[int]]
     exif[0x0112] = orientation
     image = reopened(Image.fromarray(np.array([[1, 2, 3]], np.uint8)), "PNG", exif=exif)
     assert pixels(to_rgb(image))[:, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [(3, [[6, 5, 4], [3, 2, 1]]), (6, [[4, 1], [5, 2], [6, 3]])])
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_rotated_files(tmp_path: Path, suffix: str, orientation: int, expected: list[list[int]]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gray = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    gray.save(tmp_path / f"one.{suffix}", exif=exif)
+    gray.save(tmp_path / "pages.tif", exif=exif, save_all=True, append_images=[gray])
+    for name in (f"one.{suffix}", "pages.tif"):
+        assert pixels(to_rgb(ImageFile(tmp_path / name).open()))[:, :, 0].tolist() == expected
 
 
 def test_16_bit_is_scaled_by_its_own_range() -> None:

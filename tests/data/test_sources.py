@@ -54,8 +54,8 @@ def test_rocov2_still_zipped(tmp_path: Path, draw_image: DrawImage) -> None:
     for prefix in PREFIXES.values():
         with zipfile.ZipFile(root / f"{prefix}_images.zip", "w") as archive:
             for image in sorted((root / f"{prefix}_images").iterdir()):
-                archive.write(image, f"{prefix}/{image.name}")
                 archive.writestr(f"__MACOSX/{prefix}/{image.name}", b"junk")
+                archive.write(image, f"{prefix}/{image.name}")
         shutil.rmtree(root / f"{prefix}_images")
     data = load_data(str(root))
     assert levels(data) == {"train": [0, 1], "validation": [100, 101], "test": [200, 201]}
