@@ -15,9 +15,9 @@ _FOLDED = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
 
 
 def fold_white_space(text: str) -> str:
-    """Fold every run of white space or line-like control characters to one space and strip the ends.
+    r"""Fold every run of white space or line-like control characters to one space and strip the ends.
 
-    One stray `\\r`, `\\x0b`, `\\x0c` or U+2028 would shift all later captions by a line in the PTB tokenizer.
+    One stray `\r`, `\x0b`, `\x0c` or U+2028 would shift all later captions by a line in the PTB tokenizer.
     """
     return _FOLDED.sub(" ", text).strip()
 
@@ -40,7 +40,7 @@ class ImageFile:
 
     def open(self) -> Image.Image:
         """Open by content, whatever the extension says (JPEG bytes in a `.png` are common)."""
-        # By file object, not by path: Pillow maps an uncompressed TIFF opened by path and garbles it where it is rotated.
+        # By file object: Pillow maps an uncompressed TIFF opened by path into memory, and garbles a rotated one.
         with self.path.open("rb") as file:
             image = Image.open(file)
             image.load()
