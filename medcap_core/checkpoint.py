@@ -45,7 +45,6 @@ class Progress:
     """The whole epochs of a trial so far."""
 
     history: list[EpochReport] = field(default_factory=list)
-    steps_done: int = 0
 
     @property
     def best_epoch(self) -> int:
@@ -97,21 +96,19 @@ class CheckpointFolder:
         tensors = {f"weights/{name}": tensor for name, tensor in weights.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
-        meta = {"history": [asdict(report) for report in progress.history], "steps": progress.steps_done}
-        save_weights(self.last_path, tensors, {"progress": json.dumps(meta), "scaler": json.dumps(scaler)})
+        history = json.dumps([asdict(report) for report in progress.history])
+        save_weights(self.last_path, tensors, {"history": history, "scaler": json.dumps(scaler)})
         if progress.best_epoch == len(progress.history):
             self._save_best(weights, progress)
         self._save_history(progress)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> Progress:
-        """Load the last whole epoch if there is one, and mend what a kill between two writes left behind."""
+        """Load the last whole epoch if there is one; every worker of a trial may, since nothing is written."""
         if not self.last_path.is_file():
             return Progress()
         with safe_open(self.last_path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        meta = json.loads(metadata["progress"])
-        progress = Progress([EpochReport(**report) for report in meta["history"]], meta["steps"])
         parameters = dict(module.named_parameters())
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
@@ -124,10 +121,15 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(json.loads(metadata["scaler"]))
+        return Progress([EpochReport(**report) for report in json.loads(metadata["history"])])
+
+    def mend(self, module: nn.Module, progress: Progress) -> None:
+        """Write what a kill between two writes left out, given what `restore` gave; for one worker alone."""
+        if not progress.history:
+            return
         if progress.best_epoch == len(progress.history) and self._best_epoch_on_disk() != progress.best_epoch:
             self._save_best(trained_weights(module), progress)
         self._save_history(progress)
-        return progress
 
     def _save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
         save_weights(self.best_path, weights, {"epoch": str(progress.best_epoch)})

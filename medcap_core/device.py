@@ -40,7 +40,7 @@ class PeakMemory:
         self.device = device
         self.peak_bytes = 0
         if device.type == "cuda":
-            torch.cuda.init()  # the counters exist only then
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # the counters exist only then
             torch.cuda.reset_peak_memory_stats(device)
 
     def sample(self) -> int:

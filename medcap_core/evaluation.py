@@ -72,7 +72,8 @@ def compute_validation_loss(
                 encoded=batches.images.encoded,
             )
     num_labels = batches.captions.count_labels(range(len(batches.images)))
-    return sum(workers.gather(float(total))) / max(num_labels, 1)
+    mean: float = sum(workers.gather(float(total))) / max(num_labels, 1)
+    return mean
 
 
 def _chunks(positions: Positions, size: int) -> list[Positions]:

@@ -36,8 +36,8 @@ def load_trained_captioner(config: TrialConfig, weights: Path | None) -> Caption
 def export_captioner(config: TrialConfig, weights: Path | None, directory: Path) -> None:
     """Write the trained model so that plain `from_pretrained` of transformers loads it, with its processor.
 
-    The caption length and beams of `config` become the checkpoint's own defaults for generation; the whole config lies
-    beside the model in `trial_config.json`.
+    The caption length and beams of `config` are saved as the model's `generation_config`, the whole config beside it in
+    `trial_config.json`.
     """
     captioner = build_trained_captioner(config, weights)
     captioner.set_generation_defaults(config)

@@ -51,6 +51,8 @@ def fit(
         trial = set_up(config, data, current_workers(), current_device())
         folder = CheckpointFolder(checkpoint_dir)
         done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
+        if trial.workers.leads:
+            folder.mend(trial.captioner, done)
         log.info(
             "%s: %d of %d parameters trained on %s, %d epochs done before",
             config.freeze,
@@ -200,7 +202,8 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
             trial.memory.sample()
         progress(f"epoch {epoch}/{trial.num_epochs} training", index + 1, len(steps))
     num_labels = trial.train.captions.count_labels(order)
-    return sum(workers.gather(float(total_loss))) / max(num_labels, 1)
+    mean_loss: float = sum(workers.gather(float(total_loss))) / max(num_labels, 1)
+    return mean_loss
 
 
 def take_step(
@@ -257,8 +260,9 @@ def name_memory_faults(config: TrialConfig) -> Iterator[None]:
     """Turn the allocators' errors into OutOfMemory, which names the remedy."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+    except (MemoryError, RuntimeError) as error:
+        # The CPU allocator has no exception of its own.
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
         if not is_memory:
             raise
         raise OutOfMemory(

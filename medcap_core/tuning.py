@@ -85,7 +85,7 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
         captioner.network,
         LoraConfig(
             r=config.lora_rank,
-            lora_alpha=config.resolved_lora_alpha,
+            lora_alpha=config.resolved_lora_alpha,  # type: ignore[arg-type]  # peft only divides it by r
             lora_dropout=config.lora_dropout,
             target_modules="|".join(f"({pattern})" for pattern in patterns),
         ),

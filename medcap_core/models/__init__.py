@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from medcap_core.errors import ModelFault
@@ -73,9 +75,12 @@ def _load_pristine(source: str, image_size: int | None, stamp: int) -> Captioner
                 f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)}."
             )
         captioner = family.load(source, image_size)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         if Path(source).is_dir():
-            raise ModelFault(f"model {source}: the checkpoint cannot be read ({_first_line(error)}).") from error
+            raise ModelFault(
+                f"model {source}: the checkpoint cannot be read ({_first_line(error)}); give a whole one in Hub "
+                "format, with config.json, model.safetensors, processor and tokenizer."
+            ) from error
         raise ModelFault(
             f"model {source}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
             f"({_first_line(error)}); check the name and the network, or pass a local folder in Hub format."
@@ -103,4 +108,4 @@ def hash_weights(name_or_path: str) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__

@@ -1,8 +1,7 @@
 """BLIP captioners: a ViT encoder and a BERT-style decoder that cross-attends to it (Li et al., arXiv 2201.12086)."""
 
-import math
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from medcap_core.models.captioner import Captioner, TokenizedCaptions
 class FusedVisionAttention(BlipAttention):
     """BLIP's vision attention through PyTorch's fused kernel: same weights, the (N, N) scores never written out."""
 
-    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:  # type: ignore[override]
         """Hidden states (B, N, D) -> (B, N, D); gives no attention maps."""
         num_images, num_tokens, _width = hidden_states.shape
         mixed = self.qkv(hidden_states).view(num_images, num_tokens, 3, self.num_heads, self.head_dim)
@@ -49,6 +48,9 @@ class BlipCaptioner(Captioner):
     }
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
     def __init__(self, network: BlipForConditionalGeneration, processor: BlipProcessor) -> None:
         super().__init__()
         for layer in network.vision_model.encoder.layers:
@@ -65,15 +67,23 @@ class BlipCaptioner(Captioner):
     @classmethod
     def load(cls, source: str, image_size: int | None) -> Self:
         """See `Captioner.load`; another image size interpolates the position embedding for good, so a save keeps it."""
-        network, report = BlipForConditionalGeneration.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            source,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with the missing ones
         )
-        if report["missing_keys"]:
+        network, report = loaded
+        absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+        if absent:
             raise ModelFault(
-                f"model {source}: its weights lack {len(report['missing_keys'])} tensors of a BLIP captioner (such as "
-                f"{min(report['missing_keys'])}); give a checkpoint saved from BlipForConditionalGeneration."
+                f"model {source}: {len(absent)} tensors of the captioner that config.json describes (such as "
+                f"{min(absent)}) are not in its weights or have another shape there; give a whole checkpoint saved "
+                "from BlipForConditionalGeneration."
             )
         processor = BlipProcessor.from_pretrained(source)
+        _check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
         size = image_size or int(network.config.vision_config.image_size)
         processor.image_processor.size = {"height": size, "width": size}
         _resize_positions(network, size, source)
@@ -82,7 +92,8 @@ class BlipCaptioner(Captioner):
     @property
     def encoder(self) -> nn.Module:
         """The vision tower."""
-        return self.network.vision_model
+        vision_model: nn.Module = self.network.vision_model
+        return vision_model
 
     def check(self, config: TrialConfig) -> None:
         """See `Captioner.check`."""
@@ -113,7 +124,7 @@ class BlipCaptioner(Captioner):
         """See `Captioner.tokenize`; a cut caption keeps its end token, as in BLIP's own training."""
         text_config = self.network.config.text_config
         encoded = self.processor.tokenizer(
-            [config.prompt + caption for caption in captions],
+            [f"{config.prompt} {caption}" for caption in captions],
             truncation=True,
             max_length=config.max_caption_tokens,
             return_attention_mask=False,
@@ -138,7 +149,7 @@ class BlipCaptioner(Captioner):
 
     def _generation_config(self, config: TrialConfig) -> GenerationConfig:
         text_config = self.network.config.text_config
-        return GenerationConfig(
+        return GenerationConfig(  # type: ignore[no-untyped-call]
             num_beams=config.num_beams,
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=config.min_new_tokens,
@@ -151,9 +162,12 @@ class BlipCaptioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """See `Captioner.set_generation_defaults`; `generate` of a plain BLIP asks its text decoder."""
+        """See `Captioner.set_generation_defaults`.
+
+        A loaded BLIP uses them by `generate(pixel_values=..., generation_config=model.generation_config)`: without that
+        argument transformers asks the text decoder, which has no defaults of its own.
+        """
         self.network.generation_config = self._generation_config(config)
-        self.network.text_decoder.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
@@ -169,7 +183,17 @@ class BlipCaptioner(Captioner):
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
 
 
-def _resize_positions(network: BlipForConditionalGeneration, size: int, source: str) -> None:
+def _check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
+    """Without its file a tokenizer still loads, but knows special tokens alone and makes every word unknown."""
+    num_words = len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
+    if not num_words or len(tokenizer) > vocab_size:
+        raise ModelFault(
+            f"model {source}: its tokenizer knows {num_words} words, its decoder has a vocabulary of {vocab_size}; "
+            "give the checkpoint its own tokenizer.json."
+        )
+
+
+def _resize_positions(network: Any, size: int, source: str) -> None:
     """Interpolate the vision tower's position embedding to `size` pixels a side, as transformers does on the fly."""
     embeddings = network.vision_model.embeddings
     if size == embeddings.image_size:
@@ -188,5 +212,3 @@ def _resize_positions(network: BlipForConditionalGeneration, size: int, source: 
     embeddings.num_patches = num_patches
     embeddings.num_positions = num_patches + 1
     network.config.vision_config.image_size = size
-    if math.isqrt(num_patches) ** 2 != num_patches:
-        raise AssertionError(f"{num_patches} patches do not form a square")

@@ -1,6 +1,7 @@
 """The one interface behind which every captioner family stands.
 
-Shape letters: B images, T caption tokens (padded), N encoder tokens an image, D encoder width, S pixels a side, V words.
+Shape letters: B images, T caption tokens (padded), N encoder tokens an image, D encoder width, S pixels a side,
+V words.
 """
 
 from abc import ABC, abstractmethod
@@ -97,7 +98,7 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Make the search settings of `config` those that a saved checkpoint generates with by itself."""
+        """Make the search settings of `config` those in the `generation_config.json` of a saved checkpoint."""
 
     @abstractmethod
     def check(self, config: TrialConfig) -> None:
