@@ -21,18 +21,6 @@ MOST_TRIALS_AT_ONCE_ON_CPUS = 4
 DRIVER_CPUS = 0.1
 """Share of a core that the process leading several workers takes; a trial on one device has no such process."""
 
-# No telemetry unless the user has turned it on, and no sign-on lines of Ray in the sweep's own terminal output.
-_QUIET_DEFAULTS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-}
-
 
 @dataclass(frozen=True)
 class ClusterInfo:
@@ -46,19 +34,12 @@ class ClusterInfo:
     is_own: bool
 
 
-def set_quiet_defaults() -> None:
-    """Set the environment Ray reads, keeping whatever the user has set; call before Ray starts."""
-    for name, value in _QUIET_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-
-
 @contextmanager
 def connect(address: str | None, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
     """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
 
     Raises RunFault where no cluster answers.
     """
-    set_quiet_defaults()
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -69,7 +50,6 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
                 num_cpus=num_cpus,
                 include_dashboard=True,
                 dashboard_host=LOOPBACK,
-                _node_ip_address=LOOPBACK,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )

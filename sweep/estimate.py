@@ -63,7 +63,9 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     for config in configs:
         unit, sizes = units[_kind(config)], count_images(config)
         is_trained = config.freeze is not FreezeMode.ZERO_SHOT
-        epoch = (is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds) / workers
+        epoch = (
+            is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
+        ) / workers
         seconds.append((epoch + SECONDS_TO_SCORE_AN_EPOCH) * (config.num_epochs * share if is_trained else 1))
     mean_seconds = float(np.mean(seconds))
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from medcap_core.errors import ConfigFault, UserFault
-from sweep.cluster import set_quiet_defaults
+from sweep.environment import set_environment
 from sweep.overrides import apply_overrides
 from sweep.run_directory import next_run_directory
 from sweep.space import load_space
@@ -39,7 +39,7 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
-    set_quiet_defaults()
+    set_environment(address)
     from medcap_core.libraries import quiet_libraries
     from sweep import runner  # after the environment is set, since Ray reads it when imported
 

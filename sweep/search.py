@@ -29,8 +29,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 def run_search(study: Study, resources: TrialResources, view: SweepView) -> None:
     """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed."""
-    remaining = study.num_wanted - study.num_finished
-    if remaining <= 0:
+    remaining = study.num_remaining
+    if not remaining:
         return
     ledger = Ledger(study, view)
     scratch = study.directory / "ray"
@@ -100,9 +100,7 @@ class Ledger:
 
     def stop_unfinished(self) -> None:
         """Leave what did not end to a resume."""
-        for record in self.study.records:
-            if not record.state.is_final:
-                self.study.finish(record.name, TrialState.STOPPED, "interrupted")
+        self.study.stop_unfinished("interrupted")
         self.refresh()
 
     def refresh(self) -> None:

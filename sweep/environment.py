@@ -1,0 +1,29 @@
+"""What Ray and the Hub read from the environment, set before Ray is imported; whatever the user has set stays."""
+
+import os
+
+_DEFAULTS = {
+    # Medical images and what is said of them stay here: no telemetry.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # The run's own table and record take the place of Tune's.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # Ctrl-C is ours to handle.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # Tasks that ask for no GPU must not lose sight of the ones others use.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+# Named for other systems, but it decides on Linux too whether Ray's own servers listen beyond loopback.
+_LISTEN_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def set_environment(address: str | None) -> None:
+    """Set the defaults; without a cluster to join, everything Ray starts listens on loopback alone."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        os.environ.setdefault(_LISTEN_BEYOND_LOOPBACK, "0")
