@@ -49,7 +49,9 @@ def time_call(call: Callable[[], object], repeats: int) -> float:
 
 def build_trial(config: TrialConfig, num_images: int, image_size: int) -> training.Trial:
     """Set a trial up on random data, as `fit` does."""
-    splits = {name: make_random_split(num_images, image_size, seed=seed) for seed, name in enumerate(("train", "validation"))}
+    splits = {
+        name: make_random_split(num_images, image_size, seed=seed) for seed, name in enumerate(("train", "validation"))
+    }
     return training.set_up(config, SimpleNamespace(splits=splits), Workers(), current_device())
 
 
@@ -61,13 +63,13 @@ def measure_steps(trial: training.Trial, num_steps: int) -> tuple[float, float]:
     def run(count: int) -> None:
         order = [np.arange(batch_size)] * count
         batches = prefetch(trial.train.make, order, trial.device)
-        for step in order:
-            training.take_step(trial, batches, trial.train.captions.count_labels(step), None)
+        for step, batch in zip(order, batches, strict=True):
+            trial.steps.take([batch], trial.train.captions.count_labels(step))
         synchronize()
 
     with FlopCounterMode(display=False) as counter:
         run(1)
-    run(3)
+    run(4)
     started = time.perf_counter()
     run(num_steps)
     return (time.perf_counter() - started) / num_steps, counter.get_total_flops() / 1e9

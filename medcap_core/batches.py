@@ -1,9 +1,10 @@
 """From rows of a split to tensors on the device, in an order that seed and epoch decide."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +16,10 @@ from medcap_core.models.captioner import TokenizedCaptions
 
 Positions = NDArray[np.int64]
 _Item = TypeVar("_Item")
+
+
+DEVICE_LOCK = threading.Lock()
+"""Held while a batch goes to the device, so that nothing does while a CUDA graph is recorded."""
 
 
 class ImageSource(Protocol):
@@ -78,6 +83,11 @@ class MicroBatch:
     images: Tensor
     input_ids: Tensor
     labels: Tensor
+    encoded: bool
+
+    def copy(self) -> "MicroBatch":
+        """The same values in tensors of its own."""
+        return replace(self, images=self.images.clone(), input_ids=self.input_ids.clone(), labels=self.labels.clone())
 
 
 def derive_seed(*parts: int) -> int:
@@ -116,14 +126,16 @@ class BatchMaker:
         if is_empty:
             labels.fill_(-100)
         images = self.images.fetch(rows)
-        return MicroBatch(rows, *(move(tensor, self.device) for tensor in (images, input_ids, labels)))
+        tensors = (move(tensor, self.device) for tensor in (images, input_ids, labels))
+        return MicroBatch(rows, *tensors, encoded=self.images.encoded)
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
     """To the device without waiting for the copy: from pinned memory where the device is a GPU."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    with DEVICE_LOCK:
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def prefetch(

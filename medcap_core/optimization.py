@@ -11,20 +11,27 @@ from medcap_core.config import TrialConfig
 def build_optimizer(module: nn.Module, config: TrialConfig) -> torch.optim.AdamW:
     """AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    on_cuda = any(parameter.is_cuda for parameter in trained)
     return torch.optim.AdamW(
         [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ],
-        lr=config.learning_rate,
+        # On CUDA the rate is a tensor, so that a recorded step reads the one of the moment.
+        lr=torch.tensor(config.learning_rate, device=trained[0].device) if on_cuda else config.learning_rate,
         fused=True,
+        capturable=on_cuda,
     )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, step: int, num_steps: int) -> None:
     """Set the rate for `step` (from 0) of the `num_steps` of the whole trial."""
+    rate = config.learning_rate * compute_rate_factor(step, num_steps, config)
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * compute_rate_factor(step, num_steps, config)
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def compute_rate_factor(step: int, num_steps: int, config: TrialConfig) -> float:

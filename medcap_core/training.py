@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +19,14 @@ from medcap_core.batches import BatchMaker, MicroBatch, PixelSource, derive_seed
 from medcap_core.checkpoint import CheckpointFolder, EpochReport, Progress
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData
-from medcap_core.device import PeakMemory, autocast, choose_precision, current_device
+from medcap_core.device import PeakMemory, choose_precision, current_device
 from medcap_core.distributed import Workers, current_workers
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.evaluation import OnProgress, compute_validation_loss, generate_captions, ignore_progress
 from medcap_core.metrics import CaptionScorer, load_caption_scorer
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.optimization import build_optimizer, set_learning_rate
+from medcap_core.steps import Steps, build_steps
 from medcap_core.tuning import TuningSummary, apply_tuning, encoder_is_frozen
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Trial:
     scorer: CaptionScorer
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    steps: Steps
     memory: PeakMemory
 
     @property
@@ -113,7 +115,8 @@ def set_up(config: TrialConfig, data: PreparedData, workers: Workers, device: to
         name: BatchMaker(PixelSource(split), captioner.tokenize(split.captions, config), device)
         for name, split in ((name, data.splits[name]) for name in ("train", "validation"))
     }
-    precision = choose_precision(config, device)
+    optimizer = build_optimizer(captioner, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config, device) is torch.float16)
     return Trial(
         config=config,
         workers=workers,
@@ -124,8 +127,9 @@ def set_up(config: TrialConfig, data: PreparedData, workers: Workers, device: to
         train=batches["train"],
         validation=batches["validation"],
         scorer=load_caption_scorer(data.splits["validation"].captions),
-        optimizer=build_optimizer(captioner, config),
-        scaler=torch.amp.GradScaler(device.type, enabled=precision is torch.float16),
+        optimizer=optimizer,
+        scaler=scaler,
+        steps=build_steps(module, optimizer, scaler, config),
         memory=memory,
     )
 
@@ -138,7 +142,7 @@ def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
     if trial.tuning.trainable_parameters:
         training_loss = train_epoch(trial, epoch, progress)
     training_seconds = time.monotonic() - started
-    learning_rate = trial.optimizer.param_groups[0]["lr"]
+    learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
     validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
     predictions = generate_captions(
@@ -193,7 +197,8 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
     for index, step in enumerate(steps):
         steps_before = (epoch - 1) * len(steps) + index
         set_learning_rate(trial.optimizer, config, steps_before, config.num_epochs * len(steps))
-        loss = take_step(trial, batches, trial.train.captions.count_labels(step), augmenter)
+        parts = [augment(next(batches), augmenter) for _ in range(config.accumulation_steps)]
+        loss = trial.steps.take(parts, trial.train.captions.count_labels(step))
         total_loss += loss
         is_first_bad = ~torch.isfinite(loss) & (first_bad_step < 0)
         first_bad_step = torch.where(is_first_bad, steps_before + 1, first_bad_step)
@@ -206,41 +211,11 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
     return mean_loss
 
 
-def take_step(
-    trial: Trial, batches: Iterator[MicroBatch], num_labels: int, augmenter: Augmenter | None
-) -> torch.Tensor:
-    """One optimizer step over its micro-batches; returns this worker's summed loss, on the device.
-
-    Each micro-batch's loss is a sum, divided by the label tokens of the whole step over all workers, so that the
-    gradient is that of one large batch however it is dealt out.
-    """
-    config = trial.config
-    precision = choose_precision(config, trial.device)
-    step_loss = torch.zeros((), device=trial.device)
-    for part in range(config.accumulation_steps):
-        batch = next(batches)
-        images = augmenter.apply(batch.images, batch.positions) if augmenter else batch.images
-        is_last = part == config.accumulation_steps - 1
-        with defer_gradient_exchange(trial.module, wait=not is_last), autocast(trial.device, precision):
-            loss = trial.module(
-                images, batch.input_ids, batch.labels, config.label_smoothing, encoded=trial.train.images.encoded
-            )
-            # DistributedDataParallel averages over workers; the sum is wanted.
-            trial.scaler.scale(loss * (trial.workers.size / max(num_labels, 1))).backward()
-        step_loss += loss.detach()
-    trial.scaler.unscale_(trial.optimizer)
-    nn.utils.clip_grad_norm_(trial.captioner.parameters(), config.max_grad_norm)
-    trial.scaler.step(trial.optimizer)
-    trial.scaler.update()
-    trial.optimizer.zero_grad(set_to_none=True)
-    return step_loss
-
-
-def defer_gradient_exchange(module: nn.Module, *, wait: bool) -> contextlib.AbstractContextManager[None]:
-    """Under several workers, let gradients wait for the last micro-batch of a step."""
-    if wait and isinstance(module, DistributedDataParallel):
-        return module.no_sync()
-    return contextlib.nullcontext()
+def augment(batch: MicroBatch, augmenter: Augmenter | None) -> MicroBatch:
+    """The batch with its images augmented, if they are to be."""
+    if augmenter is None:
+        return batch
+    return replace(batch, images=augmenter.apply(batch.images, batch.positions))
 
 
 def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from medcap_core import training
-from medcap_core.batches import SourcePart, prefetch
+from medcap_core.batches import SourcePart
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, prepare_data
 from medcap_core.data.records import SplitName
@@ -18,6 +18,7 @@ from medcap_core.device import current_device
 from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
 from medcap_core.models import load_captioner
+from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate
 from sweep.points import build_config, draw_points, grid_rows, num_trials
@@ -109,12 +110,12 @@ def measure_units(config: TrialConfig) -> UnitCost:
     trial = training.set_up(few, data, Workers(), current_device())
     unit_seconds = 0.0
     if trial.tuning.trainable_parameters:
-        steps = [np.arange(config.batch_size) % len(trial.train.images)] * (NUM_STEPS + 1)
-        parts = [part for step in steps for part in np.array_split(step, config.accumulation_steps)]
-        batches = prefetch(trial.train.make, parts, trial.device)
-        labels = trial.train.captions.count_labels(steps[0])
-        training.take_step(trial, batches, labels, None)
-        elapsed = time_call(lambda: [training.take_step(trial, batches, labels, None) for _ in range(NUM_STEPS)])
+        step = np.arange(config.batch_size) % len(trial.train.images)
+        parts = [trial.train.make(part) for part in np.array_split(step, config.accumulation_steps)]
+        labels = trial.train.captions.count_labels(step)
+        for _ in range(STEPS_BEFORE_RECORDING + 1):
+            trial.steps.take(parts, labels)
+        elapsed = time_call(lambda: [trial.steps.take(parts, labels) for _ in range(NUM_STEPS)])
         unit_seconds = elapsed / (NUM_STEPS * config.batch_size)
     part = SourcePart(trial.validation.images, np.arange(min(NUM_CAPTIONED, len(trial.validation.images))))
 

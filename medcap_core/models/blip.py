@@ -143,7 +143,11 @@ class BlipCaptioner(Captioner):
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """See `Captioner.compute_logits`."""
         logits: Tensor = self.network.text_decoder(
-            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, use_cache=False
+            input_ids=input_ids,
+            # A ready mask: the one transformers would make copies a number from the host on every step.
+            attention_mask=_build_causal_mask(input_ids.shape[1], encoder_hidden_states.device),
+            encoder_hidden_states=encoder_hidden_states,
+            use_cache=False,
         ).logits
         return logits
 
@@ -181,6 +185,12 @@ class BlipCaptioner(Captioner):
         )
         new_ids = generated[:, input_ids.shape[1] :].tolist()
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+
+
+def _build_causal_mask(num_tokens: int, device: torch.device) -> Tensor:
+    """What is added to attention scores: 0 at a token and before it, the lowest float32 after it; (1, 1, T, T)."""
+    lowest = torch.full((num_tokens, num_tokens), torch.finfo(torch.float32).min, device=device)
+    return lowest.triu(1)[None, None]
 
 
 def _check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
