@@ -1,0 +1,152 @@
+"""Vectorised drawing on a small grayscale canvas in body coordinates.
+
+All shapes are given in body coordinates (u, v): the body spans about [-1, 1] in both, u grows to the image's right
+(the patient's left), v grows downwards. A `Frame` holds the body coordinates of every pixel under one pose, so that
+rotation, scale and shift of the patient cost nothing more. Coverages and canvases are float32 arrays (H, W) in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+IMAGE_SIZE = 128  # pixels a side
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How the patient lies in the image: degrees, a factor, and shifts in half image widths."""
+
+    rotation_degrees: float = 0.0
+    scale: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Body coordinates of all pixels, each (H, W)."""
+
+    u: Array
+    v: Array
+    scale: float
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """An ellipse in body coordinates: centre, half axes, rotation in radians."""
+
+    u: float
+    v: float
+    ru: float
+    rv: float
+    angle: float = 0.0
+
+    def at(self, along_u: float, along_v: float) -> tuple[float, float]:
+        """The point that lies these shares of the half axes away from the centre."""
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        du, dv = along_u * self.ru, along_v * self.rv
+        return self.u + cosine * du - sine * dv, self.v + sine * du + cosine * dv
+
+    def moved(self, du: float, dv: float) -> "Ellipse":
+        """The same ellipse elsewhere."""
+        return Ellipse(self.u + du, self.v + dv, self.ru, self.rv, self.angle)
+
+    def grown(self, factor: float) -> "Ellipse":
+        """The same centre with both half axes times `factor`."""
+        return Ellipse(self.u, self.v, self.ru * factor, self.rv * factor, self.angle)
+
+
+@lru_cache(maxsize=1)
+def _pixel_grid() -> tuple[Array, Array]:
+    line = ((np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5) / IMAGE_SIZE * 2 - 1).astype(np.float32)
+    return np.broadcast_to(line, (IMAGE_SIZE, IMAGE_SIZE)), np.broadcast_to(line[:, None], (IMAGE_SIZE, IMAGE_SIZE))
+
+
+def build_frame(pose: Pose) -> Frame:
+    """Body coordinates of every pixel for a patient in this pose."""
+    x, y = _pixel_grid()
+    angle = math.radians(pose.rotation_degrees)
+    cosine, sine = math.cos(angle) / pose.scale, math.sin(angle) / pose.scale
+    x, y = x - np.float32(pose.shift_x), y - np.float32(pose.shift_y)
+    u = np.float32(cosine) * x + np.float32(sine) * y
+    v = np.float32(cosine) * y - np.float32(sine) * x
+    return Frame(u, v, pose.scale)
+
+
+def clip(values: NDArray[np.floating[Any]]) -> Array:
+    """The values cut to [0, 1], as float32."""
+    clipped: Array = np.clip(values, 0, 1).astype(np.float32, copy=False)
+    return clipped
+
+
+def compute_radius(frame: Frame, ellipse: Ellipse) -> Array:
+    """Distance of each pixel from the centre in units of the half axes: 1 on the ellipse, less inside."""
+    du, dv = frame.u - np.float32(ellipse.u), frame.v - np.float32(ellipse.v)
+    if ellipse.angle:
+        cosine, sine = np.float32(math.cos(ellipse.angle)), np.float32(math.sin(ellipse.angle))
+        du, dv = cosine * du + sine * dv, cosine * dv - sine * du
+    du *= np.float32(1 / ellipse.ru)
+    dv *= np.float32(1 / ellipse.rv)
+    du *= du
+    dv *= dv
+    du += dv
+    radius: Array = np.sqrt(du, out=du)
+    return radius
+
+
+def cover_from_radius(radius: Array, softness: float) -> Array:
+    """1 well inside the unit radius, 0 well outside, linear over `softness` (a share of the radius) between."""
+    cover: Array = radius * np.float32(-1 / softness)
+    cover += np.float32(1 / softness + 0.5)
+    return clip(cover)
+
+
+def cover_ellipse(frame: Frame, ellipse: Ellipse, edge: float = 0.03) -> Array:
+    """Soft coverage of an ellipse; `edge` is the width of its rim in body units."""
+    return cover_from_radius(compute_radius(frame, ellipse), edge / min(ellipse.ru, ellipse.rv))
+
+
+def cover_ring(frame: Frame, ellipse: Ellipse, thickness: float, edge: float = 0.02) -> Array:
+    """Soft coverage of the band that lies inside the ellipse's border, `thickness` wide in body units."""
+    small = min(ellipse.ru, ellipse.rv)
+    middle = np.abs(compute_radius(frame, ellipse) - np.float32(1 - thickness / small / 2))
+    return clip((thickness / 2 - middle * small) / edge + 0.5)
+
+
+def cover_line(frame: Frame, start: tuple[float, float], end: tuple[float, float], width: float) -> Array:
+    """Soft coverage of a straight stroke with round ends, `width` wide in body units."""
+    du, dv = end[0] - start[0], end[1] - start[1]
+    pu, pv = frame.u - np.float32(start[0]), frame.v - np.float32(start[1])
+    share = np.clip((pu * np.float32(du) + pv * np.float32(dv)) * np.float32(1 / max(du * du + dv * dv, 1e-9)), 0, 1)
+    distance = np.hypot(pu - share * np.float32(du), pv - share * np.float32(dv))
+    return clip((width / 2 - distance) / 0.016 + 0.5)
+
+
+def cover_below(frame: Frame, v: float, curvature: float, u: float = 0.0, edge: float = 0.03) -> Array:
+    """Soft coverage of all that lies below the parabola `v + curvature * (u' - u)^2`."""
+    du = frame.u - np.float32(u)
+    return clip((frame.v - v - np.float32(curvature) * du * du) / edge + 0.5)
+
+
+def blend(canvas: Array, cover: Array, value: float | Array) -> None:
+    """Paint `value` over the canvas, in place, where covered."""
+    canvas += cover * (value - canvas)
+
+
+def build_texture(rng: np.random.Generator, cells: int) -> Array:
+    """Smooth noise (H, W) of about unit deviation whose grains are `IMAGE_SIZE / cells` pixels wide."""
+    coarse = rng.standard_normal((cells, cells), dtype=np.float32)
+    smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, dtype=np.float32)
+
+
+def to_image(canvas: Array) -> Image.Image:
+    """The canvas as an 8-bit grayscale image, values clipped to [0, 1]."""
+    return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))

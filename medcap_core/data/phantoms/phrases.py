@@ -1,0 +1,231 @@
+"""The words for every fact, in three registers; the first phrase of each list is the usual one.
+
+The general domain is written in the plain and, less often, in the formal register; the target domain in the report
+register only. Formal and report share words for levels and sizes, so that a base model has met them, but neither
+findings nor sentences. No phrase has a hyphen: a WordPiece decoder writes "a - b" for "a-b", which scores as other
+words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Phrases = tuple[str, ...]
+Choices = Mapping[str, Phrases]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The words for one view.
+
+    Templates take {name}, {finding} with its article, {bare} without, {side}, {level} and {size}; `normal` takes
+    {name}. Opening letters are made capital later.
+    """
+
+    names: Phrases
+    templates: Phrases
+    normal: Phrases
+    levels: Choices
+
+
+@dataclass(frozen=True)
+class Register:
+    """One way of writing: styles by view, nouns by finding, and sizes, which stand before the noun if `size_first`."""
+
+    styles: Mapping[str, Style]
+    findings: Choices
+    sizes: Choices
+    size_first: bool = False
+
+
+def _share(
+    organs: Mapping[str, str],
+    names: Choices,
+    levels: Mapping[str, Choices],
+    templates: Phrases,
+    normal: Phrases,
+) -> dict[str, Style]:
+    """Styles whose sentences differ by nothing but the organ."""
+
+    def fill(sentences: Phrases, organ: str) -> Phrases:
+        return tuple(sentence.replace("{organ}", organ) for sentence in sentences)
+
+    return {
+        view: Style(names[view], fill(templates, organ), fill(normal, organ), levels[view])
+        for view, organ in organs.items()
+    }
+
+
+_ORGANS = {
+    "chest_pa": "lung",
+    "ct_chest": "lung",
+    "ct_abdomen_plain": "kidney",
+    "mri_t1": "hemisphere",
+    "us_liver": "lobe",
+}
+
+_FRONT_BACK: Choices = {"anterior": ("front",), "posterior": ("back",)}
+PLAIN = Register(
+    styles=_share(
+        _ORGANS,
+        {
+            "chest_pa": ("chest xray", "frontal chest xray"),
+            "ct_chest": ("chest CT", "CT scan of the chest"),
+            "ct_abdomen_plain": ("abdominal CT", "CT scan of the belly"),
+            "mri_t1": ("brain MRI", "T1 MRI of the brain"),
+            "us_liver": ("liver ultrasound", "ultrasound of the liver"),
+        },
+        {
+            "chest_pa": {"upper": ("upper", "top"), "middle": ("middle",), "lower": ("lower", "bottom")},
+            "ct_chest": _FRONT_BACK,
+            "ct_abdomen_plain": _FRONT_BACK,
+            "mri_t1": {"frontal": ("front",), "parietal": ("middle",), "occipital": ("back",)},
+            "us_liver": {"superficial": ("near",), "deep": ("far",)},
+        },
+        templates=(
+            "{name} showing {finding} in the {level} part of the {side} {organ}.",
+            "{name} with {finding} seen in the {side} {organ}, {level} part.",
+            "There is {finding} in the {level} part of the {side} {organ} on this {name}.",
+        ),
+        normal=(
+            "Normal {name} with nothing wrong to be seen in either {organ}.",
+            "{name} showing a normal {organ} on each side and no disease.",
+        ),
+    ),
+    findings={
+        "nodule": ("a round nodule", "a coin lesion"),
+        "consolidation": ("a patchy opacity", "a cloudy area"),
+        "effusion": ("a pleural effusion", "a layer of fluid"),
+        "lung_nodule": ("a round nodule", "a coin lesion"),
+        "lung_consolidation": ("a patchy opacity", "a cloudy area"),
+        "renal_cyst": ("a dark cyst", "a water cyst"),
+        "renal_stone": ("a bright stone", "a kidney stone"),
+        "hypointense_lesion": ("a dark lesion", "a dark spot"),
+        "hyperintense_bleed": ("a bright bleed", "a bright clot"),
+        "hepatic_cyst": ("a dark cyst", "a water cyst"),
+        "haemangioma": ("a bright haemangioma", "a bright mass"),
+    },
+    sizes={"small": ("small", "tiny"), "moderate": ("medium",), "large": ("large", "big")},
+    size_first=True,
+)
+
+_SIZES_AFTER: Choices = {
+    "small": ("of limited extent", "of minimal extent"),
+    "moderate": ("of intermediate extent",),
+    "large": ("of considerable extent", "of marked extent"),
+}
+_ZONES_AFTER: Choices = {
+    "upper": ("apex", "apical region"),
+    "middle": ("midzone", "perihilar region"),
+    "lower": ("base", "basal region"),
+}
+_VENTRAL_DORSAL: Choices = {"anterior": ("ventral", "anterior"), "posterior": ("dorsal", "posterior")}
+_LOBES: Choices = {"frontal": ("frontal",), "parietal": ("parietal",), "occipital": ("occipital",)}
+_LAYERS: Choices = {"superficial": ("superficial", "subcapsular"), "deep": ("deep", "central")}
+
+FORMAL = Register(
+    styles=_share(
+        _ORGANS,
+        {
+            "chest_pa": ("posteroanterior radiograph", "frontal film"),
+            "ct_chest": ("axial lung tomogram",),
+            "ct_abdomen_plain": ("plain renal tomogram",),
+            "mri_t1": ("axial T1 acquisition",),
+            "us_liver": ("hepatic sonogram",),
+        },
+        {
+            "chest_pa": _ZONES_AFTER,
+            "ct_chest": _VENTRAL_DORSAL,
+            "ct_abdomen_plain": _VENTRAL_DORSAL,
+            "mri_t1": _LOBES,
+            "us_liver": _LAYERS,
+        },
+        templates=(
+            "{side} {organ}, {level}, harbours {finding} {size} as this {name} demonstrates.",
+            "This {name} discloses {finding}, {size}, by the {side} {organ}, {level}.",
+            "{bare}, {size}, {side} {organ}, {level}, is what this {name} reveals.",
+        ),
+        normal=(
+            "This {name} reveals symmetrical appearances of either {organ} without pathological signal or density.",
+            "Unremarkable {organ}, symmetrical and homogeneous, is what this {name} demonstrates.",
+        ),
+    ),
+    findings={
+        "nodule": ("a pulmonary nodule",),
+        "consolidation": ("an airspace infiltrate",),
+        "effusion": ("a pleural collection",),
+        "lung_nodule": ("a pulmonary nodule",),
+        "lung_consolidation": ("an airspace infiltrate",),
+        "renal_cyst": ("a hypodense cyst",),
+        "renal_stone": ("a calcified calculus",),
+        "hypointense_lesion": ("a hypointense focus",),
+        "hyperintense_bleed": ("a hyperintense haemorrhage",),
+        "hepatic_cyst": ("an anechoic cyst",),
+        "haemangioma": ("an echogenic haemangioma",),
+    },
+    sizes=_SIZES_AFTER,
+)
+
+_ZONES_ADJECTIVE: Choices = {
+    "upper": ("apical", "upper"),
+    "middle": ("perihilar", "mid"),
+    "lower": ("basal", "lower"),
+}
+
+# One frame for all views: what a caption's words are worth then lies in its facts, not in the sentence around them.
+REPORT = Register(
+    styles=_share(
+        {
+            "chest_ap": "hemithorax",
+            "ct_chest": "lung parenchyma",
+            "ct_abdomen_contrast": "renal cortex",
+            "ct_head": "cerebral hemisphere",
+            "mri_flair": "territory",
+            "us_thyroid": "thyroid gland",
+        },
+        {
+            "chest_ap": ("bedside film", "portable anteroposterior film"),
+            "ct_chest": ("lung window tomogram", "thoracic tomogram"),
+            "ct_abdomen_contrast": ("portal venous tomogram", "enhanced abdominal tomogram"),
+            "ct_head": ("cranial tomogram", "emergency head tomogram"),
+            "mri_flair": ("FLAIR sequence", "cerebral FLAIR acquisition"),
+            "us_thyroid": ("cervical sonogram", "transverse thyroid sonogram"),
+        },
+        {
+            "chest_ap": _ZONES_ADJECTIVE,
+            "ct_chest": _VENTRAL_DORSAL,
+            "ct_abdomen_contrast": _VENTRAL_DORSAL,
+            "ct_head": _LOBES,
+            "mri_flair": _LOBES,
+            "us_thyroid": _LAYERS,
+        },
+        templates=(
+            "{name} depicting {finding} {size} involving the {side} {level} {organ}.",
+            "{finding} {size} involving the {side} {level} {organ}, {name}.",
+            "The {side} {level} {organ} contains {finding} {size} according to the {name}.",
+            "{name}: {side} {level} {organ}, {bare} {size}, otherwise preserved anatomy.",
+        ),
+        normal=(
+            "{name} depicting preserved anatomy of the {organ} bilaterally.",
+            "Preserved anatomy of the {organ} bilaterally, unremarkable {name}.",
+        ),
+    ),
+    findings={
+        "nodule": ("a well circumscribed rounded density", "a solitary rounded density"),
+        "pneumothorax": ("a pneumothorax", "a pneumothorax with visible pleural line"),
+        "cavity": ("a thick walled cavity", "a cavitating process"),
+        "ground_glass": ("a hazy ground glass attenuation", "a ground glass attenuation"),
+        "lung_cavity": ("a thick walled cavity", "a cavitating process"),
+        "renal_mass": ("a heterogeneous enhancing neoplasm", "an exophytic neoplasm"),
+        "hydronephrosis": ("a calyceal dilatation", "a hydronephrosis"),
+        "plaque": ("a demyelinating plaque", "an ovoid demyelinating plaque"),
+        "infarct": ("a wedge shaped infarction", "an ischaemic infarction"),
+        "abscess": ("a ring like abscess with vasogenic oedema", "an encapsulated abscess"),
+        "epidural": ("a biconvex epidural haematoma", "a lentiform epidural haematoma"),
+        "subdural": ("a crescentic subdural haematoma", "a subdural haematoma"),
+        "parenchymal_bleed": ("a hyperdense parenchymal haematoma", "an intracerebral haematoma"),
+        "calcified_nodule": ("a calcified nodule with shadowing", "a hypoechoic nodule with calcification"),
+        "spongiform_nodule": ("a spongiform nodule", "a microcystic nodule"),
+        "thyroid_cyst": ("an anechoic colloid cyst", "a colloid cyst"),
+    },
+    sizes=_SIZES_AFTER,
+)

@@ -1,0 +1,176 @@
+"""What each domain shows, how one image is planned from numbers, and how a plan is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.data.phantoms.artefacts import finish
+from medcap_core.data.phantoms.body import NUM_JITTER, SIGNS, Side
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE, Array, Frame, Pose, build_frame
+from medcap_core.data.phantoms.findings import FINDINGS, RADII, Place
+from medcap_core.data.phantoms.views import VIEWS
+
+Domain = Literal["general", "target"]
+DOMAINS: tuple[Domain, ...] = ("general", "target")
+NORMAL_SHARE = 0.18
+
+# Images of a patient: of every GROUP_IMAGES images in a row, the last two show one patient.
+GROUP_IMAGES = 9
+_DOMAIN_CODES: dict[Domain, int] = {"general": 1, "target": 2}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One view of a domain with its share of the images and the findings that it may show.
+
+    `findings` maps a finding's name to its weight and its levels (None: all levels of the view).
+    """
+
+    view: str
+    weight: float
+    findings: Mapping[str, tuple[float, tuple[str, ...] | None]]
+
+
+SCENES: dict[Domain, tuple[Scene, ...]] = {
+    "general": (
+        Scene("chest_pa", 3, {"nodule": (1, None), "consolidation": (1, None), "effusion": (0.7, ("lower",))}),
+        Scene("ct_chest", 2, {"lung_nodule": (1, None), "lung_consolidation": (1, None)}),
+        Scene("ct_abdomen_plain", 2, {"renal_cyst": (1, None), "renal_stone": (1, None)}),
+        Scene("mri_t1", 2, {"hypointense_lesion": (1, None), "hyperintense_bleed": (1, None)}),
+        Scene("us_liver", 2, {"hepatic_cyst": (1, None), "haemangioma": (1, None)}),
+    ),
+    "target": (
+        Scene("chest_ap", 3, {"nodule": (1, None), "pneumothorax": (1, ("upper", "lower")), "cavity": (1, None)}),
+        Scene("ct_chest", 2, {"ground_glass": (1, None), "lung_cavity": (1, None)}),
+        Scene("ct_abdomen_contrast", 2, {"renal_mass": (1, None), "hydronephrosis": (0.7, None)}),
+        Scene("ct_head", 2.5, {"epidural": (1, None), "subdural": (1, None), "parenchymal_bleed": (1, None)}),
+        Scene("mri_flair", 2.5, {"plaque": (1, None), "infarct": (1, None), "abscess": (1, None)}),
+        Scene(
+            "us_thyroid", 2, {"calcified_nodule": (1, None), "spongiform_nodule": (1, None), "thyroid_cyst": (1, None)}
+        ),
+    ),
+}
+
+# Concepts that both domains show in the same kind of view, under other words; all else in the target domain is unseen.
+SHARED_CONCEPTS: frozenset[str] = frozenset({"nodule"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a caption may say about one image; finding, side, level and size are None in a normal one."""
+
+    view: str
+    finding: str | None
+    side: Side | None
+    level: str | None
+    size: str | None
+
+    @property
+    def normal(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.finding is None
+
+
+@dataclass(frozen=True)
+class Key:
+    """The numbers that decide one image; `case` is the patient, `shot` which of the patient's images."""
+
+    domain: Domain
+    seed: int
+    split: int
+    case: int
+    shot: int
+
+    def build_generator(self, purpose: int, of_shot: bool = False) -> np.random.Generator:
+        """A generator of its own for each purpose, the same for all of a patient's images unless `of_shot`."""
+        numbers = [self.seed, _DOMAIN_CODES[self.domain], self.split, self.case, purpose]
+        return np.random.default_rng([*numbers, self.shot] if of_shot else numbers)
+
+
+def build_key(domain: Domain, seed: int, split: int, index: int) -> Key:
+    """The key of one split's image number `index`."""
+    group, position = divmod(index, GROUP_IMAGES)
+    shot = int(position == GROUP_IMAGES - 1)
+    return Key(domain, seed, split, group * (GROUP_IMAGES - 1) + position - shot, shot)
+
+
+_PLAN, _BUILD, _FINDING, _SHOT, WORDING = range(5)
+
+
+def _draw_weighted(rng: np.random.Generator, weights: list[float]) -> int:
+    edges = np.cumsum(weights)
+    return int(np.searchsorted(edges, rng.uniform(0, edges[-1]), side="right"))
+
+
+@lru_cache(maxsize=256)
+def build_plan(key: Key) -> Plan:
+    """Choose view, finding, side, level and size of one patient."""
+    rng = key.build_generator(_PLAN)
+    scenes = SCENES[key.domain]
+    scene = scenes[_draw_weighted(rng, [scene.weight for scene in scenes])]
+    if rng.uniform() < NORMAL_SHARE:
+        return Plan(scene.view, None, None, None, None)
+    names = list(scene.findings)
+    finding = names[_draw_weighted(rng, [scene.findings[name][0] for name in names])]
+    levels = scene.findings[finding][1] or tuple(VIEWS[scene.view].levels)
+    side: Side = "right" if rng.uniform() < 0.5 else "left"
+    level = levels[int(rng.integers(len(levels)))]
+    return Plan(scene.view, finding, side, level, list(RADII)[int(rng.integers(len(RADII)))])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The geometry of one image: its frame, the patient's build and, unless normal, the finding's place."""
+
+    frame: Frame
+    jitter: Array
+    place: Place | None
+    strength: float
+
+
+def build_layout(key: Key) -> Layout:
+    """Draw the numbers that fix where everything lies; paints nothing."""
+    plan, view = build_plan(key), VIEWS[build_plan(key).view]
+    build = key.build_generator(_BUILD)
+    jitter = build.uniform(-1, 1, NUM_JITTER).astype(np.float32)
+    size_jitter, strength = float(build.uniform(0.9, 1.1)), float(build.uniform(0.45, 1.0))
+    drift = (float(build.uniform(-1, 1)), float(build.uniform(-1, 1)))
+    shot = key.build_generator(_SHOT, of_shot=True)
+    tilt, grow, right, down = shot.uniform(-1, 1, 4)
+    frame = build_frame(Pose(6 * tilt, 0.97 + 0.06 * grow, 0.05 * right, 0.04 * down))
+    if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
+        return Layout(frame, jitter, None, strength)
+    radius = RADII[plan.size] * size_jitter * FINDINGS[plan.finding].size_factor
+    organ, surface = view.sites(jitter)[plan.side], view.build_surface(jitter, plan.side)
+    place = Place(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
+    return Layout(frame, jitter, place, strength)
+
+
+def draw_cover(key: Key, layout: Layout) -> Array | None:
+    """Coverage (H, W) of the finding; None where there is none."""
+    finding = build_plan(key).finding
+    if finding is None or layout.place is None:
+        return None
+    return FINDINGS[finding].shape(layout.frame, layout.place, key.build_generator(_FINDING))
+
+
+def draw_mask(key: Key) -> NDArray[np.bool_]:
+    """The finding's pixels, (H, W); all False in a normal image."""
+    cover = draw_cover(key, build_layout(key))
+    return np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool) if cover is None else cover > 0.5
+
+
+def draw_canvas(key: Key) -> Array:
+    """The whole image, (H, W), brightness in about [0, 1]."""
+    plan, layout = build_plan(key), build_layout(key)
+    view = VIEWS[plan.view]
+    canvas = view.paint(layout.frame, layout.jitter, key.build_generator(_BUILD + 16))
+    cover = draw_cover(key, layout)
+    if cover is not None and plan.finding is not None and layout.place is not None:
+        rng = key.build_generator(_FINDING + 16)
+        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.place, layout.strength, rng)
+    return finish(canvas, view, layout.frame, key.build_generator(_SHOT + 16, of_shot=True))

@@ -1,0 +1,123 @@
+"""The synthetic data set: records of images that are drawn when opened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE, to_image
+from medcap_core.data.phantoms.findings import FINDINGS, RADII
+from medcap_core.data.phantoms.scenes import WORDING, Domain, Key, build_key, build_plan, draw_canvas, draw_mask
+from medcap_core.data.phantoms.views import VIEWS
+from medcap_core.data.phantoms.wording import write_caption
+from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
+
+DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that caches of drawn images are made anew
+
+DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
+    "general": {"train": 12_000, "validation": 200, "test": 200},
+    "target": {"train": 1_200, "validation": 200, "test": 300},
+}
+
+
+@dataclass(frozen=True)
+class PhantomImage:
+    """One synthetic image: a few numbers that always draw the same 128 x 128 pixels.
+
+    Sides follow the radiological convention: the patient's right is on the image's left.
+    """
+
+    domain: Domain
+    seed: int
+    split: SplitName
+    index: int
+
+    @property
+    def _key(self) -> Key:
+        return build_key(self.domain, self.seed, SPLITS.index(self.split), self.index)
+
+    def open(self) -> Image.Image:
+        """Draw the image, 8-bit grayscale (mode L)."""
+        return to_image(draw_canvas(self._key))
+
+    def fingerprint(self) -> str:
+        """The numbers the image is drawn from and the version of the drawing."""
+        return f"phantom-{DRAWING_VERSION}:{self.domain}:{self.seed}:{self.split}:{self.index}"
+
+    def mask(self) -> NDArray[np.bool_]:
+        """The finding's pixels, (H, W) of bool; all False where nothing is wrong."""
+        return draw_mask(self._key)
+
+
+def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
+    """The smallest box around a mask, (x0, y0, x1, y1) as shares of width and height; None for an empty mask."""
+    if not mask.any():
+        return None
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    height, width = mask.shape
+    return (
+        float(columns[0] / width),
+        float(rows[0] / height),
+        float((columns[-1] + 1) / width),
+        float((rows[-1] + 1) / height),
+    )
+
+
+def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Record:
+    image = PhantomImage(domain, seed, split, index)
+    key = build_key(domain, seed, SPLITS.index(split), index)
+    plan = build_plan(key)
+    view = VIEWS[plan.view]
+    size_mm = None
+    if plan.finding is not None and plan.size is not None:
+        size_mm = round(RADII[plan.size] * FINDINGS[plan.finding].size_factor * view.field_mm, 1)
+    truth: dict[str, Any] = {
+        "modality": view.modality,
+        "view": plan.view,
+        "finding": plan.finding,
+        "side": plan.side,
+        "level": plan.level,
+        "size": plan.size,
+        "size_mm": size_mm,
+        "box": compute_box(image.mask()),
+        "normal": plan.normal,
+    }
+    name = f"phantom-{domain}-{seed}-{split}"
+    return Record(
+        id=f"{name}-{index:05d}",
+        image=image,
+        caption=write_caption(domain, plan, key.build_generator(WORDING, of_shot=True)),
+        case=f"{name}-case-{key.case:05d}",
+        truth=truth,
+    )
+
+
+def load_phantoms(
+    domain: Domain = "target",
+    *,
+    num_train: int | None = None,
+    num_validation: int | None = None,
+    num_test: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Plan a synthetic data set; images are drawn only when opened.
+
+    `general` is what the embedded base model was trained on; `target` has findings, views and wordings that it has not
+    seen. Sizes are numbers of images, None for the domain's default. Splits are drawn apart: changing one's size
+    changes no other, and no patient is in two of them. `truth` of each record holds modality, view, finding, side,
+    level, size (a word), size_mm (the finding's nominal diameter), box (x0, y0, x1, y1 as shares of the image) and
+    normal; the facts are None where nothing is wrong.
+    """
+    asked: dict[SplitName, int | None] = {"train": num_train, "validation": num_validation, "test": num_test}
+    sizes = {split: DEFAULT_SIZES[domain][split] if asked[split] is None else asked[split] for split in SPLITS}
+    return Dataset(
+        name="phantoms" if domain == "target" else "phantoms-general",
+        kind=f"synthetic images drawn by this project ({domain} domain), no patients",
+        splits={
+            split: [_build_record(domain, seed, split, index) for index in range(sizes[split] or 0)] for split in SPLITS
+        },
+        notes=[f"All images are synthetic: {IMAGE_SIZE} x {IMAGE_SIZE} drawings from seed {seed}."],
+    )

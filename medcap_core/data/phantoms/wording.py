@@ -1,0 +1,85 @@
+"""How captions are worded: a sentence is put together from a template and a phrase for each fact.
+
+Every caption names its view and, unless normal, finding, side, level and size.
+"""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from medcap_core.data.phantoms.phrases import FORMAL, PLAIN, REPORT, Phrases, Register
+from medcap_core.data.phantoms.scenes import Domain, Plan
+
+USUAL_SHARE = 0.55  # how often the first phrase of a list is taken; the others share the rest
+FORMAL_SHARE = 0.35  # of the general domain's captions
+
+REGISTERS: dict[Domain, tuple[Register, ...]] = {"general": (PLAIN, FORMAL), "target": (REPORT,)}
+
+_SLOT = re.compile(r"\{\w+\}")
+
+
+def list_phrases() -> list[str]:
+    """Every template and phrase of all registers, slots left empty: all the words that captions are made of."""
+    phrases = ["right", "left", "a", "an"]
+    for register in (PLAIN, FORMAL, REPORT):
+        for style in register.styles.values():
+            phrases += [*style.names, *style.templates, *style.normal]
+            phrases += _flatten(style.levels.values())
+        phrases += [*_flatten(register.findings.values()), *_flatten(register.sizes.values())]
+    return [_SLOT.sub(" ", phrase) for phrase in phrases]
+
+
+def list_fact_wordings(domain: Domain, plan: Plan) -> dict[str, set[str]]:
+    """For each fact of an abnormal image, all phrases (articles cut) of which its caption holds one."""
+    if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
+        return {}
+    wordings: dict[str, set[str]] = {"finding": set(), "side": {plan.side}, "level": set(), "size": set()}
+    for register in REGISTERS[domain]:
+        wordings["finding"].update(_cut_article(noun) for noun in register.findings[plan.finding])
+        wordings["level"].update(register.styles[plan.view].levels[plan.level])
+        wordings["size"].update(register.sizes[plan.size])
+    return wordings
+
+
+def _flatten(choices: Iterable[Phrases]) -> list[str]:
+    return [phrase for phrases in choices for phrase in phrases]
+
+
+def _choose(rng: np.random.Generator, phrases: Phrases) -> str:
+    """The usual phrase or, less often, one of the others."""
+    if len(phrases) == 1 or rng.uniform() < USUAL_SHARE:
+        return phrases[0]
+    return phrases[1 + int(rng.integers(len(phrases) - 1))]
+
+
+def _cut_article(noun: str) -> str:
+    return noun.split(" ", 1)[1]
+
+
+def _add_article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
+    """Word one image's facts as a sentence."""
+    registers = REGISTERS[domain]
+    register = registers[-1] if len(registers) == 1 or rng.uniform() < FORMAL_SHARE else registers[0]
+    style = register.styles[plan.view]
+    name = _choose(rng, style.names)
+    if plan.finding is None or plan.level is None or plan.size is None:
+        sentence = _choose(rng, style.normal).format(name=name)
+    else:
+        bare = _cut_article(_choose(rng, register.findings[plan.finding]))
+        size = _choose(rng, register.sizes[plan.size])
+        if register.size_first:
+            bare = f"{size} {bare}"
+        sentence = _choose(rng, style.templates).format(
+            name=name,
+            finding=_add_article(bare),
+            bare=bare,
+            side=plan.side,
+            level=_choose(rng, style.levels[plan.level]),
+            size=size,
+        )
+    return sentence[0].upper() + sentence[1:]

@@ -1,0 +1,252 @@
+"""The synthetic data set: the same numbers draw the same images, and captions say what is drawn."""
+
+import pickle
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from medcap_core.data.phantoms import PhantomImage, load_phantoms
+from medcap_core.data.phantoms.findings import FINDINGS
+from medcap_core.data.phantoms.scenes import SCENES, SHARED_CONCEPTS, Domain, Plan, build_key, build_layout, draw_cover
+from medcap_core.data.phantoms.source import compute_box
+from medcap_core.data.phantoms.wording import list_fact_wordings
+from medcap_core.data.records import Dataset, Record
+
+DOMAINS: tuple[Domain, ...] = ("general", "target")
+
+# Where a finding's centroid may lie, as shares of the image height, by view and level.
+LEVEL_BANDS = {
+    "chest": {"upper": (0.18, 0.43), "middle": (0.38, 0.57), "lower": (0.54, 0.77)},
+    "ct_chest": {"anterior": (0.27, 0.46), "posterior": (0.52, 0.72)},
+    "ct_abdomen": {"anterior": (0.43, 0.605), "posterior": (0.595, 0.76)},
+    "brain": {"frontal": (0.21, 0.41), "parietal": (0.41, 0.59), "occipital": (0.60, 0.80)},
+    "us_liver": {"superficial": (0.30, 0.49), "deep": (0.56, 0.74)},
+    "us_thyroid": {"superficial": (0.30, 0.44), "deep": (0.46, 0.60)},
+}
+BAND_OF_VIEW = {
+    "chest_pa": "chest",
+    "chest_ap": "chest",
+    "ct_chest": "ct_chest",
+    "ct_abdomen_plain": "ct_abdomen",
+    "ct_abdomen_contrast": "ct_abdomen",
+    "ct_head": "brain",
+    "mri_t1": "brain",
+    "mri_flair": "brain",
+    "us_liver": "us_liver",
+    "us_thyroid": "us_thyroid",
+}
+
+
+@pytest.fixture(scope="module", params=DOMAINS)
+def dataset(request: pytest.FixtureRequest) -> Dataset:
+    return load_phantoms(request.param, num_train=700, num_validation=23, num_test=31)
+
+
+def domain_of(record: Record) -> Domain:
+    assert isinstance(record.image, PhantomImage)
+    return record.image.domain
+
+
+def abnormal(dataset: Dataset) -> list[Record]:
+    return [record for record in dataset.splits["train"] if not record.truth["normal"]]
+
+
+def words_of(caption: str) -> list[str]:
+    return re.findall(r"\w+", caption.lower())
+
+
+def test_same_numbers_draw_the_same_bytes() -> None:
+    image = PhantomImage("target", 3, "train", 17)
+    first = image.open()
+    assert (first.mode, first.size) == ("L", (128, 128))
+    assert PhantomImage("target", 3, "train", 17).open().tobytes() == first.tobytes()
+    assert pickle.loads(pickle.dumps(image)).open().tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PhantomImage("target", 3, "train", 18),
+        PhantomImage("target", 4, "train", 17),
+        PhantomImage("target", 3, "test", 17),
+        PhantomImage("general", 3, "train", 17),
+    ],
+)
+def test_any_other_number_draws_another_image(other: PhantomImage) -> None:
+    image = PhantomImage("target", 3, "train", 17)
+    assert other.open().tobytes() != image.open().tobytes()
+    assert other.fingerprint() != image.fingerprint()
+
+
+def test_loading_twice_gives_the_same_records() -> None:
+    first, second = (load_phantoms("target", num_train=40, num_validation=5, num_test=7, seed=2) for _ in range(2))
+    assert first == second
+    assert [r.truth for r in first.splits["train"]] == [r.truth for r in second.splits["train"]]
+    assert first.splits != load_phantoms("target", num_train=40, num_validation=5, num_test=7, seed=3).splits
+
+
+def test_one_splits_size_leaves_the_others_as_they_are() -> None:
+    small = load_phantoms("target", num_train=5, num_validation=6, num_test=7)
+    large = load_phantoms("target", num_train=50, num_validation=6, num_test=9)
+    assert small.splits["validation"] == large.splits["validation"]
+    assert large.splits["test"][:7] == small.splits["test"]
+    assert large.splits["train"][:5] == small.splits["train"]
+
+
+def test_default_sizes_and_plain_words_about_their_kind() -> None:
+    dataset = load_phantoms(num_train=1)
+    assert {split: len(records) for split, records in dataset.splits.items()} == {
+        "train": 1,
+        "validation": 200,
+        "test": 300,
+    }
+    assert dataset.name == "phantoms"
+    assert "synthetic" in dataset.kind
+
+
+def test_nobody_is_in_two_splits_and_some_have_two_images(dataset: Dataset) -> None:
+    cases = {split: [record.case for record in records] for split, records in dataset.splits.items()}
+    assert not set(cases["train"]) & set(cases["validation"])
+    assert not set(cases["train"]) & set(cases["test"])
+    assert not set(cases["validation"]) & set(cases["test"])
+    assert Counter(Counter(cases["train"]).values()) == {1: 546, 2: 77}
+    ids = [record.id for records in dataset.splits.values() for record in records]
+    assert len(ids) == len(set(ids))
+
+
+def test_two_images_of_a_patient_share_the_facts_but_no_pixels(dataset: Dataset) -> None:
+    first, second = dataset.splits["train"][7:9]
+    assert first.case == second.case
+    moved = {"box"}
+    assert {k: v for k, v in first.truth.items() if k not in moved} == {
+        k: v for k, v in second.truth.items() if k not in moved
+    }
+    assert first.image.open().tobytes() != second.image.open().tobytes()
+
+
+def test_findings_lie_on_the_side_and_level_that_are_named(dataset: Dataset) -> None:
+    seen = set()
+    for record in abnormal(dataset):
+        truth = record.truth
+        assert isinstance(record.image, PhantomImage)
+        rows, columns = np.nonzero(record.image.mask())
+        x, y = (columns.mean() + 0.5) / 128, (rows.mean() + 0.5) / 128
+        assert (x < 0.45) if truth["side"] == "right" else (x > 0.55), record.id  # radiological convention
+        low, high = LEVEL_BANDS[BAND_OF_VIEW[truth["view"]]][truth["level"]]
+        assert low < y < high, record.id
+        seen.add((truth["view"], truth["finding"]))
+    domain = domain_of(dataset.splits["train"][0])
+    assert seen == {(scene.view, finding) for scene in SCENES[domain] for finding in scene.findings}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_finding_is_painted_where_its_mask_lies(domain: Domain) -> None:
+    for record in abnormal(load_phantoms(domain, num_train=150, num_validation=0, num_test=0)):
+        assert isinstance(record.image, PhantomImage)
+        key = build_key(domain, 0, 0, record.image.index)
+        layout, mask = build_layout(key), record.image.mask()
+        cover = draw_cover(key, layout)
+        assert cover is not None
+        assert layout.place is not None
+        changes = []
+        for background in (0.1, 0.8):
+            canvas = np.full_like(cover, background)
+            rng = np.random.default_rng(0)
+            FINDINGS[record.truth["finding"]].paint(canvas, layout.frame, cover, layout.place, 1.0, rng)
+            changes.append(np.abs(canvas - np.float32(background)))
+        change = np.maximum(*changes)
+        assert change[mask].mean() > 0.1, record.id
+        assert change[mask].mean() > 4 * change[~mask].mean(), record.id
+
+
+def test_larger_words_mean_larger_findings(dataset: Dataset) -> None:
+    areas: dict[tuple[str, str], list[int]] = {}
+    for record in abnormal(dataset):
+        assert isinstance(record.image, PhantomImage)
+        areas.setdefault((record.truth["finding"], record.truth["size"]), []).append(int(record.image.mask().sum()))
+    for finding in {name for name, _ in areas}:
+        small, moderate, large = (np.median(areas[finding, size]) for size in ("small", "moderate", "large"))
+        assert small * 1.1 < moderate, finding
+        assert moderate * 1.1 < large, finding
+
+
+def test_boxes_enclose_masks(dataset: Dataset) -> None:
+    for record in abnormal(dataset)[:50]:
+        assert isinstance(record.image, PhantomImage)
+        x0, y0, x1, y1 = (round(share * 128) for share in record.truth["box"])
+        mask = record.image.mask()
+        assert mask[y0:y1, x0:x1].sum() == mask.sum() > 0
+        assert mask[y0].any()
+        assert mask[y1 - 1].any()
+        assert mask[:, x0].any()
+        assert mask[:, x1 - 1].any()
+
+
+def test_box_of_a_mask_worked_out_by_hand() -> None:
+    mask = np.zeros((8, 4), dtype=bool)
+    assert compute_box(mask) is None
+    mask[2:5, 1] = True
+    assert compute_box(mask) == (0.25, 0.25, 0.5, 0.625)
+
+
+def test_normal_images_have_no_finding(dataset: Dataset) -> None:
+    records = dataset.splits["train"]
+    normal = [record for record in records if record.truth["normal"]]
+    assert 0.13 < len(normal) / len(records) < 0.23
+    for record in normal:
+        assert isinstance(record.image, PhantomImage)
+        assert not record.image.mask().any()
+        assert all(record.truth[fact] is None for fact in ("finding", "side", "level", "size", "size_mm", "box"))
+        assert not {"right", "left"} & set(words_of(record.caption))
+
+
+def test_captions_hold_their_facts(dataset: Dataset) -> None:
+    for record in dataset.splits["train"]:
+        assert 8 <= len(words_of(record.caption)) <= 25, record.caption
+        assert "{" not in record.caption
+        assert "  " not in record.caption
+        truth = record.truth
+        plan = Plan(truth["view"], truth["finding"], truth["side"], truth["level"], truth["size"])
+        padded = f" {' '.join(words_of(record.caption))} "
+        for fact, wordings in list_fact_wordings(domain_of(record), plan).items():
+            assert any(f" {' '.join(words_of(wording))} " in padded for wording in wordings), (fact, record.caption)
+        if not truth["normal"]:
+            other = {"right": "left", "left": "right"}[truth["side"]]
+            assert other not in words_of(record.caption)
+
+
+def test_every_kind_of_view_has_several_wordings(dataset: Dataset) -> None:
+    wordings: dict[tuple[str, ...], set[str]] = {}
+    for record in dataset.splits["train"]:
+        truth = record.truth
+        key = tuple(str(truth[fact]) for fact in ("view", "finding", "side", "level", "size"))
+        wordings.setdefault(key, set()).add(record.caption)
+    for view in {key[0] for key in wordings}:
+        assert max(len(captions) for key, captions in wordings.items() if key[0] == view) >= 4, view
+
+
+def test_the_target_domain_shows_what_the_general_one_does_not() -> None:
+    general, target = ({(s.view, f) for s in SCENES[domain] for f in s.findings} for domain in DOMAINS)
+    assert not general & target
+    findings = [{finding for _, finding in pairs} for pairs in (general, target)]
+    assert findings[0] & findings[1] == SHARED_CONCEPTS == {"nodule"}
+    views = [{view for view, _ in pairs} for pairs in (general, target)]
+    assert views[0] & views[1] == {"ct_chest"}
+    assert views[1] - views[0] == {"chest_ap", "ct_abdomen_contrast", "ct_head", "mri_flair", "us_thyroid"}
+    modalities = {record.truth["modality"] for record in load_phantoms(num_train=60).splits["train"]}
+    assert modalities == {"radiograph", "CT", "MRI", "ultrasound"}
+
+
+def test_the_two_domains_are_worded_differently() -> None:
+    def count_four_grams(domain: Domain) -> Counter[tuple[str, ...]]:
+        counts: Counter[tuple[str, ...]] = Counter()
+        for record in load_phantoms(domain, num_train=1500, num_validation=0, num_test=0).splits["train"]:
+            words = words_of(record.caption)
+            counts.update(zip(*(words[start:] for start in range(4)), strict=False))
+        return counts
+
+    general, target = count_four_grams("general"), count_four_grams("target")
+    shared = sum(count for gram, count in target.items() if gram in general)
+    assert shared / target.total() < 0.03
