@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
     Raises RunFault where no cluster answers.
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             context = _join(address)
@@ -53,6 +55,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+        signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
         resources = ray.cluster_resources()
         yield ClusterInfo(
             dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,

@@ -4,6 +4,7 @@ python -m sweep.run search_spaces/lora.yaml
 python -m sweep.run --resume runs/lora-001
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from medcap_core.errors import ConfigFault, UserFault
+from medcap_core.errors import ConfigFault, MedcapError, UserFault
 from sweep.environment import set_environment
 from sweep.overrides import apply_overrides
-from sweep.run_directory import next_run_directory
+from sweep.run_directory import check_new_directory, next_run_directory
+from sweep.schema import SearchSpace
 from sweep.space import load_space
-from sweep.study import Study
 
 EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -40,52 +41,80 @@ def run(
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
-    from medcap_core.libraries import quiet_libraries
-    from sweep import runner  # after the environment is set, since Ray reads it when imported
-
-    quiet_libraries()
-    console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end by a scheduler: as by Ctrl-C
     try:
         if resume is not None:
             _refuse_with_resume(
                 space=space, data=data, model=model, seed=seed, set=set_, out=out, dry_run=dry_run or None,
                 keep_checkpoints=keep_checkpoints or None,
             )  # fmt: skip
-            study = Study.open(resume)
-            with study:
-                if trials is not None:
-                    study.extend(_parse_extension(trials))
-                runner.run_study(study, console, address=address, max_concurrent=max_concurrent)
+            num_more = 0 if trials is None else _parse_extension(trials)
+            _go_on(resume, num_more, address=address, max_concurrent=max_concurrent)
+            return
+        if space is None:
+            raise ConfigFault("No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR.")
+        resolved = apply_overrides(
+            load_space(space),
+            data=data,
+            model=model,
+            trials=_parse_count(trials),
+            seed=seed,
+            set_values=[*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])],
+            max_concurrent=max_concurrent,
+        )
+        if dry_run:
+            _show_plan(resolved)
         else:
-            if space is None:
-                raise ConfigFault(
-                    "No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR."
-                )
-            resolved = apply_overrides(
-                load_space(space),
-                data=data,
-                model=model,
-                trials=_parse_count(trials),
-                seed=seed,
-                set_values=[*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])],
-                max_concurrent=max_concurrent,
-            )
-            if dry_run:
-                runner.show_plan(resolved, console)
-                return
-            runner.check_before_start(resolved)
-            directory = out.resolve() if out else next_run_directory(Path("runs").resolve(), resolved.name)
-            with Study.create(directory, resolved) as study:
-                runner.run_study(study, console, address=address)
+            _start(resolved, out, address=address)
     except UserFault as fault:
         for line in fault.faults:
             sys.stderr.write(f"error: {line}\n")
         raise typer.Exit(EXIT_USER_FAULT) from None
-    except runner.EveryTrialFailed as failure:
+    except MedcapError as failure:
         sys.stderr.write(f"error: {failure}\n")
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+# The heavy imports come last: a fault in a flag or a space file shows at once, and Ray reads the environment set above.
+
+
+def _show_plan(space: SearchSpace) -> None:
+    from medcap_core.libraries import quiet_libraries
+    from sweep import runner
+
+    quiet_libraries()
+    runner.show_plan(space, Console())
+
+
+def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None:
+    if out is not None:
+        check_new_directory(out.resolve())
+    from medcap_core.libraries import quiet_libraries
+    from sweep import runner
+    from sweep.study import Study
+
+    quiet_libraries()
+    runner.check_before_start(space)
+    directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
+    try:
+        with Study.create(directory, space) as study:
+            runner.run_study(study, Console(), address=address)
+    except UserFault as fault:
+        runner.discard_unused(directory, fault)
+        raise
+
+
+def _go_on(directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None) -> None:
+    from sweep.study import Study
+
+    with Study.open(directory) as study:
+        from medcap_core.libraries import quiet_libraries
+        from sweep import runner
+
+        quiet_libraries()
+        runner.run_study(study, Console(), address=address, max_concurrent=max_concurrent, num_more=num_more)
 
 
 def _refuse_with_resume(**flags: object) -> None:
@@ -103,7 +132,7 @@ def _refuse_with_resume(**flags: object) -> None:
 
 
 def _parse_extension(text: str) -> int:
-    if not text.startswith("+") or not text[1:].isdigit():
+    if not text.startswith("+") or not text[1:].isdecimal() or int(text[1:]) == 0:
         raise ConfigFault(f"--trials {text}: with --resume give the number to add, such as --trials +20.")
     return int(text[1:])
 
@@ -111,7 +140,7 @@ def _parse_extension(text: str) -> int:
 def _parse_count(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise ConfigFault(f"--trials {text}: give a whole number of at least 1 (+N is for --resume).")
     return int(text)
 

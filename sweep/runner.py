@@ -1,6 +1,7 @@
 """One run from start to end: data, cluster, a check of the evaluation, the search, the best model, the test split."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from rich.console import Console
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, TooManyBadRecords, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
-from medcap_core.errors import MedcapError
+from medcap_core.errors import MedcapError, UserFault
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import hash_weights, load_captioner
 from medcap_core.tuning import apply_tuning
@@ -39,8 +40,10 @@ class EveryTrialFailed(MedcapError):
     """No trial of the run gave a model."""
 
 
-def run_study(study: Study, console: Console, *, address: str | None, max_concurrent: int | None = None) -> None:
-    """Run what is left of a study, choose its best trial, and score that on the test split.
+def run_study(
+    study: Study, console: Console, *, address: str | None, max_concurrent: int | None = None, num_more: int = 0
+) -> None:
+    """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
     Raises EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
@@ -53,6 +56,8 @@ def run_study(study: Study, console: Console, *, address: str | None, max_concur
     with divert_noise(study.directory / "log.txt", console) as terminal:
         try:
             with connect(address) as cluster:
+                if num_more:
+                    study.extend(num_more)
                 resources = choose_resources(cluster.num_cpus, cluster.num_gpus, wanted, study.num_wanted)
                 view = SweepView(
                     terminal,
@@ -81,6 +86,12 @@ def check_before_start(space: SearchSpace) -> None:
         captioner = load_captioner(config.model, config.image_size)
         captioner.check(config)
         apply_tuning(captioner, config)
+
+
+def discard_unused(directory: Path, fault: UserFault) -> None:
+    """Remove the directory of a run that a fault ended before its first trial, unless it holds the list of bad records."""
+    if not isinstance(fault, TooManyBadRecords) and not (directory / "trials").exists():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _typical_configs(space: SearchSpace, num_points: int = 24) -> list[TrialConfig]:
@@ -116,7 +127,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         data = prepare_data(config, captioner.geometry, splits=SPLITS, progress=view.step)
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
-        raise
+        raise TooManyBadRecords((*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped) from None
     write_skipped(data.skipped, skipped_path)
     sizes = {name: len(split) for name, split in data.splits.items()}
     view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
