@@ -66,14 +66,14 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Put the tensors of `path` into the parameters of the same names. Raises RunFault where names differ."""
+    """Put the tensors of `path` into the trained parameters of the same names. Raises RunFault where names differ."""
+    targets = trained_weights(module)
     with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        targets = {name: parameter for name, parameter in module.named_parameters() if name in names}
-        if len(targets) != len(names):
+        strangers = targets.keys() ^ set(file.keys())
+        if strangers:
             raise RunFault(
-                f"{path}: {len(names) - len(targets)} of its tensors (such as {min(names - targets.keys())}) have no "
-                "place in the model; it was written by another model or another freeze mode."
+                f"{path}: {len(strangers)} tensors (such as {min(strangers)}) are in this file or among the trained "
+                "parameters of the model, but not in both; it was written by another model or another freeze mode."
             )
         with torch.no_grad():
             for name, parameter in targets.items():

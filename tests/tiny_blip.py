@@ -22,7 +22,11 @@ PAD, UNKNOWN, SEP, DEC = (VOCABULARY[token] for token in ("[PAD]", "[UNK]", "[SE
 
 
 def save_tiny_blip(directory: Path, seed: int = 0, initializer_range: float = 0.02) -> Path:
-    """Write a BLIP with random weights; with a wide `initializer_range` it says something else about every image."""
+    """Write a BLIP with random weights; with a wide `initializer_range` it says something else about every image.
+
+    From then on this process computes on one thread: so small a model only loses by sharing its work out.
+    """
+    torch.set_num_threads(1)
     sizes = {"num_attention_heads": 4, "initializer_range": initializer_range}
     config = BlipConfig(
         vision_config=sizes

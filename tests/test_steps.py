@@ -1,0 +1,62 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medcap_core.batches import order_of_epoch, split_step
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import PreparedData
+from medcap_core.distributed import Workers
+from medcap_core.models import load_captioner
+from medcap_core.training import set_up
+from tests.tiny_blip import save_tiny_blip, tiny_config, tiny_data
+
+
+def capture_gradients(config: TrialConfig, data: PreparedData) -> tuple[dict[str, torch.Tensor], float]:
+    """The gradients, as the optimizer sees them, of one step over the whole training split."""
+    trial = set_up(config, data, Workers(), torch.device("cpu"))
+    step = order_of_epoch(len(trial.train.images), config.seed, 1)
+    parts = [trial.train.make(part) for part in split_step(step, config.accumulation_steps)]
+    gradients: dict[str, torch.Tensor] = {}
+
+    def keep(*_: object) -> None:
+        for name, parameter in trial.captioner.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.clone()
+
+    trial.optimizer.register_step_pre_hook(keep)
+    loss = trial.steps.take(parts, trial.train.captions.count_labels(step))
+    return gradients, float(loss)
+
+
+def test_accumulation_changes_no_gradient(tmp_path: Path) -> None:
+    tiny_blip = save_tiny_blip(tmp_path, initializer_range=0.1)  # gradients below 1, so that 1e-6 means something
+    data = tiny_data(num_train=7)
+    settings: dict[str, object] = {"batch_size": 8, "max_grad_norm": 1e6, "freeze": "full"}
+    whole, loss = capture_gradients(tiny_config(tiny_blip, **settings), data)
+
+    captioner = load_captioner(str(tiny_blip))
+    tokens = captioner.tokenize(data.splits["train"].captions, tiny_config(tiny_blip))
+    pixels = torch.from_numpy(data.splits["train"].pixels(np.arange(7)))
+    total = captioner(pixels, *tokens.batch(range(7)), 0.1, encoded=False)
+    (total / tokens.count_labels(range(7))).backward()
+    assert loss == pytest.approx(total.item(), rel=1e-5)
+    expected = {name: parameter.grad for name, parameter in captioner.named_parameters()}
+    assert whole.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    assert 0.1 < largest < 1
+    for accumulation_steps in (1, 2, 8):
+        config = tiny_config(tiny_blip, **settings, accumulation_steps=accumulation_steps)
+        parts, parts_loss = capture_gradients(config, data)
+        assert parts_loss == pytest.approx(loss, rel=1e-5)
+        for name, gradient in parts.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+def test_gradients_are_clipped_to_their_norm(tiny_blip: Path) -> None:
+    gradients, _ = capture_gradients(tiny_config(tiny_blip, max_grad_norm=0.01, freeze="decoder_only"), tiny_data())
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
+    assert norm == pytest.approx(0.01, rel=1e-3)
+    assert all(name.startswith("network.text_decoder.") for name in gradients)
