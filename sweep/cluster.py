@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import medcap_core
@@ -18,7 +20,11 @@ from medcap_core.errors import RunFault
 from sweep.schema import Resources
 
 LOOPBACK = "127.0.0.1"
+PROBE_SECONDS = 5.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
+KEPT_WORKERS = 64
+"""So many idle processes stay: those that checked the evaluation have imported all that the final test needs. Not on
+GPUs, where an idle one would hold memory."""
 DRIVER_CPUS = 0.1
 """Share of a core that the process leading several workers takes; a trial on one device has no such process."""
 
@@ -54,6 +60,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
                 dashboard_host=LOOPBACK,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _system_config=None if torch.accelerator.is_available() else {"num_workers_soft_limit": KEPT_WORKERS},
             )
         signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
         resources = ray.cluster_resources()
@@ -71,6 +78,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
 
 def _join(address: str) -> "ray.client_builder.ClientContext":
     try:
+        _probe(address)
         return ray.init(
             address=address,
             log_to_driver=False,
@@ -78,11 +86,22 @@ def _join(address: str) -> "ray.client_builder.ClientContext":
             # The nodes need no install of their own of this project's code, only of what it depends on.
             runtime_env={"py_modules": [str(Path(module.__file__).parent) for module in (medcap_core, sweep)]},
         )
-    except (ConnectionError, TimeoutError, ValueError) as error:
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
         raise RunFault(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with `ray start --head` or leave "
+            f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "
             "the flag out to use this machine alone."
         ) from error
+
+
+def _probe(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens at a host:port, since Ray would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise ValueError("an address is auto or HOST:PORT")
+    socket.create_connection((host, int(port)), PROBE_SECONDS).close()
 
 
 def _describe_sign_in() -> str | None:

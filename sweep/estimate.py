@@ -10,9 +10,8 @@ import torch
 from medcap_core import training
 from medcap_core.batches import SourcePart
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.prepare import PreparedData, prepare_data
+from medcap_core.data.prepare import PreparedData, load_dataset, prepare_data
 from medcap_core.data.records import SplitName
-from medcap_core.data.sources import load_data
 from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.device import current_device
 from medcap_core.distributed import Workers
@@ -137,7 +136,7 @@ def time_call(call: Callable[[], object]) -> float:
 
 def count_images(config: TrialConfig) -> dict[SplitName, int]:
     """How many images of each split a trial of this config uses, bad ones not yet taken off."""
-    splits = load_data(config.data, seed=DATA_SEED).splits
+    splits = load_dataset(config.data).splits
     limits = {
         "train": (config.data_fraction, config.max_train_images),
         "validation": (1.0, config.max_validation_images),

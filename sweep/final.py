@@ -6,6 +6,7 @@ computed again, not after a resume and not after more trials.
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pandas as pd
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit, prepare_data
-from medcap_core.metrics import choose_caption_prior, load_caption_scorer
+from medcap_core.data.records import SplitName
+from medcap_core.metrics import CaptionScorer, choose_caption_prior, load_caption_scorer
 from medcap_core.models import load_captioner
 from medcap_core.trained import export_captioner
 from sweep.cluster import TrialResources
@@ -85,63 +87,86 @@ def best_weights(study: Study, record: TrialRecord) -> Path:
 def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, progress: Progress) -> dict[str, Any]:
     """Fill `test_metrics.json` and `test_predictions.csv` with what they lack, and return the former."""
     metrics = study.read_test_metrics()
+    table_path = study.directory / "test_predictions.csv"
     evaluation = {name: best.config.model_dump(mode="json")[name] for name in _EVALUATION_FIELDS}
-    is_new_base = metrics.get("evaluation") != evaluation
-    wanted = [best] if study.space.test == "best" else _scored_trials(study)
-    wanted = [record for record in wanted if record.name not in study.tested_trials()]
-    if not wanted and not is_new_base and metrics.get("best_trial") == best.name:
+    is_new_base = metrics.get("evaluation") != evaluation or not table_path.is_file()
+    wanted = {record.name: record for record in [*_also_scored(study), best]}
+    untested = [record for name, record in wanted.items() if name not in study.tested_trials()]
+    if not untested and not is_new_base and metrics.get("best_trial") == best.name:
         return metrics
-    captions = _caption_test(study, wanted, best if is_new_base else None, resources, progress)
-    for record in wanted:
-        split = _load_split(record.config, "test")
-        study.add_test_score(record.name, load_caption_scorer(split.captions).all_scores(captions[record.name]))
-
     split = _load_split(best.config, "test")
     scorer = load_caption_scorer(split.captions)
-    predictions_path = study.directory / "test_predictions.csv"
-    metrics = study.read_test_metrics()
-    if is_new_base:
-        zero_shot = captions["zero_shot"]
-        train = _load_split(best.config, "train")
-        prior = choose_caption_prior(train.captions, seed=study.space.seed)
-        metrics["zero_shot"] = scorer.all_scores(zero_shot)
-        metrics["caption_prior"] = scorer.all_scores([prior] * len(split))
-        metrics["caption_prior_text"] = prior
+    with ThreadPoolExecutor(1) as beside:
+        # The prior needs no model: scoring it meanwhile also starts METEOR, which takes seconds.
+        prior = beside.submit(_score_caption_prior, study, best, scorer) if is_new_base else None
+        zero_shot = _caption_test(study, [*untested, best], best if is_new_base else None, resources, progress)
+        if prior is not None:
+            metrics = study.read_test_metrics() | prior.result()
+    for record in untested:
+        references = _load_split(record.config, "test").captions
+        study.add_test_score(record.name, load_caption_scorer(references).all_scores(_read_predictions(study, record)))
+
+    if zero_shot is None:
+        zero_shot = pd.read_csv(table_path, keep_default_na=False, dtype=str)["zero_shot"].tolist()
     else:
-        zero_shot = pd.read_csv(predictions_path, keep_default_na=False, dtype=str)["zero_shot"].tolist()
-    if best.name in captions:
-        predictions = captions[best.name]
-        metrics["shuffled_images"] = scorer.all_scores(_give_wrong_images(predictions, study.space.seed))
-        table = {"id": split.ids, "reference": split.captions, "prediction": predictions, "zero_shot": zero_shot}
-        write_text_atomically(predictions_path, pd.DataFrame(table).to_csv(index=False))
+        metrics["zero_shot"] = scorer.all_scores(zero_shot)
+    predictions = _read_predictions(study, best)
+    metrics["shuffled_images"] = scorer.all_scores(_give_wrong_images(predictions, study.space.seed))
+    metrics["trials"] = study.read_test_metrics()["trials"]
     metrics["best"] = metrics["trials"][best.name]
     metrics |= {"best_trial": best.name, "num_images": len(split), "evaluation": evaluation}
+    table = {"id": split.ids, "reference": split.captions, "prediction": predictions, "zero_shot": zero_shot}
+    write_text_atomically(table_path, pd.DataFrame(table).to_csv(index=False))
     study.write_test_metrics(metrics)
     scorer.close()
     return metrics
 
 
-def _scored_trials(study: Study) -> list[TrialRecord]:
+def _also_scored(study: Study) -> list[TrialRecord]:
+    """With `test: all`, every trial that ran to its end."""
+    if study.space.test == "best":
+        return []
     return [record for record in study.records if record.state is TrialState.SUCCEEDED]
+
+
+def _score_caption_prior(study: Study, best: TrialRecord, scorer: CaptionScorer) -> dict[str, Any]:
+    prior = choose_caption_prior(_load_split(best.config, "train").captions, seed=study.space.seed)
+    return {"caption_prior": scorer.all_scores([prior] * scorer.num_images), "caption_prior_text": prior}
 
 
 def _caption_test(
     study: Study, records: list[TrialRecord], base: TrialRecord | None, resources: TrialResources, progress: Progress
-) -> dict[str, list[str]]:
-    """Test captions of these trials by name, and of the base model of `base` under `zero_shot`."""
+) -> list[str] | None:
+    """Leave each trial's test captions in its folder, where they are not there yet; return those of the base model.
+
+    The base model is `base` untrained; None leaves it out.
+    """
+    waiting = {record.name: record for record in records if not _predictions_path(study, record).is_file()}
+    splits = {name: _load_split(record.config, "test") for name, record in waiting.items()}
     jobs = [
-        CaptionJob(
-            record.name, record.config, best_weights(study, record), "test", len(_load_split(record.config, "test"))
-        )
-        for record in records
+        CaptionJob(name, record.config, best_weights(study, record), "test", len(splits[name]))
+        for name, record in waiting.items()
     ]
     if base is not None:
         config = base.config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
         jobs.append(CaptionJob("zero_shot", config, None, "test", len(_load_split(config, "test"))))
-    return caption_split(jobs, resources, progress, "captioning the test split")
+    captions = caption_split(jobs, resources, progress, "captioning the test split")
+    for name, record in waiting.items():
+        table = pd.DataFrame({"id": splits[name].ids, "prediction": captions[name]})
+        write_text_atomically(_predictions_path(study, record), table.to_csv(index=False))
+    return captions.get("zero_shot")
 
 
-def _load_split(config: TrialConfig, name: str) -> PreparedSplit:
+def _predictions_path(study: Study, record: TrialRecord) -> Path:
+    return study.trial_directory(record.name) / "test_predictions.csv"
+
+
+def _read_predictions(study: Study, record: TrialRecord) -> list[str]:
+    table = pd.read_csv(_predictions_path(study, record), keep_default_na=False, dtype=str)
+    return table["prediction"].tolist()
+
+
+def _load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
     geometry = load_captioner(config.model, config.image_size).geometry
     return prepare_data(config, geometry, splits=(name,), whole_validation=True).splits[name]
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.prepare import PreparedData, TooManyBadRecords, prepare_data, write_skipped
+from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
 from medcap_core.errors import MedcapError, UserFault
 from medcap_core.metrics import load_caption_scorer
@@ -83,13 +83,14 @@ def run_study(
 def check_before_start(space: SearchSpace) -> None:
     """Load data and models that the space names, so that what is wrong shows before a run directory is made."""
     for config in _typical_configs(space):
+        load_dataset(config.data)
         captioner = load_captioner(config.model, config.image_size)
         captioner.check(config)
         apply_tuning(captioner, config)
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
-    """Remove the directory of a run that a fault ended before its first trial, unless it holds the list of bad records."""
+    """Remove the directory of a run that a fault ended before its first trial, unless it lists bad records."""
     if not isinstance(fault, TooManyBadRecords) and not (directory / "trials").exists():
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -127,7 +128,9 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         data = prepare_data(config, captioner.geometry, splits=SPLITS, progress=view.step)
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
-        raise TooManyBadRecords((*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped) from None
+        raise TooManyBadRecords(
+            (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
+        ) from None
     write_skipped(data.skipped, skipped_path)
     sizes = {name: len(split) for name, split in data.splits.items()}
     view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
@@ -152,7 +155,7 @@ def check_evaluation(study: Study, data: PreparedData, resources: TrialResources
     config = build_config(study.space, {}).model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
     references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
     started = time.monotonic()
-    job = CaptionJob("check", config, None, "validation", len(references))
+    job = CaptionJob("check", config, None, "validation", len(references), whole_validation=False)
     captions = caption_split([job], resources, view.step, "checking the evaluation")["check"]
     cider = load_caption_scorer(references).cider(captions)
     view.message(

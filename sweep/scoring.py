@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from medcap_core.batches import PixelSource, SourcePart
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import SplitName
+from medcap_core.errors import MedcapError, RunFault
 from medcap_core.evaluation import generate_captions
 from medcap_core.libraries import quiet_libraries
 from medcap_core.trained import load_trained_captioner
+from medcap_core.training import name_memory_faults
 from sweep.cluster import TrialResources
 
+MOST_RETRIES = 2
 SHARDS_PER_DEVICE = 4
 """More shards than devices, so that progress shows and a slow device does not hold the others up."""
 
@@ -32,6 +36,7 @@ class CaptionJob:
     weights: Path | None
     split: SplitName
     num_images: int
+    whole_validation: bool = True
 
 
 def caption_split(
@@ -40,7 +45,7 @@ def caption_split(
     """Every job's captions in the order of its split, by job name."""
     num_devices = resources.max_concurrent * resources.num_workers
     run = ray.remote(_caption_positions).options(
-        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=2
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=MOST_RETRIES
     )
     pending: dict[Any, tuple[str, np.ndarray]] = {}
     for job in jobs:
@@ -48,27 +53,43 @@ def caption_split(
             1, min(num_devices * SHARDS_PER_DEVICE, math.ceil(job.num_images / job.config.eval_batch_size))
         )
         for positions in np.array_split(np.arange(job.num_images), num_shards):
-            task = run.remote(
-                job.config.model_dump(mode="json"), job.weights, job.split, positions, resources.cpus_per_worker
-            )
+            task = run.remote(job, job.config.model_dump(mode="json"), positions, resources.cpus_per_worker)
             pending[task] = (job.name, positions)
     captions: dict[str, dict[int, str]] = {job.name: {} for job in jobs}
     total = sum(job.num_images for job in jobs)
     while pending:
         (task, *_), _ = ray.wait(list(pending), num_returns=1)
         name, positions = pending.pop(task)
-        captions[name].update(zip(positions.tolist(), ray.get(task), strict=True))
+        captions[name].update(zip(positions.tolist(), _fetch(task), strict=True))
         progress(what, sum(len(part) for part in captions.values()), total)
     return {name: [part[position] for position in range(len(part))] for name, part in captions.items()}
 
 
-def _caption_positions(
-    config: dict[str, Any], weights: Path | None, split: SplitName, positions: np.ndarray, num_threads: float
-) -> list[str]:
+def _fetch(task: "ray.ObjectRef[list[str]]") -> list[str]:
+    """What a task gave; a fault of the user's or of the model is raised as it was there."""
+    try:
+        captions: list[str] = ray.get(task)
+    except RayTaskError as error:
+        if isinstance(error.cause, MedcapError):
+            raise error.cause from error
+        raise
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunFault(
+            f"The process that captions images died {MOST_RETRIES + 1} times ({reason}); if memory ran out, give the "
+            "run fewer processes by --max-concurrent, then go on by --resume."
+        ) from error
+    return captions
+
+
+def _caption_positions(job: CaptionJob, config: dict[str, Any], positions: np.ndarray, num_threads: float) -> list[str]:
     """Runs in a Ray worker, which keeps the model for its next shard."""
     quiet_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
     trial_config = TrialConfig.model_validate(config)
-    captioner = load_trained_captioner(trial_config, weights)
-    data = prepare_data(trial_config, captioner.geometry, splits=(split,), whole_validation=True)
-    return generate_captions(captioner, SourcePart(PixelSource(data.splits[split]), positions), trial_config)
+    with name_memory_faults(trial_config):
+        captioner = load_trained_captioner(trial_config, job.weights)
+        data = prepare_data(
+            trial_config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation
+        )
+        return generate_captions(captioner, SourcePart(PixelSource(data.splits[job.split]), positions), trial_config)

@@ -83,7 +83,7 @@ def prepare_data(
     read stays in memory, so a later call in the process costs little. Raises TooManyBadRecords above
     `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images.
     """
-    dataset = _load_once(config.data, DATA_SEED)
+    dataset = load_dataset(config.data)
     prepared: dict[SplitName, PreparedSplit] = {}
     skipped = [record for record in dataset.skipped if record.split in splits]
     num_read = sum(len(dataset.splits[split]) for split in splits)
@@ -91,7 +91,7 @@ def prepare_data(
     num_drawn = num_unreadable = 0
     for split in splits:
         drawn = _draw(dataset, split, config, whole_validation=whole_validation)
-        store = _open_store(config.data, DATA_SEED, split, geometry, cache_root())
+        store = _open_store(config.data, split, geometry, cache_root())
         store.ensure(drawn, progress, f"decoding {split} images at {geometry.size} px")
         usable = drawn[store.readable(drawn)]
         records = dataset.splits[split]
@@ -117,13 +117,14 @@ def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_once(name: str, seed: int) -> Dataset:
-    return load_data(name, seed=seed)
+def load_dataset(name_or_path: str) -> Dataset:
+    """The data set as `prepare_data` sees it, read once in a process. Raises DataFault."""
+    return load_data(name_or_path, seed=DATA_SEED)
 
 
 @functools.lru_cache(maxsize=16)
-def _open_store(name: str, seed: int, split: SplitName, geometry: ImageGeometry, root: Path) -> ImageStore:
-    return ImageStore(_load_once(name, seed).splits[split], geometry, root)
+def _open_store(name: str, split: SplitName, geometry: ImageGeometry, root: Path) -> ImageStore:
+    return ImageStore(load_dataset(name).splits[split], geometry, root)
 
 
 def _draw(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
