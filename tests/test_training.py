@@ -20,7 +20,7 @@ from medcap_core.data.prepare import PreparedData
 from medcap_core.distributed import Workers
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.training import fit, set_up
-from tests.tiny_blip import TinySplit, tiny_config, tiny_data
+from tests.tiny_blip import TinySplit, save_tiny_blip, tiny_config, tiny_data
 
 MODES: dict[str, dict[str, object]] = {
     "full": {"freeze": "full", "schedule": "cosine", "warmup_fraction": 0.2},
@@ -147,6 +147,18 @@ def test_a_zero_shot_trial_is_scored_once(tiny_blip: Path, tmp_path: Path) -> No
     assert (report.epoch, report.num_epochs, report.training_loss, report.images_per_second) == (1, 1, 0, 0)
     assert report.trainable_parameters == 0
     assert run(config, tmp_path) == [report]
+
+
+def test_lower_precision_trains_nearly_alike(tmp_path: Path) -> None:
+    model = save_tiny_blip(tmp_path / "model", initializer_range=0.1)
+    losses = {}
+    for precision in ("auto", "fp32", "bf16", "fp16"):
+        config = tiny_config(model, precision=precision, num_epochs=1, learning_rate=1e-3)
+        (report,) = run(config, tmp_path / precision)
+        losses[precision] = report.training_loss
+    assert losses["auto"] == losses["fp32"]
+    assert len(set(losses.values())) == 3
+    assert losses == pytest.approx(dict.fromkeys(losses, losses["fp32"]), abs=0.01)
 
 
 # Resumption
