@@ -126,8 +126,8 @@ class BatchMaker:
         if is_empty:
             labels.fill_(-100)
         images = self.images.fetch(rows)
-        tensors = (move(tensor, self.device) for tensor in (images, input_ids, labels))
-        return MicroBatch(rows, *tensors, encoded=self.images.encoded)
+        images, input_ids, labels = (move(tensor, self.device) for tensor in (images, input_ids, labels))
+        return MicroBatch(rows, images, input_ids, labels, self.images.encoded)
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from transformers.utils import logging as transformers_logging
 
 def quiet_libraries() -> None:
     """Show errors only, and no progress bars of loading and saving; the project shows its own."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # peft asks transformers by a name that transformers has since deprecated.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -123,7 +123,7 @@ class RecordedSteps:
         own = [part.copy() for part in parts]
         scale = torch.ones((), device=self.launched.device)
         random_state = torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with DEVICE_LOCK:
             # PyTorch asks for a run on a side stream first, for what it sets up only once.
             side.wait_stream(torch.cuda.current_stream())
