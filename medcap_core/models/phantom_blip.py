@@ -101,8 +101,8 @@ def build_phantom_blip(directory: Path, *, seed: int, image_size: int = 96) -> N
     """Write a small BLIP with random weights and its processor to `directory`, in Hub format with safetensors.
 
     `image_size` is in pixels a side, a multiple of 16. The same seed gives the same weights; the caller's random state
-    is left as it was. `generate` stops after 20 new tokens
-    unless it is given `max_new_tokens`: BLIP's text decoder takes its limits from the call alone.
+    is left as it was. `generate` stops after 20 new tokens unless it is given `max_new_tokens`: BLIP's text decoder
+    takes its limits from the call alone.
     """
     if image_size <= 0 or image_size % _PATCH_SIZE:
         raise ValueError(f"image_size must be a positive multiple of {_PATCH_SIZE}, but it is {image_size}")
