@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +25,8 @@ LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 5.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
 KEPT_WORKERS = 64
-"""So many idle processes stay: those that checked the evaluation have imported all that the final test needs. Not on
-GPUs, where an idle one would hold memory."""
+"""So many idle processes stay: those that scored the leading trials again have imported all that the final test needs.
+Not on GPUs, where an idle one would hold memory."""
 DRIVER_CPUS = 0.1
 """Share of a core that the process leading several workers takes; a trial on one device has no such process."""
 
@@ -95,13 +97,17 @@ def _join(address: str) -> "ray.client_builder.ClientContext":
 
 
 def _probe(address: str) -> None:
-    """Raise OSError or ValueError where nothing listens at a host:port, since Ray would try for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        raise ValueError("an address is auto or HOST:PORT")
-    socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for minutes."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if "://" in address or not host or not port.isdecimal():
+            raise ValueError("an address is auto or HOST:PORT")
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        subprocess.run(ask, timeout=4 * PROBE_SECONDS, capture_output=True, check=True)
+    except subprocess.SubprocessError as error:
+        raise ConnectionError("`ray status` fails too") from error
 
 
 def _describe_sign_in() -> str | None:

@@ -26,7 +26,7 @@ from sweep.plan import describe_plan, short_label
 from sweep.points import build_config, draw_points, num_trials
 from sweep.provenance import begin_provenance, end_provenance, find_gpus
 from sweep.schema import SearchSpace
-from sweep.scoring import CaptionJob, caption_split
+from sweep.scoring import CaptionJob, caption_here, caption_split
 from sweep.search import run_search
 from sweep.study import Study
 from sweep.terminal import SweepView, print_test_table
@@ -69,7 +69,7 @@ def run_study(
                     if not cluster.is_own:
                         check_shared_directory(study.directory)
                     data = prepare_run(study, view)
-                    check_evaluation(study, data, resources, view)
+                    check_evaluation(study, data, cluster, resources, view)
                     run_search(study, resources, view)
                     best = choose_best(study, resources, view)
                     metrics = score_on_test(study, best, resources, view.step)
@@ -148,15 +148,25 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     return data
 
 
-def check_evaluation(study: Study, data: PreparedData, resources: TrialResources, view: SweepView) -> None:
-    """Caption and score two batches with the untrained model where trials will run, so that a fault shows at once."""
+def check_evaluation(
+    study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
+) -> None:
+    """Caption and score two batches with the untrained model where trials will run, so that a fault shows at once.
+
+    On this machine's CPUs that is this process, which has imported and loaded everything already.
+    """
     if study.is_complete:
         return
     config = build_config(study.space, {}).model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
     references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
     started = time.monotonic()
     job = CaptionJob("check", config, None, "validation", len(references), whole_validation=False)
-    captions = caption_split([job], resources, view.step, "checking the evaluation")["check"]
+    if cluster.is_own and not resources.gpus_per_worker:
+        view.step("checking the evaluation", 0, len(references))
+        captions = caption_here(job)
+        view.step("checking the evaluation", len(references), len(references))
+    else:
+        captions = caption_split([job], resources, view.step, "checking the evaluation")["check"]
     cider = load_caption_scorer(references).cider(captions)
     view.message(
         f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "

@@ -53,7 +53,7 @@ def caption_split(
             1, min(num_devices * SHARDS_PER_DEVICE, math.ceil(job.num_images / job.config.eval_batch_size))
         )
         for positions in np.array_split(np.arange(job.num_images), num_shards):
-            task = run.remote(job, job.config.model_dump(mode="json"), positions, resources.cpus_per_worker)
+            task = run.remote(job, positions, resources.cpus_per_worker)
             pending[task] = (job.name, positions)
     captions: dict[str, dict[int, str]] = {job.name: {} for job in jobs}
     total = sum(job.num_images for job in jobs)
@@ -82,14 +82,22 @@ def _fetch(task: "ray.ObjectRef[list[str]]") -> list[str]:
     return captions
 
 
-def _caption_positions(job: CaptionJob, config: dict[str, Any], positions: np.ndarray, num_threads: float) -> list[str]:
-    """Runs in a Ray worker, which keeps the model for its next shard."""
+def _caption_positions(job: CaptionJob, positions: np.ndarray, num_threads: float) -> list[str]:
+    """Runs in a Ray worker."""
     quiet_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
-    trial_config = TrialConfig.model_validate(config)
-    with name_memory_faults(trial_config):
-        captioner = load_trained_captioner(trial_config, job.weights)
-        data = prepare_data(
-            trial_config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation
+    return caption_here(job, positions)
+
+
+def caption_here(job: CaptionJob, positions: np.ndarray | None = None) -> list[str]:
+    """Captions of these images of a job, by default of all, made here; the model stays for the next call.
+
+    Raises OutOfMemory.
+    """
+    with name_memory_faults(job.config):
+        captioner = load_trained_captioner(job.config, job.weights)
+        data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
+        images = SourcePart(
+            PixelSource(data.splits[job.split]), np.arange(job.num_images) if positions is None else positions
         )
-        return generate_captions(captioner, SourcePart(PixelSource(data.splits[job.split]), positions), trial_config)
+        return generate_captions(captioner, images, job.config)

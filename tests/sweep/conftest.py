@@ -1,14 +1,22 @@
 """Fixtures for tests of the sweep."""
 
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from sweep.environment import set_environment
 from sweep.space import SearchSpace, dump_space
 from sweep.study import Study
+from tests.sweep.real_runs import SPACE, Materials, ended_afterwards, find_listening, start_run, write_images
 from tests.sweep.small_runs import space
+from tests.tiny_blip import save_tiny_blip
+
+set_environment(None)  # before a test module imports Ray, which reads it then
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +45,52 @@ def create(empty_runs: Callable[[Path, SearchSpace], Study], tmp_path: Path) -> 
     yield create_in
     for study in opened:
         study.close()
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Materials]:
+    """A tiny model and images for real runs; the caches of the whole session lie beside them."""
+    made = Materials(tmp_path_factory.mktemp("materials"))
+    write_images(made.images)
+    save_tiny_blip(made.model, initializer_range=0.3)
+    made.space.write_text(SPACE)
+    made.working_directory.mkdir()
+    before = os.environ.get("MEDCAP_CACHE")
+    os.environ["MEDCAP_CACHE"] = made.environment["MEDCAP_CACHE"]
+    yield made
+    del os.environ["MEDCAP_CACHE"]
+    if before is not None:
+        os.environ["MEDCAP_CACHE"] = before
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One whole run by the command line, one trial at a time, and what was seen of it."""
+
+    directory: Path
+    exit_code: int
+    stdout: str
+    stderr: str
+    listening: set[tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def finished_run(materials: Materials) -> FinishedRun:
+    process = start_run(materials, materials.space, "--data", "../images", "--model", "../model", "--max-concurrent", 1)
+    listening: set[tuple[str, str]] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(3):  # looking is costly
+            listening.update(find_listening(process.pid))
+
+    with ended_afterwards(process):
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            stdout, stderr = process.communicate()
+        finally:
+            ended.set()
+            looking.join()
+    directory = materials.working_directory / "runs" / "tiny-001"
+    return FinishedRun(directory, process.returncode, stdout, stderr, listening)
