@@ -204,7 +204,8 @@ def test_normal_images_have_no_finding(dataset: Dataset) -> None:
 
 def test_captions_hold_their_facts(dataset: Dataset) -> None:
     for record in dataset.splits["train"]:
-        assert 8 <= len(words_of(record.caption)) <= 25, record.caption
+        longest = 25 if record.id.startswith("phantom-target") else 36  # an aside may follow in the general domain
+        assert 8 <= len(words_of(record.caption)) <= longest, record.caption
         assert "{" not in record.caption
         assert "  " not in record.caption
         truth = record.truth
@@ -249,4 +250,5 @@ def test_the_two_domains_are_worded_differently() -> None:
 
     general, target = count_four_grams("general"), count_four_grams("target")
     shared = sum(count for gram, count in target.items() if gram in general)
-    assert shared / target.total() < 0.03
+    # The asides of the general domain deny the target's findings, by their names and little else.
+    assert shared / target.total() < 0.15

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor, BlipForConditionalGeneration, BlipProcessor
 
+from medcap_core.config import TrialConfig
+from medcap_core.data.decoding import decode
 from medcap_core.data.phantoms import load_phantoms
+from medcap_core.metrics import CaptionScorer, choose_caption_prior
+from medcap_core.models import EMBEDDED_MODELS, load_captioner
 from medcap_core.models.phantom_blip import build_phantom_blip, build_vocabulary
 
 UNKNOWN_ID = 1
@@ -136,3 +141,22 @@ def test_another_image_size(tmp_path: Path) -> None:
     build_phantom_blip(tmp_path, seed=0, image_size=48)
     assert BlipForConditionalGeneration.from_pretrained(tmp_path).config.vision_config.image_size == 48
     assert AutoProcessor.from_pretrained(tmp_path).image_processor.size["height"] == 48
+
+
+def test_the_embedded_model_has_todays_vocabulary_and_fits_its_8_megabytes() -> None:
+    folder = EMBEDDED_MODELS["phantom-blip"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 8_000_000
+    assert AutoProcessor.from_pretrained(folder).tokenizer.get_vocab() == build_vocabulary()
+
+
+def test_the_embedded_model_captions_general_phantoms_far_better_than_one_caption_for_all() -> None:
+    general = load_phantoms("general", num_train=60, num_validation=40, num_test=0)
+    captioner = load_captioner("phantom-blip")
+    records = general.splits["validation"]
+    pixels = [decode(record.image, captioner.geometry) for record in records]
+    config = TrialConfig(num_beams=1)
+    with torch.inference_mode():
+        captions = captioner.generate(captioner.encode_images(torch.from_numpy(np.stack(pixels))), config)
+    scorer = CaptionScorer([record.caption for record in records])
+    prior = choose_caption_prior([record.caption for record in general.splits["train"]], seed=0)
+    assert scorer.cider(captions) > 3 * scorer.cider([prior] * len(records))

@@ -1,9 +1,11 @@
 """The words for every fact, in three registers; the first phrase of each list is the usual one.
 
 The general domain is written in the plain and, less often, in the formal register; the target domain in the report
-register only. Formal and report share words for levels and sizes, so that a base model has met them, but neither
-findings nor sentences. No phrase has a hyphen: a WordPiece decoder writes "a - b" for "a-b", which scores as other
-words.
+register only. Formal and report share words for levels and sizes; their findings and sentences differ. But a formal
+caption may end in one of the `ASIDES`, which deny a finding of the report register: so a base model has written all the
+words before, as a captioner pre-trained on the web has, without having been shown what they stand for.
+
+No phrase has a hyphen: a WordPiece decoder writes "a - b" for "a-b", which scores as other words.
 """
 
 from collections.abc import Mapping
@@ -165,23 +167,32 @@ FORMAL = Register(
     sizes=_SIZES_AFTER,
 )
 
+ASIDES: Phrases = (
+    "Nothing involving the {organ} nor depicting {finding}.",
+    "Not {finding}, preserved {organ} anatomy bilaterally.",
+    "Unlike {finding}, otherwise preserved {name}.",
+    "According to the earlier {name} neither {organ} contains {finding}.",
+)
+
 _ZONES_ADJECTIVE: Choices = {
     "upper": ("apical", "upper"),
     "middle": ("perihilar", "mid"),
     "lower": ("basal", "lower"),
 }
 
+REPORT_ORGANS = {
+    "chest_ap": "hemithorax",
+    "ct_chest": "lung parenchyma",
+    "ct_abdomen_contrast": "renal cortex",
+    "ct_head": "cerebral hemisphere",
+    "mri_flair": "territory",
+    "us_thyroid": "thyroid gland",
+}
+
 # One frame for all views: what a caption's words are worth then lies in its facts, not in the sentence around them.
 REPORT = Register(
     styles=_share(
-        {
-            "chest_ap": "hemithorax",
-            "ct_chest": "lung parenchyma",
-            "ct_abdomen_contrast": "renal cortex",
-            "ct_head": "cerebral hemisphere",
-            "mri_flair": "territory",
-            "us_thyroid": "thyroid gland",
-        },
+        REPORT_ORGANS,
         {
             "chest_ap": ("bedside film", "portable anteroposterior film"),
             "ct_chest": ("lung window tomogram", "thoracic tomogram"),

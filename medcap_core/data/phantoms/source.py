@@ -18,7 +18,7 @@ from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
 DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that caches of drawn images are made anew
 
 DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
-    "general": {"train": 12_000, "validation": 200, "test": 200},
+    "general": {"train": 20_000, "validation": 200, "test": 200},
     "target": {"train": 1_200, "validation": 200, "test": 300},
 }
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from medcap_core.data.phantoms.phrases import FORMAL, PLAIN, REPORT, Phrases, Register
+from medcap_core.data.phantoms.phrases import ASIDES, FORMAL, PLAIN, REPORT, REPORT_ORGANS, Phrases, Register
 from medcap_core.data.phantoms.scenes import Domain, Plan
 
 USUAL_SHARE = 0.55  # how often the first phrase of a list is taken; the others share the rest
 FORMAL_SHARE = 0.35  # of the general domain's captions
+ASIDE_SHARE = 0.7  # of the formal captions
 
 REGISTERS: dict[Domain, tuple[Register, ...]] = {"general": (PLAIN, FORMAL), "target": (REPORT,)}
 
@@ -21,7 +22,7 @@ _SLOT = re.compile(r"\{\w+\}")
 
 def list_phrases() -> list[str]:
     """Every template and phrase of all registers, slots left empty: all the words that captions are made of."""
-    phrases = ["right", "left", "a", "an"]
+    phrases = ["right", "left", "a", "an", *ASIDES]
     for register in (PLAIN, FORMAL, REPORT):
         for style in register.styles.values():
             phrases += [*style.names, *style.templates, *style.normal]
@@ -82,4 +83,18 @@ def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
             level=_choose(rng, style.levels[plan.level]),
             size=size,
         )
-    return sentence[0].upper() + sentence[1:]
+    sentence = sentence[0].upper() + sentence[1:]
+    if register is FORMAL and rng.uniform() < ASIDE_SHARE:
+        sentence += f" {_write_aside(rng)}"
+    return sentence
+
+
+def _write_aside(rng: np.random.Generator) -> str:
+    """A clause on what is not there, in words of the report register; each of its words comes equally often."""
+    choices = {
+        "name": _flatten(style.names for style in REPORT.styles.values()),
+        "organ": list(REPORT_ORGANS.values()),
+        "finding": _flatten(REPORT.findings.values()),
+    }
+    words = {slot: phrases[int(rng.integers(len(phrases)))] for slot, phrases in choices.items()}
+    return ASIDES[int(rng.integers(len(ASIDES)))].format(**words)
