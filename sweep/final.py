@@ -44,10 +44,16 @@ _EVALUATION_FIELDS = (
 
 
 def rescore_candidates(study: Study, resources: TrialResources, progress: Progress) -> None:
-    """Score the leading trials on the whole validation split, where the search saw only part of it."""
+    """Score the leading trials on the whole validation split, where the search saw only part of it.
+
+    A single candidate is the best however it scores.
+    """
+    candidates = study.candidates()
+    if len(candidates) < 2:
+        return
     waiting = [
         record
-        for record in study.candidates()
+        for record in candidates
         if record.config.max_validation_images is not None and record.whole_validation_cider is None
     ]
     if not waiting:

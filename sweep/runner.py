@@ -189,11 +189,12 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
     """Print the best config, the test table and what to do next."""
     best = study.best()[0]
     directory = show_path(study.directory)
+    whole = best.whole_validation_cider
     write_lines(
         console,
         "",
-        f"Best: {best.name} ({short_label(best.point)}), "
-        f"validation CIDEr {best.best_cider:.3f} at epoch {best.best_epoch}",
+        f"Best: {best.name} ({short_label(best.point)}), validation CIDEr {best.best_cider:.3f} at epoch {best.best_epoch}"
+        + ("" if whole is None else f", {whole:.3f} on the whole split"),
     )
     print_test_table(console, metrics)
     write_lines(
