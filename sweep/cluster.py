@@ -74,6 +74,10 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
             num_gpus=resources.get("GPU", 0.0),
             is_own=not address,
         )
+    except SystemExit as ending:
+        if ending.code == signal.SIGTERM:  # from Ray's handler, while it started
+            raise KeyboardInterrupt from None
+        raise
     finally:
         ray.shutdown()
 

@@ -193,8 +193,8 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
     write_lines(
         console,
         "",
-        f"Best: {best.name} ({short_label(best.point)}), validation CIDEr {best.best_cider:.3f} at epoch {best.best_epoch}"
-        + ("" if whole is None else f", {whole:.3f} on the whole split"),
+        f"Best: {best.name} ({short_label(best.point)}), validation CIDEr {best.best_cider:.3f} "
+        f"at epoch {best.best_epoch}" + ("" if whole is None else f", {whole:.3f} on the whole split"),
     )
     print_test_table(console, metrics)
     write_lines(

@@ -94,3 +94,12 @@ def finished_run(materials: Materials) -> FinishedRun:
             looking.join()
     directory = materials.working_directory / "runs" / "tiny-001"
     return FinishedRun(directory, process.returncode, stdout, stderr, listening)
+
+
+@pytest.fixture(scope="session")
+def local_ray(materials: Materials) -> Iterator[None]:
+    """Ray in this process, on loopback, with two CPUs."""
+    from sweep.cluster import connect
+
+    with connect(None, num_cpus=2):
+        yield
