@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from medcap_core.batches import order_of_epoch, split_step
+from medcap_core.checkpoint import trained_weights
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.distributed import Workers
 from medcap_core.models import load_captioner
+from medcap_core.optimization import set_learning_rate
+from medcap_core.steps import STEPS_BEFORE_RECORDING, RecordedSteps
 from medcap_core.training import set_up
 from tests.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 
@@ -60,3 +63,24 @@ def test_gradients_are_clipped_to_their_norm(tiny_blip: Path) -> None:
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
     assert norm == pytest.approx(0.01, rel=1e-3)
     assert all(name.startswith("network.text_decoder.") for name in gradients)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+@pytest.mark.parametrize("freeze", ["full", "lora"])
+def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze: str) -> None:
+    config = tiny_config(tiny_blip, freeze=freeze, batch_size=4, accumulation_steps=2, precision="fp32")
+    data = tiny_data(num_train=12)
+    weights = []
+    for is_recorded in (True, False):
+        trial = set_up(config, data, Workers(), torch.device("cuda"))
+        assert isinstance(trial.steps, RecordedSteps)
+        steps = trial.steps if is_recorded else trial.steps.launched
+        for index in range(3 * STEPS_BEFORE_RECORDING):
+            set_learning_rate(trial.optimizer, config, index, 3 * STEPS_BEFORE_RECORDING)
+            positions = np.arange(12)[index % 3 :: 3]
+            parts = [trial.train.make(part) for part in split_step(positions, 2)]
+            steps.take(parts, trial.train.captions.count_labels(positions))
+        assert bool(trial.steps.recordings) is is_recorded
+        weights.append(trained_weights(trial.captioner))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-6, rtol=1e-5, msg=name)
