@@ -33,7 +33,8 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
     if not remaining:
         return
     ledger = Ledger(study, view)
-    scratch = study.directory / "ray"
+    scratch = scratch_directory(study)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     trainable = tune.with_resources(run_trial, _placement(resources))
     tuner = tune.Tuner(
         trainable,
@@ -59,6 +60,11 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
     finally:
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_directory(study: Study) -> Path:
+    """Where Tune and Train keep files of their own while trials run; on a cluster all nodes must see it."""
+    return study.directory / "ray"
 
 
 def _placement(resources: TrialResources) -> dict[str, float]:
@@ -133,7 +139,7 @@ class StudySearcher(StaysHere, Searcher):
     """Hands the study's proposals to Tune."""
 
     def __init__(self, study: Study, resources: TrialResources) -> None:
-        super().__init__(metric="cider", mode="max")
+        super().__init__()  # without a metric: a result that tells of a failure has none
         self.study = study
         self.resources = resources
 
@@ -148,6 +154,7 @@ class StudySearcher(StaysHere, Searcher):
             label=short_label(record.point),
             config=record.config.model_dump(mode="json"),
             directory=str(self.study.trial_directory(record.name)),
+            scratch=str(scratch_directory(self.study)),
             cpus_per_worker=self.resources.cpus_per_worker,
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,

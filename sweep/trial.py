@@ -43,6 +43,7 @@ class Assignment:
     label: str
     config: dict[str, Any]
     directory: str
+    scratch: str
     cpus_per_worker: float
     gpus_per_worker: float
     num_workers: int
@@ -76,7 +77,7 @@ def run_trial(params: dict[str, Any]) -> None:
         ),
         run_config=RunConfig(
             name=assignment.trial,  # the restore key, so without a time stamp
-            storage_path=str(Path(assignment.directory) / "ray_train"),
+            storage_path=str(Path(assignment.scratch) / "train"),
             failure_config=FailureConfig(max_failures=0),
             callbacks=[TuneReportCallback()],
         ),

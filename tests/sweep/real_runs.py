@@ -104,7 +104,7 @@ def wait_until(condition: Callable[[], Any], what: str, still_runs: "subprocess.
             return value
         if still_runs is not None and still_runs.poll() is not None:
             raise AssertionError(f"it ended with {still_runs.returncode} before {what}: {still_runs.communicate()}")
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise AssertionError(f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}")
 
 
@@ -126,11 +126,11 @@ def find_trial_process(driver: int, directory: Path) -> psutil.Process | None:
     """The process that runs the trial of `directory`: the one that has its log open."""
     log = str(directory / "log.txt")
     for process in family(driver)[1:]:
-        try:
-            if any(file.path == log for file in process.open_files()):
+        with suppress(OSError, psutil.NoSuchProcess):
+            if process.name().startswith("ray::") and any(
+                os.readlink(entry.path) == log for entry in os.scandir(f"/proc/{process.pid}/fd")
+            ):
                 return process
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
     return None
 
 
