@@ -128,7 +128,7 @@ def find_trial_process(driver: int, directory: Path) -> psutil.Process | None:
     for process in family(driver)[1:]:
         with suppress(OSError, psutil.NoSuchProcess):
             if process.name().startswith("ray::") and any(
-                os.readlink(entry.path) == log for entry in os.scandir(f"/proc/{process.pid}/fd")
+                str(entry.readlink()) == log for entry in Path(f"/proc/{process.pid}/fd").iterdir()
             ):
                 return process
     return None

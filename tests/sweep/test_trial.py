@@ -1,0 +1,49 @@
+"""One trial: in one process, and over two workers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from sweep.cluster import choose_resources
+from sweep.schema import Resources
+from sweep.search import run_search
+from sweep.study import Study
+from sweep.trial import ProgressNote
+from sweep.trial_record import TrialState
+from tests.sweep.conftest import FinishedRun
+from tests.sweep.real_runs import quiet_view, wait_until
+from tests.sweep.test_search import build_study
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: FinishedRun, tmp_path: Path) -> None:
+    points = [
+        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
+    ]
+    resources = choose_resources(2, 0, Resources(workers_per_trial=2), num_trials=2)
+    assert (resources.num_workers, resources.max_concurrent) == (2, 1)
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=2) as study:
+        run_search(study, resources, quiet_view())
+        first, second = study.records
+        assert {path.name for path in study.directory.glob("trials/*/*")} == {
+            "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
+        }  # fmt: skip
+        assert not (study.directory / "ray").exists()
+    with Study.open(finished_run.directory) as alone:
+        expected = alone.records[1].epochs
+    assert first.state is TrialState.SUCCEEDED, first.reason
+    assert [epoch["cider"] for epoch in first.epochs] == [epoch["cider"] for epoch in expected]
+    for name in ("training_loss", "validation_loss"):
+        assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
+    assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
+    wait_until(lambda: ray.available_resources().get("CPU") == 2.0, "the pruned trial's workers were gone")
+
+
+def test_progress_notes_are_few(tmp_path: Path) -> None:
+    note = ProgressNote(tmp_path / "progress.json")
+    note("training", 1, 9)
+    note("training", 2, 9)  # too soon
+    assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}
