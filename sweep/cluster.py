@@ -22,7 +22,7 @@ from medcap_core.errors import RunFault
 from sweep.schema import Resources
 
 LOOPBACK = "127.0.0.1"
-PROBE_SECONDS = 5.0
+SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
 KEPT_WORKERS = 64
 """So many idle processes stay: those that scored the leading trials again have imported all that the final test needs.
@@ -101,17 +101,20 @@ def _join(address: str) -> "ray.client_builder.ClientContext":
 
 
 def _probe(address: str) -> None:
-    """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for minutes."""
+    """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for many minutes.
+
+    Something else may listen there; so a process of its own tries to join, which can be given up.
+    """
     if address != "auto":
         host, _, port = address.rpartition(":")
         if "://" in address or not host or not port.isdecimal():
             raise ValueError("an address is auto or HOST:PORT")
-        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+        socket.create_connection((host, int(port)), SECONDS_TO_REACH).close()
+    join = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
     try:
-        subprocess.run(ask, timeout=4 * PROBE_SECONDS, capture_output=True, check=True)
-    except subprocess.SubprocessError as error:
-        raise ConnectionError("`ray status` fails too") from error
+        subprocess.run(join, timeout=SECONDS_TO_JOIN, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer in {SECONDS_TO_JOIN:.0f} s") from error
 
 
 def _describe_sign_in() -> str | None:
