@@ -1,0 +1,103 @@
+"""Captioning images from the command line."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from medcap_core.caption import caption_images, main, read_settings
+from medcap_core.trained import export_captioner
+from tests.tiny_blip import IMAGE_SIZE, tiny_config
+
+app = typer.Typer()
+app.command()(main)
+
+
+@pytest.fixture(scope="module")
+def best(tiny_blip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a run exports it: untrained, with a prompt, few tokens and three beams."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    config = tiny_config(tiny_blip, freeze="zero_shot", prompt="a picture of", max_new_tokens=6, num_beams=3)
+    export_captioner(config, None, folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for index, size in enumerate((31, 48, 90)):
+        paths.append(tmp_path / f"scan {index}.png")
+        Image.fromarray(generator.integers(0, 256, (size, IMAGE_SIZE), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def caption() -> Callable[..., Result]:
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_each_image_has_a_line(best: Path, images: list[Path], caption: Callable[..., Result]) -> None:
+    result = caption(*images, "--model", best)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [path for path, _ in lines] == [str(path) for path in images]
+    assert [text for _, text in lines] == caption_images(images, read_settings(str(best)))
+    assert len({text for _, text in lines}) > 1
+
+
+def test_images_are_captioned_as_in_the_run(
+    best: Path, tiny_blip: Path, images: list[Path], caption: Callable[..., Result]
+) -> None:
+    settings = read_settings(str(best))
+    assert (settings.prompt, settings.max_new_tokens, settings.num_beams) == ("a picture of", 6, 3)
+    config = tiny_config(tiny_blip, prompt="a picture of", max_new_tokens=6, num_beams=3)
+    assert caption_images(images, settings) == caption_images(images, config)
+    other = config.model_copy(update={"prompt": "the left", "num_beams": 1, "max_new_tokens": 4})
+    result = caption(*images, "--model", best, "--prompt", "the left", "--beams", 1, "--max-new-tokens", 4)
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == caption_images(images, other)
+    assert caption_images(images, other) != caption_images(images, config)
+
+
+def test_the_best_folder_may_be_moved(best: Path, images: list[Path], tmp_path: Path) -> None:
+    moved = best.rename(tmp_path / "elsewhere")
+    try:
+        assert caption_images(images, read_settings(str(moved)))
+    finally:
+        moved.rename(best)
+
+
+def test_all_bad_images_are_named_at_once(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "note.png").write_text("no image")
+    result = caption(images[0], tmp_path / "none.png", tmp_path / "note.png", "--model", best)
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, second = result.stderr.splitlines()
+    assert re.fullmatch(rf"error: {tmp_path}/none.png: .*; give an image file\.", first)
+    assert second.startswith(f"error: {tmp_path}/note.png: not an image")
+
+
+def test_a_model_that_is_none_is_named(images: list[Path], caption: Callable[..., Result], tmp_path: Path) -> None:
+    result = caption(images[0], "--model", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "config.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_damaged_settings_are_named(best: Path, images: list[Path], caption: Callable[..., Result]) -> None:
+    path = best / "trial_config.json"
+    text = path.read_text()
+    try:
+        path.write_text(text[:40])
+        result = caption(images[0], "--model", best)
+    finally:
+        path.write_text(text)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {path} is damaged; delete it to caption with default settings.\n"
