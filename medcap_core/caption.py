@@ -25,7 +25,7 @@ from medcap_core.trained import TRIAL_CONFIG_FILE
 
 
 class LooseImages:
-    """Images decoded one by one when asked for, in the shape of a prepared split."""
+    """Images already decoded, in the shape of a prepared split."""
 
     def __init__(self, images: list[NDArray[np.uint8]]) -> None:
         self.images = images

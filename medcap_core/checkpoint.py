@@ -10,34 +10,21 @@ the position in the data need no bytes of their own.
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import RunFault
+from medcap_core.files import replace_durably, write_text_atomically
 
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch of one trial as the sweep sees it. `epoch` counts from 1; `cider` is on the 0-10 scale."""
-
-    epoch: int
-    num_epochs: int
-    cider: float
-    validation_loss: float
-    training_loss: float
-    learning_rate: float
-    seconds: float
-    training_seconds: float
-    images_per_second: float
-    peak_memory_bytes: int
-    trainable_parameters: int
-    total_parameters: int
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,11 +45,11 @@ def trained_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file, replacing what was there in one step."""
+    """Write tensors to one safetensors file, replacing what was there in one step that survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
-    partial.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, metadata)
+    replace_durably(temporary, path)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -103,12 +90,19 @@ class CheckpointFolder:
         self._save_history(progress)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> Progress:
-        """Load the last whole epoch if there is one; every worker of a trial may, since nothing is written."""
+        """Load the last whole epoch if there is one; every worker of a trial may, since nothing is written.
+
+        A damaged file, such as a failing disk leaves, is logged and the trial begins anew.
+        """
         if not self.last_path.is_file():
             return Progress()
-        with safe_open(self.last_path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        try:
+            with safe_open(self.last_path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            log.warning("%s is damaged (%s); the trial begins anew", self.last_path, error)
+            return Progress()
         parameters = dict(module.named_parameters())
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
@@ -141,6 +135,5 @@ class CheckpointFolder:
             return int(file.metadata()["epoch"])
 
     def _save_history(self, progress: Progress) -> None:
-        partial = self.history_path.with_suffix(".partial")
-        partial.write_text(json.dumps([asdict(report) for report in progress.history], indent=1), encoding="utf-8")
-        partial.replace(self.history_path)
+        history = json.dumps([asdict(report) for report in progress.history], indent=1)
+        write_text_atomically(self.history_path, history)

@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from medcap_core.checkpoint import CheckpointFolder, EpochReport
+from medcap_core.checkpoint import CheckpointFolder
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import prepare_data
+from medcap_core.epoch_report import EpochReport
 from medcap_core.models import load_captioner
 from medcap_core.models.phantom_blip import build_phantom_blip
 from medcap_core.trained import TRIAL_CONFIG_FILE, export_captioner

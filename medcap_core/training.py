@@ -16,11 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcap_core.augmentation import Augmenter
 from medcap_core.batches import BatchMaker, MicroBatch, PixelSource, derive_seed, order_of_epoch, prefetch, split_step
-from medcap_core.checkpoint import CheckpointFolder, EpochReport, Progress
+from medcap_core.checkpoint import CheckpointFolder, Progress
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.device import PeakMemory, choose_precision, current_device
 from medcap_core.distributed import Workers, current_workers
+from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.evaluation import OnProgress, compute_validation_loss, generate_captions, ignore_progress
 from medcap_core.metrics import CaptionScorer, load_caption_scorer
@@ -165,7 +166,7 @@ def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
             learning_rate=learning_rate,
             seconds=time.monotonic() - started,
             training_seconds=training_seconds,
-            images_per_second=len(trial.train.images) / training_seconds if training_loss else 0.0,
+            images_per_second=len(trial.train.images) / training_seconds if trial.tuning.trainable_parameters else 0.0,
             peak_memory_bytes=peak_memory_bytes,
             trainable_parameters=trial.tuning.trainable_parameters,
             total_parameters=trial.tuning.total_parameters,
@@ -236,12 +237,22 @@ def name_memory_faults(config: TrialConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # The CPU allocator has no exception of its own.
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not is_memory:
+        if not any(_is_out_of_memory(cause) for cause in _causes(error)):
             raise
         raise OutOfMemory(
             f"No memory left on the device (freeze {config.freeze}, batch_size {config.batch_size}, accumulation_steps "
             f"{config.accumulation_steps}, eval_batch_size {config.eval_batch_size}); raise accumulation_steps or "
             "lower eval_batch_size."
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what was being handled when it was raised: the end of a failed CUDA recording hides its cause."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -7,21 +7,23 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+from ray._private.worker import BaseContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import medcap_core
-import sweep
 from medcap_core.errors import RunFault
+from sweep.environment import CARRIED_VARIABLES
 from sweep.schema import Resources
 
 LOOPBACK = "127.0.0.1"
+PACKAGES = Path(__file__).parents[1]
 SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
 KEPT_WORKERS = 64
@@ -37,14 +39,30 @@ class ClusterInfo:
 
     dashboard_url: str | None
     sign_in: str | None
-    num_nodes: int
-    num_cpus: float
-    num_gpus: float
+    nodes: tuple["NodeSize", ...]
     is_own: bool
+
+    @property
+    def num_cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class NodeSize:
+    """What one node has."""
+
+    cpus: float
+    gpus: float = 0.0
 
 
 @contextmanager
-def connect(address: str | None, num_cpus: int | None = None) -> Iterator[ClusterInfo]:
+def connect(address: str | None) -> Iterator[ClusterInfo]:
     """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
 
     Raises RunFault where no cluster answers.
@@ -57,7 +75,6 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
         else:
             context = ray.init(
                 address="local",
-                num_cpus=num_cpus,
                 include_dashboard=True,
                 dashboard_host=LOOPBACK,
                 log_to_driver=False,
@@ -65,13 +82,11 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
                 _system_config=None if torch.accelerator.is_available() else {"num_workers_soft_limit": KEPT_WORKERS},
             )
         signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
-        resources = ray.cluster_resources()
+        sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield ClusterInfo(
             dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
             sign_in=_describe_sign_in(),
-            num_nodes=sum(node["Alive"] for node in ray.nodes()),
-            num_cpus=resources.get("CPU", 0.0),
-            num_gpus=resources.get("GPU", 0.0),
+            nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
             is_own=not address,
         )
     except SystemExit as ending:
@@ -82,7 +97,7 @@ def connect(address: str | None, num_cpus: int | None = None) -> Iterator[Cluste
         ray.shutdown()
 
 
-def _join(address: str) -> "ray.client_builder.ClientContext":
+def _join(address: str) -> BaseContext:
     try:
         _probe(address)
         return ray.init(
@@ -90,7 +105,11 @@ def _join(address: str) -> "ray.client_builder.ClientContext":
             log_to_driver=False,
             logging_level=logging.ERROR,
             # The nodes need no install of their own of this project's code, only of what it depends on.
-            runtime_env={"py_modules": [str(Path(module.__file__).parent) for module in (medcap_core, sweep)]},
+            # The environment goes with it: without telemetry here means without it there.
+            runtime_env={
+                "py_modules": [str(PACKAGES / name) for name in ("medcap_core", "sweep")],
+                "env_vars": {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ},
+            },
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
@@ -142,7 +161,7 @@ def check_shared_directory(directory: Path) -> None:
         )
 
 
-def _reads_mark_on(node_id: str) -> "ray.remote_function.RemoteFunction":
+def _reads_mark_on(node_id: str) -> Any:
     return _reads_mark.options(
         num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
     )
@@ -164,12 +183,14 @@ class TrialResources:
     max_concurrent: int
 
 
-def choose_resources(cluster_cpus: float, cluster_gpus: float, wanted: Resources, num_trials: int) -> TrialResources:
+def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: int) -> TrialResources:
     """Settle what the space file leaves at `auto`, so that all devices work and none is fought over.
 
     With GPUs: one a worker, and the CPUs in proportion. Without: up to four trials at once, the cores shared out among
-    them. Raises RunFault where a trial asks for more than the cluster has, since it would wait for ever.
+    them, and never more for a worker than one node has. Raises RunFault where a trial asks for more than there is,
+    since it would wait for ever.
     """
+    cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     workers = wanted.workers_per_trial
     gpus = (float(workers) if cluster_gpus else 0.0) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
     if gpus > cluster_gpus:
@@ -189,12 +210,26 @@ def choose_resources(cluster_cpus: float, cluster_gpus: float, wanted: Resources
     )
     if cpus > cluster_cpus:
         raise RunFault(f"resources.cpus_per_trial {cpus:g} exceeds the {cluster_cpus:g} CPUs there are; lower it.")
+    cpus_per_worker = cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers
     return TrialResources(
         num_workers=workers,
-        cpus_per_worker=cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers,
+        cpus_per_worker=_fit_to_nodes(nodes, cpus_per_worker, gpus / workers, wanted),
         gpus_per_worker=gpus / workers,
         max_concurrent=at_once,
     )
+
+
+def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: Resources) -> float:
+    """CPUs of a worker that some node can give beside its GPUs; lowered where they were left to us."""
+    suited = [node for node in nodes if node.gpus >= gpus and node.cpus > 0]
+    if not suited:
+        raise RunFault(f"resources.gpus_per_trial: no node of the cluster has {gpus:g} GPUs for one worker; lower it.")
+    if wanted.cpus_per_trial == "auto":
+        # On a node with GPUs, all of its GPUs are to find their share of its CPUs.
+        return min(cpus, *(node.cpus / max(1, int(node.gpus / gpus)) if gpus else node.cpus for node in suited))
+    if all(node.cpus < cpus for node in suited):
+        raise RunFault(f"resources.cpus_per_trial: no node of the cluster has {cpus:g} CPUs for one worker; lower it.")
+    return cpus
 
 
 def worker_resources(cpus: float, gpus: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What Ray and the Hub read from the environment, set before Ray is imported; whatever the user has set stays."""
 
 import os
+import sys
 
 _DEFAULTS = {
     # Medical images and what is said of them stay here: no telemetry.
@@ -13,12 +14,21 @@ _DEFAULTS = {
     # Ctrl-C is ours to handle.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
-    # Tasks that ask for no GPU must not lose sight of the ones others use.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A trial that asks for no GPU sees none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+
+# Through which interface the workers of one trial talk; by themselves they take that of the machine's name.
+_WORKER_INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 # Named for other systems, but it decides on Linux too whether Ray's own servers listen beyond loopback.
 _LISTEN_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+CARRIED_VARIABLES = (
+    *_DEFAULTS, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN_PATH", "MEDCAP_CACHE",
+)  # fmt: skip
+"""What the processes on other nodes of a cluster take over from here."""
 
 
 def set_environment(address: str | None) -> None:
@@ -27,3 +37,5 @@ def set_environment(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if not (address or os.environ.get("RAY_ADDRESS")):
         os.environ.setdefault(_LISTEN_BEYOND_LOOPBACK, "0")
+        for name in _WORKER_INTERFACE:
+            os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")

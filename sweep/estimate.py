@@ -20,7 +20,7 @@ from medcap_core.models import load_captioner
 from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate
-from sweep.points import build_config, draw_points, grid_rows, num_trials
+from sweep.points import draw_configs, num_trials
 from sweep.pruning import build_rungs, should_prune
 from sweep.schema import SearchSpace
 from sweep.trial_record import compute_step
@@ -52,8 +52,7 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     is found by simulating sweeps whose trials differ at random.
     """
     torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
-    points = grid_rows(space) if space.sampler == "grid" else draw_points(space, NUM_DRAWS, space.seed)
-    configs = [build_config(space, point) for point in points]
+    configs = draw_configs(space, NUM_DRAWS)
     costs = {_kind(config): config for config in configs}
     units = {kind: measure_units(config) for kind, config in costs.items()}
     workers, devices = resources.num_workers, resources.num_workers * resources.max_concurrent
@@ -137,7 +136,7 @@ def time_call(call: Callable[[], object]) -> float:
 def count_images(config: TrialConfig) -> dict[SplitName, int]:
     """How many images of each split a trial of this config uses, bad ones not yet taken off."""
     splits = load_dataset(config.data).splits
-    limits = {
+    limits: dict[SplitName, tuple[float, int | None]] = {
         "train": (config.data_fraction, config.max_train_images),
         "validation": (1.0, config.max_validation_images),
         "test": (1.0, config.max_test_images),

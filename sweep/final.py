@@ -16,11 +16,11 @@ import pandas as pd
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
+from medcap_core.files import write_text_atomically
 from medcap_core.metrics import CaptionScorer, choose_caption_prior, load_caption_scorer
 from medcap_core.models import load_captioner
 from medcap_core.trained import export_captioner
 from sweep.cluster import TrialResources
-from sweep.files import write_text_atomically
 from sweep.scoring import CaptionJob, caption_split
 from sweep.study import Study
 from sweep.trial_record import TrialRecord, TrialState

@@ -35,7 +35,7 @@ def divert_noise(log_path: Path, console: Console) -> Iterator[Console]:
 class _KeptTerminal(Console):
     """A console that follows the size of the terminal it prints on; rich looks at the diverted descriptors alone."""
 
-    @property
+    @property  # type: ignore[misc]  # rich lets it be set as well
     def size(self) -> ConsoleDimensions:
         """Columns and rows as they are now."""
         try:

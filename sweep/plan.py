@@ -41,7 +41,6 @@ _LABEL_PREFIXES = {
 _NAMED_BY_VALUE = ("freeze", "lora_targets", "schedule", "precision")
 _SWITCHES = {"augment": "aug", "lora_vision": "vision"}
 _LABEL_ORDER = ("freeze", "lora_targets", "lora_vision", "lora_rank", "lora_alpha", "learning_rate", "num_epochs")
-_MAX_FILE_LABEL = 80
 _NUM_SAMPLES = 5
 _WIDTH = 110
 
@@ -61,12 +60,6 @@ def short_label(point: Mapping[str, Any]) -> str:
     known = [knob for knob in _LABEL_ORDER if knob in point]
     ordered = known + [knob for knob in point if knob not in known]
     return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
-
-
-def file_label(point: Mapping[str, Any]) -> str:
-    """`short_label` for a file name: letters, digits, `.`, `_` and `-` only, at most 80 characters."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", short_label(point).replace(" ", "_"))
-    return name[:_MAX_FILE_LABEL].strip("-_.") or "default"
 
 
 def describe_plan(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medcap_core.config import TrialConfig, build_trial_config
+from medcap_core.errors import ConfigFault
 from sweep.conditions import active_branch, order_knobs, parameter_name
 from sweep.knobs import Grid, Suggester
 from sweep.schema import SearchSpace
@@ -39,11 +40,6 @@ def encode_point(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]
 def is_complete(space: SearchSpace, point: Mapping[str, Any]) -> bool:
     """Whether a point has a value for every knob that is active in it."""
     return all(knob in point or active_branch(branches, point) is None for knob, branches in space.search.items())
-
-
-def decode_point(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `encode_point`: parameters of a study by field name."""
-    return {name.partition("[")[0]: value for name, value in parameters.items()}
 
 
 class RandomDraw:
@@ -100,6 +96,23 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
     where = f"with {shown}" if shown else f"space '{space.name}'"
     values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": space.model}
     return build_trial_config(values, where)
+
+
+def draw_configs(space: SearchSpace, num_points: int) -> list[TrialConfig]:
+    """Valid configs of the space, drawn at random by its seed; of a grid, every row.
+
+    A draw whose values do not go together is left out, as in the search. Raises ConfigFault if none is valid.
+    """
+    points = grid_rows(space) if space.sampler == "grid" else draw_points(space, num_points, space.seed)
+    configs, fault = [], None
+    for point in points:
+        try:
+            configs.append(build_config(space, point))
+        except ConfigFault as error:
+            fault = error
+    if not configs and fault is not None:
+        raise fault
+    return configs
 
 
 def _iterate_rows(space: SearchSpace) -> Iterator[dict[str, Any]]:

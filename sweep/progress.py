@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-FINISHED_STATES = ("SUCCEEDED", "PRUNED", "STOPPED", "FAILED")
+FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
 
 _PLAIN_STEP_SECONDS = 10.0
 _PLAIN_STEP_SHARE = 0.1

@@ -1,6 +1,6 @@
 """Where a run's figures come from: software, machine, data and model, one entry for each time the driver was started.
 
-`provenance.json` names no user, host or folder except what stands on the command line.
+`provenance.json` names no user or host, and no folder but those of the data, the model and the command line.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.errors import RunFault
-from sweep.files import write_json_atomically
+from medcap_core.files import write_json_atomically
 
 PACKAGES = (
     "medcap-sweep",

@@ -98,6 +98,13 @@ def _read_resources(raw: Mapping[Any, Any], faults: FaultList) -> Resources:
         faults.add(
             "resources.gpus_per_trial", f"{gpus} is above 1 and not whole", "give a share of one GPU or whole ones"
         )
+    workers = good.get("workers_per_trial", 1)
+    if gpus != "auto" and workers > 1 and gpus % workers:
+        faults.add(
+            "resources.gpus_per_trial",
+            f"{gpus} cannot be dealt to {workers} workers, which need whole GPUs or none",
+            f"give 0 or a multiple of {workers}",
+        )
     return Resources(**good)
 
 

@@ -62,6 +62,8 @@ def run(
             set_values=[*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])],
             max_concurrent=max_concurrent,
         )
+        if dry_run and address:
+            raise ConfigFault("--dry-run measures on this machine; leave --address out.")
         if dry_run:
             _show_plan(resolved)
         else:
@@ -98,12 +100,12 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None
     quiet_libraries()
     runner.check_before_start(space)
     directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
-    try:
-        with Study.create(directory, space) as study:
+    with Study.create(directory, space) as study:
+        try:
             runner.run_study(study, Console(), address=address)
-    except UserFault as fault:
-        runner.discard_unused(directory, fault)
-        raise
+        except UserFault as fault:
+            runner.discard_unused(directory, fault)
+            raise
 
 
 def _go_on(directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None) -> None:

@@ -4,8 +4,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ from medcap_core.errors import MedcapError, UserFault
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import hash_weights, load_captioner
 from medcap_core.tuning import apply_tuning
-from sweep.cluster import ClusterInfo, TrialResources, check_shared_directory, choose_resources, connect
+from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
 from sweep.final import export_best, rescore_candidates, score_on_test
+from sweep.noise import divert_noise
 from sweep.plan import describe_plan, short_label
-from sweep.points import build_config, draw_points, num_trials
+from sweep.points import draw_configs, num_trials
 from sweep.provenance import begin_provenance, end_provenance, find_gpus
 from sweep.schema import SearchSpace
 from sweep.scoring import CaptionJob, caption_here, caption_split
@@ -33,6 +32,8 @@ from sweep.terminal import SweepView, print_test_table
 from sweep.trial_record import TrialRecord, TrialState
 
 NUM_CHECK_BATCHES = 2
+NUM_DRAWS = 64
+"""So many random points stand for a space that is not a grid."""
 EXIT_NOTE = "Interrupted; everything finished is kept. Go on with: python -m sweep.run --resume {directory}"
 
 
@@ -56,23 +57,26 @@ def run_study(
     with divert_noise(study.directory / "log.txt", console) as terminal:
         try:
             with connect(address) as cluster:
-                if num_more:
-                    study.extend(num_more)
-                resources = choose_resources(cluster.num_cpus, cluster.num_gpus, wanted, study.num_wanted)
+                num_wanted = study.num_wanted + num_more
+                resources = choose_resources(cluster.nodes, wanted, num_wanted)
                 view = SweepView(
                     terminal,
                     name=space.name,
-                    total_trials=study.num_wanted,
-                    header_lines=describe_start(study, cluster, resources),
+                    total_trials=num_wanted,
+                    header_lines=describe_start(study, cluster, resources, num_wanted),
                 )
                 with view:
                     if not cluster.is_own:
                         check_shared_directory(study.directory)
                     data = prepare_run(study, view)
-                    check_evaluation(study, data, cluster, resources, view)
+                    if study.num_finished < num_wanted:
+                        check_evaluation(study, data, cluster, resources, view)
+                    if num_more:
+                        study.extend(num_more)  # only now, so that a fault found above does not add them for good
                     run_search(study, resources, view)
                     best = choose_best(study, resources, view)
                     metrics = score_on_test(study, best, resources, view.step)
+                    study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                 end_provenance(study.directory)
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
@@ -95,23 +99,25 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _typical_configs(space: SearchSpace, num_points: int = 24) -> list[TrialConfig]:
+def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
     """One config for each way in which the space's trials use the model."""
-    configs = [build_config(space, point) for point in draw_points(space, num_points, space.seed)]
-    ways = {(c.data, c.model, c.image_size, c.freeze, c.lora_targets, c.lora_vision, c.prompt): c for c in configs}
+    ways = {
+        (c.image_size, c.freeze, c.lora_targets, c.lora_vision, c.prompt, c.max_new_tokens, c.max_caption_tokens): c
+        for c in draw_configs(space, NUM_DRAWS)
+    }
     return list(ways.values())
 
 
-def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources) -> list[str]:
+def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
     """What a run prints first: where, on what, and how to watch."""
-    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {cluster.num_nodes} nodes"
+    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {len(cluster.nodes)} nodes"
     devices = (
         f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
     )
     lines = [
         f"Run directory  {show_path(study.directory)}",
         f"Data, model    {study.space.data}, {study.space.model}",
-        f"Trials         {study.num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})",
+        f"Trials         {num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})",
     ]
     if cluster.dashboard_url:
         sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
@@ -120,32 +126,49 @@ def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources
 
 
 def prepare_run(study: Study, view: SweepView) -> PreparedData:
-    """Decode what the trials share, list what was left out, and write down where everything comes from."""
-    config = build_config(study.space, {})
-    captioner = load_captioner(config.model, config.image_size)
+    """Decode what the trials share, list what was left out, and write down where everything comes from.
+
+    Returns the data of one trial; other trials may take other shares of it, which are decoded here too.
+    """
     skipped_path = study.directory / "skipped_records.csv"
     try:
-        data = prepare_data(config, captioner.geometry, splits=SPLITS, progress=view.step)
+        parts = [
+            prepare_data(
+                config, load_captioner(config.model, config.image_size).geometry, splits=SPLITS, progress=view.step
+            )
+            for config in _configs_by_images(study.space)
+        ]
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
         raise TooManyBadRecords(
             (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
         ) from None
-    write_skipped(data.skipped, skipped_path)
+    skipped = list(dict.fromkeys(record for part in parts for record in part.skipped))
+    write_skipped(skipped, skipped_path)
+    data = parts[0]
     sizes = {name: len(split) for name, split in data.splits.items()}
     view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
     for note in data.notes:
         view.message(f"Data: {note}")
-    if data.skipped:
-        view.message(f"{len(data.skipped)} records left out, listed in {show_path(skipped_path)}")
+    if skipped:
+        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
         gpus=find_gpus(),
-        data={"name": data.name, "kind": data.kind, "notes": data.notes, "sizes": sizes, "skipped": len(data.skipped)},
-        model={"name": config.model, "sha256": hash_weights(config.model)},
+        data={"name": data.name, "kind": data.kind, "notes": data.notes, "sizes": sizes, "skipped": len(skipped)},
+        model={"name": study.space.model, "sha256": hash_weights(study.space.model)},
     )
     return data
+
+
+def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
+    """One config for each selection and size of images that the space's trials use, the largest share first."""
+    ways = {
+        (config.image_size, config.data_fraction, config.max_train_images): config
+        for config in draw_configs(space, NUM_DRAWS)
+    }
+    return sorted(ways.values(), key=lambda config: -config.data_fraction)
 
 
 def check_evaluation(
@@ -155,9 +178,7 @@ def check_evaluation(
 
     On this machine's CPUs that is this process, which has imported and loaded everything already.
     """
-    if study.is_complete:
-        return
-    config = build_config(study.space, {}).model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
+    config = draw_configs(study.space, 1)[0].model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
     references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
     started = time.monotonic()
     job = CaptionJob("check", config, None, "validation", len(references), whole_validation=False)
@@ -219,32 +240,9 @@ def show_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-@contextmanager
-def divert_noise(log_path: Path, console: Console) -> Iterator[Console]:
-    """Send what Ray and other libraries print, from C++ too, to the run's log; the console given back still prints.
-
-    Done on the file descriptors, since Ray's core writes there itself.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = {fd: os.dup(fd) for fd in (1, 2)}
-    with log_path.open("a", encoding="utf-8") as log_file, os.fdopen(kept[1], "w", encoding="utf-8") as terminal:
-        for fd in kept:
-            os.dup2(log_file.fileno(), fd)
-        try:
-            yield Console(file=terminal, force_terminal=console.is_terminal, width=console.width)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            terminal.flush()
-            os.dup2(kept[1], 1)
-            os.dup2(kept[2], 2)
-            os.close(kept[2])
-
-
 def show_plan(space: SearchSpace, console: Console) -> None:
     """Print what a run would do and cost; starts nothing."""
     check_before_start(space)
-    num_cpus, num_gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
-    resources = choose_resources(num_cpus, num_gpus, space.resources, num_trials(space))
+    node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+    resources = choose_resources([node], space.resources, num_trials(space))
     write_lines(console, describe_plan(space, resources, estimate_cost(space, resources)))

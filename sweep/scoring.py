@@ -24,7 +24,7 @@ from sweep.cluster import TrialResources
 
 MOST_RETRIES = 2
 SHARDS_PER_DEVICE = 4
-"""More shards than devices, so that progress shows and a slow device does not hold the others up."""
+"""On CPUs more shards than devices, so that progress shows and a slow device does not hold the others up."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,15 @@ def caption_split(
 ) -> dict[str, list[str]]:
     """Every job's captions in the order of its split, by job name."""
     num_devices = resources.max_concurrent * resources.num_workers
-    run = ray.remote(_caption_positions).options(
-        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=MOST_RETRIES
+    # Given here and not by `options`, GPUs also make Ray end the process after a shard, so that it leaves the card.
+    run = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=MOST_RETRIES)(
+        _caption_positions
     )
+    shards_per_device = 1 if resources.gpus_per_worker else SHARDS_PER_DEVICE
     pending: dict[Any, tuple[str, np.ndarray]] = {}
     for job in jobs:
         num_shards = max(
-            1, min(num_devices * SHARDS_PER_DEVICE, math.ceil(job.num_images / job.config.eval_batch_size))
+            1, min(num_devices * shards_per_device, math.ceil(job.num_images / job.config.eval_batch_size))
         )
         for positions in np.array_split(np.arange(job.num_images), num_shards):
             task = run.remote(job, positions, resources.cpus_per_worker)

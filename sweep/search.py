@@ -6,16 +6,20 @@ Three small adapters speak Tune's language; what they say is the `Study`'s. Tune
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from medcap_core.errors import MedcapError, RunFault
 from sweep.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.plan import short_label
 from sweep.study import Study
@@ -39,7 +43,7 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
-            search_alg=StudySearcher(study, resources),
+            search_alg=StudySearcher(ledger, resources),
             scheduler=StudyScheduler(ledger),
             num_samples=remaining,
             max_concurrent_trials=resources.max_concurrent,
@@ -57,6 +61,10 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
     )
     try:
         tuner.fit()
+    except TuneError:
+        if ledger.fault is not None:  # Tune wraps what its callbacks raise
+            raise ledger.fault from None
+        raise
     finally:
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -85,14 +93,37 @@ class Ledger:
         self.study = study
         self.view = view
         self.outcomes: dict[str, tuple[TrialState, str]] = {}
+        self.fault: MedcapError | None = None
         self.last_look = 0.0
+
+    @contextmanager
+    def keep_fault(self) -> Iterator[None]:
+        """Remember the first fault of the study's, which Tune is about to turn into a traceback."""
+        try:
+            yield
+        except MedcapError as fault:
+            self.fault = self.fault or fault
+            raise
+        except OSError as error:
+            self.fault = self.fault or RunFault(
+                f"{self.study.directory}: cannot be written ({error.strerror}); free some space or mend the disk, then "
+                "go on by --resume."
+            )
+            raise
+
+    def propose(self) -> TrialRecord | None:
+        """The study's next trial."""
+        with self.keep_fault():
+            return self.study.propose()
 
     def take_result(self, name: str, result: dict[str, Any]) -> bool:
         """Record an epoch or a failure; returns whether the trial may go on."""
         if FAILURE in result:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]))
             return False
-        if not self.study.report(name, {field: result[field] for field in EPOCH_FIELDS}):
+        with self.keep_fault():
+            goes_on = self.study.report(name, {field: result[field] for field in EPOCH_FIELDS})
+        if not goes_on:
             self.outcomes[name] = (TrialState.PRUNED, "")
             return False
         return True
@@ -100,8 +131,9 @@ class Ledger:
     def end(self, name: str, fault: str | None = None) -> None:
         """Record the end of a trial; `fault` says why its process was given up."""
         state, reason = (TrialState.FAILED, fault) if fault else self.outcomes.get(name, (TrialState.SUCCEEDED, ""))
-        self.study.finish(name, state, reason)
-        self.study.tidy_checkpoints()
+        with self.keep_fault():
+            self.study.finish(name, state, reason)
+            self.study.tidy_checkpoints()
         self.refresh()
 
     def stop_unfinished(self) -> None:
@@ -138,23 +170,24 @@ class StaysHere:
 class StudySearcher(StaysHere, Searcher):
     """Hands the study's proposals to Tune."""
 
-    def __init__(self, study: Study, resources: TrialResources) -> None:
+    def __init__(self, ledger: Ledger, resources: TrialResources) -> None:
         super().__init__()  # without a metric: a result that tells of a failure has none
-        self.study = study
+        self.ledger = ledger
         self.resources = resources
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Give the next assignment, or FINISHED."""
-        record = self.study.propose()
-        return Searcher.FINISHED if record is None else self._assign(record)
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Give the next assignment, or Tune's word for the end."""
+        record = self.ledger.propose()
+        finished: Any = Searcher.FINISHED  # a text, though Tune declares a dict
+        return finished if record is None else self._assign(record)
 
     def _assign(self, record: TrialRecord) -> dict[str, Any]:
         assignment = Assignment(
             trial=record.name,
             label=short_label(record.point),
             config=record.config.model_dump(mode="json"),
-            directory=str(self.study.trial_directory(record.name)),
-            scratch=str(scratch_directory(self.study)),
+            directory=str(self.ledger.study.trial_directory(record.name)),
+            scratch=str(scratch_directory(self.ledger.study)),
             cpus_per_worker=self.resources.cpus_per_worker,
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,

@@ -11,7 +11,7 @@ import yaml
 
 from medcap_core.config import TrialConfig
 from sweep.overrides import apply_overrides
-from sweep.points import build_config, decode_point, draw_points, encode_point, grid_rows, num_trials, propose
+from sweep.points import build_config, draw_points, encode_point, grid_rows, num_trials, propose
 from sweep.reading import build_space
 from sweep.schema import Resources, SearchSpace
 from sweep.strict_yaml import load_mapping
@@ -23,7 +23,6 @@ __all__ = [
     "best_space",
     "build_config",
     "build_space",
-    "decode_point",
     "draw_points",
     "dump_space",
     "encode_point",

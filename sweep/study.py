@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from medcap_core.errors import RunFault
-from sweep.files import write_json_atomically, write_text_atomically
+from medcap_core.files import write_json_atomically, write_text_atomically
 from sweep.plan import short_label
 from sweep.progress import TrialRow
 from sweep.proposal import build_proposal, find_trial_outside
@@ -268,16 +268,18 @@ class Study:
         path = self.directory / "best.yaml"
         text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
         scored = f"CIDEr {record.best_cider:.3f} on validation after epoch {record.best_epoch}"
+        if record.whole_validation_cider is not None:
+            scored += f" as the search saw it, {record.whole_validation_cider:.3f} on the whole split"
         write_text_atomically(path, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
         return path
 
-    def tidy_checkpoints(self, keep_all: bool = False) -> None:
+    def tidy_checkpoints(self) -> None:
         """Free the disk of trials that are over: optimizer state, and weights unless they may still be needed.
 
         Needed are those of the candidates, and with `test: all` those of succeeded trials not yet scored on the test
-        split. `keep_all`, or `keep_checkpoints` in the space, keeps everything.
+        split. `keep_checkpoints` in the space keeps everything.
         """
-        if keep_all or self.space.keep_checkpoints:
+        if self.space.keep_checkpoints:
             return
         needed = {record.name for record in self.candidates()}
         if self.space.test == "all":

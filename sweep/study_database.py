@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from medcap_core.errors import RunFault
-from sweep.files import sync_folder
+from medcap_core.files import sync_folder
 from sweep.trial_record import TrialRecord, TrialState
 
 _FINAL_STATES = {

@@ -18,11 +18,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from medcap_core.checkpoint import EpochReport
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
+from medcap_core.data.records import fold_white_space
 from medcap_core.distributed import current_workers
-from medcap_core.errors import OutOfMemory, TrialFailure, UserFault
+from medcap_core.epoch_report import EpochReport
+from medcap_core.errors import TrialFailure, UserFault
 from medcap_core.evaluation import ignore_progress
 from medcap_core.libraries import quiet_libraries
 from medcap_core.models import load_captioner
@@ -79,16 +80,20 @@ def run_trial(params: dict[str, Any]) -> None:
             name=assignment.trial,  # the restore key, so without a time stamp
             storage_path=str(Path(assignment.scratch) / "train"),
             failure_config=FailureConfig(max_failures=0),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # a UserCallback
         ),
     )
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        known = [cause for cause in error.worker_failures.values() if isinstance(_root_cause(cause), TrialFailure)]
+        known = [
+            cause
+            for cause in error.worker_failures.values()
+            if isinstance(_root_cause(cause), TrialFailure | UserFault)
+        ]
         if not known:
             raise
-        tune.report({FAILURE: str(_root_cause(known[0]))})
+        tune.report({FAILURE: fold_white_space(str(_root_cause(known[0])))})
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -119,7 +124,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
 
             fit(config, data, assignment.checkpoints, report_epoch, note_progress)
         except (TrialFailure, UserFault) as failure:
-            if isinstance(failure, OutOfMemory) and assignment.num_workers > 1:
+            if assignment.num_workers > 1:
                 raise  # the other workers wait for this one; only its end frees them
             report({FAILURE: " ".join(failure.args[0].split("\n"))})
 

@@ -5,30 +5,18 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
+from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, RunFault
 
-EPOCH_FIELDS = (
-    "epoch",
-    "num_epochs",
-    "cider",
-    "validation_loss",
-    "training_loss",
-    "seconds",
-    "training_seconds",
-    "images_per_second",
-    "peak_memory_bytes",
-    "trainable_parameters",
-    "total_parameters",
-    "learning_rate",
-)
-"""What an epoch report holds. `epoch` counts from 1 (0 for zero-shot); `seconds` is training and evaluation."""
+EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
+"""What is kept of an epoch."""
 
 RESULT_COLUMNS = (
     "trial",
@@ -62,7 +50,7 @@ class TrialState(StrEnum):
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
 
 
-EpochReport = dict[str, int | float | None]
+EpochValues = dict[str, int | float | None]
 
 
 @dataclass
@@ -82,7 +70,7 @@ class TrialRecord:
     state: TrialState = TrialState.PENDING
     reason: str = ""
     attempts: int = 0
-    epochs: list[EpochReport] = field(default_factory=list)
+    epochs: list[EpochValues] = field(default_factory=list)
     pruned_at_epoch: int | None = None
     whole_validation_cider: float | None = None
 
@@ -113,7 +101,7 @@ class TrialRecord:
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are done; zero-shot has none."""
+        """How many epochs are done; a zero-shot trial is scored once and counts one."""
         return int(self.epochs[-1]["epoch"] or 0) if self.epochs else 0
 
     @property

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from medcap_core.checkpoint import CheckpointFolder, EpochReport, Progress, load_weights, save_weights
+from medcap_core.checkpoint import CheckpointFolder, Progress, load_weights, save_weights
+from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import RunFault
 
 
@@ -140,13 +141,13 @@ def test_a_kill_between_the_writes_of_an_epoch_is_mended(tmp_path: Path, is_firs
 def test_a_file_cut_off_while_it_was_written_is_not_read(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     weight = rig.end_epoch(0.5)
-    for path in (tmp_path / "last" / "checkpoint.partial", tmp_path / "best" / "weights.partial"):
+    for path in (tmp_path / "last" / ".checkpoint.safetensors.tmp", tmp_path / "best" / ".weights.safetensors.tmp"):
         path.write_bytes(b"cut off")
     again = Rig(tmp_path)
     again.restore()
     assert torch.equal(again.weight, weight)
     again.end_epoch(0.75)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_best_is_left_alone_when_a_later_epoch_is_no_better(tmp_path: Path) -> None:

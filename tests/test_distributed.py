@@ -8,9 +8,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import multiprocessing
 
-from medcap_core.checkpoint import EpochReport
 from medcap_core.config import TrialConfig
 from medcap_core.distributed import Workers, current_workers
+from medcap_core.epoch_report import EpochReport
 from medcap_core.training import fit
 from tests.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 

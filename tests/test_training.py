@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from medcap_core.batches import order_of_epoch
-from medcap_core.checkpoint import EpochReport
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.distributed import Workers
+from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.training import fit, set_up
 from tests.tiny_blip import TinySplit, save_tiny_blip, tiny_config, tiny_data

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sweep.cluster import TrialResources
-from sweep.plan import CostEstimate, describe_plan, file_label, format_duration, format_size, short_label
+from sweep.plan import CostEstimate, describe_plan, format_duration, format_size, short_label
 from sweep.space import build_space
 
 LABELS: list[tuple[dict[str, Any], str]] = [
@@ -28,14 +28,6 @@ LABELS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("point", "label"), LABELS, ids=[label for _, label in LABELS])
 def test_short_label(point: dict[str, Any], label: str) -> None:
     assert short_label(point) == label
-
-
-def test_file_label_is_safe_in_a_file_name() -> None:
-    assert file_label(LABELS[0][0]) == "lora_r8_lr1e-3_e4"
-    assert file_label({"prompt": "../a: b/c "}) == "prompt-..-a-b-c"
-    assert file_label({"prompt": "x" * 200}) == "prompt-" + "x" * 73
-    assert file_label({"prompt": "\u4e2d"}) == "prompt"
-    assert file_label({}) == "default"
 
 
 def test_plan_of_a_conditional_search() -> None:

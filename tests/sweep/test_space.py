@@ -147,7 +147,7 @@ def test_shipped_space_samples_valid_configs(path: Path) -> None:
 
 def test_lora_space_searches_what_it_says() -> None:
     space = load_space(next(path for path in SHIPPED if path.stem == "lora"))
-    assert list(space.search) == ["freeze", "learning_rate", "lora_rank", "num_epochs"]
+    assert list(space.search) == ["freeze", "learning_rate", "lora_rank", "lora_targets", "num_epochs"]
     assert space.first_points
 
 

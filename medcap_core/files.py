@@ -13,17 +13,21 @@ def write_text_atomically(path: Path, text: str) -> None:
     behind is overwritten by the next write.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    temporary.write_text(text, encoding="utf-8", newline="")
+    replace_durably(temporary, path)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON. Raises ValueError for NaN and infinities, which JSON cannot hold."""
     write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Give the finished file `temporary` the name `path`, once its content is on the disk."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
