@@ -98,8 +98,8 @@ def finished_run(materials: Materials) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def local_ray(materials: Materials) -> Iterator[None]:
-    """Ray in this process, on loopback, with two CPUs."""
+    """Ray in this process, on loopback."""
     from sweep.cluster import connect
 
-    with connect(None, num_cpus=2):
+    with connect(None):
         yield

@@ -36,6 +36,7 @@ first_points:
   - {freeze: lora, learning_rate: 2.0e-2, num_epochs: 3}
   - {freeze: full, learning_rate: 3.0e-3, num_epochs: 6}
 trials: 4
+resources: {cpus_per_trial: 1}
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import RunFault
-from sweep.cluster import DRIVER_CPUS, check_shared_directory, choose_resources
+from sweep.cluster import DRIVER_CPUS, NodeSize, check_shared_directory, choose_resources
 from sweep.schema import Resources
 from tests.sweep.real_runs import (
     Materials,
@@ -48,7 +48,7 @@ class TestResources:
         num_trials: int,
         expected: tuple[int, float, float, int],
     ) -> None:
-        chosen = choose_resources(cpus, gpus, Resources.model_validate(wanted), num_trials)
+        chosen = choose_resources([NodeSize(cpus, gpus)], Resources.model_validate(wanted), num_trials)
         assert (
             chosen.num_workers,
             chosen.cpus_per_worker,
@@ -56,18 +56,29 @@ class TestResources:
             chosen.max_concurrent,
         ) == pytest.approx(expected)
 
+    def test_of_a_worker_fit_on_one_node(self) -> None:
+        nodes = [NodeSize(cpus=6, gpus=2), NodeSize(cpus=11), NodeSize(cpus=16, gpus=1)]
+        chosen = choose_resources(nodes, Resources(), num_trials=9)
+        assert (chosen.cpus_per_worker, chosen.gpus_per_worker, chosen.max_concurrent) == (3.0, 1.0, 3)
+        chosen = choose_resources([NodeSize(3), NodeSize(5)], Resources(), num_trials=1)
+        assert chosen.cpus_per_worker == 3.0  # so that it runs on either
+        with pytest.raises(RunFault, match=r"^resources.cpus_per_trial: no node of the cluster has 6 CPUs"):
+            choose_resources([NodeSize(3), NodeSize(5)], Resources(cpus_per_trial=6), num_trials=1)
+        with pytest.raises(RunFault, match=r"^resources.gpus_per_trial: no node of the cluster has 2 GPUs"):
+            choose_resources([NodeSize(4, 1), NodeSize(4, 1)], Resources(gpus_per_trial=2), num_trials=1)
+
     def test_never_exceed_what_there_is(self) -> None:
         for cpus in (1, 2, 3, 5, 8, 13):
             for workers in (1, 2, 3):
-                chosen = choose_resources(cpus, 0, Resources(workers_per_trial=workers), 9)
+                chosen = choose_resources([NodeSize(cpus)], Resources(workers_per_trial=workers), 9)
                 driver = DRIVER_CPUS if workers > 1 else 0
                 assert chosen.max_concurrent * (workers * chosen.cpus_per_worker + driver) <= cpus + 1e-9
 
     def test_that_cannot_be_had_are_a_fault(self) -> None:
         with pytest.raises(RunFault, match=r"^resources.cpus_per_trial 9 exceeds the 8 CPUs there are; lower it.$"):
-            choose_resources(8, 0, Resources(cpus_per_trial=9), 2)
+            choose_resources([NodeSize(5), NodeSize(3)], Resources(cpus_per_trial=9), 2)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial 1 exceeds the 0 GPUs there are; lower it.$"):
-            choose_resources(8, 0, Resources(gpus_per_trial=1), 2)
+            choose_resources([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -110,8 +121,8 @@ from sweep.cluster import connect
 with connect(sys.argv[1]):
     @ray.remote(num_cpus=1)
     def find():
-        import medcap_core, sweep.trial
-        return medcap_core.__file__ + " " + sweep.trial.__file__
+        import medcap_core, sweep
+        return medcap_core.__file__ + " " + sweep.__file__
     print(ray.get(find.remote()))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from sweep.cluster import choose_resources
+from sweep.cluster import NodeSize, choose_resources
 from sweep.schema import Resources
 from sweep.search import run_search
 from sweep.study import Study
@@ -23,7 +23,7 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
         {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
         {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
     ]
-    resources = choose_resources(2, 0, Resources(workers_per_trial=2), num_trials=2)
+    resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2)
     assert (resources.num_workers, resources.max_concurrent) == (2, 1)
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=2) as study:
         run_search(study, resources, quiet_view())
@@ -39,7 +39,8 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     for name in ("training_loss", "validation_loss"):
         assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
-    wait_until(lambda: ray.available_resources().get("CPU") == 2.0, "the pruned trial's workers were gone")
+    all_cpus = ray.cluster_resources()["CPU"]
+    wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
 
 
 def test_progress_notes_are_few(tmp_path: Path) -> None:
