@@ -208,7 +208,7 @@ class StudyScheduler(StaysHere, FIFOScheduler):
     """Stops the trials that the study's pruning rule gives up."""
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
+from ray._raylet import setproctitle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -21,10 +22,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import fold_white_space
+from medcap_core.device import release_memory
 from medcap_core.distributed import current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import TrialFailure, UserFault
-from medcap_core.evaluation import ignore_progress
 from medcap_core.libraries import quiet_libraries
 from medcap_core.models import load_captioner
 from medcap_core.training import fit
@@ -113,11 +114,10 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank
-    note_progress = ProgressNote(directory / "progress.json") if rank == 0 else ignore_progress
+    note_progress = ProgressNote(assignment, rank)
     with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
         try:
-            captioner = load_captioner(config.model, config.image_size)
-            data = prepare_data(config, captioner.geometry)
+            data = prepare_data(config, load_captioner(config.model, config.image_size).geometry)
 
             def report_epoch(epoch: EpochReport) -> None:
                 report(asdict(epoch))
@@ -126,22 +126,32 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
         except (TrialFailure, UserFault) as failure:
             if assignment.num_workers > 1:
                 raise  # the other workers wait for this one; only its end frees them
-            report({FAILURE: " ".join(failure.args[0].split("\n"))})
+            report({FAILURE: fold_white_space(str(failure))})
+        finally:
+            release_memory()  # the process goes on to another trial
 
 
 class ProgressNote:
-    """Leaves where a trial stands within its epoch in a small file, now and then, for the driver's table."""
+    """Tells now and then where a trial stands within its epoch: to the driver's table, and to who looks at processes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.last_written = 0.0
+    The table reads a small file that the first worker leaves. The dashboard and `ps` show each process's title, which
+    Ray sets anew at every call and which would otherwise name the function alone.
+    """
+
+    def __init__(self, assignment: Assignment, rank: int) -> None:
+        self.path = Path(assignment.directory) / "progress.json" if rank == 0 else None
+        self.title = f"ray::{assignment.trial} {assignment.label}"
+        self.last_told = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Write `{what, done, total}` if the last note is old enough."""
+        """Tell `{what, done, total}` if the last time is long enough ago."""
         now = time.monotonic()
-        if now - self.last_written < SECONDS_BETWEEN_PROGRESS_NOTES:
+        if now - self.last_told < SECONDS_BETWEEN_PROGRESS_NOTES:
             return
-        self.last_written = now
+        self.last_told = now
+        setproctitle(f"{self.title} ({what})")
+        if self.path is None:
+            return
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps({"what": what, "done": done, "total": total}), encoding="utf-8")
         partial.replace(self.path)
