@@ -14,6 +14,8 @@ _DEFAULTS = {
     # Ctrl-C is ours to handle.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # How often a trial of several workers looks after them: an epoch's report waits for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A trial that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }

@@ -24,7 +24,7 @@ from sweep.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.plan import short_label
 from sweep.study import Study
 from sweep.terminal import SweepView
-from sweep.trial import FAILURE, Assignment, run_trial
+from sweep.trial import FAILURE, Assignment, free_workers, run_trial
 from sweep.trial_record import EPOCH_FIELDS, TrialRecord, TrialState
 
 MOST_RETRIES = 2
@@ -229,15 +229,18 @@ class LedgerCallback(StaysHere, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has begun with a trial, for the first time or again."""
+        free_workers(Assignment(**trial.config))
         self.ledger.study.start(trial.config["trial"])
         self.ledger.refresh()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped."""
+        free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died once more than it is retried."""
+        free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"], _describe_death(trial))
 
 

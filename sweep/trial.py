@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import get_current_placement_group, remove_placement_group
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
@@ -59,6 +61,11 @@ class Assignment:
     def checkpoints(self) -> Path:
         """Where the trial keeps what it needs to go on."""
         return Path(self.directory) / "checkpoints"
+
+    @property
+    def reservation(self) -> Path:
+        """Where several workers note what Ray holds for them."""
+        return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
 
 
 def run_trial(params: dict[str, Any]) -> None:
@@ -104,7 +111,22 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _train_worker(params: dict[str, Any]) -> None:
-    train_here(Assignment(**params), ray.train.report)
+    assignment = Assignment(**params)
+    if ray.train.get_context().get_world_rank() == 0:
+        assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
+        assignment.reservation.write_bytes(pickle.dumps(get_current_placement_group()))
+    train_here(assignment, ray.train.report)
+
+
+def free_workers(assignment: Assignment) -> None:
+    """Give back what the workers of a trial that is over have reserved, where Train has not.
+
+    A trial that Tune stops takes Train's controller with it; Train's own clean-up then asks for the one Ray on the
+    machine, and gives up where there are two.
+    """
+    if assignment.reservation.is_file():
+        remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
+        assignment.reservation.unlink()
 
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
