@@ -17,12 +17,13 @@ def divert_noise(log_path: Path, console: Console) -> Iterator[Console]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    is_terminal = console.is_terminal  # asked now, since it follows the descriptor
     kept = {fd: os.dup(fd) for fd in (1, 2)}
     with log_path.open("a", encoding="utf-8") as log_file, os.fdopen(kept[1], "w", encoding="utf-8") as terminal:
         for fd in kept:
             os.dup2(log_file.fileno(), fd)
         try:
-            yield _KeptTerminal(file=terminal, force_terminal=console.is_terminal)
+            yield _KeptTerminal(file=terminal, force_terminal=is_terminal)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from sweep.noise import divert_noise
 with divert_noise(Path(sys.argv[1]), Console()) as terminal:
-    terminal.print("shown", *terminal.size)
+    terminal.print("shown", *terminal.size, terminal.is_interactive)
     print("python's noise", flush=True)
     os.write(2, b"a library's noise" + os.linesep.encode())
     subprocess.run(["echo", "a child's noise"])
@@ -30,19 +30,19 @@ def test_noise_goes_to_the_log_and_the_console_to_the_terminal(tmp_path: Path) -
     command = [sys.executable, "-c", DIVERTS, log]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
     shown, shown_after = ended.stdout.splitlines()
-    assert (shown.split()[0], shown_after, ended.stderr) == ("shown", "shown after", "")
+    assert (shown.split()[0], shown.split()[-1], shown_after, ended.stderr) == ("shown", "False", "shown after", "")
     assert sorted(log.read_text().splitlines()) == ["a child's noise", "a library's noise", "python's noise"]
 
 
-def test_the_console_knows_the_size_of_the_terminal_it_kept(tmp_path: Path) -> None:
+def test_the_console_knows_the_terminal_it_kept(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 17, 93, 0, 0))
     command = [sys.executable, "-c", DIVERTS, tmp_path / "log.txt"]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, check=True, cwd=REPOSITORY,
-        env=environment | {"NO_COLOR": "1"},
+        env=environment | {"NO_COLOR": "1", "TERM": "xterm"},
     )  # fmt: skip
-    assert os.read(ours, 4096).decode().splitlines()[0] == "shown 93 17"
+    assert os.read(ours, 4096).decode().splitlines()[0] == "shown 93 17 True"
     os.close(ours)
     os.close(theirs)
