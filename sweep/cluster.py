@@ -140,7 +140,7 @@ def _describe_sign_in() -> str | None:
     """How to sign in on the dashboard, where it asks for a token."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
-    return "`ray get-auth-token` prints the token it asks for"
+    return "token: `ray get-auth-token`"
 
 
 def check_shared_directory(directory: Path) -> None:

@@ -107,8 +107,11 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
         prior = beside.submit(_score_caption_prior, study, best, scorer) if is_new_base else None
         zero_shot = _caption_test(study, [*untested, best], best if is_new_base else None, resources, progress)
         if prior is not None:
+            progress("scoring the caption prior", 0, 1)
             metrics = study.read_test_metrics() | prior.result()
-    for record in untested:
+            progress("scoring the caption prior", 1, 1)
+    for index, record in enumerate(untested):
+        progress("scoring the test split", index, len(untested) + 1)
         references = _load_split(record.config, "test").captions
         study.add_test_score(record.name, load_caption_scorer(references).all_scores(_read_predictions(study, record)))
 
@@ -124,6 +127,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     table = {"id": split.ids, "reference": split.captions, "prediction": predictions, "zero_shot": zero_shot}
     write_text_atomically(table_path, pd.DataFrame(table).to_csv(index=False))
     study.write_test_metrics(metrics)
+    progress("scoring the test split", len(untested) + 1, len(untested) + 1)
     scorer.close()
     return metrics
 

@@ -83,26 +83,31 @@ def run(
 
 
 def _show_plan(space: SearchSpace) -> None:
-    from medcap_core.libraries import quiet_libraries
-    from sweep import runner
+    console = Console()
+    with console.status("Measuring a few steps"):
+        from medcap_core.libraries import quiet_libraries
+        from sweep import runner
 
-    quiet_libraries()
-    runner.show_plan(space, Console())
+        quiet_libraries()
+        plan = runner.describe_run(space)
+    runner.write_lines(console, plan)
 
 
 def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None:
     if out is not None:
         check_new_directory(out.resolve())
-    from medcap_core.libraries import quiet_libraries
-    from sweep import runner
-    from sweep.study import Study
+    console = Console()
+    with console.status("Checking data and model"):
+        from medcap_core.libraries import quiet_libraries
+        from sweep import runner
+        from sweep.study import Study
 
-    quiet_libraries()
-    runner.check_before_start(space)
+        quiet_libraries()
+        runner.check_before_start(space)
     directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
     with Study.create(directory, space) as study:
         try:
-            runner.run_study(study, Console(), address=address)
+            runner.run_study(study, console, address=address)
         except UserFault as fault:
             runner.discard_unused(directory, fault)
             raise
@@ -111,12 +116,14 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None
 def _go_on(directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None) -> None:
     from sweep.study import Study
 
+    console = Console()
     with Study.open(directory) as study:
-        from medcap_core.libraries import quiet_libraries
-        from sweep import runner
+        with console.status("Loading"):
+            from medcap_core.libraries import quiet_libraries
+            from sweep import runner
 
-        quiet_libraries()
-        runner.run_study(study, Console(), address=address, max_concurrent=max_concurrent, num_more=num_more)
+            quiet_libraries()
+        runner.run_study(study, console, address=address, max_concurrent=max_concurrent, num_more=num_more)
 
 
 def _refuse_with_resume(**flags: object) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def run_study(
     )
     with divert_noise(study.directory / "log.txt", console) as terminal:
         try:
-            with connect(address) as cluster:
+            with terminal.status("Starting Ray") as waiting, connect(address) as cluster:
+                waiting.stop()
                 num_wanted = study.num_wanted + num_more
                 resources = choose_resources(cluster.nodes, wanted, num_wanted)
                 view = SweepView(
@@ -191,7 +193,7 @@ def check_evaluation(
     cider = load_caption_scorer(references).cider(captions)
     view.message(
         f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "
-        f'the untrained model has CIDEr {cider:.3f}, such as "{captions[0]}"'
+        f'the untrained model has CIDEr {cider:.3f}, such as "{textwrap.shorten(captions[0], 60)}"'
     )
 
 
@@ -240,9 +242,9 @@ def show_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def show_plan(space: SearchSpace, console: Console) -> None:
-    """Print what a run would do and cost; starts nothing."""
+def describe_run(space: SearchSpace) -> str:
+    """What a run would do and cost; starts nothing."""
     check_before_start(space)
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
     resources = choose_resources([node], space.resources, num_trials(space))
-    write_lines(console, describe_plan(space, resources, estimate_cost(space, resources)))
+    return describe_plan(space, resources, estimate_cost(space, resources))

@@ -117,7 +117,7 @@ def test_being_terminated_is_like_ctrl_c(materials: Materials, tmp_path: Path) -
     flags = ("--data", materials.images, "--model", materials.model, "--out", directory)
     driver = start_run(materials, materials.space, *flags)
     with ended_afterwards(driver):
-        wait_until(lambda: (directory / "log.txt").exists(), "the run began", driver)
+        wait_until((directory / "log.txt").exists, "the run began", driver)
         wait_until(lambda: len(family(driver.pid)) > 2, "Ray began", driver)
         processes = family(driver.pid)
         driver.terminate()

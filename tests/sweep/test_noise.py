@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from sweep.noise import divert_noise
 with divert_noise(Path(sys.argv[1]), Console()) as terminal:
-    terminal.print("shown", *terminal.size, terminal.is_interactive)
+    terminal.out("shown", *terminal.size, terminal.is_interactive, highlight=False)
     print("python's noise", flush=True)
     os.write(2, b"a library's noise" + os.linesep.encode())
     subprocess.run(["echo", "a child's noise"])
