@@ -2,7 +2,6 @@
 
 import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +13,13 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray._raylet import setproctitle  # type: ignore[attr-defined]  # compiled; Ray names its processes by it
+from ray._raylet import PlacementGroupID, setproctitle  # type: ignore[attr-defined]  # compiled
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
@@ -65,7 +65,7 @@ class Assignment:
     @property
     def reservation(self) -> Path:
         """Where several workers note what Ray holds for them."""
-        return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
+        return Path(self.scratch) / "reservations" / f"{self.trial}.txt"
 
 
 def run_trial(params: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def _train_worker(params: dict[str, Any]) -> None:
     assignment = Assignment(**params)
     if ray.train.get_context().get_world_rank() == 0:
         assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
-        assignment.reservation.write_bytes(pickle.dumps(get_current_placement_group()))
+        assignment.reservation.write_text(get_current_placement_group().id.hex(), encoding="utf-8")
     train_here(assignment, ray.train.report)
 
 
@@ -125,7 +125,8 @@ def free_workers(assignment: Assignment) -> None:
     machine, and gives up where there are two.
     """
     if assignment.reservation.is_file():
-        remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
+        identity = bytes.fromhex(assignment.reservation.read_text(encoding="utf-8"))
+        remove_placement_group(PlacementGroup(PlacementGroupID(identity)))
         assignment.reservation.unlink()
 
 

@@ -10,7 +10,7 @@ from sweep.cluster import NodeSize, choose_resources
 from sweep.schema import Resources
 from sweep.search import run_search
 from sweep.study import Study
-from sweep.trial import ProgressNote
+from sweep.trial import Assignment, ProgressNote
 from sweep.trial_record import TrialState
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.real_runs import quiet_view, wait_until
@@ -44,7 +44,17 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
 
 
 def test_progress_notes_are_few(tmp_path: Path) -> None:
-    note = ProgressNote(tmp_path / "progress.json")
+    assignment = Assignment(
+        trial="trial_0000",
+        label="full",
+        config={},
+        directory=str(tmp_path),
+        scratch=str(tmp_path),
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        num_workers=1,
+    )
+    note = ProgressNote(assignment, rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
     assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}
