@@ -112,9 +112,10 @@ def _root_cause(error: BaseException) -> BaseException:
 
 def _train_worker(params: dict[str, Any]) -> None:
     assignment = Assignment(**params)
-    if ray.train.get_context().get_world_rank() == 0:
+    group = get_current_placement_group()
+    if ray.train.get_context().get_world_rank() == 0 and group is not None:
         assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
-        assignment.reservation.write_text(get_current_placement_group().id.hex(), encoding="utf-8")
+        assignment.reservation.write_text(group.id.hex(), encoding="utf-8")
     train_here(assignment, ray.train.report)
 
 
