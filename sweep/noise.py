@@ -40,6 +40,8 @@ class _KeptTerminal(Console):
     def size(self) -> ConsoleDimensions:
         """Columns and rows as they are now."""
         try:
-            return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+            width, height = os.get_terminal_size(self.file.fileno())
         except OSError:
-            return super().size
+            width = height = 0
+        # A pseudo-terminal that was never given a size says 0.
+        return ConsoleDimensions(width, height) if width and height else super().size

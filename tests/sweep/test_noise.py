@@ -9,6 +9,8 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
+
 from tests.sweep.real_runs import REPOSITORY
 
 DIVERTS = """
@@ -34,15 +36,16 @@ def test_noise_goes_to_the_log_and_the_console_to_the_terminal(tmp_path: Path) -
     assert sorted(log.read_text().splitlines()) == ["a child's noise", "a library's noise", "python's noise"]
 
 
-def test_the_console_knows_the_terminal_it_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("columns", "rows", "expected"), [(93, 17, "93 17"), (0, 0, "80 25")])
+def test_the_console_knows_the_terminal_it_kept(tmp_path: Path, columns: int, rows: int, expected: str) -> None:
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 17, 93, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     command = [sys.executable, "-c", DIVERTS, tmp_path / "log.txt"]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, check=True, cwd=REPOSITORY,
         env=environment | {"NO_COLOR": "1", "TERM": "xterm"},
     )  # fmt: skip
-    assert os.read(ours, 4096).decode().splitlines()[0] == "shown 93 17 True"
+    assert os.read(ours, 4096).decode().splitlines()[0] == f"shown {expected} True"
     os.close(ours)
     os.close(theirs)
