@@ -79,7 +79,7 @@ def measure_captions(trial: training.Trial) -> float:
 
 
 def main(
-    size: Annotated[str, typer.Option(help="Shape of the model: base (224 M parameters) or mid (39 M).")] = "base",
+    size: Annotated[str, typer.Option(help="Shape of the model: base (224 M parameters) or small (32 M).")] = "base",
     image_size: int = 384,
     batch_size: int = 32,
     num_steps: int = 20,

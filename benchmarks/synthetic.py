@@ -1,23 +1,39 @@
-"""Inputs for benchmarks: a BLIP of a given size with random weights, and random images with captions. All synthetic."""
+"""Inputs for benchmarks: a BLIP of a given size with random weights, image folders, random pixels. All synthetic."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 
+from medcap_core.data.phantoms import load_phantoms
+from medcap_core.models import resolve_model
 from medcap_core.models.phantom_blip import build_phantom_blip
+
+PHANTOM_BLIP = "phantom-blip"
 
 BLIP_SIZES = {
     # name: (hidden, layers, heads of the vision tower; hidden, layers, heads of the decoder; vocabulary)
     "base": (768, 12, 12, 768, 12, 12, 30524),
-    "mid": (384, 8, 6, 384, 6, 6, 8000),
+    "small": (384, 8, 6, 384, 6, 6, 8000),
 }
 
 
+def make_model(name: str, directory: Path, image_size: int | None = None) -> str:
+    """The folder of the embedded model, or of a new random BLIP of that size in `directory`, by default for 224 px."""
+    if name == PHANTOM_BLIP:
+        return resolve_model(name)
+    return str(save_random_blip(directory, name, image_size or 224))
+
+
 def save_random_blip(directory: Path, size: str, image_size: int) -> Path:
-    """Save a randomly initialised BLIP of a named size in Hub format; `base` has the shape of BLIP-base (224 M)."""
+    """Save a randomly initialised BLIP of a named size in Hub format.
+
+    `base` has the shape of BLIP-base (224 M parameters), `small` 32 M. The same call gives the same weights.
+    """
     vision_hidden, vision_layers, vision_heads, hidden, layers, heads, vocabulary = BLIP_SIZES[size]
     build_phantom_blip(directory, seed=0, image_size=image_size)  # for its processor
     processor = BlipProcessor.from_pretrained(directory)
@@ -45,8 +61,25 @@ def save_random_blip(directory: Path, size: str, image_size: int) -> Path:
         },
         image_text_hidden_size=256,
     )
-    BlipForConditionalGeneration(config).save_pretrained(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BlipForConditionalGeneration(config).save_pretrained(directory)
     processor.save_pretrained(directory)
+    return directory
+
+
+def write_phantom_folder(directory: Path, num_train: int, num_validation: int, num_test: int = 2) -> Path:
+    """Draw phantoms into PNG files: an image folder by the Hub's convention, one `metadata.csv` a split."""
+    dataset = load_phantoms(num_train=num_train, num_validation=num_validation, num_test=num_test)
+    for split, records in dataset.splits.items():
+        folder = directory / split
+        folder.mkdir(parents=True)
+        with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("file_name", "text"))
+            for record in records:
+                record.image.open().save(folder / f"{record.id}.png")
+                writer.writerow((f"{record.id}.png", record.caption))
     return directory
 
 

@@ -1,0 +1,54 @@
+"""The lists of trials that ours and the peer both run, as grid spaces."""
+
+from typing import Any
+
+from benchmarks.synthetic import PHANTOM_BLIP
+from sweep.schema import SearchSpace
+from sweep.space import build_space
+
+LISTS = ("named", "all_modes")
+
+# Rates that suit phantom-blip; larger models take the share that README.md advises.
+_FULL_RATES = (5e-4, 1e-3, 1.5e-3, 2e-3)
+_LORA_RATES = (5e-3, 1e-2)
+_RATE_SHARE_OF_LARGE_MODELS = 1 / 30
+
+
+def build_list(
+    name: str, *, data: str, model: str, model_name: str, fixed: dict[str, Any], early_stopping: bool = False
+) -> SearchSpace:
+    """A named list of 8 trials as a grid space.
+
+    `named`: 4 with LoRA (two ranks, two rates) and 4 decoder-only (four rates). `all_modes`: two rates for each of the
+    four freeze modes. `fixed` holds what all trials share. Raises ConfigFault.
+    """
+    share = 1.0 if model_name == PHANTOM_BLIP else _RATE_SHARE_OF_LARGE_MODELS
+    full, lora = ([rate * share for rate in rates] for rates in (_FULL_RATES, _LORA_RATES))
+    search: dict[str, Any]
+    if name == "named":
+        search = {
+            "freeze": {"grid": ["lora", "decoder_only"]},
+            "learning_rate": [
+                {"grid": lora, "when": {"freeze": "lora"}},
+                {"grid": full, "when": {"freeze": "decoder_only"}},
+            ],
+            "lora_rank": {"grid": [4, 8], "when": {"freeze": "lora"}},
+        }
+    else:
+        search = {
+            "freeze": {"grid": ["full", "encoder_only", "decoder_only", "lora"]},
+            "learning_rate": [
+                {"grid": lora, "when": {"freeze": "lora"}},
+                {"grid": full[:2], "when": {"freeze": ["full", "encoder_only", "decoder_only"]}},
+            ],
+        }
+    values = {
+        "name": name.replace("_", "-"),
+        "data": data,
+        "model": model,
+        "fixed": fixed,
+        "search": search,
+        "sampler": "grid",
+        "scheduler": "asha" if early_stopping else "none",
+    }
+    return build_space(values, f"list {name}")

@@ -1,0 +1,138 @@
+"""The benchmarks: that the peer trains the same thing, and that each measures what it says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import peer, sweep_run
+from benchmarks.lists import LISTS, build_list
+from benchmarks.peer_trainer import build_trainer, provide_java
+from medcap_core.data.image_folder import read_image_folder
+from medcap_core.data.image_store import ImageStore
+from medcap_core.data.images import ImageGeometry
+from medcap_core.data.prepare import PreparedData, PreparedSplit
+from medcap_core.distributed import Workers
+from medcap_core.evaluation import compute_validation_loss, generate_captions
+from medcap_core.training import set_up, train_epoch
+from sweep.points import draw_configs
+from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven training and three validation images as PNG files."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, (split, num_images) in enumerate({"train": 7, "validation": 3}.items()):
+        tiny = TinySplit(num_images, seed)
+        lines = ["file_name,text"]
+        (folder / split).mkdir()
+        for name, caption, image in zip(tiny.ids, tiny.captions, tiny.images, strict=True):
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / split / f"{name}.png")
+            lines.append(f"{name}.png,{caption}")
+        (folder / split / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def read_images(folder: Path, cache: Path) -> PreparedData:
+    splits = {}
+    for split, records in read_image_folder(folder).splits.items():
+        store = ImageStore(records, ImageGeometry(IMAGE_SIZE), cache)
+        rows = np.arange(len(records))
+        store.ensure(rows)
+        splits[split] = PreparedSplit(split, records, store, rows)
+    return PreparedData("tiny", "image folder", [], splits)
+
+
+@pytest.mark.parametrize("freeze", ["full", "encoder_only", "decoder_only", "lora"])
+def test_peer_trains_the_same_thing(
+    freeze: str, tiny_blip: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every image in one batch the order does not matter, so that both sides end with the same weights."""
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    provide_java()
+    config = tiny_config(tiny_blip, freeze=freeze, batch_size=7, num_epochs=3, learning_rate=1e-2, lora_rank=3)
+    ours = set_up(config, read_images(image_folder, tmp_path), Workers(), torch.device("cpu"))
+    theirs = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer")
+    theirs.args.eval_strategy = "no"
+    start = trained_weights(theirs.model)
+    if freeze == "lora":  # its factors are drawn at random: start both from the same
+        ours.captioner.network.load_state_dict(start, strict=False)
+    assert trained_weights(ours.captioner.network).keys() == start.keys()
+
+    theirs.train()
+    for epoch in (1, 2, 3):
+        train_epoch(ours, epoch, lambda *_: None)
+
+    own = trained_weights(ours.captioner.network)
+    for name, value in trained_weights(theirs.model).items():
+        torch.testing.assert_close(own[name], value, rtol=0, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+    assert max(float((own[name] - value).abs().max()) for name, value in start.items()) > 1e-2
+
+
+def test_peer_scores_as_we_do(
+    tiny_blip: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    provide_java()
+    config = tiny_config(tiny_blip, num_beams=3)
+    ours = set_up(config, read_images(image_folder, tmp_path), Workers(), torch.device("cpu"))
+    scores = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer").evaluate()
+    captions = generate_captions(ours.captioner, ours.validation.images, config)
+    assert scores["eval_cider"] == pytest.approx(ours.scorer.cider(captions), abs=1e-9)
+    assert scores["eval_loss"] == pytest.approx(
+        compute_validation_loss(ours.captioner, ours.validation, config), rel=1e-4
+    )
+
+
+def trained_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of what is trained, but for the keys' biases: softmax ignores them, so Adam moves them by rounding."""
+    weights = {}
+    for name, parameter in network.named_parameters():
+        value = parameter.detach().clone()
+        if name.endswith("qkv.bias"):
+            query, _, mixed = value.chunk(3)
+            value = torch.stack([query, mixed])
+        if parameter.requires_grad and not name.endswith("key.bias"):
+            weights[name.removeprefix("base_model.model.")] = value
+    return weights
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_hold_eight_trials(name: str) -> None:
+    space = build_list(name, data="phantoms", model="phantom-blip", model_name="phantom-blip", fixed={"num_epochs": 4})
+    trials = draw_configs(space, 0)
+    assert len(set(trials)) == 8
+    modes = [str(trial.freeze) for trial in trials]
+    expected = {
+        "named": {"lora": 4, "decoder_only": 4},
+        "all_modes": dict.fromkeys(["full", "encoder_only", "decoder_only", "lora"], 2),
+    }[name]
+    assert {mode: modes.count(mode) for mode in set(modes)} == expected
+    assert space.scheduler == "none"
+
+
+def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
+    """Two trials at once, then a third; worked out by hand."""
+    stamps = {"trial_0000": ("12:00:20,000", "12:00:25,500"), "trial_0001": ("12:00:21,000", "12:00:27,000"),
+              "trial_0002": ("12:00:32,000", "12:00:36,000")}  # fmt: skip
+    for trial, ends in stamps.items():
+        folder = tmp_path / trial
+        folder.mkdir()
+        lines = [f"2026-11-23 {end} INFO epoch {number}: CIDEr 0.1000" for number, end in enumerate(ends, start=1)]
+        (folder / "log.txt").write_text("2026-11-23 12:00:00,000 INFO ready\n" + "\n".join(lines), encoding="utf-8")
+        epochs = [{"seconds": 5.0, "training_seconds": 3.0, "cider": 0.1}] * 2
+        (folder / "trial.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
+    trials = [sweep_run.read_trial(folder) for folder in sorted(tmp_path.iterdir())]
+    noon = sweep_run.read_time("2026-11-23 12:00:00,000")
+    run = sweep_run.SweepRun(noon, noon + 40, noon + 50, trials, 0, 0, 0)
+
+    assert run.num_slots == 2
+    assert sweep_run.compute_turnarounds(run) == [16 - 25.5, 27 - 27]
+    parts = peer.split_ours(run)
+    assert (parts.start, parts.training, parts.evaluation, parts.whole) == (15, 9, 6, 40)
+    assert parts.between == 10
