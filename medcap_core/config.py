@@ -55,6 +55,9 @@ class TrialConfig(BaseModel):
     max_bad_record_share: float = Field(0.05, ge=0, le=1, description="share of unusable records that stops a run")
     image_size: int | None = Field(None, ge=16, le=1024, description="pixels a side; None takes the model's own")
 
+    cache_features: bool = Field(True, description="where the encoder is frozen, compute its output once an image")
+    max_feature_cache_gb: float = Field(100.0, ge=0, description="disk that all cached features may take, 1e9 bytes")
+
     # Which parameters are trained
     freeze: FreezeMode = FreezeMode.LORA
     lora_rank: int = Field(8, ge=1, le=512)

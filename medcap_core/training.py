@@ -15,15 +15,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcap_core.augmentation import Augmenter
-from medcap_core.batches import BatchMaker, MicroBatch, PixelSource, derive_seed, order_of_epoch, prefetch, split_step
+from medcap_core.batches import BatchMaker, MicroBatch, derive_seed, order_of_epoch, prefetch, split_step
 from medcap_core.checkpoint import CheckpointFolder, Progress
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData
+from medcap_core.data.records import SplitName
 from medcap_core.device import PeakMemory, choose_precision, current_device
 from medcap_core.distributed import Workers, current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.evaluation import OnProgress, compute_validation_loss, generate_captions, ignore_progress
+from medcap_core.image_sources import open_images
 from medcap_core.metrics import CaptionScorer, load_caption_scorer
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.optimization import build_optimizer, set_learning_rate
@@ -31,6 +33,8 @@ from medcap_core.steps import Steps, build_steps
 from medcap_core.tuning import TuningSummary, apply_tuning, encoder_is_frozen
 
 log = logging.getLogger(__name__)
+
+_SPLITS_OF_A_TRIAL: tuple[SplitName, ...] = ("train", "validation")
 
 STEPS_BETWEEN_LOSS_CHECKS = 50
 """The loss is looked at this seldom, because looking makes the host wait for the device."""
@@ -50,7 +54,7 @@ def fit(
     UserFault where config, data and model do not fit each other.
     """
     with name_memory_faults(config):
-        trial = set_up(config, data, current_workers(), current_device())
+        trial = set_up(config, data, current_workers(), current_device(), progress)
         folder = CheckpointFolder(checkpoint_dir)
         done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
         if trial.workers.leads:
@@ -96,7 +100,13 @@ class Trial:
         return 1 if self.config.freeze is FreezeMode.ZERO_SHOT else self.config.num_epochs
 
 
-def set_up(config: TrialConfig, data: PreparedData, workers: Workers, device: torch.device) -> Trial:
+def set_up(
+    config: TrialConfig,
+    data: PreparedData,
+    workers: Workers,
+    device: torch.device,
+    progress: OnProgress = ignore_progress,
+) -> Trial:
     """Model, data and optimizer of a trial, its random state as if the process were new."""
     if config.batch_size < workers.size * config.accumulation_steps:
         raise ConfigFault(
@@ -112,10 +122,11 @@ def set_up(config: TrialConfig, data: PreparedData, workers: Workers, device: to
     module: nn.Module = captioner
     if workers.size > 1 and tuning.trainable_parameters:
         module = DistributedDataParallel(captioner, gradient_as_bucket_view=True)
-    batches = {
-        name: BatchMaker(PixelSource(split), captioner.tokenize(split.captions, config), device)
-        for name, split in ((name, data.splits[name]) for name in ("train", "validation"))
-    }
+    batches = {}
+    for name in _SPLITS_OF_A_TRIAL:
+        augmented = name == "train" and config.augment
+        images = open_images(captioner, data.splits[name], config, augmented=augmented, progress=progress)
+        batches[name] = BatchMaker(images, captioner.tokenize(data.splits[name].captions, config), device)
     optimizer = build_optimizer(captioner, config)
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config, device) is torch.float16)
     return Trial(

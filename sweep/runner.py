@@ -15,9 +15,10 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
 from medcap_core.errors import MedcapError, UserFault
+from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import hash_weights, load_captioner
-from medcap_core.tuning import apply_tuning
+from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
 from sweep.final import export_best, rescore_candidates, score_on_test
@@ -71,6 +72,8 @@ def run_study(
                     if not cluster.is_own:
                         check_shared_directory(study.directory)
                     data = prepare_run(study, view)
+                    if cluster.is_own and not resources.gpus_per_worker:
+                        encode_ahead(study.space, view)
                     if study.num_finished < num_wanted:
                         check_evaluation(study, data, cluster, resources, view)
                     if num_more:
@@ -171,6 +174,23 @@ def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
         for config in draw_configs(space, NUM_DRAWS)
     }
     return sorted(ways.values(), key=lambda config: -config.data_fraction)
+
+
+def encode_ahead(space: SearchSpace, view: SweepView) -> None:
+    """Encode here, with all cores, what the trials' frozen encoders would; else the first trial would, the others wait.
+
+    Where trials have GPUs they encode on those.
+    """
+    ways = {
+        (c.model, c.image_size, c.data_fraction, c.max_train_images, c.max_validation_images, c.augment, c.precision): c
+        for c in draw_configs(space, NUM_DRAWS)
+        if encoder_is_frozen(c)
+    }
+    for config in ways.values():
+        captioner = load_captioner(config.model, config.image_size)
+        for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
+            augmented = name == "train" and config.augment
+            open_images(captioner, split, config, augmented=augmented, progress=view.step)
 
 
 def check_evaluation(

@@ -11,12 +11,12 @@ import ray
 import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from medcap_core.batches import PixelSource, SourcePart
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.evaluation import generate_captions
+from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
 from medcap_core.trained import load_trained_captioner
 from medcap_core.training import name_memory_faults
@@ -99,7 +99,7 @@ def caption_here(job: CaptionJob, positions: np.ndarray | None = None) -> list[s
     with name_memory_faults(job.config):
         captioner = load_trained_captioner(job.config, job.weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
-        images = SourcePart(
-            PixelSource(data.splits[job.split]), np.arange(job.num_images) if positions is None else positions
-        )
+        split = data.splits[job.split]
+        positions = np.arange(job.num_images) if positions is None else positions
+        images = open_images(captioner, split.part(positions), job.config)
         return generate_captions(captioner, images, job.config)

@@ -105,5 +105,6 @@ def tiny_config(model: Path, **changes: object) -> TrialConfig:
         "max_caption_tokens": 16,
         "max_new_tokens": 10,
         "num_beams": 2,
+        "cache_features": False,  # images in memory have no place on the disk to keep them beside
     }
     return TrialConfig.model_validate(values | changes)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from medcap_core.cache import cache_root
 from medcap_core.config import TrialConfig
-from medcap_core.data.image_store import ImageStore, Progress
+from medcap_core.data.image_store import ImageStore
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Dataset, Record, SkippedRecord, SplitName
+from medcap_core.data.row_store import Progress
 from medcap_core.data.sources import load_data
 from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.errors import DataFault
@@ -51,6 +52,11 @@ class PreparedSplit:
     def ids(self) -> list[str]:
         """One id a record, unique in the split."""
         return [record.id for record in self.records]
+
+    def part(self, positions: NDArray[np.int64]) -> "PreparedSplit":
+        """Some of the images, in the order given."""
+        records = [self.records[position] for position in positions.tolist()]
+        return PreparedSplit(self.split, records, self.store, self.rows[positions])
 
     def pixels(self, positions: NDArray[np.int64] | slice | list[int]) -> NDArray[np.uint8]:
         """Images at `positions` of `records`: uint8 (B, 3, S, S), RGB, not normalised."""

@@ -48,9 +48,6 @@ class BlipCaptioner(Captioner):
     }
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-
     def __init__(self, network: BlipForConditionalGeneration, processor: BlipProcessor) -> None:
         super().__init__()
         for layer in network.vision_model.encoder.layers:

@@ -66,6 +66,8 @@ class Captioner(nn.Module, ABC):
     network: Any  # a transformers PreTrainedModel, whose methods are not typed
     processor: Any
     geometry: ImageGeometry
+    pixel_scale: Tensor  # (1, 3, 1, 1), with pixel_shift: rescaling and normalisation in one multiply-add
+    pixel_shift: Tensor
 
     @classmethod
     @abstractmethod

@@ -11,17 +11,18 @@ import textwrap
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import filelock
 import numpy as np
 import pytest
 from PIL import Image
 
-from medcap_core.data import image_store
+from medcap_core.data import row_store
 from medcap_core.data.image_store import ImageStore, compute_store_key
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import ImageFile, Record
+from medcap_core.data.row_store import RowStore
 from medcap_core.errors import DataFault
 from tests.data.conftest import DrawImage
 
@@ -52,7 +53,7 @@ def test_only_the_asked_rows_are_decoded_and_later_ones_added(tmp_path: Path, dr
     assert batch.dtype == np.uint8
     assert type(batch) is np.ndarray
     assert batch[:, 2, 4, 1].tolist() == [27, 0, 12, 27]
-    with pytest.raises(ValueError, match=r"rows \[8\] are not in the image store"):
+    with pytest.raises(ValueError, match=r"rows \[8\] are not in "):
         store.pixels(rows(2, 8))
 
 
@@ -252,11 +253,11 @@ KILLED = """
     import sys
     from pathlib import Path
     import numpy as np
-    from medcap_core.data import image_store
+    from medcap_core.data import image_store, row_store
     from medcap_core.data.images import ImageGeometry
     from medcap_core.data.records import ImageFile, Record
 
-    image_store._MAX_CHUNK_ROWS = 4
+    row_store._MAX_CHUNK_ROWS = 4
     paths = [Path(sys.argv[1]) / f"{number}.png" for number in range(60)]
     records = [Record(path.name, ImageFile(path), "x") for path in paths]
     store = image_store.ImageStore(records, ImageGeometry(5))
@@ -287,15 +288,15 @@ def test_pixels_are_on_disk_before_their_rows_are_marked(
     tmp_path: Path, draw_image: DrawImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ImageStore(build_records(tmp_path, draw_image, 5), GEOMETRY)
-    mark = store._mark
+    mark = RowStore._mark
     on_disk = []
 
-    def look_then_mark(status_file: BinaryIO, chunk: list[int], reasons: dict[int, str]) -> None:
+    def look_then_mark(self: RowStore, status_file: BinaryIO, *sets: Any) -> None:
         on_disk.append(np.fromfile(store.folder / "pixels.u8", np.uint8).reshape(5, -1)[:, -1].tolist())
-        mark(status_file, chunk, reasons)
+        mark(self, status_file, *sets)
 
-    monkeypatch.setattr(image_store, "_MAX_CHUNK_ROWS", 2)
-    monkeypatch.setattr(store, "_mark", look_then_mark)
+    monkeypatch.setattr(row_store, "_MAX_CHUNK_ROWS", 2)
+    monkeypatch.setattr(RowStore, "_mark", look_then_mark)
     store.ensure(np.arange(5))
     assert on_disk == [[0, 3, 0, 0, 0], [0, 3, 6, 9, 0], [0, 3, 6, 9, 12]]
 
@@ -303,7 +304,7 @@ def test_pixels_are_on_disk_before_their_rows_are_marked(
 def test_a_waiting_process_shows_how_far_the_other_is(
     tmp_path: Path, draw_image: DrawImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_store, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(row_store, "_WAIT_SECONDS", 0.01)
     store = ImageStore(build_records(tmp_path, draw_image, 3), GEOMETRY)
     store.folder.mkdir(parents=True)
     other = filelock.FileLock(store.folder / "lock", thread_local=False)
