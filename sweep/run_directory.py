@@ -61,6 +61,24 @@ def take_lock(directory: Path) -> FileLock:
     return lock
 
 
+def find_holder(directory: Path) -> bool:
+    """Whether a process of this machine is seen to hold the run, told without touching its lock.
+
+    False also where that cannot be seen: the system has no `/proc/locks`, or the run goes on on another machine.
+    """
+    try:
+        inode = str((directory / _LOCK_NAME).stat().st_ino)
+        held = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    # Such as `1: FLOCK  ADVISORY  WRITE 8544 fe:00:2154512 0 EOF`.
+    return any(
+        fields[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and fields[5].rpartition(":")[2] == inode
+        for fields in map(str.split, held.splitlines())
+        if len(fields) > 5
+    )
+
+
 def load_run_space(path: Path) -> SearchSpace:
     """Read a run's own space.yaml. Raises RunFault if it is damaged."""
     try:

@@ -14,7 +14,7 @@ from rich.console import Console
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
-from medcap_core.errors import MedcapError, UserFault
+from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import hash_weights, load_captioner
@@ -26,6 +26,7 @@ from sweep.noise import divert_noise
 from sweep.plan import describe_plan, short_label
 from sweep.points import draw_configs, num_trials
 from sweep.provenance import begin_provenance, end_provenance, find_gpus
+from sweep.report import write_report
 from sweep.schema import SearchSpace
 from sweep.scoring import CaptionJob, caption_here, caption_split
 from sweep.search import run_search
@@ -79,10 +80,14 @@ def run_study(
                     if num_more:
                         study.extend(num_more)  # only now, so that a fault found above does not add them for good
                     run_search(study, resources, view)
-                    best = choose_best(study, resources, view)
-                    metrics = score_on_test(study, best, resources, view.step)
-                    study.tidy_checkpoints()  # with `test: all` weights wait for the test split
-                end_provenance(study.directory)
+                    try:
+                        best = choose_best(study, resources, view)
+                        metrics = score_on_test(study, best, resources, view.step)
+                        study.tidy_checkpoints()  # with `test: all` weights wait for the test split
+                    except EveryTrialFailed:
+                        end_run(study, view)
+                        raise
+                    end_run(study, view)
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
             raise
@@ -228,6 +233,15 @@ def choose_best(study: Study, resources: TrialResources, view: SweepView) -> Tri
     return best
 
 
+def end_run(study: Study, view: SweepView) -> None:
+    """Note that the run is over, and write its report; a report that cannot be written takes no result away."""
+    end_provenance(study.directory)
+    try:
+        write_report(study.directory, progress=view.step)
+    except RunFault as fault:
+        view.message(str(fault))
+
+
 def print_results(study: Study, metrics: dict[str, Any], console: Console) -> None:
     """Print the best config, the test table and what to do next."""
     best = study.best()[0]
@@ -245,6 +259,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Config           {directory}/best.yaml",
         f"Model            {directory}/best (loads with transformers' from_pretrained)",
         f"Trials           {directory}/trials.csv",
+        f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",
     )
     if study.space.sampler != "grid":

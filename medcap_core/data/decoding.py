@@ -35,13 +35,18 @@ class UnreadableImage(Exception):
 
 
 def decode(reference: ImageReference, geometry: ImageGeometry) -> NDArray[np.uint8]:
-    """The image as uint8 RGB (3, size, size).
+    """The image as uint8 RGB (3, size, size); raises what `decode_rgb` raises."""
+    return resize(decode_rgb(reference), geometry.size, geometry.resample)
+
+
+def decode_rgb(reference: ImageReference) -> Image.Image:
+    """The image in mode RGB and in its own size.
 
     Raises UnreadableImage for a damaged, absent or forbidden file, and DataFault where the machine fails to read (disk,
     memory, open files, network): leaving such images out would silently change the data set.
     """
     try:
-        image = to_rgb(reference.open())
+        return to_rgb(reference.open())
     except MemoryError as error:
         raise _machine_fault(reference, "not enough memory") from error
     except _DAMAGED as error:
@@ -50,7 +55,6 @@ def decode(reference: ImageReference, geometry: ImageGeometry) -> NDArray[np.uin
         if number in _MACHINE_FAULTS:
             raise _machine_fault(reference, reason) from error
         raise UnreadableImage(reason, lasting=number not in _OUT_OF_REACH) from error
-    return resize(image, geometry.size, geometry.resample)
 
 
 def _machine_fault(reference: ImageReference, reason: str) -> DataFault:

@@ -1,0 +1,50 @@
+"use strict";
+
+// Tables: a button in each header sorts by its column; empty cells stay last, equal ones keep their order.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) => {
+    header.querySelector("button").addEventListener("click", () => {
+      const isNumber = header.classList.contains("number");
+      const before = header.getAttribute("aria-sort");
+      const order = before ? (before === "descending" ? "ascending" : "descending") : isNumber ? "descending" : "ascending";
+      headers.forEach((other) => other.removeAttribute("aria-sort"));
+      header.setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
+      const key = (row) => row.cells[column].dataset.value;
+      const compare = (a, b) => (isNumber ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true }));
+      const rows = [...table.tBodies[0].rows];
+      const full = rows.filter((row) => key(row) !== "");
+      full.sort((a, b) => sign * compare(key(a), key(b)));
+      table.tBodies[0].append(...full, ...rows.filter((row) => key(row) === ""));
+    });
+  });
+}
+
+// A link to a table within a closed part opens it.
+for (const link of document.querySelectorAll('a[href^="#table-"]')) {
+  link.addEventListener("click", () => {
+    const part = document.getElementById(link.hash.slice(1))?.closest("details");
+    if (part) part.open = true;
+  });
+}
+
+// Plots: each figure lies beside its place as JSON.
+const plots = [...document.querySelectorAll(".plot")];
+const settings = { responsive: true, displaylogo: false, displayModeBar: false };
+for (const place of plots) {
+  const figure = JSON.parse(document.getElementById(place.id.replace("plot-", "figure-")).textContent);
+  Plotly.newPlot(place, figure.data, figure.layout, settings);
+}
+
+// On paper the page is narrower than on the screen.
+const PRINTED_WIDTH = 660;
+window.addEventListener("beforeprint", () => {
+  for (const place of plots) {
+    place.style.minWidth = "0";
+    Plotly.relayout(place, { autosize: false, width: PRINTED_WIDTH });
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const place of plots) Plotly.relayout(place, { autosize: true, width: null });
+});

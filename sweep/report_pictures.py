@@ -1,0 +1,157 @@
+"""The pictures of a report, small and embedded: test images with their captions, and what `sweep.explain` drew."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medcap_core.data.decoding import UnreadableImage, decode_rgb
+from medcap_core.data.prepare import load_dataset
+from medcap_core.data.records import Record
+from medcap_core.errors import DataFault
+from sweep.report_blocks import Gallery, Picture
+from sweep.results import PER_IMAGE_TABLE, RunResults
+
+NUM_SAMPLES = 6
+"""So many of the best and as many of the worst cases."""
+IMAGE_PIXELS = 288
+SHEET_PIXELS = 1600
+MAX_SHEETS = 12
+_JPEG_QUALITY = 82
+
+
+class NoPictures(Exception):
+    """There is nothing to show; the message says why, as a sentence."""
+
+
+def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
+    """A sentence on how the cases were chosen, and the cases. Raises NoPictures where no test caption is there."""
+    captions = results.captions
+    if captions is None or captions.empty:
+        raise NoPictures("There are no captions of the test split yet.")
+    how, groups = _choose_cases(results, captions)
+    images, fault = (
+        _load_images(results, [row for rows in groups.values() for row in rows]) if with_images else ({}, "")
+    )
+    galleries = []
+    for title, rows in groups.items():
+        pictures = [_build_sample(captions.iloc[row], images, results) for row in rows]
+        galleries.append(Gallery(title, tuple(pictures)))
+    return f"{how} {fault}".strip(), galleries
+
+
+def load_attention(directory: Path) -> Gallery:
+    """The sheets that `sweep.explain` left in `attention/`. Raises NoPictures where there are none."""
+    folder = directory / "attention"
+    paths = sorted(folder.rglob("*.png"))
+    if not paths:
+        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
+    notes = _read_notes(folder / "attention.json")
+    pictures = []
+    for path in paths[:MAX_SHEETS]:
+        try:
+            with Image.open(path) as image:
+                uri = encode_image(image, SHEET_PIXELS)
+        except (OSError, ValueError):
+            continue  # being written just now
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        said = notes.get(name) or notes.get(path.name) or ""
+        alternative = f"Attention of the decoder over image {name}, one heat map a word" + (f": {said}" if said else "")
+        pictures.append(Picture(name, uri, alternative, (("Caption", said),) if said else (), wide=True))
+    if not pictures:
+        raise NoPictures("The attention pictures cannot be read.")
+    return Gallery("Attention of the decoder, word by word", tuple(pictures))
+
+
+def encode_image(image: Image.Image, max_side: int) -> str:
+    """The image as a data URI, no side longer than `max_side` pixels: JPEG, or PNG for drawings with transparency."""
+    small = image.copy()
+    small.thumbnail((max_side, max_side))
+    is_photo = not small.has_transparency_data
+    buffer = io.BytesIO()
+    if is_photo:
+        rgb = small.convert("RGB")
+        pixels = np.asarray(rgb)
+        is_grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+        (rgb.convert("L") if is_grey else rgb).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    else:
+        small.save(buffer, "PNG", optimize=True)
+    kind = "jpeg" if is_photo else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dict[str, list[int]]]:
+    scores = find_image_scores(results)
+    if scores is None:
+        rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
+        how = (
+            f"The first {len(rows)} of {len(captions):,} test images in the order of the data set; best and worst "
+            f"cases are chosen once {PER_IMAGE_TABLE} is there."
+        )
+        return how, {"Samples": rows}
+    ids = captions["id"].tolist()
+    order = sorted((row for row in range(len(ids)) if ids[row] in scores), key=lambda row: -scores[ids[row]])
+    best = order[:NUM_SAMPLES]
+    worst = [row for row in reversed(order) if row not in best][:NUM_SAMPLES]
+    how = f"Chosen by CIDEr of the best model's caption for each of {len(order):,} test images."
+    return how, {"Best cases": best, "Worst cases": worst} if worst else {"Cases": best}
+
+
+def find_image_scores(results: RunResults) -> dict[str, float] | None:
+    """CIDEr of the best model for each test image by id; None where they are not known."""
+    table = results.image_scores
+    if table is None or not {"id", "CIDEr"} <= set(table.columns):
+        return None
+    if "row" in table.columns:
+        table = table[table["row"].isin(["best", results.metrics.get("best_trial")])]
+    ids = [str(value) for value in table["id"]]
+    scores = {name: float(value) for name, value in zip(ids, table["CIDEr"], strict=True) if np.isfinite(value)}
+    return scores or None
+
+
+def _load_images(results: RunResults, rows: list[int]) -> tuple[dict[str, str], str]:
+    """Images of these rows by id, and a sentence on what is missing."""
+    assert results.captions is not None
+    config = results.best.config if results.best else None
+    wanted = {str(results.captions["id"].iloc[row]) for row in rows}
+    try:
+        dataset = load_dataset(config.data if config else results.space.data)
+    except DataFault as fault:
+        return {}, f"The images are left out: {fault.faults[0]}"
+    records: dict[str, Record] = {record.id: record for record in dataset.splits.get("test", []) if record.id in wanted}
+    images = {}
+    for name, record in records.items():
+        try:
+            images[name] = encode_image(decode_rgb(record.image), IMAGE_PIXELS)
+        except (UnreadableImage, DataFault):
+            continue
+    missing = len(wanted) - len(images)
+    return images, f"{missing} of {len(wanted)} images can no longer be read." if missing else ""
+
+
+def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunResults) -> Picture:
+    name = str(row["id"])
+    scores = find_image_scores(results) or {}
+    texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
+    if name in scores:
+        texts.append(("CIDEr", f"{scores[name]:.2f}"))
+    shown = tuple((label, str(text)) for label, text in texts)
+    return Picture(name, images.get(name, ""), f"Test image {name}; its captions stand under it", shown)
+
+
+def _read_notes(path: Path) -> dict[str, str]:
+    """Caption of each sheet by file name, as far as `attention.json` tells."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    entries = content.get("images", []) if isinstance(content, dict) else []
+    return {
+        str(entry.get("file") or entry.get("id")): str(entry.get("caption", ""))
+        for entry in entries
+        if isinstance(entry, dict)
+    }

@@ -1,0 +1,268 @@
+"""A run's results -> the sections of its report, in reading order; what makes no sense for a run becomes a sentence."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from medcap_core.data.records import fold_white_space
+from sweep import report_optuna_plots, report_plots, report_tables
+from sweep.plan import short_label
+from sweep.progress import format_seconds
+from sweep.report_blocks import Block, Code, Plot, Section, Table, Text, format_uncertainty, format_value
+from sweep.report_pictures import NoPictures, build_samples, load_attention
+from sweep.report_style import NothingToPlot
+from sweep.results import RunResults, RunStatus, count_states, find_searched
+from sweep.space import dump_space
+from sweep.trial_record import TrialRecord
+
+MAX_KNOB_PLOTS = 9
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page and the text say."""
+
+    title: str
+    status: str
+    summary: str
+    sections: list[Section]
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table, those of plots too; each goes to its own CSV."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        inner = [block.table for block in blocks if isinstance(block, Plot) and block.table is not None]
+        return [block for block in blocks if isinstance(block, Table)] + inner
+
+
+def build_report(results: RunResults, *, with_images: bool = True, step: Step = lambda: None) -> Report:
+    """Build all sections; `step` is called after each of the `NUM_STEPS`."""
+    sections = []
+    for build in _BUILDERS:
+        section = build(results, with_images) if build is _build_samples_section else build(results)
+        if section.blocks:
+            sections.append(section)
+        step()
+    return Report(f"Sweep {results.directory.name}", describe_status(results), describe_results(results), sections)
+
+
+def describe_status(results: RunResults) -> str:
+    """Whether the run goes on, and how far it is."""
+    from sweep.points import num_trials
+
+    wanted = max(num_trials(results.space), len(results.records))
+    done = f"{results.num_finished} of {wanted} trials are done"
+    if results.status is RunStatus.FINISHED:
+        counts = ", ".join(f"{count} {state.value.lower()}" for state, count in count_states(results.records).items())
+        return f"Finished: {done} ({counts})." if counts else f"Finished: {done}."
+    if results.status is RunStatus.RUNNING:
+        return f"Still running: {done}. What follows is as far as it has come."
+    return f"Not ended: {done}. It was cut off, or goes on on another machine; what follows is as far as it has come."
+
+
+def describe_results(results: RunResults) -> str:
+    """The run in two sentences: what was compared, and what came out."""
+    space, best = results.space, results.best
+    seconds = sum(record.seconds for record in results.records)
+    said = f"{len(results.records)} trials of {_base_name(space.model)} on {_base_name(space.data)}"
+    said += f", {format_seconds(seconds)} of training and evaluation in all."
+    if best is None:
+        return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
+    said += f" Best by validation: {best.name} ({short_label(best.point)}), CIDEr {best.best_cider or 0:.3f}"
+    if best.whole_validation_cider is not None:
+        said += f", {best.whole_validation_cider:.3f} on the whole split"
+    scores = results.section("best")
+    if results.metrics.get("best_trial") != best.name or "CIDEr" not in scores:
+        return f"{said}; the test split is not scored yet."
+    table = report_tables.build_test_table(results)
+    cell = next((row["CIDEr"] for row in table.rows if row["row"] in ("best", best.name)), None)
+    interval = format_uncertainty(cell, "score")
+    said += f". On {results.metrics.get('num_images', 0):,} test images: CIDEr {scores['CIDEr']:.3f}"
+    said += f" (95% interval {interval})" if interval else ""
+    others = {
+        "zero_shot": "zero-shot",
+        "caption_prior": "for the caption prior",
+        "shuffled_images": "with shuffled images",
+    }
+    told = [
+        f"{format_value(results.section(row)['CIDEr'], 'score')} {name}"
+        for row, name in others.items()
+        if "CIDEr" in results.section(row)
+    ]
+    return f"{said}, against {', '.join(told)}." if told else f"{said}."
+
+
+def _build_notes(results: RunResults) -> Section:
+    return Section("notes", "Notes", [Text(fault, "warning") for fault in results.faults])
+
+
+def _build_test(results: RunResults) -> Section:
+    blocks: list[Block] = []
+    if not results.test_rows:
+        blocks.append(Text("The test split is scored once, when the search is over; there are no scores yet.", "note"))
+        return Section("test", "Test split", blocks)
+    blocks += [report_tables.build_test_table(results), *_explain_test(results)]
+    blocks.append(_plot_or_say(lambda: report_plots.plot_test_scores(results)))
+    for table in (
+        report_tables.build_group_table(results),
+        report_tables.build_fact_table(results),
+        report_tables.build_concept_table(results),
+    ):
+        if table is not None:
+            blocks.append(table)
+    return Section("test", "Test split", blocks)
+
+
+def _explain_test(results: RunResults) -> list[Block]:
+    said = ["BLEU, METEOR and ROUGE-L run from 0 to 1, CIDEr from 0 to 10."]
+    if results.section("intervals"):
+        said.append("Ranges are 95% bootstrap intervals over the test cases.")
+    comparisons = results.section("comparisons")
+    if comparisons.get("rows"):
+        baseline = report_tables.describe_row(results, comparisons["baseline"])
+        said.append(
+            f"p: paired test of the difference to {baseline}; corrected for the number of comparisons beside it."
+        )
+    if "caption_prior" in results.test_rows:
+        said.append(
+            "The caption prior is one fixed training caption for all images, shuffled images the best model's captions "
+            "given to wrong images: a model that does not beat them has learnt the words, not the pictures."
+        )
+    if results.space.test == "all":
+        said.append(
+            "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
+        )
+    blocks: list[Block] = [Text(" ".join(said), "note")]
+    if results.metrics.get("caption_prior_text"):
+        blocks.append(Text(f"The caption prior says: “{results.metrics['caption_prior_text']}”", "note"))
+    return blocks
+
+
+def _build_leaderboard(results: RunResults) -> Section:
+    if not results.records:
+        return Section("trials", "Leaderboard", [Text("No trial has begun yet.", "note")])
+    blocks: list[Block] = [report_tables.build_leaderboard(results)]
+    if any(record.whole_validation_cider is not None for record in results.records):
+        blocks.append(
+            Text(
+                "The leading trials were scored again on the whole validation split, which decides among them; CIDEr "
+                "on a part of it is another figure.",
+                "note",
+            )
+        )
+    return Section("trials", "Leaderboard", blocks)
+
+
+def _build_ablation(results: RunResults) -> Section:
+    table = report_tables.build_ablation_table(results)
+    if table is None:
+        said = "Only one setting has a score, so there is no ablation to show."
+        return Section("ablation", "Ablation", [Text(said, "note")])
+    blocks: list[Block] = [table]
+    if results.space.sampler == "grid":
+        if any(len(row["trials"].split()) > 1 for row in table.rows):
+            blocks.append(Text("± is the standard deviation over seeds; costs are means over them.", "note"))
+    else:
+        blocks.append(
+            Text("A search, not a grid: each freeze mode is represented by its best trial on validation.", "note")
+        )
+    return Section("ablation", "Ablation", blocks)
+
+
+def _build_curves(results: RunResults) -> Section:
+    blocks: list[Block] = [
+        _plot_or_say(lambda: report_plots.plot_learning_curves(results)),
+        _plot_or_say(lambda: report_plots.plot_losses(results)),
+    ]
+    if any(record.epochs for record in results.records):
+        blocks.append(report_tables.build_learning_curves(results))
+    return Section("curves", "Learning curves", blocks)
+
+
+def _build_knobs(results: RunResults) -> Section:
+    searched = find_searched(results)
+    if not searched:
+        return Section("search", "What mattered", [Text("Nothing was searched, so no knob can be compared.", "note")])
+    shown = [knob for knob in searched if knob != "seed"][:MAX_KNOB_PLOTS]
+    blocks = [_plot_or_say(lambda knob=knob: report_plots.plot_knob(results, knob)) for knob in shown]  # type: ignore[misc]
+    blocks.append(_plot_or_say(lambda: report_optuna_plots.plot_parallel(results, searched)))
+    blocks.append(_plot_or_say(lambda: report_optuna_plots.plot_importances(results, searched)))
+    return Section("search", "What mattered", blocks)
+
+
+def _build_pareto(results: RunResults) -> Section:
+    def training_seconds(record: TrialRecord) -> float | None:
+        return report_tables.find_costs(record)["training_seconds"]
+
+    def trained(record: TrialRecord) -> float | None:
+        return record.last_count("trainable_parameters")
+
+    blocks: list[Block] = [
+        _plot_or_say(
+            lambda: report_optuna_plots.plot_pareto(
+                results, cost="time", title="Training time (s)", of=training_seconds
+            )
+        ),
+        _plot_or_say(
+            lambda: report_optuna_plots.plot_pareto(results, cost="parameters", title="Trained parameters", of=trained)
+        ),
+    ]
+    return Section("costs", "Scores and costs", blocks)
+
+
+def _build_samples_section(results: RunResults, with_images: bool) -> Section:
+    try:
+        how, galleries = build_samples(results, with_images=with_images)
+    except NoPictures as reason:
+        return Section("samples", "Sample images", [Text(str(reason), "note")])
+    return Section("samples", "Sample images", [Text(how, "note"), *galleries])
+
+
+def _build_attention(results: RunResults) -> Section:
+    try:
+        return Section("attention", "Attention", [load_attention(results.directory)])
+    except NoPictures as reason:
+        return Section("attention", "Attention", [Text(str(reason), "note")])
+
+
+def _build_provenance(results: RunResults) -> Section:
+    blocks: list[Block] = []
+    if results.provenance:
+        blocks.append(report_tables.build_provenance_table(results))
+        typed = [shlex.join(start["command"]) for start in results.provenance if start.get("command")]
+        blocks.append(Code("\n".join(f"$ {line}" for line in typed), "The commands of this run, as typed"))
+    else:
+        blocks.append(Text("The run has not come as far as writing down its provenance.", "note"))
+    again = f"$ python -m sweep.run {shlex.quote(str(results.directory / 'space.yaml'))}"
+    blocks.append(Code(again, "To run it again, from the space file below"))
+    blocks.append(Code(dump_space(results.space), "space.yaml, every key written out", "yaml"))
+    return Section("provenance", "Provenance and how to run it again", blocks)
+
+
+def _plot_or_say(build: Callable[[], Plot]) -> Block:
+    try:
+        return build()
+    except NothingToPlot as reason:
+        return Text(str(reason), "note")
+
+
+def _base_name(name: str) -> str:
+    """A Hub name as it is, of a path its last part."""
+    return fold_white_space(name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name)
+
+
+_BUILDERS: tuple[Callable[..., Section], ...] = (
+    _build_notes,
+    _build_test,
+    _build_leaderboard,
+    _build_ablation,
+    _build_curves,
+    _build_knobs,
+    _build_pareto,
+    _build_samples_section,
+    _build_attention,
+    _build_provenance,
+)
+NUM_STEPS = len(_BUILDERS)
