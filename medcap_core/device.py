@@ -41,6 +41,17 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator's refusal is behind an error; the end of a failed CUDA recording hides its cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # The CPU allocator has no exception of its own.
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 class PeakMemory:
     """Peak memory of a trial, in bytes: allocated tensors on CUDA; on a CPU the process's resident set as sampled."""
 

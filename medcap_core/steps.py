@@ -5,6 +5,7 @@ them all at once: the same arithmetic, in the same order.
 """
 
 import contextlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcap_core.batches import DEVICE_LOCK, MicroBatch
 from medcap_core.config import TrialConfig
-from medcap_core.device import autocast, choose_precision
+from medcap_core.device import autocast, choose_precision, is_out_of_memory, release_memory
+
+log = logging.getLogger(__name__)
 
 STEPS_BEFORE_RECORDING = 2
 """A shape of batch is recorded when it comes this often: recording costs as much as a few steps launched one by one."""
@@ -97,7 +100,7 @@ class RecordedSteps:
 
     def __init__(self, launched: LaunchedSteps) -> None:
         self.launched = launched
-        self.recordings: dict[tuple[object, ...], Recording] = {}
+        self.recordings: dict[tuple[object, ...], Recording | None] = {}
         self.seen: Counter[tuple[object, ...]] = Counter()
         self.pool = torch.cuda.graph_pool_handle()
 
@@ -108,8 +111,10 @@ class RecordedSteps:
         if self.seen[shape] <= STEPS_BEFORE_RECORDING:
             return self.launched.take(parts, num_labels)
         if shape not in self.recordings:
-            self.recordings[shape] = self._record(parts)
+            self.recordings[shape] = self._try_to_record(parts)
         recording = self.recordings[shape]
+        if recording is None:
+            return self.launched.take(parts, num_labels)
         for own, given in zip(recording.parts, parts, strict=True):
             own.images.copy_(given.images)
             own.input_ids.copy_(given.input_ids)
@@ -117,6 +122,20 @@ class RecordedSteps:
         recording.scale.fill_(1.0 / max(num_labels, 1))
         recording.graph.replay()
         return recording.loss.clone()
+
+    def _try_to_record(self, parts: list[MicroBatch]) -> Recording | None:
+        """Record a step of this shape; None where that takes more memory than is left: it goes on launched singly."""
+        random_state = torch.cuda.get_rng_state()
+        try:
+            return self._record(parts)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("no memory left to record a step of %s; such steps are launched singly", parts[0].images.shape)
+        self.launched.optimizer.zero_grad(set_to_none=True)
+        release_memory()
+        torch.cuda.set_rng_state(random_state)
+        return None
 
     def _record(self, parts: list[MicroBatch]) -> Recording:
         """Record a step of this shape. Changes neither weights nor the optimizer nor the random state."""

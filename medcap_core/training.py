@@ -20,7 +20,7 @@ from medcap_core.checkpoint import CheckpointFolder, Progress
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.data.records import SplitName
-from medcap_core.device import PeakMemory, choose_precision, current_device
+from medcap_core.device import PeakMemory, choose_precision, current_device, is_out_of_memory
 from medcap_core.distributed import Workers, current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
@@ -248,22 +248,10 @@ def name_memory_faults(config: TrialConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not any(_is_out_of_memory(cause) for cause in _causes(error)):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"No memory left on the device (freeze {config.freeze}, batch_size {config.batch_size}, accumulation_steps "
             f"{config.accumulation_steps}, eval_batch_size {config.eval_batch_size}); raise accumulation_steps or "
             "lower eval_batch_size."
         ) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what was being handled when it was raised: the end of a failed CUDA recording hides its cause."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator has no exception of its own.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -15,7 +15,7 @@ import torch
 from ray import tune
 from ray._raylet import PlacementGroupID, setproctitle  # type: ignore[attr-defined]  # compiled
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group, remove_placement_group
@@ -32,6 +32,7 @@ from medcap_core.libraries import quiet_libraries
 from medcap_core.models import load_captioner
 from medcap_core.training import fit
 from sweep.cluster import worker_resources
+from sweep.rendezvous import choose_torch_config
 
 SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
 
@@ -78,7 +79,7 @@ def run_trial(params: dict[str, Any]) -> None:
         _train_worker,
         train_loop_config=params,
         # Shared memory and loopback serve where there is no GPU; NCCL where there is one.
-        torch_config=TorchConfig(backend="nccl" if assignment.gpus_per_worker else "gloo"),
+        torch_config=choose_torch_config("nccl" if assignment.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=assignment.num_workers,
             use_gpu=assignment.gpus_per_worker > 0,

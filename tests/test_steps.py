@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from medcap_core.batches import order_of_epoch, split_step
+from medcap_core.batches import MicroBatch, order_of_epoch, split_step
 from medcap_core.checkpoint import trained_weights
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.distributed import Workers
 from medcap_core.models import load_captioner
 from medcap_core.optimization import set_learning_rate
-from medcap_core.steps import STEPS_BEFORE_RECORDING, RecordedSteps
+from medcap_core.steps import STEPS_BEFORE_RECORDING, LaunchedSteps, RecordedSteps, Recording
 from medcap_core.training import set_up
 from tests.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 
@@ -84,3 +84,30 @@ def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze
         weights.append(trained_weights(trial.captioner))
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_step_too_large_to_record_is_launched(tiny_blip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thing a recording needs that launching does not is more memory."""
+    trial = set_up(tiny_config(tiny_blip, freeze="full"), tiny_data(), Workers(), torch.device("cpu"))
+    assert isinstance(trial.steps, LaunchedSteps)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+    attempts = []
+
+    def record(self: RecordedSteps, parts: list[MicroBatch]) -> Recording:
+        attempts.append(len(parts))
+        self.launched.accumulate(parts, 1e6)  # what the run before the recording leaves behind
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # noqa: TRY301
+        except torch.OutOfMemoryError:
+            raise RuntimeError("the recording was invalidated")  # noqa: B904 - as the end of a recording does
+
+    monkeypatch.setattr(RecordedSteps, "_record", record)
+    recorded = RecordedSteps(trial.steps)
+    parts = [trial.train.make(np.arange(4))]
+    num_labels = trial.train.captions.count_labels(np.arange(4))
+    losses = [float(recorded.take(parts, num_labels)) for _ in range(STEPS_BEFORE_RECORDING + 3)]
+    assert attempts == [1]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == len(losses)

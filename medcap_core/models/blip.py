@@ -7,25 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, BlipProcessor, GenerationConfig
-from transformers.models.blip.modeling_blip import BlipAttention
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
+from medcap_core.models.blip_attention import SharedImageCache, fuse_attention
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
-
-
-class FusedVisionAttention(BlipAttention):
-    """BLIP's vision attention through PyTorch's fused kernel: same weights, the (N, N) scores never written out."""
-
-    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:  # type: ignore[override]
-        """Hidden states (B, N, D) -> (B, N, D); gives no attention maps."""
-        num_images, num_tokens, _width = hidden_states.shape
-        mixed = self.qkv(hidden_states).view(num_images, num_tokens, 3, self.num_heads, self.head_dim)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.dropout.p if self.training else 0.0
-        context = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
-        return self.projection(context.transpose(1, 2).flatten(2)), None
 
 
 class BlipCaptioner(Captioner):
@@ -50,8 +37,7 @@ class BlipCaptioner(Captioner):
 
     def __init__(self, network: BlipForConditionalGeneration, processor: BlipProcessor) -> None:
         super().__init__()
-        for layer in network.vision_model.encoder.layers:
-            layer.self_attn.__class__ = FusedVisionAttention
+        fuse_attention(network)
         self.network = network
         self.processor = processor
         images = processor.image_processor
@@ -177,7 +163,9 @@ class BlipCaptioner(Captioner):
         generated = self.network.text_decoder.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            encoder_hidden_states=encoder_hidden_states,
+            # The layers take images from the cache; a state must still be given, and transformers repeats it for beams.
+            encoder_hidden_states=encoder_hidden_states[:, :1],
+            past_key_values=SharedImageCache(self.network, encoder_hidden_states),
             generation_config=self._generation_config(config),
         )
         new_ids = generated[:, input_ids.shape[1] :].tolist()

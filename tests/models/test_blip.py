@@ -13,7 +13,6 @@ from transformers.models.blip.modeling_blip import BlipAttention
 from medcap_core.data.images import resize
 from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner, load_captioner
-from medcap_core.models.blip import FusedVisionAttention
 from tests.tiny_blip import DEC, IMAGE_SIZE, PAD, SEP, UNKNOWN, VISION_WIDTH, VOCABULARY, TinySplit, tiny_config
 
 LONG, SHORT = "the left lung shows a large nodule in the right lung .", "small opacity"
@@ -55,17 +54,6 @@ def compute_loss(
 
 
 # Images
-
-
-def test_fused_attention_gives_what_eager_attention_gives(
-    captioner: Captioner, plain: BlipForConditionalGeneration
-) -> None:
-    hidden_states = torch.randn(2, 7, VISION_WIDTH, generator=torch.Generator().manual_seed(0))
-    fused = captioner.network.vision_model.encoder.layers[1].self_attn
-    eager = plain.vision_model.encoder.layers[1].self_attn
-    assert type(fused) is FusedVisionAttention
-    assert type(eager) is BlipAttention
-    torch.testing.assert_close(fused(hidden_states)[0], eager(hidden_states)[0], atol=1e-5, rtol=0)
 
 
 def test_images_are_encoded_as_by_transformers(

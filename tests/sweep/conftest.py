@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from sweep.environment import set_environment
 from sweep.space import SearchSpace, dump_space
 from sweep.study import Study
-from tests.sweep.real_runs import SPACE, Materials, ended_afterwards, find_listening, start_run, write_images
+from tests.sweep.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
 from tests.sweep.small_runs import space
 from tests.tiny_blip import save_tiny_blip
 
@@ -77,21 +76,8 @@ class FinishedRun:
 @pytest.fixture(scope="session")
 def finished_run(materials: Materials) -> FinishedRun:
     process = start_run(materials, materials.space, "--data", "../images", "--model", "../model", "--max-concurrent", 1)
-    listening: set[tuple[str, str]] = set()
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(3):  # looking is costly
-            listening.update(find_listening(process.pid))
-
-    with ended_afterwards(process):
-        looking = threading.Thread(target=look)
-        looking.start()
-        try:
-            stdout, stderr = process.communicate()
-        finally:
-            ended.set()
-            looking.join()
+    with ended_afterwards(process), watching_listening(process.pid) as listening:
+        stdout, stderr = process.communicate()
     directory = materials.working_directory / "runs" / "tiny-001"
     return FinishedRun(directory, process.returncode, stdout, stderr, listening)
 

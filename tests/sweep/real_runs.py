@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from tests.tiny_blip import IMAGE_SIZE
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_IMAGES = {"train": 22, "validation": 9, "test": 7}
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 PATIENCE_SECONDS = 240.0  # how long a condition may take on a machine with much else to do
 
 SPACE = """
@@ -146,6 +148,25 @@ def find_listening(driver: int) -> set[tuple[str, str]]:
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.pid in names
     }
+
+
+@contextmanager
+def watching_listening(driver: int, seconds_between: float = 3.0) -> Iterator[set[tuple[str, str]]]:
+    """A set that gathers what `find_listening` sees meanwhile; looking is costly."""
+    seen: set[tuple[str, str]] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(seconds_between):
+            seen.update(find_listening(driver))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from sweep.run import app
 from sweep.space import load_space
 from sweep.trial_record import RESULT_COLUMNS
 from tests.sweep.conftest import FinishedRun
-from tests.sweep.real_runs import NUM_IMAGES, Materials
+from tests.sweep.real_runs import LOOPBACK, NUM_IMAGES, Materials
 from tests.sweep.small_runs import read_optuna
 
 RUN_FILES = {
@@ -67,7 +67,7 @@ class TestAWholeRun:
     def test_listens_on_loopback_alone(self, finished_run: FinishedRun) -> None:
         names = {name for name, _ in finished_run.listening}
         assert {"gcs_server", "raylet"} <= names
-        assert {address for _, address in finished_run.listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert {address for _, address in finished_run.listening} <= LOOPBACK
 
     def test_leaves_the_files_it_promises(self, finished_run: FinishedRun) -> None:
         assert {path.name for path in finished_run.directory.iterdir()} == RUN_FILES

@@ -1,6 +1,7 @@
 """One trial: in one process, and over two workers."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sweep.study import Study
 from sweep.trial import Assignment, ProgressNote
 from sweep.trial_record import TrialState
 from tests.sweep.conftest import FinishedRun
-from tests.sweep.real_runs import quiet_view, wait_until
+from tests.sweep.real_runs import LOOPBACK, quiet_view, wait_until, watching_listening
 from tests.sweep.test_search import build_study
 
 
@@ -26,12 +27,15 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2)
     assert (resources.num_workers, resources.max_concurrent) == (2, 1)
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=2) as study:
-        run_search(study, resources, quiet_view())
+        with watching_listening(os.getpid(), seconds_between=1) as listening:
+            run_search(study, resources, quiet_view())
         first, second = study.records
         assert {path.name for path in study.directory.glob("trials/*/*")} == {
             "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
         }  # fmt: skip
         assert not (study.directory / "ray").exists()
+    assert any(name.startswith("ray::") for name, _ in listening)
+    assert {address for _, address in listening} <= LOOPBACK
     with Study.open(finished_run.directory) as alone:
         expected = alone.records[1].epochs
     assert first.state is TrialState.SUCCEEDED, first.reason
