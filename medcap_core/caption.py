@@ -13,15 +13,13 @@ import typer
 from numpy.typing import NDArray
 
 from medcap_core.batches import PixelSource
-from medcap_core.config import TrialConfig, build_trial_config
+from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.decoding import UnreadableImage, decode
 from medcap_core.data.records import ImageFile
-from medcap_core.device import current_device
 from medcap_core.errors import DataFault, ModelFault, UserFault
 from medcap_core.evaluation import generate_captions
 from medcap_core.libraries import quiet_libraries
-from medcap_core.models import load_captioner
-from medcap_core.trained import TRIAL_CONFIG_FILE
+from medcap_core.trained import TRIAL_CONFIG_FILE, load_trained_captioner
 
 
 class LooseImages:
@@ -40,8 +38,7 @@ class LooseImages:
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
     """One caption for each image file by the model of `config`. Raises DataFault naming every unreadable file."""
-    captioner = load_captioner(config.model, config.image_size).to(current_device())
-    captioner.check(config)
+    captioner = load_trained_captioner(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), None)
     images, faults = [], []
     for path in paths:
         try:
@@ -62,7 +59,7 @@ def read_settings(model: str) -> TrialConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
-    return build_trial_config(values | {"model": model, "image_size": None}, str(path))
+    return build_trial_config(values | {"model": model, "image_size": None, "vision_model": None}, str(path))
 
 
 def main(

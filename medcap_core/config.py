@@ -24,6 +24,7 @@ class FreezeMode(StrEnum):
     FULL = "full"
     ENCODER_ONLY = "encoder_only"
     DECODER_ONLY = "decoder_only"
+    BRIDGE_ONLY = "bridge_only"
     LORA = "lora"
     ZERO_SHOT = "zero_shot"
 
@@ -35,6 +36,9 @@ class LoraTargets(StrEnum):
     QUERY_VALUE = "query_value"
     ATTENTION = "attention"
     ATTENTION_MLP = "attention_mlp"
+
+
+_TRAIN_THE_LANGUAGE_MODEL = (FreezeMode.FULL, FreezeMode.DECODER_ONLY)
 
 
 class TrialConfig(BaseModel):
@@ -54,6 +58,15 @@ class TrialConfig(BaseModel):
     max_test_images: int | None = Field(None, ge=2, description="cap on test images; None scores all of them")
     max_bad_record_share: float = Field(0.05, ge=0, le=1, description="share of unusable records that stops a run")
     image_size: int | None = Field(None, ge=16, le=1024, description="pixels a side; None takes the model's own")
+    vision_model: str | None = Field(
+        None, min_length=1, description="another vision tower for ViT-GPT2: a Hub model or a path; None keeps its own"
+    )
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="of the frozen language model of BLIP-2 and InstructBLIP, on CUDA, by bitsandbytes"
+    )
+    weights_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of frozen weights of BLIP-2 and InstructBLIP; auto: as precision if that is bf16"
+    )
 
     cache_features: bool = Field(True, description="where the encoder is frozen, compute its output once an image")
     max_feature_cache_gb: float = Field(100.0, ge=0, description="disk that all cached features may take, 1e9 bytes")
@@ -79,7 +92,11 @@ class TrialConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")
 
     # Captions
-    prompt: str = Field("", description="text every caption begins with; masked in the labels, cut from predictions")
+    prompt: str = Field(
+        "",
+        description="text every caption begins with; masked in the labels, cut from predictions. To InstructBLIP, and "
+        "to BLIP-2 with FLAN-T5, an instruction",
+    )
     max_caption_tokens: int = Field(64, ge=4, le=512, description="longer training captions are cut, prompt included")
 
     # Augmentation, in training only; no flips (side is a fact) and no crops (the finding may be at the border)
@@ -97,10 +114,10 @@ class TrialConfig(BaseModel):
 
     seed: int = Field(0, ge=0, lt=2**31)
 
-    @field_validator("data", "model")
+    @field_validator("data", "model", "vision_model")
     @classmethod
-    def _resolve_path(cls, value: str) -> str:
-        return absolute_if_path(value)
+    def _resolve_path(cls, value: str | None) -> str | None:
+        return None if value is None else absolute_if_path(value)
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> Self:
@@ -111,6 +128,15 @@ class TrialConfig(BaseModel):
             )
         if self.min_new_tokens > self.max_new_tokens:
             faults.append(f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}")
+        if self.quantization != "none" and self.freeze in _TRAIN_THE_LANGUAGE_MODEL:
+            faults.append(
+                f"freeze {self.freeze} trains weights that quantization {self.quantization} makes untrainable; use "
+                "freeze: lora (or bridge_only), or quantization: none"
+            )
+        if self.weights_dtype == "bf16" and self.precision in ("fp32", "fp16"):
+            faults.append(
+                f"weights_dtype bf16 needs precision bf16 or auto, but precision is {self.precision}; change one"
+            )
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import psutil
 import torch
 
-from medcap_core.config import TrialConfig
+from medcap_core.config import FreezeMode, TrialConfig
 
 
 def current_device() -> torch.device:
@@ -20,11 +20,37 @@ def current_device() -> torch.device:
 
 
 def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: as configured; `auto` is bf16 on CUDA cards that have it, else float32."""
+    """The dtype of matrix products: as configured; `auto` is bf16 on CUDA cards that have it, else float32.
+
+    Weights in bf16 make it bf16 everywhere.
+    """
     if config.precision == "auto":
+        if config.weights_dtype == "bf16":
+            return torch.bfloat16
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
+def choose_frozen_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
+    """The dtype in which a large model's frozen weights lie on `device`: bf16 or float32.
+
+    `auto` is bf16 where matrix products are; trained weights are float32 always.
+    """
+    if config.weights_dtype == "fp32" or choose_precision(config, device) is not torch.bfloat16:
+        return torch.float32
+    return torch.bfloat16
+
+
+def choose_load_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
+    """The dtype in which a large model's weights are read.
+
+    Where a trial changes some of them, the checkpoint's own float32 values are read, and what stays frozen is cast
+    afterwards; where it changes none (zero_shot, lora), all are read as they will lie.
+    """
+    if config.freeze in (FreezeMode.ZERO_SHOT, FreezeMode.LORA) or config.quantization != "none":
+        return choose_frozen_dtype(config, device)
+    return torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

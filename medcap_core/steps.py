@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medcap_core.batches import DEVICE_LOCK, MicroBatch
 from medcap_core.config import TrialConfig
 from medcap_core.device import autocast, choose_precision, is_out_of_memory, release_memory
+from medcap_core.models import Captioner
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +163,12 @@ class RecordedSteps:
 def build_steps(
     module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: TrialConfig
 ) -> Steps:
-    """Recorded steps where they hold: on one CUDA device, without loss scaling, which asks the host after each step."""
+    """Recorded steps where they hold: on one CUDA device, for families whose steps have been shown to record.
+
+    Not with loss scaling, which asks the host after each step.
+    """
     launched = LaunchedSteps(module, optimizer, scaler, config)
-    is_distributed = isinstance(module, DistributedDataParallel)
-    if launched.device.type == "cuda" and not is_distributed and not scaler.is_enabled():
+    can_record = isinstance(module, Captioner) and module.can_record_steps
+    if launched.device.type == "cuda" and can_record and not scaler.is_enabled():
         return RecordedSteps(launched)
     return launched

@@ -3,26 +3,32 @@
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from medcap_core.checkpoint import load_weights
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.device import current_device
-from medcap_core.models import Captioner, load_captioner
-from medcap_core.tuning import apply_tuning, merge_tuning
+from medcap_core.device import choose_frozen_dtype, choose_load_dtype, current_device
+from medcap_core.models import Captioner, load_trial_captioner
+from medcap_core.tuning import apply_tuning, cast_frozen, merge_tuning
 
 TRIAL_CONFIG_FILE = "trial_config.json"
 
 
-def build_trained_captioner(config: TrialConfig, weights: Path | None) -> Captioner:
-    """The base model of `config` with the trained `weights` in it, LoRA merged, on the CPU; None leaves it zero-shot.
+def build_trained_captioner(config: TrialConfig, weights: Path | None, device: torch.device | None = None) -> Captioner:
+    """The base model of `config` with the trained `weights` in it; None leaves it zero-shot.
 
-    Raises RunFault where the weights do not fit the config.
+    Not yet moved to `device`, but in the dtypes meant for it; None is the CPU. LoRA is merged, unless the base is
+    quantized or in bf16: the factors then stay beside it, since merging would round them. Raises RunFault where the
+    weights do not fit the config.
     """
-    captioner = load_captioner(config.model, config.image_size)
-    captioner.check(config)
+    device = device or torch.device("cpu")
+    captioner = load_trial_captioner(config, device)
     if weights is not None and config.freeze is not FreezeMode.ZERO_SHOT:
         summary = apply_tuning(captioner, config)
         load_weights(captioner, weights)
-        merge_tuning(captioner, summary)
+        cast_frozen(captioner, choose_frozen_dtype(config, device))
+        if config.quantization == "none" and choose_load_dtype(config, device) is torch.float32:
+            merge_tuning(captioner, summary)
     captioner.eval()
     return captioner
 
@@ -30,7 +36,8 @@ def build_trained_captioner(config: TrialConfig, weights: Path | None) -> Captio
 @lru_cache(maxsize=1)
 def load_trained_captioner(config: TrialConfig, weights: Path | None) -> Captioner:
     """The same on this process's device, kept for the next call with the same arguments."""
-    return build_trained_captioner(config, weights).to(current_device())
+    device = current_device()
+    return build_trained_captioner(config, weights, device).to(device)
 
 
 def export_captioner(config: TrialConfig, weights: Path | None, directory: Path) -> None:
@@ -39,7 +46,8 @@ def export_captioner(config: TrialConfig, weights: Path | None, directory: Path)
     The caption length and beams of `config` are saved as the model's `generation_config`, the whole config beside it in
     `trial_config.json`.
     """
-    captioner = build_trained_captioner(config, weights)
+    whole = config.model_copy(update={"quantization": "none"})  # what was trained beside quantized weights is merged
+    captioner = build_trained_captioner(whole, weights)
     captioner.set_generation_defaults(config)
     captioner.save(directory)
     (directory / TRIAL_CONFIG_FILE).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -20,17 +20,17 @@ from medcap_core.checkpoint import CheckpointFolder, Progress
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData
 from medcap_core.data.records import SplitName
-from medcap_core.device import PeakMemory, choose_precision, current_device, is_out_of_memory
+from medcap_core.device import PeakMemory, choose_frozen_dtype, choose_precision, current_device, is_out_of_memory
 from medcap_core.distributed import Workers, current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
 from medcap_core.evaluation import OnProgress, compute_validation_loss, generate_captions, ignore_progress
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import CaptionScorer, load_caption_scorer
-from medcap_core.models import Captioner, load_captioner
+from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.optimization import build_optimizer, set_learning_rate
 from medcap_core.steps import Steps, build_steps
-from medcap_core.tuning import TuningSummary, apply_tuning, encoder_is_frozen
+from medcap_core.tuning import TuningSummary, apply_tuning, cast_frozen, encoder_is_frozen
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ def set_up(
         )
     memory = PeakMemory(device)
     torch.manual_seed(derive_seed(config.seed, 0))
-    captioner = load_captioner(config.model, config.image_size)
-    captioner.check(config)
+    captioner = load_trial_captioner(config, device)
     tuning = apply_tuning(captioner, config)
+    cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)
     module: nn.Module = captioner
     if workers.size > 1 and tuning.trainable_parameters:

@@ -2,26 +2,31 @@
 
 | mode           | trained                                                                                   |
 | -------------- | ----------------------------------------------------------------------------------------- |
-| `full`         | every parameter                                                                           |
-| `encoder_only` | the vision tower                                                                          |
-| `decoder_only` | the text decoder, its cross-attention and word embeddings included                        |
+| `full`         | every parameter that takes part in a caption                                              |
+| `encoder_only` | the image side: the vision tower and, where there is one, the bridge                      |
+| `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as they were trained      |
+| `decoder_only` | what writes the caption, with its cross-attention and word embeddings                     |
 | `lora`         | low-rank factors on the named linear layers (Hu et al., 2021, arXiv 2106.09685), by peft  |
 | `zero_shot`    | nothing                                                                                   |
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner
 
 _TRAINED_PARTS: dict[FreezeMode, frozenset[str]] = {
-    FreezeMode.FULL: frozenset({"encoder", "decoder"}),
-    FreezeMode.ENCODER_ONLY: frozenset({"encoder"}),
+    FreezeMode.FULL: frozenset({"encoder", "bridge", "decoder"}),
+    FreezeMode.ENCODER_ONLY: frozenset({"encoder", "bridge"}),
+    FreezeMode.BRIDGE_ONLY: frozenset({"bridge"}),
     FreezeMode.DECODER_ONLY: frozenset({"decoder"}),
     FreezeMode.ZERO_SHOT: frozenset(),
 }
@@ -46,15 +51,23 @@ def encoder_is_frozen(config: TrialConfig) -> bool:
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     """Set `requires_grad` on every parameter as `config.freeze` says; for `lora`, insert the factors.
 
-    Raises ModelFault where LoRA targets match nothing or a freeze rule leaves a parameter undecided.
+    Raises ModelFault where LoRA targets match nothing, a freeze rule leaves a parameter undecided, or the model lacks
+    the bridge that is to be trained.
     """
     peft_model = None
+    if config.freeze is FreezeMode.BRIDGE_ONLY and all(part != "bridge" for _, part in captioner.freeze_rules):
+        raise ModelFault(
+            f"freeze bridge_only: a {captioner.family} model has no bridge between its encoder and its decoder; use "
+            "encoder_only or decoder_only, or a BLIP-2 or InstructBLIP model."
+        )
     if config.freeze is FreezeMode.LORA:
         peft_model = _insert_lora(captioner, config)
     else:
         trained_parts = _TRAINED_PARTS[config.freeze]
         for name, parameter in captioner.network.named_parameters():
-            parameter.requires_grad_(_find_part(captioner, name) in trained_parts)
+            is_trained = _find_part(captioner, name) in trained_parts
+            if is_trained or parameter.requires_grad:  # quantized weights are neither
+                parameter.requires_grad_(is_trained)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in captioner.parameters()]
     return TuningSummary(
         trainable_parameters=sum(size for size, trained in sizes if trained),
@@ -74,22 +87,38 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
     patterns = [captioner.lora_patterns[config.lora_targets]]
     if config.lora_vision:
         patterns.append(captioner.vision_lora_pattern)
-    linear_names = [name for name, module in captioner.network.named_modules() if isinstance(module, nn.Linear)]
+    linear_names = [
+        name for name, module in captioner.network.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    ]
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in linear_names):
             raise ModelFault(
                 f"lora_targets {config.lora_targets}: no linear layer of the {captioner.family} model matches "
                 f"'{pattern}'; choose another target set."
             )
-    return get_peft_model(
-        captioner.network,
-        LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.resolved_lora_alpha,  # type: ignore[arg-type]  # peft only divides it by r
-            lora_dropout=config.lora_dropout,
-            target_modules="|".join(f"({pattern})" for pattern in patterns),
-        ),
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.resolved_lora_alpha,  # type: ignore[arg-type]  # peft only divides it by r
+        lora_dropout=config.lora_dropout,
+        target_modules="|".join(f"({pattern})" for pattern in patterns),
     )
+    with warnings.catch_warnings():
+        # GPT-2's matrices lie the other way round; peft sees that in each layer, and says so in each.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        return get_peft_model(captioner.network, settings)
+
+
+def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:
+    """Hold a large model's frozen weights in `dtype`, which halves them in bf16; what is trained stays float32.
+
+    The bridge stays float32 too: it is small, and transformers keeps it so.
+    """
+    if not captioner.is_large or dtype is torch.float32:
+        return
+    for name, parameter in captioner.network.named_parameters():
+        is_bridge = _find_part(captioner, name) in ("bridge", "unused")
+        if not parameter.requires_grad and parameter.dtype is torch.float32 and not is_bridge:
+            parameter.data = parameter.data.to(dtype)
 
 
 def merge_tuning(captioner: Captioner, summary: TuningSummary) -> None:

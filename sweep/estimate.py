@@ -16,7 +16,7 @@ from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.device import current_device
 from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
-from medcap_core.models import load_captioner
+from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate
@@ -94,7 +94,6 @@ def _kind(config: TrialConfig) -> tuple[object, ...]:
 
 def measure_units(config: TrialConfig) -> UnitCost:
     """Run a few training steps and captions of one config on its own data."""
-    geometry = load_captioner(config.model, config.image_size).geometry
     num_images = max(NUM_CAPTIONED, min(config.batch_size * 2, 128))
     few = config.model_copy(
         update={
@@ -104,7 +103,7 @@ def measure_units(config: TrialConfig) -> UnitCost:
             "max_bad_record_share": 1.0,
         }
     )
-    data: PreparedData = prepare_data(few, geometry)
+    data: PreparedData = prepare_data(few, load_geometry(few))
     trial = training.set_up(few, data, Workers(), current_device())
     unit_seconds = 0.0
     if trial.tuning.trainable_parameters:
@@ -172,7 +171,7 @@ def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
 
 def estimate_disk(config: TrialConfig, trained_parameters: list[int], resources: TrialResources) -> int:
     """Bytes at the fullest moment: running trials, the three kept, `best/`, and the decoded images."""
-    captioner = load_captioner(config.model, config.image_size)
+    captioner = load_trial_captioner(config)
     model_bytes = 4 * sum(parameter.numel() for parameter in captioner.parameters())
     weights_bytes = 4 * max(trained_parameters)
     running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them

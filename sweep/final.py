@@ -18,7 +18,7 @@ from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.files import write_text_atomically
 from medcap_core.metrics import CaptionScorer, choose_caption_prior, load_caption_scorer
-from medcap_core.models import load_captioner
+from medcap_core.models import load_geometry
 from medcap_core.trained import export_captioner
 from sweep.cluster import TrialResources
 from sweep.scoring import CaptionJob, caption_split
@@ -177,8 +177,7 @@ def _read_predictions(study: Study, record: TrialRecord) -> list[str]:
 
 
 def _load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
-    geometry = load_captioner(config.model, config.image_size).geometry
-    return prepare_data(config, geometry, splits=(name,), whole_validation=True).splits[name]
+    return prepare_data(config, load_geometry(config), splits=(name,), whole_validation=True).splits[name]
 
 
 def _give_wrong_images(predictions: list[str], seed: int) -> list[str]:

@@ -14,10 +14,11 @@ from rich.console import Console
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
+from medcap_core.device import current_device
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
-from medcap_core.models import hash_weights, load_captioner
+from medcap_core.models import hash_weights, load_geometry, load_trial_captioner
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
@@ -98,9 +99,7 @@ def check_before_start(space: SearchSpace) -> None:
     """Load data and models that the space names, so that what is wrong shows before a run directory is made."""
     for config in _typical_configs(space):
         load_dataset(config.data)
-        captioner = load_captioner(config.model, config.image_size)
-        captioner.check(config)
-        apply_tuning(captioner, config)
+        apply_tuning(load_trial_captioner(config, current_device()), config)
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
@@ -143,9 +142,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     skipped_path = study.directory / "skipped_records.csv"
     try:
         parts = [
-            prepare_data(
-                config, load_captioner(config.model, config.image_size).geometry, splits=SPLITS, progress=view.step
-            )
+            prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
             for config in _configs_by_images(study.space)
         ]
     except TooManyBadRecords as fault:
@@ -187,12 +184,15 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
     Where trials have GPUs they encode on those.
     """
     ways = {
-        (c.model, c.image_size, c.data_fraction, c.max_train_images, c.max_validation_images, c.augment, c.precision): c
+        (
+            c.model, c.vision_model, c.weights_dtype, c.image_size, c.data_fraction, c.max_train_images,
+            c.max_validation_images, c.augment, c.precision,
+        ): c  # fmt: skip
         for c in draw_configs(space, NUM_DRAWS)
         if encoder_is_frozen(c)
     }
     for config in ways.values():
-        captioner = load_captioner(config.model, config.image_size)
+        captioner = load_trial_captioner(config)
         for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
             augmented = name == "train" and config.augment
             open_images(captioner, split, config, augmented=augmented, progress=view.step)

@@ -29,7 +29,7 @@ from medcap_core.distributed import current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import TrialFailure, UserFault
 from medcap_core.libraries import quiet_libraries
-from medcap_core.models import load_captioner
+from medcap_core.models import load_geometry
 from medcap_core.training import fit
 from sweep.cluster import worker_resources
 from sweep.rendezvous import choose_torch_config
@@ -142,7 +142,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
     note_progress = ProgressNote(assignment, rank)
     with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
         try:
-            data = prepare_data(config, load_captioner(config.model, config.image_size).geometry)
+            data = prepare_data(config, load_geometry(config))
 
             def report_epoch(epoch: EpochReport) -> None:
                 report(asdict(epoch))

@@ -1,7 +1,10 @@
 """Captioner families, chosen in one explicit table by the `model_type` of a checkpoint's config."""
 
+import contextlib
 import copy
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +15,15 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from medcap_core.config import TrialConfig
+from medcap_core.data.images import ImageGeometry
+from medcap_core.device import choose_load_dtype
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip import BlipCaptioner
+from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.vit_gpt2 import ViTGpt2Captioner
+from medcap_core.models.weights import LoadOptions, load_image_processor, read_size, set_image_size
 
 __all__ = [
     "EMBEDDED_MODELS",
@@ -23,10 +32,18 @@ __all__ = [
     "TokenizedCaptions",
     "hash_weights",
     "load_captioner",
+    "load_geometry",
+    "load_trial_captioner",
     "resolve_model",
 ]
 
-FAMILIES: dict[str, type[Captioner]] = {"blip": BlipCaptioner}
+FAMILIES: dict[str, type[Captioner]] = {
+    "blip": BlipCaptioner,
+    "blip-2": Blip2Captioner,
+    "instructblip": InstructBlipCaptioner,
+    "vision-encoder-decoder": ViTGpt2Captioner,
+    "gpt2": ViTGpt2Captioner,  # with a vision_model beside it
+}
 """`model_type` in a checkpoint's config.json -> the family that loads it."""
 
 EMBEDDED_MODELS: dict[str, Path] = {"phantom-blip": Path(__file__).parents[1] / "assets" / "phantom-blip"}
@@ -53,42 +70,110 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def load_captioner(name_or_path: str, image_size: int | None = None) -> Captioner:
-    """A fresh captioner on the CPU in float32.
+    """A fresh captioner on the CPU in float32, whole.
 
     `name_or_path` is an embedded model, a folder in Hub format or a Hub name; `image_size` None takes the model's own.
     Weights are read once a process: later calls copy them in memory. Raises ModelFault.
     """
-    source = resolve_model(name_or_path)
-    weights = Path(source) / "model.safetensors"
-    stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
-    return copy.deepcopy(_load_pristine(source, image_size, stamp))
+    return _load(resolve_model(name_or_path), LoadOptions(image_size=image_size))
 
 
-@lru_cache(maxsize=2)
-def _load_pristine(source: str, image_size: int | None, stamp: int) -> Captioner:
+def load_trial_captioner(config: TrialConfig, device: torch.device | None = None) -> Captioner:
+    """The base model of a trial as `device` (None: the CPU) is to hold it: prompt taken, checked, not yet moved.
+
+    See `choose_load_dtype` for the dtype of its weights. Raises ModelFault, and ConfigFault where it is to be
+    quantized and cannot.
+    """
+    options = LoadOptions(
+        image_size=config.image_size,
+        vision_model=None if config.vision_model is None else resolve_model(config.vision_model),
+        dtype=choose_load_dtype(config, device or torch.device("cpu")),
+        quantization=config.quantization,
+    )
+    captioner = _load(resolve_model(config.model), options)
+    captioner.set_prompt(config.prompt)
+    captioner.check(config)
+    return captioner
+
+
+def load_geometry(config: TrialConfig) -> ImageGeometry:
+    """The pixels a trial's model takes, without its weights. Raises ModelFault."""
+    source = resolve_model(config.model)
+    _find_family(source)
+    tower = source if config.vision_model is None else resolve_model(config.vision_model)
+    with _name_faults(tower):
+        settings = AutoConfig.from_pretrained(tower)
+        vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
+        own_size = getattr(vision, "image_size", None)
+        if own_size is None:
+            raise ModelFault(f"model {tower}: its config.json names no image_size, so it sees no images.")
+        return set_image_size(load_image_processor(tower), config.image_size or read_size(own_size))
+
+
+def _load(source: str, options: LoadOptions) -> Captioner:
+    family = _find_family(source)
+    if family.is_large:
+        return _load_family(family, source, options)  # billions of weights are not held twice
+    stamp = max(_stamp(source), _stamp(options.vision_model) if options.vision_model else 0)
+    return copy.deepcopy(_load_pristine(source, replace(options, dtype=torch.float32), stamp))
+
+
+def _stamp(source: str) -> int:
+    """When a folder's weights were written, so that they are read again if they change."""
+    return max((path.stat().st_mtime_ns for path in Path(source).glob("*.safetensors")), default=0)
+
+
+@lru_cache(maxsize=4)
+def _load_pristine(source: str, options: LoadOptions, stamp: int) -> Captioner:
     """The captioner as its checkpoint has it; never handed out itself. `stamp` renews it when the file changes."""
-    try:
+    return _load_family(_find_family(source), source, options)
+
+
+def _find_family(source: str) -> type[Captioner]:
+    with _name_faults(source):
         model_type = AutoConfig.from_pretrained(source).model_type
-        family = FAMILIES.get(model_type)
-        if family is None:
-            raise ModelFault(
-                f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)}."
-            )
-        captioner = family.load(source, image_size)
+    if model_type not in FAMILIES:
+        raise ModelFault(
+            f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[model_type]
+
+
+def _load_family(family: type[Captioner], source: str, options: LoadOptions) -> Captioner:
+    with _name_faults(source):
+        captioner = family.load(source, options)
+    captioner.eval()
+    return captioner
+
+
+@contextlib.contextmanager
+def _name_faults(source: str) -> Iterator[None]:
+    """Turn what transformers says of a checkpoint that cannot be had or read into one ModelFault."""
+    try:
+        yield
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         if Path(source).is_dir():
+            if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
+                Path(source).glob("*.safetensors"), None
+            ):
+                raise ModelFault(_describe_pickled(source)) from error
             raise ModelFault(
                 f"model {source}: the checkpoint cannot be read ({_first_line(error)}); give a whole one in Hub "
                 "format, with config.json, model.safetensors, processor and tokenizer."
             ) from error
+        if "thus cannot be loaded with `safetensors`" in str(error):
+            raise ModelFault(_describe_pickled(source)) from error
         raise ModelFault(
             f"model {source}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
             f"({_first_line(error)}); check the name and the network, or pass a local folder in Hub format."
         ) from error
-    captioner.eval()
-    if any(parameter.dtype != torch.float32 for parameter in captioner.parameters()):
-        captioner.float()
-    return captioner
+
+
+def _describe_pickled(source: str) -> str:
+    return (
+        f"model {source}: it is published with pickled weights only, which are never loaded; convert it by "
+        f"`python -m medcap_core.convert {source} FOLDER` and give that folder."
+    )
 
 
 def hash_weights(name_or_path: str) -> str | None:

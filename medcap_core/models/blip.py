@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, BlipProcessor, GenerationConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip_attention import SharedImageCache, fuse_attention
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
 
 class BlipCaptioner(Captioner):
@@ -24,6 +24,8 @@ class BlipCaptioner(Captioner):
     """
 
     family = "blip"
+    cross_attention = "decoder"
+    can_record_steps = True
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
@@ -35,41 +37,24 @@ class BlipCaptioner(Captioner):
     }
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
-    def __init__(self, network: BlipForConditionalGeneration, processor: BlipProcessor) -> None:
-        super().__init__()
+    def __init__(self, network: Any, processor: BlipProcessor) -> None:
+        super().__init__(network, processor, int(network.config.vision_config.image_size))
         fuse_attention(network)
-        self.network = network
-        self.processor = processor
-        images = processor.image_processor
-        self.geometry = ImageGeometry(size=int(images.size["height"]), resample=int(images.resample))
-        # Rescaling and normalisation in one multiply-add: (x / 255 - mean) / std.
-        mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
-        self.register_buffer("pixel_scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
-    def load(cls, source: str, image_size: int | None) -> Self:
+    def load(cls, source: str, options: LoadOptions) -> Self:
         """See `Captioner.load`; another image size interpolates the position embedding for good, so a save keeps it."""
-        loaded: Any = BlipForConditionalGeneration.from_pretrained(
-            source,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, with the missing ones
-        )
-        network, report = loaded
-        absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-        if absent:
+        if options.vision_model is not None or options.quantization != "none":
             raise ModelFault(
-                f"model {source}: {len(absent)} tensors of the captioner that config.json describes (such as "
-                f"{min(absent)}) are not in its weights or have another shape there; give a whole checkpoint saved "
-                "from BlipForConditionalGeneration."
+                f"model {source}: a BLIP keeps its own vision tower and is small enough as it is; remove vision_model "
+                "and quantization."
             )
+        network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
         processor = BlipProcessor.from_pretrained(source)
-        _check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
-        size = image_size or int(network.config.vision_config.image_size)
-        processor.image_processor.size = {"height": size, "width": size}
-        _resize_positions(network, size, source)
+        check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
+        vision_config = network.config.vision_config
+        if options.image_size is not None:
+            resize_positions(network.vision_model, vision_config, options.image_size, source)
         return cls(network, processor)
 
     @property
@@ -119,8 +104,7 @@ class BlipCaptioner(Captioner):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """See `Captioner.encode_images`."""
-        pixel_values = torch.addcmul(self.pixel_shift, pixels.float(), self.pixel_scale)
-        hidden_states: Tensor = self.network.vision_model(pixel_values=pixel_values).last_hidden_state
+        hidden_states: Tensor = self.network.vision_model(pixel_values=self.scale_pixels(pixels)).last_hidden_state
         return hidden_states
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
@@ -176,34 +160,3 @@ def _build_causal_mask(num_tokens: int, device: torch.device) -> Tensor:
     """What is added to attention scores: 0 at a token and before it, the lowest float32 after it; (1, 1, T, T)."""
     lowest = torch.full((num_tokens, num_tokens), torch.finfo(torch.float32).min, device=device)
     return lowest.triu(1)[None, None]
-
-
-def _check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
-    """Without its file a tokenizer still loads, but knows special tokens alone and makes every word unknown."""
-    num_words = len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
-    if not num_words or len(tokenizer) > vocab_size:
-        raise ModelFault(
-            f"model {source}: its tokenizer knows {num_words} words, its decoder has a vocabulary of {vocab_size}; "
-            "give the checkpoint its own tokenizer.json."
-        )
-
-
-def _resize_positions(network: Any, size: int, source: str) -> None:
-    """Interpolate the vision tower's position embedding to `size` pixels a side, as transformers does on the fly."""
-    embeddings = network.vision_model.embeddings
-    if size == embeddings.image_size:
-        return
-    if size % embeddings.patch_size:
-        raise ModelFault(
-            f"image_size {size} is no multiple of the {embeddings.patch_size}-pixel patches of model {source}; "
-            f"give {size - size % embeddings.patch_size or embeddings.patch_size}."
-        )
-    width = embeddings.embed_dim
-    num_patches = (size // embeddings.patch_size) ** 2
-    with torch.no_grad():
-        positions = embeddings.interpolate_pos_encoding(torch.empty(1, num_patches + 1, width), size, size)
-    embeddings.position_embedding = nn.Parameter(positions.clone())
-    embeddings.image_size = size
-    embeddings.num_patches = num_patches
-    embeddings.num_positions = num_patches + 1
-    network.config.vision_config.image_size = size

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
+from medcap_core.models.weights import LoadOptions, set_image_size
 
 IGNORED_LABEL = -100
 
@@ -53,13 +54,23 @@ class TokenizedCaptions:
 class Captioner(nn.Module, ABC):
     """An image captioner: a transformers model, its processor, and what a sweep needs of both.
 
-    `freeze_rules` is an ordered list of (pattern, part) with part "encoder" or "decoder"; the first pattern found in a
-    parameter's name decides, and every parameter must be decided. `lora_patterns` gives for each named target set the
-    pattern a module's name must match in full; `vision_lora_pattern` is that of the vision tower.
+    `freeze_rules` is an ordered list of (pattern, part): "encoder" is the vision tower, "decoder" what writes the
+    caption, "bridge" what stands between them in some families, and "unused" takes no part in a caption and is trained
+    by no mode. The first pattern found in a parameter's name decides, and every parameter must be decided.
+    `lora_patterns` gives for each named target set the pattern a module's name must match in full;
+    `vision_lora_pattern` is that of the vision tower.
+
+    `cross_attention` says what attends to the encoder's tokens: with "decoder" each word of a caption does, so that it
+    can be shown over the image; with "bridge" only the bridge's queries do, and the words see those.
     """
 
     family: ClassVar[str]
-    freeze_rules: ClassVar[tuple[tuple[str, str], ...]]
+    cross_attention: ClassVar[Literal["decoder", "bridge"]]
+    is_large: ClassVar[bool] = False
+    """Billions of parameters: frozen weights may be held in bf16 or quantized, and are copied sparingly."""
+    can_record_steps: ClassVar[bool] = False
+    """Whether its training steps have been shown to replay as CUDA graphs."""
+    freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]
 
@@ -69,13 +80,30 @@ class Captioner(nn.Module, ABC):
     pixel_scale: Tensor  # (1, 3, 1, 1), with pixel_shift: rescaling and normalisation in one multiply-add
     pixel_shift: Tensor
 
+    def __init__(self, network: Any, processor: Any, image_size: int) -> None:
+        """`image_size` is what the network takes, in pixels a side; the processor is made to give it."""
+        super().__init__()
+        self.network = network
+        self.processor = processor
+        images = processor.image_processor
+        self.geometry = set_image_size(images, image_size)
+        normalises = getattr(images, "do_normalize", True)
+        mean = torch.tensor(images.image_mean if normalises else [0.0] * 3)
+        std = torch.tensor(images.image_std if normalises else [1.0] * 3)
+        # (x / 255 - mean) / std
+        self.register_buffer("pixel_scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
     @classmethod
     @abstractmethod
-    def load(cls, source: str, image_size: int | None) -> "Captioner":
-        """Load a checkpoint in Hub format from a folder or Hub name, its images to be `image_size` pixels a side.
+    def load(cls, source: str, options: LoadOptions) -> "Captioner":
+        """Load a checkpoint in Hub format from a folder or Hub name.
 
-        Raises OSError where the checkpoint cannot be had, ModelFault where it does not fit.
+        Raises OSError where the checkpoint cannot be had, ModelFault where it or the options do not fit.
         """
+
+    def set_prompt(self, prompt: str) -> None:
+        """Take the constant prompt of a config, for families whose image side reads it too; others need nothing."""
 
     @property
     @abstractmethod
@@ -92,7 +120,10 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """Next-token logits (B, T, V) of `input_ids` (B, T) given the images (B, N, D)."""
+        """Next-token logits (B, T, V) of `input_ids` (B, T) given the images (B, N, D): entry t foretells token t + 1.
+
+        This holds for encoder-decoder language models too, whose captions open with their decoder's start token.
+        """
 
     @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
@@ -122,6 +153,10 @@ class Captioner(nn.Module, ABC):
             label_smoothing=label_smoothing,
             reduction="sum",
         )
+
+    def scale_pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised float32 pixels (B, 3, S, S) of uint8 ones."""
+        return torch.addcmul(self.pixel_shift, pixels.float(), self.pixel_scale)
 
     def save(self, directory: Path) -> None:
         """Write model and processor in Hub format (safetensors)."""

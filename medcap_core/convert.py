@@ -1,0 +1,68 @@
+"""Pickled weights to safetensors, for checkpoints that are published without them; done once, by hand.
+
+python -m medcap_core.convert owner/name FOLDER
+
+Nothing else in this project reads pickled weights. Here PyTorch's restricted unpickler reads tensors and nothing else.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from huggingface_hub import snapshot_download
+from safetensors.torch import save_file
+
+from medcap_core.errors import ModelFault, UserFault
+
+_KEPT_FILES = ("*.json", "*.txt", "*.model")
+
+
+def convert_weights(source: str, folder: Path) -> None:
+    """Write the checkpoint `source` (a folder or a Hub name) to a new `folder` with its weights as safetensors.
+
+    Raises ModelFault where there is nothing to convert or the folder is taken.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelFault(f"{folder} is not empty; name a new folder.")
+    if Path(source).is_dir():
+        origin = Path(source)
+    else:
+        try:
+            origin = Path(snapshot_download(source, allow_patterns=[*_KEPT_FILES, "pytorch_model*.bin"]))
+        except (OSError, ValueError) as error:
+            raise ModelFault(f"model {source}: the Hub could not give it ({error}); check name and network.") from error
+    parts = sorted(origin.glob("pytorch_model*.bin"))
+    if not parts:
+        raise ModelFault(f"model {source}: it has no pytorch_model.bin, so there is nothing to convert.")
+    weights: dict[str, torch.Tensor] = {}
+    for part in parts:
+        weights |= torch.load(part, map_location="cpu", weights_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in _KEPT_FILES:
+        for path in origin.glob(pattern):
+            if not path.name.endswith(".index.json"):
+                shutil.copy(path, folder / path.name)
+    # Tensors that share their memory, such as tied embeddings, are written once each.
+    tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="Hub name or folder of the checkpoint.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the converted one.")],
+) -> None:
+    """Convert the pickled weights of a checkpoint to safetensors."""
+    try:
+        convert_weights(source, folder)
+    except UserFault as fault:
+        for line in fault.faults:
+            sys.stderr.write(f"error: {line}\n")
+        raise typer.Exit(2) from None
+    sys.stdout.write(f"Written to {folder}; give it as the model.\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,290 @@
+"""BLIP-2 (Li et al., arXiv 2301.12597) and InstructBLIP (Dai et al., arXiv 2305.06500).
+
+A vision tower, a bridge (query tokens that attend to its patches in the Q-Former, and a projection) and a language
+model that reads the projected queries before any words: decoder-only (OPT, LLaMA) or encoder-decoder (FLAN-T5).
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    GenerationConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+)
+
+from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.records import fold_white_space
+from medcap_core.errors import ModelFault
+from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.quantization import build_quantization
+from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+
+# Query, key, value and output of OPT or LLaMA, and of T5; the same for what stands between the attentions.
+_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"
+_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo"
+
+
+def _in_language_model(*names: str) -> str:
+    return rf"language_model\..*\.({'|'.join(names)})"
+
+
+class Blip2Captioner(Captioner):
+    """`Blip2ForConditionalGeneration` as transformers has it.
+
+    A config's prompt is the beginning of every caption where the language model is decoder-only, and an instruction
+    that its encoder reads where it is encoder-decoder. Departs from transformers' own `forward` in that padding and
+    prompt carry no loss, and that the vision tower can be left out where its output is known already.
+    """
+
+    family = "blip-2"
+    cross_attention = "bridge"
+    is_large = True
+    freeze_rules: tuple[tuple[str, str], ...] = (
+        (r"^vision_model\.", "encoder"),
+        (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
+        (r"^language_model\.", "decoder"),
+    )
+    lora_patterns: ClassVar = {
+        LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
+        LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
+        LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT),
+        LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),
+    }
+    vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
+
+    _network_class: ClassVar[Any] = Blip2ForConditionalGeneration
+    _processor_class: ClassVar[Any] = Blip2Processor
+
+    instruction_ids: Tensor
+    """What an encoder-decoder language model reads after the image, (1, P)."""
+
+    def __init__(self, network: Any, processor: Any) -> None:
+        super().__init__(network, processor, int(network.config.vision_config.image_size))
+        self.num_queries = int(network.config.num_query_tokens)
+        self.is_encoder_decoder = not network.config.use_decoder_only_language_model
+        self.register_buffer("instruction_ids", torch.empty(1, 0, dtype=torch.int64), persistent=False)
+        self.set_prompt("")
+
+    @classmethod
+    def load(cls, source: str, options: LoadOptions) -> Self:
+        """See `Captioner.load`; another image size interpolates the position embedding for good, so a save keeps it."""
+        if options.vision_model is not None:
+            raise ModelFault(
+                f"model {source}: {cls.family} keeps its own vision tower; remove vision_model, which is for ViT-GPT2."
+            )
+        network = load_whole_network(
+            cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
+        )
+        processor = cls._processor_class.from_pretrained(source)
+        # Older checkpoints leave it to the model's config; the processor needs it to lay out a prompt.
+        processor.num_query_tokens = int(network.config.num_query_tokens)
+        check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
+        vision_config = network.config.vision_config
+        if options.image_size is not None:
+            resize_positions(network.vision_model, vision_config, options.image_size, source)
+        return cls(network, processor)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The vision tower."""
+        vision_model: nn.Module = self.network.vision_model
+        return vision_model
+
+    def set_prompt(self, prompt: str) -> None:
+        """See `Captioner.set_prompt`."""
+        self.prompt = prompt
+        ids = self.processor.tokenizer(prompt.strip()).input_ids if self.is_encoder_decoder else []
+        self.instruction_ids = torch.tensor([ids], dtype=torch.int64, device=self.instruction_ids.device)
+
+    def check(self, config: TrialConfig) -> None:
+        """See `Captioner.check`."""
+        faults = []
+        prompt_length = len(self._prompt_ids(config.prompt))
+        if prompt_length >= config.max_caption_tokens:
+            faults.append(
+                f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
+                "raise max_caption_tokens or shorten the prompt."
+            )
+        if not self.is_encoder_decoder:  # T5's positions are relative and know no end
+            longest = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
+            if config.max_caption_tokens > longest:
+                faults.append(
+                    f"max_caption_tokens {config.max_caption_tokens} exceeds the {longest} positions the model has "
+                    "beside the image."
+                )
+            if prompt_length + config.max_new_tokens > longest:
+                faults.append(
+                    f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed the "
+                    f"{longest} positions the model has beside the image; lower max_new_tokens to at most "
+                    f"{longest - prompt_length}."
+                )
+        if faults:
+            raise ModelFault(faults)
+
+    # Captions as tokens
+
+    @property
+    def _text_config(self) -> Any:
+        return self.network.config.text_config
+
+    @property
+    def _end_id(self) -> int:
+        """For BLIP-2 with OPT a line end, as it was trained with."""
+        return int(self._text_config.eos_token_id)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self._text_config.pad_token_id
+        return self._end_id if pad is None else int(pad)
+
+    def _split_words(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """What a caption opens with: the start token of an encoder-decoder, or begin token and prompt."""
+        if self.is_encoder_decoder:
+            return [int(self._text_config.decoder_start_token_id)]
+        return [int(self._text_config.bos_token_id), *self._split_words(prompt.strip())]
+
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+        """See `Captioner.tokenize`; a cut caption keeps its end token."""
+        assert config.prompt == self.prompt, "set_prompt comes before tokenize"
+        begin = self._prompt_ids("")
+        opening = "" if self.is_encoder_decoder else config.prompt.strip()
+        num_words = config.max_caption_tokens - len(begin) - 1
+        ids = [
+            np.asarray([*begin, *self._split_words(f"{opening} {caption}".strip())[:num_words], self._end_id])
+            for caption in captions
+        ]
+        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self._pad_id)
+
+    # From images to captions
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """See `Captioner.encode_images`: the vision tower alone; the bridge comes after it."""
+        hidden_states: Tensor = self.network.vision_model(pixel_values=self.scale_pixels(pixels)).last_hidden_state
+        return hidden_states
+
+    def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
+        """What the queries found: (B, N, D) -> (B, Q, width of the Q-Former)."""
+        queries = self.network.query_tokens.expand(len(encoder_hidden_states), -1, -1)
+        found: Tensor = self.network.qformer(
+            query_embeds=queries, encoder_hidden_states=encoder_hidden_states
+        ).last_hidden_state
+        return found
+
+    def _embed(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """What the language model reads: the image's queries, then words (B, T) -> (B, Q + T, its width)."""
+        words = self.network.get_input_embeddings()(input_ids)
+        found = self.network.language_projection(self._query_images(encoder_hidden_states))
+        return torch.cat([found.to(words.dtype), words], dim=1)
+
+    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """See `Captioner.compute_logits`."""
+        language_model = self.network.language_model
+        if self.is_encoder_decoder:
+            instruction = self.instruction_ids.expand(len(input_ids), -1)
+            logits: Tensor = language_model(
+                inputs_embeds=self._embed(encoder_hidden_states, instruction),
+                decoder_input_ids=input_ids,
+                use_cache=False,
+            ).logits
+            return logits
+        logits = language_model(inputs_embeds=self._embed(encoder_hidden_states, input_ids), use_cache=False).logits
+        return logits[:, self.num_queries :]
+
+    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            num_beams=config.num_beams,
+            max_new_tokens=config.max_new_tokens,
+            min_new_tokens=config.min_new_tokens,
+            length_penalty=config.length_penalty,
+            repetition_penalty=config.repetition_penalty,
+            do_sample=False,
+            bos_token_id=getattr(self._text_config, "bos_token_id", None),
+            eos_token_id=self._end_id,
+            pad_token_id=self._pad_id,
+            decoder_start_token_id=self._prompt_ids("")[0] if self.is_encoder_decoder else None,
+        )
+
+    def set_generation_defaults(self, config: TrialConfig) -> None:
+        """See `Captioner.set_generation_defaults`.
+
+        A loaded model uses them by `generate(..., generation_config=model.generation_config)`: without that argument
+        transformers asks the language model, which has its own.
+        """
+        self.network.generation_config = self._generation_config(config)
+
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        assert config.prompt == self.prompt, "set_prompt comes before generate"
+        num_images, device = len(encoder_hidden_states), encoder_hidden_states.device
+        if self.is_encoder_decoder:
+            given = self.instruction_ids
+        else:
+            given = torch.tensor([self._prompt_ids(config.prompt)], device=device)
+        embedded = self._embed(encoder_hidden_states, given.expand(num_images, -1))
+        inputs = {"inputs_embeds": embedded, "attention_mask": embedded.new_ones(embedded.shape[:2], dtype=torch.int64)}
+        if not self.is_encoder_decoder:
+            # The ids go along as transformers does it: a repetition penalty sees the prompt.
+            image_id = self.network.config.image_token_index
+            images = given.new_full((1, self.num_queries), self._pad_id if image_id is None else int(image_id))
+            inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
+        generated = self.network.language_model.generate(**inputs, generation_config=self._generation_config(config))
+        num_given = 0 if self.is_encoder_decoder else embedded.shape[1]
+        texts = self.processor.tokenizer.batch_decode(generated[:, num_given:], skip_special_tokens=True)
+        return [fold_white_space(text) for text in texts]
+
+
+class InstructBlipCaptioner(Blip2Captioner):
+    """`InstructBlipForConditionalGeneration`: BLIP-2 whose queries read the prompt, an instruction, as well."""
+
+    family = "instructblip"
+    _network_class = InstructBlipForConditionalGeneration
+    _processor_class = InstructBlipProcessor
+
+    query_instruction_ids: Tensor
+    """The instruction as the Q-Former reads it, (1, P)."""
+
+    def __init__(self, network: Any, processor: Any) -> None:
+        super().__init__(network, processor)
+        # What the last layer makes of the instruction's own words is read by nothing.
+        last = int(network.config.qformer_config.num_hidden_layers) - 1
+        unread = rf"^qformer\.encoder\.layer\.{last}\.(intermediate|output)\."
+        self.freeze_rules = ((unread, "unused"), *Blip2Captioner.freeze_rules)
+
+    def set_prompt(self, prompt: str) -> None:
+        """See `Captioner.set_prompt`."""
+        super().set_prompt(prompt)
+        ids = self.processor.qformer_tokenizer(prompt.strip()).input_ids
+        self.register_buffer(
+            "query_instruction_ids",
+            torch.tensor([ids], dtype=torch.int64, device=self.instruction_ids.device),
+            persistent=False,
+        )
+
+    def check(self, config: TrialConfig) -> None:
+        """See `Captioner.check`."""
+        super().check(config)
+        longest = int(self.network.config.qformer_config.max_position_embeddings)
+        num_tokens = len(self.processor.qformer_tokenizer(config.prompt.strip()).input_ids)
+        if num_tokens > longest:
+            raise ModelFault(
+                f"the prompt has {num_tokens} tokens and the model's Q-Former {longest} positions; shorten the prompt."
+            )
+
+    def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
+        num_images = len(encoder_hidden_states)
+        found: Tensor = self.network.qformer(
+            input_ids=self.query_instruction_ids.expand(num_images, -1),
+            query_embeds=self.network.query_tokens.expand(num_images, -1, -1),
+            encoder_hidden_states=encoder_hidden_states,
+        ).last_hidden_state
+        return found[:, : self.num_queries]

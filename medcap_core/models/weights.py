@@ -1,0 +1,112 @@
+"""Weights, tokenizer and image size of a checkpoint: read whole or not at all."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor
+
+from medcap_core.data.images import ImageGeometry
+from medcap_core.errors import ModelFault
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is to be loaded.
+
+    `image_size` in pixels a side and `vision_model`, a Hub name or folder of another vision tower, default to the
+    checkpoint's own; `dtype` is that of the weights; `quantization` is none, 8bit or 4bit.
+    """
+
+    image_size: int | None = None
+    vision_model: str | None = None
+    dtype: torch.dtype = torch.float32
+    quantization: str = "none"
+
+
+def load_whole_network(network_class: Any, source: str, *, may_lack: str = r"(?!)", **options: Any) -> Any:
+    """`from_pretrained` of a transformers class from safetensors; `options` go to it.
+
+    Raises ModelFault where the weights lack a tensor that config.json describes, or have it in another shape, unless
+    the pattern `may_lack` is found in its name: such a tensor starts at random.
+    """
+    loaded: Any = network_class.from_pretrained(
+        source,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, with the missing ones
+        **options,
+    )
+    network, report = loaded
+    absent = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    absent = {key for key in absent if not re.search(may_lack, key)}
+    if absent:
+        raise ModelFault(
+            f"model {source}: {len(absent)} tensors of the captioner that config.json describes (such as "
+            f"{min(absent)}) are not in its weights or have another shape there; give a whole checkpoint saved "
+            f"from {network_class.__name__}."
+        )
+    return network
+
+
+def check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
+    """Without its file a tokenizer still loads, but knows special tokens alone and makes every word unknown."""
+    num_words = len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
+    if not num_words or len(tokenizer) > vocab_size:
+        raise ModelFault(
+            f"model {source}: its tokenizer knows {num_words} words, its decoder has a vocabulary of {vocab_size}; "
+            "give the checkpoint its own tokenizer.json."
+        )
+
+
+def load_image_processor(source: str) -> Any:
+    """The image processor of a folder or Hub model."""
+    return AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+
+
+def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
+    """Make an image processor stretch images to a square of `size` pixels, and say so to the image store.
+
+    A centre crop, which some processors do after it, is switched off: a finding may lie at the border.
+    """
+    image_processor.size = {"height": size, "width": size}
+    if getattr(image_processor, "do_center_crop", False):
+        image_processor.do_center_crop = False
+    return ImageGeometry(size=size, resample=int(image_processor.resample))
+
+
+def read_size(image_size: int | list[int] | tuple[int, ...]) -> int:
+    """Pixels a side, from a config that may give height and width."""
+    return int(image_size if isinstance(image_size, int) else image_size[0])
+
+
+def check_patches(size: int, patch_size: int, source: str) -> None:
+    """Raise ModelFault if the patches do not fill an image of `size` pixels a side."""
+    if size % patch_size:
+        raise ModelFault(
+            f"image_size {size} is no multiple of the {patch_size}-pixel patches of model {source}; "
+            f"give {size - size % patch_size or patch_size}."
+        )
+
+
+def resize_positions(vision_model: Any, config: Any, size: int, source: str) -> None:
+    """Interpolate the position embedding of a BLIP-like vision tower to `size` pixels a side, for good.
+
+    As transformers does on the fly for BLIP, BLIP-2 and InstructBLIP; `config` is the tower's own.
+    """
+    embeddings = vision_model.embeddings
+    if size == embeddings.image_size:
+        return
+    check_patches(size, embeddings.patch_size, source)
+    width = embeddings.embed_dim
+    num_patches = (size // embeddings.patch_size) ** 2
+    old = embeddings.position_embedding
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(torch.empty(1, num_patches + 1, width), size, size)
+    embeddings.position_embedding = nn.Parameter(positions.clone().to(old.dtype), requires_grad=old.requires_grad)
+    embeddings.image_size = size
+    embeddings.num_patches = num_patches
+    embeddings.num_positions = num_patches + 1
+    config.image_size = size
