@@ -185,9 +185,16 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
     """
     ways = {
         (
-            c.model, c.vision_model, c.weights_dtype, c.image_size, c.data_fraction, c.max_train_images,
-            c.max_validation_images, c.augment, c.precision,
-        ): c  # fmt: skip
+            c.model,
+            c.vision_model,
+            c.weights_dtype,
+            c.image_size,
+            c.data_fraction,
+            c.max_train_images,
+            c.max_validation_images,
+            c.augment,
+            c.precision,
+        ): c
         for c in draw_configs(space, NUM_DRAWS)
         if encoder_is_frozen(c)
     }
