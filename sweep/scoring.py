@@ -15,7 +15,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
-from medcap_core.evaluation import generate_captions
+from medcap_core.evaluation import generate_captions, ignore_progress
 from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
 from medcap_core.trained import load_trained_captioner
@@ -23,6 +23,8 @@ from medcap_core.training import name_memory_faults
 from sweep.cluster import TrialResources
 
 MOST_RETRIES = 2
+MOST_IMAGES_HERE = 1000
+"""On one machine's CPUs up to so many images are captioned in this process: others would take longer to start."""
 SHARDS_PER_DEVICE = 4
 """On CPUs more shards than devices, so that progress shows and a slow device does not hold the others up."""
 
@@ -43,6 +45,15 @@ def caption_split(
     jobs: list[CaptionJob], resources: TrialResources, progress: Callable[[str, int, int], None], what: str
 ) -> dict[str, list[str]]:
     """Every job's captions in the order of its split, by job name."""
+    if not resources.gpus_per_worker and sum(job.num_images for job in jobs) <= MOST_IMAGES_HERE and _is_one_machine():
+        return _caption_all_here(jobs, progress, what)
+    return share_out(jobs, resources, progress, what)
+
+
+def share_out(
+    jobs: list[CaptionJob], resources: TrialResources, progress: Callable[[str, int, int], None], what: str
+) -> dict[str, list[str]]:
+    """The same, whatever the size, in processes on all devices of the run."""
     num_devices = resources.max_concurrent * resources.num_workers
     # Given here and not by `options`, GPUs also make Ray end the process after a shard, so that it leaves the card.
     run = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=MOST_RETRIES)(
@@ -65,6 +76,25 @@ def caption_split(
         captions[name].update(zip(positions.tolist(), _fetch(task), strict=True))
         progress(what, sum(len(part) for part in captions.values()), total)
     return {name: [part[position] for position in range(len(part))] for name, part in captions.items()}
+
+
+def _is_one_machine() -> bool:
+    return len([node for node in ray.nodes() if node["Alive"]]) == 1
+
+
+def _caption_all_here(
+    jobs: list[CaptionJob], progress: Callable[[str, int, int], None], what: str
+) -> dict[str, list[str]]:
+    captions: dict[str, list[str]] = {}
+    total = sum(job.num_images for job in jobs)
+    for job in jobs:
+        before = sum(map(len, captions.values()))
+
+        def note(_: str, done: int, __: int, before: int = before) -> None:
+            progress(what, before + done, total)
+
+        captions[job.name] = caption_here(job, progress=note)
+    return captions
 
 
 def _fetch(task: "ray.ObjectRef[list[str]]") -> list[str]:
@@ -91,7 +121,9 @@ def _caption_positions(job: CaptionJob, positions: np.ndarray, num_threads: floa
     return caption_here(job, positions)
 
 
-def caption_here(job: CaptionJob, positions: np.ndarray | None = None) -> list[str]:
+def caption_here(
+    job: CaptionJob, positions: np.ndarray | None = None, progress: Callable[[str, int, int], None] = ignore_progress
+) -> list[str]:
     """Captions of these images of a job, by default of all, made here; the model stays for the next call.
 
     Raises OutOfMemory.
@@ -102,4 +134,4 @@ def caption_here(job: CaptionJob, positions: np.ndarray | None = None) -> list[s
         split = data.splits[job.split]
         positions = np.arange(job.num_images) if positions is None else positions
         images = open_images(captioner, split.part(positions), job.config)
-        return generate_captions(captioner, images, job.config)
+        return generate_captions(captioner, images, job.config, progress=progress)

@@ -53,9 +53,9 @@ class Study:
         lock = take_lock(directory)
         try:
             check_new_directory(directory)
+            write_text_atomically(directory / "trials.csv", format_csv([]))
             write_text_atomically(directory / "space.yaml", dump_space(space))
             study = cls(directory, space, lock, StudyDatabase.open(directory / "study.db", space.name))
-            study._write_csv()
         except BaseException:
             lock.release()
             raise
@@ -67,10 +67,11 @@ class Study:
 
         Raises RunFault if it is no run directory, another process holds it, or one of its files is damaged.
         """
-        if not (directory / "space.yaml").is_file():
-            raise RunFault(
-                f"{directory} is not a run directory (it has no space.yaml); name one such as runs/lora-001."
-            )
+        for name in ("space.yaml", "trials.csv"):  # a folder of space files has the former alone
+            if not (directory / name).is_file():
+                raise RunFault(
+                    f"{directory} is not a run directory (it has no {name}); name one such as runs/lora-001."
+                )
         lock = take_lock(directory)
         try:
             space = load_run_space(directory / "space.yaml")

@@ -194,7 +194,8 @@ class TestFaults:
         says_one_thing(result, "--data, --seed cannot be given")
 
     def test_a_folder_that_is_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run("--resume", materials.images), "is not a run directory")
+        says_one_thing(run("--resume", materials.images), "is not a run directory", "no space.yaml")
+        says_one_thing(run("--resume", materials.home), "is not a run directory", "no trials.csv")
 
     @pytest.mark.parametrize("address", ["ray://localhost:10001", "localhost", "localhost:ray", "127.0.0.1:1"])
     def test_a_cluster_that_is_not_there(self, run: Callable[..., Result], materials: Materials, address: str) -> None:

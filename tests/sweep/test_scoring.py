@@ -1,6 +1,8 @@
 """Captions of a split, shared out over Ray's processes."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from sweep.cluster import TrialResources
-from sweep.scoring import CaptionJob, caption_here, caption_split
+from sweep.scoring import CaptionJob, caption_here, caption_split, share_out
 from sweep.study import Study
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.real_runs import NUM_IMAGES
@@ -26,14 +28,15 @@ def trained(finished_run: FinishedRun) -> tuple[TrialConfig, Path]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path]) -> None:
+@pytest.mark.parametrize("caption", [caption_split, share_out])
+def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], caption: Callable[..., Any]) -> None:
     config, weights = trained
     jobs = [
         CaptionJob("trained", config, weights, "test", NUM_IMAGES["test"]),
         CaptionJob("base", config.model_copy(update={"freeze": "zero_shot"}), None, "validation", 5),
     ]
     told: list[tuple[str, int, int]] = []
-    captions = caption_split(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
+    captions = caption(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
     assert captions == {job.name: caption_here(job) for job in jobs}
     assert [len(captions[job.name]) for job in jobs] == [7, 5]
     assert len(set(captions["trained"])) > 1
@@ -47,7 +50,7 @@ def test_a_fault_over_there_is_the_same_fault_here(trained: tuple[TrialConfig, P
     foreign = tmp_path / "weights.safetensors"
     save_file({"another.layer": torch.zeros(2)}, foreign)
     with pytest.raises(RunFault, match=r"such as another\.layer") as raised:
-        caption_split([CaptionJob("bad", config, foreign, "test", 2)], TWO_AT_ONCE, lambda *_: None, "captioning")
+        share_out([CaptionJob("bad", config, foreign, "test", 2)], TWO_AT_ONCE, lambda *_: None, "captioning")
     assert len(raised.value.faults) == 1
 
 
