@@ -1,7 +1,11 @@
 """What a sweep will cost in time and disk, from a few measured steps of its own trials on its own data."""
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +20,12 @@ from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.device import current_device
 from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
+from medcap_core.image_sources import FrozenEncoder
 from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate
-from sweep.points import draw_configs, num_trials
+from sweep.points import build_config, draw_configs, num_trials
 from sweep.pruning import build_rungs, should_prune
 from sweep.schema import SearchSpace
 from sweep.trial_record import compute_step
@@ -32,64 +37,91 @@ NUM_SIMULATED_SWEEPS = 20
 SECONDS_TO_START = 12.0
 """Ray, the check of the evaluation and the first import in each trial process."""
 SECONDS_TO_SCORE_AN_EPOCH = 0.6
-SECONDS_TO_SCORE_THE_TEST = 10.0
-"""METEOR takes most of it."""
+SECONDS_TO_END = 10.0
+"""The test split's baselines, of which METEOR's start takes most, and the report."""
+SECONDS_TO_SCORE_A_MODEL = 1.0
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Seconds an image in training, in captioning, and parameters trained."""
+    """Seconds an image in training, captioning and encoding ahead; bytes of its stored features; parameters trained."""
 
     training_seconds: float
     caption_seconds: float
+    encoding_seconds: float
+    feature_bytes: int
     trained_parameters: int
 
 
 def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate:
     """Measure a few steps of each kind of trial the space holds, and add up what the sweep will do of each.
 
-    Needs a few decoded images; everything else is counted, not done. How much of their schedules ASHA lets trials run
-    is found by simulating sweeps whose trials differ at random.
+    Needs a few decoded images; everything else is counted, not done. Steps are measured beside as many busy processes
+    as there will be other trials. How much of their schedules ASHA lets trials run is found by simulating sweeps whose
+    trials differ at random; first points are counted as they are, the others as random ones.
     """
     torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
-    configs = draw_configs(space, NUM_DRAWS)
-    costs = {_kind(config): config for config in configs}
-    units = {kind: measure_units(config) for kind, config in costs.items()}
+    given = [build_config(space, point) for point in space.first_points[: num_trials(space)]]
+    drawn = draw_configs(space, NUM_DRAWS)
+    kinds = {_kind(config): config for config in [*given, *drawn]}
     workers, devices = resources.num_workers, resources.num_workers * resources.max_concurrent
-    share = simulate_share_run(space, configs)
+    num_others = 0 if resources.gpus_per_worker else devices - 1
+    with busy_processes(min(num_others, (os.cpu_count() or 1) - 1)):
+        units = {kind: measure_units(config) for kind, config in kinds.items()}
+    share = simulate_share_run(space, drawn)
 
-    seconds = []
-    for config in configs:
+    def estimate_trial(config: TrialConfig) -> float:
         unit, sizes = units[_kind(config)], count_images(config)
         is_trained = config.freeze is not FreezeMode.ZERO_SHOT
         epoch = (
             is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
         ) / workers
-        seconds.append((epoch + SECONDS_TO_SCORE_AN_EPOCH) * (config.num_epochs * share if is_trained else 1))
-    mean_seconds = float(np.mean(seconds))
+        return (epoch + SECONDS_TO_SCORE_AN_EPOCH) * (config.num_epochs * share if is_trained else 1)
 
-    base = configs[0]
+    of_given, of_drawn = ([estimate_trial(config) for config in configs] for configs in (given, drawn))
+    trials = sum(of_given) + (num_trials(space) - len(given)) * float(np.mean(of_drawn))
+
+    base = drawn[0]
     sizes, caption_seconds = count_images(base), units[_kind(base)].caption_seconds
+    encoding = max(unit.encoding_seconds for unit in units.values()) * sum(sizes.values())
     scored_again = 3 * count_images(base.model_copy(update={"max_validation_images": None}))["validation"]
     num_tested = num_trials(space) if space.test == "all" else 1
     captions = (1 + num_tested) * sizes["test"] + (scored_again if base.max_validation_images else 0)
     total = (
         SECONDS_TO_START
-        + num_trials(space) * mean_seconds / resources.max_concurrent
-        + captions * caption_seconds / devices
-        + num_tested * SECONDS_TO_SCORE_THE_TEST
+        + (encoding + captions * caption_seconds) / devices
+        + trials / resources.max_concurrent
+        + SECONDS_TO_END
+        + num_tested * SECONDS_TO_SCORE_A_MODEL
     )
     return CostEstimate(
-        seconds_per_trial=mean_seconds,
+        seconds_per_trial=trials / num_trials(space),
         total_seconds=total,
-        disk_bytes=estimate_disk(base, [unit.trained_parameters for unit in units.values()], resources),
+        disk_bytes=estimate_disk(base, list(units.values()), resources),
         basis=f"{NUM_STEPS} measured steps and {NUM_CAPTIONED} captions of each kind of trial on this machine",
     )
 
 
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep `count` processes multiplying matrices meanwhile: a core that has company is slower than one alone."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "import numpy as n\na = n.ones((256, 256), n.float32)\nwhile True: a @ a"]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def _kind(config: TrialConfig) -> tuple[object, ...]:
     """What decides the time of a step: trials of one kind are measured once."""
-    return (config.freeze, config.lora_vision, config.image_size, config.batch_size, config.num_beams, config.augment)
+    return (
+        config.model, config.freeze, config.lora_targets, config.lora_vision, config.image_size, config.batch_size,
+        config.num_beams, config.augment,
+    )  # fmt: skip
 
 
 def measure_units(config: TrialConfig) -> UnitCost:
@@ -120,7 +152,13 @@ def measure_units(config: TrialConfig) -> UnitCost:
         generate_captions(trial.captioner, part, config)
         compute_validation_loss(trial.captioner, trial.validation, config)
 
-    return UnitCost(unit_seconds, time_call(caption) / len(part), trial.tuning.trainable_parameters)
+    encoding_seconds, feature_bytes = 0.0, 0
+    if trial.validation.images.encoded:
+        feature_bytes = trial.validation.images.fetch(np.arange(1)).nbytes
+        some = data.splits["validation"].pixels(np.arange(len(part)))
+        encoding_seconds = time_call(lambda: FrozenEncoder(trial.captioner, config).encode(some)) / len(part)
+    caption_seconds = time_call(caption) / len(part)
+    return UnitCost(unit_seconds, caption_seconds, encoding_seconds, feature_bytes, trial.tuning.trainable_parameters)
 
 
 def time_call(call: Callable[[], object]) -> float:
@@ -169,11 +207,12 @@ def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
     return done / planned
 
 
-def estimate_disk(config: TrialConfig, trained_parameters: list[int], resources: TrialResources) -> int:
-    """Bytes at the fullest moment: running trials, the three kept, `best/`, and the decoded images."""
+def estimate_disk(config: TrialConfig, units: list[UnitCost], resources: TrialResources) -> int:
+    """Bytes at the fullest moment: running trials, the three kept, `best/`, decoded and encoded images."""
     captioner = load_trial_captioner(config)
     model_bytes = 4 * sum(parameter.numel() for parameter in captioner.parameters())
-    weights_bytes = 4 * max(trained_parameters)
+    weights_bytes = 4 * max(unit.trained_parameters for unit in units)
     running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
-    pixels_bytes = 3 * captioner.geometry.size**2 * sum(count_images(config).values())
-    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + pixels_bytes
+    image_bytes = 3 * captioner.geometry.size**2 + max(unit.feature_bytes for unit in units)
+    images_bytes = image_bytes * sum(count_images(config).values())
+    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + images_bytes

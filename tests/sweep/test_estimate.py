@@ -4,7 +4,7 @@ import pytest
 
 from medcap_core.models import load_captioner
 from sweep.cluster import TrialResources
-from sweep.estimate import count_images, estimate_cost, estimate_disk, simulate_share_run
+from sweep.estimate import UnitCost, count_images, estimate_cost, estimate_disk, simulate_share_run
 from sweep.points import build_config
 from sweep.schema import SearchSpace
 from sweep.space import build_space
@@ -48,10 +48,11 @@ def test_disk_holds_running_kept_and_best_trials(space: SearchSpace) -> None:
     config = build_config(space, {})
     model = load_captioner(config.model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    pixels = 3 * 48 * 48 * (22 + 6 + 7)
+    images = (3 * 48 * 48 + 960) * (22 + 6 + 7)
     # Two trials with weights, two moments and the best epoch's weights; three kept; one whole model.
-    expected = 2 * 4 * 4 * num_parameters + 3 * 4 * num_parameters + 4 * num_parameters + pixels
-    assert estimate_disk(config, [100, num_parameters], TWO_AT_ONCE) == expected
+    expected = 2 * 4 * 4 * num_parameters + 3 * 4 * num_parameters + 4 * num_parameters + images
+    units = [UnitCost(1.0, 1.0, 1.0, 960, 100), UnitCost(1.0, 1.0, 0.0, 0, num_parameters)]
+    assert estimate_disk(config, units, TWO_AT_ONCE) == expected
 
 
 def test_the_share_that_asha_runs(space: SearchSpace) -> None:
