@@ -20,6 +20,7 @@ from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
 from medcap_core.trained import load_trained_captioner
 from medcap_core.training import name_memory_faults
+from medcap_core.zero_shot import caption_zero_shot
 from sweep.cluster import TrialResources
 
 MOST_RETRIES = 2
@@ -131,7 +132,7 @@ def caption_here(
     with name_memory_faults(job.config):
         captioner = load_trained_captioner(job.config, job.weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
-        split = data.splits[job.split]
-        positions = np.arange(job.num_images) if positions is None else positions
-        images = open_images(captioner, split.part(positions), job.config)
-        return generate_captions(captioner, images, job.config, progress=progress)
+        split = data.splits[job.split].part(np.arange(job.num_images) if positions is None else positions)
+        if job.weights is None:
+            return caption_zero_shot(captioner, split, job.config, progress)
+        return generate_captions(captioner, open_images(captioner, split, job.config), job.config, progress=progress)

@@ -1,0 +1,92 @@
+"""Captions of an untrained model are made once for each image, and never taken for another model's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcap_core import zero_shot
+from medcap_core.config import TrialConfig
+from medcap_core.data.caption_store import CaptionStore
+from medcap_core.data.prepare import PreparedSplit, prepare_data
+from medcap_core.evaluation import generate_captions
+from medcap_core.image_sources import open_images
+from medcap_core.models import Captioner, load_captioner
+from medcap_core.zero_shot import caption_zero_shot, describe_captioner
+from tests.sweep.real_runs import write_images
+from tests.tiny_blip import save_tiny_blip, tiny_config
+
+
+@pytest.fixture
+def config(tiny_blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
+    monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "images")
+    return tiny_config(tiny_blip, data=str(tmp_path / "images"), freeze="zero_shot", cache_features=True)
+
+
+@pytest.fixture
+def captioner(config: TrialConfig) -> Captioner:
+    return load_captioner(config.model)
+
+
+@pytest.fixture
+def split(config: TrialConfig, captioner: Captioner) -> PreparedSplit:
+    return prepare_data(config, captioner.geometry).splits["train"]
+
+
+def test_each_image_is_captioned_once(
+    config: TrialConfig, captioner: Captioner, split: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate_captions(captioner, open_images(captioner, split, config), config)
+    captioned: list[int] = []
+
+    def count(captioner: Captioner, images: object, *rest: object, **others: object) -> list[str]:
+        captioned.append(len(images))  # type: ignore[arg-type]
+        return generate_captions(captioner, images, *rest, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zero_shot, "generate_captions", count)
+    monkeypatch.setattr("medcap_core.data.caption_store._SAVED_EVERY", 4)
+    some = np.array([17, 3, 8, 20, 5])
+    told: list[tuple[int, int]] = []
+    assert caption_zero_shot(captioner, split.part(some), config, lambda _, *n: told.append(n)) == [
+        expected[position] for position in some
+    ]
+    assert captioned == [4, 1]
+    assert told[-1] == (5, 5)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert caption_zero_shot(captioner, split, config) == expected
+    assert captioned[2:] == [4, 4, 4, 4, 1]
+    assert caption_zero_shot(captioner, split, config) == expected
+    assert len(captioned) == 7
+
+
+def test_another_model_or_search_has_captions_of_its_own(
+    config: TrialConfig, captioner: Captioner, tmp_path: Path
+) -> None:
+    other = config.model_copy(update={"model": str(save_tiny_blip(tmp_path / "other", seed=5))})
+    described = [
+        describe_captioner(captioner, config.model_copy(update=changes))
+        for changes in ({}, {"num_beams": 3}, {"prompt": "a picture of"}, {"precision": "bf16"}, {"model": other.model})
+    ]
+    paths = {CaptionStore("images", settings).path for settings in described}
+    assert len(paths) == 5
+    assert CaptionStore("other images", described[0]).path not in paths
+    irrelevant = config.model_copy(update={"learning_rate": 0.5, "freeze": "full", "eval_batch_size": 1})
+    assert describe_captioner(captioner, irrelevant) == described[0]
+
+
+def test_a_line_cut_off_by_a_kill_is_captioned_again(tmp_path: Path) -> None:
+    store = CaptionStore("images", {}, tmp_path)
+    rows = np.array([4, 2])
+    assert store.complete(rows, lambda rows: [f"image {row}" for row in rows]) == ["image 4", "image 2"]
+    with store.path.open("a") as file:
+        file.write('\n{"row": 9, "capt')
+    asked: list[list[int]] = []
+
+    def caption(rows: np.ndarray) -> list[str]:
+        asked.append(rows.tolist())
+        return ["nine"] * len(rows)
+
+    assert store.complete(np.array([9, 4]), caption) == ["nine", "image 4"]
+    assert store.complete(np.array([2, 9]), caption) == ["image 2", "nine"]
+    assert asked == [[9]]
