@@ -1,6 +1,7 @@
 """Records and splits: what every loader gives and everything else takes."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -64,7 +65,7 @@ class Record:
     image: ImageReference
     caption: str
     case: str | None = None
-    truth: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    truth: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
 
 @dataclass(frozen=True)

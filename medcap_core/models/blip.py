@@ -1,5 +1,7 @@
 """BLIP captioners: a ViT encoder and a BERT-style decoder that cross-attends to it (Li et al., arXiv 2201.12086)."""
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -10,8 +12,8 @@ from transformers import BlipForConditionalGeneration, BlipProcessor, Generation
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
-from medcap_core.models.blip_attention import SharedImageCache, fuse_attention
-from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.blip_attention import SharedImageCache, fuse_attention, unfuse_attention
+from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
 
@@ -142,6 +144,12 @@ class BlipCaptioner(Captioner):
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:].tolist(), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """See `Captioner.generate_ids`."""
         prompt = torch.tensor([self._prompt_ids(config.prompt)], device=encoder_hidden_states.device)
         input_ids = prompt.expand(len(encoder_hidden_states), -1)
         generated = self.network.text_decoder.generate(
@@ -152,8 +160,27 @@ class BlipCaptioner(Captioner):
             past_key_values=SharedImageCache(self.network, encoder_hidden_states),
             generation_config=self._generation_config(config),
         )
-        new_ids = generated[:, input_ids.shape[1] :].tolist()
-        return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+        return generated, input_ids.shape[1]
+
+    def build_recording_copy(self) -> Self:
+        """See `Captioner.build_recording_copy`; its attention writes the scores out again."""
+        recorder = copy.deepcopy(self).eval().requires_grad_(True)
+        unfuse_attention(recorder.network)
+        return recorder
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """See `Captioner.record_attention`."""
+        with torch.no_grad():
+            seen = self.network.vision_model(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+        told = self.network.text_decoder(
+            input_ids=input_ids,
+            attention_mask=_build_causal_mask(input_ids.shape[1], input_ids.device),
+            encoder_hidden_states=seen.last_hidden_state,
+            output_attentions=True,
+            use_cache=False,
+        )
+        side = math.isqrt(seen.last_hidden_state.shape[1])  # a class token stands before the square of patches
+        return RecordedAttention(told.cross_attentions, tuple(seen.attentions or ()), told.logits, (side, side))
 
 
 def _build_causal_mask(num_tokens: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
+from medcap_core.errors import ModelFault
 from medcap_core.models.weights import LoadOptions, set_image_size
 
 IGNORED_LABEL = -100
@@ -49,6 +50,21 @@ class TokenizedCaptions:
             input_ids[row, : len(ids)] = ids
             labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
         return torch.from_numpy(input_ids), torch.from_numpy(labels)
+
+
+@dataclass(frozen=True)
+class RecordedAttention:
+    """What a network attended to while a caption was given to it token by token; H heads.
+
+    `cross` has for each decoder layer (B, H, T, N): row t is where it looked when it predicted token t + 1. `encoder`
+    has for each encoder layer (B, H, N, N), and is empty where not asked for. `logits` is (B, T, V). The last
+    rows x columns of the N encoder tokens are the image's patches, row by row.
+    """
+
+    cross: tuple[Tensor, ...]
+    encoder: tuple[Tensor, ...]
+    logits: Tensor
+    grid: tuple[int, int]
 
 
 class Captioner(nn.Module, ABC):
@@ -128,6 +144,30 @@ class Captioner(nn.Module, ABC):
     @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """One caption an image by beam search, prompt cut off; `encoder_hidden_states` is (B, N, D)."""
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """The ids (B, T) of the captions that `generate` words, and how many of them were given as prompt.
+
+        Raises ModelFault for a family whose attention cannot be shown.
+        """
+        raise self._without_attention_maps()
+
+    def build_recording_copy(self) -> Self:
+        """A copy with the same weights that can `record_attention`. Raises ModelFault as `generate_ids` does."""
+        raise self._without_attention_maps()
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """Attention while the captions `input_ids` (B, T) are given for uint8 pixels (B, 3, S, S).
+
+        With gradients enabled, `logits` hang on `cross` in the graph. Raises ModelFault as `generate_ids` does.
+        """
+        raise self._without_attention_maps()
+
+    def _without_attention_maps(self) -> ModelFault:
+        return ModelFault(
+            f"Models of the family '{self.family}' have no attention from words to image patches that could be shown; "
+            "choose a run whose best model has a decoder with cross-attention, such as BLIP or ViT-GPT2."
+        )
 
     @abstractmethod
     def set_generation_defaults(self, config: TrialConfig) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.weights import (
     LoadOptions,
     check_patches,
@@ -187,14 +188,39 @@ class ViTGpt2Captioner(Captioner):
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:], skip_special_tokens=True)
+        return [fold_white_space(text) for text in texts]
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """See `Captioner.generate_ids`."""
         prompt = torch.tensor([self._prompt_ids(config.prompt)], device=encoder_hidden_states.device)
         generated = self.network.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
             decoder_input_ids=prompt.expand(len(encoder_hidden_states), -1),
             generation_config=self._generation_config(config),
         )
-        texts = self.processor.tokenizer.batch_decode(generated[:, prompt.shape[1] :], skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return generated, prompt.shape[1]
+
+    def build_recording_copy(self) -> Self:
+        """See `Captioner.build_recording_copy`: only eager attention writes its scores out."""
+        recorder = copy.deepcopy(self).eval().requires_grad_(True)
+        recorder.network.encoder.set_attn_implementation("eager")
+        recorder.network.decoder.set_attn_implementation("eager")
+        return recorder
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """See `Captioner.record_attention`."""
+        with torch.no_grad():
+            seen = self.network.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+            hidden_states = seen.last_hidden_state
+            if hasattr(self.network, "enc_to_dec_proj"):
+                hidden_states = self.network.enc_to_dec_proj(hidden_states)
+        told = self.network.decoder(
+            input_ids=input_ids, encoder_hidden_states=hidden_states, output_attentions=True, use_cache=False
+        )
+        side = math.isqrt(hidden_states.shape[1])  # a few special tokens may stand before the square of patches
+        return RecordedAttention(told.cross_attentions, tuple(seen.attentions or ()), told.logits, (side, side))
 
 
 def _check_config(config: Any, options: LoadOptions, source: str) -> None:

@@ -1,6 +1,6 @@
 """The synthetic data set: records of images that are drawn when opened."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,25 @@ class PhantomImage:
         return draw_mask(self._key)
 
 
+class PhantomTruth(Mapping[str, Any]):
+    """What is known of one image. The box is worked out when it is first asked for: it needs the finding drawn."""
+
+    def __init__(self, facts: Mapping[str, Any], image: PhantomImage) -> None:
+        self._facts = dict(facts)
+        self._image = image
+
+    def __getitem__(self, fact: str) -> Any:
+        if fact == "box" and fact not in self._facts:
+            self._facts[fact] = compute_box(self._image.mask())
+        return self._facts[fact]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*(fact for fact in self._facts if fact != "box"), "box"))
+
+    def __len__(self) -> int:
+        return len(self._facts.keys() | {"box"})
+
+
 def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
     """The smallest box around a mask, (x0, y0, x1, y1) as shares of width and height; None for an empty mask."""
     if not mask.any():
@@ -74,7 +93,7 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
     size_mm = None
     if plan.finding is not None and plan.size is not None:
         size_mm = round(RADII[plan.size] * FINDINGS[plan.finding].size_factor * view.field_mm, 1)
-    truth: dict[str, Any] = {
+    facts = {
         "modality": view.modality,
         "view": plan.view,
         "finding": plan.finding,
@@ -82,7 +101,6 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
         "level": plan.level,
         "size": plan.size,
         "size_mm": size_mm,
-        "box": compute_box(image.mask()),
         "normal": plan.normal,
     }
     name = f"phantom-{domain}-{seed}-{split}"
@@ -91,7 +109,7 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
         image=image,
         caption=write_caption(domain, plan, key.build_generator(WORDING, of_shot=True)),
         case=f"{name}-case-{key.case:05d}",
-        truth=truth,
+        truth=PhantomTruth(facts, image),
     )
 
 

@@ -1,0 +1,115 @@
+"""The pointing game of a run on phantoms: scored on its test split; its methods compared on validation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcap_core.attention import DEFAULT_WAY, AttentionMethod, AttentionWay, count_layers, explain_captions
+from medcap_core.data.phantoms import PhantomImage
+from medcap_core.data.records import SplitName
+from medcap_core.errors import RunFault
+from medcap_core.evaluation import OnProgress, ignore_progress
+from medcap_core.files import write_json_atomically
+from medcap_core.pointing_game import PointingGame, play_pointing_game
+from sweep.explained_run import ExplainedRun, load_explained_run
+
+GAME_NAME, COMPARISON_NAME = "pointing_game.json", "pointing_comparison.json"
+
+
+def write_pointing_game(
+    run_directory: Path,
+    *,
+    way: AttentionWay = DEFAULT_WAY,
+    num_images: int | None = None,
+    out: Path | None = None,
+    model: str | None = None,
+    progress: OnProgress = ignore_progress,
+) -> str | None:
+    """Score the maps on the run's test split, or its first `num_images`, and leave `pointing_game.json`.
+
+    Returns the outcome in one line; None where the data is not phantoms, whose findings' places alone are known.
+    """
+    run = load_explained_run(run_directory, model)
+    split = run.load_split("test", progress)
+    if not isinstance(split.records[0].image, PhantomImage):
+        return None
+    game = _play(run, "test", [way], num_images, progress)[way]
+    about = _describe(run, "test", way)
+    folder = out or run_directory / "attention"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(folder / GAME_NAME, about | ({} if game is None else game.to_dict()))
+    if game is None:
+        return "Pointing game: no caption of an image with a finding names one, so there is nothing to score."
+    return (
+        f"Pointing game ({way.method.value}, layer {way.layer_name}): {game.share:.3f} {_bracket(game.interval)} of "
+        f"{game.num_words} finding words in {game.num_images} test images peak in the true box; chance "
+        f"{game.area_chance:.3f} by area, {game.shuffled_chance:.3f} by other images' boxes, gain over it "
+        f"{game.gain:+.3f} {_bracket(game.gain_interval)}"
+    )
+
+
+def compare_ways(
+    run_directory: Path,
+    *,
+    model: str | None = None,
+    out: Path | None = None,
+    progress: OnProgress = ignore_progress,
+) -> dict[AttentionWay, PointingGame | None]:
+    """Play the game with each method and layer on validation, where choices belong; leaves `pointing_comparison.json`.
+
+    Raises RunFault where the run's data is not phantoms.
+    """
+    run = load_explained_run(run_directory, model)
+    split = run.load_split("validation", progress)
+    if not isinstance(split.records[0].image, PhantomImage):
+        raise RunFault(f"{run_directory}: --compare needs phantoms, whose findings' places are known; leave it out.")
+    num_layers = count_layers(run.captioner, split.pixels([0]), run.config)
+    layers = [*range(1, num_layers + 1), None]
+    games = _play(
+        run, "validation", [AttentionWay(m, layer) for m in AttentionMethod for layer in layers], None, progress
+    )
+    rows = [_describe(run, "validation", way) | ({} if game is None else game.to_dict()) for way, game in games.items()]
+    folder = out or run_directory / "attention"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(folder / COMPARISON_NAME, rows)
+    return games
+
+
+def describe_comparison(games: dict[AttentionWay, PointingGame | None]) -> str:
+    """A line for each method and layer."""
+    lines = ["method           layer  share  95% interval    area   others  gain    95% interval"]
+    for way, game in games.items():
+        if game is None:
+            lines.append(f"{way.method.value:<16} {way.layer_name:<5}  nothing to score")
+            continue
+        lines.append(
+            f"{way.method.value:<16} {way.layer_name:<5}  {game.share:.3f}  {_bracket(game.interval)}  "
+            f"{game.area_chance:.3f}  {game.shuffled_chance:.3f}   {game.gain:+.3f}  "
+            f"[{game.gain_interval[0]:+.3f}, {game.gain_interval[1]:+.3f}]" + ("  above chance" * game.is_above_chance)
+        )
+    return "\n".join(lines)
+
+
+def _play(
+    run: ExplainedRun, name: SplitName, ways: list[AttentionWay], num_images: int | None, progress: OnProgress
+) -> dict[AttentionWay, PointingGame | None]:
+    split = run.load_split(name)
+    records = split.records[:num_images]
+    what = f"pointing game on {name} images"
+    explained = explain_captions(
+        run.captioner,
+        split.pixels(np.arange(len(records))),
+        run.config,
+        ways,
+        lambda done, total: progress(what, done, total),
+    )
+    return {way: play_pointing_game(captions, records) for way, captions in explained.items()}
+
+
+def _describe(run: ExplainedRun, split: SplitName, way: AttentionWay) -> dict[str, Any]:
+    return {"model": run.model_name, "split": split, "method": way.method.value, "layer": way.layer_name}
+
+
+def _bracket(interval: tuple[float, float]) -> str:
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
