@@ -1,5 +1,6 @@
 """The lists of trials that ours and the peer both run, as grid spaces."""
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks.synthetic import PHANTOM_BLIP
@@ -52,3 +53,17 @@ def build_list(
         "scheduler": "asha" if early_stopping else "none",
     }
     return build_space(values, f"list {name}")
+
+
+def build_tiny_space(data: Path, num_trials: int, max_concurrent: int) -> SearchSpace:
+    """Trials of one epoch each, all alike but for the learning rate: what takes time is what surrounds them."""
+    values = {
+        "name": "tiny",
+        "data": str(data),
+        "fixed": {"num_epochs": 1},
+        "search": {"learning_rate": {"grid": [1e-3 / (1 + trial) for trial in range(num_trials)]}},
+        "sampler": "grid",
+        "scheduler": "none",
+        "resources": {"max_concurrent": max_concurrent},
+    }
+    return build_space(values, "tiny")

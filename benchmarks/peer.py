@@ -23,8 +23,10 @@ import typer
 
 from benchmarks.lists import LISTS, build_list
 from benchmarks.machine import describe_machine
+from benchmarks.report import print_table, tell
 from benchmarks.sweep_run import SweepRun, build_environment, run_sweep
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model, write_phantom_folder
+from medcap_core.config import FreezeMode
 from sweep.points import draw_configs
 from sweep.schema import SearchSpace
 
@@ -46,6 +48,10 @@ class Parts:
     def between(self) -> float:
         """Between trials, saving included, and where a process waited for work."""
         return self.whole - self.start - self.training - self.evaluation
+
+    def in_order(self) -> tuple[float, ...]:
+        """The columns of the table."""
+        return self.start, self.training, self.evaluation, self.between, self.whole
 
 
 @dataclass(frozen=True)
@@ -114,41 +120,28 @@ def choose_setting(trial: dict[str, Any], data: Path, scratch: Path) -> PeerSett
     return min(seconds, key=seconds.__getitem__)
 
 
-def tell(text: str) -> None:
-    """Progress, apart from the tables."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def print_parts(rows: dict[str, Parts], reference: Parts) -> None:
-    """One row a side, with the ratio of the reference's time to it, for each part."""
-    print("| | start-up s | training s | evaluation s | between s | whole s |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, parts in rows.items():
-        values = (parts.start, parts.training, parts.evaluation, parts.between, parts.whole)
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
+    """One row a side, then the ratio of the reference's time to each other side's, part by part."""
+    table: list[tuple[object, ...]] = [(name, *parts.in_order()) for name, parts in rows.items()]
     for name, parts in rows.items():
         if parts is not reference:
-            pairs = (
-                (reference.start, parts.start),
-                (reference.training, parts.training),
-                (reference.evaluation, parts.evaluation),
-                (reference.between, parts.between),
-                (reference.whole, parts.whole),
-            )
-            ratios = (f"{theirs / max(own, 1e-3):.2f}x" for theirs, own in pairs)
-            print(f"| peer / {name} | " + " | ".join(ratios) + " |")
+            pairs = zip(reference.in_order(), parts.in_order(), strict=True)
+            table.append((f"peer / {name}", *(f"{theirs / max(own, 1e-3):.2f}x" for theirs, own in pairs)))
+    print_table(("", "start-up s", "training s", "evaluation s", "between s", "whole s"), table)
 
 
 def print_scores(space: SearchSpace, ours: SweepRun, peer: list[dict[str, Any]]) -> None:
     """Both sides' validation CIDEr of each trial."""
-    print("\n| trial | ours: best CIDEr | last | peer: best CIDEr | last |")
-    print("| --- | --- | --- | --- | --- |")
+    rows = []
     for config, own, other in zip(draw_configs(space, 0), ours.trials, peer, strict=True):
-        rank = f" r{config.lora_rank}" if config.freeze == "lora" else ""
-        print(
-            f"| {config.freeze}{rank} {config.learning_rate:.3g} | {max(own.cider):.3f} | {own.cider[-1]:.3f} | "
-            f"{max(other['cider']):.3f} | {other['cider'][-1]:.3f} |"
-        )
+        rank = f" r{config.lora_rank}" if config.freeze is FreezeMode.LORA else ""
+        label = f"{config.freeze}{rank} {config.learning_rate:.3g}"
+        rows.append((label, *(f"{f(side):.3f}" for side in (own.cider, other["cider"]) for f in (max, _last))))
+    print_table(("trial", "ours: best CIDEr", "last", "peer: best CIDEr", "last"), rows)
+
+
+def _last(values: list[float]) -> float:
+    return values[-1]
 
 
 def main(

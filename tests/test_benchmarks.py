@@ -5,13 +5,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import peer, sweep_run
+from benchmarks import growth, peer, sweep_run
+from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
+from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
 from benchmarks.peer_trainer import build_trainer, provide_java
+from medcap_core.batches import PixelSource
+from medcap_core.config import FreezeMode
 from medcap_core.data.image_folder import read_image_folder
 from medcap_core.data.image_store import ImageStore
 from medcap_core.data.images import ImageGeometry
@@ -136,3 +141,36 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     parts = peer.split_ours(run)
     assert (parts.start, parts.training, parts.evaluation, parts.whole) == (15, 9, 6, 40)
     assert parts.between == 10
+
+
+def test_features_save_exactly_the_encoder(tiny_blip: Path) -> None:
+    bench = ModelBench(str(tiny_blip), batch_size=3, num_images=5, num_steps=1, device=torch.device("cpu"))
+    encoder_flop = count_flop(lambda: bench.encode(3))
+    pixels = measure_mode(bench, FreezeMode.DECODER_ONLY, PixelSource(bench.split))
+    features = measure_mode(bench, FreezeMode.DECODER_ONLY, FeatureSource(bench.encode(5)))
+    assert pixels[2] - features[2] == encoder_flop > 0
+    # Keys and values of 10 image tokens, 24 wide, for 2 layers 32 wide, count once and not for each of 3 beams.
+    config = bench.config(FreezeMode.ZERO_SHOT)
+    with torch.inference_mode():
+        ids = torch.zeros(1, NUM_TOKENS, dtype=torch.int64)
+        whole = count_flop(lambda: bench.captioner.compute_logits(bench.encode(1), ids)) - encoder_flop / 3
+    saved = 2 * whole + whole - count_least_flop(bench, bench.encode(1), config)
+    assert saved == pytest.approx(2 * (2 * 10 * 24 * 32 * 2 * 2), rel=0.02)
+
+
+def test_growth_drives_a_whole_study(tmp_path: Path) -> None:
+    cost = drive_here(tmp_path / "run", 4)
+    table = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert len(table) == 4
+    assert set(table["state"]) <= {"SUCCEEDED", "PRUNED"}
+    assert table["best_cider"].gt(0).all()
+    assert cost.seconds > cost.last_trial_seconds > 0
+    assert cost.disk_bytes >= (tmp_path / "run" / "study.db").stat().st_size
+
+
+def test_growth_folder_has_many_names_for_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "NUM_DISTINCT_IMAGES", 3)
+    records = read_image_folder(growth.write_large_folder(tmp_path / "data", 7)).splits["train"]
+    assert len({record.id for record in records}) == 7
+    assert [record.caption for record in records[3:6]] == [record.caption for record in records[:3]]
+    assert len({np.asarray(record.image.open()).tobytes() for record in records}) == 3

@@ -1,0 +1,116 @@
+"""What surrounds the model: scores, the change from one trial to the next, and the start of the data."""
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import cook_test
+from pycocoevalcap.meteor.meteor import Meteor
+
+from benchmarks import peer_trainer
+from benchmarks.lists import build_tiny_space
+from benchmarks.machine import time_call
+from benchmarks.report import print_table
+from benchmarks.sweep_run import REPOSITORY, build_environment, compute_turnarounds, run_sweep
+from benchmarks.synthetic import PHANTOM_BLIP, write_phantom_folder
+from medcap_core.data.decoding import decode
+from medcap_core.data.image_folder import read_image_folder
+from medcap_core.data.image_store import count_usable_cpus
+from medcap_core.data.images import ImageGeometry
+from medcap_core.data.phantoms import load_phantoms
+from medcap_core.meteor import MeteorScorer
+from medcap_core.metrics import CaptionScorer, tokenize_captions
+from medcap_core.models import load_captioner
+
+
+def measure_metrics(num_captions: int) -> None:
+    """Print what one epoch's scores take beside pycocoevalcap's own classes and beside what cannot be saved."""
+    captions = [record.caption for record in load_phantoms(num_train=num_captions).splits["train"]]
+    predictions = list(itertools.islice(itertools.cycle(captions), 1, num_captions + 1))
+    peer_trainer.provide_java()
+    tokens, references = tokenize_captions(predictions), tokenize_captions(captions)
+    by_image = [{image: [text] for image, text in enumerate(texts)} for texts in (references, tokens)]
+    scorer = CaptionScorer(captions)
+    cider = scorer._compute_cider  # its part of `cider_per_image`, without the tokenizer's
+    with MeteorScorer() as meteor:
+        rows = [
+            (
+                "PTB tokenizer",
+                time_call(lambda: tokenize_captions(predictions)),
+                time_call(lambda: peer_trainer.tokenize(predictions)),
+                "its start, for one caption",
+                time_call(lambda: tokenize_captions(predictions[:1])),
+            ),
+            (
+                "CIDEr",
+                time_call(lambda: cider(tokens)),
+                time_call(lambda: Cider().compute_score(*by_image)),
+                "counting the predictions' n-grams",
+                time_call(lambda: [cook_test(text) for text in tokens]),
+            ),
+            (
+                "METEOR; pycocoevalcap's with its start",
+                time_call(lambda: meteor.compute_scores([[text] for text in references], tokens)),
+                time_call(lambda: Meteor().compute_score(*by_image), repeats=1),
+                None,
+                None,
+            ),
+        ]
+    print(f"{num_captions} captions.\n")
+    print_table(("score", "s", "pycocoevalcap s", "floor", "floor s"), rows)
+
+
+def measure_turnaround(num_trials: int = 6) -> None:
+    """Print the seconds between tiny trials of a real run, one at a time, in a process that is used again."""
+    with tempfile.TemporaryDirectory(prefix="medcap-turnaround-") as name:
+        data = write_phantom_folder(Path(name) / "data", 32, 8)
+        run = run_sweep(build_tiny_space(data, num_trials, max_concurrent=1), Path(name) / "sweep")
+    waits = sorted(compute_turnarounds(run))
+    print_table(
+        ("start to first step s", "turnaround s: least", "median", "most", "trials"),
+        [(run.first_step - run.started, waits[0], waits[len(waits) // 2], waits[-1], num_trials)],
+    )
+
+
+def measure_start(num_images: int) -> None:
+    """Print the time to have the images of a PNG folder ready, with an empty cache and a filled one."""
+    with tempfile.TemporaryDirectory(prefix="medcap-start-") as name:
+        data = write_phantom_folder(Path(name) / "data", num_images, 2)
+        cold, warm = (time_preparation(data, Path(name) / "cache") for _ in range(2))
+        records = read_image_folder(data).splits["train"]
+        geometry = ImageGeometry(load_captioner(PHANTOM_BLIP).geometry.size)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(count_usable_cpus()) as pool:
+            list(pool.map(lambda record: decode(record.image, geometry), records))
+        decoding = time.perf_counter() - started
+        looking = time_call(lambda: [record.image.fingerprint() for record in records])
+    print(f"{num_images} PNG files of 128 px, {count_usable_cpus()} cores.\n")
+    print_table(
+        ("cache", "s", "floor", "floor s"),
+        [("empty", cold, "decoding alone", decoding), ("filled", warm, "looking at each file alone", looking)],
+    )
+
+
+_PREPARE = """
+import sys, time
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import prepare_data
+from medcap_core.data.images import ImageGeometry
+config, geometry = TrialConfig(data=sys.argv[1]), ImageGeometry(int(sys.argv[2]))
+started = time.perf_counter()
+prepare_data(config, geometry)
+print(time.perf_counter() - started)
+"""
+
+
+def time_preparation(data: Path, cache: Path, image_size: int = 96) -> float:
+    """Seconds of `prepare_data` in a fresh process, its imports not counted."""
+    command = [sys.executable, "-c", _PREPARE, str(data), str(image_size)]
+    environment = build_environment() | {"MEDCAP_CACHE": str(cache)}
+    answer = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    return float(answer.stdout)
