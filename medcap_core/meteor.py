@@ -37,6 +37,16 @@ class MeteorScorer:
 
         Raises ScoringFailure when the program dies or answers with something that is no number.
         """
+        corpus, per_image, _ = self.compute_all(references, predictions)
+        return corpus, per_image
+
+    def compute_all(
+        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> tuple[float, np.ndarray, list[str]]:
+        """The same and, for each image, the program's own counts, whose sums decide the corpus score.
+
+        `medcap_core.score_statistics.collect_meteor` reads the counts.
+        """
         with self._lock:
             process = self._start()
             try:
@@ -53,7 +63,7 @@ class MeteorScorer:
                 self._stop()
                 raise
         *per_image, corpus = [first, *rest]
-        return corpus, np.array(per_image)
+        return corpus, np.array(per_image), statistics
 
     def close(self) -> None:
         """End the program, if it runs."""

@@ -1,27 +1,36 @@
 """Caption scores on pycocoevalcap's scale: BLEU-1..4, METEOR and ROUGE-L from 0 to 1, CIDEr from 0 to 10.
 
-Every score is a figure of a whole corpus: CIDEr weighs words by how many images' references hold them, BLEU pools its
-counts. Gather all predictions first and score them once; never average over ranks, batches or subsets.
+Options beside them, 0 to 1: ROUGE-1 and BERTScore. Every score is a figure of a whole corpus: CIDEr weighs words by how
+many images' references hold them, BLEU and METEOR pool their counts. Gather all predictions first and score them once;
+never average over ranks, batches or subsets.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
+from medcap_core.caption_preprocessing import preprocess_captions
 from medcap_core.caption_prior import choose_caption_prior
 from medcap_core.java import ScoringFailure, java_executable
 from medcap_core.meteor import MeteorScorer
 from medcap_core.ptb_tokenizer import tokenize_captions
+from medcap_core.rouge1 import compute_rouge1
+from medcap_core.score_statistics import CaptionStatistics, collect_bleu, collect_meteor
+from medcap_core.scoring_options import DEFAULT_SCORING, EXTRA_METRICS, ScoringOptions
 
 __all__ = [
+    "EXTRA_METRICS",
     "METRICS",
     "CaptionScorer",
+    "ScoredCaptions",
     "ScoringFailure",
+    "ScoringOptions",
     "choose_caption_prior",
     "java_executable",
     "load_caption_scorer",
@@ -31,16 +40,27 @@ __all__ = [
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
+@dataclass(frozen=True)
+class ScoredCaptions:
+    """Scores of the corpus by name, METRICS first, and what each image adds to them."""
+
+    scores: dict[str, float]
+    statistics: CaptionStatistics = field(repr=False)
+
+
 class CaptionScorer:
     """Scores predictions for one fixed list of images; references are tokenised and counted once.
 
     `references` holds, for each image, one caption or a list of several. Predictions are given in the same order, one
-    per image; they may be empty. The numbers are those of pycocoevalcap's own classes after its PTB tokenizer.
+    per image; they may be empty. The numbers are those of pycocoevalcap's own classes after its PTB tokenizer, of
+    captions that `options.preprocessing` has changed first.
     """
 
-    def __init__(self, references: Sequence[str | Sequence[str]]) -> None:
+    def __init__(self, references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING) -> None:
         groups = _group_references(references)
-        tokens = iter(tokenize_captions([caption for group in groups for caption in group]))
+        self._options = options
+        self._texts = [preprocess_captions(group, options.preprocessing) for group in groups]
+        tokens = iter(tokenize_captions([caption for group in self._texts for caption in group]))
         self._references = [[next(tokens) for _ in group] for group in groups]
         self._cider = _build_cider_scorer(self._references)
         self._meteor = MeteorScorer()
@@ -56,30 +76,58 @@ class CaptionScorer:
 
     def cider_per_image(self, predictions: Sequence[str]) -> np.ndarray:
         """CIDEr of each image, shape (num_images,), with the document frequencies of the whole corpus."""
-        return self._compute_cider(self._tokenize(predictions))
+        return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
     def all_scores(self, predictions: Sequence[str]) -> dict[str, float]:
-        """Every score named in METRICS, in that order.
+        """Every score named in METRICS, in that order, then the extra ones.
 
         The first call also starts METEOR (about 5 s); later calls of the same scorer use it again until `close()`.
         """
-        tokens = self._tokenize(predictions)
-        references = dict(enumerate(self._references))
-        candidates = {image: [text] for image, text in enumerate(tokens)}
-        bleu, _ = Bleu(4).compute_score(references, candidates, verbose=0)
-        meteor, _ = self._meteor.compute_scores(self._references, tokens)
-        rouge, _ = Rouge().compute_score(references, candidates)
-        values = [*bleu, meteor, rouge, np.mean(self._compute_cider(tokens))]
-        return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+        return self.score(predictions).scores
+
+    def score(self, predictions: Sequence[str]) -> ScoredCaptions:
+        """The same with what each image adds, from which any resample of the images can be scored."""
+        texts = self._preprocess(predictions)
+        tokens = tokenize_captions(texts)
+        bleu_scorer = BleuScorer(n=4)
+        for text, references in zip(tokens, self._references, strict=True):
+            bleu_scorer += (text, references)
+        bleu, _ = bleu_scorer.compute_score(option="closest", verbose=0)
+        meteor, _, meteor_counts = self._meteor.compute_all(self._references, tokens)
+        rouge, rouge_each = Rouge().compute_score(
+            dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
+        )
+        cider_each = self._compute_cider(tokens)
+        extra_each = self._compute_extra_scores(texts)
+        corpus = [*bleu, meteor, rouge, np.mean(cider_each)]
+        scores = {name: float(value) for name, value in zip(METRICS, corpus, strict=True)}
+        scores |= {name: float(np.mean(values)) for name, values in extra_each.items()}
+        means = {"ROUGE-L": np.asarray(rouge_each), "CIDEr": cider_each, **extra_each}
+        return ScoredCaptions(
+            scores, CaptionStatistics(collect_bleu(bleu_scorer.ctest), collect_meteor(meteor_counts), means)
+        )
 
     def close(self) -> None:
         """End the METEOR program and give back its memory; the scorer stays usable."""
         self._meteor.close()
 
-    def _tokenize(self, predictions: Sequence[str]) -> list[str]:
+    def _preprocess(self, predictions: Sequence[str]) -> list[str]:
         if len(predictions) != self.num_images:
             raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")
-        return tokenize_captions(predictions)
+        return preprocess_captions(predictions, self._options.preprocessing)
+
+    def _compute_extra_scores(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Each extra score of each image, by name."""
+        each: dict[str, list[float]] = {}
+        if "rouge1" in self._options.extra_scores:
+            each[EXTRA_METRICS["rouge1"]] = [
+                compute_rouge1(text, references) for text, references in zip(texts, self._texts, strict=True)
+            ]
+        if "bertscore" in self._options.extra_scores:
+            from medcap_core.bertscore import load_bert_scorer
+
+            each[EXTRA_METRICS["bertscore"]] = load_bert_scorer(self._options.bertscore_model).score(texts, self._texts)
+        return {name: np.array(values) for name, values in each.items()}
 
     def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:
         scorer = copy.copy(self._cider)  # shallow: calls from several threads share only what none changes
@@ -88,13 +136,15 @@ class CaptionScorer:
 
 
 @lru_cache(maxsize=4)
-def _cached_caption_scorer(references: tuple[tuple[str, ...], ...]) -> CaptionScorer:
-    return CaptionScorer(references)
+def _cached_caption_scorer(references: tuple[tuple[str, ...], ...], options: ScoringOptions) -> CaptionScorer:
+    return CaptionScorer(references, options)
 
 
-def load_caption_scorer(references: Sequence[str | Sequence[str]]) -> CaptionScorer:
+def load_caption_scorer(
+    references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING
+) -> CaptionScorer:
     """The process's scorer for these references: built at the first call, shared by later ones with equal content."""
-    return _cached_caption_scorer(tuple(_group_references(references)))
+    return _cached_caption_scorer(tuple(_group_references(references)), options)
 
 
 def _group_references(references: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:

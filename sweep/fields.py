@@ -17,6 +17,7 @@ from medcap_core.errors import ConfigFault
 
 _MAX_SHOWN = 80
 _MAX_LISTED = 12
+_WHOLE_NUMBERS = "a list of whole numbers"
 _INVALID = object()  # stands for a value that fits no field
 _BOUND_WORDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "not empty"}
 
@@ -167,9 +168,12 @@ def _describe_type(kind: Any, metadata: list[Any], note: str | None) -> str:
     if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
         values = [str(item) for item in get_args(kind)] or [str(item.value) for item in kind]
         return f"one of {', '.join(values)}" if len(values) > 1 else f"'{values[0]}'"
+    if get_origin(kind) is tuple:
+        members = get_args(get_args(kind)[0])
+        return f"a list of {', '.join(members)}" if members and isinstance(members[0], str) else _WHOLE_NUMBERS
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     limits = [] if kind is type(None) else _describe_bounds(metadata, note)
-    name = names.get(kind, "a list of whole numbers")
+    name = names[kind]
     return f"{name} ({', '.join(limits)})" if limits else name
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
+from medcap_core.scoring_options import EXTRA_METRICS
 from sweep.fields import show, show_plain
 from sweep.knobs import Branch
 from sweep.points import build_config, draw_points, num_trials
@@ -60,6 +61,11 @@ def short_label(point: Mapping[str, Any]) -> str:
     known = [knob for knob in _LABEL_ORDER if knob in point]
     ordered = known + [knob for knob in point if knob not in known]
     return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
+
+
+def group_label(point: Mapping[str, Any]) -> str:
+    """The label of a point whatever its seed: rows that share it are repeats of one config."""
+    return short_label({knob: value for knob, value in point.items() if knob != "seed"})
 
 
 def describe_plan(
@@ -147,10 +153,21 @@ def _describe_settings(space: SearchSpace) -> str:
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", _describe_scheduler(space)),
         ("objective", "CIDEr of the best epoch on the validation split, maximised"),
-        ("test split", tests[space.test]),
+        ("test split", tests[space.test] + _describe_scoring(space)),
         ("checkpoints", "all trials' are kept" if space.keep_checkpoints else "the best three trials' are kept"),
     ]
     return _section(f"Sweep '{space.name}'", [f"{name:<12} {text}" for name, text in lines])
+
+
+def _describe_scoring(space: SearchSpace) -> str:
+    """What is unusual about the scores of the test split."""
+    extra = [EXTRA_METRICS[name] for name in space.extra_scores]
+    parts = [f", with {' and '.join(extra)}"] if extra else []
+    if space.caption_preprocessing != "none":
+        parts.append(f", captions preprocessed as {space.caption_preprocessing}")
+    if space.baseline != "zero_shot":
+        parts.append(f", tested against {space.baseline}")
+    return "".join(parts)
 
 
 def _describe_num_trials(space: SearchSpace) -> str:

@@ -1,5 +1,6 @@
 """The values of a space file -> a checked `SearchSpace`; every fault is noted, and all are raised together."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ from medcap_core.errors import ConfigFault
 from sweep.conditions import active_branch, check_conditions, fold_fixed
 from sweep.fields import FaultList, WrongValue, coerce_field, show
 from sweep.knobs import NOT_SEARCHED, Branch, Choice, Grid, read_knob, read_value
-from sweep.points import build_config, draw_points, is_complete, num_trials
-from sweep.schema import SETTINGS, Resources, SearchSpace
+from sweep.plan import group_label
+from sweep.points import build_config, draw_points, grid_rows, is_complete, num_trials
+from sweep.schema import BASELINES, SETTINGS, Resources, SearchSpace
 
 _ZERO_SHOT = "zero_shot"
+_TRIAL_NAME = re.compile(r"trial_\d{4,}$")
 _NUM_CHECKED_POINTS = 200  # how many draws are made into configs, to find values that do not go together
 
 
@@ -38,6 +41,8 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
     space = SearchSpace(**settings, fixed=fixed, search=folded, first_points=tuple(points), resources=resources)
     space = space.model_copy(update={"trials": num_trials(space)})
     _check_configs(space, where)
+    _check_baseline(space, faults)
+    faults.raise_if_any()
     return space
 
 
@@ -65,7 +70,10 @@ def _read_settings(values: Mapping[Any, Any], faults: FaultList) -> dict[str, An
     seeds = settings.get("seeds", ())
     if len(set(seeds)) != len(seeds):
         faults.add("seeds", f"{show(seeds)} holds a seed twice", "remove one")
-    for key in ("data", "model"):
+    extra = settings.get("extra_scores", ())
+    if len(set(extra)) != len(extra):
+        faults.add("extra_scores", f"{show(extra)} holds a score twice", "remove one")
+    for key in ("data", "model", "bertscore_model"):
         if key in settings:
             settings[key] = absolute_if_path(settings[key])
     return settings
@@ -229,6 +237,27 @@ def _check_sampler(
         faults.add(
             "seeds", f"seeds repeat the rows of a grid and mean nothing to {sampler}", "remove the key or use 'seed'"
         )
+
+
+def _check_baseline(space: SearchSpace, faults: FaultList) -> None:
+    """Note a baseline that can be no row of the test table."""
+    if space.baseline in BASELINES:
+        return
+    if space.test != "all":
+        remedy = "use test: all" if _TRIAL_NAME.match(space.baseline) else f"use one of {', '.join(BASELINES)}"
+        faults.add("baseline", f"{show(space.baseline)} is no row of the test table", remedy)
+        return
+    if space.sampler != "grid":  # the trials of a search are not known yet
+        known = [*BASELINES, "trial_0000"]
+        is_known = _TRIAL_NAME.match(space.baseline) and int(space.baseline[6:]) < space.trials
+    else:
+        labels = list(dict.fromkeys(group_label(row) for row in grid_rows(space)))
+        known = [*BASELINES, *labels]
+        is_known = space.baseline in labels or (
+            _TRIAL_NAME.match(space.baseline) and int(space.baseline[6:]) < space.trials
+        )
+    if not is_known:
+        faults.add_unknown_key("baseline", space.baseline, known, noun="row")
 
 
 def _check_configs(space: SearchSpace, where: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from medcap_core.bertscore import load_bert_scorer
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS
@@ -19,20 +20,23 @@ from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import hash_weights, load_geometry, load_trial_captioner
+from medcap_core.published import find_published
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
-from sweep.final import export_best, rescore_candidates, score_on_test
+from sweep.final import export_best, rescore_candidates
+from sweep.held_out import score_on_test
 from sweep.noise import divert_noise
 from sweep.plan import describe_plan, short_label
 from sweep.points import draw_configs, num_trials
 from sweep.provenance import begin_provenance, end_provenance, find_gpus
 from sweep.report import write_report
 from sweep.schema import SearchSpace
+from sweep.score_tables import print_test_table
 from sweep.scoring import CaptionJob, caption_here, caption_split
 from sweep.search import run_search
 from sweep.study import Study
-from sweep.terminal import SweepView, print_test_table
+from sweep.terminal import SweepView
 from sweep.trial_record import TrialRecord, TrialState
 
 NUM_CHECK_BATCHES = 2
@@ -97,6 +101,8 @@ def run_study(
 
 def check_before_start(space: SearchSpace) -> None:
     """Load data and models that the space names, so that what is wrong shows before a run directory is made."""
+    if "bertscore" in space.extra_scores:
+        load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
         load_dataset(config.data)
         apply_tuning(load_trial_captioner(config, current_device()), config)
@@ -260,7 +266,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Best: {best.name} ({short_label(best.point)}), validation CIDEr {best.best_cider:.3f} "
         f"at epoch {best.best_epoch}" + ("" if whole is None else f", {whole:.3f} on the whole split"),
     )
-    print_test_table(console, metrics)
+    print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
     write_lines(
         console,
         f"Config           {directory}/best.yaml",

@@ -4,7 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medcap_core.caption_preprocessing import CaptionPreprocessing
+from medcap_core.scoring_options import DEFAULT_BERTSCORE_MODEL, ExtraScore, ScoringOptions
 from sweep.knobs import Branch
+
+BASELINES = ("zero_shot", "caption_prior", "shuffled_images", "nearest_image", "best")
+"""Rows of the test table that every run has; with `test: all` trials are rows too."""
+
+_LISTS = ("seeds", "extra_scores")
 
 
 class Resources(BaseModel):
@@ -41,19 +48,28 @@ class SearchSpace(BaseModel):
     metric: Literal["cider"] = "cider"
     seed: int = Field(0, ge=0, lt=2**31)
     test: Literal["best", "all"] = "best"
+    baseline: str = Field("zero_shot", min_length=1, description="row of the test table to test all others against")
+    extra_scores: tuple[ExtraScore, ...] = Field((), description="further columns of the test table")
+    bertscore_model: str = Field(DEFAULT_BERTSCORE_MODEL, min_length=1, description="encoder: a Hub name or a path")
+    caption_preprocessing: CaptionPreprocessing = Field("none", description="of captions scored on the test split")
     keep_checkpoints: bool = Field(False, description="keep every trial's weights, not only the best three's")
     resources: Resources = Resources()
 
+    @property
+    def scoring_options(self) -> ScoringOptions:
+        """How the test split is scored; the search's own CIDEr knows none of it."""
+        return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing)
+
     def to_mapping(self) -> dict[str, Any]:
         """Every key with plain YAML values; `build_space` makes an equal space of it."""
-        values = self.model_dump(exclude={"search", "first_points", "seeds"})
+        values = self.model_dump(exclude={"search", "first_points", *_LISTS})
         search = {
             knob: branches[0].to_mapping() if len(branches) == 1 else [branch.to_mapping() for branch in branches]
             for knob, branches in self.search.items()
         }
         values["search"] = search
         values["first_points"] = [dict(point) for point in self.first_points]
-        values["seeds"] = list(self.seeds)
+        values |= {name: list(getattr(self, name)) for name in _LISTS}
         return {key: values[key] for key in type(self).model_fields}
 
 

@@ -12,12 +12,13 @@ import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.prepare import prepare_data
+from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.evaluation import generate_captions, ignore_progress
 from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
+from medcap_core.models import load_geometry
 from medcap_core.trained import load_trained_captioner
 from medcap_core.training import name_memory_faults
 from medcap_core.zero_shot import caption_zero_shot
@@ -40,6 +41,11 @@ class CaptionJob:
     split: SplitName
     num_images: int
     whole_validation: bool = True
+
+
+def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
+    """A split as the models of `config` are scored on it: all of validation, of the others what the config says."""
+    return prepare_data(config, load_geometry(config), splits=(name,), whole_validation=True).splits[name]
 
 
 def caption_split(

@@ -4,11 +4,10 @@ Fed by plain data; knows nothing of Ray.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -24,8 +23,9 @@ from sweep.progress import (
     format_seconds,
     order_rows,
 )
+from sweep.score_tables import TABLE_LOOK
 
-__all__ = ["SweepView", "TrialRow", "format_seconds", "print_test_table"]
+__all__ = ["SweepView", "TrialRow", "format_seconds"]
 
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
 _WIDE = 110  # columns from which the last CIDEr and a bar for each running trial have room too
@@ -40,22 +40,6 @@ _STYLES = {
     "PENDING": "dim",
 }
 _QUIET_STATES = ("PRUNED", "STOPPED", "FAILED", "PENDING")
-
-_TABLE_LOOK: dict[str, Any] = {
-    "box": box.SIMPLE_HEAD,
-    "show_edge": False,
-    "pad_edge": False,
-    "padding": (0, 1, 0, 0),
-    "header_style": "bold",
-}
-
-_METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-_TEST_ROWS = {
-    "best": "best model",
-    "zero_shot": "zero-shot",
-    "caption_prior": "caption prior",
-    "shuffled_images": "shuffled images",
-}
 
 
 class SweepView:
@@ -162,7 +146,7 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
     rows = order_rows(progress.rows)
     best = progress.best
     wide = options.max_width >= _WIDE
-    table = Table(expand=True, **_TABLE_LOOK)
+    table = Table(expand=True, **TABLE_LOOK)
     table.add_column("")
     table.add_column(Text(name), no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -235,24 +219,3 @@ def _build_state_line(progress: SweepProgress) -> Text:
 
 def _build_bar(done: int, total: int, width: int) -> ProgressBar:
     return ProgressBar(total, done, width=width, complete_style="cyan", finished_style="green")
-
-
-def print_test_table(console: Console, test_metrics: Mapping[str, Any]) -> None:
-    """Print the scores of `test_metrics.json`: one row for the best model and each baseline, one column a metric.
-
-    Rows and scores that are not there are left out or shown as a dash; the highest of each column is bold.
-    """
-    rows = {label: test_metrics[key] for key, label in _TEST_ROWS.items() if key in test_metrics}
-    num_images = test_metrics.get("num_images")
-    table = Table(**_TABLE_LOOK)
-    table.add_column("test split" if num_images is None else f"{num_images:,} test images", no_wrap=True)
-    for metric in _METRICS:
-        table.add_column(metric, justify="right", no_wrap=True)
-    highest = {metric: max((scores.get(metric, 0.0) for scores in rows.values()), default=0.0) for metric in _METRICS}
-    for label, scores in rows.items():
-        cells = [
-            Text(format_score(scores.get(metric)), "bold" if scores.get(metric) == highest[metric] else "")
-            for metric in _METRICS
-        ]
-        table.add_row(label, *cells)
-    console.print(table)

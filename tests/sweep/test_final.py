@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sweep.final import export_best, score_on_test
+from sweep.final import export_best
+from sweep.held_out import score_on_test
 from sweep.study import Study
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.test_scoring import TWO_AT_ONCE

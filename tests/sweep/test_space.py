@@ -31,6 +31,10 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "metric: cider",
         "seed: 0",
         "test: best",
+        "baseline: zero_shot",
+        "extra_scores: []",
+        "bertscore_model: FacebookAI/roberta-large",
+        "caption_preprocessing: none",
         "keep_checkpoints: false",
         "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto}",
     ]

@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from sweep.progress import SweepProgress, describe_changes
-from sweep.terminal import SweepView, TrialRow, format_seconds, print_test_table
+from sweep.score_tables import print_test_table
+from sweep.terminal import SweepView, TrialRow, format_seconds
 
 
 class Clock:

@@ -37,7 +37,7 @@ def list_fact_wordings(domain: Domain, plan: Plan) -> dict[str, set[str]]:
         return {}
     wordings: dict[str, set[str]] = {"finding": set(), "side": {plan.side}, "level": set(), "size": set()}
     for register in REGISTERS[domain]:
-        wordings["finding"].update(_cut_article(noun) for noun in register.findings[plan.finding])
+        wordings["finding"].update(cut_article(noun) for noun in register.findings[plan.finding])
         wordings["level"].update(register.styles[plan.view].levels[plan.level])
         wordings["size"].update(register.sizes[plan.size])
     return wordings
@@ -60,7 +60,8 @@ def _choose(rng: np.random.Generator, phrases: Phrases) -> str:
     return phrases[1 + int(rng.integers(len(phrases) - 1))]
 
 
-def _cut_article(noun: str) -> str:
+def cut_article(noun: str) -> str:
+    """A noun phrase without its first word."""
     return noun.split(" ", 1)[1]
 
 
@@ -77,7 +78,7 @@ def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
     if plan.finding is None or plan.level is None or plan.size is None:
         sentence = _choose(rng, style.normal).format(name=name)
     else:
-        bare = _cut_article(_choose(rng, register.findings[plan.finding]))
+        bare = cut_article(_choose(rng, register.findings[plan.finding]))
         size = _choose(rng, register.sizes[plan.size])
         if register.size_first:
             bare = f"{size} {bare}"

@@ -1,0 +1,129 @@
+"""What each image adds to a corpus score: sums of these over any selection of images give that selection's scores.
+
+That makes a resample of images cost one product of matrices, without a word being counted again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+_NUM_BLEU = 10  # matching n-grams for n = 1..4, n-grams for n = 1..4, length, reference length
+_TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's own, which keep its quotients from 0 / 0
+
+# METEOR 1.5's parameters for English (its task "rank", the default).
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+NUM_METEOR = 23
+"""Both lengths; both numbers of function words; for each of four stages the matched content and function words of both
+sides; chunks; matched words of both sides: the numbers of a SCORE line, in its order."""
+
+
+@dataclass(frozen=True)
+class CaptionStatistics:
+    """One row of captions against its references; N images in the references' order.
+
+    `bleu` (N, 10) and `meteor` (N, 23) are counts. `means` holds scores that are means over images, each (N,): their
+    value for an image does not depend on which other images are looked at (CIDEr keeps its document frequencies).
+    """
+
+    bleu: FloatArray
+    meteor: FloatArray
+    means: Mapping[str, FloatArray]
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.bleu)
+
+    def stack(self) -> FloatArray:
+        """Everything in one array (N, K), to be summed over images and given to `score_sums`."""
+        return np.column_stack([self.bleu, self.meteor, *self.means.values()])
+
+    def score_sums(self, sums: FloatArray, num_images: FloatArray) -> dict[str, FloatArray]:
+        """Scores of selections of images from their sums (..., K) and sizes (...); each score has shape (...)."""
+        bleu = score_bleu(sums[..., :_NUM_BLEU])
+        scores = {name: bleu[..., order] for order, name in enumerate(BLEU_NAMES)}
+        scores["METEOR"] = score_meteor(sums[..., _NUM_BLEU : _NUM_BLEU + NUM_METEOR])
+        for place, name in enumerate(self.means, _NUM_BLEU + NUM_METEOR):
+            scores[name] = sums[..., place] / num_images
+        return scores
+
+    def score_all(self) -> dict[str, float]:
+        """The scores of the whole corpus."""
+        return {
+            name: float(value)
+            for name, value in self.score_sums(self.stack().sum(axis=0), np.float64(self.num_images)).items()  # type: ignore[arg-type]
+        }
+
+    def score_each(self) -> dict[str, FloatArray]:
+        """Scores of single images, each (N,): METEOR and the means. BLEU is not made for single sentences."""
+        return {"METEOR": score_meteor(self.meteor), **self.means}
+
+
+def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:
+    """(N, 10) from `BleuScorer.ctest`; of several references the one nearest in length gives the reference length."""
+    rows = []
+    for item in comparisons:
+        length = item["testlen"]
+        nearest = min((abs(other - length), other) for other in item["reflen"])[1]
+        rows.append([*item["correct"], *item["guess"], length, nearest])
+    return np.array(rows, dtype=np.float64)
+
+
+def score_bleu(sums: FloatArray) -> FloatArray:
+    """BLEU-1 to BLEU-4 (..., 4) of pooled counts (..., 10), with the brevity penalty of the pooled lengths.
+
+    The formula of pycocoevalcap's BleuScorer, its small constants included.
+    """
+    correct, guessed = sums[..., :4], sums[..., 4:8]
+    precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
+    ratio = (sums[..., 8:9] + _TINY) / (sums[..., 9:10] + _SMALL)
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    return np.asarray(precision ** (1 / np.arange(1, 5)) * penalty)
+
+
+def collect_meteor(lines: Sequence[str]) -> FloatArray:
+    """(N, 23) from METEOR's answers to SCORE. Raises ValueError for a line that is none.
+
+    A caption that equals its reference is one chunk, which METEOR forgives it; in a sum over images the program counts
+    no chunk for such a caption, and neither does this.
+    """
+    counts = np.array([[float(number) for number in line.split()] for line in lines])
+    if counts.shape != (len(lines), NUM_METEOR):
+        raise ValueError(f"METEOR gave counts of shape {counts.shape}")
+    is_perfect = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
+    counts[is_perfect, 20] = 0
+    return counts
+
+
+def score_meteor(sums: FloatArray) -> FloatArray:
+    """METEOR (...) of summed counts (..., 23): weighted harmonic mean of precision and recall, less for many chunks.
+
+    METEOR 1.5 for English: Denkowski and Lavie 2014, with the parameters of the program inside pycocoevalcap, which
+    aggregates a corpus in this way and not by a mean over its images.
+    """
+    stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
+    sides = []
+    for side in range(2):
+        matched = (_STAGE_WEIGHTS * _weigh(stages[..., side], stages[..., 2 + side])).sum(axis=-1)
+        function_words = sums[..., 2 + side]
+        sides.append(_divide(matched, _weigh(sums[..., side] - function_words, function_words)))
+    precision, recall = sides
+    f_mean = _divide(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
+    fragmentation = _divide(sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2)
+    return np.asarray(f_mean * (1 - _GAMMA * fragmentation**_BETA))
+
+
+def _weigh(content_words: FloatArray, function_words: FloatArray) -> FloatArray:
+    return _DELTA * content_words + (1 - _DELTA) * function_words
+
+
+def _divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Quotients; 0 where the denominator is."""
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
