@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcap_core.data.image_store import Progress
 from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.row_store import Progress
 
 SIDE = 16
 _CHUNK_IMAGES = 256

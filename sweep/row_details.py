@@ -140,7 +140,7 @@ def compare_rows(
     of_groups = {
         label: mean - expected
         for label, mean in means.items()
-        if label != baseline and columns[groups[label][0]].index.equals(reference.index)
+        if (label != baseline or baseline in columns) and columns[groups[label][0]].index.equals(reference.index)
     }
     return _test_family(rows, aliases, units, seed), _test_family(of_groups, {}, units, seed)
 

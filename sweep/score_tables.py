@@ -14,6 +14,7 @@ from rich.text import Text
 
 from medcap_core.published import PublishedFigure
 from sweep.progress import format_score
+from sweep.results import BASELINE_ROWS
 
 TABLE_LOOK: dict[str, Any] = {
     "box": box.SIMPLE_HEAD,
@@ -27,15 +28,9 @@ _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"
 _FIRST_TO_GO = ("BLEU-2", "BLEU-3", "BLEU-1", "METEOR", "ROUGE-L", "BLEU-4")
 """Columns left out, in this order, until the table fits the terminal; all of them are in `test_metrics.json`."""
 
-ROW_LABELS = {
-    "best": "best model",
-    "zero_shot": "zero-shot",
-    "caption_prior": "caption prior",
-    "nearest_image": "nearest image",
-    "shuffled_images": "shuffled images",
-}
+ROW_LABELS = {"best": "best model", **BASELINE_ROWS}
 
-_Row = tuple[str, Mapping[str, Text]]
+_Row = tuple[str, dict[str, Text]]
 
 
 def print_test_table(

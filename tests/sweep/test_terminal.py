@@ -4,6 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
+from medcap_core.published import find_published
 from sweep.progress import SweepProgress, describe_changes
 from sweep.score_tables import print_test_table
 from sweep.terminal import SweepView, TrialRow, format_seconds
@@ -365,3 +366,83 @@ def test_test_table(is_terminal):
         "caption prior           -       -       -       -       -        -  0.500",
         "shuffled images     0.250   0.200   0.150   0.125   0.100    0.225  1.562",
     ]
+
+
+def print_plain(metrics, width=80, published=()):
+    console = build_console(width=width, force_terminal=False, color_system=None)
+    print_test_table(console, metrics, published)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def group(label, mean, std, interval, p_adjusted=None):
+    values = {name: {"mean": score, "std": std, "num_seeds": 3} for name, score in SCORES.items()}
+    values["CIDEr"] = {"mean": mean, "std": std, "num_seeds": 3}
+    comparison = {} if p_adjusted is None else {"comparison": {"p_adjusted": p_adjusted}}
+    return {"label": label, "trials": [], "scores": values, "intervals": {"CIDEr": interval}} | comparison
+
+
+WHOLE = {
+    "best": SCORES,
+    "zero_shot": SCORES | {"CIDEr": 0.25},
+    "num_images": 300,
+    "intervals": {"best": {"CIDEr": [2.9, 3.35]}, "zero_shot": {"CIDEr": [0.2, 0.3]}},
+    "comparisons": {"baseline": "zero_shot", "metric": "CIDEr", "rows": {"best": {"p_adjusted": 0.0004}}},
+    "resampling": {"unit": "case", "num_units": 267, "num_resamples": 1000},
+}
+
+
+def test_confidence_stands_beside_cider_and_fits_80_columns():
+    assert print_plain(WHOLE) == [
+        "300 test images  BLEU-1  BLEU-4  METEOR  ROUGE-L  CIDEr    95% interval       p",
+        "─" * 79,
+        "best model        0.500   0.250   0.200    0.450  3.125  [2.900, 3.350]  <0.001",
+        "zero-shot         0.500   0.250   0.200    0.450  0.250  [0.200, 0.300]",
+        "95% interval of CIDEr: bootstrap over 267 cases, 1,000 resamples",
+        "p: CIDEr against zero-shot, sign-flip test by cases, corrected by Holm",
+    ]
+    assert "BLEU-2  BLEU-3" in print_plain(WHOLE, width=120)[0]
+    narrow = print_plain(WHOLE, width=50)
+    assert max(map(len, narrow[:4])) <= 50
+    assert narrow[0].split()[-4:] == ["CIDEr", "95%", "interval", "p"]
+
+
+def test_trials_of_a_comparison_are_grouped_over_seeds_best_first():
+    groups = [group("lora r8", 1.5, 0.125, [1.25, 1.75], 0.012), group("full", 3.0, 0.0625, [2.75, 3.25], 0.0002)]
+    lines = print_plain(WHOLE | {"groups": groups}, width=110)
+    assert lines[0].split()[:4] == ["300", "test", "images", "seeds"]
+    rows = [" ".join(line.split()) for line in lines]
+    assert rows[2] == "full 3 0.500 0.400 0.300 0.250 0.200 0.450 3.000 ±0.062 [2.750, 3.250] <0.001"
+    assert rows[3] == "lora r8 3 0.500 0.400 0.300 0.250 0.200 0.450 1.500 ±0.125 [1.250, 1.750] 0.012"
+    assert lines[4].startswith("best model")
+    assert lines[6].endswith("1,000 resamples; ±: standard deviation over seeds")
+    assert max(map(len, print_plain(WHOLE | {"groups": groups})[:6])) <= 80
+
+
+def test_extra_scores_and_preprocessing_are_shown():
+    lines = print_plain({"best": SCORES | {"ROUGE-1": 0.625}, "caption_preprocessing": "imageclef2025"}, width=120)
+    assert lines[0].split()[-2:] == ["CIDEr", "ROUGE-1"]
+    assert lines[2].endswith("3.125    0.625")
+    assert lines[-1] == "captions and references preprocessed as imageclef2025"
+
+
+def test_facts_and_concepts_have_tables_of_their_own():
+    fact = {"accuracy": 0.875, "interval": [0.8, 0.93], "num_images": 40}
+    lines = print_plain(WHOLE | {"facts": {"best": {"finding": fact, "side": fact}, "zero_shot": {"finding": fact}}})
+    assert lines[-4:] == [
+        "facts named rightly               finding                  side",
+        "─" * 63,
+        "best model           0.875 [0.800, 0.930]  0.875 [0.800, 0.930]",
+        "zero-shot            0.875 [0.800, 0.930]                     -",
+    ]
+    concepts = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "interval": [0.3, 0.4], "num_images": 9}
+    lines = print_plain(WHOLE | {"concepts": {"best": concepts}})
+    assert lines[-1].split() == ["best", "model", "0.500", "0.250", "0.333", "[0.300,", "0.400]"]
+
+
+def test_published_figures_say_that_they_are():
+    published = find_published("/data/x", "ROCOv2, Zenodo folder")
+    lines = print_plain(WHOLE, published=published)
+    assert any(line.startswith("published by others") for line in lines)
+    assert lines[-2].split()[:4] == ["BLIP-2,", "fine-tuned", "0.0931", "all"]
+    assert find_published("phantoms", "synthetic images") == ()
+    assert find_published("rocov2", "Hub data set") == published
