@@ -1,6 +1,7 @@
 """BERTScore (Zhang et al. 2020) on transformers, with any encoder by Hub name or local folder.
 
-The bert-score package is not used: its last release does not know transformers 5. Weights come from safetensors only.
+The bert-score package is not used: its last release fails on an empty caption under transformers 5, and it would load
+pickled weights. Its numbers are these for the same model and layer. Weights come from safetensors only.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ from medcap_core.nearest import find_nearest_captions
 from sweep.cluster import TrialResources
 from sweep.final import Progress, best_weights
 from sweep.row_details import RowDetails, compute_details, describe_resampling
-from sweep.score_board import BASE_ROWS, ScoreBoard
+from sweep.score_board import BASE_ROWS, BLIND_ROWS, ScoreBoard
 from sweep.scoring import CaptionJob, caption_split, load_split
 from sweep.study import Study
 from sweep.trial_record import TrialRecord, TrialState
@@ -44,6 +44,7 @@ _EVALUATION_FIELDS = (
 )
 
 _PATIENCE_SECONDS = 0.5
+_BLIND_STEP = "scoring the blind checks"
 
 
 def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, progress: Progress) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     scoring = _Scoring(study, best, split)
     with ThreadPoolExecutor(1) as beside:
         # The blind rows need no model: scoring them meanwhile also starts METEOR, which takes seconds.
-        blind = beside.submit(scoring.score_blind, [row for row in BASE_ROWS[1:] if row in missing])
+        blind = beside.submit(scoring.score_blind, [row for row in BLIND_ROWS if row in missing])
         untested = {name: record for name, record in trials.items() if name in missing}
         zero_shot = _caption_rows(study, untested | {best.name: best}, best.config, is_new_base, resources, progress)
         _write_predictions(study, best, split, zero_shot)
@@ -75,7 +76,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     for row, details in blind_details.items():
         board.put(row, details, is_trial=False)
 
-    rows = [row for row in missing if row not in (*BASE_ROWS[1:], "best")]
+    rows = [row for row in missing if row not in (*BLIND_ROWS, "best")]
     for index, row in enumerate(rows):
         progress("scoring the test split", index, len(rows) + 1)
         if row in trials:
@@ -110,7 +111,7 @@ class _Scoring:
     best: TrialRecord
     split: PreparedSplit
     texts: dict[str, str] = field(default_factory=dict)
-    step: tuple[str, int, int] = ("scoring the caption prior", 0, 1)
+    step: tuple[str, int, int] = (_BLIND_STEP, 0, len(BLIND_ROWS))
     _names: dict[str, str] | None = None
     _known: dict[tuple[str, ...], RowDetails] = field(default_factory=dict)
 
@@ -133,6 +134,7 @@ class _Scoring:
             prior = choose_caption_prior(training.captions, seed=self.study.space.seed)
             self.texts["caption_prior_text"] = prior
             details["caption_prior"] = self.score(self.split, [prior] * len(self.split))
+            self._note_step(_BLIND_STEP, 1, len(BLIND_ROWS))
         if training is not None and "nearest_image" in rows:
             captions = find_nearest_captions(self.split, training, self._note_step)
             details["nearest_image"] = self.score(self.split, captions)
@@ -150,7 +152,7 @@ def _show_until_done(work: "Future[Any]", scoring: _Scoring, progress: Progress)
     """Show how far another thread is, from this one."""
     while not wait_for([work], timeout=_PATIENCE_SECONDS).done:
         progress(*scoring.step)
-    progress("scoring the blind rows", 1, 1)
+    progress(_BLIND_STEP, len(BLIND_ROWS), len(BLIND_ROWS))
 
 
 def _choose_trials(study: Study, best: TrialRecord) -> dict[str, TrialRecord]:

@@ -20,7 +20,9 @@ from sweep.row_details import (
 )
 from sweep.study import Study
 
-BASE_ROWS = ("zero_shot", "caption_prior", "nearest_image")
+BLIND_ROWS = ("caption_prior", "nearest_image")
+"""Rows that no model has part in."""
+BASE_ROWS = ("zero_shot", *BLIND_ROWS)
 """Rows that depend on the base model and the data alone, not on which trial is the best."""
 _DETAILS = ("intervals", "facts", "concepts")
 
