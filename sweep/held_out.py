@@ -32,6 +32,9 @@ from sweep.trial_record import TrialRecord, TrialState
 _EVALUATION_FIELDS = (
     "data",
     "model",
+    "vision_model",
+    "quantization",
+    "weights_dtype",
     "image_size",
     "max_test_images",
     "prompt",
@@ -51,7 +54,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     """Fill `test_metrics.json`, `test_predictions.csv` and `tables/` with what they lack, and return the first."""
     board = ScoreBoard(study)
     evaluation = _describe_evaluation(best.config)
-    is_new_base = board.metrics.get("evaluation") != evaluation or not _table_path(study).is_file()
+    is_new_base = _read_evaluation(board.metrics) != evaluation or not _table_path(study).is_file()
     if is_new_base:
         board.forget(BASE_ROWS)
     if board.metrics.get("best_trial") != best.name:
@@ -171,6 +174,12 @@ def _describe_evaluation(config: TrialConfig) -> dict[str, Any]:
     return {name: values[name] for name in _EVALUATION_FIELDS}
 
 
+def _read_evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
+    """How the kept rows were captioned; a field that an older run did not know had its default."""
+    defaults = {name: TrialConfig.model_fields[name].default for name in _EVALUATION_FIELDS}
+    return {**defaults, **metrics["evaluation"]} if "evaluation" in metrics else {}
+
+
 def _list_cases(config: TrialConfig) -> dict[str, str | None]:
     return {record.id: record.case for record in load_dataset(config.data).splits["test"]}
 
@@ -202,7 +211,8 @@ def _caption_rows(
             is_trained = config.freeze is not FreezeMode.ZERO_SHOT
             weights = best_weights(study, study.record(name)) if is_trained else None
             jobs.append(CaptionJob(key, config, weights, "test", len(load_split(config, "test"))))
-    captions |= caption_split(jobs, resources, progress, "captioning the test split")
+    if jobs:
+        captions |= caption_split(jobs, resources, progress, "captioning the test split")
     for name, record in waiting.items():
         ids = load_split(record.config, "test").ids
         table = pd.DataFrame({"id": ids, "prediction": captions[_name_job(name, record.config)]})
