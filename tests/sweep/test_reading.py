@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import ConfigFault
+from medcap_core.scoring_options import ScoringOptions
 from sweep.space import build_space
 from tests.sweep.space_files import LORA, faults_of, load, search_of
 
@@ -35,6 +36,35 @@ ONE_FAULT = {
     ),
     "sampler": ("name: x\nsampler: tp", "sampler: 'tp' is not one of tpe, random, grid; did you mean 'tpe'?"),
     "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not 'cider'; correct the value."),
+    "extra score": (
+        "name: x\nextra_scores: [rouge]",
+        "extra_scores: ['rouge'] is not a list of rouge1, bertscore; correct the value.",
+    ),
+    "extra score twice": (
+        "name: x\nextra_scores: [rouge1, rouge1]",
+        "extra_scores: ['rouge1', 'rouge1'] holds a score twice; remove one.",
+    ),
+    "preprocessing": (
+        "name: x\ncaption_preprocessing: imageclef",
+        "caption_preprocessing: 'imageclef' is not one of none, imageclef2025; did you mean 'imageclef2025'?",
+    ),
+    "baseline that is no row": (
+        "name: x\nbaseline: zeroshot",
+        "baseline: 'zeroshot' is no row of the test table; use one of zero_shot, caption_prior, shuffled_images, "
+        "nearest_image, best.",
+    ),
+    "trial as baseline where trials are no rows": (
+        "name: x\nbaseline: trial_0002",
+        "baseline: 'trial_0002' is no row of the test table; use test: all.",
+    ),
+    "baseline that is no row of the grid": (
+        search_of("freeze: {grid: [lora, full]}") + "\nsampler: grid\ntest: all\nbaseline: ful",
+        "baseline: unknown row 'ful'; did you mean 'full'?",
+    ),
+    "baseline beyond the trials": (
+        search_of("freeze: {choice: [lora, full]}") + "\ntest: all\ntrials: 3\nbaseline: trial_0003",
+        "baseline: unknown row 'trial_0003'; did you mean 'trial_0000'?",
+    ),
     "section that is no mapping": (
         "name: x\nfixed: [1]",
         "fixed: [1] is not a mapping; write one 'key: value' on each line below it.",
@@ -313,3 +343,18 @@ def test_space_from_values_names_their_source() -> None:
     assert (
         str(caught.value) == "a test: seed: -1 is not a whole number (at least 0, below 2147483648); correct the value."
     )
+
+
+@pytest.mark.parametrize("baseline", ["best", "trial_0003", "lora", "full"])
+def test_a_baseline_may_be_any_row_of_the_table(tmp_path: Path, baseline: str) -> None:
+    text = search_of("freeze: {grid: [lora, full]}") + "\nsampler: grid\nseeds: [0, 1]\ntest: all\nbaseline: "
+    assert load(tmp_path, text + baseline).baseline == baseline
+
+
+def test_how_the_test_split_is_scored(tmp_path: Path) -> None:
+    text = (
+        f"name: x\nextra_scores: [bertscore, rouge1]\nbertscore_model: {tmp_path}\ncaption_preprocessing: imageclef2025"
+    )
+    options = load(tmp_path, text).scoring_options
+    assert options == ScoringOptions(("bertscore", "rouge1"), str(tmp_path), "imageclef2025")
+    assert load(tmp_path, "name: x").scoring_options == ScoringOptions()
