@@ -46,7 +46,7 @@ def list_fact_wordings(domain: Domain, plan: Plan) -> dict[str, set[str]]:
 def list_finding_wordings() -> set[str]:
     """All phrases (articles cut) that name a finding, in whichever register."""
     registers = (PLAIN, FORMAL, REPORT)
-    return {_cut_article(noun) for register in registers for noun in _flatten(register.findings.values())}
+    return {cut_article(noun) for register in registers for noun in _flatten(register.findings.values())}
 
 
 def _flatten(choices: Iterable[Phrases]) -> list[str]:
