@@ -26,9 +26,11 @@ TABLE_LOOK: dict[str, Any] = {
 
 _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 _FIRST_TO_GO = ("BLEU-2", "BLEU-3", "BLEU-1", "METEOR", "ROUGE-L", "BLEU-4")
-"""Columns left out, in this order, until the table fits the terminal; all of them are in `test_metrics.json`."""
+"""Columns left out, in this order, until the table fits a terminal; all of them are in `test_metrics.json`."""
 
 ROW_LABELS = {"best": "best model", **BASELINE_ROWS}
+
+_ANY_WIDTH = 10_000
 
 _Row = tuple[str, dict[str, Text]]
 
@@ -52,13 +54,25 @@ def print_test_table(
     for dropped in ("", *_FIRST_TO_GO):
         columns = [column for column in columns if column != dropped]
         table = _build_table(title, columns, rows)
-        if Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width:
+        if not console.is_terminal or _measure(console, table) <= console.width:
             break
-    console.print(table)
+    _print_table(console, table)
     for line in _describe_statistics(test_metrics):
         console.print(Text(line, "dim"), soft_wrap=True)
     _print_facts(console, test_metrics)
     _print_published(console, published)
+
+
+def _measure(console: Console, table: Table) -> int:
+    """Columns that the table takes unfolded."""
+    return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; where there is no terminal, as wide as it is."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, _measure(console, table)), color_system=None)
+    console.print(table)
 
 
 def _build_table(title: str, columns: Sequence[str], rows: Sequence[_Row]) -> Table:
@@ -128,8 +142,8 @@ def _show_confidence(interval: Sequence[float] | None, comparison: Mapping[str, 
     return cells
 
 
-def _show_interval(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+def _show_interval(interval: Sequence[float], decimals: int = 3) -> str:
+    return f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
 
 
 def _show_p(p_value: float) -> str:
@@ -171,7 +185,7 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
             cells = [facts[row].get(name) for name in names]
             table.add_row(
                 label,
-                *(f"{cell['accuracy']:.3f} {_show_interval(cell['interval'])}" if cell else "-" for cell in cells),
+                *(f"{cell['accuracy']:.3f} {_show_interval(cell['interval'], 2)}" if cell else "-" for cell in cells),
             )
     else:
         for name in ("concepts named", "precision", "recall", "F1"):
@@ -181,10 +195,10 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
             table.add_row(
                 label,
                 *(f"{cell[name]:.3f}" for name in ("precision", "recall")),
-                f"{cell['f1']:.3f} {_show_interval(cell['interval'])}",
+                f"{cell['f1']:.3f} {_show_interval(cell['interval'], 2)}",
             )
     console.print()
-    console.print(table)
+    _print_table(console, table)
 
 
 def _list_rows(table: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -202,4 +216,4 @@ def _print_published(console: Console, published: Sequence[PublishedFigure]) -> 
     for figure in published:
         table.add_row(figure.system, f"{figure.scores['CIDEr']:.4f}", figure.test_images)
     console.print()
-    console.print(table)
+    _print_table(console, table)

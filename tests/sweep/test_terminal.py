@@ -368,10 +368,11 @@ def test_test_table(is_terminal):
     ]
 
 
-def print_plain(metrics, width=80, published=()):
-    console = build_console(width=width, force_terminal=False, color_system=None)
+def print_unstyled(metrics, width=80, published=()):
+    console = build_console(width=width)
     print_test_table(console, metrics, published)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    return [line.rstrip() for line in text.splitlines()]
 
 
 def group(label, mean, std, interval, p_adjusted=None):
@@ -392,7 +393,7 @@ WHOLE = {
 
 
 def test_confidence_stands_beside_cider_and_fits_80_columns():
-    assert print_plain(WHOLE) == [
+    assert print_unstyled(WHOLE) == [
         "300 test images  BLEU-1  BLEU-4  METEOR  ROUGE-L  CIDEr    95% interval       p",
         "─" * 79,
         "best model        0.500   0.250   0.200    0.450  3.125  [2.900, 3.350]  <0.001",
@@ -400,26 +401,46 @@ def test_confidence_stands_beside_cider_and_fits_80_columns():
         "95% interval of CIDEr: bootstrap over 267 cases, 1,000 resamples",
         "p: CIDEr against zero-shot, sign-flip test by cases, corrected by Holm",
     ]
-    assert "BLEU-2  BLEU-3" in print_plain(WHOLE, width=120)[0]
-    narrow = print_plain(WHOLE, width=50)
+    assert "BLEU-2  BLEU-3" in print_unstyled(WHOLE, width=120)[0]
+    narrow = print_unstyled(WHOLE, width=50)
     assert max(map(len, narrow[:4])) <= 50
     assert narrow[0].split()[-4:] == ["CIDEr", "95%", "interval", "p"]
 
 
 def test_trials_of_a_comparison_are_grouped_over_seeds_best_first():
     groups = [group("lora r8", 1.5, 0.125, [1.25, 1.75], 0.012), group("full", 3.0, 0.0625, [2.75, 3.25], 0.0002)]
-    lines = print_plain(WHOLE | {"groups": groups}, width=110)
+    lines = print_unstyled(WHOLE | {"groups": groups}, width=110)
     assert lines[0].split()[:4] == ["300", "test", "images", "seeds"]
     rows = [" ".join(line.split()) for line in lines]
     assert rows[2] == "full 3 0.500 0.400 0.300 0.250 0.200 0.450 3.000 ±0.062 [2.750, 3.250] <0.001"
     assert rows[3] == "lora r8 3 0.500 0.400 0.300 0.250 0.200 0.450 1.500 ±0.125 [1.250, 1.750] 0.012"
     assert lines[4].startswith("best model")
     assert lines[6].endswith("1,000 resamples; ±: standard deviation over seeds")
-    assert max(map(len, print_plain(WHOLE | {"groups": groups})[:6])) <= 80
+    assert max(map(len, print_unstyled(WHOLE | {"groups": groups})[:6])) <= 80
+
+
+def test_nothing_is_left_out_where_there_is_no_terminal():
+    console = build_console(width=40, force_terminal=False, color_system="auto")
+    print_test_table(console, WHOLE | {"groups": [group("a long label " * 9, 1.5, 0.125, [1.25, 1.75], 0.012)]})
+    head, _, first, *_ = console.file.getvalue().splitlines()
+    assert head.split()[4:] == [
+        "BLEU-1",
+        "BLEU-2",
+        "BLEU-3",
+        "BLEU-4",
+        "METEOR",
+        "ROUGE-L",
+        "CIDEr",
+        "95%",
+        "interval",
+        "p",
+    ]
+    assert first.startswith("a long label " * 9)
+    assert first.rstrip().endswith("1.500 ±0.125  [1.250, 1.750]   0.012")
 
 
 def test_extra_scores_and_preprocessing_are_shown():
-    lines = print_plain({"best": SCORES | {"ROUGE-1": 0.625}, "caption_preprocessing": "imageclef2025"}, width=120)
+    lines = print_unstyled({"best": SCORES | {"ROUGE-1": 0.625}, "caption_preprocessing": "imageclef2025"}, width=120)
     assert lines[0].split()[-2:] == ["CIDEr", "ROUGE-1"]
     assert lines[2].endswith("3.125    0.625")
     assert lines[-1] == "captions and references preprocessed as imageclef2025"
@@ -427,21 +448,21 @@ def test_extra_scores_and_preprocessing_are_shown():
 
 def test_facts_and_concepts_have_tables_of_their_own():
     fact = {"accuracy": 0.875, "interval": [0.8, 0.93], "num_images": 40}
-    lines = print_plain(WHOLE | {"facts": {"best": {"finding": fact, "side": fact}, "zero_shot": {"finding": fact}}})
+    lines = print_unstyled(WHOLE | {"facts": {"best": {"finding": fact, "side": fact}, "zero_shot": {"finding": fact}}})
     assert lines[-4:] == [
-        "facts named rightly               finding                  side",
-        "─" * 63,
-        "best model           0.875 [0.800, 0.930]  0.875 [0.800, 0.930]",
-        "zero-shot            0.875 [0.800, 0.930]                     -",
+        "facts named rightly             finding                side",
+        "─" * 59,
+        "best model           0.875 [0.80, 0.93]  0.875 [0.80, 0.93]",
+        "zero-shot            0.875 [0.80, 0.93]                   -",
     ]
     concepts = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "interval": [0.3, 0.4], "num_images": 9}
-    lines = print_plain(WHOLE | {"concepts": {"best": concepts}})
-    assert lines[-1].split() == ["best", "model", "0.500", "0.250", "0.333", "[0.300,", "0.400]"]
+    lines = print_unstyled(WHOLE | {"concepts": {"best": concepts}})
+    assert lines[-1].split() == ["best", "model", "0.500", "0.250", "0.333", "[0.30,", "0.40]"]
 
 
 def test_published_figures_say_that_they_are():
     published = find_published("/data/x", "ROCOv2, Zenodo folder")
-    lines = print_plain(WHOLE, published=published)
+    lines = print_unstyled(WHOLE, published=published)
     assert any(line.startswith("published by others") for line in lines)
     assert lines[-2].split()[:4] == ["BLIP-2,", "fine-tuned", "0.0931", "all"]
     assert find_published("phantoms", "synthetic images") == ()
