@@ -57,6 +57,9 @@ class TrialConfig(BaseModel):
     max_validation_images: int | None = Field(None, ge=2, description="cap on validation images during the search")
     max_test_images: int | None = Field(None, ge=2, description="cap on test images; None scores all of them")
     max_bad_record_share: float = Field(0.05, ge=0, le=1, description="share of unusable records that stops a run")
+    drop_duplicate_train_images: bool = Field(
+        False, description="leave out train images that validation or test hold too"
+    )
     image_size: int | None = Field(None, ge=16, le=1024, description="pixels a side; None takes the model's own")
     vision_model: str | None = Field(
         None, min_length=1, description="another vision tower for ViT-GPT2: a Hub model or a path; None keeps its own"

@@ -133,6 +133,7 @@ def measure_units(config: TrialConfig) -> UnitCost:
             "max_train_images": num_images,
             "max_validation_images": NUM_CAPTIONED,
             "max_bad_record_share": 1.0,
+            "drop_duplicate_train_images": False,  # a measurement need not read every split
         }
     )
     data: PreparedData = prepare_data(few, load_geometry(few))

@@ -12,7 +12,14 @@ from medcap_core.config import TrialConfig
 from sweep.fields import FaultList, WrongValue, coerce_field, field_kind, show
 
 # The same for every trial of a run: it prepares one data set and one model, and compares scores on the same images.
-NOT_SEARCHED = ("data", "model", "max_bad_record_share", "max_validation_images", "max_test_images")
+NOT_SEARCHED = (
+    "data",
+    "model",
+    "max_bad_record_share",
+    "drop_duplicate_train_images",
+    "max_validation_images",
+    "max_test_images",
+)
 
 
 class Suggester(Protocol):

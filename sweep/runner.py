@@ -13,7 +13,15 @@ from rich.console import Console
 
 from medcap_core.bertscore import load_bert_scorer
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.prepare import PreparedData, TooManyBadRecords, load_dataset, prepare_data, write_skipped
+from medcap_core.data.duplicates import describe_duplicates, write_duplicates
+from medcap_core.data.prepare import (
+    PreparedData,
+    TooManyBadRecords,
+    find_duplicate_images,
+    load_dataset,
+    prepare_data,
+    write_skipped,
+)
 from medcap_core.data.records import SPLITS
 from medcap_core.device import current_device
 from medcap_core.errors import MedcapError, RunFault, UserFault
@@ -165,6 +173,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         view.message(f"Data: {note}")
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
+    list_duplicates(study, view)
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
@@ -173,6 +182,16 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         model={"name": study.space.model, "sha256": hash_weights(study.space.model)},
     )
     return data
+
+
+def list_duplicates(study: Study, view: SweepView) -> None:
+    """Find the train images that other splits hold too, list them in `duplicate_images.csv`, and say how many."""
+    config = _configs_by_images(study.space)[0]
+    found = find_duplicate_images(config, load_geometry(config), view.step)
+    path = study.directory / "duplicate_images.csv"
+    write_duplicates(found.pairs, path)
+    text = describe_duplicates(found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images)
+    view.message(text + (f"; listed in {show_path(path)}" if found.pairs else ""))
 
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:

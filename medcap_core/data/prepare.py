@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from medcap_core.cache import cache_root
 from medcap_core.config import TrialConfig
+from medcap_core.data.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
 from medcap_core.data.image_store import ImageStore
 from medcap_core.data.images import ImageGeometry
-from medcap_core.data.records import Dataset, Record, SkippedRecord, SplitName
+from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
 from medcap_core.data.row_store import Progress
 from medcap_core.data.sources import load_data
 from medcap_core.data.splits import DATA_SEED, select_rows
@@ -87,7 +88,8 @@ def prepare_data(
     train: `data_fraction`, then `max_train_images`; validation: `max_validation_images` unless `whole_validation`;
     test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. What was
     read stays in memory, so a later call in the process costs little. Raises TooManyBadRecords above
-    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images.
+    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images. With
+    `drop_duplicate_train_images`, train loses what validation (all of it) and test hold too.
     """
     dataset = load_dataset(config.data)
     prepared: dict[SplitName, PreparedSplit] = {}
@@ -110,8 +112,49 @@ def prepare_data(
     bad_share = 1 - (1 - share_skipped) * (1 - num_unreadable / max(1, num_drawn))
     if bad_share > config.max_bad_record_share:
         raise TooManyBadRecords(_describe_bad_records(config, bad_share, skipped), skipped)
+    if config.drop_duplicate_train_images and "train" in prepared:
+        prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
+        skipped.extend(dropped)
     _require_images(config, prepared)
     return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
+
+
+@dataclass(frozen=True)
+class DuplicateImages:
+    """The train images that validation or test hold too; `num_blank` train images were compared exactly only."""
+
+    pairs: list[DuplicatePair]
+    num_blank: int
+
+
+def find_duplicate_images(
+    config: TrialConfig, geometry: ImageGeometry, progress: Progress | None = None
+) -> DuplicateImages:
+    """Compare the train images that `config` draws, none dropped, with all of validation and with test.
+
+    Decodes what of these is not yet decoded. Raises as `prepare_data` does.
+    """
+    all_kept = config.model_copy(update={"drop_duplicate_train_images": False})
+    splits = prepare_data(all_kept, geometry, splits=SPLITS, whole_validation=True, progress=progress).splits
+    train, *others = (
+        StoredImages(name, splits[name].ids, splits[name].store, splits[name].rows)
+        for name in ("train", "validation", "test")
+    )
+    pairs = find_duplicates(train, others, progress)
+    return DuplicateImages(pairs, int(load_hashes(train, progress).blank.sum()))
+
+
+def _drop_duplicates(
+    config: TrialConfig, geometry: ImageGeometry, train: PreparedSplit, progress: Progress | None
+) -> tuple[PreparedSplit, list[SkippedRecord]]:
+    """Train without what is in another split, and what was taken out."""
+    reasons = {
+        pair.id: f"{pair.kind} duplicate of {pair.other_split} {pair.other_id}"
+        for pair in reversed(find_duplicate_images(config, geometry, progress).pairs)
+    }
+    kept = np.flatnonzero([record_id not in reasons for record_id in train.ids])
+    dropped = [SkippedRecord("train", record_id, reasons[record_id]) for record_id in train.ids if record_id in reasons]
+    return train.part(kept), dropped
 
 
 def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -78,3 +79,25 @@ def test_a_run_with_too_many_bad_records_keeps_the_list(
     with (study.directory / "skipped_records.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["split"], row["id"]) == ("train", "4.png")
+
+
+def test_duplicates_are_listed_before_training(
+    create: Callable[..., Study], materials: Materials, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (11, 40, 40), dtype=np.uint8)
+    for split, images in {"train": noise[:6], "validation": noise[6:8], "test": noise[[3, 8, 9]]}.items():
+        (tmp_path / "images" / split).mkdir(parents=True)
+        rows = [f"{index}.png,a lung" for index in range(len(images))]
+        (tmp_path / "images" / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+        for index, pixels in enumerate(images):
+            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{index}.png")
+    values = {"name": "any", "data": str(tmp_path / "images"), "model": str(materials.model)}
+    dropping = build_space(values | {"fixed": {"drop_duplicate_train_images": True}}, "test")
+    for name, space, num_train in (("listed", build_space(values, "test"), 6), ("dropped", dropping, 5)):
+        study = create(space, name)
+        data = prepare_run(study, quiet_view())
+        assert (study.directory / "duplicate_images.csv").read_text().splitlines()[1:] == [
+            "train,3.png,test,0.png,exact,0"
+        ]
+        assert len(data.splits["train"]) == num_train
+        assert study.directory.joinpath("skipped_records.csv").read_text().count("duplicate") == 6 - num_train
