@@ -14,6 +14,7 @@ import torch
 from medcap_core import training
 from medcap_core.batches import SourcePart
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedData, load_dataset, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.data.splits import DATA_SEED, select_rows
@@ -21,7 +22,7 @@ from medcap_core.device import current_device
 from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
 from medcap_core.image_sources import FrozenEncoder
-from medcap_core.models import load_geometry, load_trial_captioner
+from medcap_core.models import load_geometry
 from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
 from sweep.plan import CostEstimate
@@ -44,13 +45,20 @@ SECONDS_TO_SCORE_A_MODEL = 1.0
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Seconds an image in training, captioning and encoding ahead; bytes of its stored features; parameters trained."""
+    """Seconds an image in training, captioning and encoding ahead; bytes of its stored features; parameters.
+
+    `total_parameters` are the base model's, LoRA's factors left out.
+    """
 
     training_seconds: float
     caption_seconds: float
     encoding_seconds: float
     feature_bytes: int
     trained_parameters: int
+    total_parameters: int
+
+
+Measured = tuple[TrialConfig, UnitCost]
 
 
 def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate:
@@ -81,9 +89,12 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     of_given, of_drawn = ([estimate_trial(config) for config in configs] for configs in (given, drawn))
     trials = sum(of_given) + (num_trials(space) - len(given)) * float(np.mean(of_drawn))
 
-    base = drawn[0]
-    sizes, caption_seconds = count_images(base), units[_kind(base)].caption_seconds
-    encoding = max(unit.encoding_seconds for unit in units.values()) * sum(sizes.values())
+    base, measured = drawn[0], [(config, units[_kind(config)]) for config in (*given, *drawn)]
+    sizes = count_images(base)
+    caption_seconds = float(np.mean([units[_kind(config)].caption_seconds for config in drawn]))
+    encoding = sum(
+        max(unit.encoding_seconds for _, unit in group) * sum(sizes.values()) for group in _by_encoder(measured)
+    )
     scored_again = 3 * count_images(base.model_copy(update={"max_validation_images": None}))["validation"]
     num_tested = num_trials(space) if space.test == "all" else 1
     captions = (1 + num_tested) * sizes["test"] + (scored_again if base.max_validation_images else 0)
@@ -97,7 +108,7 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     return CostEstimate(
         seconds_per_trial=trials / num_trials(space),
         total_seconds=total,
-        disk_bytes=estimate_disk(base, list(units.values()), resources),
+        disk_bytes=estimate_disk(measured, resources),
         basis=f"{NUM_STEPS} measured steps and {NUM_CAPTIONED} captions of each kind of trial on this machine",
     )
 
@@ -119,9 +130,22 @@ def busy_processes(count: int) -> Iterator[None]:
 def _kind(config: TrialConfig) -> tuple[object, ...]:
     """What decides the time of a step: trials of one kind are measured once."""
     return (
-        config.model, config.freeze, config.lora_targets, config.lora_vision, config.image_size, config.batch_size,
-        config.num_beams, config.augment,
+        *_encoder_of(config), config.quantization, config.freeze, config.lora_targets, config.lora_vision,
+        config.batch_size, config.num_beams, config.augment,
     )  # fmt: skip
+
+
+def _encoder_of(config: TrialConfig) -> tuple[object, ...]:
+    """What decides an encoder's output for an image."""
+    return (config.model, config.vision_model, config.weights_dtype, config.image_size)
+
+
+def _by_encoder(measured: list[Measured]) -> list[list[Measured]]:
+    """The measured configs, those with the same encoder together."""
+    groups: dict[tuple[object, ...], list[Measured]] = {}
+    for config, unit in measured:
+        groups.setdefault(_encoder_of(config), []).append((config, unit))
+    return list(groups.values())
 
 
 def measure_units(config: TrialConfig) -> UnitCost:
@@ -158,8 +182,9 @@ def measure_units(config: TrialConfig) -> UnitCost:
         feature_bytes = trial.validation.images.fetch(np.arange(1)).nbytes
         some = data.splits["validation"].pixels(np.arange(len(part)))
         encoding_seconds = time_call(lambda: FrozenEncoder(trial.captioner, config).encode(some)) / len(part)
-    caption_seconds = time_call(caption) / len(part)
-    return UnitCost(unit_seconds, caption_seconds, encoding_seconds, feature_bytes, trial.tuning.trainable_parameters)
+    caption_seconds, trained = time_call(caption) / len(part), trial.tuning.trainable_parameters
+    base_parameters = trial.tuning.total_parameters - (trained if config.freeze is FreezeMode.LORA else 0)
+    return UnitCost(unit_seconds, caption_seconds, encoding_seconds, feature_bytes, trained, base_parameters)
 
 
 def time_call(call: Callable[[], object]) -> float:
@@ -208,12 +233,20 @@ def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
     return done / planned
 
 
-def estimate_disk(config: TrialConfig, units: list[UnitCost], resources: TrialResources) -> int:
-    """Bytes at the fullest moment: running trials, the three kept, `best/`, decoded and encoded images."""
-    captioner = load_trial_captioner(config)
-    model_bytes = 4 * sum(parameter.numel() for parameter in captioner.parameters())
-    weights_bytes = 4 * max(unit.trained_parameters for unit in units)
+def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
+    """Bytes at the fullest moment: running trials, the three kept, `best/`, decoded and encoded images.
+
+    Of several models the largest counts; images are decoded once for each size and encoded once for each encoder.
+    """
+    model_bytes = 4 * max(unit.total_parameters for _, unit in measured)
+    weights_bytes = 4 * max(unit.trained_parameters for _, unit in measured)
     running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
-    image_bytes = 3 * captioner.geometry.size**2 + max(unit.feature_bytes for unit in units)
-    images_bytes = image_bytes * sum(count_images(config).values())
-    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + images_bytes
+    decoded: dict[ImageGeometry, int] = {}
+    encoded_bytes = 0
+    for group in _by_encoder(measured):
+        num_images = max(sum(count_images(config).values()) for config, _ in group)
+        geometry = load_geometry(group[0][0])
+        decoded[geometry] = max(decoded.get(geometry, 0), num_images)
+        encoded_bytes += num_images * max(unit.feature_bytes for _, unit in group)
+    decoded_bytes = sum(3 * geometry.size**2 * count for geometry, count in decoded.items())
+    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + decoded_bytes + encoded_bytes

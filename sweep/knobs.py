@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Protocol
 from medcap_core.config import TrialConfig
 from sweep.fields import FaultList, WrongValue, coerce_field, field_kind, show
 
-# The same for every trial of a run: it prepares one data set and one model, and compares scores on the same images.
+# The same for every trial of a run: it prepares one data set, and compares scores on the same images.
 NOT_SEARCHED = (
     "data",
-    "model",
     "max_bad_record_share",
     "drop_duplicate_train_images",
     "max_validation_images",

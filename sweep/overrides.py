@@ -28,7 +28,7 @@ class _Change:
     @property
     def is_fixed(self) -> bool:
         """Whether the key is a TrialConfig field (`data`, `model` and `seed` are top-level keys first)."""
-        return self.key not in SETTINGS and self.key not in _RESOURCES
+        return self.key not in SETTINGS and self.key not in _RESOURCES and not self.key.startswith("models.")
 
 
 def apply_overrides(
@@ -54,9 +54,13 @@ def apply_overrides(
         if value is not None
     ]
     faults = FaultList("command line")
-    written += _split_settings(set_values, faults)
+    written += _split_settings(space, set_values, faults)
     changes: list[_Change] = []
     for flag, key, text in written:
+        if key == "model" and space.models:
+            aliases = " or ".join(f"--set models.{alias}=NAME" for alias in space.models)
+            faults.add(flag, "this sweep compares several models", f"replace one of them by {aliases}")
+            continue
         try:
             change = _Change(flag, key, _coerce(key, text))
         except WrongValue as error:
@@ -74,9 +78,10 @@ def apply_overrides(
     return changed
 
 
-def _split_settings(set_values: Sequence[str], faults: FaultList) -> list[tuple[str, str, str]]:
+def _split_settings(space: SearchSpace, set_values: Sequence[str], faults: FaultList) -> list[tuple[str, str, str]]:
     """Flag, key and text of each `--set`; what has no known key is noted."""
-    known = dict.fromkeys([*SETTINGS, *_RESOURCES, *TrialConfig.model_fields])
+    aliases = [f"models.{alias}" for alias in space.models]
+    known = dict.fromkeys([*SETTINGS, *_RESOURCES, *TrialConfig.model_fields, *aliases])
     split = []
     for item in set_values:
         key, equals, text = item.partition("=")
@@ -95,7 +100,7 @@ def _split_settings(set_values: Sequence[str], faults: FaultList) -> list[tuple[
 def _coerce(key: str, text: str) -> Any:
     """The text as YAML reads it, then by declared type; a text field takes it as written, unless quoted."""
     owner: type[BaseModel] = SearchSpace if key in SETTINGS else TrialConfig
-    field = key
+    field = "model" if key.startswith("models.") else key
     if key in _RESOURCES:
         owner, field = Resources, key.removeprefix("resources.")
     if field_kind(owner, field) == "text" and text[:1] not in ("'", '"'):
@@ -114,6 +119,8 @@ def _change_mapping(space: SearchSpace, changes: Sequence[_Change]) -> dict[str,
     for change in changes:
         if change.key in _RESOURCES:
             values["resources"][change.key.removeprefix("resources.")] = change.value
+        elif change.key.startswith("models."):
+            values["models"][change.key.removeprefix("models.")] = change.value
         elif change.key in SETTINGS:
             values[change.key] = change.value
     values["fixed"] |= newly_fixed

@@ -12,6 +12,7 @@ from medcap_core.errors import ConfigFault
 from medcap_core.scoring_options import EXTRA_METRICS
 from sweep.fields import show, show_plain
 from sweep.knobs import Branch
+from sweep.models import describe_models
 from sweep.points import build_config, draw_points, num_trials
 from sweep.pruning import build_rungs
 from sweep.schema import SearchSpace
@@ -39,9 +40,18 @@ _LABEL_PREFIXES = {
     "max_brightness_change": "bri",
     "seed": "s",
 }
-_NAMED_BY_VALUE = ("freeze", "lora_targets", "schedule", "precision")
+_NAMED_BY_VALUE = ("model", "freeze", "lora_targets", "schedule", "precision")
 _SWITCHES = {"augment": "aug", "lora_vision": "vision"}
-_LABEL_ORDER = ("freeze", "lora_targets", "lora_vision", "lora_rank", "lora_alpha", "learning_rate", "num_epochs")
+_LABEL_ORDER = (
+    "model",
+    "freeze",
+    "lora_targets",
+    "lora_vision",
+    "lora_rank",
+    "lora_alpha",
+    "learning_rate",
+    "num_epochs",
+)
 _NUM_SAMPLES = 5
 _WIDTH = 110
 
@@ -148,7 +158,7 @@ def _describe_settings(space: SearchSpace) -> str:
     tests = {"best": "the chosen model only", "all": "every trial's best epoch"}
     lines = [
         ("data", space.data),
-        ("model", space.model),
+        ("models" if space.models else "model", describe_models(space)),
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", _describe_scheduler(space)),

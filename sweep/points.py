@@ -94,7 +94,8 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
     """
     shown = ", ".join(f"{knob}={value}" for knob, value in point.items())
     where = f"with {shown}" if shown else f"space '{space.name}'"
-    values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": space.model}
+    model = space.models[point["model"]] if "model" in point else space.model
+    values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": model}
     return build_trial_config(values, where)
 
 

@@ -49,8 +49,8 @@ def begin_provenance(
     """Add an entry for this start of the driver to the run's `provenance.json`.
 
     `command` is the command line as typed; `gpus` the devices' names; `data` kind, notes and sizes of the data set;
-    `model` name and SHA-256 of its weights; the last two are kept as given and must be JSON. Raises RunFault if the
-    file is damaged.
+    `model` name and SHA-256 of its weights, or of each of several; the last two are kept as given and must be JSON.
+    Raises RunFault if the file is damaged.
     """
     entry = {
         "command": list(command),

@@ -9,6 +9,7 @@ from medcap_core.errors import ConfigFault
 from sweep.conditions import active_branch, check_conditions, fold_fixed
 from sweep.fields import FaultList, WrongValue, coerce_field, show
 from sweep.knobs import NOT_SEARCHED, Branch, Choice, Grid, read_knob, read_value
+from sweep.models import check_models, read_models
 from sweep.plan import group_label
 from sweep.points import build_config, draw_points, grid_rows, is_complete, num_trials
 from sweep.schema import BASELINES, SETTINGS, Resources, SearchSpace
@@ -30,15 +31,19 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
         if key not in SearchSpace.model_fields:
             faults.add_unknown_key("", key, SearchSpace.model_fields)
     settings = _read_settings(values, faults)
+    models = read_models(values, faults)
     fixed = _read_fixed(_read_mapping(values, "fixed", faults), faults)
     search, broken = _read_search(_read_mapping(values, "search", faults), fixed, faults)
+    check_models(models, search, set(search) | broken, faults)
     check_conditions(search, fixed, broken, faults)
     folded = fold_fixed(search, fixed)
     points = _read_points(values.get("first_points"), folded, set(search) | broken, faults)
     resources = _read_resources(_read_mapping(values, "resources", faults), faults)
     _check_sampler(settings, fixed, search, bool(points), faults)
     faults.raise_if_any()
-    space = SearchSpace(**settings, fixed=fixed, search=folded, first_points=tuple(points), resources=resources)
+    space = SearchSpace(
+        **settings, models=models, fixed=fixed, search=folded, first_points=tuple(points), resources=resources
+    )
     space = space.model_copy(update={"trials": num_trials(space)})
     _check_configs(space, where)
     _check_baseline(space, faults)
@@ -129,7 +134,7 @@ def _read_search(
             continue
         branches = read_knob(knob, ranges, faults)
         if knob in NOT_SEARCHED:
-            place = "the top level" if knob in ("data", "model") else "'fixed'"
+            place = "the top level" if knob == "data" else "'fixed'"
             faults.add(key, "this is the same for every trial of a run", f"move it to {place} with one value")
         elif knob in fixed:
             faults.add(key, "the knob is both fixed and searched", "remove it from 'fixed' or from 'search'")

@@ -66,7 +66,8 @@ def describe_results(results: RunResults) -> str:
     """The run in two sentences: what was compared, and what came out."""
     space, best = results.space, results.best
     seconds = sum(record.seconds for record in results.records)
-    said = f"{len(results.records)} trials of {_base_name(space.model)} on {_base_name(space.data)}"
+    models = ", ".join(space.models) or _base_name(space.model)
+    said = f"{len(results.records)} trials of {models} on {_base_name(space.data)}"
     said += f", {format_seconds(seconds)} of training and evaluation in all."
     if best is None:
         return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."

@@ -27,13 +27,14 @@ from medcap_core.device import current_device
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
-from medcap_core.models import hash_weights, load_geometry, load_trial_captioner
+from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.published import find_published
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
 from sweep.final import export_best, rescore_candidates
 from sweep.held_out import score_on_test
+from sweep.models import describe_models, identify_models
 from sweep.noise import divert_noise
 from sweep.plan import describe_plan, short_label
 from sweep.points import draw_configs, num_trials
@@ -123,12 +124,26 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
 
 
 def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
-    """One config for each way in which the space's trials use the model."""
+    """One config for each way in which the space's trials use their models."""
     ways = {
-        (c.image_size, c.freeze, c.lora_targets, c.lora_vision, c.prompt, c.max_new_tokens, c.max_caption_tokens): c
+        (
+            *_model_of(c),
+            c.image_size,
+            c.freeze,
+            c.lora_targets,
+            c.lora_vision,
+            c.prompt,
+            c.max_new_tokens,
+            c.max_caption_tokens,
+        ): c
         for c in draw_configs(space, NUM_DRAWS)
     }
     return list(ways.values())
+
+
+def _model_of(config: TrialConfig) -> tuple[object, ...]:
+    """What decides which model is loaded, and how."""
+    return (config.model, config.vision_model, config.quantization, config.weights_dtype)
 
 
 def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
@@ -139,7 +154,7 @@ def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources
     )
     lines = [
         f"Run directory  {show_path(study.directory)}",
-        f"Data, model    {study.space.data}, {study.space.model}",
+        f"Data, model    {study.space.data}, {describe_models(study.space)}",
         f"Trials         {num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})",
     ]
     if cluster.dashboard_url:
@@ -179,7 +194,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
         gpus=find_gpus(),
         data={"name": data.name, "kind": data.kind, "notes": data.notes, "sizes": sizes, "skipped": len(skipped)},
-        model={"name": study.space.model, "sha256": hash_weights(study.space.model)},
+        model=identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step),
     )
     return data
 
@@ -197,7 +212,7 @@ def list_duplicates(study: Study, view: SweepView) -> None:
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
     """One config for each selection and size of images that the space's trials use, the largest share first."""
     ways = {
-        (config.image_size, config.data_fraction, config.max_train_images): config
+        (config.model, config.vision_model, config.image_size, config.data_fraction, config.max_train_images): config
         for config in draw_configs(space, NUM_DRAWS)
     }
     return sorted(ways.values(), key=lambda config: -config.data_fraction)
@@ -210,9 +225,7 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
     """
     ways = {
         (
-            c.model,
-            c.vision_model,
-            c.weights_dtype,
+            *_model_of(c),
             c.image_size,
             c.data_fraction,
             c.max_train_images,
@@ -233,25 +246,29 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 def check_evaluation(
     study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
 ) -> None:
-    """Caption and score two batches with the untrained model where trials will run, so that a fault shows at once.
+    """Caption and score two batches with each untrained model where trials will run, so that a fault shows at once.
 
     On this machine's CPUs that is this process, which has imported and loaded everything already.
     """
-    config = draw_configs(study.space, 1)[0].model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-    references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
-    started = time.monotonic()
-    job = CaptionJob("check", config, None, "validation", len(references), whole_validation=False)
-    if cluster.is_own and not resources.gpus_per_worker:
-        view.step("checking the evaluation", 0, len(references))
-        captions = caption_here(job)
-        view.step("checking the evaluation", len(references), len(references))
-    else:
-        captions = caption_split([job], resources, view.step, "checking the evaluation")["check"]
-    cider = load_caption_scorer(references).cider(captions)
-    view.message(
-        f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "
-        f'the untrained model has CIDEr {cider:.3f}, such as "{textwrap.shorten(captions[0], 60)}"'
-    )
+    names = {name: alias for alias, name in study.space.models.items()}
+    for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
+        untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
+        references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
+        started = time.monotonic()
+        job = CaptionJob("check", untrained, None, "validation", len(references), whole_validation=False)
+        what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
+        if cluster.is_own and not resources.gpus_per_worker:
+            view.step(what, 0, len(references))
+            captions = caption_here(job)
+            view.step(what, len(references), len(references))
+        else:
+            captions = caption_split([job], resources, view.step, what)["check"]
+        cider = load_caption_scorer(references).cider(captions)
+        view.message(
+            f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "
+            f"the untrained {names[config.model] if names else 'model'} has CIDEr {cider:.3f}, such as "
+            f'"{textwrap.shorten(captions[0], 60)}"'
+        )
 
 
 def choose_best(study: Study, resources: TrialResources, view: SweepView) -> TrialRecord:

@@ -36,6 +36,9 @@ class SearchSpace(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, '.', '_' and '-' only")
     data: str = Field("phantoms", min_length=1, description="data set: a name, a Hub data set or a path")
     model: str = Field("phantom-blip", min_length=1, description="base model: a name, a Hub model or a path")
+    models: dict[str, str] = Field(
+        default_factory=dict, description="instead of `model`: alias -> name, to search over"
+    )
     fixed: dict[str, Any] = Field(default_factory=dict, description="TrialConfig fields, one value for all trials")
     search: dict[str, tuple[Branch, ...]] = Field(default_factory=dict, description="TrialConfig fields to search")
     first_points: tuple[dict[str, Any], ...] = Field((), description="points tried first; knobs left out are drawn")
@@ -70,8 +73,9 @@ class SearchSpace(BaseModel):
         values["search"] = search
         values["first_points"] = [dict(point) for point in self.first_points]
         values |= {name: list(getattr(self, name)) for name in _LISTS}
-        return {key: values[key] for key in type(self).model_fields}
+        left_out = {"model"} if self.models else set()
+        return {key: values[key] for key in type(self).model_fields if key not in left_out}
 
 
-SECTIONS = ("fixed", "search", "first_points", "resources")
+SECTIONS = ("models", "fixed", "search", "first_points", "resources")
 SETTINGS = tuple(name for name in SearchSpace.model_fields if name not in SECTIONS)

@@ -51,8 +51,14 @@ def test_disk_holds_running_kept_and_best_trials(space: SearchSpace) -> None:
     images = (3 * 48 * 48 + 960) * (22 + 6 + 7)
     # Two trials with weights, two moments and the best epoch's weights; three kept; one whole model.
     expected = 2 * 4 * 4 * num_parameters + 3 * 4 * num_parameters + 4 * num_parameters + images
-    units = [UnitCost(1.0, 1.0, 1.0, 960, 100), UnitCost(1.0, 1.0, 0.0, 0, num_parameters)]
-    assert estimate_disk(config, units, TWO_AT_ONCE) == expected
+    units = [
+        UnitCost(1.0, 1.0, 1.0, 960, 100, num_parameters),
+        UnitCost(1.0, 1.0, 0.0, 0, num_parameters, num_parameters),
+    ]
+    measured = [(config, unit) for unit in units]
+    assert estimate_disk(measured, TWO_AT_ONCE) == expected
+    larger = config.model_copy(update={"image_size": 64})  # another size and another encoder, one not stored
+    assert estimate_disk([*measured, (larger, units[1])], TWO_AT_ONCE) == expected + 3 * 64 * 64 * (22 + 6 + 7)
 
 
 def test_the_share_that_asha_runs(space: SearchSpace) -> None:
