@@ -18,7 +18,7 @@ CONDITION_FAULTS = {
     ),
     "no such value": (
         FREEZE + "lora_rank: {choice: [4], when: {freeze: lorra}}",
-        "search.lora_rank.when.freeze: 'lorra' is not one of full, encoder_only, decoder_only, lora, zero_shot; "
+        "search.lora_rank.when.freeze: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, lora, zero_shot; "
         "did you mean 'lora'?",
     ),
     "no value": (

@@ -83,7 +83,7 @@ ONE_FAULT = {
     ),
     "misspelt choice": (
         search_of("freeze: {choice: [lorra]}"),
-        "search.freeze.choice: 'lorra' is not one of full, encoder_only, decoder_only, lora, zero_shot; "
+        "search.freeze.choice: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, lora, zero_shot; "
         "did you mean 'lora'?",
     ),
     "no range": (

@@ -19,6 +19,7 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "name: bare",
         "data: phantoms",
         "model: phantom-blip",
+        "models: {}",
         "fixed: {}",
         "search: {}",
         "first_points: []",
