@@ -2,6 +2,7 @@
 
 import warnings
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 
@@ -9,5 +10,6 @@ def quiet_libraries() -> None:
     """Show errors only, and no progress bars of loading and saving; the project shows its own."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells each try to reach the Hub
     # peft asks transformers by a name that transformers has since deprecated.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
