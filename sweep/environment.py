@@ -29,6 +29,7 @@ _LISTEN_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 CARRIED_VARIABLES = (
     *_DEFAULTS, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN_PATH", "MEDCAP_CACHE",
+    "WANDB_MODE", "WANDB_ERROR_REPORTING", "WANDB_SILENT",
 )  # fmt: skip
 """What the processes on other nodes of a cluster take over from here."""
 

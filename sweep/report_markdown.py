@@ -14,7 +14,7 @@ def format_markdown(report: Report) -> str:
     """The whole of `report.md`; tables that are long go to `tables/` alone, and the text says so."""
     parts = [f"# {escape(report.title)}", escape(report.status), escape(report.summary)]
     for section in report.sections:
-        parts += _format_section(section)
+        parts += format_section(section)
     return "\n\n".join(parts) + "\n"
 
 
@@ -23,7 +23,8 @@ def escape(text: str) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
-def _format_section(section: Section) -> list[str]:
+def format_section(section: Section) -> list[str]:
+    """One section as paragraphs."""
     parts = [f"## {escape(section.title)}"]
     for block in section.blocks:
         if isinstance(block, Text):
@@ -46,7 +47,7 @@ def _fence(block: Code) -> str:
 
 
 def _format_table(table: Table) -> list[str]:
-    heading = f"**{escape(table.title)}** (`tables/{table.name}.csv`)"
+    heading = f"**{escape(table.title)}**" + (f" (`tables/{table.name}.csv`)" if table.name else "")
     if table.name in _LONG_TABLES:
         return [heading]
     lines = [

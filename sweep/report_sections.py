@@ -104,7 +104,7 @@ def _build_test(results: RunResults) -> Section:
     if not results.test_rows:
         blocks.append(Text("The test split is scored once, when the search is over; there are no scores yet.", "note"))
         return Section("test", "Test split", blocks)
-    blocks += [report_tables.build_test_table(results), *_explain_test(results)]
+    blocks += [report_tables.build_test_table(results), *explain_test(results)]
     blocks.append(_plot_or_say(lambda: report_plots.plot_test_scores(results)))
     for table in (
         report_tables.build_group_table(results),
@@ -116,7 +116,8 @@ def _build_test(results: RunResults) -> Section:
     return Section("test", "Test split", blocks)
 
 
-def _explain_test(results: RunResults) -> list[Block]:
+def explain_test(results: RunResults) -> list[Text]:
+    """What the test table's figures mean."""
     said = ["BLEU, METEOR and ROUGE-L run from 0 to 1, CIDEr from 0 to 10."]
     if results.section("intervals"):
         said.append("Ranges are 95% bootstrap intervals over the test cases.")
@@ -135,7 +136,7 @@ def _explain_test(results: RunResults) -> list[Block]:
         said.append(
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
         )
-    blocks: list[Block] = [Text(" ".join(said), "note")]
+    blocks = [Text(" ".join(said), "note")]
     if results.metrics.get("caption_prior_text"):
         blocks.append(Text(f"The caption prior says: “{results.metrics['caption_prior_text']}”", "note"))
     return blocks

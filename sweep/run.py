@@ -14,6 +14,7 @@ from rich.console import Console
 
 from medcap_core.errors import ConfigFault, MedcapError, UserFault
 from sweep.environment import set_environment
+from sweep.log_target import LogTarget, prepare_log
 from sweep.overrides import apply_overrides
 from sweep.run_directory import check_new_directory, next_run_directory
 from sweep.schema import SearchSpace
@@ -36,6 +37,7 @@ def run(
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
+    log_to: Annotated[LogTarget | None, typer.Option(help="Tell this tool of every trial, too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
 ) -> None:
@@ -43,13 +45,15 @@ def run(
     set_environment(address)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end by a scheduler: as by Ctrl-C
     try:
+        if log_to is not None:
+            prepare_log(log_to)
         if resume is not None:
             _refuse_with_resume(
                 space=space, data=data, model=model, seed=seed, set=set_, out=out, dry_run=dry_run or None,
                 keep_checkpoints=keep_checkpoints or None,
             )  # fmt: skip
             num_more = 0 if trials is None else _parse_extension(trials)
-            _go_on(resume, num_more, address=address, max_concurrent=max_concurrent)
+            _go_on(resume, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
             return
         if space is None:
             raise ConfigFault("No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR.")
@@ -67,7 +71,7 @@ def run(
         if dry_run:
             _show_plan(resolved)
         else:
-            _start(resolved, out, address=address)
+            _start(resolved, out, address=address, log_to=log_to)
     except UserFault as fault:
         for line in fault.faults:
             sys.stderr.write(f"error: {line}\n")
@@ -93,7 +97,7 @@ def _show_plan(space: SearchSpace) -> None:
     runner.write_lines(console, plan)
 
 
-def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None:
+def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to: LogTarget | None) -> None:
     if out is not None:
         check_new_directory(out.resolve())
     console = Console()
@@ -107,13 +111,15 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None) -> None
     directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
     with Study.create(directory, space) as study:
         try:
-            runner.run_study(study, console, address=address)
+            runner.run_study(study, console, address=address, log_to=log_to)
         except UserFault as fault:
             runner.discard_unused(directory, fault)
             raise
 
 
-def _go_on(directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None) -> None:
+def _go_on(
+    directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None, log_to: LogTarget | None
+) -> None:
     from sweep.study import Study
 
     console = Console()
@@ -123,7 +129,9 @@ def _go_on(directory: Path, num_more: int, *, address: str | None, max_concurren
             from sweep import runner
 
             quiet_libraries()
-        runner.run_study(study, console, address=address, max_concurrent=max_concurrent, num_more=num_more)
+        runner.run_study(
+            study, console, address=address, max_concurrent=max_concurrent, num_more=num_more, log_to=log_to
+        )
 
 
 def _refuse_with_resume(**flags: object) -> None:
@@ -136,7 +144,7 @@ def _refuse_with_resume(**flags: object) -> None:
     if given:
         raise ConfigFault(
             f"--resume goes on with the run's own space.yaml, so {', '.join(given)} cannot be given with it; only "
-            "--trials +N, --address and --max-concurrent can."
+            "--trials +N, --address, --max-concurrent and --log-to can."
         )
 
 

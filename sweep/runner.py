@@ -32,8 +32,10 @@ from medcap_core.published import find_published
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
+from sweep.experiment_log import ExperimentLog
 from sweep.final import export_best, rescore_candidates
 from sweep.held_out import score_on_test
+from sweep.log_target import LogTarget
 from sweep.models import describe_models, identify_models
 from sweep.noise import divert_noise
 from sweep.plan import describe_plan, short_label
@@ -59,7 +61,13 @@ class EveryTrialFailed(MedcapError):
 
 
 def run_study(
-    study: Study, console: Console, *, address: str | None, max_concurrent: int | None = None, num_more: int = 0
+    study: Study,
+    console: Console,
+    *,
+    address: str | None,
+    max_concurrent: int | None = None,
+    num_more: int = 0,
+    log_to: LogTarget | None = None,
 ) -> None:
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
@@ -93,7 +101,7 @@ def run_study(
                         check_evaluation(study, data, cluster, resources, view)
                     if num_more:
                         study.extend(num_more)  # only now, so that a fault found above does not add them for good
-                    run_search(study, resources, view)
+                    run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
                     try:
                         best = choose_best(study, resources, view)
                         metrics = score_on_test(study, best, resources, view.step)

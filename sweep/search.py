@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from medcap_core.errors import MedcapError, RunFault
 from sweep.cluster import DRIVER_CPUS, TrialResources, worker_resources
+from sweep.experiment_log import ExperimentLog
 from sweep.plan import short_label
 from sweep.study import Study
 from sweep.terminal import SweepView
@@ -31,7 +32,7 @@ MOST_RETRIES = 2
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def run_search(study: Study, resources: TrialResources, view: SweepView) -> None:
+def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
     """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed."""
     remaining = study.num_remaining
     if not remaining:
@@ -55,7 +56,7 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
             name="tune",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=MOST_RETRIES),
-            callbacks=[LedgerCallback(ledger)],
+            callbacks=[LedgerCallback(ledger), *([LogCallback(log)] if log else [])],
             verbose=0,
         ),
     )
@@ -67,6 +68,8 @@ def run_search(study: Study, resources: TrialResources, view: SweepView) -> None
         raise
     finally:
         ledger.stop_unfinished()
+        if log is not None:
+            log.close()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -242,6 +245,38 @@ class LedgerCallback(StaysHere, Callback):
         """A trial's process died once more than it is retried."""
         free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"], _describe_death(trial))
+
+
+class LogCallback(StaysHere, Callback):
+    """Hands what happens to trials to the experiment log; comes after the ledger's callback, which records it."""
+
+    def __init__(self, log: ExperimentLog) -> None:
+        self.log = log
+
+    def setup(
+        self, stop: Any = None, num_samples: int | None = None, total_num_samples: Any = None, **info: Any
+    ) -> None:
+        """The search begins."""
+        self.log.setup(**info)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process has begun with a trial, for the first time or again."""
+        self.log.start(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch has ended, or the trial tells why it cannot go on."""
+        if FAILURE not in result:
+            self.log.take_epoch(trial.config["trial"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or was stopped."""
+        self.log.end(trial.config["trial"], failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died once more than it is retried."""
+        self.log.end(trial.config["trial"], failed=True)
 
 
 def _describe_death(trial: Trial) -> str:

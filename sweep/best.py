@@ -1,0 +1,148 @@
+"""The best config of a run as YAML, and its model with a model card.
+
+python -m sweep.best RUN_DIR
+python -m sweep.best RUN_DIR --export DIR
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcap_core.config import FreezeMode
+from medcap_core.errors import RunFault, UserFault
+from sweep.environment import set_environment
+from sweep.results import RunResults, load_results
+from sweep.space import best_space, dump_space
+from sweep.trial_record import TrialRecord
+
+EXIT_USER_FAULT = 2
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def read_best(directory: Path, trial: str | None = None) -> str:
+    """The config of the run's best trial, or of the one named, as a space file with nothing left to search.
+
+    Raises RunFault where there is no such run or trial, or where the run has not chosen a best one yet.
+    """
+    results = load_results(directory)
+    if trial is not None:
+        record = _find_trial(results, trial)
+        text = dump_space(best_space(results.space, record.config, f"{results.space.name}-{trial.replace('_', '-')}"))
+        return f"# {record.name} of {results.directory.name}.\n{text}"
+    try:
+        return (results.directory / "best.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise _no_best_yet(directory) from None
+
+
+def export(directory: Path, target: Path, trial: str | None = None) -> Path:
+    """Copy the best model, or that of the trial named, into `target` with a model card; returns `target`.
+
+    `target` is new or empty, and is complete or not there. Raises RunFault where that is not so, where there is no such
+    run or trial, or where its weights are gone.
+    """
+    from medcap_core.trained import TRIAL_CONFIG_FILE
+    from sweep.model_card import format_model_card, short_name
+
+    results = load_results(directory)
+    exported = _exported_trial(results.directory)
+    name = trial or exported
+    if name is None:
+        raise _no_best_yet(directory)
+    record = _find_trial(results, name)
+    _check_target(target)
+    partial = target.resolve().with_name(f".{target.resolve().name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        if name == exported:
+            shutil.copytree(results.directory / "best", partial, ignore=shutil.ignore_patterns("trial.txt"))
+        else:
+            _export_trial(results, record, partial)
+        _hide_folders(partial / TRIAL_CONFIG_FILE, short_name)
+        (partial / "README.md").write_text(format_model_card(results, record, partial), encoding="utf-8")
+        partial.replace(target.resolve())
+    except OSError as error:
+        raise RunFault(f"--export {target}: cannot be written ({error.strerror or error}); choose another.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _hide_folders(path: Path, short_name: Callable[[str], str]) -> None:
+    """Name data and base model without the folders they lie in here: an exported model is there to be shared."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values |= {key: short_name(values[key]) for key in ("data", "model")}
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _exported_trial(directory: Path) -> str | None:
+    """The trial whose model lies in `best/`."""
+    try:
+        return (directory / "best" / "trial.txt").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> None:
+    from medcap_core.trained import export_captioner
+
+    weights = results.directory / "trials" / record.name / "checkpoints" / "best" / "weights.safetensors"
+    if not weights.is_file() and record.config.freeze is not FreezeMode.ZERO_SHOT:
+        raise RunFault(
+            f"{record.name} keeps no weights (it is {record.state.value}; only the best three trials keep theirs); "
+            "export one of them, or run again with --keep-checkpoints."
+        )
+    export_captioner(record.config, weights, target)
+
+
+def _find_trial(results: RunResults, name: str) -> TrialRecord:
+    record = next((record for record in results.records if record.name == name), None)
+    if record is None:
+        known = f"{results.records[0].name} to {results.records[-1].name}" if results.records else "none yet"
+        raise RunFault(f"{results.directory} has no trial {name}; its trials are {known}.")
+    return record
+
+
+def _check_target(target: Path) -> None:
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise RunFault(f"--export {target} is there already and not an empty folder; choose another.")
+
+
+def _no_best_yet(directory: Path) -> RunFault:
+    return RunFault(
+        f"{directory} has no best model yet; it is chosen when the search is over: wait for it, or go on with a "
+        f"stopped run by python -m sweep.run --resume {directory}."
+    )
+
+
+@app.command()
+def best(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
+    export_to: Annotated[Path | None, typer.Option("--export", metavar="DIR", help="Copy the model there.")] = None,
+    trial: Annotated[str | None, typer.Option(help="This trial in place of the best, such as trial_0003.")] = None,
+) -> None:
+    """Print the best config of a run as YAML, or export its model with a model card."""
+    set_environment(None)
+    try:
+        if export_to is None:
+            sys.stdout.write(read_best(directory, trial))
+        else:
+            from medcap_core.libraries import quiet_libraries
+
+            quiet_libraries()
+            sys.stdout.write(f"Model  {export(directory, export_to, trial)} (README.md is its model card)\n")
+    except UserFault as fault:
+        for line in fault.faults:
+            sys.stderr.write(f"error: {line}\n")
+        raise typer.Exit(EXIT_USER_FAULT) from None
+
+
+if __name__ == "__main__":
+    app()
