@@ -128,7 +128,13 @@ def _build_logger(study: Study, target: LogTarget, folder: Path) -> Any:
     if target is LogTarget.TENSORBOARD:
         from ray.tune.logger import TBXLoggerCallback
 
-        return TBXLoggerCallback()
+        logger = TBXLoggerCallback()
+        # Files are named by the second: a trial that goes on within it would take the place of its own past.
+        writer = logger._summary_writer_cls
+        logger._summary_writer_cls = lambda *args, **kwargs: writer(
+            *args, filename_suffix=f".{uuid.uuid4().hex[:8]}", **kwargs
+        )
+        return logger
     if target is LogTarget.MLFLOW:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 

@@ -1,0 +1,84 @@
+"""What TensorBoard is told of a run, through Ray's own callback; and what is said where a package is absent."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from medcap_core.errors import ConfigFault
+from sweep import log_target
+from sweep.experiment_log import ExperimentLog
+from sweep.log_target import LogTarget, prepare_log
+from sweep.study import Study
+from sweep.trial_record import TrialState
+from tests.sweep.small_runs import report_of, space
+
+Points = list[tuple[int, float]]
+
+
+def read_points(folder: Path, tag: str) -> Points:
+    """(step, value) of one scalar from all event files of a folder, by the TFRecord format."""
+    points = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event()
+            event.ParseFromString(data[12 : 12 + length])
+            points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+            data = data[16 + length :]
+    return points
+
+
+def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., Study]) -> None:
+    study = create(space(trials=2, sampler="random", scheduler="none"))
+    record = study.propose()
+    assert record is not None
+    study.start(record.name)
+    log = ExperimentLog(study, LogTarget.TENSORBOARD)
+    log.setup()
+    log.start(record.name)
+    for epoch, cider in ((1, 0.5), (2, float("nan"))):
+        report = report_of(record, epoch, cider)
+        study.report(record.name, report)
+        log.take_epoch(record.name, record.epochs[-1])
+        log.take_epoch(record.name, record.epochs[-1])  # a retried trial tells its past
+    log.close()
+    study.finish(record.name, TrialState.STOPPED, "interrupted")
+
+    study.report(record.name, report_of(record, 3, 1.5))  # while no log was asked for
+    resumed = ExperimentLog(study, LogTarget.TENSORBOARD)
+    resumed.start(record.name)
+    study.report(record.name, report_of(record, 4, 2.5))
+    resumed.take_epoch(record.name, record.epochs[-1])
+    resumed.end(record.name, failed=False)
+    resumed.close()
+
+    folder = study.directory / "tensorboard" / record.name
+    assert read_points(folder, "ray/tune/cider") == [(1, 0.5), (3, 1.5), (4, 2.5)]
+    assert [step for step, _ in read_points(folder, "ray/tune/seconds")] == [1, 2, 3, 4]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["logged.json", record.name]
+
+
+def test_an_absent_package_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_target, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigFault, match=r"^--log-to wandb needs the package wandb.*pip install 'medcap-sweep\[wandb\]'"
+    ):
+        prepare_log(LogTarget.WANDB)
+
+
+def test_nothing_is_sent_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_target, "find_spec", lambda name: name)
+    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", "WANDB_SILENT", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    prepare_log(LogTarget.WANDB)
+    prepare_log(LogTarget.MLFLOW)
+    assert (os.environ["WANDB_MODE"], os.environ["MLFLOW_DISABLE_TELEMETRY"]) == ("offline", "true")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    prepare_log(LogTarget.WANDB)
+    assert os.environ["WANDB_MODE"] == "online"
