@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,27 +45,39 @@ def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[
     return f"{how} {fault}".strip(), galleries
 
 
-def load_attention(directory: Path) -> Gallery:
-    """The sheets that `sweep.explain` left in `attention/`. Raises NoPictures where there are none."""
+def load_attention(directory: Path) -> tuple[list[str], Gallery]:
+    """Sentences on the sheets that `sweep.explain` left in `attention/`, and the sheets.
+
+    Raises NoPictures where there are none.
+    """
     folder = directory / "attention"
-    paths = sorted(folder.rglob("*.png"))
-    if not paths:
-        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
-    notes = _read_notes(folder / "attention.json")
+    about = _read_json(folder / "attention.json")
     pictures = []
-    for path in paths[:MAX_SHEETS]:
+    for entry in list(about.get("images") or [])[:MAX_SHEETS]:
         try:
-            with Image.open(path) as image:
+            with Image.open(folder / entry["file"]) as image:
                 uri = encode_image(image, SHEET_PIXELS)
         except (OSError, ValueError):
-            continue  # being written just now
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        said = notes.get(name) or notes.get(path.name) or ""
-        alternative = f"Attention of the decoder over image {name}, one heat map a word" + (f": {said}" if said else "")
-        pictures.append(Picture(name, uri, alternative, (("Caption", said),) if said else (), wide=True))
+            continue  # just being replaced
+        texts = (("Reference", str(entry.get("reference") or "")), ("Caption", str(entry.get("caption") or "")))
+        shown = tuple((label, text) for label, text in texts if text)
+        pictures.append(Picture(str(entry["image_id"]), uri, str(entry["alt"]), shown, wide=True))
     if not pictures:
-        raise NoPictures("The attention pictures cannot be read.")
-    return Gallery("Attention of the decoder, word by word", tuple(pictures))
+        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
+    said = [
+        f"Where {about.get('model')} looked for each word: method {about.get('method')}, layer {about.get('layer')}."
+    ]
+    game = _read_json(folder / "pointing_game.json")
+    if "share" in game:
+        low, high = game["interval"]
+        said.append(
+            f"Pointing game ({game.get('method')}, layer {game.get('layer')}): {game['share']:.3f} ({low:.3f} to "
+            f"{high:.3f}) of {game['num_words']:,} finding words in {game['num_images']:,} {game.get('split')} images "
+            f"peak in the true box; chance is {game['area_chance']:.3f} by area and {game['shuffled_chance']:.3f} by other "
+            "images' boxes."
+        )
+    said.append("A map shows where attention lay, which is no proof of what the caption came from.")
+    return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:
@@ -143,15 +156,10 @@ def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunRes
     return Picture(name, images.get(name, ""), f"Test image {name}; its captions stand under it", shown)
 
 
-def _read_notes(path: Path) -> dict[str, str]:
-    """Caption of each sheet by file name, as far as `attention.json` tells."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where the file is not there or not whole."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    entries = content.get("images", []) if isinstance(content, dict) else []
-    return {
-        str(entry.get("file") or entry.get("id")): str(entry.get("caption", ""))
-        for entry in entries
-        if isinstance(entry, dict)
-    }
+    return content if isinstance(content, dict) else {}

@@ -113,20 +113,28 @@ def _build_test(results: RunResults) -> Section:
     ):
         if table is not None:
             blocks.append(table)
+    published = report_tables.build_published_table(results)
+    if published is not None:
+        said = (
+            "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
+        )
+        blocks += [published, Text(said, "note")]
     return Section("test", "Test split", blocks)
 
 
 def explain_test(results: RunResults) -> list[Text]:
     """What the test table's figures mean."""
     said = ["BLEU, METEOR and ROUGE-L run from 0 to 1, CIDEr from 0 to 10."]
-    if results.section("intervals"):
-        said.append("Ranges are 95% bootstrap intervals over the test cases.")
+    drawn = results.section("resampling")
+    if any(results.section("intervals").values()):
+        over = f" over {drawn['num_units']:,} {drawn['unit']}s, {drawn['num_resamples']:,} resamples" if drawn else ""
+        said.append(f"Ranges are 95% bootstrap intervals{over}.")
     comparisons = results.section("comparisons")
     if comparisons.get("rows"):
         baseline = report_tables.describe_row(results, comparisons["baseline"])
-        said.append(
-            f"p: paired test of the difference to {baseline}; corrected for the number of comparisons beside it."
-        )
+        said.append(f"p: paired sign-flip test of the difference to {baseline}, then corrected by Holm.")
+    if results.metrics.get("caption_preprocessing", "none") != "none":
+        said.append(f"Captions and references were preprocessed as {results.metrics['caption_preprocessing']}.")
     if "caption_prior" in results.test_rows:
         said.append(
             "The caption prior is one fixed training caption for all images, shuffled images the best model's captions "
@@ -224,9 +232,10 @@ def _build_samples_section(results: RunResults, with_images: bool) -> Section:
 
 def _build_attention(results: RunResults) -> Section:
     try:
-        return Section("attention", "Attention", [load_attention(results.directory)])
+        said, gallery = load_attention(results.directory)
     except NoPictures as reason:
         return Section("attention", "Attention", [Text(str(reason), "note")])
+    return Section("attention", "Attention", [*(Text(line, "note") for line in said), gallery])
 
 
 def _build_provenance(results: RunResults) -> Section:

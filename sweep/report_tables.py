@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.published import find_published
 from sweep.fields import field_kind
 from sweep.plan import short_label
 from sweep.report_blocks import Column, Estimate, Kind, Table
@@ -88,21 +89,12 @@ def build_test_table(results: RunResults) -> Table:
         Column("label", "Model or baseline"),
         *(Column(name, name, "score") for name in names),
     ]
-    if compared:
-        metric = comparisons.get("metric", "CIDEr")
-        columns += [
-            Column("difference", f"{metric} against {describe_row(results, comparisons['baseline'])}", "difference"),
-            Column("p_value", "p", "p"),
-            Column("p_adjusted", "p, corrected", "p"),
-        ]
+    columns += _build_comparison_columns(results) if compared else []
     rows = []
     for row, scores in results.test_rows.items():
         cells: dict[str, Any] = {"row": row, "label": describe_row(results, row)}
         cells |= {name: _estimate(scores.get(name), (intervals.get(row) or {}).get(name)) for name in names}
-        told = compared.get(row) or {}
-        cells["difference"] = _estimate(told.get("difference"), told.get("interval"))
-        cells |= {"p_value": told.get("p_value"), "p_adjusted": told.get("p_adjusted")}
-        rows.append(cells)
+        rows.append(cells | _compare(compared.get(row)))
     best = {"best", results.metrics.get("best_trial")}
     emphasised = frozenset(index for index, row in enumerate(rows) if row["row"] in best)
     return Table("test", "Scores on the test split", tuple(columns), tuple(rows), sortable=True, emphasised=emphasised)
@@ -114,19 +106,53 @@ def build_group_table(results: RunResults) -> Table | None:
     if not isinstance(groups, list) or not groups:
         return None
     names = list(dict.fromkeys(name for group in groups for name in group["scores"]))
+    has_comparison = any(group.get("comparison") for group in groups)
     columns = (
         Column("label", "Row"),
         Column("num_seeds", "Seeds", "count"),
         Column("trials", "Trials"),
         *(Column(name, name, "score") for name in names),
+        Column("interval_low", "CIDEr, from", "score"),
+        Column("interval_high", "to", "score"),
+        *(_build_comparison_columns(results) if has_comparison else ()),
     )
     rows = []
     for group in groups:
         scores = {name: _estimate_spread(value) for name, value in group["scores"].items()}
         counts = [value.get("num_seeds", 0) for value in group["scores"].values()]
-        seeds = max(counts, default=len(group["trials"]))
-        rows.append({"label": group["label"], "num_seeds": seeds, "trials": " ".join(group["trials"]), **scores})
+        low, high = (group.get("intervals") or {}).get("CIDEr") or (None, None)
+        rows.append(
+            {
+                "label": group["label"],
+                "num_seeds": max(counts, default=len(group["trials"])),
+                "trials": " ".join(group["trials"]),
+                **scores,
+                "interval_low": low,
+                "interval_high": high,
+                **_compare(group.get("comparison")),
+            }
+        )
     return Table("groups", "Mean and standard deviation over seeds", columns, tuple(rows), sortable=True)
+
+
+def build_published_table(results: RunResults) -> Table | None:
+    """Figures that others have published on this data; None where there are none."""
+    data = (results.provenance[-1].get("data") or {}) if results.provenance else {}
+    figures = find_published(results.space.data, str(data.get("kind") or ""))
+    if not figures:
+        return None
+    names = list(dict.fromkeys(name for figure in figures for name in figure.scores))
+    columns = (
+        Column("system", "Published system"),
+        *(Column(name, name, "number") for name in names),
+        Column("test_images", "Measured on"),
+        Column("source", "Source"),
+    )
+    rows = tuple(
+        {"system": item.system, **item.scores, "test_images": item.test_images, "source": item.source}
+        for item in figures
+    )
+    return Table("published", "Published by others", columns, rows)
 
 
 def build_ablation_table(results: RunResults) -> Table | None:
@@ -248,6 +274,23 @@ def describe_row(results: RunResults, row: str) -> str:
     if row == "best":
         return "best model" if record is None else f"best model ({record.name}, {label})"
     return f"{label} (best on validation)" if row == results.metrics.get("best_trial") else label
+
+
+def _build_comparison_columns(results: RunResults) -> list[Column]:
+    comparisons = results.section("comparisons")
+    metric, baseline = comparisons.get("metric", "CIDEr"), comparisons.get("baseline", "zero_shot")
+    return [
+        Column("difference", f"{metric} against {describe_row(results, baseline)}", "difference"),
+        Column("p_value", "p", "p"),
+        Column("p_adjusted", "p, corrected", "p"),
+    ]
+
+
+def _compare(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The cells of a comparison with the baseline."""
+    told = told or {}
+    difference = _estimate(told.get("difference"), told.get("interval"))
+    return {"difference": difference, "p_value": told.get("p_value"), "p_adjusted": told.get("p_adjusted")}
 
 
 def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:

@@ -181,7 +181,9 @@ def _read_provenance(directory: Path, faults: list[str]) -> list[dict[str, Any]]
 
 def _read_table(path: Path, faults: list[str], *, text: bool) -> pd.DataFrame | None:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False) if text else pd.read_csv(path)
+        if text:
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype={"id": str, "row": str})
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -20,9 +20,9 @@ Points = list[tuple[int, float]]
 
 
 def read_points(folder: Path, tag: str) -> Points:
-    """(step, value) of one scalar from all event files of a folder, by the TFRecord format."""
+    """(step, value) of one scalar from all event files of a folder, by step; they are in the TFRecord format."""
     points = []
-    for path in sorted(folder.glob("events.out.tfevents.*")):
+    for path in folder.glob("events.out.tfevents.*"):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
@@ -30,7 +30,7 @@ def read_points(folder: Path, tag: str) -> Points:
             event.ParseFromString(data[12 : 12 + length])
             points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
             data = data[16 + length :]
-    return points
+    return sorted(points)
 
 
 def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., Study]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sweep.report import app, write_report
@@ -19,7 +20,7 @@ from sweep.space import SearchSpace
 from sweep.study import Study
 from sweep.trial_record import TrialState
 from tests.sweep.chromium import Browser, find_chromium, open_browser
-from tests.sweep.reported_runs import HOSTILE, fill, finish, scores
+from tests.sweep.reported_runs import HOSTILE, fill, finish, scores, write_json
 from tests.sweep.small_runs import fixed_length, run_one, space
 from tests.sweep.test_results import grid
 
@@ -240,6 +241,34 @@ def test_best_and_worst_cases_come_from_the_scores_of_images(create: Create) -> 
     assert "Chosen by CIDEr of the best model's caption for each of 3 test images." in text
     samples = text[text.index("Chosen by") :]
     assert samples.index(" b Reference") < samples.index(" a Reference") < samples.index(" c Reference")
+
+
+def test_attention_sheets_come_with_their_texts(create: Create) -> None:
+    study = create(space(trials=1, sampler="random"))
+    fill(study)
+    folder = finish(study) / "attention"
+    assert "No attention pictures yet" in report_on(study.directory).text
+    folder.mkdir()
+    Image.new("RGB", (1801, 13), "white").save(folder / "01-best-a.png")
+    entry = {"image_id": "a", "caption": HOSTILE, "reference": None, "alt": f"Image a: {HOSTILE}"}
+    entries = [entry | {"file": "01-best-a.png"}, entry | {"file": "gone.png"}]
+    about = {"model": "best", "method": "cumulative", "layer": "mean"}
+    write_json(folder / "attention.json", about | {"images": entries})
+    game = {"split": "test", "share": 0.25, "interval": [0.125, 0.5], "num_words": 1234, "num_images": 7}
+    write_json(folder / "pointing_game.json", about | game | {"area_chance": 0.0625, "shuffled_chance": 0.125})
+    page = report_on(study.directory)
+    (picture,) = [found for tag, found in page.elements if tag == "img"]
+    assert picture["alt"] == f"Image a: {HOSTILE}"
+    assert "0.250 (0.125 to 0.500) of 1,234 finding words in 7 test images peak in the true box" in page.text
+
+
+def test_figures_of_others_stand_beside_ours_on_the_same_data(create: Create) -> None:
+    study = create(space(trials=1, sampler="random", data="rocov2"))
+    fill(study)
+    page = report_on(finish(study))
+    assert "none measured here" in page.text
+    table = pd.read_csv(study.directory / "tables" / "published.csv").set_index("system")
+    assert table.loc["ViT-B with Phi-2 and LoRA", "CIDEr"] == 0.118
 
 
 def test_images_of_the_data_are_embedded(create: Create) -> None:
