@@ -73,8 +73,8 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
         said.append(
             f"Pointing game ({game.get('method')}, layer {game.get('layer')}): {game['share']:.3f} ({low:.3f} to "
             f"{high:.3f}) of {game['num_words']:,} finding words in {game['num_images']:,} {game.get('split')} images "
-            f"peak in the true box; chance is {game['area_chance']:.3f} by area and {game['shuffled_chance']:.3f} by other "
-            "images' boxes."
+            f"peak in the true box; chance is {game['area_chance']:.3f} by area and {game['shuffled_chance']:.3f} by "
+            "other images' boxes."
         )
     said.append("A map shows where attention lay, which is no proof of what the caption came from.")
     return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
