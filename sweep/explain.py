@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,7 +83,7 @@ def write_attention_pictures(
     )[way]
     folder = out or run_directory / FOLDER_NAME
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = {picture.path for picture in read_attention_pictures(run_directory, folder)}
+    earlier = _list_earlier(folder)
     num_layers = count_layers(run.captioner, pixels, run.config)
     entries, maps = [], {}
     for index, (image, caption) in enumerate(zip(chosen, explained, strict=True)):
@@ -126,6 +125,14 @@ def read_attention_pictures(run_directory: Path, folder: Path | None = None) -> 
         ]
     except (ValueError, KeyError, TypeError):
         raise RunFault(f"{path} is damaged; delete it and draw the pictures anew.") from None
+
+
+def _list_earlier(folder: Path) -> set[Path]:
+    """Pictures that are to be replaced; a damaged list names none."""
+    try:
+        return {picture.path for picture in read_attention_pictures(folder.parent, folder)}
+    except RunFault:
+        return set()
 
 
 def _describe(image: ChosenImage, explained: ExplainedCaption) -> dict[str, Any]:
@@ -200,12 +207,7 @@ def _build_sheet(
 
 def _save_picture(sheet: Sheet, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    picture = draw_sheet(sheet)
-    red, green, blue = sheet.image.split()
-    if red.tobytes() == green.tobytes() == blue.tobytes():
-        # With a gray image 256 colours are enough, and the file is a quarter as large.
-        picture = picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    picture.save(temporary, format="PNG")
+    draw_sheet(sheet).save(temporary, format="PNG")
     replace_durably(temporary, path)
 
 

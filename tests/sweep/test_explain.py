@@ -80,8 +80,10 @@ def test_pictures_of_the_best_the_worst_and_other_test_images(run: Path, materia
 
 def test_later_pictures_replace_earlier_ones(run: Path) -> None:
     way = AttentionWay(AttentionMethod.GRADIENT, 2)
-    write_attention_pictures(run, num=4)
+    write_attention_pictures(run, num=2)
     (run / "attention" / "note.png").write_text("the user's own")
+    write_attention_pictures(run, images=["3.png"])
+    assert not list((run / "attention").glob("*-best-*"))
     pictures = write_attention_pictures(run, num=1, way=way)
     left = {path.name for path in (run / "attention").glob("*.png")}
     assert left == {pictures[0].path.name, "note.png"}
@@ -179,11 +181,12 @@ def test_runs_that_are_not_finished_are_named(run: Path, tmp_path: Path) -> None
         write_attention_pictures(tmp_path)
 
 
-def test_a_damaged_list_is_named(tmp_path: Path) -> None:
+def test_a_damaged_list_is_named(run: Path, tmp_path: Path) -> None:
     assert read_attention_pictures(tmp_path) == []
     (tmp_path / "attention.json").write_text('{"images": [{}]}')
     with pytest.raises(RunFault, match=r"attention\.json is damaged; delete it"):
         read_attention_pictures(tmp_path, tmp_path)
+    assert len(write_attention_pictures(run, images=["3.png"], out=tmp_path)) == 1  # which replaces it
 
 
 MAP = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
