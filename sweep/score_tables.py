@@ -137,7 +137,7 @@ def _show_confidence(interval: Sequence[float] | None, comparison: Mapping[str, 
     cells = {}
     if interval:
         cells["95% interval"] = Text(_show_interval(interval))
-    if comparison:
+    if comparison and comparison["difference"] != 0:  # the baseline under another name is no test
         cells["p"] = Text(_show_p(comparison["p_adjusted"]))
     return cells
 

@@ -378,7 +378,7 @@ def print_unstyled(metrics, width=80, published=()):
 def group(label, mean, std, interval, p_adjusted=None):
     values = {name: {"mean": score, "std": std, "num_seeds": 3} for name, score in SCORES.items()}
     values["CIDEr"] = {"mean": mean, "std": std, "num_seeds": 3}
-    comparison = {} if p_adjusted is None else {"comparison": {"p_adjusted": p_adjusted}}
+    comparison = {} if p_adjusted is None else {"comparison": {"difference": mean - 0.25, "p_adjusted": p_adjusted}}
     return {"label": label, "trials": [], "scores": values, "intervals": {"CIDEr": interval}} | comparison
 
 
@@ -387,7 +387,11 @@ WHOLE = {
     "zero_shot": SCORES | {"CIDEr": 0.25},
     "num_images": 300,
     "intervals": {"best": {"CIDEr": [2.9, 3.35]}, "zero_shot": {"CIDEr": [0.2, 0.3]}},
-    "comparisons": {"baseline": "zero_shot", "metric": "CIDEr", "rows": {"best": {"p_adjusted": 0.0004}}},
+    "comparisons": {
+        "baseline": "zero_shot",
+        "metric": "CIDEr",
+        "rows": {"best": {"difference": 2.875, "p_adjusted": 0.0004}},
+    },
     "resampling": {"unit": "case", "num_units": 267, "num_resamples": 1000},
 }
 
@@ -409,14 +413,16 @@ def test_confidence_stands_beside_cider_and_fits_80_columns():
 
 def test_trials_of_a_comparison_are_grouped_over_seeds_best_first():
     groups = [group("lora r8", 1.5, 0.125, [1.25, 1.75], 0.012), group("full", 3.0, 0.0625, [2.75, 3.25], 0.0002)]
+    groups.append(group("zero_shot", 0.25, 0.0, [0.2, 0.3], 1.0))
     lines = print_unstyled(WHOLE | {"groups": groups}, width=110)
     assert lines[0].split()[:4] == ["300", "test", "images", "seeds"]
     rows = [" ".join(line.split()) for line in lines]
     assert rows[2] == "full 3 0.500 0.400 0.300 0.250 0.200 0.450 3.000 ±0.062 [2.750, 3.250] <0.001"
     assert rows[3] == "lora r8 3 0.500 0.400 0.300 0.250 0.200 0.450 1.500 ±0.125 [1.250, 1.750] 0.012"
-    assert lines[4].startswith("best model")
-    assert lines[6].endswith("1,000 resamples; ±: standard deviation over seeds")
-    assert max(map(len, print_unstyled(WHOLE | {"groups": groups})[:6])) <= 80
+    assert rows[4].endswith("0.250 ±0.000 [0.200, 0.300]")  # the baseline itself
+    assert lines[5].startswith("best model")
+    assert lines[7].endswith("1,000 resamples; ±: standard deviation over seeds")
+    assert max(map(len, print_unstyled(WHOLE | {"groups": groups})[:7])) <= 80
 
 
 def test_nothing_is_left_out_where_there_is_no_terminal():
