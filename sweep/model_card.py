@@ -7,7 +7,7 @@ from medcap_core.errors import ModelFault
 from sweep.report_blocks import Block, Code, Section, Table, Text
 from sweep.report_markdown import escape, format_section
 from sweep.report_sections import explain_test
-from sweep.report_tables import build_test_table
+from sweep.report_test_tables import build_test_table
 from sweep.results import BASELINE_ROWS, RunResults
 from sweep.space import best_space, dump_space
 from sweep.trial_record import TrialRecord

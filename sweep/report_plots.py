@@ -21,7 +21,7 @@ from sweep.report_style import (
     is_log,
     is_numeric,
 )
-from sweep.report_tables import describe_row
+from sweep.report_test_tables import describe_row
 from sweep.results import RunResults
 from sweep.trial_record import TrialRecord, TrialState
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from medcap_core.data.records import fold_white_space
-from sweep import report_optuna_plots, report_plots, report_tables
+from sweep import report_optuna_plots, report_plots, report_tables, report_test_tables
 from sweep.plan import short_label
 from sweep.progress import format_seconds
 from sweep.report_blocks import Block, Code, Plot, Section, Table, Text, format_uncertainty, format_value
@@ -77,7 +77,7 @@ def describe_results(results: RunResults) -> str:
     scores = results.section("best")
     if results.metrics.get("best_trial") != best.name or "CIDEr" not in scores:
         return f"{said}; the test split is not scored yet."
-    table = report_tables.build_test_table(results)
+    table = report_test_tables.build_test_table(results)
     cell = next((row["CIDEr"] for row in table.rows if row["row"] in ("best", best.name)), None)
     interval = format_uncertainty(cell, "score")
     said += f". On {results.metrics.get('num_images', 0):,} test images: CIDEr {scores['CIDEr']:.3f}"
@@ -104,16 +104,16 @@ def _build_test(results: RunResults) -> Section:
     if not results.test_rows:
         blocks.append(Text("The test split is scored once, when the search is over; there are no scores yet.", "note"))
         return Section("test", "Test split", blocks)
-    blocks += [report_tables.build_test_table(results), *explain_test(results)]
+    blocks += [report_test_tables.build_test_table(results), *explain_test(results)]
     blocks.append(_plot_or_say(lambda: report_plots.plot_test_scores(results)))
     for table in (
-        report_tables.build_group_table(results),
-        report_tables.build_fact_table(results),
-        report_tables.build_concept_table(results),
+        report_test_tables.build_group_table(results),
+        report_test_tables.build_fact_table(results),
+        report_test_tables.build_concept_table(results),
     ):
         if table is not None:
             blocks.append(table)
-    published = report_tables.build_published_table(results)
+    published = report_test_tables.build_published_table(results)
     if published is not None:
         said = (
             "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
@@ -131,7 +131,7 @@ def explain_test(results: RunResults) -> list[Text]:
         said.append(f"Ranges are 95% bootstrap intervals{over}.")
     comparisons = results.section("comparisons")
     if comparisons.get("rows"):
-        baseline = report_tables.describe_row(results, comparisons["baseline"])
+        baseline = report_test_tables.describe_row(results, comparisons["baseline"])
         said.append(f"p: paired sign-flip test of the difference to {baseline}, then corrected by Holm.")
     if results.metrics.get("caption_preprocessing", "none") != "none":
         said.append(f"Captions and references were preprocessed as {results.metrics['caption_preprocessing']}.")
