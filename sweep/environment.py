@@ -13,6 +13,8 @@ _DEFAULTS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     # Ctrl-C is ours to handle.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # How long a stopped trial may take to hand its process on; after 2 s, the default, the next trial would be lost.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",
     "RAY_TRAIN_V2_ENABLED": "1",
     # How often a trial of several workers looks after them: an epoch's report waits for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",

@@ -98,7 +98,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
             marker={
                 "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)]),
                 "size": 9,
-                "line": {"width": 2},
+                "line": {"width": 2, "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)])},
                 "symbol": ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members],
             },
         )
