@@ -51,11 +51,13 @@ def encoder_is_frozen(config: TrialConfig) -> bool:
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     """Set `requires_grad` on every parameter as `config.freeze` says; for `lora`, insert the factors.
 
+    What is trained is float32 from then on.
+
     Raises ModelFault where LoRA targets match nothing, a freeze rule leaves a parameter undecided, or the model lacks
     the bridge that is to be trained.
     """
     peft_model = None
-    if config.freeze is FreezeMode.BRIDGE_ONLY and all(part != "bridge" for _, part in captioner.freeze_rules):
+    if config.freeze is FreezeMode.BRIDGE_ONLY and captioner.cross_attention != "bridge":
         raise ModelFault(
             f"freeze bridge_only: a {captioner.family} model has no bridge between its encoder and its decoder; use "
             "encoder_only or decoder_only, or a BLIP-2 or InstructBLIP model."
@@ -68,6 +70,8 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
             is_trained = _find_part(captioner, name) in trained_parts
             if is_trained or parameter.requires_grad:  # quantized weights are neither
                 parameter.requires_grad_(is_trained)
+            if is_trained and parameter.dtype is not torch.float32:
+                parameter.data = parameter.data.float()  # read in bf16 beside quantized ones
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in captioner.parameters()]
     return TuningSummary(
         trainable_parameters=sum(size for size, trained in sizes if trained),

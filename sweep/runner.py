@@ -23,7 +23,7 @@ from medcap_core.data.prepare import (
     write_skipped,
 )
 from medcap_core.data.records import SPLITS
-from medcap_core.device import current_device
+from medcap_core.device import current_device, release_memory
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.image_sources import open_images
 from medcap_core.metrics import load_caption_scorer
@@ -123,6 +123,7 @@ def check_before_start(space: SearchSpace) -> None:
     for config in _typical_configs(space):
         load_dataset(config.data)
         apply_tuning(load_trial_captioner(config, current_device()), config)
+    release_memory()  # quantized weights lie on the GPU
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:

@@ -309,6 +309,14 @@ def test_large_models_hold_frozen_weights_in_bf16_and_train_in_float32(
     assert len(generate_captions(trained, PixelSource(data.splits["validation"]), config)) == 7
 
 
+def test_what_is_trained_beside_bf16_weights_becomes_float32(folder_of: Callable[[str], Path]) -> None:
+    captioner = load_captioner(str(folder_of("blip2-opt")))
+    captioner.network.to(torch.bfloat16)
+    apply_tuning(captioner, tiny_config(folder_of("blip2-opt"), freeze="bridge_only"))
+    for name, parameter in captioner.network.named_parameters():
+        assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+
+
 def test_quantization_says_what_it_needs(folder_of: Callable[[str], Path]) -> None:
     folder = folder_of("blip2-opt")
     if not torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """ViT-GPT2 against transformers' own, and other vision towers under it."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from medcap_core.errors import ModelFault
 from medcap_core.models import load_captioner, load_geometry, load_trial_captioner
 from medcap_core.trained import export_captioner
 from medcap_core.tuning import apply_tuning
-from tests.tiny_blip import TinySplit, tiny_config
-from tests.tiny_models import VISION_WIDTH, save_tiny_gpt2, save_tiny_tower
+from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
+from tests.tiny_models import MEAN, STD, VISION_WIDTH, save_tiny_gpt2, save_tiny_tower
 
 CAPTIONS = ["the left lung shows a large nodule .", "small opacity"]
 SETTINGS = [
@@ -144,6 +145,20 @@ def test_what_does_not_fit_together_is_told(vit_gpt2: Path, tiny_blip: Path, tmp
         load_trial_captioner(tiny_config(vit_gpt2, vision_model=str(gpt2)))
     with pytest.raises(ModelFault, match="a BLIP keeps its own vision tower"):
         load_trial_captioner(tiny_config(tiny_blip, vision_model=str(gpt2)))
+
+
+def test_an_image_processor_of_the_old_kind_is_read(vit_gpt2: Path, tmp_path: Path) -> None:
+    """As nlpconnect/vit-gpt2-image-captioning has it."""
+    captioner = load_captioner(str(vit_gpt2))
+    captioner.save(tmp_path)
+    old = {
+        "do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor",
+        "image_mean": MEAN, "image_std": STD, "resample": 2, "size": IMAGE_SIZE,
+    }  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+    again = load_captioner(str(tmp_path))
+    assert again.geometry == captioner.geometry == load_geometry(tiny_config(tmp_path))
+    assert torch.equal(again.pixel_shift, captioner.pixel_shift)
 
 
 def test_pickled_weights_are_refused_with_the_command_that_converts_them(vit_gpt2: Path, tmp_path: Path) -> None:
