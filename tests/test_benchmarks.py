@@ -28,6 +28,14 @@ from sweep.points import draw_configs
 from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
 
 
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of the test's own, and Java for pycocoevalcap, which looks for it on PATH."""
+    monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    provide_java()
+
+
 @pytest.fixture(scope="module")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven training and three validation images as PNG files."""
@@ -43,10 +51,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_images(folder: Path, cache: Path) -> PreparedData:
+def read_images(folder: Path) -> PreparedData:
     splits = {}
     for split, records in read_image_folder(folder).splits.items():
-        store = ImageStore(records, ImageGeometry(IMAGE_SIZE), cache)
+        store = ImageStore(records, ImageGeometry(IMAGE_SIZE))
         rows = np.arange(len(records))
         store.ensure(rows)
         splits[split] = PreparedSplit(split, records, store, rows)
@@ -54,14 +62,10 @@ def read_images(folder: Path, cache: Path) -> PreparedData:
 
 
 @pytest.mark.parametrize("freeze", ["full", "encoder_only", "decoder_only", "lora"])
-def test_peer_trains_the_same_thing(
-    freeze: str, tiny_blip: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peer_trains_the_same_thing(freeze: str, tiny_blip: Path, image_folder: Path, tmp_path: Path) -> None:
     """With every image in one batch the order does not matter, so that both sides end with the same weights."""
-    monkeypatch.setenv("PATH", os.environ["PATH"])
-    provide_java()
     config = tiny_config(tiny_blip, freeze=freeze, batch_size=7, num_epochs=3, learning_rate=1e-2, lora_rank=3)
-    ours = set_up(config, read_images(image_folder, tmp_path), Workers(), torch.device("cpu"))
+    ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
     theirs = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer")
     theirs.args.eval_strategy = "no"
     start = trained_weights(theirs.model)
@@ -79,13 +83,9 @@ def test_peer_trains_the_same_thing(
     assert max(float((own[name] - value).abs().max()) for name, value in start.items()) > 1e-2
 
 
-def test_peer_scores_as_we_do(
-    tiny_blip: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", os.environ["PATH"])
-    provide_java()
+def test_peer_scores_as_we_do(tiny_blip: Path, image_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_blip, num_beams=3)
-    ours = set_up(config, read_images(image_folder, tmp_path), Workers(), torch.device("cpu"))
+    ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
     scores = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer").evaluate()
     captions = generate_captions(ours.captioner, ours.validation.images, config)
     assert scores["eval_cider"] == pytest.approx(ours.scorer.cider(captions), abs=1e-9)
@@ -126,13 +126,13 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     stamps = {"trial_0000": ("12:00:20,000", "12:00:25,500"), "trial_0001": ("12:00:21,000", "12:00:27,000"),
               "trial_0002": ("12:00:32,000", "12:00:36,000")}  # fmt: skip
     for trial, ends in stamps.items():
-        folder = tmp_path / trial
-        folder.mkdir()
+        folder = tmp_path / "trials" / trial
+        folder.mkdir(parents=True)
         lines = [f"2026-11-23 {end} INFO epoch {number}: CIDEr 0.1000" for number, end in enumerate(ends, start=1)]
         (folder / "log.txt").write_text("2026-11-23 12:00:00,000 INFO ready\n" + "\n".join(lines), encoding="utf-8")
         epochs = [{"seconds": 5.0, "training_seconds": 3.0, "cider": 0.1}] * 2
         (folder / "trial.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
-    trials = [sweep_run.read_trial(folder) for folder in sorted(tmp_path.iterdir())]
+    trials = [sweep_run.read_trial(folder) for folder in sorted((tmp_path / "trials").iterdir())]
     noon = sweep_run.read_time("2026-11-23 12:00:00,000")
     run = sweep_run.SweepRun(noon, noon + 40, noon + 50, trials, 0, 0, 0)
 
