@@ -130,11 +130,7 @@ def build_provenance_table(results: RunResults) -> Table:
         ("Images", sizes),
         ("Records left out", data.get("skipped")),
         *(("Note on the data", note) for note in data.get("notes") or []),
-        ("Base model", model.get("name")),
-        *(
-            (f"SHA-256 of the weights of {alias}", each.get("sha256"))
-            for alias, each in (model.get("models") or {"it": model}).items()
-        ),
+        *_list_models(model),
         ("Code", commit),
         ("Machine", f"{newest.get('platform')}, {newest.get('num_cpus')} CPUs"),
         ("GPUs", ", ".join(newest.get("gpus") or []) or "none"),

@@ -105,6 +105,7 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
         "Side, accuracy",
         "± 0.125",
         "python -m sweep.run 'my space.yaml'",
+        "SHA-256 of its weights " + "0" * 64,
     ):
         assert said in page.text
     assert "< 0.001" in page.text
