@@ -30,6 +30,7 @@ from tests.sweep.small_runs import read_optuna
 RUN_FILES = {
     "best",
     "best.yaml",
+    "duplicate_images.csv",
     "log.txt",
     "provenance.json",
     "report.html",
