@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from sweep.best import app
-from sweep.space import load_space
+from sweep.space import SearchSpace, load_space
 from sweep.study import Study
 from tests.sweep.reported_runs import HOSTILE, fill, finish, scores
 from tests.sweep.small_runs import space
@@ -21,10 +21,11 @@ MODEL = {
 }
 
 
-@pytest.fixture
-def finished(create: Callable[..., Study]) -> Path:
-    """A finished run whose exported model is a config without weights."""
-    study = create(space(trials=4, sampler="random", scheduler="none"))
+@pytest.fixture(scope="module")
+def finished(empty_runs: Callable[[Path, SearchSpace], Study], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose exported model is a config without weights; no test changes it."""
+    wanted = space(trials=4, sampler="random", scheduler="none")
+    study = empty_runs(tmp_path_factory.mktemp("finished") / "run", wanted)
     fill(study)
     directory = finish(study, intervals={"best": {"CIDEr": [2.25, 2.75]}})
     (directory / "best").mkdir()
