@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,16 +57,33 @@ def open_images(
     if not _fits(store, split.rows, config, what):
         return pixels
     store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what)
-    if not _agree(store, split.rows, encoder):
+    place = (store.folder, encoder.device)
+    if place not in _is_usable:
+        _is_usable[place] = _check(store, split.rows, encoder, config, progress, what)
+    return FeatureSource(store, split.rows, encoder.device) if _is_usable[place] else pixels
+
+
+_is_usable: dict[tuple[Path, torch.device], bool] = {}
+"""Stores that this process has checked."""
+
+
+def _check(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    encoder: "FrozenEncoder",
+    config: TrialConfig,
+    progress: Progress | None,
+    what: str,
+) -> bool:
+    """Whether stored features are right, if need be after encoding anew, and read faster than made."""
+    if not _agree(store, rows, encoder):
         log.warning("%s: stored features do not belong to these images and this encoder; encoding anew", store.folder)
         store.discard()
-        store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what)
-        if not _agree(store, split.rows, encoder):
+        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what)
+        if not _agree(store, rows, encoder):
             log.warning("%s: the encoder gives other features each time; they are not stored", store.folder)
-            return pixels
-    if not _is_worth_reading(store, split.rows, encoder, config.eval_batch_size):
-        return pixels
-    return FeatureSource(store, split.rows, encoder.device)
+            return False
+    return _is_worth_reading(store, rows, encoder, config.eval_batch_size)
 
 
 class FrozenEncoder:
@@ -74,18 +91,23 @@ class FrozenEncoder:
 
     def __init__(self, captioner: Captioner, config: TrialConfig) -> None:
         self.captioner = captioner
+        self.notes = captioner.encoder_notes
         self.device = next(captioner.parameters()).device
         self.precision = choose_precision(config, self.device)
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 over weights, settings and pixel normalisation of the encoder."""
-        return hash_encoder(self.captioner)
+        if self.notes.hash is None:
+            self.notes.hash = hash_encoder(self.captioner)
+        return self.notes.hash
 
     def measure_output(self, split: PreparedSplit) -> tuple[int, int]:
         """(tokens, width) of one image's hidden states."""
-        _, num_tokens, width = self.encode(split.pixels(np.arange(1))).shape
-        return num_tokens, width
+        if self.notes.token_shape is None:
+            _, num_tokens, width = self.encode(split.pixels(np.arange(1))).shape
+            self.notes.token_shape = (num_tokens, width)
+        return self.notes.token_shape
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:

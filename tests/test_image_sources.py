@@ -27,6 +27,7 @@ NUM_TOKENS = 10  # 3 x 3 patches and the class token
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_sources, "_is_usable", {})  # as in a new process
     return tmp_path / "cache"
 
 
@@ -68,9 +69,12 @@ def test_features_are_those_of_the_encoder_and_computed_once(
     assert torch.equal(fetched, fresh)
 
     told.clear()
+    encodings: list[object] = []
+    monkeypatch.setattr(image_sources.FrozenEncoder, "encode", lambda *call: encodings.append(call))
     again = open_images(load_captioner(config.model), data.splits["train"], config, progress=lambda *c: told.append(c))
     assert torch.equal(again.fetch(positions), fresh)
     assert told == []
+    assert encodings == []  # a process checks a store once
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,7 @@ def test_rows_of_other_images_are_found_out_and_encoded_anew(
     path = source.store.folder / "features"
     rows = np.fromfile(path, np.float32).reshape(22, -1)
     np.roll(rows, 1, axis=0).tofile(path)
+    image_sources._is_usable.clear()
     with caplog.at_level(logging.WARNING, "medcap_core"):
         mended = open_images(captioner, data.splits["train"], config)
     assert "stored features do not belong to these images" in caplog.text

@@ -67,6 +67,17 @@ class RecordedAttention:
     grid: tuple[int, int]
 
 
+class EncoderNotes:
+    """What was found out about a frozen encoder; every in-memory copy of one loaded captioner shares them."""
+
+    def __init__(self) -> None:
+        self.hash: str | None = None
+        self.token_shape: tuple[int, int] | None = None
+
+    def __deepcopy__(self, memo: object) -> "EncoderNotes":
+        return self
+
+
 class Captioner(nn.Module, ABC):
     """An image captioner: a transformers model, its processor, and what a sweep needs of both.
 
@@ -99,6 +110,7 @@ class Captioner(nn.Module, ABC):
     def __init__(self, network: Any, processor: Any, image_size: int) -> None:
         """`image_size` is what the network takes, in pixels a side; the processor is made to give it."""
         super().__init__()
+        self.encoder_notes = EncoderNotes()
         self.network = network
         self.processor = processor
         images = processor.image_processor
