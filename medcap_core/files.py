@@ -17,6 +17,13 @@ def write_text_atomically(path: Path, text: str) -> None:
     replace_durably(temporary, path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step that survives `kill -9`; after a power cut it may be damaged."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.replace(path)
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON. Raises ValueError for NaN and infinities, which JSON cannot hold."""
     write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

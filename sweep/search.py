@@ -29,14 +29,33 @@ from sweep.trial import FAILURE, Assignment, free_workers, run_trial
 from sweep.trial_record import EPOCH_FIELDS, TrialRecord, TrialState
 
 MOST_RETRIES = 2
+MOST_ROUNDS = 3
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
-    """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed."""
-    remaining = study.num_remaining
-    if not remaining:
-        return
+    """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
+
+    Raises RunFault where Ray gives trials up again and again without an end.
+    """
+    try:
+        for _ in range(MOST_ROUNDS):
+            if study.num_remaining:
+                _run_round(study, resources, view, log)
+            if study.is_complete:
+                return
+            study.requeue_stopped()  # Tune may let go of a trial that it stopped too slowly
+    finally:
+        if log is not None:
+            log.close()
+    raise RunFault(
+        f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
+        "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
+    )
+
+
+def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
+    """Hand everything the study proposes to one Tuner."""
     ledger = Ledger(study, view)
     scratch = scratch_directory(study)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
@@ -46,7 +65,7 @@ def run_search(study: Study, resources: TrialResources, view: SweepView, log: Ex
         tune_config=TuneConfig(
             search_alg=StudySearcher(ledger, resources),
             scheduler=StudyScheduler(ledger),
-            num_samples=remaining,
+            num_samples=study.num_remaining,
             max_concurrent_trials=resources.max_concurrent,
             reuse_actors=resources.num_workers == 1,
             trial_name_creator=_name_trial,
@@ -68,8 +87,6 @@ def run_search(study: Study, resources: TrialResources, view: SweepView, log: Ex
         raise
     finally:
         ledger.stop_unfinished()
-        if log is not None:
-            log.close()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from medcap_core.errors import RunFault
-from medcap_core.files import write_json_atomically, write_text_atomically
+from medcap_core.files import replace_text, write_json_atomically, write_text_atomically
 from sweep.plan import short_label
 from sweep.progress import TrialRow
 from sweep.proposal import build_proposal, find_trial_outside
@@ -244,6 +244,10 @@ class Study:
         rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
         return should_prune(record.build_curve(), others, rungs, self.space.reduction_factor)
 
+    def requeue_stopped(self) -> None:
+        """Propose again, and first, the trials that were stopped on their way."""
+        self._to_resume = [record.name for record in self.records if not record.state.is_final]
+
     # The best
 
     def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
@@ -353,7 +357,8 @@ class Study:
         write_json_atomically(folder / "trial.json", dump_record(record))
 
     def _write_csv(self) -> None:
-        write_text_atomically(self.directory / "trials.csv", format_csv(self.records))
+        """Not durably, since it follows from the records."""
+        replace_text(self.directory / "trials.csv", format_csv(self.records))
 
 
 def build_row(record: TrialRecord) -> TrialRow:

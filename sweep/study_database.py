@@ -8,9 +8,10 @@ up. For the same reason a database that is missing altogether is made anew from 
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import optuna
 from optuna.distributions import json_to_distribution
@@ -36,6 +37,7 @@ class StudyDatabase:
         self.path = path
         self._storage = storage
         self._study = study
+        self._known: dict[int, _Mirrored] = {}
 
     @classmethod
     def open(cls, path: Path, study_name: str) -> Self:
@@ -81,26 +83,46 @@ class StudyDatabase:
 
     def mirror(self, record: TrialRecord) -> None:
         """Write what the study lacks of `record`; a trial the study holds as finished is left as it is."""
-        trials = self.load_trials()
-        self._mirror(record, trials[record.number] if record.number < len(trials) else None)
+        self._mirror(record, None)
 
     def _mirror(self, record: TrialRecord, trial: FrozenTrial | None) -> None:
-        if trial is None:
-            self._study.add_trial(_build_running_trial(record))
-            trial = self.load_trials()[record.number]
-        if trial.params != record.parameters:
+        """`trial` is what the study holds of a record that this process has not mirrored before."""
+        known = self._known.get(record.number)
+        if known is None:
+            known = self._known[record.number] = self._add(record) if trial is None else _recall(trial)
+        if known.parameters != record.parameters:
             raise RunFault(
                 f"{self.path}: trial {record.number} has other values than {record.name}/trial.json; the two are not "
                 "of one run. Move study.db away and resume: it is made anew from the trial.json files."
             )
-        if trial.state.is_finished():
+        if known.is_finished:
             return
         for step, best_so_far in record.build_curve().items():
-            if trial.intermediate_values.get(step) != best_so_far:
-                self._storage.set_trial_intermediate_value(trial._trial_id, step, best_so_far)
+            if known.curve.get(step) != best_so_far:
+                self._storage.set_trial_intermediate_value(known.trial_id, step, best_so_far)
+                known.curve[step] = best_so_far
         if record.state.is_final:
             value = record.best_cider if record.state is TrialState.SUCCEEDED else None
             self._study.tell(record.number, value, state=_FINAL_STATES[record.state])
+            known.is_finished = True
+
+    def _add(self, record: TrialRecord) -> "_Mirrored":
+        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=_build_running_trial(record))
+        return _Mirrored(trial_id, record.parameters)
+
+
+@dataclass
+class _Mirrored:
+    """What the study holds of a trial; kept here because asking SQLite at every epoch of every trial is slow."""
+
+    trial_id: int
+    parameters: dict[str, Any]
+    curve: dict[int, float] = field(default_factory=dict)
+    is_finished: bool = False
+
+
+def _recall(trial: FrozenTrial) -> _Mirrored:
+    return _Mirrored(trial._trial_id, trial.params, dict(trial.intermediate_values), trial.state.is_finished())
 
 
 def _build_running_trial(record: TrialRecord) -> FrozenTrial:

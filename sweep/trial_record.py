@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class TrialRecord:
     epochs: list[EpochValues] = field(default_factory=list)
     pruned_at_epoch: int | None = None
     whole_validation_cider: float | None = None
+
+    @cached_property
+    def config_cells(self) -> list[Any]:
+        """The config as it stands in a table, in the order of its fields."""
+        values = self.config.model_dump(mode="json")
+        return [values[name] for name in TrialConfig.model_fields]
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
         """Keep the report of an epoch, in the order of the epochs. Raises KeyError if a field is missing."""
@@ -211,11 +218,8 @@ def format_csv(records: Iterable[TrialRecord]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fields = list(TrialConfig.model_fields)
-    writer.writerow([*RESULT_COLUMNS, *(f"config.{name}" for name in fields)])
-    for record in records:
-        config = record.config.model_dump(mode="json")
-        writer.writerow([*_result_cells(record), *(config[name] for name in fields)])
+    writer.writerow([*RESULT_COLUMNS, *(f"config.{name}" for name in TrialConfig.model_fields)])
+    writer.writerows([*_result_cells(record), *record.config_cells] for record in records)
     return text.getvalue()
 
 

@@ -55,6 +55,21 @@ def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable
         assert following.name == "trial_0003"
 
 
+def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[..., Study]) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=1)
+    one, two = study.propose(), study.propose()
+    assert one and two
+    study.finish(one.name, TrialState.SUCCEEDED)
+    study.stop_unfinished("interrupted")
+    assert study.num_remaining == 2
+    study.requeue_stopped()
+    assert study.num_remaining == 3
+    again = study.propose()
+    assert again is two
+    assert again.state is TrialState.PENDING
+
+
 def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
     run_one(study, 2.0, 2.0, 2.0, 2.0)
@@ -77,7 +92,7 @@ class SnapshotEachWrite:
         self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
         for owner, name in (
             (sweep.study, "write_json_atomically"),
-            (sweep.study, "write_text_atomically"),
+            (sweep.study, "replace_text"),
             (RDBStorage, "create_new_trial"),
             (RDBStorage, "set_trial_intermediate_value"),
             (RDBStorage, "set_trial_state_values"),
