@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medcap_core.batches import DEVICE_LOCK, ImageSource, PixelSource, Positions
 from medcap_core.cache import guard_cache_writes
-from medcap_core.config import TrialConfig
+from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.feature_store import FeatureStore, features_folder, measure_stored_bytes
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.row_store import Progress
@@ -46,10 +46,12 @@ def open_images(
 
     With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels where
     the encoder is trained, where images are augmented, where `cache_features` is off, where the features do not fit
-    into `max_feature_cache_gb` or on the disk, and where reading them is slower than encoding again.
+    into `max_feature_cache_gb` or on the disk, and where reading them is slower than encoding again. Nor is anything
+    encoded that no one looks at: the train split of a zero-shot trial.
     """
     pixels = PixelSource(split)
-    if augmented or not config.cache_features or not encoder_is_frozen(config):
+    is_unused = split.split == "train" and config.freeze is FreezeMode.ZERO_SHOT
+    if is_unused or augmented or not config.cache_features or not encoder_is_frozen(config):
         return pixels
     encoder = FrozenEncoder(captioner, config)
     store = FeatureStore(split.store, encoder.hash, encoder.measure_output(split), encoder.precision)

@@ -211,6 +211,11 @@ def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: i
     if cpus > cluster_cpus:
         raise RunFault(f"resources.cpus_per_trial {cpus:g} exceeds the {cluster_cpus:g} CPUs there are; lower it.")
     cpus_per_worker = cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers
+    if cpus_per_worker <= 0:
+        raise RunFault(
+            f"resources.cpus_per_trial {cpus:g} leaves nothing for {workers} workers: the process that leads them "
+            f"takes {DRIVER_CPUS:g} of a CPU; raise it."
+        )
     return TrialResources(
         num_workers=workers,
         cpus_per_worker=_fit_to_nodes(nodes, cpus_per_worker, gpus / workers, wanted),

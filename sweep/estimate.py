@@ -93,7 +93,7 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     sizes = count_images(base)
     caption_seconds = float(np.mean([units[_kind(config)].caption_seconds for config in drawn]))
     encoding = sum(
-        max(unit.encoding_seconds for _, unit in group) * sum(sizes.values()) for group in _by_encoder(measured)
+        max(unit.encoding_seconds for _, unit in group) * _count_encoded(group) for group in _by_encoder(measured)
     )
     scored_again = 3 * count_images(base.model_copy(update={"max_validation_images": None}))["validation"]
     num_tested = num_trials(space) if space.test == "all" else 1
@@ -146,6 +146,15 @@ def _by_encoder(measured: list[Measured]) -> list[list[Measured]]:
     for config, unit in measured:
         groups.setdefault(_encoder_of(config), []).append((config, unit))
     return list(groups.values())
+
+
+def _count_encoded(group: list[Measured]) -> int:
+    """How many images one encoder sees; a zero-shot trial looks at no training images."""
+    counts = []
+    for config, _ in group:
+        sizes = count_images(config)
+        counts.append(sum(sizes.values()) - (config.freeze is FreezeMode.ZERO_SHOT) * sizes["train"])
+    return max(counts)
 
 
 def measure_units(config: TrialConfig) -> UnitCost:
@@ -212,7 +221,7 @@ def count_images(config: TrialConfig) -> dict[SplitName, int]:
 
 def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
     """Share of all planned epochs that the scheduler lets trials run, if their quality is drawn at random."""
-    if space.scheduler == "none" or space.sampler == "grid":
+    if not space.stops_weak_trials:
         return 1.0
     rungs = build_rungs(space.grace_fraction, space.reduction_factor)
     generator = np.random.default_rng(0)
@@ -247,6 +256,6 @@ def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
         num_images = max(sum(count_images(config).values()) for config, _ in group)
         geometry = load_geometry(group[0][0])
         decoded[geometry] = max(decoded.get(geometry, 0), num_images)
-        encoded_bytes += num_images * max(unit.feature_bytes for _, unit in group)
+        encoded_bytes += _count_encoded(group) * max(unit.feature_bytes for _, unit in group)
     decoded_bytes = sum(3 * geometry.size**2 * count for geometry, count in decoded.items())
     return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + decoded_bytes + encoded_bytes

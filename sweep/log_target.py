@@ -18,8 +18,8 @@ class LogTarget(StrEnum):
 _PACKAGES = {LogTarget.TENSORBOARD: "tensorboardX", LogTarget.MLFLOW: "mlflow", LogTarget.WANDB: "wandb"}
 _INSTALL = {
     LogTarget.TENSORBOARD: "tensorboardX",
-    LogTarget.MLFLOW: "'medcap-sweep[mlflow]'",
-    LogTarget.WANDB: "'medcap-sweep[wandb]'",
+    LogTarget.MLFLOW: "-e '.[mlflow]'",
+    LogTarget.WANDB: "-e '.[wandb]'",
 }
 # Medical images and what is said of them stay here: no upload and no telemetry. Whatever the user has set stays.
 _ENVIRONMENT = {
@@ -37,7 +37,7 @@ def prepare_log(target: LogTarget) -> None:
     if find_spec(_PACKAGES[target]) is None:
         raise ConfigFault(
             f"--log-to {target.value} needs the package {_PACKAGES[target]}, which is not installed; get it by "
-            f"pip install {_INSTALL[target]}, or leave --log-to out."
+            f"pip install {_INSTALL[target]} in the project's folder, or leave --log-to out."
         )
     for name, value in _ENVIRONMENT[target].items():
         os.environ.setdefault(name, value)

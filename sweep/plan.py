@@ -74,8 +74,28 @@ def short_label(point: Mapping[str, Any]) -> str:
 
 
 def group_label(point: Mapping[str, Any]) -> str:
-    """The label of a point whatever its seed: rows that share it are repeats of one config."""
-    return short_label({knob: value for knob, value in point.items() if knob != "seed"})
+    """The label of a point whatever its seed. Points of other configs may share it; see `label_groups`."""
+    return short_label(_without_seed(point))
+
+
+def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each point whatever its seed, the same for repeats of one config and for these alone.
+
+    Configs that `group_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
+    """
+    configs: dict[str, set[frozenset[tuple[str, Any]]]] = {}
+    for point in points:
+        configs.setdefault(group_label(point), set()).add(frozenset(_without_seed(point).items()))
+    return [
+        group_label(point)
+        if len(configs[group_label(point)]) == 1
+        else " ".join(f"{knob}={value}" for knob, value in _without_seed(point).items())
+        for point in points
+    ]
+
+
+def _without_seed(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {knob: value for knob, value in point.items() if knob != "seed"}
 
 
 def describe_plan(
@@ -194,6 +214,8 @@ def _describe_num_trials(space: SearchSpace) -> str:
 def _describe_scheduler(space: SearchSpace) -> str:
     if space.scheduler == "none":
         return "none, every trial runs to its end"
+    if not space.stops_weak_trials:
+        return "asha, but every row of a comparison (grid, test: all) runs to its end"
     rungs = [f"{rung}%" for rung in build_rungs(space.grace_fraction, space.reduction_factor)]
     if not rungs:
         return "asha without a rung below the whole schedule, so every trial runs to its end"

@@ -10,7 +10,7 @@ from sweep.conditions import active_branch, check_conditions, fold_fixed
 from sweep.fields import FaultList, WrongValue, coerce_field, show
 from sweep.knobs import NOT_SEARCHED, Branch, Choice, Grid, read_knob, read_value
 from sweep.models import check_models, read_models
-from sweep.plan import group_label
+from sweep.plan import label_groups
 from sweep.points import build_config, draw_points, grid_rows, is_complete, num_trials
 from sweep.schema import BASELINES, SETTINGS, Resources, SearchSpace
 
@@ -256,7 +256,7 @@ def _check_baseline(space: SearchSpace, faults: FaultList) -> None:
         known = [*BASELINES, "trial_0000"]
         is_known = _TRIAL_NAME.match(space.baseline) and int(space.baseline[6:]) < space.trials
     else:
-        labels = list(dict.fromkeys(group_label(row) for row in grid_rows(space)))
+        labels = list(dict.fromkeys(label_groups(grid_rows(space))))
         known = [*BASELINES, *labels]
         is_known = space.baseline in labels or (
             _TRIAL_NAME.match(space.baseline) and int(space.baseline[6:]) < space.trials

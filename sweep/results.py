@@ -183,7 +183,8 @@ def _read_table(path: Path, faults: list[str], *, text: bool) -> pd.DataFrame | 
     try:
         if text:
             return pd.read_csv(path, dtype=str, keep_default_na=False)
-        return pd.read_csv(path, dtype={"id": str, "row": str})
+        # An id may be "NA"; an unknown score is an empty cell.
+        return pd.read_csv(path, dtype={"id": str, "row": str}, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

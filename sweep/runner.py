@@ -74,6 +74,8 @@ def run_study(
     Raises EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
+    if num_more:
+        study.check_extension(num_more)  # before anything is started
     wanted = (
         space.resources
         if max_concurrent is None
@@ -157,7 +159,8 @@ def _model_of(config: TrialConfig) -> tuple[object, ...]:
 
 def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
     """What a run prints first: where, on what, and how to watch."""
-    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {len(cluster.nodes)} nodes"
+    nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
+    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
     devices = (
         f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
     )
@@ -241,6 +244,7 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
             c.max_validation_images,
             c.augment,
             c.precision,
+            c.freeze is FreezeMode.ZERO_SHOT,
         ): c
         for c in draw_configs(space, NUM_DRAWS)
         if encoder_is_frozen(c)
@@ -320,7 +324,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",
     )
-    if study.space.sampler != "grid":
+    if study.can_be_extended:
         more = max(4, study.num_wanted // 2)
         write_lines(console, f"Search further   python -m sweep.run --resume {directory} --trials +{more}")
 

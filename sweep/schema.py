@@ -59,6 +59,11 @@ class SearchSpace(BaseModel):
     resources: Resources = Resources()
 
     @property
+    def stops_weak_trials(self) -> bool:
+        """Whether trials may be stopped early; a comparison, a grid with `test: all`, needs all of its rows whole."""
+        return self.scheduler == "asha" and not (self.sampler == "grid" and self.test == "all")
+
+    @property
     def scoring_options(self) -> ScoringOptions:
         """How the test split is scored; the search's own CIDEr knows none of it."""
         return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing)

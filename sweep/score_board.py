@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from medcap_core.files import write_text_atomically
-from sweep.plan import group_label
+from sweep.plan import label_groups
 from sweep.row_details import (
     COMPARED_METRIC,
     RowDetails,
@@ -88,6 +88,8 @@ class ScoreBoard:
             self._per_image, groups, cases, baseline=baseline, aliases=aliases, seed=space.seed
         )
         self.metrics["comparisons"] = {"baseline": baseline, "metric": COMPARED_METRIC, "rows": rows}
+        if baseline != space.baseline:
+            self.metrics["comparisons"]["missing_baseline"] = space.baseline
         self.metrics["groups"] = []
         for label, trials in groups.items():
             group = describe_group(label, trials, self.metrics["trials"])
@@ -102,9 +104,10 @@ class ScoreBoard:
     def _group_trials(self) -> dict[str, list[str]]:
         """With `test: all`, the scored trials by config whatever the seed."""
         groups: dict[str, list[str]] = {}
-        for record in self._study.records if self._study.space.test == "all" else []:
+        records = self._study.records if self._study.space.test == "all" else []
+        for record, label in zip(records, label_groups([record.point for record in records]), strict=True):
             if record.name in self.metrics["trials"] and record.name in self._per_image:
-                groups.setdefault(group_label(record.point), []).append(record.name)
+                groups.setdefault(label, []).append(record.name)
         return groups
 
     def _write_per_image(self) -> None:

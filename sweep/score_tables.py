@@ -160,10 +160,12 @@ def _describe_statistics(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"95% interval of CIDEr: bootstrap over {drawn}{'; ±: standard deviation over seeds' * spread}")
     comparisons = metrics.get("comparisons", {})
     if comparisons.get("rows"):
-        baseline = comparisons["baseline"]
+        baseline, missing = comparisons["baseline"], comparisons.get("missing_baseline")
         unit = resampling["unit"] if resampling else "image"
+        instead = f" (as {missing} was not scored)" if missing else ""
         lines.append(
-            f"p: CIDEr against {ROW_LABELS.get(baseline, baseline)}, sign-flip test by {unit}s, corrected by Holm"
+            f"p: CIDEr against {ROW_LABELS.get(baseline, baseline)}{instead}, sign-flip test by {unit}s, "
+            "corrected by Holm"
         )
     if metrics.get("caption_preprocessing", "none") != "none":
         lines.append(f"captions and references preprocessed as {metrics['caption_preprocessing']}")

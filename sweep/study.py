@@ -155,6 +155,11 @@ class Study:
         """Whether every wanted trial is over for good."""
         return self.num_finished >= self.num_wanted
 
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether there are more trials to be had than the run wants."""
+        return self.space.sampler != "grid" and bool(self.space.search)
+
     def rows(self) -> list[TrialRow]:
         """The trials as the live table shows them."""
         return [build_row(record) for record in self.records]
@@ -237,8 +242,7 @@ class Study:
                 self.finish(record.name, TrialState.STOPPED, reason)
 
     def _is_to_prune(self, record: TrialRecord) -> bool:
-        compares_all = self.space.sampler == "grid" and self.space.test == "all"
-        if self.space.scheduler == "none" or compares_all:
+        if not self.space.stops_weak_trials:
             return False
         others = [other.build_curve() for other in self.records if other is not record]
         rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
@@ -330,16 +334,17 @@ class Study:
 
     # Going on
 
-    def extend(self, num_more: int) -> None:
-        """Want so many trials more, for good: `trials` in the run's space.yaml grows.
-
-        Raises RunFault where there are no more: for a grid, and where nothing is searched.
-        """
-        if self.space.sampler == "grid" or not self.space.search:
-            why = "a grid has its rows and no more" if self.space.search else "nothing is searched"
+    def check_extension(self, num_more: int) -> None:
+        """Raise RunFault where there are not so many trials more: of a grid, and where nothing is searched."""
+        if not self.can_be_extended:
+            why = "a grid has its rows and no more" if self.space.sampler == "grid" else "nothing is searched"
             raise RunFault(f"{self.directory}: {why}; leave --trials out, it is for tpe and random searches.")
         if num_more < 1:
             raise RunFault(f"--trials +{num_more}: add at least one trial.")
+
+    def extend(self, num_more: int) -> None:
+        """Want so many trials more, for good: `trials` in the run's space.yaml grows. Raises as `check_extension`."""
+        self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
         write_text_atomically(self.directory / "space.yaml", dump_space(self.space))
 

@@ -80,7 +80,7 @@ def test_features_are_those_of_the_encoder_and_computed_once(
 @pytest.mark.parametrize(
     ("changes", "augmented"),
     [({"freeze": "full"}, False), ({"freeze": "encoder_only"}, False), ({"freeze": "lora", "lora_vision": True}, False),
-     ({"cache_features": False}, False), ({}, True)],
+     ({"cache_features": False}, False), ({}, True), ({"freeze": "zero_shot"}, False)],
 )  # fmt: skip
 def test_pixels_where_features_would_change_or_are_not_wanted(
     config: TrialConfig, cache: Path, changes: dict[str, object], augmented: bool

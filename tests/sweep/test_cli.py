@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from medcap_core.config import TrialConfig
 from medcap_core.metrics import METRICS
 from sweep.run import app
-from sweep.space import load_space
+from sweep.space import build_space, load_space
+from sweep.study import Study
 from sweep.trial_record import RESULT_COLUMNS
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.real_runs import LOOPBACK, NUM_IMAGES, Materials, ended_afterwards, start_run
@@ -197,6 +198,12 @@ class TestFaults:
     def test_a_flag_that_a_resumed_run_cannot_take(self, run: Callable[..., Result], finished_run: FinishedRun) -> None:
         result = run("--resume", finished_run.directory, "--data", "phantoms", "--seed", 3)
         says_one_thing(result, "--data, --seed cannot be given")
+
+    def test_more_trials_than_there_are(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        with Study.create(tmp_path / "single", build_space({"name": "single", "data": "/no/such"}, "test")) as study:
+            pass
+        result = run("--resume", study.directory, "--trials", "+2")
+        says_one_thing(result, "nothing is searched; leave --trials out")  # told before the data are looked for
 
     def test_a_folder_that_is_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
         says_one_thing(run("--resume", materials.images), "is not a run directory", "no space.yaml")

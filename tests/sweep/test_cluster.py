@@ -77,6 +77,10 @@ class TestResources:
     def test_that_cannot_be_had_are_a_fault(self) -> None:
         with pytest.raises(RunFault, match=r"^resources.cpus_per_trial 9 exceeds the 8 CPUs there are; lower it.$"):
             choose_resources([NodeSize(5), NodeSize(3)], Resources(cpus_per_trial=9), 2)
+        with pytest.raises(
+            RunFault, match=r"^resources.cpus_per_trial 0.1 leaves nothing for 2 workers: .* raise it.$"
+        ):
+            choose_resources([NodeSize(8)], Resources(workers_per_trial=2, cpus_per_trial=0.1), 5)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial 1 exceeds the 0 GPUs there are; lower it.$"):
             choose_resources([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
 

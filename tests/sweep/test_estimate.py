@@ -2,6 +2,7 @@
 
 import pytest
 
+from medcap_core.config import FreezeMode
 from medcap_core.models import load_captioner
 from sweep.cluster import TrialResources
 from sweep.estimate import UnitCost, count_images, estimate_cost, estimate_disk, simulate_share_run
@@ -59,6 +60,8 @@ def test_disk_holds_running_kept_and_best_trials(space: SearchSpace) -> None:
     assert estimate_disk(measured, TWO_AT_ONCE) == expected
     larger = config.model_copy(update={"image_size": 64})  # another size and another encoder, one not stored
     assert estimate_disk([*measured, (larger, units[1])], TWO_AT_ONCE) == expected + 3 * 64 * 64 * (22 + 6 + 7)
+    untrained = [(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), unit) for unit in units]
+    assert estimate_disk(untrained, TWO_AT_ONCE) == expected - 960 * 22  # training images are decoded, not encoded
 
 
 def test_the_share_that_asha_runs(space: SearchSpace) -> None:
@@ -67,5 +70,8 @@ def test_the_share_that_asha_runs(space: SearchSpace) -> None:
     share = simulate_share_run(space, configs)
     assert 0.25 < share < 1.0
     assert simulate_share_run(with_(space, reduction_factor=4), configs) < share
+    rows = {"sampler": "grid", "search": {}, "seeds": (1, 2, 3, 5)}
+    assert simulate_share_run(with_(space, **rows), configs) < 1.0
+    assert simulate_share_run(with_(space, **rows, test="all"), configs) == 1.0
     short = [build_config(space, {"freeze": "full", "num_epochs": 1})]
     assert simulate_share_run(space, short) == 1.0

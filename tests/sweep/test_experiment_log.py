@@ -66,7 +66,7 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
 def test_an_absent_package_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_target, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigFault, match=r"^--log-to wandb needs the package wandb.*pip install 'medcap-sweep\[wandb\]'"
+        ConfigFault, match=r"^--log-to wandb needs the package wandb.*pip install -e '\.\[wandb\]' in the project's"
     ):
         prepare_log(LogTarget.WANDB)
 

@@ -118,6 +118,13 @@ def test_plan_of_a_grid() -> None:
     )
 
 
+def test_plan_of_a_comparison_stops_nothing() -> None:
+    values = {"name": "rows", "search": {"num_epochs": {"grid": [2, 3]}}, "sampler": "grid"}
+    assert "  scheduler    asha, one in 2" in describe_plan(build_space(values, "a test"))
+    text = describe_plan(build_space(values | {"test": "all"}, "a test"))
+    assert "  scheduler    asha, but every row of a comparison (grid, test: all) runs to its end\n" in text
+
+
 def test_plan_where_nothing_is_searched() -> None:
     text = describe_plan(build_space({"name": "one", "trials": 1}, "a test"))
     assert "  trials       1 (nothing is searched)\n" in text

@@ -101,10 +101,11 @@ def test_scores_of_images_are_read_where_they_are(create: Create) -> None:
     directory = finish(study)
     assert load_results(directory).image_scores is None
     (directory / "tables").mkdir()
-    pd.DataFrame({"id": ["a"], "CIDEr": [0.5]}).to_csv(directory / "tables" / "per_image_scores.csv")
+    pd.DataFrame({"id": ["NA", "007"], "CIDEr": [0.5, None]}).to_csv(directory / "tables" / "per_image_scores.csv")
     table = load_results(directory).image_scores
     assert table is not None
-    assert table["CIDEr"].tolist() == [0.5]
+    assert table["id"].tolist() == ["NA", "007"]
+    assert table["CIDEr"].fillna(-1).tolist() == [0.5, -1]
 
 
 def grid(**changes: object) -> SearchSpace:

@@ -152,7 +152,22 @@ def test_a_group_can_be_the_baseline(create: Callable[..., Study], study: Study)
 
 def test_a_baseline_without_scores_gives_way_to_zero_shot(study: Study) -> None:
     study.space = study.space.model_copy(update={"baseline": "trial_0009"})
-    assert fill(study).metrics["comparisons"]["baseline"] == "zero_shot"
+    comparisons = fill(study).metrics["comparisons"]
+    assert (comparisons["baseline"], comparisons["missing_baseline"]) == ("zero_shot", "trial_0009")
+
+
+def test_configs_that_look_alike_are_no_repeats(create: Callable[..., Study]) -> None:
+    rates = {"learning_rate": {"grid": [1.0e-3, 1.02e-3]}}
+    study = create(build_space(GRID | {"search": rates, "baseline": "learning_rate=0.00102"}, "test"))
+    while (record := study.propose()) is not None:
+        study.report(record.name, report_of(record, 1, 1.0))
+        study.finish(record.name, TrialState.SUCCEEDED)
+    metrics = fill(study).metrics
+    assert [(group["label"], group["trials"]) for group in metrics["groups"]] == [
+        ("learning_rate=0.001", ["trial_0000", "trial_0001"]),
+        ("learning_rate=0.00102", ["trial_0002", "trial_0003"]),
+    ]
+    assert metrics["comparisons"]["baseline"] == "learning_rate=0.00102"
 
 
 def test_rows_of_other_images_are_not_compared() -> None:

@@ -188,6 +188,7 @@ def test_more_trials_are_wanted_for_good_but_not_of_a_grid(create: Callable[...,
     single = create(build_space({"name": "single"}, "test"), "single")
     with pytest.raises(RunFault, match="nothing is searched"):
         single.extend(1)
+    assert (study.can_be_extended, grid.can_be_extended, single.can_be_extended) == (True, False, False)
 
 
 # Reports and pruning

@@ -405,6 +405,10 @@ def test_confidence_stands_beside_cider_and_fits_80_columns():
         "95% interval of CIDEr: bootstrap over 267 cases, 1,000 resamples",
         "p: CIDEr against zero-shot, sign-flip test by cases, corrected by Holm",
     ]
+    comparisons = WHOLE["comparisons"] | {"missing_baseline": "trial_0003"}
+    assert print_unstyled(WHOLE | {"comparisons": comparisons}, width=120)[-1] == (
+        "p: CIDEr against zero-shot (as trial_0003 was not scored), sign-flip test by cases, corrected by Holm"
+    )
     assert "BLEU-2  BLEU-3" in print_unstyled(WHOLE, width=120)[0]
     narrow = print_unstyled(WHOLE, width=50)
     assert max(map(len, narrow[:4])) <= 50
