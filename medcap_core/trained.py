@@ -27,7 +27,8 @@ def build_trained_captioner(config: TrialConfig, weights: Path | None, device: t
         summary = apply_tuning(captioner, config)
         load_weights(captioner, weights)
         cast_frozen(captioner, choose_frozen_dtype(config, device))
-        if config.quantization == "none" and choose_load_dtype(config, device) is torch.float32:
+        base_is_float32 = not captioner.is_large or choose_load_dtype(config, device) is torch.float32
+        if config.quantization == "none" and base_is_float32:
             merge_tuning(captioner, summary)
     captioner.eval()
     return captioner
@@ -46,7 +47,8 @@ def export_captioner(config: TrialConfig, weights: Path | None, directory: Path)
     The caption length and beams of `config` are saved as the model's `generation_config`, the whole config beside it in
     `trial_config.json`.
     """
-    whole = config.model_copy(update={"quantization": "none"})  # what was trained beside quantized weights is merged
+    # What was trained beside quantized weights or ones in bf16 is merged into the checkpoint's own.
+    whole = config.model_copy(update={"quantization": "none", "weights_dtype": "fp32"})
     captioner = build_trained_captioner(whole, weights)
     captioner.set_generation_defaults(config)
     captioner.save(directory)

@@ -85,6 +85,17 @@ def test_a_merged_captioner_captions_as_the_unmerged_one(trial: TrainedTrial) ->
     assert caption(merged, trial.config) == caption(trial.captioner, trial.config)
 
 
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"weights_dtype": "bf16"}])
+def test_an_export_after_training_in_bf16_is_merged(
+    trial: TrainedTrial, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    export_captioner(trial.config.model_copy(update=settings), trial.weights, tmp_path / "bf16")
+    export_captioner(trial.config, trial.weights, tmp_path / "fp32")
+    in_bf16, in_fp32 = (load_file(tmp_path / name / "model.safetensors") for name in ("bf16", "fp32"))
+    assert in_bf16.keys() == in_fp32.keys()
+    assert all(torch.equal(in_bf16[name], in_fp32[name]) for name in in_fp32)
+
+
 def test_a_trained_captioner_is_kept_for_the_next_call(trial: TrainedTrial) -> None:
     first = load_trained_captioner(trial.config, trial.weights)
     assert load_trained_captioner(trial.config, trial.weights) is first

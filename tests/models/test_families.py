@@ -307,6 +307,10 @@ def test_large_models_hold_frozen_weights_in_bf16_and_train_in_float32(
         assert reports[-1].validation_loss < reports[0].validation_loss
         assert {dtypes[name] for name in dtypes if name.startswith(("query", "qformer"))} == {torch.float32}
     assert len(generate_captions(trained, PixelSource(data.splits["validation"]), config)) == 7
+    export_captioner(config, weights, tmp_path / "best")
+    exported = load_captioner(str(tmp_path / "best")).state_dict()
+    assert {name: value.dtype for name, value in exported.items() if ".lora_" in name} == {}
+    assert exported.keys() == load_captioner(str(folder)).state_dict().keys()
 
 
 def test_what_is_trained_beside_bf16_weights_becomes_float32(folder_of: Callable[[str], Path]) -> None:
