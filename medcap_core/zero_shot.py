@@ -54,11 +54,16 @@ def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, o
     device = next(captioner.parameters()).device
     described: dict[str, object] = {name: getattr(config, name) for name in _DECIDING_FIELDS}
     described |= {
-        "model": hash_weights(config.model),
+        "model": _identify(config.model),
         "precision": str(choose_precision(config, device)),
         "device": device.type,
         "versions": [torch.__version__, transformers.__version__],
     }
-    if config.vision_model is not None:  # the connection to another tower is new, drawn by the seed
-        described |= {"vision_model": hash_weights(config.vision_model), "seed": config.seed}
+    if config.vision_model is not None:
+        described["vision_model"] = _identify(config.vision_model)
     return described
+
+
+def _identify(model: str) -> str:
+    """The weights of a checkpoint; its name where they cannot be hashed, so that no two models are taken for one."""
+    return hash_weights(model) or model

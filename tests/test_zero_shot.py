@@ -75,6 +75,15 @@ def test_another_model_or_search_has_captions_of_its_own(
     assert describe_captioner(captioner, irrelevant) == described[0]
 
 
+def test_models_whose_weights_cannot_be_hashed_are_told_apart_by_name(
+    config: TrialConfig, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "hash_weights", lambda _: None)
+    models = [config.model_copy(update={"model": name}) for name in ("one/captioner", "another/captioner")]
+    one, another = (describe_captioner(captioner, model) for model in models)
+    assert CaptionStore("images", one).path != CaptionStore("images", another).path
+
+
 def test_a_line_cut_off_by_a_kill_is_captioned_again(tmp_path: Path) -> None:
     store = CaptionStore("images", {}, tmp_path)
     rows = np.array([4, 2])

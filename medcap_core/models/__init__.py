@@ -177,7 +177,10 @@ def _describe_pickled(source: str) -> str:
 
 
 def hash_weights(name_or_path: str) -> str | None:
-    """SHA-256 over a checkpoint's safetensors files; None where a Hub checkpoint is not in the local cache."""
+    """SHA-256 over a checkpoint's safetensors files; None where a Hub checkpoint has none in the local cache.
+
+    That is also so where the Hub keeps them in another revision, converted from pickled ones.
+    """
     source = resolve_model(name_or_path)
     folder = Path(source)
     if not folder.is_dir():
@@ -185,8 +188,11 @@ def hash_weights(name_or_path: str) -> str | None:
         if not isinstance(config, str):
             return None
         folder = Path(config).parent
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        return None
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -115,6 +115,11 @@ def test_a_hub_model_without_network_or_copy_says_where_it_looked(monkeypatch: p
     assert hash_weights("nobody/no-such-captioner") is None
 
 
+def test_a_checkpoint_without_safetensors_has_no_hash(tiny_blip: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_blip / "config.json", tmp_path)
+    assert hash_weights(str(tmp_path)) is None
+
+
 def test_names_are_resolved(tiny_blip: Path) -> None:
     assert resolve_model("phantom-blip") == str(EMBEDDED_MODELS["phantom-blip"])
     assert resolve_model(str(tiny_blip)) == str(tiny_blip)
