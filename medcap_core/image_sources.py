@@ -47,11 +47,15 @@ def open_images(
     With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels where
     the encoder is trained, where images are augmented, where `cache_features` is off, where the features do not fit
     into `max_feature_cache_gb` or on the disk, and where reading them is slower than encoding again. Nor is anything
-    encoded that no one looks at: the train split of a zero-shot trial.
+    encoded that no one looks at: the train split of a zero-shot trial. Where the encoder is trained, features of other
+    trials leave the accelerator's memory.
     """
     pixels = PixelSource(split)
+    if not encoder_is_frozen(config):
+        _resident.clear()
+        return pixels
     is_unused = split.split == "train" and config.freeze is FreezeMode.ZERO_SHOT
-    if is_unused or augmented or not config.cache_features or not encoder_is_frozen(config):
+    if is_unused or augmented or not config.cache_features:
         return pixels
     encoder = FrozenEncoder(captioner, config)
     store = FeatureStore(split.store, encoder.hash, encoder.measure_output(split), encoder.precision)
@@ -222,15 +226,20 @@ def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch
     return len(rows) * store.row_bytes <= _SHARE_OF_FREE_MEMORY * free_bytes
 
 
-_resident: dict[tuple[str, bytes, torch.device], Tensor] = {}
+_resident: dict[tuple[str, str, bytes, torch.device], Tensor] = {}
 _MOST_RESIDENT = 4
 
 
 def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> Tensor | None:
-    """The features on the accelerator, loaded once a process and shared by its trials; None where they do not fit."""
-    key = (store.key, rows.tobytes(), device)
+    """The features on the accelerator, loaded once a process and shared by its trials; None where they do not fit.
+
+    Those of one encoder at a time, so that a sweep over several models does not fill the memory.
+    """
+    key = (store.encoder_hash, store.key, rows.tobytes(), device)
     if key in _resident:
         return _resident[key]
+    for other in [other for other in _resident if other[0] != store.encoder_hash]:
+        del _resident[other]
     if not _fit_into_memory(store, rows, device):
         return None
     while len(_resident) >= _MOST_RESIDENT:

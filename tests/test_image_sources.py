@@ -19,7 +19,7 @@ from medcap_core.image_sources import FeatureSource, hash_encoder, open_images
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.training import fit
 from tests.sweep.real_runs import NUM_IMAGES, write_images
-from tests.tiny_blip import VISION_WIDTH, tiny_config
+from tests.tiny_blip import VISION_WIDTH, save_tiny_blip, tiny_config
 
 NUM_TOKENS = 10  # 3 x 3 patches and the class token
 
@@ -214,3 +214,20 @@ def test_features_kept_in_memory_are_the_same(config: TrialConfig, monkeypatch: 
     other_trial = open_images(captioner, data.splits["train"], config)
     assert isinstance(other_trial, FeatureSource)
     assert other_trial.resident is resident.resident
+
+
+def test_features_leave_the_memory_for_another_model_and_for_a_trained_encoder(
+    config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_sources, "_fit_into_memory", lambda *_: True)
+    monkeypatch.setattr(image_sources, "_resident", {})
+    captioner, data = prepare(config)
+    sources = [open_images(captioner, data.splits[name], config) for name in ("train", "validation")]
+    assert all(isinstance(source, FeatureSource) and source.resident is not None for source in sources)
+    assert len(image_sources._resident) == 2
+    other_model = config.model_copy(update={"model": str(save_tiny_blip(tmp_path / "other", seed=5))})
+    other, other_data = prepare(other_model)
+    open_images(other, other_data.splits["validation"], other_model)
+    assert len(image_sources._resident) == 1
+    open_images(other, other_data.splits["validation"], other_model.model_copy(update={"freeze": FreezeMode.FULL}))
+    assert not image_sources._resident

@@ -42,6 +42,7 @@ class FeatureStore:
     ) -> None:
         """`encoder_hash` stands for weights and settings of the encoder; nothing is written yet."""
         self.images = images
+        self.encoder_hash = encoder_hash
         self.dtype = dtype
         described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
