@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 
@@ -51,15 +52,21 @@ def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
 
 
 def read_settings(model: str) -> TrialConfig:
-    """How the run that made a model generated captions; the defaults for a model that no run made."""
+    """How the run that made a model generated captions; the defaults for a model that no run made.
+
+    Without a CUDA device the model, which is exported whole, is not quantized, whatever the run did.
+    """
     path = Path(model) / TRIAL_CONFIG_FILE
     if not path.is_file():
         return build_trial_config({"model": model}, "--model")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
-    return build_trial_config(values | {"model": model, "image_size": None, "vision_model": None}, str(path))
+    values |= {"model": model, "image_size": None, "vision_model": None}
+    if not torch.cuda.is_available():
+        values["quantization"] = "none"
+    return build_trial_config(values, str(path))
 
 
 def main(

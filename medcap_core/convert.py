@@ -5,6 +5,7 @@ python -m medcap_core.convert owner/name FOLDER
 Nothing else in this project reads pickled weights. Here PyTorch's restricted unpickler reads tensors and nothing else.
 """
 
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -23,10 +24,10 @@ _KEPT_FILES = ("*.json", "*.txt", "*.model")
 def convert_weights(source: str, folder: Path) -> None:
     """Write the checkpoint `source` (a folder or a Hub name) to a new `folder` with its weights as safetensors.
 
-    Raises ModelFault where there is nothing to convert or the folder is taken.
+    Raises ModelFault where there is nothing to convert, the folder is taken, or a file holds more than tensors.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelFault(f"{folder} is not empty; name a new folder.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelFault(f"{folder} is a file or a folder that is not empty; name a new folder.")
     if Path(source).is_dir():
         origin = Path(source)
     else:
@@ -39,7 +40,7 @@ def convert_weights(source: str, folder: Path) -> None:
         raise ModelFault(f"model {source}: it has no pytorch_model.bin, so there is nothing to convert.")
     weights: dict[str, torch.Tensor] = {}
     for part in parts:
-        weights |= torch.load(part, map_location="cpu", weights_only=True)
+        weights |= _read_tensors(part)
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in _KEPT_FILES:
         for path in origin.glob(pattern):
@@ -48,6 +49,17 @@ def convert_weights(source: str, folder: Path) -> None:
     # Tensors that share their memory, such as tied embeddings, are written once each.
     tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = next(iter(str(error).splitlines()), "it is empty")
+        raise ModelFault(f"{path}: it is damaged, or not made of tensors alone ({reason}); get another copy.") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ModelFault(f"{path}: it holds more than a model's tensors by name; save the model's state_dict alone.")
+    return tensors
 
 
 def main(

@@ -1,18 +1,20 @@
 """Captioning images from the command line."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
 from medcap_core.caption import caption_images, main, read_settings
-from medcap_core.trained import export_captioner
+from medcap_core.trained import TRIAL_CONFIG_FILE, export_captioner
 from tests.tiny_blip import IMAGE_SIZE, tiny_config
 
 app = typer.Typer()
@@ -91,11 +93,21 @@ def test_a_model_that_is_none_is_named(images: list[Path], caption: Callable[...
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_damaged_settings_are_named(best: Path, images: list[Path], caption: Callable[..., Result]) -> None:
+def test_without_cuda_nothing_is_quantized(best: Path, tmp_path: Path) -> None:
+    values = json.loads((best / TRIAL_CONFIG_FILE).read_text())
+    (tmp_path / TRIAL_CONFIG_FILE).write_text(json.dumps(values | {"quantization": "4bit"}))
+    expected = "4bit" if torch.cuda.is_available() else "none"
+    assert read_settings(str(tmp_path)).quantization == expected
+
+
+@pytest.mark.parametrize("damaged", ['{"data": "phantoms", "mod', "3", '["data"]'])
+def test_damaged_settings_are_named(
+    best: Path, images: list[Path], caption: Callable[..., Result], damaged: str
+) -> None:
     path = best / "trial_config.json"
     text = path.read_text()
     try:
-        path.write_text(text[:40])
+        path.write_text(damaged)
         result = caption(images[0], "--model", best)
     finally:
         path.write_text(text)
