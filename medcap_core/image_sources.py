@@ -54,8 +54,7 @@ def open_images(
     if not encoder_is_frozen(config):
         _resident.clear()
         return pixels
-    is_unused = split.split == "train" and config.freeze is FreezeMode.ZERO_SHOT
-    if is_unused or augmented or not config.cache_features:
+    if augmented or not config.cache_features or (config.freeze is FreezeMode.ZERO_SHOT and split.split == "train"):
         return pixels
     encoder = FrozenEncoder(captioner, config)
     store = FeatureStore(split.store, encoder.hash, encoder.measure_output(split), encoder.precision)
