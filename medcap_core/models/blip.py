@@ -14,6 +14,7 @@ from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip_attention import SharedImageCache, fuse_attention, unfuse_attention
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
+from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
 
@@ -67,23 +68,8 @@ class BlipCaptioner(Captioner):
 
     def check(self, config: TrialConfig) -> None:
         """See `Captioner.check`."""
-        longest = int(self.network.config.text_config.max_position_embeddings)
-        prompt_length = len(self._prompt_ids(config.prompt))
-        faults = []
-        if config.max_caption_tokens > longest:
-            faults.append(f"max_caption_tokens {config.max_caption_tokens} exceeds the model's {longest} positions.")
-        if prompt_length + config.max_new_tokens > longest:
-            faults.append(
-                f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed the model's "
-                f"{longest} positions; lower max_new_tokens to at most {longest - prompt_length}."
-            )
-        if prompt_length >= config.max_caption_tokens:
-            faults.append(
-                f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
-                "raise max_caption_tokens or shorten the prompt."
-            )
-        if faults:
-            raise ModelFault(faults)
+        num_positions = int(self.network.config.text_config.max_position_embeddings)
+        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Begin token and prompt; the tokenizer's own end token is dropped."""
@@ -122,16 +108,11 @@ class BlipCaptioner(Captioner):
 
     def _generation_config(self, config: TrialConfig) -> GenerationConfig:
         text_config = self.network.config.text_config
-        return GenerationConfig(  # type: ignore[no-untyped-call]
-            num_beams=config.num_beams,
-            max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.min_new_tokens,
-            length_penalty=config.length_penalty,
-            repetition_penalty=config.repetition_penalty,
-            do_sample=False,
-            bos_token_id=text_config.bos_token_id,
-            eos_token_id=text_config.sep_token_id,
-            pad_token_id=text_config.pad_token_id,
+        return build_generation_config(
+            config,
+            begin_id=text_config.bos_token_id,
+            end_id=text_config.sep_token_id,
+            pad_id=text_config.pad_token_id,
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:

@@ -22,6 +22,7 @@ from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.quantization import build_quantization
 from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
@@ -104,28 +105,10 @@ class Blip2Captioner(Captioner):
 
     def check(self, config: TrialConfig) -> None:
         """See `Captioner.check`."""
-        faults = []
-        prompt_length = len(self._prompt_ids(config.prompt))
-        if prompt_length >= config.max_caption_tokens:
-            faults.append(
-                f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
-                "raise max_caption_tokens or shorten the prompt."
-            )
-        if not self.is_encoder_decoder:  # T5's positions are relative and know no end
-            longest = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
-            if config.max_caption_tokens > longest:
-                faults.append(
-                    f"max_caption_tokens {config.max_caption_tokens} exceeds the {longest} positions the model has "
-                    "beside the image."
-                )
-            if prompt_length + config.max_new_tokens > longest:
-                faults.append(
-                    f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed the "
-                    f"{longest} positions the model has beside the image; lower max_new_tokens to at most "
-                    f"{longest - prompt_length}."
-                )
-        if faults:
-            raise ModelFault(faults)
+        num_positions = None  # T5's positions are relative and know no end
+        if not self.is_encoder_decoder:
+            num_positions = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
+        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions, beside_image=True)
 
     # Captions as tokens
 
@@ -201,17 +184,12 @@ class Blip2Captioner(Captioner):
         return logits[:, self.num_queries :]
 
     def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        return GenerationConfig(  # type: ignore[no-untyped-call]
-            num_beams=config.num_beams,
-            max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.min_new_tokens,
-            length_penalty=config.length_penalty,
-            repetition_penalty=config.repetition_penalty,
-            do_sample=False,
-            bos_token_id=getattr(self._text_config, "bos_token_id", None),
-            eos_token_id=self._end_id,
-            pad_token_id=self._pad_id,
-            decoder_start_token_id=self._prompt_ids("")[0] if self.is_encoder_decoder else None,
+        return build_generation_config(
+            config,
+            begin_id=getattr(self._text_config, "bos_token_id", None),
+            end_id=self._end_id,
+            pad_id=self._pad_id,
+            decoder_start_id=self._prompt_ids("")[0] if self.is_encoder_decoder else None,
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:

@@ -26,6 +26,7 @@ from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
+from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.weights import (
     LoadOptions,
     check_patches,
@@ -120,23 +121,8 @@ class ViTGpt2Captioner(Captioner):
 
     def check(self, config: TrialConfig) -> None:
         """See `Captioner.check`."""
-        longest = int(self.network.config.decoder.n_positions)
-        prompt_length = len(self._prompt_ids(config.prompt))
-        faults = []
-        if config.max_caption_tokens > longest:
-            faults.append(f"max_caption_tokens {config.max_caption_tokens} exceeds the model's {longest} positions.")
-        if prompt_length + config.max_new_tokens > longest:
-            faults.append(
-                f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed the model's "
-                f"{longest} positions; lower max_new_tokens to at most {longest - prompt_length}."
-            )
-        if prompt_length >= config.max_caption_tokens:
-            faults.append(
-                f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
-                "raise max_caption_tokens or shorten the prompt."
-            )
-        if faults:
-            raise ModelFault(faults)
+        num_positions = int(self.network.config.decoder.n_positions)
+        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
     def _split_words(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
@@ -169,17 +155,12 @@ class ViTGpt2Captioner(Captioner):
         return logits
 
     def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        return GenerationConfig(  # type: ignore[no-untyped-call]
-            num_beams=config.num_beams,
-            max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.min_new_tokens,
-            length_penalty=config.length_penalty,
-            repetition_penalty=config.repetition_penalty,
-            do_sample=False,
-            decoder_start_token_id=self.begin_id,
-            bos_token_id=self.begin_id,
-            eos_token_id=self.end_id,
-            pad_token_id=self.pad_id,
+        return build_generation_config(
+            config,
+            begin_id=self.begin_id,
+            end_id=self.end_id,
+            pad_id=self.pad_id,
+            decoder_start_id=self.begin_id,
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:

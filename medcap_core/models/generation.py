@@ -1,0 +1,52 @@
+"""How long captions may be and how they are searched for: the same in every family."""
+
+from transformers import GenerationConfig
+
+from medcap_core.config import TrialConfig
+from medcap_core.errors import ModelFault
+
+
+def check_caption_lengths(
+    config: TrialConfig, prompt_length: int, num_positions: int | None, *, beside_image: bool = False
+) -> None:
+    """Raise ModelFault, all faults at once, where captions or the prompt are too long for a model.
+
+    `prompt_length` is in tokens, the begin token included; `num_positions` is None for a model whose positions have no
+    end, and `beside_image` says that the image takes some of them too.
+    """
+    faults = []
+    if num_positions is not None:
+        have = f"the {num_positions} positions the model has beside the image"
+        positions = have if beside_image else f"the model's {num_positions} positions"
+        if config.max_caption_tokens > num_positions:
+            faults.append(f"max_caption_tokens {config.max_caption_tokens} exceeds {positions}.")
+        if prompt_length + config.max_new_tokens > num_positions:
+            faults.append(
+                f"max_new_tokens {config.max_new_tokens} and a prompt of {prompt_length} tokens exceed {positions}; "
+                f"lower max_new_tokens to at most {num_positions - prompt_length}."
+            )
+    if prompt_length >= config.max_caption_tokens:
+        faults.append(
+            f"the prompt has {prompt_length} tokens and max_caption_tokens is {config.max_caption_tokens}; "
+            "raise max_caption_tokens or shorten the prompt."
+        )
+    if faults:
+        raise ModelFault(faults)
+
+
+def build_generation_config(
+    config: TrialConfig, *, begin_id: int | None, end_id: int, pad_id: int, decoder_start_id: int | None = None
+) -> GenerationConfig:
+    """Beam search as `config` asks, with a model's special tokens."""
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        num_beams=config.num_beams,
+        max_new_tokens=config.max_new_tokens,
+        min_new_tokens=config.min_new_tokens,
+        length_penalty=config.length_penalty,
+        repetition_penalty=config.repetition_penalty,
+        do_sample=False,
+        bos_token_id=begin_id,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
+        decoder_start_token_id=decoder_start_id,
+    )
