@@ -7,7 +7,7 @@ import torch
 
 from medcap_core.batches import BatchMaker, ImageSource, MicroBatch, Positions, move, prefetch
 from medcap_core.config import TrialConfig
-from medcap_core.device import autocast, choose_precision
+from medcap_core.device import autocast, choose_precision, threads_for_words
 from medcap_core.distributed import Workers
 from medcap_core.models import Captioner
 
@@ -42,7 +42,8 @@ def generate_captions(
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
-            texts = captioner.generate(hidden_states, config)
+            with threads_for_words(captioner):
+                texts = captioner.generate(hidden_states, config)
         captions.update(zip(positions.tolist(), texts, strict=True))
         progress(what, min(len(captions) * workers.size, len(images)), len(images))
     merged: dict[int, str] = {}

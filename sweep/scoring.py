@@ -14,11 +14,12 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, Worker
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
+from medcap_core.device import is_small
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.evaluation import generate_captions, ignore_progress
 from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
-from medcap_core.models import load_geometry
+from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.trained import load_trained_captioner
 from medcap_core.training import name_memory_faults
 from medcap_core.zero_shot import caption_zero_shot
@@ -26,7 +27,8 @@ from sweep.cluster import TrialResources
 
 MOST_RETRIES = 2
 MOST_IMAGES_HERE = 1000
-"""On one machine's CPUs up to so many images are captioned in this process: others would take longer to start."""
+"""On one machine's CPUs up to so many images are captioned here by small models: other processes take longer to start.
+"""
 SHARDS_PER_DEVICE = 4
 """On CPUs more shards than devices, so that progress shows and a slow device does not hold the others up."""
 
@@ -52,9 +54,16 @@ def caption_split(
     jobs: list[CaptionJob], resources: TrialResources, progress: Callable[[str, int, int], None], what: str
 ) -> dict[str, list[str]]:
     """Every job's captions in the order of its split, by job name."""
-    if not resources.gpus_per_worker and sum(job.num_images for job in jobs) <= MOST_IMAGES_HERE and _is_one_machine():
+    if not resources.gpus_per_worker and _is_one_machine() and _is_little_work(jobs):
         return _caption_all_here(jobs, progress, what)
     return share_out(jobs, resources, progress, what)
+
+
+def _is_little_work(jobs: list[CaptionJob]) -> bool:
+    if sum(job.num_images for job in jobs) > MOST_IMAGES_HERE:
+        return False
+    captioners = [load_trial_captioner(config) for config in {job.config.model: job.config for job in jobs}.values()]
+    return all(is_small(captioner) for captioner in captioners)
 
 
 def share_out(
