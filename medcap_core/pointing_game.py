@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from medcap_core.attention import ExplainedCaption
 from medcap_core.data.phantoms.wording import list_finding_wordings
 from medcap_core.data.records import Record
+from medcap_core.statistics import compute_interval, number_units, resample_sums
 
 Box = tuple[float, float, float, float]
 
-NUM_RESAMPLES = 2000
 _FUNCTION_WORDS = frozenset({"a", "an", "like", "of", "with"})
 _MARKS = ".,:;()"
 
@@ -76,33 +76,31 @@ def play_pointing_game(
     """Score the maps of captions of phantoms; None where no caption of an abnormal image names a finding."""
     peaks: list[list[tuple[float, float]]] = []
     boxes: list[Box] = []
-    cases: list[str] = []
+    cases: list[str | None] = []
     for caption, record in zip(explained, records, strict=True):
         positions = find_finding_words([word.text for word in caption.words])
         box = record.truth["box"]
         if box is not None and positions:
             peaks.append([caption.words[position].peak for position in positions])
             boxes.append(box)
-            cases.append(record.case or record.id)
+            cases.append(record.case)
     if not peaks:
         return None
     hits = np.array([sum(is_inside(peak, box) for peak in own) for own, box in zip(peaks, boxes, strict=True)], float)
     num_words = np.array([len(own) for own in peaks], float)
     shuffled = _count_shuffled_hits(peaks, boxes)
     areas = np.array([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes])
-    sums = np.stack([hits, shuffled, num_words])  # (3, images)
-    grouped = np.stack([sums[:, [case == own for own in cases]].sum(1) for case in dict.fromkeys(cases)], axis=1)
-    resampled = _resample(grouped, seed)  # (3, resamples)
+    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), number_units(cases), seed=seed)[0].T
     share, chance = hits.sum() / num_words.sum(), shuffled.sum() / num_words.sum()
     return PointingGame(
         num_images=len(boxes),
         num_words=int(num_words.sum()),
         share=float(share),
-        interval=_take_interval(resampled[0] / resampled[2]),
+        interval=_compute_interval(resampled[0] / resampled[2]),
         area_chance=float((areas * num_words).sum() / num_words.sum()),
         shuffled_chance=float(chance),
         gain=float(share - chance),
-        gain_interval=_take_interval((resampled[0] - resampled[1]) / resampled[2]),
+        gain_interval=_compute_interval((resampled[0] - resampled[1]) / resampled[2]),
     )
 
 
@@ -119,14 +117,6 @@ def _count_shuffled_hits(peaks: Sequence[Sequence[tuple[float, float]]], boxes: 
     return counts
 
 
-def _resample(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Sums (K, cases) over cases drawn with replacement: (K, resamples)."""
-    num_cases = sums.shape[1]
-    counts = np.random.default_rng(seed).multinomial(num_cases, np.full(num_cases, 1 / num_cases), NUM_RESAMPLES)
-    resampled: NDArray[np.float64] = sums @ counts.T
-    return resampled
-
-
-def _take_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+def _compute_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = compute_interval(resampled)
+    return low, high
