@@ -11,6 +11,7 @@ import torch
 from medcap_core import image_sources
 from medcap_core.batches import PixelSource
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.feature_store import measure_stored_bytes
 from medcap_core.data.prepare import PreparedData, prepare_data
 from medcap_core.data.row_store import RowStore
 from medcap_core.epoch_report import EpochReport
@@ -169,6 +170,11 @@ def test_no_more_disk_than_allowed(config: TrialConfig, cache: Path, caplog: pyt
     assert str(cache / "features") in caplog.text
     assert open_images(captioner, data.splits["validation"], small).encoded  # 9 images fit
     assert count_stores(cache) == 1
+    used_bytes = measure_stored_bytes()
+    assert used_bytes >= 9 * row_bytes
+    (cache / "features" / "discarded").mkdir()
+    (cache / "features" / "discarded" / "features").symlink_to("nowhere")  # listed, then gone
+    assert measure_stored_bytes() == used_bytes
 
 
 def test_what_a_kill_left_out_is_encoded_later(config: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:

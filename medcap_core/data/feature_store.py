@@ -107,7 +107,14 @@ def features_folder(root: Path | None = None) -> Path:
 
 def measure_stored_bytes(root: Path | None = None) -> int:
     """Disk that all feature stores take now; their files are sparse, so blocks count rather than lengths."""
-    return sum(path.stat().st_blocks * 512 for path in features_folder(root).glob("*/features"))
+    return sum(map(_measure_file, features_folder(root).glob("*/features")))
+
+
+def _measure_file(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # another process has just discarded it
+        return 0
 
 
 def _to_numpy(features: Tensor) -> NDArray[np.generic]:
