@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -99,15 +100,27 @@ def load_trial_captioner(config: TrialConfig, device: torch.device | None = None
 def load_geometry(config: TrialConfig) -> ImageGeometry:
     """The pixels a trial's model takes, without its weights. Raises ModelFault."""
     source = resolve_model(config.model)
-    _find_family(source)
     tower = source if config.vision_model is None else resolve_model(config.vision_model)
+    _find_family(source)
+    return _read_geometry(tower, config.image_size, _stamp(tower))
+
+
+@lru_cache(maxsize=16)
+def _read_geometry(tower: str, image_size: int | None, stamp: int) -> ImageGeometry:
+    settings = _read_settings(tower, stamp)
+    vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
+    own_size = getattr(vision, "image_size", None)
+    if own_size is None:
+        raise ModelFault(f"model {tower}: its config.json names no image_size, so it sees no images.")
     with _name_faults(tower):
-        settings = AutoConfig.from_pretrained(tower)
-        vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
-        own_size = getattr(vision, "image_size", None)
-        if own_size is None:
-            raise ModelFault(f"model {tower}: its config.json names no image_size, so it sees no images.")
-        return set_image_size(load_image_processor(tower), config.image_size or read_size(own_size))
+        return set_image_size(load_image_processor(tower), image_size or read_size(own_size))
+
+
+@lru_cache(maxsize=16)
+def _read_settings(source: str, stamp: int) -> Any:
+    """A checkpoint's config.json, asked for once a process: of a Hub model even a local copy is looked up online."""
+    with _name_faults(source):
+        return AutoConfig.from_pretrained(source)
 
 
 def _load(source: str, options: LoadOptions) -> Captioner:
@@ -119,8 +132,9 @@ def _load(source: str, options: LoadOptions) -> Captioner:
 
 
 def _stamp(source: str) -> int:
-    """When a folder's weights were written, so that they are read again if they change."""
-    return max((path.stat().st_mtime_ns for path in Path(source).glob("*.safetensors")), default=0)
+    """When a folder's weights and settings were written, so that they are read again if they change."""
+    files = (path for path in Path(source).glob("*") if path.suffix in (".safetensors", ".json"))
+    return max((path.stat().st_mtime_ns for path in files), default=0)
 
 
 @lru_cache(maxsize=4)
@@ -130,8 +144,7 @@ def _load_pristine(source: str, options: LoadOptions, stamp: int) -> Captioner:
 
 
 def _find_family(source: str) -> type[Captioner]:
-    with _name_faults(source):
-        model_type = AutoConfig.from_pretrained(source).model_type
+    model_type = _read_settings(source, _stamp(source)).model_type
     if model_type not in FAMILIES:
         raise ModelFault(
             f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)}."

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,18 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor
 
 from medcap_core.errors import ModelFault
-from medcap_core.models import EMBEDDED_MODELS, hash_weights, load_captioner, resolve_model
+from medcap_core.models import (
+    EMBEDDED_MODELS,
+    hash_weights,
+    load_captioner,
+    load_geometry,
+    load_trial_captioner,
+    resolve_model,
+)
+from tests.tiny_blip import tiny_config
 
 Break = Callable[[Path], object]
 
@@ -153,6 +163,27 @@ def test_a_checkpoint_that_changed_is_read_again(tiny_blip: Path, tmp_path: Path
     again = load_captioner(str(folder))
     assert again.network.vision_model.post_layernorm.bias.tolist() == [0.25] * 24
     assert hash_weights(str(folder)) != hash_weights(str(tiny_blip))
+
+
+def test_settings_are_read_once_a_process_unless_they_change(
+    tiny_blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at a Hub model asks the Hub, which a sweep of many trials should not."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_blip, folder)
+    config = tiny_config(folder)
+    own = load_geometry(config)
+    load_trial_captioner(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoConfig, "from_pretrained", lambda *_: pytest.fail("read again"))
+        patch.setattr(AutoImageProcessor, "from_pretrained", lambda *_: pytest.fail("read again"))
+        assert load_geometry(config) == own
+        assert load_trial_captioner(config).geometry == own
+    settings_file = next(path for path in folder.glob("*processor_config.json") if "resample" in path.read_text())
+    text = settings_file.read_text()
+    settings_file.write_text(text.replace(f'"resample": {own.resample}', '"resample": 2'))
+    assert load_geometry(config) == replace(own, resample=2)
+    assert load_trial_captioner(config).geometry == replace(own, resample=2)
 
 
 def test_half_precision_weights_are_loaded_in_float32(tiny_blip: Path, tmp_path: Path) -> None:
