@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 STEPS_BEFORE_RECORDING = 2
 """A shape of batch is recorded when it comes this often: recording costs as much as a few steps launched one by one."""
 
+MOST_RECORDINGS = 32
+"""Each holds a batch of its own, and a step of several micro-batches has as many shapes as their lengths have
+combinations."""
+
 
 class Steps(Protocol):
     """Takes optimizer steps."""
@@ -97,7 +101,7 @@ class Recording:
 
 
 class RecordedSteps:
-    """Replays each frequent shape of step as one CUDA graph; all graphs share their memory."""
+    """Replays each frequent shape of step as one CUDA graph, up to MOST_RECORDINGS; all graphs share their memory."""
 
     def __init__(self, launched: LaunchedSteps) -> None:
         self.launched = launched
@@ -109,9 +113,10 @@ class RecordedSteps:
         """See `Steps.take`."""
         shape = tuple((part.images.shape, part.images.dtype, part.input_ids.shape) for part in parts)
         self.seen[shape] += 1
-        if self.seen[shape] <= STEPS_BEFORE_RECORDING:
+        is_known = shape in self.recordings
+        if not is_known and (self.seen[shape] <= STEPS_BEFORE_RECORDING or len(self.recordings) >= MOST_RECORDINGS):
             return self.launched.take(parts, num_labels)
-        if shape not in self.recordings:
+        if not is_known:
             self.recordings[shape] = self._try_to_record(parts)
         recording = self.recordings[shape]
         if recording is None:

@@ -111,3 +111,16 @@ def test_a_step_too_large_to_record_is_launched(tiny_blip: Path, monkeypatch: py
     assert attempts == [1]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == len(losses)
+
+
+def test_no_more_shapes_are_recorded_than_memory_is_meant_for(tiny_blip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = set_up(tiny_config(tiny_blip, freeze="full"), tiny_data(num_train=7), Workers(), torch.device("cpu"))
+    assert isinstance(trial.steps, LaunchedSteps)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr("medcap_core.steps.MOST_RECORDINGS", 2)
+    monkeypatch.setattr(RecordedSteps, "_try_to_record", lambda *_: None)
+    recorded = RecordedSteps(trial.steps)
+    for size in (1, 2, 3, 1, 3):
+        for _ in range(STEPS_BEFORE_RECORDING + 1):
+            recorded.take([trial.train.make(np.arange(size))], 11)
+    assert [images[0] for ((images, *_),) in recorded.recordings] == [1, 2]
