@@ -14,6 +14,10 @@ from medcap_core.config import FreezeMode, TrialConfig
 _FEW_PARAMETERS = 20_000_000
 """phantom-blip, with 1.7 million, captions several times faster on one thread than on two; a BLIP-base does not."""
 
+_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What is said where an allocator has no exception of its own: on a CPU; by the driver and cuBLAS, which take memory
+beside PyTorch's allocator when processes share a card."""
+
 
 def current_device() -> torch.device:
     """The accelerator this process may use, else the CPU; under several local workers, the one of its local rank."""
@@ -93,8 +97,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator's refusal is behind an error; the end of a failed CUDA recording hides its cause."""
     cause: BaseException | None = error
     while cause is not None:
-        # The CPU allocator has no exception of its own.
-        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(cause):
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or any(sign in str(cause) for sign in _NO_MEMORY):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -279,6 +279,10 @@ def report_a_full_accelerator() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
+def report_a_card_filled_by_others() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
 def multiply_wrong_shapes() -> None:
     torch.ones(2, 3) @ torch.ones(2, 3)
 
@@ -303,7 +307,10 @@ def run_failing(tiny_blip: Path, folder: Path, fail: Callable[[], None]) -> None
     run(tiny_config(tiny_blip, freeze="lora", batch_size=2, eval_batch_size=5), folder, data)
 
 
-@pytest.mark.parametrize("fail", [ask_for_too_much, ask_numpy_for_too_much, report_a_full_accelerator])
+@pytest.mark.parametrize(
+    "fail",
+    [ask_for_too_much, ask_numpy_for_too_much, report_a_full_accelerator, report_a_card_filled_by_others],
+)
 def test_a_lack_of_memory_names_the_remedy(tiny_blip: Path, tmp_path: Path, fail: Callable[[], None]) -> None:
     with pytest.raises(OutOfMemory) as caught:
         run_failing(tiny_blip, tmp_path, fail)
