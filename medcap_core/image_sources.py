@@ -227,6 +227,7 @@ def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch
 
 _resident: dict[tuple[str, str, bytes, torch.device], Tensor] = {}
 _MOST_RESIDENT = 4
+_LOADED_AT_ONCE = 256
 
 
 def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> Tensor | None:
@@ -243,6 +244,9 @@ def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.d
         return None
     while len(_resident) >= _MOST_RESIDENT:
         del _resident[next(iter(_resident))]
-    parts = [store.features(part).to(device) for part in np.array_split(rows, max(1, len(rows) // 256))]
-    _resident[key] = torch.cat(parts)
-    return _resident[key]
+    features = torch.empty((len(rows), *store.token_shape), dtype=store.dtype, device=device)
+    for start in range(0, len(rows), _LOADED_AT_ONCE):
+        stop = start + _LOADED_AT_ONCE
+        features[start:stop] = store.features(rows[start:stop])
+    _resident[key] = features
+    return features

@@ -43,6 +43,7 @@ class FeatureStore:
         """`encoder_hash` stands for weights and settings of the encoder; nothing is written yet."""
         self.images = images
         self.encoder_hash = encoder_hash
+        self.token_shape = token_shape
         self.dtype = dtype
         described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
