@@ -15,7 +15,6 @@ from medcap_core.data.phantoms.findings import FINDINGS, RADII, Place
 from medcap_core.data.phantoms.views import VIEWS
 
 Domain = Literal["general", "target"]
-DOMAINS: tuple[Domain, ...] = ("general", "target")
 NORMAL_SHARE = 0.18
 
 # Images of a patient: of every GROUP_IMAGES images in a row, the last two show one patient.
