@@ -14,10 +14,11 @@ import typer
 from numpy.typing import NDArray
 
 from medcap_core.batches import PixelSource
+from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.decoding import UnreadableImage, decode
 from medcap_core.data.records import ImageFile
-from medcap_core.errors import DataFault, ModelFault, UserFault
+from medcap_core.errors import DataFault, ModelFault
 from medcap_core.evaluation import generate_captions
 from medcap_core.libraries import quiet_libraries
 from medcap_core.trained import TRIAL_CONFIG_FILE, load_trained_captioner
@@ -78,17 +79,13 @@ def main(
 ) -> None:
     """Print one line for each image: its path, a tab, its caption."""
     quiet_libraries()
-    try:
+    with told_in_sentences():
         flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
         config = read_settings(model).model_copy(
             update={name: value for name, value in flags.items() if value is not None}
         )
         for path, caption in zip(images, caption_images(images, config), strict=True):
             sys.stdout.write(f"{path}\t{caption}\n")
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

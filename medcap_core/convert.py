@@ -16,7 +16,8 @@ import typer
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from medcap_core.errors import ModelFault, UserFault
+from medcap_core.command_line import told_in_sentences
+from medcap_core.errors import ModelFault
 
 _KEPT_FILES = ("*.json", "*.txt", "*.model")
 
@@ -67,12 +68,8 @@ def main(
     folder: Annotated[Path, typer.Argument(help="New folder for the converted one.")],
 ) -> None:
     """Convert the pickled weights of a checkpoint to safetensors."""
-    try:
+    with told_in_sentences():
         convert_weights(source, folder)
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(2) from None
     sys.stdout.write(f"Written to {folder}; give it as the model.\n")
 
 

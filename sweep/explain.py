@@ -27,21 +27,30 @@ from medcap_core.attention import (
     count_layers,
     explain_captions,
 )
+from medcap_core.command_line import told_in_sentences
 from medcap_core.data.images import to_rgb
 from medcap_core.data.phantoms import PhantomImage
-from medcap_core.errors import ConfigFault, RunFault, UserFault
+from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.evaluation import OnProgress, ignore_progress
 from medcap_core.files import replace_durably, write_json_atomically
 from medcap_core.libraries import quiet_libraries
 from medcap_core.pointing_game import find_finding_words, is_inside
 from sweep.attention_sheet import Sheet, draw_sheet
 from sweep.environment import set_environment
-from sweep.explained_run import ChosenImage, ExplainedRun, Kind, choose_images, load_explained_run, read_given_images
+from sweep.explained_run import (
+    FOLDER_NAME,
+    ChosenImage,
+    ExplainedRun,
+    Kind,
+    choose_images,
+    load_explained_run,
+    make_output_folder,
+    read_given_images,
+)
 from sweep.pointing import compare_ways, describe_comparison, write_pointing_game
+from sweep.run_directory import show_path
 
-FOLDER_NAME = "attention"
 INDEX_NAME, MAPS_NAME = "attention.json", "attention.npz"
-EXIT_USER_FAULT, EXIT_INTERRUPTED = 2, 130
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -76,13 +85,12 @@ def write_attention_pictures(
     (maps). Raises UserFault.
     """
     run = load_explained_run(run_directory, model)
+    folder = make_output_folder(run_directory, out)
     chosen = read_given_images(run, list(images), progress) if images else choose_images(run, num, progress)
     pixels = np.stack([image.pixels for image in chosen])
     explained = explain_captions(
         run.captioner, pixels, run.config, [way], lambda done, total: progress("explaining captions", done, total)
     )[way]
-    folder = out or run_directory / FOLDER_NAME
-    folder.mkdir(parents=True, exist_ok=True)
     earlier = _list_earlier(folder)
     num_layers = count_layers(run.captioner, pixels, run.config)
     entries, maps = [], {}
@@ -245,7 +253,7 @@ def explain(
     set_environment(None)
     quiet_libraries()
     console = Console()
-    try:
+    with told_in_sentences():
         way = AttentionWay(method, _parse_layer(layer))
         with _show_progress() as progress:
             pictures, outcome = [], None
@@ -261,16 +269,10 @@ def explain(
                 )
         for picture in pictures:
             console.print(
-                f"{_show_path(picture.path)}  {picture.caption}", soft_wrap=True, highlight=False, markup=False
+                f"{show_path(picture.path)}  {picture.caption}", soft_wrap=True, highlight=False, markup=False
             )
         if outcome is not None:
             console.print(outcome, soft_wrap=True, highlight=False, markup=False)
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(EXIT_USER_FAULT) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _parse_layer(text: str) -> int | None:
@@ -279,11 +281,6 @@ def _parse_layer(text: str) -> int | None:
     if not text.isdecimal() or int(text) == 0:
         raise ConfigFault(f"--layer {text}: give a number from 1, or mean.")
     return int(text)
-
-
-def _show_path(path: Path) -> str:
-    absolute = path.resolve()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.trained import TRIAL_CONFIG_FILE
 
+FOLDER_NAME = "attention"
+
 Kind = Literal["best", "worst", "random", "given"]
 
 
@@ -51,8 +53,20 @@ class ChosenImage:
     cider: float | None = None
 
 
+def make_output_folder(run_directory: Path, out: Path | None) -> Path:
+    """Where pictures and figures go: `out`, by default `attention` in the run directory. Raises RunFault."""
+    folder = out or run_directory / FOLDER_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFault(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from None
+    return folder
+
+
 def load_explained_run(run_directory: Path, model: str | None = None) -> ExplainedRun:
     """The run's best model, or `model` (a name or folder) on the run's data. Raises RunFault, ModelFault."""
+    if not run_directory.is_dir():
+        raise RunFault(f"{run_directory}: no such folder; give a run directory, such as runs/lora-001.")
     best = run_directory / "best"
     if not (best / TRIAL_CONFIG_FILE).is_file():
         raise RunFault(

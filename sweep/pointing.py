@@ -12,7 +12,7 @@ from medcap_core.errors import RunFault
 from medcap_core.evaluation import OnProgress, ignore_progress
 from medcap_core.files import write_json_atomically
 from medcap_core.pointing_game import PointingGame, play_pointing_game
-from sweep.explained_run import ExplainedRun, load_explained_run
+from sweep.explained_run import ExplainedRun, load_explained_run, make_output_folder
 
 GAME_NAME, COMPARISON_NAME = "pointing_game.json", "pointing_comparison.json"
 
@@ -34,10 +34,9 @@ def write_pointing_game(
     split = run.load_split("test", progress)
     if not isinstance(split.records[0].image, PhantomImage):
         return None
+    folder = make_output_folder(run_directory, out)
     game = _play(run, "test", [way], num_images, progress)[way]
     about = _describe(run, "test", way)
-    folder = out or run_directory / "attention"
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(folder / GAME_NAME, about | ({} if game is None else game.to_dict()))
     if game is None:
         return "Pointing game: no caption of an image with a finding names one, so there is nothing to score."
@@ -64,14 +63,13 @@ def compare_ways(
     split = run.load_split("validation", progress)
     if not isinstance(split.records[0].image, PhantomImage):
         raise RunFault(f"{run_directory}: --compare needs phantoms, whose findings' places are known; leave it out.")
+    folder = make_output_folder(run_directory, out)
     num_layers = count_layers(run.captioner, split.pixels([0]), run.config)
     layers = [*range(1, num_layers + 1), None]
     games = _play(
         run, "validation", [AttentionWay(m, layer) for m in AttentionMethod for layer in layers], None, progress
     )
     rows = [_describe(run, "validation", way) | ({} if game is None else game.to_dict()) for way, game in games.items()]
-    folder = out or run_directory / "attention"
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(folder / COMPARISON_NAME, rows)
     return games
 

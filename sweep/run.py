@@ -5,22 +5,20 @@ python -m sweep.run --resume runs/lora-001
 """
 
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from medcap_core.errors import ConfigFault, MedcapError, UserFault
+from medcap_core.command_line import told_in_sentences
+from medcap_core.errors import ConfigFault, UserFault
 from sweep.environment import set_environment
 from sweep.log_target import LogTarget, prepare_log
 from sweep.overrides import apply_overrides
 from sweep.run_directory import check_new_directory, next_run_directory
 from sweep.schema import SearchSpace
 from sweep.space import load_space
-
-EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,7 +42,7 @@ def run(
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end by a scheduler: as by Ctrl-C
-    try:
+    with told_in_sentences():
         if log_to is not None:
             prepare_log(log_to)
         if resume is not None:
@@ -72,15 +70,6 @@ def run(
             _show_plan(resolved)
         else:
             _start(resolved, out, address=address, log_to=log_to)
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(EXIT_USER_FAULT) from None
-    except MedcapError as failure:
-        sys.stderr.write(f"error: {failure}\n")
-        raise typer.Exit(EXIT_FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 # The heavy imports come last: a fault in a flag or a space file shows at once, and Ray reads the environment set above.

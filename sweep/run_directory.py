@@ -34,6 +34,12 @@ def next_run_directory(root: Path, name: str) -> Path:
         ) from None
 
 
+def show_path(path: Path) -> str:
+    """A path as the user would type it from here."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
 def check_new_directory(directory: Path) -> None:
     """Raise RunFault unless `directory` is free for a new run: absent, or an empty folder."""
     if directory.exists() and not directory.is_dir():

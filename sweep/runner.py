@@ -42,6 +42,7 @@ from sweep.plan import describe_plan, short_label
 from sweep.points import draw_configs, num_trials
 from sweep.provenance import begin_provenance, end_provenance, find_gpus
 from sweep.report import write_report
+from sweep.run_directory import show_path
 from sweep.schema import SearchSpace
 from sweep.score_tables import print_test_table
 from sweep.scoring import CaptionJob, caption_here, caption_split
@@ -332,11 +333,6 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
 def write_lines(console: Console, *lines: str) -> None:
     """Print lines as they are, neither wrapped nor coloured, so that paths and commands can be copied."""
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
-
-
-def show_path(path: Path) -> str:
-    """A path as the user would type it from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def describe_run(space: SearchSpace) -> str:

@@ -163,6 +163,7 @@ FAULTS: list[tuple[list[str], str]] = [
     (["--compare"], r".*tiny-001: --compare needs phantoms.*"),
     (["--image", "none.png"], r"--image none\.png: no such file, and no image of the run's test split.*"),
     (["--model", "nothing here"], r"model nothing here: no such folder.*"),
+    (["--out", __file__], rf"--out {re.escape(__file__)}: cannot be made \(File exists\); choose another folder\."),
 ]
 
 
@@ -174,6 +175,8 @@ def test_faults_are_one_sentence(run: Path, flags: list[str], message: str) -> N
 
 
 def test_runs_that_are_not_finished_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFault, match="none: no such folder; give a run directory"):
+        write_attention_pictures(tmp_path / "none")
     with pytest.raises(RunFault, match="has no best model yet"):
         write_attention_pictures(tmp_path)
     (tmp_path / "best").symlink_to(run / "best")
