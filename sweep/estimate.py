@@ -108,7 +108,8 @@ def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate
     return CostEstimate(
         seconds_per_trial=trials / num_trials(space),
         total_seconds=total,
-        disk_bytes=estimate_disk(measured, resources),
+        disk_bytes=estimate_disk(measured, resources)
+        + count_kept_bytes(space, [units[_kind(config)] for config in drawn]),
         basis=f"{NUM_STEPS} measured steps and {NUM_CAPTIONED} captions of each kind of trial on this machine",
     )
 
@@ -242,8 +243,21 @@ def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
     return done / planned
 
 
+def count_kept_bytes(space: SearchSpace, units: list[UnitCost]) -> int:
+    """Bytes of the trials that are over: the three best; with `test: all` every one's weights, until they are scored.
+
+    `units` are of random trials of the space, or of all rows of a grid.
+    """
+    weights_bytes = [4 * unit.trained_parameters for unit in units]
+    of_all = num_trials(space) * float(np.mean(weights_bytes))
+    if space.keep_checkpoints:
+        return round(4 * of_all)  # Adam's two moments and the last epoch's weights beside the best one's
+    best = min(3, num_trials(space)) * max(weights_bytes)
+    return round(max(of_all, best)) if space.test == "all" else best
+
+
 def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
-    """Bytes at the fullest moment: running trials, the three kept, `best/`, decoded and encoded images.
+    """Bytes at the fullest moment: running trials, `best/`, decoded and encoded images.
 
     Of several models the largest counts; images are decoded once for each size and encoded once for each encoder.
     """
@@ -258,4 +272,4 @@ def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
         decoded[geometry] = max(decoded.get(geometry, 0), num_images)
         encoded_bytes += _count_encoded(group) * max(unit.feature_bytes for _, unit in group)
     decoded_bytes = sum(3 * geometry.size**2 * count for geometry, count in decoded.items())
-    return resources.max_concurrent * running_bytes + 3 * weights_bytes + model_bytes + decoded_bytes + encoded_bytes
+    return resources.max_concurrent * running_bytes + model_bytes + decoded_bytes + encoded_bytes

@@ -5,7 +5,7 @@ import pytest
 from medcap_core.config import FreezeMode
 from medcap_core.models import load_captioner
 from sweep.cluster import TrialResources
-from sweep.estimate import UnitCost, count_images, estimate_cost, estimate_disk, simulate_share_run
+from sweep.estimate import UnitCost, count_images, count_kept_bytes, estimate_cost, estimate_disk, simulate_share_run
 from sweep.points import build_config
 from sweep.schema import SearchSpace
 from sweep.space import build_space
@@ -45,13 +45,21 @@ def test_time_grows_with_what_is_done(space: SearchSpace) -> None:
     assert more.total_seconds > cost.total_seconds + 30 * cost.seconds_per_trial / 2
 
 
-def test_disk_holds_running_kept_and_best_trials(space: SearchSpace) -> None:
+def test_disk_holds_the_trials_that_are_over(space: SearchSpace) -> None:
+    units = [UnitCost(1.0, 1.0, 1.0, 960, trained, 5000) for trained in (0, 100, 500)]
+    assert count_kept_bytes(space, units) == 3 * 4 * 500
+    assert count_kept_bytes(with_(space, trials=2), units) == 2 * 4 * 500
+    assert count_kept_bytes(with_(space, test="all"), units) == 8 * 4 * 200
+    assert count_kept_bytes(with_(space, keep_checkpoints=True), units) == 8 * 16 * 200
+
+
+def test_disk_holds_running_and_best_trials(space: SearchSpace) -> None:
     config = build_config(space, {})
     model = load_captioner(config.model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     images = (3 * 48 * 48 + 960) * (22 + 6 + 7)
-    # Two trials with weights, two moments and the best epoch's weights; three kept; one whole model.
-    expected = 2 * 4 * 4 * num_parameters + 3 * 4 * num_parameters + 4 * num_parameters + images
+    # Two trials with weights, two moments and the best epoch's weights; one whole model.
+    expected = 2 * 4 * 4 * num_parameters + 4 * num_parameters + images
     units = [
         UnitCost(1.0, 1.0, 1.0, 960, 100, num_parameters),
         UnitCost(1.0, 1.0, 0.0, 0, num_parameters, num_parameters),
