@@ -108,8 +108,11 @@ class SweepView:
         self._console.print(Text(text), soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Progress of a long step; it ends when `done` reaches `total`, or when another `what` begins."""
-        if self._step is None or self._step.what != what:
+        """Progress of a long step; it ends when `done` reaches `total`, or when another `what` begins.
+
+        A step of the same name that begins after it has ended, such as for another model, is another one.
+        """
+        if self._step is None or self._step.what != what or (self._step.finished and done < total):
             self._step = StepProgress(what, done, total, self._clock)
         elif self._step.finished:
             return

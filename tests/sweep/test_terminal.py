@@ -284,6 +284,12 @@ def test_plain_lines_of_a_fast_step(clock):
         "encode images: 68 of 100, about 0:10 left",
         "encode images: 100 done in 0:30",
     ]
+    view.step("encode images", 100, 100)
+    assert take(console) == []
+    view.step("encode images", 0, 50)  # for another model
+    clock.now += 5.0
+    view.step("encode images", 50, 50)
+    assert take(console) == ["encode images: 0 of 50", "encode images: 50 done in 0:05"]
     view.step("test evaluation", 0, 0)
     assert take(console) == ["test evaluation: 0 done in 0:00"]
 
