@@ -24,8 +24,9 @@ from medcap_core.data.image_store import count_usable_cpus
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.meteor import MeteorScorer
-from medcap_core.metrics import CaptionScorer, tokenize_captions
+from medcap_core.metrics import CaptionScorer
 from medcap_core.models import load_captioner
+from medcap_core.ptb_tokenizer import tokenize_captions
 
 
 def measure_metrics(num_captions: int) -> None:

@@ -16,26 +16,11 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from medcap_core.caption_preprocessing import preprocess_captions
-from medcap_core.caption_prior import choose_caption_prior
-from medcap_core.java import ScoringFailure, java_executable
 from medcap_core.meteor import MeteorScorer
 from medcap_core.ptb_tokenizer import tokenize_captions
 from medcap_core.rouge1 import compute_rouge1
 from medcap_core.score_statistics import CaptionStatistics, collect_bleu, collect_meteor
 from medcap_core.scoring_options import DEFAULT_SCORING, EXTRA_METRICS, ScoringOptions
-
-__all__ = [
-    "EXTRA_METRICS",
-    "METRICS",
-    "CaptionScorer",
-    "ScoredCaptions",
-    "ScoringFailure",
-    "ScoringOptions",
-    "choose_caption_prior",
-    "java_executable",
-    "load_caption_scorer",
-    "tokenize_captions",
-]
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 

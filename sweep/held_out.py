@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcap_core.caption_prior import choose_caption_prior
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit, load_dataset
 from medcap_core.facts import collect_concept_names
 from medcap_core.files import write_text_atomically
-from medcap_core.metrics import choose_caption_prior, load_caption_scorer
+from medcap_core.metrics import load_caption_scorer
 from medcap_core.nearest import find_nearest_captions
 from sweep.cluster import TrialResources
 from sweep.final import Progress, best_weights

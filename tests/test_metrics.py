@@ -15,19 +15,14 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from medcap_core import caption_prior, meteor, metrics, ptb_tokenizer, score_statistics
+from medcap_core import caption_prior, meteor, ptb_tokenizer, score_statistics
 from medcap_core.bertscore import BertScorer
 from medcap_core.caption_preprocessing import preprocess_captions
+from medcap_core.caption_prior import choose_caption_prior
 from medcap_core.errors import ModelFault
-from medcap_core.metrics import (
-    METRICS,
-    CaptionScorer,
-    ScoringFailure,
-    choose_caption_prior,
-    java_executable,
-    load_caption_scorer,
-    tokenize_captions,
-)
+from medcap_core.java import ScoringFailure, java_executable
+from medcap_core.metrics import METRICS, CaptionScorer, load_caption_scorer
+from medcap_core.ptb_tokenizer import tokenize_captions
 from medcap_core.rouge1 import compute_rouge1
 from medcap_core.scoring_options import ScoringOptions
 
@@ -423,10 +418,6 @@ def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
     torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(ModelFault, match="safetensors"):
         BertScorer(str(tmp_path / "pickled"))
-
-
-def test_metrics_exports_exist():
-    assert all(hasattr(metrics, name) for name in metrics.__all__)
 
 
 # Caption prior

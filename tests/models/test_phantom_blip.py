@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoProcessor, BlipForConditionalGeneration, BlipProcessor
 
+from medcap_core.caption_prior import choose_caption_prior
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import decode
 from medcap_core.data.phantoms import load_phantoms
-from medcap_core.metrics import CaptionScorer, choose_caption_prior
+from medcap_core.metrics import CaptionScorer
 from medcap_core.models import EMBEDDED_MODELS, load_captioner
 from medcap_core.models.phantom_blip import build_phantom_blip, build_vocabulary
 
