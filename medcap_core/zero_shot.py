@@ -13,7 +13,7 @@ from medcap_core.evaluation import OnProgress, generate_captions, ignore_progres
 from medcap_core.image_sources import open_images
 from medcap_core.models import Captioner, hash_weights
 
-_DECIDING_FIELDS = (
+DECIDING_FIELDS = (
     "image_size",
     "quantization",
     "weights_dtype",
@@ -24,6 +24,7 @@ _DECIDING_FIELDS = (
     "length_penalty",
     "repetition_penalty",
 )
+"""Of a config: what decides an untrained captioner's captions beside weights, precision and images."""
 
 
 def caption_zero_shot(
@@ -52,7 +53,7 @@ def caption_zero_shot(
 def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, object]:
     """All that decides an untrained captioner's captions, except the images."""
     device = next(captioner.parameters()).device
-    described: dict[str, object] = {name: getattr(config, name) for name in _DECIDING_FIELDS}
+    described: dict[str, object] = {name: getattr(config, name) for name in DECIDING_FIELDS}
     described |= {
         "model": _identify(config.model),
         "precision": str(choose_precision(config, device)),

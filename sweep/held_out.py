@@ -21,6 +21,7 @@ from medcap_core.facts import collect_concept_names
 from medcap_core.files import write_text_atomically
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.nearest import find_nearest_captions
+from medcap_core.zero_shot import DECIDING_FIELDS
 from sweep.cluster import TrialResources
 from sweep.final import Progress, best_weights
 from sweep.row_details import RowDetails, compute_details, describe_resampling
@@ -30,22 +31,7 @@ from sweep.study import Study
 from sweep.trial_record import TrialRecord, TrialState
 
 # What decides the base model's captions; if these agree, so do its test scores.
-_EVALUATION_FIELDS = (
-    "data",
-    "model",
-    "vision_model",
-    "quantization",
-    "weights_dtype",
-    "image_size",
-    "max_test_images",
-    "prompt",
-    "num_beams",
-    "max_new_tokens",
-    "min_new_tokens",
-    "length_penalty",
-    "repetition_penalty",
-    "precision",
-)
+_EVALUATION_FIELDS = ("data", "model", "vision_model", "max_test_images", "precision", *DECIDING_FIELDS)
 
 _PATIENCE_SECONDS = 0.5
 _BLIND_STEP = "scoring the blind checks"
