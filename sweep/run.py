@@ -93,10 +93,11 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
     with console.status("Checking data and model"):
         from medcap_core.libraries import quiet_libraries
         from sweep import runner
+        from sweep.preparation import check_before_start
         from sweep.study import Study
 
         quiet_libraries()
-        runner.check_before_start(space)
+        check_before_start(space)
     directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
     with Study.create(directory, space) as study:
         try:

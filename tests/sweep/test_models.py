@@ -11,7 +11,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.models import hash_weights
 from sweep.plan import describe_plan, short_label
-from sweep.runner import check_before_start, check_evaluation, prepare_run
+from sweep.preparation import check_before_start, check_evaluation, prepare_run
 from sweep.schema import SearchSpace
 from sweep.space import apply_overrides, best_space, build_config, build_space, dump_space, grid_rows, load_space
 from sweep.study import Study

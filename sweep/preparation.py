@@ -1,0 +1,178 @@
+"""Before the first trial: data and models are checked, images decoded and encoded, the evaluation tried once."""
+
+import sys
+import textwrap
+import time
+
+from medcap_core.bertscore import load_bert_scorer
+from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.duplicates import describe_duplicates, write_duplicates
+from medcap_core.data.prepare import (
+    PreparedData,
+    TooManyBadRecords,
+    find_duplicate_images,
+    load_dataset,
+    prepare_data,
+    write_skipped,
+)
+from medcap_core.data.records import SPLITS
+from medcap_core.device import current_device, release_memory
+from medcap_core.image_sources import open_images
+from medcap_core.metrics import load_caption_scorer
+from medcap_core.models import load_geometry, load_trial_captioner
+from medcap_core.tuning import apply_tuning, encoder_is_frozen
+from sweep.cluster import ClusterInfo, TrialResources
+from sweep.models import identify_models
+from sweep.points import draw_configs
+from sweep.provenance import begin_provenance, find_gpus
+from sweep.run_directory import show_path
+from sweep.schema import SearchSpace
+from sweep.scoring import CaptionJob, caption_here, caption_split
+from sweep.study import Study
+from sweep.terminal import SweepView
+
+NUM_CHECK_BATCHES = 2
+NUM_DRAWS = 64
+"""So many random points stand for a space that is not a grid."""
+
+
+def check_before_start(space: SearchSpace) -> None:
+    """Load data and models that the space names, so that what is wrong shows before a run directory is made."""
+    if "bertscore" in space.extra_scores:
+        load_bert_scorer(space.bertscore_model)
+    for config in _typical_configs(space):
+        load_dataset(config.data)
+        apply_tuning(load_trial_captioner(config, current_device()), config)
+    release_memory()  # quantized weights lie on the GPU
+
+
+def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
+    """One config for each way in which the space's trials use their models."""
+    ways = {
+        (
+            *_model_of(c),
+            c.image_size,
+            c.freeze,
+            c.lora_targets,
+            c.lora_vision,
+            c.prompt,
+            c.max_new_tokens,
+            c.max_caption_tokens,
+        ): c
+        for c in draw_configs(space, NUM_DRAWS)
+    }
+    return list(ways.values())
+
+
+def _model_of(config: TrialConfig) -> tuple[object, ...]:
+    """What decides which model is loaded, and how."""
+    return (config.model, config.vision_model, config.quantization, config.weights_dtype)
+
+
+def prepare_run(study: Study, view: SweepView) -> PreparedData:
+    """Decode what the trials share, list what was left out, and write down where everything comes from.
+
+    Returns the data of one trial; other trials may take other shares of it, which are decoded here too.
+    """
+    skipped_path = study.directory / "skipped_records.csv"
+    try:
+        parts = [
+            prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
+            for config in _configs_by_images(study.space)
+        ]
+    except TooManyBadRecords as fault:
+        write_skipped(fault.skipped, skipped_path)
+        raise TooManyBadRecords(
+            (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
+        ) from None
+    skipped = list(dict.fromkeys(record for part in parts for record in part.skipped))
+    write_skipped(skipped, skipped_path)
+    data = parts[0]
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
+    for note in data.notes:
+        view.message(f"Data: {note}")
+    if skipped:
+        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
+    list_duplicates(study, view)
+    begin_provenance(
+        study.directory,
+        command=["python", "-m", "sweep.run", *sys.argv[1:]],
+        gpus=find_gpus(),
+        data={"name": data.name, "kind": data.kind, "notes": data.notes, "sizes": sizes, "skipped": len(skipped)},
+        model=identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step),
+    )
+    return data
+
+
+def list_duplicates(study: Study, view: SweepView) -> None:
+    """Find the train images that other splits hold too, list them in `duplicate_images.csv`, and say how many."""
+    config = _configs_by_images(study.space)[0]
+    found = find_duplicate_images(config, load_geometry(config), view.step)
+    path = study.directory / "duplicate_images.csv"
+    write_duplicates(found.pairs, path)
+    text = describe_duplicates(found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images)
+    view.message(text + (f"; listed in {show_path(path)}" if found.pairs else ""))
+
+
+def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
+    """One config for each selection and size of images that the space's trials use, the largest share first."""
+    ways = {
+        (config.model, config.vision_model, config.image_size, config.data_fraction, config.max_train_images): config
+        for config in draw_configs(space, NUM_DRAWS)
+    }
+    return sorted(ways.values(), key=lambda config: -config.data_fraction)
+
+
+def encode_ahead(space: SearchSpace, view: SweepView) -> None:
+    """Encode here, with all cores, what the trials' frozen encoders would; else the first trial would, the others wait.
+
+    Where trials have GPUs they encode on those.
+    """
+    ways = {
+        (
+            *_model_of(c),
+            c.image_size,
+            c.data_fraction,
+            c.max_train_images,
+            c.max_validation_images,
+            c.augment,
+            c.precision,
+            c.freeze is FreezeMode.ZERO_SHOT,
+        ): c
+        for c in draw_configs(space, NUM_DRAWS)
+        if encoder_is_frozen(c)
+    }
+    for config in ways.values():
+        captioner = load_trial_captioner(config)
+        for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
+            augmented = name == "train" and config.augment
+            open_images(captioner, split, config, augmented=augmented, progress=view.step)
+
+
+def check_evaluation(
+    study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
+) -> None:
+    """Caption and score two batches with each untrained model where trials will run, so that a fault shows at once.
+
+    On this machine's CPUs that is this process, which has imported and loaded everything already.
+    """
+    names = {name: alias for alias, name in study.space.models.items()}
+    for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
+        untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
+        references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
+        started = time.monotonic()
+        job = CaptionJob("check", untrained, None, "validation", len(references), whole_validation=False)
+        what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
+        if cluster.is_own and not resources.gpus_per_worker:
+            view.step(what, 0, len(references))
+            captions = caption_here(job)
+            view.step(what, len(references), len(references))
+        else:
+            captions = caption_split([job], resources, view.step, what)["check"]
+        cider = load_caption_scorer(references).cider(captions)
+        view.message(
+            f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "
+            f"the untrained {names[config.model] if names else 'model'} has CIDEr {cider:.3f}, such as "
+            f'"{textwrap.shorten(captions[0], 60)}"'
+        )
