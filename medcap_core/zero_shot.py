@@ -1,18 +1,22 @@
 """Captions of the base model itself: made once for each image, whatever sweep asks."""
 
+import hashlib
+
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
+from medcap_core.batches import SourcePart
 from medcap_core.config import TrialConfig
 from medcap_core.data.caption_store import CaptionStore
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.device import choose_precision
 from medcap_core.evaluation import OnProgress, generate_captions, ignore_progress
-from medcap_core.image_sources import open_images
+from medcap_core.image_sources import FrozenEncoder, open_images
 from medcap_core.models import Captioner, hash_weights
 
+SAVED_EVERY = 1024
+"""Captions are kept as soon as there are so many new ones."""
 DECIDING_FIELDS = (
     "image_size",
     "quantization",
@@ -31,23 +35,21 @@ def caption_zero_shot(
     captioner: Captioner, split: PreparedSplit, config: TrialConfig, progress: OnProgress = ignore_progress
 ) -> list[str]:
     """One caption for each image of the split by the untrained `captioner`, those known from earlier runs looked up."""
-    positions = {row: position for position, row in enumerate(split.rows.tolist())}
-    num_done = 0
+    store = CaptionStore(split.store.key, describe_captioner(captioner, config))
+    missing = np.flatnonzero(np.isin(split.rows, store.missing(split.rows)))
+    if missing.size:
+        part = split.part(missing)
+        images = open_images(captioner, part, config)
+        for start in range(0, len(part), SAVED_EVERY):
+            positions = np.arange(start, min(start + SAVED_EVERY, len(part)))
 
-    def caption(rows: NDArray[np.int64]) -> list[str]:
-        nonlocal num_done
-        part = split.part(np.array([positions[row] for row in rows.tolist()], dtype=np.int64))
+            def note(what: str, done: int, _: int, before: int = len(split) - len(part) + start) -> None:
+                progress(what, before + done, len(split))
 
-        def note(what: str, done: int, _: int) -> None:
-            progress(what, num_done + done, len(split))
-
-        captions = generate_captions(captioner, open_images(captioner, part, config), config, progress=note)
-        num_done += len(part)
-        return captions
-
-    captions = CaptionStore(split.store.key, describe_captioner(captioner, config)).complete(split.rows, caption)
+            captions = generate_captions(captioner, SourcePart(images, positions), config, progress=note)
+            store.add(part.rows[positions], captions)
     progress("captions", len(split), len(split))
-    return captions
+    return store.captions(split.rows)
 
 
 def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, object]:
@@ -56,6 +58,8 @@ def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, o
     described: dict[str, object] = {name: getattr(config, name) for name in DECIDING_FIELDS}
     described |= {
         "model": _identify(config.model),
+        "encoder": FrozenEncoder(captioner, config).hash,
+        "vocabulary": _hash_vocabulary(captioner),
         "precision": str(choose_precision(config, device)),
         "device": device.type,
         "versions": [torch.__version__, transformers.__version__],
@@ -68,3 +72,8 @@ def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, o
 def _identify(model: str) -> str:
     """The weights of a checkpoint; its name where they cannot be hashed, so that no two models are taken for one."""
     return hash_weights(model) or model
+
+
+def _hash_vocabulary(captioner: Captioner) -> str:
+    vocabulary = sorted(captioner.processor.tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()

@@ -45,7 +45,7 @@ def test_each_image_is_captioned_once(
         return generate_captions(captioner, images, *rest, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(zero_shot, "generate_captions", count)
-    monkeypatch.setattr("medcap_core.data.caption_store._SAVED_EVERY", 4)
+    monkeypatch.setattr(zero_shot, "SAVED_EVERY", 4)
     some = np.array([17, 3, 8, 20, 5])
     told: list[tuple[int, int]] = []
     assert caption_zero_shot(captioner, split.part(some), config, lambda _, *n: told.append(n)) == [
@@ -87,15 +87,10 @@ def test_models_whose_weights_cannot_be_hashed_are_told_apart_by_name(
 def test_a_line_cut_off_by_a_kill_is_captioned_again(tmp_path: Path) -> None:
     store = CaptionStore("images", {}, tmp_path)
     rows = np.array([4, 2])
-    assert store.complete(rows, lambda rows: [f"image {row}" for row in rows]) == ["image 4", "image 2"]
+    assert store.missing(rows).tolist() == [4, 2]
+    store.add(rows, ["image 4", "image 2"])
     with store.path.open("a") as file:
         file.write('\n{"row": 9, "capt')
-    asked: list[list[int]] = []
-
-    def caption(rows: np.ndarray) -> list[str]:
-        asked.append(rows.tolist())
-        return ["nine"] * len(rows)
-
-    assert store.complete(np.array([9, 4]), caption) == ["nine", "image 4"]
-    assert store.complete(np.array([2, 9]), caption) == ["image 2", "nine"]
-    assert asked == [[9]]
+    assert store.missing(np.array([9, 4])).tolist() == [9]
+    store.add(np.array([9]), ["nine"])
+    assert store.captions(np.array([2, 9, 4])) == ["image 2", "nine", "image 4"]

@@ -5,7 +5,7 @@ One file of JSON lines, `{"row": 3, "caption": "..."}`, for each (image store, e
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import filelock
@@ -16,7 +16,6 @@ from medcap_core.cache import cache_root, guard_cache_writes
 
 # Raise when the way from images to captions changes.
 FORMAT_VERSION = 1
-_SAVED_EVERY = 1024
 
 
 class CaptionStore:
@@ -28,15 +27,14 @@ class CaptionStore:
         folder = (root or cache_root()) / "captions"
         self.path = folder / f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.jsonl"
 
-    def complete(self, rows: NDArray[np.int64], caption: Callable[[NDArray[np.int64]], list[str]]) -> list[str]:
-        """Captions of `rows`, those not known made by `caption(rows)`, some at a time, and kept at once."""
+    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of `rows` that have no caption yet."""
         known = self._read()
-        missing = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
-        for start in range(0, len(missing), _SAVED_EVERY):
-            part = missing[start : start + _SAVED_EVERY]
-            new = dict(zip(part.tolist(), caption(part), strict=True))
-            self._append(new)
-            known |= new
+        return np.array([row for row in rows.tolist() if row not in known], dtype=np.int64)
+
+    def captions(self, rows: NDArray[np.int64]) -> list[str]:
+        """The captions of `rows`. Raises KeyError where one is missing."""
+        known = self._read()
         return [known[row] for row in rows.tolist()]
 
     def _read(self) -> dict[int, str]:
@@ -49,8 +47,9 @@ class CaptionStore:
             known[entry["row"]] = entry["caption"]
         return known
 
-    def _append(self, captions: Mapping[int, str]) -> None:
-        lines = [json.dumps({"row": row, "caption": text}) for row, text in captions.items()]
+    def add(self, rows: NDArray[np.int64], captions: Sequence[str]) -> None:
+        """Keep the captions of `rows`. Raises DataFault where the disk is full or closed to us."""
+        lines = [json.dumps({"row": row, "caption": text}) for row, text in zip(rows.tolist(), captions, strict=True)]
         with guard_cache_writes(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.path.with_suffix(".lock")), self.path.open("a", encoding="utf-8") as file:
