@@ -4,6 +4,7 @@ They are drawn of a study in memory made from the trials' records, which hold wh
 and joined: a knob with several branches is several parameters to the sampler, but one axis to a reader.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,9 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
             f"Importances need at least two searched knobs and {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their "
             f"end with different scores; here are {len(searched)} and {len(done)}."
         )
-    figure = plot_param_importances(study, params=list(searched), target_name=CIDER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that few trials say little is seen from the leaderboard
+        figure = plot_param_importances(study, params=list(searched), target_name=CIDER)
     bars = figure.data[0]  # from the smallest up
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
     figure.update_traces(marker_color=PALETTE[0], y=[axis_title(name) for name in bars.y])
