@@ -13,14 +13,13 @@ from typing import Annotated
 
 import typer
 
+from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode
-from medcap_core.errors import RunFault, UserFault
+from medcap_core.errors import RunFault
 from sweep.environment import set_environment
 from sweep.results import RunResults, load_results
 from sweep.space import best_space, dump_space
 from sweep.trial_record import TrialRecord
-
-EXIT_USER_FAULT = 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -105,8 +104,8 @@ def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> Non
 def _find_trial(results: RunResults, name: str) -> TrialRecord:
     record = next((record for record in results.records if record.name == name), None)
     if record is None:
-        known = f"{results.records[0].name} to {results.records[-1].name}" if results.records else "none yet"
-        raise RunFault(f"{results.directory} has no trial {name}; its trials are {known}.")
+        known = list(dict.fromkeys((results.records[0].name, results.records[-1].name))) if results.records else []
+        raise RunFault(f"{results.directory} has no trial {name}; it has {' to '.join(known) or 'none yet'}.")
     return record
 
 
@@ -130,7 +129,7 @@ def best(
 ) -> None:
     """Print the best config of a run as YAML, or export its model with a model card."""
     set_environment(None)
-    try:
+    with told_in_sentences():
         if export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:
@@ -138,10 +137,6 @@ def best(
 
             quiet_libraries()
             sys.stdout.write(f"Model  {export(directory, export_to, trial)} (README.md is its model card)\n")
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(EXIT_USER_FAULT) from None
 
 
 if __name__ == "__main__":

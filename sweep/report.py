@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from medcap_core.errors import RunFault, UserFault
+from medcap_core.command_line import told_in_sentences
+from medcap_core.errors import RunFault
 from medcap_core.files import replace_durably
 from sweep.environment import set_environment
 
-EXIT_USER_FAULT = 2
 WHAT = "writing the report"
 
 Progress = Callable[[str, int, int], None]
@@ -86,7 +86,7 @@ def report(
 ) -> None:
     """Write report.html, report.md and tables/*.csv of a run, also while it goes on."""
     set_environment(None)
-    try:
+    with told_in_sentences():
         from rich.console import Console
 
         from medcap_core.libraries import quiet_libraries
@@ -99,10 +99,6 @@ def report(
                 with_images=images,
                 progress=lambda what, done, total: status.update(f"{what.capitalize()}: {done} of {total}"),
             )
-    except UserFault as fault:
-        for line in fault.faults:
-            sys.stderr.write(f"error: {line}\n")
-        raise typer.Exit(EXIT_USER_FAULT) from None
     sys.stdout.write(f"Report  {path}\n")
 
 

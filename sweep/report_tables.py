@@ -6,7 +6,7 @@ from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
 from sweep.fields import field_kind
-from sweep.plan import group_label
+from sweep.plan import label_groups
 from sweep.report_blocks import Column, Estimate, Kind, Table
 from sweep.results import RunResults, find_searched, group_over_seeds
 from sweep.trial_record import TrialRecord, TrialState
@@ -100,7 +100,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
     )
     rows = [
         {
-            "setting": _describe_setting(group[0], is_grid=is_grid),
+            "setting": label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}",
             "trials": " ".join(record.name for record in group),
             "cider": _summarise(record.best_cider for record in group),
             **{
@@ -109,7 +109,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
             },
             **{column.name: _mean(find_costs(record)[column.name] for record in group) for column in _COST_COLUMNS},
         }
-        for group in groups
+        for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
     ]
     return Table("ablation", "What each setting gives and costs", columns, tuple(rows), sortable=True)
 
@@ -154,11 +154,6 @@ def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:
     for record in results.ranked:
         best.setdefault(record.config.freeze, [record])
     return list(best.values())
-
-
-def _describe_setting(record: TrialRecord, *, is_grid: bool) -> str:
-    label = group_label(record.point)
-    return label if is_grid or "freeze" in record.point else f"{record.config.freeze.value}: {label}"
 
 
 def find_costs(record: TrialRecord) -> dict[str, float | int | None]:

@@ -92,7 +92,7 @@ def test_an_exported_model_has_a_card_that_the_hub_reads(finished: Path, tmp_pat
     ("arguments", "said"),
     [
         (("{run}/trials",), "is not a run directory"),
-        (("{run}", "--trial", "trial_0009"), "has no trial trial_0009; its trials are trial_0000 to trial_0003"),
+        (("{run}", "--trial", "trial_0009"), "has no trial trial_0009; it has trial_0000 to trial_0003"),
         (("{run}", "--export", "{run}"), "is there already and not an empty folder"),
         (("{run}", "--export", "{tmp}/file"), "is there already and not an empty folder"),
         (("{run}", "--export", "{tmp}/x", "--trial", "trial_0001"), "trial_0001 keeps no weights"),
