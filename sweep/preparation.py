@@ -162,7 +162,9 @@ def check_evaluation(
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
         references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
         started = time.monotonic()
-        job = CaptionJob("check", untrained, None, "validation", len(references), whole_validation=False)
+        job = CaptionJob(
+            "check", untrained, None, "validation", len(references), whole_validation=False, may_look_up=False
+        )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(references))

@@ -35,7 +35,10 @@ SHARDS_PER_DEVICE = 4
 
 @dataclass(frozen=True)
 class CaptionJob:
-    """One model to caption one split with; `weights` None is the base model itself."""
+    """One model to caption one split with; `weights` None is the base model itself.
+
+    `may_look_up` lets captions of a base model come from an earlier run.
+    """
 
     name: str
     config: TrialConfig
@@ -43,6 +46,7 @@ class CaptionJob:
     split: SplitName
     num_images: int
     whole_validation: bool = True
+    may_look_up: bool = True
 
 
 def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
@@ -148,6 +152,6 @@ def caption_here(
         captioner = load_trained_captioner(job.config, job.weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
         split = data.splits[job.split].part(np.arange(job.num_images) if positions is None else positions)
-        if job.weights is None:
+        if job.weights is None and job.may_look_up:
             return caption_zero_shot(captioner, split, job.config, progress)
         return generate_captions(captioner, open_images(captioner, split, job.config), job.config, progress=progress)
