@@ -176,7 +176,7 @@ def search(space: SearchSpace, source: SamplerSource | GridSource) -> Iterator[t
     running: list[tuple[float, int, int]] = []  # (when its next epoch ends, trial, that epoch)
 
     def begin(now: float) -> None:
-        if len(trials) < NUM_TRIALS:
+        if len(trials) < space.trials:
             trials.append(source.next())
             curves.append({})
             heapq.heappush(running, (now + trials[-1].seconds[0], len(trials) - 1, 0))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import growth, peer, sweep_run
+from benchmarks import growth, peer, replay, sweep_run
 from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
 from benchmarks.peer_trainer import build_trainer, provide_java
 from medcap_core.batches import PixelSource
-from medcap_core.config import FreezeMode
+from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.image_folder import read_image_folder
 from medcap_core.data.image_store import ImageStore
 from medcap_core.data.images import ImageGeometry
@@ -25,6 +25,7 @@ from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
 from medcap_core.training import set_up, train_epoch
 from sweep.points import draw_configs
+from sweep.space import build_space
 from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
 
 
@@ -174,3 +175,28 @@ def test_growth_folder_has_many_names_for_few_images(tmp_path: Path, monkeypatch
     assert len({record.id for record in records}) == 7
     assert [record.caption for record in records[3:6]] == [record.caption for record in records[:3]]
     assert len({np.asarray(record.image.open()).tobytes() for record in records}) == 3
+
+
+def test_replaying_a_search_adds_up_the_epochs_of_two_trials_at_once() -> None:
+    table = {
+        ("full", 1e-3, "", 2): replay.RecordedTrial(ciders=(1.0, 2.0), seconds=(3.0, 4.0)),
+        ("full", 2e-3, "", 1): replay.RecordedTrial(ciders=(5.0,), seconds=(2.0,)),
+        ("full", 4e-3, "", 2): replay.RecordedTrial(ciders=(0.5, 0.6), seconds=(10.0, 1.0)),
+    }
+    space = build_space(replay.SPACE | {"trials": 3, "scheduler": "none"}, "test")
+    source = replay.GridSource(space, table)
+    source.trials = list(table.values())[::-1]  # handed out from the end
+    assert list(replay.search(space, source)) == [(2.0, 5.0), (3.0, 1.0), (7.0, 2.0), (12.0, 0.5), (13.0, 0.6)]
+
+
+def test_a_proposal_stands_for_the_nearest_trial_of_the_table() -> None:
+    trials = [replay.RecordedTrial((float(number),), (1.0,)) for number in range(4)]
+    keys = [("full", 1e-3, "", 2), ("full", 4e-3, "", 2), ("lora", 1e-2, "query_key", 4), ("full", 1e-3, "", 6)]
+    table = dict(zip(keys, trials, strict=True))
+    for values, nearest in (
+        ({"freeze": "full", "learning_rate": 1.9e-3, "num_epochs": 3}, 0),
+        ({"freeze": "full", "learning_rate": 2.1e-3, "num_epochs": 2}, 1),
+        ({"freeze": "lora", "learning_rate": 1e-3, "num_epochs": 6}, 2),
+        ({"freeze": "full", "learning_rate": 1e-3, "num_epochs": 5}, 3),
+    ):
+        assert replay.find_nearest(table, TrialConfig.model_validate(values)) is trials[nearest]
