@@ -48,7 +48,8 @@ def caption_zero_shot(
 
             captions = generate_captions(captioner, SourcePart(images, positions), config, progress=note)
             store.add(part.rows[positions], captions)
-    progress("captions", len(split), len(split))
+    else:
+        progress("captions", len(split), len(split))
     return store.captions(split.rows)
 
 

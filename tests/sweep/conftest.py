@@ -18,13 +18,6 @@ from tests.tiny_blip import save_tiny_blip
 set_environment(None)  # before a test module imports Ray, which reads it then
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that start real runs in one process: they share runs, and each wants all cores."""
-    for item in items:
-        if isinstance(item, pytest.Function) and {"materials", "local_ray"} & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("real runs"))
-
-
 @pytest.fixture(scope="session")
 def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, SearchSpace], Study]:
     """Creates a study; all share one empty database, whose tables take long to make."""
