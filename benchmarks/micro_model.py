@@ -168,14 +168,14 @@ def measure_mode(bench: ModelBench, mode: FreezeMode, images: ImageSource) -> tu
     launched = steps.launched if isinstance(steps, RecordedSteps) else steps
     singly = time_steps(bench, batches, launched) if launched is not steps else None
     order = np.arange(bench.batch_size)
-    flop = count_flop(lambda: launched.take([batches.make(order)], batches.captions.count_labels(order)))
+    flop = count_flop(lambda: launched.take([batches.make(order)], batches.texts.count_labels(order)))
     return seconds, singly, flop, memory.sample()
 
 
 def time_steps(bench: ModelBench, batches: BatchMaker, steps: Steps) -> float:
     """Seconds a step over steps in a row, fetching of batches included."""
     order = np.arange(bench.batch_size)
-    labels = batches.captions.count_labels(order)
+    labels = batches.texts.count_labels(order)
 
     def run(count: int) -> None:
         for batch in prefetch(batches.make, [order] * count, bench.device):

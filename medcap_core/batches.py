@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medcap_core.models.captioner import TokenizedCaptions
+from medcap_core.models.captioner import TokenizedTexts
 
 Positions = NDArray[np.int64]
 _Item = TypeVar("_Item")
@@ -77,17 +77,19 @@ class SourcePart:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes. An empty share of a step is one row without labels: it adds nothing to the loss."""
+    """What one forward pass takes: images and, in the family's own layout, texts (for BLIP input ids and labels).
+
+    An empty share of a step is one row without labels: it adds nothing to the loss.
+    """
 
     positions: Positions
     images: Tensor
-    input_ids: Tensor
-    labels: Tensor
+    texts: tuple[Tensor, ...]
     encoded: bool
 
     def copy(self) -> "MicroBatch":
         """The same values in tensors of its own."""
-        return replace(self, images=self.images.clone(), input_ids=self.input_ids.clone(), labels=self.labels.clone())
+        return replace(self, images=self.images.clone(), texts=tuple(text.clone() for text in self.texts))
 
 
 def derive_seed(*parts: int) -> int:
@@ -111,23 +113,24 @@ def split_step(positions: Positions, num_parts: int) -> list[Positions]:
 class BatchMaker:
     """Makes the micro-batches of a split, ready for `device`."""
 
-    def __init__(self, images: ImageSource, captions: TokenizedCaptions, device: torch.device) -> None:
+    def __init__(self, images: ImageSource, texts: TokenizedTexts, device: torch.device) -> None:
         self.images = images
-        self.captions = captions
+        self.texts = texts
         self.device = device
         # Few distinct shapes let CUDA reuse its memory and kernels; a CPU gains nothing from padding.
         self.pad_to_multiple = 8 if device.type == "cuda" else 1
 
     def make(self, positions: Positions) -> MicroBatch:
-        """The images and captions at `positions`; an empty share becomes one row without labels."""
+        """The images and texts at `positions`; an empty share becomes one row without labels."""
         is_empty = len(positions) == 0
         rows = np.zeros(1, dtype=np.int64) if is_empty else positions
-        input_ids, labels = self.captions.batch(rows, self.pad_to_multiple)
-        if is_empty:
-            labels.fill_(-100)
-        images = self.images.fetch(rows)
-        images, input_ids, labels = (move(tensor, self.device) for tensor in (images, input_ids, labels))
-        return MicroBatch(rows, images, input_ids, labels, self.images.encoded)
+        texts = self.texts.batch(rows, self.pad_to_multiple, unlabelled=is_empty)
+        images = move(self.images.fetch(rows), self.device)
+        return MicroBatch(rows, images, tuple(move(text, self.device) for text in texts), self.images.encoded)
+
+    def for_epoch(self, epoch: int) -> "BatchMaker":
+        """The same images with the texts that `epoch` shows."""
+        return BatchMaker(self.images, self.texts.for_epoch(epoch), self.device)
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:

@@ -66,13 +66,9 @@ def compute_validation_loss(
     for batch in prefetch(batches.make, _chunks(own, config.eval_batch_size), batches.device):
         with autocast(batches.device, precision):
             total += captioner(
-                batch.images,
-                batch.input_ids,
-                batch.labels,
-                config.label_smoothing,
-                encoded=batches.images.encoded,
+                batch.images, *batch.texts, label_smoothing=config.label_smoothing, encoded=batch.encoded
             )
-    num_labels = batches.captions.count_labels(range(len(batches.images)))
+    num_labels = batches.texts.count_labels(range(len(batches.images)))
     mean: float = sum(workers.gather(float(total))) / max(num_labels, 1)
     return mean
 

@@ -69,7 +69,7 @@ class LaunchedSteps:
             wait = self._defer_exchange() if part is not parts[-1] else contextlib.nullcontext()
             with wait, autocast(self.device, self.precision):
                 loss = self.module(
-                    part.images, part.input_ids, part.labels, self.config.label_smoothing, encoded=part.encoded
+                    part.images, *part.texts, label_smoothing=self.config.label_smoothing, encoded=part.encoded
                 )
                 self.scaler.scale(loss * scale).backward()
             step_loss += loss.detach()
@@ -111,7 +111,7 @@ class RecordedSteps:
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
         """See `Steps.take`."""
-        shape = tuple((part.images.shape, part.images.dtype, part.input_ids.shape) for part in parts)
+        shape = tuple((part.images.shape, part.images.dtype, *(text.shape for text in part.texts)) for part in parts)
         self.seen[shape] += 1
         is_known = shape in self.recordings
         if not is_known and (self.seen[shape] <= STEPS_BEFORE_RECORDING or len(self.recordings) >= MOST_RECORDINGS):
@@ -123,8 +123,8 @@ class RecordedSteps:
             return self.launched.take(parts, num_labels)
         for own, given in zip(recording.parts, parts, strict=True):
             own.images.copy_(given.images)
-            own.input_ids.copy_(given.input_ids)
-            own.labels.copy_(given.labels)
+            for own_text, given_text in zip(own.texts, given.texts, strict=True):
+                own_text.copy_(given_text)
         recording.scale.fill_(1.0 / max(num_labels, 1))
         recording.graph.replay()
         return recording.loss.clone()

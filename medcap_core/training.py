@@ -126,7 +126,7 @@ def set_up(
     for name in _SPLITS_OF_A_TRIAL:
         augmented = name == "train" and config.augment
         images = open_images(captioner, data.splits[name], config, augmented=augmented, progress=progress)
-        batches[name] = BatchMaker(images, captioner.tokenize(data.splits[name].captions, config), device)
+        batches[name] = BatchMaker(images, captioner.tokenize_records(data.splits[name].records, config), device)
     optimizer = build_optimizer(captioner, config)
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config, device) is torch.float16)
     return Trial(
@@ -202,7 +202,8 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
     steps = [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]
     num_parts = config.accumulation_steps * workers.size
     own_parts = [part for step in steps for part in split_step(step, num_parts)[workers.rank :: workers.size]]
-    batches = prefetch(trial.train.make, own_parts, trial.device)
+    train = trial.train.for_epoch(epoch)
+    batches = prefetch(train.make, own_parts, trial.device)
 
     total_loss = torch.zeros((), dtype=torch.float64, device=trial.device)
     first_bad_step = torch.full((), -1, dtype=torch.int64, device=trial.device)
@@ -210,7 +211,7 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
         steps_before = (epoch - 1) * len(steps) + index
         set_learning_rate(trial.optimizer, config, steps_before, config.num_epochs * len(steps))
         parts = [augment(next(batches), augmenter) for _ in range(config.accumulation_steps)]
-        loss = trial.steps.take(parts, trial.train.captions.count_labels(step))
+        loss = trial.steps.take(parts, train.texts.count_labels(step))
         total_loss += loss
         is_first_bad = ~torch.isfinite(loss) & (first_bad_step < 0)
         first_bad_step = torch.where(is_first_bad, steps_before + 1, first_bad_step)
@@ -218,7 +219,7 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
             raise_if_not_finite(trial, int(first_bad_step))
             trial.memory.sample()
         progress(f"epoch {epoch}/{trial.num_epochs} training", index + 1, len(steps))
-    num_labels = trial.train.captions.count_labels(order)
+    num_labels = train.texts.count_labels(order)
     mean_loss: float = sum(workers.gather(float(total_loss))) / max(num_labels, 1)
     return mean_loss
 

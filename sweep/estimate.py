@@ -176,7 +176,7 @@ def measure_units(config: TrialConfig) -> UnitCost:
     if trial.tuning.trainable_parameters:
         step = np.arange(config.batch_size) % len(trial.train.images)
         parts = [trial.train.make(part) for part in np.array_split(step, config.accumulation_steps)]
-        labels = trial.train.captions.count_labels(step)
+        labels = trial.train.texts.count_labels(step)
         for _ in range(STEPS_BEFORE_RECORDING + 1):
             trial.steps.take(parts, labels)
         elapsed = time_call(lambda: [trial.steps.take(parts, labels) for _ in range(NUM_STEPS)])

@@ -75,13 +75,14 @@ def test_a_batch_holds_the_images_and_captions_of_its_positions(maker: BatchMake
     assert batch.positions.tolist() == [3, 0, 5]
     assert batch.images.dtype == torch.uint8
     assert numbers(batch.images) == [3, 0, 5]
-    assert batch.input_ids.tolist() == [
+    input_ids, labels = batch.texts
+    assert input_ids.tolist() == [
         [5, 13, 13, 13, 3, 0, 0],
         [5, 3, 0, 0, 0, 0, 0],
         [5, 15, 15, 15, 15, 15, 3],
     ]
     ignored = -100
-    assert batch.labels.tolist() == [
+    assert labels.tolist() == [
         [ignored, 13, 13, 13, 3, ignored, ignored],
         [ignored, 3, *[ignored] * 5],
         [ignored, 15, 15, 15, 15, 15, 3],
@@ -90,8 +91,9 @@ def test_a_batch_holds_the_images_and_captions_of_its_positions(maker: BatchMake
 
 def test_an_empty_share_is_one_row_without_labels(maker: BatchMaker) -> None:
     batch = maker.make(np.array([], dtype=np.int64))
-    assert len(batch.images) == len(batch.input_ids) == 1
-    assert (batch.labels == -100).all()
+    input_ids, labels = batch.texts
+    assert len(batch.images) == len(input_ids) == 1
+    assert (labels == -100).all()
 
 
 def test_part_of_a_source_keeps_its_own_order() -> None:

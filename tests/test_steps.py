@@ -30,7 +30,7 @@ def capture_gradients(config: TrialConfig, data: PreparedData) -> tuple[dict[str
                 gradients[name] = parameter.grad.clone()
 
     trial.optimizer.register_step_pre_hook(keep)
-    loss = trial.steps.take(parts, trial.train.captions.count_labels(step))
+    loss = trial.steps.take(parts, trial.train.texts.count_labels(step))
     return gradients, float(loss)
 
 
@@ -43,7 +43,7 @@ def test_accumulation_changes_no_gradient(tmp_path: Path) -> None:
     captioner = load_captioner(str(tiny_blip))
     tokens = captioner.tokenize(data.splits["train"].captions, tiny_config(tiny_blip))
     pixels = torch.from_numpy(data.splits["train"].pixels(np.arange(7)))
-    total = captioner(pixels, *tokens.batch(range(7)), 0.1, encoded=False)
+    total = captioner(pixels, *tokens.batch(range(7)), label_smoothing=0.1, encoded=False)
     (total / tokens.count_labels(range(7))).backward()
     assert loss == pytest.approx(total.item(), rel=1e-5)
     expected = {name: parameter.grad for name, parameter in captioner.named_parameters()}
@@ -79,7 +79,7 @@ def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze
             set_learning_rate(trial.optimizer, config, index, 3 * STEPS_BEFORE_RECORDING)
             positions = np.arange(12)[index % 3 :: 3]
             parts = [trial.train.make(part) for part in split_step(positions, 2)]
-            steps.take(parts, trial.train.captions.count_labels(positions))
+            steps.take(parts, trial.train.texts.count_labels(positions))
         assert bool(trial.steps.recordings) is is_recorded
         weights.append(trained_weights(trial.captioner))
     for name, weight in weights[0].items():
@@ -106,7 +106,7 @@ def test_a_step_too_large_to_record_is_launched(tiny_blip: Path, monkeypatch: py
     monkeypatch.setattr(RecordedSteps, "_record", record)
     recorded = RecordedSteps(trial.steps)
     parts = [trial.train.make(np.arange(4))]
-    num_labels = trial.train.captions.count_labels(np.arange(4))
+    num_labels = trial.train.texts.count_labels(np.arange(4))
     losses = [float(recorded.take(parts, num_labels)) for _ in range(STEPS_BEFORE_RECORDING + 3)]
     assert attempts == [1]
     assert losses == sorted(losses, reverse=True)

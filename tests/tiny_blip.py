@@ -9,6 +9,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import PreparedData
+from medcap_core.data.records import ImageFile, Record
 
 IMAGE_SIZE = 48  # pixels: 3 x 3 patches
 PATCH_SIZE = 16
@@ -77,6 +78,12 @@ class TinySplit:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def records(self) -> list[Record]:
+        return [
+            Record(name, ImageFile(Path(name)), caption) for name, caption in zip(self.ids, self.captions, strict=True)
+        ]
 
     def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.images[positions]

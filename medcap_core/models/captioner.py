@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,10 +17,26 @@ from torch import Tensor, nn
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
+from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
 from medcap_core.models.weights import LoadOptions, set_image_size
 
 IGNORED_LABEL = -100
+
+
+class TokenizedTexts(Protocol):
+    """The texts of a split as token ids, tokenized once and batched by position."""
+
+    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
+        """Number of tokens with a loss at these positions: what a mean over tokens divides by."""
+
+    def batch(
+        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+    ) -> tuple[Tensor, ...]:
+        """The texts as `Captioner.forward` takes them; `unlabelled` ones add nothing to a loss."""
+
+    def for_epoch(self, epoch: int) -> "TokenizedTexts":
+        """What `epoch` shows, where epochs differ."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,13 @@ class TokenizedCaptions:
         """Number of tokens with a loss in these captions: what a mean over tokens divides by."""
         return sum(max(len(self.ids[position]) - self.prompt_length, 0) for position in positions)
 
-    def batch(self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
+    def for_epoch(self, epoch: int) -> "TokenizedCaptions":
+        """The same in every epoch."""
+        return self
+
+    def batch(
+        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Pad on the right: `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
         length = max(len(self.ids[position]) for position in positions)
         length = -(-length // pad_to_multiple) * pad_to_multiple
@@ -48,7 +70,8 @@ class TokenizedCaptions:
         for row, position in enumerate(positions):
             ids = self.ids[position]
             input_ids[row, : len(ids)] = ids
-            labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
+            if not unlabelled:
+                labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
         return torch.from_numpy(input_ids), torch.from_numpy(labels)
 
 
@@ -142,6 +165,10 @@ class Captioner(nn.Module, ABC):
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
         """Token ids of prompt and caption, cut to `config.max_caption_tokens`."""
 
+    def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> TokenizedTexts:
+        """Token ids of what a training step reads of these records: their captions, unless a family reads more."""
+        return self.tokenize([record.caption for record in records], config)
+
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encoder hidden states (B, N, D) of uint8 pixels (B, 3, S, S); normalised on the device."""
@@ -189,13 +216,13 @@ class Captioner(nn.Module, ABC):
     def check(self, config: TrialConfig) -> None:
         """Raise ModelFault if the model cannot do what `config` asks (such as captions beyond its positions)."""
 
-    def forward(
-        self, images: Tensor, input_ids: Tensor, labels: Tensor, label_smoothing: float, *, encoded: bool
-    ) -> Tensor:
+    def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """Sum, not mean, of the token losses: () float32, so that parts of a batch add up exactly.
 
-        `images` is uint8 pixels (B, 3, S, S), or encoder hidden states (B, N, D) if `encoded`.
+        `images` is uint8 pixels (B, 3, S, S), or encoder hidden states (B, N, D) if `encoded`; `texts` is a batch of
+        what `tokenize_records` gives.
         """
+        input_ids, labels = texts
         hidden_states = images if encoded else self.encode_images(images)
         logits = self.compute_logits(hidden_states, input_ids)
         return nn.functional.cross_entropy(

@@ -50,7 +50,7 @@ def compute_loss(
     tokens = captioner.tokenize(captions, tiny_config(Path("unused"), **changes))
     input_ids, labels = tokens.batch(range(len(captions)))
     with torch.inference_mode():
-        return float(captioner(pixels, input_ids, labels, smoothing, encoded=False))
+        return float(captioner(pixels, input_ids, labels, label_smoothing=smoothing, encoded=False))
 
 
 # Images
@@ -189,7 +189,7 @@ def test_padding_and_hidden_states_change_no_loss(captioner: Captioner, pixels: 
     with torch.inference_mode():
         encoded = captioner.encode_images(pixels[:2])
         losses = [
-            float(captioner(images, *tokens.batch([0, 1], multiple), 0.1, encoded=images is encoded))
+            float(captioner(images, *tokens.batch([0, 1], multiple), label_smoothing=0.1, encoded=images is encoded))
             for multiple in (1, 8, 17)
             for images in (pixels[:2], encoded)
         ]

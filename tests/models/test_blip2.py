@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_transformers(folder: Path, image: Image.Image, prom
         inputs["labels"] = torch.cat([torch.full((2, NUM_QUERIES), -100), labels], dim=1)
     with torch.inference_mode():
         expected = plain(**inputs).loss
-        loss = captioner(as_pixels(image).expand(2, -1, -1, -1), input_ids, labels, 0.0, encoded=False)
+        loss = captioner(as_pixels(image).expand(2, -1, -1, -1), input_ids, labels, label_smoothing=0.0, encoded=False)
     assert float(loss) / tokens.count_labels([0, 1]) == pytest.approx(float(expected), rel=1e-5)
 
 

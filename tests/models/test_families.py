@@ -38,7 +38,9 @@ def compute_loss(captioner: Captioner, images: Tensor, captions: list[str], *, p
     tokens = captioner.tokenize(captions, tiny_config(Path("unused")))
     with torch.inference_mode():
         encoded = images.ndim == 3
-        return float(captioner(images, *tokens.batch(range(len(captions)), pad_to), 0.1, encoded=encoded))
+        return float(
+            captioner(images, *tokens.batch(range(len(captions)), pad_to), label_smoothing=0.1, encoded=encoded)
+        )
 
 
 @every_family
@@ -62,7 +64,7 @@ def test_only_what_follows_the_prompt_has_a_loss(folder: Path, pixels: Tensor) -
     input_ids, labels = tokens.batch([0])
     with torch.inference_mode():
         log_probabilities = captioner.compute_logits(captioner.encode_images(pixels[:1]), input_ids).log_softmax(-1)[0]
-        loss = float(captioner(pixels[:1], input_ids, labels, 0.0, encoded=False))
+        loss = float(captioner(pixels[:1], input_ids, labels, label_smoothing=0.0, encoded=False))
     places = range(tokens.prompt_length, input_ids.shape[1])
     expected = -sum(float(log_probabilities[place - 1, input_ids[0, place]]) for place in places)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -129,7 +131,7 @@ def test_each_mode_trains_its_parts_and_each_trained_parameter_gets_a_gradient(
     assert trained == expected
     assert encoder_is_frozen(config) is not any(name.startswith(("vision_model.", "encoder.")) for name in trained)
     tokens = captioner.tokenize([SHORT, LONG], config)
-    captioner(pixels[:2], *tokens.batch([0, 1]), 0.1, encoded=False).backward()
+    captioner(pixels[:2], *tokens.batch([0, 1]), label_smoothing=0.1, encoded=False).backward()
     without = {
         name for name, value in captioner.network.named_parameters() if value.requires_grad and value.grad is None
     }

@@ -50,7 +50,7 @@ def test_images_loss_and_captions_are_those_of_transformers(vit_gpt2: Path, imag
         assert encoded.shape == (3, 10, VISION_WIDTH)
         torch.testing.assert_close(encoded, plain.encoder(values).last_hidden_state, atol=1e-5, rtol=0)
         expected = plain(pixel_values=values[:2], labels=labels[:, 1:]).loss
-        loss = captioner(pixels[:2], input_ids, labels, 0.0, encoded=False)
+        loss = captioner(pixels[:2], input_ids, labels, label_smoothing=0.0, encoded=False)
         assert float(loss) / tokens.count_labels([0, 1]) == pytest.approx(float(expected), rel=1e-5)
         for settings in SETTINGS:
             captions = captioner.generate(encoded, tiny_config(vit_gpt2, **settings))
@@ -116,7 +116,7 @@ def test_another_vision_tower_joins_a_gpt2(
         assert plain.generate(encoded, config) == captions
     apply_tuning(captioner, config)
     tokens = captioner.tokenize(CAPTIONS, config)
-    captioner(pixels, *tokens.batch([0, 1]), 0.1, encoded=False).backward()
+    captioner(pixels, *tokens.batch([0, 1]), label_smoothing=0.1, encoded=False).backward()
     trained = [value for value in captioner.network.parameters() if value.requires_grad]
     assert all(value.grad is not None for value in trained)
     assert all(
