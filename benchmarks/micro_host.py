@@ -18,7 +18,6 @@ from benchmarks.machine import time_call
 from benchmarks.report import print_table
 from benchmarks.sweep_run import REPOSITORY, build_environment, compute_turnarounds, run_sweep
 from benchmarks.synthetic import PHANTOM_BLIP, write_phantom_folder
-from medcap_core.data.decoding import decode
 from medcap_core.data.image_folder import read_image_folder
 from medcap_core.data.image_store import count_usable_cpus
 from medcap_core.data.images import ImageGeometry
@@ -87,7 +86,7 @@ def measure_start(num_images: int) -> None:
         geometry = ImageGeometry(load_captioner(PHANTOM_BLIP).geometry.size)
         started = time.perf_counter()
         with ThreadPoolExecutor(count_usable_cpus()) as pool:
-            list(pool.map(lambda record: decode(record.image, geometry), records))
+            list(pool.map(lambda record: geometry.decode(record.image), records))
         decoding = time.perf_counter() - started
         looking = time_call(lambda: [record.image.fingerprint() for record in records])
     print(f"{num_images} PNG files of 128 px, {count_usable_cpus()} cores.\n")

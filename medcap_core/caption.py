@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medcap_core.batches import PixelSource
 from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
-from medcap_core.data.decoding import UnreadableImage, decode
+from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.records import ImageFile
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.evaluation import generate_captions
@@ -44,7 +44,7 @@ def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
     images, faults = [], []
     for path in paths:
         try:
-            images.append(decode(ImageFile(path), captioner.geometry))
+            images.append(captioner.geometry.decode(ImageFile(path)))
         except UnreadableImage as unreadable:
             faults.append(f"{path}: {unreadable.reason}; give an image file.")
     if faults:

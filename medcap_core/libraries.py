@@ -1,5 +1,6 @@
 """Keep the libraries' own progress bars and notices out of the terminal; for programs, never for an import."""
 
+import logging
 import warnings
 
 from huggingface_hub.utils import logging as hub_logging
@@ -11,5 +12,7 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells each try to reach the Hub
+    # nibabel writes every repair of a header to the terminal; what is wrong with a file we say ourselves.
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
     # peft asks transformers by a name that transformers has since deprecated.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -28,7 +28,7 @@ from medcap_core.attention import (
     explain_captions,
 )
 from medcap_core.command_line import told_in_sentences
-from medcap_core.data.images import to_rgb
+from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.evaluation import OnProgress, ignore_progress
@@ -203,7 +203,7 @@ def _build_sheet(
     if image.reference is not None:
         texts.insert(0, ("Reference caption", image.reference))
     return Sheet(
-        image=to_rgb(image.record.image.open()),
+        image=decode_rgb(image.record.image),
         title=title,
         texts=texts,
         words=explained.words,

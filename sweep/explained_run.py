@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medcap_core.caption import read_settings
 from medcap_core.config import TrialConfig
-from medcap_core.data.decoding import UnreadableImage, decode
+from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import ImageFile, Record, SplitName
 from medcap_core.device import current_device
@@ -131,7 +131,7 @@ def read_given_images(run: ExplainedRun, names: list[str], progress: OnProgress 
     for name in names:
         if Path(name).is_file():
             try:
-                pixels = decode(ImageFile(Path(name)), run.captioner.geometry)
+                pixels = run.captioner.geometry.decode(ImageFile(Path(name)))
             except UnreadableImage as unreadable:
                 faults.append(f"--image {name}: {unreadable.reason}; give an image file.")
             else:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medcap_core.data.decoding import UnreadableImage, decode_rgb
+from medcap_core.data.decoding import UnreadableImage
+from medcap_core.data.images import decode_rgb
 from medcap_core.data.prepare import load_dataset
 from medcap_core.data.records import Record
 from medcap_core.errors import DataFault

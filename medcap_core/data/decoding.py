@@ -1,16 +1,15 @@
-"""One image reference to pixels, or to a sentence on why it cannot be read."""
+"""Why an image or a volume cannot be read: a sentence, and whether that is the file's fault or the machine's."""
 
 import errno
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medcap_core.data.images import ImageGeometry, resize, to_rgb
-from medcap_core.data.records import ImageReference
+from medcap_core.data.records import Reference
 from medcap_core.errors import DataFault
 
 # What image decoders raise on damaged content.
@@ -26,7 +25,7 @@ _MACHINE_FAULTS = {
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be used; `lasting` is False where its file is only out of reach for now."""
+    """An image or volume that cannot be used; `lasting` is False where its file is only out of reach for now."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)
@@ -34,19 +33,15 @@ class UnreadableImage(Exception):
         self.lasting = lasting
 
 
-def decode(reference: ImageReference, geometry: ImageGeometry) -> NDArray[np.uint8]:
-    """The image as uint8 RGB (3, size, size); raises what `decode_rgb` raises."""
-    return resize(decode_rgb(reference), geometry.size, geometry.resample)
+@contextmanager
+def reading(reference: Reference) -> Iterator[None]:
+    """Open and convert `reference` in it: what decoders raise becomes one of two exceptions.
 
-
-def decode_rgb(reference: ImageReference) -> Image.Image:
-    """The image in mode RGB and in its own size.
-
-    Raises UnreadableImage for a damaged, absent or forbidden file, and DataFault where the machine fails to read (disk,
-    memory, open files, network): leaving such images out would silently change the data set.
+    UnreadableImage for a damaged, absent or forbidden file; DataFault where the machine fails to read (disk, memory,
+    open files, network): leaving such files out would silently change the data set.
     """
     try:
-        return to_rgb(reference.open())
+        yield
     except MemoryError as error:
         raise _machine_fault(reference, "not enough memory") from error
     except _DAMAGED as error:
@@ -57,10 +52,10 @@ def decode_rgb(reference: ImageReference) -> Image.Image:
         raise UnreadableImage(reason, lasting=number not in _OUT_OF_REACH) from error
 
 
-def _machine_fault(reference: ImageReference, reason: str) -> DataFault:
+def _machine_fault(reference: Reference, reason: str) -> DataFault:
     return DataFault(
         f"{getattr(reference, 'path', reference)} could not be read ({reason}): this is the machine's fault, not the "
-        "image's; mend it and start again, decoding goes on where it stopped."
+        "file's; mend it and start again, decoding goes on where it stopped."
     )
 
 

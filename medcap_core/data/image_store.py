@@ -1,7 +1,7 @@
-"""Images decoded and resized once, kept in a memory-mapped file that all processes share.
+"""Images or volumes decoded and resized once, kept in a memory-mapped file that all processes share.
 
-One folder for each (records of a split, geometry): the rows of a `RowStore`, `pixels.u8` (N, 3, S, S), and
-`unreadable.jsonl`, why rows cannot be had.
+One folder for each (records of a split, geometry): the rows of a `RowStore`, `pixels.u8` (N, 3, S, S), of volumes
+(N, 1, S, S, S), and `unreadable.jsonl`, why rows cannot be had.
 """
 
 import hashlib
@@ -9,16 +9,15 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.cache import cache_root
-from medcap_core.data.decoding import UnreadableImage, decode
-from medcap_core.data.images import ImageGeometry
-from medcap_core.data.records import ImageReference, Record
+from medcap_core.data.decoding import UnreadableImage
+from medcap_core.data.geometry import Geometry
+from medcap_core.data.records import Record, Reference
 from medcap_core.data.row_store import DONE, UNUSABLE, Progress, RowStore
 
 # Raise when decoding, scaling or the files' layout changes: older stores are then left alone.
@@ -26,18 +25,18 @@ FORMAT_VERSION = 1
 
 
 class ImageStore:
-    """The resized images of one list of records.
+    """The resized images, or volumes, of one list of records.
 
     Safe for several processes at once: one decodes, the others wait and then read. Picklable.
     """
 
-    def __init__(self, records: Sequence[Record], geometry: ImageGeometry, root: Path | None = None) -> None:
+    def __init__(self, records: Sequence[Record], geometry: Geometry, root: Path | None = None) -> None:
         """`root` is the cache root, by default `medcap_core.cache.cache_root()`; nothing is written yet."""
         self.geometry = geometry
         self.key = compute_store_key(records, geometry)
         self.folder = (root or cache_root()) / "images" / self.key[:32]
-        self._images: list[ImageReference] = [record.image for record in records]
-        self._rows = RowStore(self.folder, "pixels.u8", len(records), (3, geometry.size, geometry.size), np.uint8)
+        self._images: list[Reference] = [record.image for record in records]
+        self._rows = RowStore(self.folder, "pixels.u8", len(records), geometry.row_shape, np.uint8)
         self._recorded: dict[int, str] = {}
         self._out_of_reach: dict[int, str] = {}
 
@@ -80,7 +79,10 @@ class ImageStore:
         return readable
 
     def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copies of the images: uint8 (B, 3, S, S), RGB. Raises ValueError for rows that are not in the store."""
+        """Copies of the images, uint8 (B, 3, S, S), RGB, or of the volumes, uint8 (B, 1, S, S, S).
+
+        Raises ValueError for rows that are not in the store.
+        """
         return self._rows.read(rows)
 
     @property
@@ -89,7 +91,7 @@ class ImageStore:
 
     def _decode_row(self, row: int) -> NDArray[np.uint8] | UnreadableImage:
         try:
-            return decode(self._images[row], self.geometry)
+            return self.geometry.decode(self._images[row])
         except UnreadableImage as unreadable:
             return unreadable
 
@@ -113,9 +115,9 @@ class ImageStore:
             self._recorded = {row: reasons.get(row, "unreadable") for row in bad_rows}
 
 
-def compute_store_key(records: Sequence[Record], geometry: ImageGeometry) -> str:
+def compute_store_key(records: Sequence[Record], geometry: Geometry) -> str:
     """sha256 (hex) over the format version, the geometry and each record's id and fingerprint."""
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(geometry)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(geometry.described)], sort_keys=True).encode())
     for record in records:
         try:
             fingerprint = record.image.fingerprint()

@@ -1,11 +1,16 @@
 """How an image of any kind becomes 8-bit RGB pixels of one size."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from medcap_core.data.decoding import reading
+from medcap_core.data.records import ImageFile, Reference
 
 # The window of images with more than 8 bits, in percent of their own pixels.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
@@ -20,8 +25,37 @@ class ImageGeometry:
     `size` is the side of the square in pixels; `resample` a `PIL.Image.Resampling` value (BLIP: 3, bicubic).
     """
 
+    noun: ClassVar[str] = "image"
+
     size: int
     resample: int = int(Image.Resampling.BICUBIC)
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(3, size, size)."""
+        return (3, self.size, self.size)
+
+    @property
+    def described(self) -> dict[str, int]:
+        """All that decides the pixels of a given file, for the key of a store."""
+        return asdict(self)
+
+    def decode(self, reference: Reference) -> NDArray[np.uint8]:
+        """The image as uint8 RGB (3, size, size); raises what `decode_rgb` raises."""
+        return resize(decode_rgb(reference), self.size, self.resample)
+
+    def refer_to(self, path: Path) -> ImageFile:
+        """A reference to the image file at `path`."""
+        return ImageFile(path)
+
+
+def decode_rgb(reference: Reference) -> Image.Image:
+    """The image in mode RGB and in its own size. Raises UnreadableImage and DataFault, see `reading`."""
+    with reading(reference):
+        image = reference.open()
+        if not isinstance(image, Image.Image):
+            raise ValueError("a volume, where an image is needed")  # noqa: TRY004 - as of every unusable file
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

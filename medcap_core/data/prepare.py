@@ -1,4 +1,4 @@
-"""From a trial's config to the images and captions of each split, ready to be read."""
+"""From a trial's config to the images (or scans) and captions of each split, ready to be read."""
 
 import csv
 import functools
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from medcap_core.cache import cache_root
 from medcap_core.config import TrialConfig
 from medcap_core.data.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
+from medcap_core.data.geometry import Geometry
 from medcap_core.data.image_store import ImageStore
-from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
 from medcap_core.data.row_store import Progress
 from medcap_core.data.sources import load_data
@@ -60,7 +60,7 @@ class PreparedSplit:
         return PreparedSplit(self.split, records, self.store, self.rows[positions])
 
     def pixels(self, positions: NDArray[np.int64] | slice | list[int]) -> NDArray[np.uint8]:
-        """Images at `positions` of `records`: uint8 (B, 3, S, S), RGB, not normalised."""
+        """Images at `positions` of `records`, uint8 (B, 3, S, S), RGB, or scans, (B, 1, S, S, S); not normalised."""
         return self.store.pixels(self.rows[positions])
 
 
@@ -77,7 +77,7 @@ class PreparedData:
 
 def prepare_data(
     config: TrialConfig,
-    geometry: ImageGeometry,
+    geometry: Geometry,
     *,
     splits: Sequence[SplitName] = ("train", "validation"),
     whole_validation: bool = False,
@@ -88,10 +88,12 @@ def prepare_data(
     train: `data_fraction`, then `max_train_images`; validation: `max_validation_images` unless `whole_validation`;
     test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. What was
     read stays in memory, so a later call in the process costs little. Raises TooManyBadRecords above
-    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images. With
+    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images or where the data set holds
+    scans and the geometry is that of images, or the other way round. With
     `drop_duplicate_train_images`, train loses what validation (all of it) and test hold too.
     """
     dataset = load_dataset(config.data)
+    _require_geometry(config, dataset, geometry)
     prepared: dict[SplitName, PreparedSplit] = {}
     skipped = [record for record in dataset.skipped if record.split in splits]
     num_read = sum(len(dataset.splits[split]) for split in splits)
@@ -100,12 +102,14 @@ def prepare_data(
     for split in splits:
         drawn = _draw(dataset, split, config, whole_validation=whole_validation)
         store = _open_store(config.data, split, geometry, cache_root())
-        store.ensure(drawn, progress, f"decoding {split} images at {geometry.size} px")
+        store.ensure(drawn, progress, _describe_decoding(split, geometry))
         usable = drawn[store.readable(drawn)]
         records = dataset.splits[split]
         reasons = store.unreadable
         bad = [row for row in drawn.tolist() if row in reasons]
-        skipped.extend(SkippedRecord(split, records[row].id, f"unreadable image: {reasons[row]}") for row in bad)
+        skipped.extend(
+            SkippedRecord(split, records[row].id, f"unreadable {geometry.noun}: {reasons[row]}") for row in bad
+        )
         num_drawn, num_unreadable = num_drawn + len(drawn), num_unreadable + len(bad)
         prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
     # Reading looks at all records, decoding only at the drawn ones: each share is taken of its own base.
@@ -115,7 +119,7 @@ def prepare_data(
     if config.drop_duplicate_train_images and "train" in prepared:
         prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
         skipped.extend(dropped)
-    _require_images(config, prepared)
+    _require_images(config, prepared, geometry.noun)
     return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
 
 
@@ -127,9 +131,7 @@ class DuplicateImages:
     num_blank: int
 
 
-def find_duplicate_images(
-    config: TrialConfig, geometry: ImageGeometry, progress: Progress | None = None
-) -> DuplicateImages:
+def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> DuplicateImages:
     """Compare the train images that `config` draws, none dropped, with all of validation and with test.
 
     Decodes what of these is not yet decoded. Raises as `prepare_data` does.
@@ -145,7 +147,7 @@ def find_duplicate_images(
 
 
 def _drop_duplicates(
-    config: TrialConfig, geometry: ImageGeometry, train: PreparedSplit, progress: Progress | None
+    config: TrialConfig, geometry: Geometry, train: PreparedSplit, progress: Progress | None
 ) -> tuple[PreparedSplit, list[SkippedRecord]]:
     """Train without what is in another split, and what was taken out."""
     reasons = {
@@ -172,8 +174,21 @@ def load_dataset(name_or_path: str) -> Dataset:
 
 
 @functools.lru_cache(maxsize=16)
-def _open_store(name: str, split: SplitName, geometry: ImageGeometry, root: Path) -> ImageStore:
+def _open_store(name: str, split: SplitName, geometry: Geometry, root: Path) -> ImageStore:
     return ImageStore(load_dataset(name).splits[split], geometry, root)
+
+
+def _require_geometry(config: TrialConfig, dataset: Dataset, geometry: Geometry) -> None:
+    nouns = {type(record).noun for records in dataset.splits.values() for record in records}
+    if nouns - {geometry.noun}:
+        holds, takes = ("scans", "flat images") if geometry.noun == "image" else ("flat images", "scans")
+        remedy = "model: medblip3d" if geometry.noun == "image" else "data: brain_phantoms or a table of scans"
+        raise DataFault(f"{config.data} holds {holds}, but the model {config.model} takes {takes}: use {remedy}.")
+
+
+def _describe_decoding(split: SplitName, geometry: Geometry) -> str:
+    unit = "px" if geometry.noun == "image" else "voxels a side"
+    return f"decoding {split} {geometry.noun}s at {geometry.size} {unit}"
 
 
 def _draw(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
@@ -197,10 +212,10 @@ def _describe_bad_records(config: TrialConfig, share: float, skipped: Sequence[S
     ]
 
 
-def _require_images(config: TrialConfig, prepared: dict[SplitName, PreparedSplit]) -> None:
+def _require_images(config: TrialConfig, prepared: dict[SplitName, PreparedSplit], noun: str) -> None:
     faults = [
-        f"{config.data}: the {split} split has {len(part)} usable images, but at least {_MIN_IMAGES} are needed: add "
-        "images, or raise data_fraction or the split's cap."
+        f"{config.data}: the {split} split has {len(part)} usable {noun}s, but at least {_MIN_IMAGES} are needed: add "
+        f"{noun}s, or raise data_fraction or the split's cap."
         for split, part in prepared.items()
         if len(part) < _MIN_IMAGES
     ]

@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 SplitName = Literal["train", "validation", "test"]
@@ -54,6 +56,34 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A 3D scan in one orientation, RAS: x runs from left to right, y from posterior to anterior, z from inferior up.
+
+    `voxels` float32 (X, Y, Z) holds intensities as stored; `voxel_size_mm` is a voxel's extent along x, y and z.
+    """
+
+    voxels: NDArray[np.float32]
+    voxel_size_mm: tuple[float, float, float]
+
+
+class VolumeReference(Protocol):
+    """Where one volume lies; small, hashable and picklable, read on demand. Inherit from it to have `open`."""
+
+    def read(self) -> Volume:
+        """The volume, not yet scaled or resized. Raises OSError or ValueError, in one clear line."""
+
+    def open(self) -> NDArray[np.float32]:
+        """The voxels alone, (X, Y, Z) in RAS. Raises what `read` raises."""
+        return self.read().voxels
+
+    def fingerprint(self) -> str:
+        """A string that changes when the volume's content does; cheap, reads no voxels."""
+
+
+Reference = ImageReference | VolumeReference
+
+
+@dataclass(frozen=True)
 class Record:
     """One image with its caption.
 
@@ -61,8 +91,11 @@ class Record:
     `truth` holds what is known beside the caption (finding, side, level, concepts, ...), empty for most sources.
     """
 
+    noun: ClassVar[str] = "image"
+    """What sentences call it."""
+
     id: str
-    image: ImageReference
+    image: Reference
     caption: str
     case: str | None = None
     truth: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)

@@ -23,6 +23,7 @@ TO_DO, DONE, UNUSABLE = 0, 1, 2
 _CHUNK_BYTES = 64 * 2**20
 _MAX_CHUNK_ROWS = 512
 _PROGRESS_EVERY = 16
+_LARGE_ROW_BYTES = 2**21  # such as a volume of 128 voxels a side: each takes a while
 _WAIT_SECONDS = 1.0
 
 
@@ -107,6 +108,7 @@ class RowStore:
         """
         check_free_space(self.folder, int(rows.size) * self.row_bytes, what.capitalize())
         chunk_rows = max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // self.row_bytes))
+        every = 1 if self.row_bytes >= _LARGE_ROW_BYTES else _PROGRESS_EVERY
         num_done = 0
         with self._rows_file.open("r+b") as rows_file, self._status_file.open("r+b") as status_file:
             for start in range(0, len(rows), chunk_rows):
@@ -120,7 +122,7 @@ class RowStore:
                         rows_file.seek(row * self.row_bytes)
                         rows_file.write(np.ascontiguousarray(content).data)
                     num_done += 1
-                    if progress and (num_done % _PROGRESS_EVERY == 0 or num_done == len(rows)):
+                    if progress and (num_done % every == 0 or num_done == len(rows)):
                         progress(what, num_done, len(rows))
                 flush(rows_file)
                 unusable = settle_absent(absent) if absent else []

@@ -9,7 +9,6 @@ from transformers import AutoProcessor, BlipForConditionalGeneration, BlipProces
 
 from medcap_core.caption_prior import choose_caption_prior
 from medcap_core.config import TrialConfig
-from medcap_core.data.decoding import decode
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.metrics import CaptionScorer
 from medcap_core.models import EMBEDDED_MODELS, load_captioner
@@ -154,7 +153,7 @@ def test_the_embedded_model_captions_general_phantoms_far_better_than_one_captio
     general = load_phantoms("general", num_train=60, num_validation=40, num_test=0)
     captioner = load_captioner("phantom-blip")
     records = general.splits["validation"]
-    pixels = [decode(record.image, captioner.geometry) for record in records]
+    pixels = [captioner.geometry.decode(record.image) for record in records]
     config = TrialConfig(num_beams=1)
     with torch.inference_mode():
         captions = captioner.generate(captioner.encode_images(torch.from_numpy(np.stack(pixels))), config)

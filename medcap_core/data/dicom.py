@@ -1,0 +1,42 @@
+"""A DICOM series by SimpleITK, which sorts its slices by their positions and not by their names."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.data.records import Volume
+
+
+def read_dicom_series(folder: Path) -> Volume:
+    """The one series in `folder`, its axes permuted and flipped to the closest RAS orientation.
+
+    SimpleITK applies each slice's rescale slope and intercept. Raises OSError or ValueError, in one clear line.
+    """
+    import SimpleITK  # an extra: importing this module must not need it
+
+    if not folder.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(folder))
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to the terminal past everything
+    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise ValueError("the folder holds no DICOM series; give one folder for each series of slices")
+    if len(series) > 1:
+        raise ValueError(f"the folder holds {len(series)} DICOM series; give one folder for each")
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(f"it is {image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values a voxel")
+    # ITK's world runs to the left, posterior and up; "LPS" puts the axes along it, and two flips turn it into RAS.
+    image = SimpleITK.DICOMOrient(image, "LPS")
+    voxels: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image).astype(np.float32)  # (z, y, x)
+    x, y, z = (float(length) for length in image.GetSpacing())
+    return Volume(np.ascontiguousarray(voxels.transpose(2, 1, 0)[::-1, ::-1]), (x, y, z))
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,0 +1,114 @@
+"""NIfTI files: one volume in the closest canonical orientation."""
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.data.records import Volume
+
+MAX_VOXELS = 2**30
+"""No scan has more; a header that says so is broken, and reading it would take all memory."""
+
+_MAX_BYTES = 8 * MAX_VOXELS
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADER_BYTES = {348: "Nifti1Image", 540: "Nifti2Image"}
+_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # by the header's code of its spatial unit
+
+
+def read_nifti(path: Path) -> Volume:
+    """The volume of a NIfTI-1 or NIfTI-2 file, compressed or not by its content, scaled by the header's slope.
+
+    Axes are permuted and flipped to the closest RAS orientation, which is what `nibabel.as_closest_canonical` does;
+    nothing is interpolated. Voxel sizes are the header's zooms. A fourth axis of length 1 is dropped. The whole file is
+    read, so that gzip's checksum is compared. Raises OSError, EOFError or ValueError, in one clear line.
+    """
+    import nibabel
+
+    content = _read_content(path)
+    kind = getattr(nibabel, _find_kind(content))
+    header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+    shape, voxel_size_mm = _check_header(header)
+    try:
+        image = kind.from_bytes(content)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise ValueError(f"its NIfTI header is broken ({_first_line(error)})") from error
+    orientation = _find_orientation(image.affine)
+    try:
+        voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    except OSError as error:
+        raise ValueError(f"it is shorter than its header says ({_first_line(error).removesuffix(' from object')})") from error
+    axes = np.argsort(orientation[:, 0])
+    x, y, z = (voxel_size_mm[axis] for axis in axes.tolist())
+    return Volume(np.ascontiguousarray(nibabel.apply_orientation(voxels, orientation)), (x, y, z))
+
+
+def _read_content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        if not is_compressed:
+            content = file.read(_MAX_BYTES + 1)
+        else:
+            try:
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    content = unpacked.read(_MAX_BYTES + 1)
+            except EOFError as error:
+                raise ValueError("its gzip stream ends too early: the file was cut off") from error
+            except (gzip.BadGzipFile, zlib.error) as error:
+                raise ValueError(f"its gzip stream is damaged ({_first_line(error)})") from error
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it holds more than {_MAX_BYTES} bytes, more than any scan")
+    return content
+
+
+def _find_kind(content: bytes) -> str:
+    """The name of nibabel's class for it: the header's length stands at its start, in either byte order."""
+    lengths = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+    kind = next((_HEADER_BYTES[length] for length in lengths if length in _HEADER_BYTES), None)
+    if kind is None or len(content) < min(length for length in lengths if length in _HEADER_BYTES):
+        raise ValueError("no NIfTI file, or damaged in its header" if content else "the file is empty")
+    return kind
+
+
+def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and voxel sizes in mm of the one volume, as stored. Raises ValueError for what no scan can have."""
+    num_axes = int(header["dim"][0])
+    if not 1 <= num_axes <= 7:
+        raise ValueError(f"its NIfTI header is broken (it says that there are {num_axes} axes)")
+    shape = tuple(int(length) for length in header["dim"][1 : 1 + num_axes])
+    written = " x ".join(map(str, shape))
+    if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+        raise ValueError(f"its NIfTI header is broken (it says that the shape is {written})")
+    if len(shape) < 3 or any(length > 1 for length in shape[3:]):
+        raise ValueError(f"it is {len(shape)}D ({written}); give one volume with three axes")
+    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    x, y, z = (abs(float(zoom)) * unit for zoom in header["pixdim"][1:4])
+    if not all(math.isfinite(zoom) and zoom > 0 for zoom in (x, y, z)):
+        raise ValueError(f"its NIfTI header is broken (it says that voxels measure {x:g} x {y:g} x {z:g} mm)")
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError:
+        raise ValueError(f"its NIfTI header is broken (there is no data type {int(header['datatype'])})") from None
+    if dtype.kind not in "iuf":
+        raise ValueError(f"its voxels are {dtype}, not single real numbers")
+    return (shape[0], shape[1], shape[2]), (x, y, z)
+
+
+def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Per stored axis: the RAS axis it is closest to, and 1 or -1 for its direction."""
+    import nibabel
+
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise ValueError("its NIfTI header is broken (its affine does not say where the axes point)")
+    orientation: NDArray[np.float64] = nibabel.io_orientation(affine)
+    return orientation
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

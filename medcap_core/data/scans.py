@@ -1,0 +1,114 @@
+"""Scans of the brain with what is known of the subject: diagnosis, cohort, questions with answers."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from medcap_core.data.records import Record, VolumeReference
+
+
+class Diagnosis(StrEnum):
+    """The three classes, in this order; the values are the words that models write."""
+
+    NOT_DEMENTED = "not demented"
+    MCI = "mild cognitive impairment"
+    DEMENTIA = "dementia"
+
+
+DIAGNOSIS_QUESTION = "What will this subject be diagnosed with?"
+"""As published with MedBLIP (arXiv 2305.10799)."""
+
+DIAGNOSIS_WORDS: dict[Diagnosis, tuple[str, ...]] = {
+    Diagnosis.NOT_DEMENTED: (
+        "not demented", "nondemented", "control", "controls", "nc", "cn", "hc", "cognitively normal",
+        "cognitively unimpaired", "normal cognition",
+    ),
+    Diagnosis.MCI: ("mild cognitive impairment", "mci", "lmci", "emci"),
+    Diagnosis.DEMENTIA: (
+        "dementia", "demented", "ad", "alzheimer disease", "alzheimers disease", "alzheimer s disease", "alzheimers",
+    ),
+}  # fmt: skip
+"""Words of the cohorts' tables and of answers for each class, in lower case and without punctuation.
+
+AD, Demented and Dementia, NC, CN, Nondemented and control, and MCI are mapped as published; the others are their longer
+forms (LMCI and EMCI, ADNI's late and early MCI; HC, MIRIAD's healthy control).
+"""
+
+_NEGATIONS = {"not", "no", "non", "without", "never", "neither", "nor", "cannot", "isnt", "doesnt"}
+_NEGATION_REACH = 4
+"""So many words before a class a negation may stand: "does not appear to have dementia"."""
+
+_WORDS = sorted(
+    ((tuple(words.split()), diagnosis) for diagnosis, known in DIAGNOSIS_WORDS.items() for words in known),
+    key=lambda entry: -len(entry[0]),
+)
+_APOSTROPHES = re.compile(r"(?<=n)['’](?=t\b)")
+_TOKEN = re.compile(r"[a-z0-9]+|[.,;:!?]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on one scan with its answer; `kind` is the question's type ("diagnosis", "sex", "structure" ...)."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def ask_diagnosis(diagnosis: Diagnosis) -> Question:
+    """The published question on the diagnosis with its answer."""
+    return Question("diagnosis", DIAGNOSIS_QUESTION, diagnosis.value)
+
+
+@dataclass(frozen=True)
+class ScanRecord(Record):
+    """One scan with its report.
+
+    `caption` is the report without the sentence that tells the diagnosis; `case` is the subject. Where a diagnosis is
+    known the first of `questions` is `ask_diagnosis(diagnosis)`. `cohort` is None where the source names none.
+    """
+
+    noun: ClassVar[str] = "scan"
+
+    image: VolumeReference
+    cohort: str | None = None
+    diagnosis: Diagnosis | None = None
+    questions: tuple[Question, ...] = ()
+
+
+def read_diagnosis(words: str) -> Diagnosis | None:
+    """The class that a label of a cohort or an answer of a model names; None where it names none or several.
+
+    Whole words, case and punctuation ignored. A negation up to four words before a word for dementia in the same clause
+    ("not demented", "no signs of dementia") makes it not demented; a negated control or MCI says nothing of what it is
+    instead, so the whole text gives None.
+    """
+    tokens = _TOKEN.findall(_APOSTROPHES.sub("", words.casefold()))
+    named: set[Diagnosis | None] = set()
+    clause_start = 0
+    for start, end, diagnosis in _find_classes(tokens):
+        before = tokens[max(clause_start, start - _NEGATION_REACH) : start]
+        while before and not {".", ",", ";", ":", "!", "?"}.isdisjoint(before):
+            before = before[1:]
+        is_negated = not _NEGATIONS.isdisjoint(before)
+        if is_negated:
+            named.add(Diagnosis.NOT_DEMENTED if diagnosis is Diagnosis.DEMENTIA else None)
+        else:
+            named.add(diagnosis)
+        clause_start = end
+    return named.pop() if len(named) == 1 else None
+
+
+def _find_classes(tokens: list[str]) -> Iterator[tuple[int, int, Diagnosis]]:
+    """(first token, token after the last, class) of each word for a class, the longest at each place."""
+    start = 0
+    while start < len(tokens):
+        for words, diagnosis in _WORDS:
+            if tuple(tokens[start : start + len(words)]) == words:
+                yield start, start + len(words), diagnosis
+                start += len(words)
+                break
+        else:
+            start += 1
