@@ -42,7 +42,8 @@ def read_nifti(path: Path) -> Volume:
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except OSError as error:
-        raise ValueError(f"it is shorter than its header says ({_first_line(error).removesuffix(' from object')})") from error
+        counted = _first_line(error).removesuffix(" from object")
+        raise ValueError(f"it is shorter than its header says ({counted})") from error
     axes = np.argsort(orientation[:, 0])
     x, y, z = (voxel_size_mm[axis] for axis in axes.tolist())
     return Volume(np.ascontiguousarray(nibabel.apply_orientation(voxels, orientation)), (x, y, z))
