@@ -86,7 +86,7 @@ def run_made_up_trial(study: Study, record: TrialRecord) -> None:
         report = EpochReport(
             epoch=epoch,
             num_epochs=4,
-            cider=score,
+            score=score,
             validation_loss=1.0,
             training_loss=1.0,
             learning_rate=record.config.learning_rate,

@@ -109,7 +109,7 @@ def read_trial(folder: Path) -> TrialTimes:
         last_epoch=ends[-1],
         training_seconds=sum(epoch["training_seconds"] for epoch in epochs),
         evaluation_seconds=sum(epoch["seconds"] - epoch["training_seconds"] for epoch in epochs),
-        cider=[epoch["cider"] for epoch in epochs],
+        cider=[epoch["score"] for epoch in epochs],
     )
 
 

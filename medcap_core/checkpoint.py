@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medcap_core.epoch_report import EpochReport
+from medcap_core.epoch_report import EpochReport, rename_former
 from medcap_core.errors import RunFault
 from medcap_core.files import replace_durably, write_text_atomically
 
@@ -35,8 +35,8 @@ class Progress:
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch with the highest CIDEr, the earliest of equals; 0 if there is none."""
-        return max(self.history, key=lambda report: (report.cider, -report.epoch)).epoch if self.history else 0
+        """Number of the epoch with the highest score, the earliest of equals; 0 if there is none."""
+        return max(self.history, key=lambda report: (report.score, -report.epoch)).epoch if self.history else 0
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(json.loads(metadata["scaler"]))
-        return Progress([EpochReport(**report) for report in json.loads(metadata["history"])])
+        return Progress([EpochReport(**rename_former(report)) for report in json.loads(metadata["history"])])
 
     def mend(self, module: nn.Module, progress: Progress) -> None:
         """Write what a kill between two writes left out, given what `restore` gave; for one worker alone."""

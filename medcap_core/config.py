@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medcap_core.errors import ConfigFault
+from medcap_core.objective import Metric
 
 RESERVED_NAMES = frozenset({"phantoms", "phantoms-general", "rocov2", "roco", "phantom-blip"})
 """Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
@@ -115,6 +116,7 @@ class TrialConfig(BaseModel):
     repetition_penalty: float = Field(1.0, ge=1, le=5)
     eval_batch_size: int = Field(32, ge=1, le=4096, description="images per generation batch and worker")
 
+    metric: Metric = Field("cider", description="what a trial is scored by on validation; best epoch, maximised")
     seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("data", "model", "vision_model")

@@ -54,7 +54,7 @@ def pretrain(
         def show(report: EpochReport) -> None:
             console.print(
                 f"epoch {report.epoch}/{report.num_epochs}: loss {report.training_loss:.3f}, validation loss "
-                f"{report.validation_loss:.3f}, CIDEr {report.cider:.3f}, {report.images_per_second:.0f} images/s, "
+                f"{report.validation_loss:.3f}, CIDEr {report.score:.3f}, {report.images_per_second:.0f} images/s, "
                 f"{time.monotonic() - started:.0f} s in all"
             )
 

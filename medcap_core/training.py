@@ -18,19 +18,20 @@ from medcap_core.augmentation import Augmenter
 from medcap_core.batches import BatchMaker, MicroBatch, derive_seed, order_of_epoch, prefetch, split_step
 from medcap_core.checkpoint import CheckpointFolder, Progress
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.prepare import PreparedData
+from medcap_core.data.prepare import PreparedData, PreparedSplit
 from medcap_core.data.records import SplitName
 from medcap_core.device import PeakMemory, choose_frozen_dtype, choose_precision, current_device, is_out_of_memory
 from medcap_core.distributed import Workers, current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
-from medcap_core.evaluation import OnProgress, compute_validation_loss, generate_captions, ignore_progress
+from medcap_core.evaluation import OnProgress, compute_validation_loss, ignore_progress
 from medcap_core.image_sources import open_images
-from medcap_core.metrics import CaptionScorer, load_caption_scorer
 from medcap_core.models import Captioner, load_trial_captioner
+from medcap_core.objective import OBJECTIVES
 from medcap_core.optimization import build_optimizer, set_learning_rate
 from medcap_core.steps import Steps, build_steps
 from medcap_core.tuning import TuningSummary, apply_tuning, cast_frozen, encoder_is_frozen
+from medcap_core.validation import check_metric, score_validation
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Trial:
     tuning: TuningSummary
     train: BatchMaker
     validation: BatchMaker
-    scorer: CaptionScorer
+    validation_split: PreparedSplit
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     steps: Steps
@@ -116,6 +117,7 @@ def set_up(
     memory = PeakMemory(device)
     torch.manual_seed(derive_seed(config.seed, 0))
     captioner = load_trial_captioner(config, device)
+    check_metric(config, captioner)
     tuning = apply_tuning(captioner, config)
     cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)
@@ -138,7 +140,7 @@ def set_up(
         tuning=tuning,
         train=batches["train"],
         validation=batches["validation"],
-        scorer=load_caption_scorer(data.splits["validation"].captions),
+        validation_split=data.splits["validation"],
         optimizer=optimizer,
         scaler=scaler,
         steps=build_steps(module, optimizer, scaler, config),
@@ -157,21 +159,13 @@ def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
     validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
-    predictions = generate_captions(
-        trial.captioner,
-        trial.validation.images,
-        trial.config,
-        trial.workers,
-        progress,
-        f"epoch {epoch}/{trial.num_epochs} validation",
-    )
-    cider = trial.workers.broadcast(trial.scorer.cider(predictions) if trial.workers.leads else None)
+    score = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
     peak_memory_bytes = sum(trial.workers.gather(trial.memory.sample()))
     done.history.append(
         EpochReport(
             epoch=epoch,
             num_epochs=trial.num_epochs,
-            cider=cider,
+            score=score,
             validation_loss=validation_loss,
             training_loss=training_loss,
             learning_rate=learning_rate,
@@ -183,7 +177,8 @@ def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
             total_parameters=trial.tuning.total_parameters,
         )
     )
-    log.info("epoch %d: CIDEr %.4f, validation loss %.4f", epoch, cider, validation_loss)
+    label = OBJECTIVES[trial.config.metric].label
+    log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, label, score, validation_loss)
 
 
 def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:

@@ -78,7 +78,8 @@ class ExperimentLog:
         number = int(epoch["epoch"])
         if number <= self._note(trial)["epochs"]:
             return
-        result = {name: epoch[name] for name in EPOCH_FIELDS if name != "epoch" and epoch[name] is not None}
+        names = {name: name for name in EPOCH_FIELDS} | {"score": self._study.space.metric}
+        result = {names[name]: epoch[name] for name in EPOCH_FIELDS if name != "epoch" and epoch[name] is not None}
         self._logger.log_trial_result(number, self._open[trial], result | {"training_iteration": number})
         self._note(trial)["epochs"] = number
         self._write_logged()

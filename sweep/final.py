@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medcap_core.files import write_text_atomically
-from medcap_core.metrics import load_caption_scorer
 from medcap_core.trained import export_captioner
+from medcap_core.validation import score_predictions
 from sweep.cluster import TrialResources
 from sweep.scoring import CaptionJob, caption_split, load_split
 from sweep.study import Study
@@ -26,7 +26,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     waiting = [
         record
         for record in candidates
-        if record.config.max_validation_images is not None and record.whole_validation_cider is None
+        if record.config.max_validation_images is not None and record.whole_validation_score is None
     ]
     if not waiting:
         return
@@ -37,8 +37,8 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     ]
     captions = caption_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
-        scorer = load_caption_scorer(splits[record.name].captions)
-        study.rescore(record.name, scorer.cider(captions[record.name]))
+        score = score_predictions(splits[record.name], captions[record.name], record.config.metric)
+        study.rescore(record.name, score)
 
 
 def export_best(study: Study, best: TrialRecord) -> Path:

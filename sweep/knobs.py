@@ -14,6 +14,7 @@ from sweep.fields import FaultList, WrongValue, coerce_field, field_kind, show
 # The same for every trial of a run: it prepares one data set, and compares scores on the same images.
 NOT_SEARCHED = (
     "data",
+    "metric",
     "max_bad_record_share",
     "drop_duplicate_train_images",
     "max_validation_images",

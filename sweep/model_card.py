@@ -89,9 +89,10 @@ def _describe_data(results: RunResults) -> list[str]:
 
 
 def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
-    chosen = f"CIDEr on validation {record.best_cider or 0:.3f} at epoch {record.best_epoch}"
-    whole = record.whole_validation_cider
-    chosen += f" as the search saw it, {whole:.3f} on the whole split." if whole is not None else "."
+    objective = record.objective
+    chosen = f"{objective.title} on validation {objective.show(record.best_score)} at epoch {record.best_epoch}"
+    whole = record.whole_validation_score
+    chosen += f" as the search saw it, {objective.show(whole)} on the whole split." if whole is not None else "."
     row = _find_row(results, record)
     if row is None:
         return [Text(f"{chosen} This trial was not scored on the test split.")]

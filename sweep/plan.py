@@ -182,7 +182,7 @@ def _describe_settings(space: SearchSpace) -> str:
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", _describe_scheduler(space)),
-        ("objective", "CIDEr of the best epoch on the validation split, maximised"),
+        ("objective", f"{space.objective.title} of the best epoch on the validation split, maximised"),
         ("test split", tests[space.test] + _describe_scoring(space)),
         ("checkpoints", "all trials' are kept" if space.keep_checkpoints else "the best three trials' are kept"),
     ]
@@ -246,7 +246,7 @@ def _describe_when(branch: Branch) -> str:
 
 def _list_defaults(space: SearchSpace) -> list[str]:
     """Fields left at TrialConfig's default everywhere in the space."""
-    given = {"data", "model", "seed", *space.fixed, *space.search}
+    given = {"data", "model", "metric", "seed", *space.fixed, *space.search}
     defaults = TrialConfig().model_dump(mode="json")
     return [f"{field} = {show_plain(value)}" for field, value in defaults.items() if field not in given]
 

@@ -95,7 +95,7 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
     shown = ", ".join(f"{knob}={value}" for knob, value in point.items())
     where = f"with {shown}" if shown else f"space '{space.name}'"
     model = space.models[point["model"]] if "model" in point else space.model
-    values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": model}
+    values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": model, "metric": space.metric}
     return build_trial_config(values, where)
 
 

@@ -4,6 +4,8 @@ import sys
 import textwrap
 import time
 
+import numpy as np
+
 from medcap_core.bertscore import load_bert_scorer
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.duplicates import describe_duplicates, write_duplicates
@@ -18,9 +20,9 @@ from medcap_core.data.prepare import (
 from medcap_core.data.records import SPLITS
 from medcap_core.device import current_device, release_memory
 from medcap_core.image_sources import open_images
-from medcap_core.metrics import load_caption_scorer
 from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
+from medcap_core.validation import check_metric, score_predictions
 from sweep.cluster import ClusterInfo, TrialResources
 from sweep.models import identify_models
 from sweep.points import draw_configs
@@ -42,7 +44,9 @@ def check_before_start(space: SearchSpace) -> None:
         load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
         load_dataset(config.data)
-        apply_tuning(load_trial_captioner(config, current_device()), config)
+        captioner = load_trial_captioner(config, current_device())
+        check_metric(config, captioner)
+        apply_tuning(captioner, config)
     release_memory()  # quantized weights lie on the GPU
 
 
@@ -160,21 +164,20 @@ def check_evaluation(
     names = {name: alias for alias, name in study.space.models.items()}
     for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-        references = data.splits["validation"].captions[: NUM_CHECK_BATCHES * config.eval_batch_size]
+        whole = data.splits["validation"]
+        split = whole.part(np.arange(min(NUM_CHECK_BATCHES * config.eval_batch_size, len(whole))))
         started = time.monotonic()
-        job = CaptionJob(
-            "check", untrained, None, "validation", len(references), whole_validation=False, may_look_up=False
-        )
+        job = CaptionJob("check", untrained, None, "validation", len(split), whole_validation=False, may_look_up=False)
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
-            view.step(what, 0, len(references))
+            view.step(what, 0, len(split))
             captions = caption_here(job)
-            view.step(what, len(references), len(references))
+            view.step(what, len(split), len(split))
         else:
             captions = caption_split([job], resources, view.step, what)["check"]
-        cider = load_caption_scorer(references).cider(captions)
+        score = study.space.objective.show(score_predictions(split, captions, config.metric))
         view.message(
-            f"Evaluation checked on {len(references)} validation images in {time.monotonic() - started:.0f} s: "
-            f"the untrained {names[config.model] if names else 'model'} has CIDEr {cider:.3f}, such as "
-            f'"{textwrap.shorten(captions[0], 60)}"'
+            f"Evaluation checked on {len(split)} validation images in {time.monotonic() - started:.0f} s: "
+            f"the untrained {names[config.model] if names else 'model'} has {study.space.objective.label} {score}, "
+            f'such as "{textwrap.shorten(captions[0], 60)}"'
         )

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medcap_core.objective import Objective
+
 FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
 
 _PLAIN_STEP_SECONDS = 10.0
@@ -17,15 +19,15 @@ _PLAIN_SILENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as shown: `label` is its config in a few words, `epoch` counts finished ones, `cider` is the last."""
+    """One trial as shown: `label` is its config in a few words, `epoch` counts finished ones, `score` is the last."""
 
     trial: str
     label: str
     state: str
     epoch: int
     num_epochs: int
-    cider: float | None
-    best_cider: float | None
+    score: float | None
+    best_score: float | None
     seconds: float
     note: str = ""
 
@@ -35,11 +37,11 @@ class TrialRow:
         return self.state in FINISHED_STATES
 
     @property
-    def ranked_cider(self) -> float:
-        """Best CIDEr for ranking; minus infinity where there is none or the trial failed."""
-        if self.best_cider is None or math.isnan(self.best_cider) or self.state == "FAILED":
+    def ranked_score(self) -> float:
+        """Best score for ranking; minus infinity where there is none or the trial failed."""
+        if self.best_score is None or math.isnan(self.best_score) or self.state == "FAILED":
             return -math.inf
-        return self.best_cider
+        return self.best_score
 
 
 def format_seconds(seconds: float) -> str:
@@ -56,14 +58,14 @@ def format_score(score: float | None) -> str:
 
 
 def order_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """Running trials as given, then finished ones from the best CIDEr down, failed ones, waiting ones."""
+    """Running trials as given, then finished ones from the best score down, failed ones, waiting ones."""
 
     def key(row: TrialRow) -> tuple[int, float]:
         if row.state == "RUNNING":
             return 0, 0.0
         if not row.finished:
             return 3, 0.0
-        return (2, 0.0) if row.state == "FAILED" else (1, -row.ranked_cider)
+        return (2, 0.0) if row.state == "FAILED" else (1, -row.ranked_score)
 
     return sorted(rows, key=key)
 
@@ -71,7 +73,8 @@ def order_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
 class SweepProgress:
     """Counts, the best trial and the time left, from the rows seen so far."""
 
-    def __init__(self, total_trials: int, clock: Callable[[], float]) -> None:
+    def __init__(self, total_trials: int, clock: Callable[[], float], objective: Objective) -> None:
+        self.objective = objective
         self._total_trials = total_trials
         self._clock = clock
         self._started = clock()
@@ -108,9 +111,9 @@ class SweepProgress:
 
     @property
     def best(self) -> TrialRow | None:
-        """The trial with the highest best CIDEr, running ones included, failed ones not."""
-        best = max(self.rows, key=lambda row: row.ranked_cider, default=None)
-        return None if best is None or best.ranked_cider == -math.inf else best
+        """The trial with the highest best score, running ones included, failed ones not."""
+        best = max(self.rows, key=lambda row: row.ranked_score, default=None)
+        return None if best is None or best.ranked_score == -math.inf else best
 
     @property
     def elapsed_seconds(self) -> float:
@@ -140,7 +143,7 @@ class SweepProgress:
     def describe_best(self) -> str:
         """The best so far in words."""
         best = self.best
-        return "no score yet" if best is None else f"best so far {format_score(best.best_cider)} ({best.trial})"
+        return "no score yet" if best is None else f"best so far {format_score(best.best_score)} ({best.trial})"
 
     def describe_time(self) -> str:
         """Time gone and, where it can be told, time left."""
@@ -172,7 +175,7 @@ def _describe_change(old: TrialRow | None, row: TrialRow, progress: SweepProgres
     if row.finished:
         if row.state == old_state:
             return []
-        score = f"best CIDEr {format_score(row.best_cider)}; {progress.describe_best()}"
+        score = f"best {progress.objective.label} {format_score(row.best_score)}; {progress.describe_best()}"
         done = f"{progress.num_finished} of {progress.total_trials} trials done, {progress.describe_time()}"
         epochs = f"{row.epoch} of {row.num_epochs} epochs"
         return [f"{row.trial} {row.state} after {epochs}, {format_seconds(row.seconds)}{note}: {score}; {done}"]
@@ -183,7 +186,7 @@ def _describe_change(old: TrialRow | None, row: TrialRow, progress: SweepProgres
         since = f" after epoch {old_epoch}" if old_epoch else ""
         lines.append(f"{row.trial} started{since}: {row.label}")
     if row.epoch > old_epoch:
-        score = f"CIDEr {format_score(row.cider)}; {progress.describe_best()}"
+        score = f"{progress.objective.label} {format_score(row.score)}; {progress.describe_best()}"
         lines.append(f"{row.trial} epoch {row.epoch}/{row.num_epochs}, {format_seconds(row.seconds)}: {score}")
     return lines
 

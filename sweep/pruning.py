@@ -10,7 +10,7 @@ highest rung it has reached. Decisions follow from the curves alone, so nothing 
 from collections.abc import Iterable, Mapping
 
 Curve = Mapping[int, float]
-"""Best CIDEr so far by per cent of the schedule."""
+"""Best score so far by per cent of the schedule."""
 
 
 def build_rungs(grace_fraction: float, reduction_factor: int) -> list[int]:

@@ -89,7 +89,7 @@ def _read_fixed(raw: Mapping[Any, Any], faults: FaultList) -> dict[str, Any]:
     for field, value in raw.items():
         if field not in TrialConfig.model_fields:
             faults.add_unknown_key("fixed", field, TrialConfig.model_fields)
-        elif field in ("data", "model"):
+        elif field in ("data", "model", "metric"):
             faults.add(f"fixed.{field}", "this key has its place at the top level", f"write '{field}:' beside 'name:'")
         else:
             fixed[field] = read_value(field, value, f"fixed.{field}", faults)
@@ -134,7 +134,7 @@ def _read_search(
             continue
         branches = read_knob(knob, ranges, faults)
         if knob in NOT_SEARCHED:
-            place = "the top level" if knob == "data" else "'fixed'"
+            place = "the top level" if knob in ("data", "metric") else "'fixed'"
             faults.add(key, "this is the same for every trial of a run", f"move it to {place} with one value")
         elif knob in fixed:
             faults.add(key, "the knob is both fixed and searched", "remove it from 'fixed' or from 'search'")

@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from medcap_core.objective import Objective
 from sweep.fields import show_plain
 from sweep.plan import short_label
 from sweep.report_blocks import Column, Plot, Table
 from sweep.report_style import (
-    CIDER,
     GREY,
     LOG_AXIS,
     MIN_TRIALS_TO_COMPARE,
@@ -21,6 +21,7 @@ from sweep.report_style import (
     axis_title,
     escape,
     finish,
+    hover_template,
     is_log,
     is_numeric,
 )
@@ -45,23 +46,26 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
     from plotly.colors import sample_colorscale
 
     study, done = _build_study(results, searched)
+    objective = results.space.objective
     if len(searched) < 2:
         raise NothingToPlot("Fewer than two knobs were searched, so there are no parallel coordinates.")
     if len(done) < MIN_TRIALS_TO_COMPARE:
         raise NothingToPlot("Fewer than two trials ran to their end, so there are no parallel coordinates.")
-    figure = plot_parallel_coordinate(study, params=list(searched), target_name=CIDER)
-    scores = [record.best_cider or 0.0 for record in done]
+    figure = plot_parallel_coordinate(study, params=list(searched), target_name=objective.validation_title)
+    scores = [record.best_score or 0.0 for record in done]
     low, high = min(scores), max(scores)
     shares = [(score - low) / (high - low) if high > low else 1.0 for score in scores]
     *lines, colour_bar = figure.data
     for line, share, colour in zip(lines, shares, sample_colorscale(_SCALE, shares), strict=True):
         line.update(line={"color": colour, "width": 1.5 + 2 * share}, opacity=0.9)
-    colour_bar.marker.update(colorscale=_SCALE, reversescale=False, colorbar={"title": "CIDEr", "thickness": 14})
+    colour_bar.marker.update(
+        colorscale=_SCALE, reversescale=False, colorbar={"title": objective.title, "thickness": 14}
+    )
     figure.update_annotations(bgcolor="rgba(255,255,255,0.9)")
-    figure.update_xaxes(ticktext=["CIDEr", *(axis_title(name) for name in sorted(searched))])
+    figure.update_xaxes(ticktext=[objective.title, *(axis_title(name) for name in sorted(searched))])
     summary = (
         f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
-        f"values of {', '.join(axis_title(name) for name in searched)}, coloured by CIDEr on validation."
+        f"values of {', '.join(axis_title(name) for name in searched)}, coloured by {objective.label} on validation."
     )
     width = 110 * (len(searched) + 2)
     return finish(
@@ -81,7 +85,7 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     from optuna.visualization import plot_param_importances
 
     study, done = _build_study(results, searched)
-    values = {record.best_cider for record in done}
+    values, objective = {record.best_score for record in done}, results.space.objective
     if len(searched) < 2 or len(done) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2:
         raise NothingToPlot(
             f"Importances need at least two searched knobs and {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their "
@@ -89,7 +93,7 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that few trials say little is seen from the leaderboard
-        figure = plot_param_importances(study, params=list(searched), target_name=CIDER)
+        figure = plot_param_importances(study, params=list(searched), target_name=objective.validation_title)
     bars = figure.data[0]  # from the smallest up
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
     figure.update_traces(marker_color=PALETTE[0], y=[axis_title(name) for name in bars.y])
@@ -98,13 +102,16 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
     rows = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
     top = next(iter(shares))
-    summary = f"Bar chart of the knobs' importance for CIDEr; the largest is {axis_title(top)} with {shares[top]:.2f}."
+    summary = (
+        f"Bar chart of the knobs' importance for {objective.label}; the largest is {axis_title(top)} with "
+        f"{shares[top]:.2f}."
+    )
     table = Table("importances", "Importance of each knob", columns, rows)
     return finish("importances", "Importance of the knobs", figure, summary, table=table, height=120 + 40 * len(shares))
 
 
 def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[TrialRecord], float | None]) -> Plot:
-    """Optuna's Pareto front of CIDEr against a cost, over all trials that gave a score."""
+    """Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
     import optuna
     from optuna.visualization import plot_pareto_front
 
@@ -117,24 +124,27 @@ def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[Tri
     study.add_trials(
         [
             optuna.create_trial(
-                values=[float(cost_of), float(record.best_cider or 0.0)],
+                values=[float(cost_of), float(record.best_score or 0.0)],
                 user_attrs={"trial": record.name, "label": short_label(record.point)},
             )
             for record, cost_of in costs
         ]
     )
-    figure = plot_pareto_front(study, target_names=[title, CIDER])
-    _restyle_front(figure, {record.name: f"{record.name} {short_label(record.point)}" for record, _ in costs}, costs)
+    objective = results.space.objective
+    figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
+    _restyle_front(figure, costs, objective)
     spread = max(cost_of for _, cost_of in costs) / max(min(cost_of for _, cost_of in costs), 1e-9)
     if spread > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
     front = [costs[trial.number][0] for trial in study.best_trials]
     named = ", ".join(record.name for record in front[:NUM_NAMED]) + (" and others" if len(front) > NUM_NAMED else "")
     summary = (
-        f"Scatter chart of CIDEr on validation against {title.lower()} for {len(costs)} trials. No other trial is "
-        f"better in both than {named}."
+        f"Scatter chart of {objective.label} on validation against {title.lower()} for {len(costs)} trials. "
+        f"No other trial is better in both than {named}."
     )
-    return finish(f"pareto-{cost}", f"CIDEr against {title.lower()}", figure, summary, data_in="leaderboard")
+    return finish(
+        f"pareto-{cost}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
+    )
 
 
 def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.Study, list[TrialRecord]]":
@@ -143,7 +153,7 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     done = [
-        record for record in results.records if record.state is TrialState.SUCCEEDED and record.best_cider is not None
+        record for record in results.records if record.state is TrialState.SUCCEEDED and record.best_score is not None
     ]
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for knob in searched:
@@ -158,7 +168,7 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
         parameters = {knob: float(value) if is_numeric(knob) else show_plain(value) for knob, value in active.items()}
         study.add_trial(
             optuna.create_trial(
-                value=record.best_cider,
+                value=record.best_score,
                 params=parameters,
                 distributions={knob: distributions[knob] for knob in active},
             )
@@ -166,15 +176,17 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
     return study, done
 
 
-def _restyle_front(figure: "Figure", names: dict[str, str], costs: Sequence[tuple[TrialRecord, float]]) -> None:
+def _restyle_front(figure: "Figure", costs: Sequence[tuple[TrialRecord, float]], objective: Objective) -> None:
     """In place of Optuna's two colour scales by number, the front stands out by colour and shape."""
-    by_values = {(cost, record.best_cider): escape(names[record.name]) for record, cost in costs}
+    by_values = {
+        (cost, record.best_score): escape(f"{record.name} {short_label(record.point)}") for record, cost in costs
+    }
     styles = (("other trials", GREY, "circle-open"), ("Pareto front", PALETTE[1], "diamond"))
     for trace, (name, colour, symbol) in zip(figure.data, styles, strict=True):
         trace.update(
             name=name,
             text=[by_values.get((x, y), "") for x, y in zip(trace.x, trace.y, strict=True)],
-            hovertemplate="%{text}<br>%{x}<br>CIDEr %{y:.3f}<extra></extra>",
+            hovertemplate=hover_template(objective),
             marker={
                 "color": colour,
                 "colorscale": None,

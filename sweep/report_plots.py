@@ -1,4 +1,4 @@
-"""The plots of a report that plotly draws of the records: learning curves, CIDEr against each knob, test scores."""
+"""The plots of a report that plotly draws of the records: learning curves, score against each knob, test scores."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,6 @@ from sweep.fields import show_plain
 from sweep.plan import short_label
 from sweep.report_blocks import Plot
 from sweep.report_style import (
-    CIDER,
     FREEZE_COLOURS,
     GREY,
     LOG_AXIS,
@@ -18,6 +17,7 @@ from sweep.report_style import (
     axis_title,
     escape,
     finish,
+    hover_template,
     is_log,
     is_numeric,
 )
@@ -35,29 +35,32 @@ _DASHES = ("solid", "dash", "dot")
 
 
 def plot_learning_curves(results: RunResults) -> Plot:
-    """CIDEr on validation after each epoch: the best trials by name, all others in grey."""
+    """Score on validation after each epoch: the best trials by name, all others in grey."""
     from plotly import graph_objects as go
 
-    records = [record for record in results.records if any(epoch["cider"] is not None for epoch in record.epochs)]
+    records = [record for record in results.records if any(epoch["score"] is not None for epoch in record.epochs)]
     if not records:
         raise NothingToPlot("No trial has a score of an epoch yet.")
     named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
     others = [record for record in records if record not in named]
     figure = go.Figure()
     if others:
-        points = [point for record in others for point in [*_cider_curve(record), (None, None)]]
+        points = [point for record in others for point in [*_score_curve(record), (None, None)]]
         _add_lines(figure, points, f"{len(others)} other trials", {"color": GREY, "width": 1}, opacity=0.6)
     for index, record in enumerate(named):
         line = {"color": PALETTE[index % len(PALETTE)], "dash": _DASHES[index % 3], "width": 4 if index == 0 else 2}
-        _add_lines(figure, _cider_curve(record), f"{record.name} {_label(record)}", line)
+        _add_lines(figure, _score_curve(record), f"{record.name} {_label(record)}", line)
     figure.update_xaxes(title="Epoch", dtick=1 if max(record.epochs_done for record in records) <= 20 else None)
-    figure.update_yaxes(title=CIDER)
+    objective = results.space.objective
+    figure.update_yaxes(title=objective.validation_title)
     top = named[0]
     summary = (
-        f"Line chart of CIDEr on validation after each epoch of {len(records)} trials. The highest is {top.name} with "
-        f"{top.best_cider or 0:.3f} at epoch {top.best_epoch}."
+        f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The highest is "
+        f"{top.name} with {objective.show(top.best_score)} at epoch {top.best_epoch}."
     )
-    return finish("curves", "CIDEr after each epoch", figure, summary, data_in="learning_curves", height=460)
+    return finish(
+        "curves", f"{objective.title} after each epoch", figure, summary, data_in="learning_curves", height=460
+    )
 
 
 def plot_losses(results: RunResults) -> Plot:
@@ -79,22 +82,22 @@ def plot_losses(results: RunResults) -> Plot:
 
 
 def plot_knob(results: RunResults, knob: str) -> Plot:
-    """CIDEr against one searched knob; pruned trials are hollow, with the best of what they ran."""
+    """Score against one searched knob; pruned trials are hollow, with the best of what they ran."""
     from plotly import graph_objects as go
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
     if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
         raise NothingToPlot(f"{axis_title(knob)} has one value only among the trials that gave a score.")
-    numeric = is_numeric(knob)
+    numeric, objective = is_numeric(knob), results.space.objective
     figure = go.Figure()
     for index, (mode, members) in enumerate(_group_by_freeze(points).items()):
         figure.add_scatter(
             x=[value if numeric else escape(show_plain(value)) for _, value in members],
-            y=[record.best_cider for record, _ in members],
+            y=[record.best_score for record, _ in members],
             mode="markers",
             name=mode.value,
             text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in members],
-            hovertemplate="%{text}<br>%{x}<br>CIDEr %{y:.3f}<extra></extra>",
+            hovertemplate=hover_template(objective),
             marker={
                 "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)]),
                 "size": 9,
@@ -107,13 +110,13 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
     figure.update_xaxes(title=axis_title(knob), type=None if numeric else "category")
     if log_scale:
         figure.update_xaxes(**LOG_AXIS)
-    figure.update_yaxes(title=CIDER)
+    figure.update_yaxes(title=objective.validation_title)
     best, value = points[0]
     summary = (
-        f"Scatter chart of CIDEr on validation against {axis_title(knob).lower()} for {len(points)} trials. The "
-        f"highest is {best.best_cider or 0:.3f} at {show_plain(value)}."
+        f"Scatter chart of {objective.label} on validation against {axis_title(knob).lower()} for "
+        f"{len(points)} trials. The highest is {objective.show(best.best_score)} at {show_plain(value)}."
     )
-    title = f"CIDEr against {axis_title(knob)[0].lower()}{axis_title(knob)[1:]}".replace("loRA", "LoRA")
+    title = f"{objective.title} against {axis_title(knob)[0].lower()}{axis_title(knob)[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)
 
 
@@ -165,8 +168,8 @@ def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, l
     )
 
 
-def _cider_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
-    return [(epoch["epoch"], epoch["cider"]) for epoch in record.epochs]
+def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
+    return [(epoch["epoch"], epoch["score"]) for epoch in record.epochs]
 
 
 def _group_by_freeze(points: Sequence[tuple[TrialRecord, Any]]) -> dict[FreezeMode, list[tuple[TrialRecord, Any]]]:

@@ -64,16 +64,17 @@ def describe_status(results: RunResults) -> str:
 
 def describe_results(results: RunResults) -> str:
     """The run in two sentences: what was compared, and what came out."""
-    space, best = results.space, results.best
+    space, best, objective = results.space, results.best, results.space.objective
     seconds = sum(record.seconds for record in results.records)
     models = ", ".join(space.models) or _base_name(space.model)
     said = f"{len(results.records)} trials of {models} on {_base_name(space.data)}"
     said += f", {format_seconds(seconds)} of training and evaluation in all."
     if best is None:
         return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
-    said += f" Best by validation: {best.name} ({short_label(best.point)}), CIDEr {best.best_cider or 0:.3f}"
-    if best.whole_validation_cider is not None:
-        said += f", {best.whole_validation_cider:.3f} on the whole split"
+    said += f" Best by validation: {best.name} ({short_label(best.point)}), "
+    said += f"{objective.label} {objective.show(best.best_score)}"
+    if best.whole_validation_score is not None:
+        said += f", {objective.show(best.whole_validation_score)} on the whole split"
     scores = results.section("best")
     if results.metrics.get("best_trial") != best.name or "CIDEr" not in scores:
         return f"{said}; the test split is not scored yet."
@@ -154,11 +155,11 @@ def _build_leaderboard(results: RunResults) -> Section:
     if not results.records:
         return Section("trials", "Leaderboard", [Text("No trial has begun yet.", "note")])
     blocks: list[Block] = [report_tables.build_leaderboard(results)]
-    if any(record.whole_validation_cider is not None for record in results.records):
+    if any(record.whole_validation_score is not None for record in results.records):
         blocks.append(
             Text(
-                "The leading trials were scored again on the whole validation split, which decides among them; CIDEr "
-                "on a part of it is another figure.",
+                "The leading trials were scored again on the whole validation split, which decides among them; "
+                f"{results.space.objective.label} on a part of it is another figure.",
                 "note",
             )
         )

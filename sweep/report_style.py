@@ -7,6 +7,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.objective import Objective
 from sweep.fields import field_kind
 from sweep.knobs import LogUniform
 from sweep.report_blocks import Plot
@@ -19,7 +20,6 @@ PALETTE = ("#0077bb", "#d45500", "#008a66", "#b8568c", "#7a6fd0", "#a07010")
 GREY = "#808080"
 FREEZE_COLOURS = dict(zip(FreezeMode, PALETTE, strict=False))
 LOG_AXIS = {"type": "log", "dtick": "D2"}
-CIDER = "CIDEr, validation"
 MIN_TRIALS_TO_COMPARE = 2
 
 
@@ -47,6 +47,11 @@ def axis_title(knob: str) -> str:
 def escape(text: str) -> str:
     """Plotly reads a few HTML tags in texts; what a user wrote is no tag."""
     return html.escape(text, quote=False)
+
+
+def hover_template(objective: Objective) -> str:
+    """What plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
+    return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.{objective.num_decimals}f}}<extra></extra>"
 
 
 def finish(

@@ -25,12 +25,17 @@ def build_leaderboard(results: RunResults) -> Table:
     rest = [record for record in results.records if record not in ranked]
     rest.sort(key=lambda record: (record.state is TrialState.FAILED, record.number))
     searched = find_searched(results)
+    objective, metric = results.space.objective, results.space.metric
     columns = [
         Column("rank", "Rank", "count"),
         Column("trial", "Trial"),
         Column("state", "State"),
-        Column("cider", "CIDEr, validation", "score"),
-        *_if_any(ranked, "whole_validation_cider", Column("cider_whole", "CIDEr, all of validation", "score")),
+        Column(metric, objective.validation_title, "score"),
+        *_if_any(
+            ranked,
+            "whole_validation_score",
+            Column(f"{metric}_whole", f"{objective.title}, all of validation", "score"),
+        ),
         Column("best_epoch", "Best epoch", "count"),
         Column("epochs_done", "Epochs done", "count"),
         *(Column(name, _title(name), _knob_kind(name)) for name in searched),
@@ -43,8 +48,8 @@ def build_leaderboard(results: RunResults) -> Table:
             "rank": rank,
             "trial": record.name,
             "state": record.state.value.lower(),
-            "cider": record.best_cider,
-            "cider_whole": record.whole_validation_cider,
+            metric: record.best_score,
+            f"{metric}_whole": record.whole_validation_score,
             "best_epoch": record.best_epoch,
             "epochs_done": record.epochs_done,
             **{name: _plain(record.point.get(name)) for name in searched},
@@ -61,11 +66,12 @@ def build_leaderboard(results: RunResults) -> Table:
 
 def build_learning_curves(results: RunResults) -> Table:
     """Every epoch of every trial."""
+    objective, metric = results.space.objective, results.space.metric
     columns = (
         Column("trial", "Trial"),
         Column("epoch", "Epoch", "count"),
         Column("num_epochs", "of", "count"),
-        Column("cider", "CIDEr, validation", "score"),
+        Column(metric, objective.validation_title, "score"),
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
         Column("learning_rate", "Learning rate", "number"),
@@ -74,7 +80,9 @@ def build_learning_curves(results: RunResults) -> Table:
         Column("images_per_second", "Images per second", "number"),
         Column("peak_memory_bytes", "Peak memory", "bytes"),
     )
-    rows = [{"trial": record.name, **epoch} for record in results.records for epoch in record.epochs]
+    rows = [
+        {"trial": record.name, metric: epoch["score"], **epoch} for record in results.records for epoch in record.epochs
+    ]
     return Table("learning_curves", "Every epoch", columns, tuple(rows))
 
 
@@ -89,12 +97,13 @@ def build_ablation_table(results: RunResults) -> Table | None:
     if len(groups) < 2:
         return None
     test_scores, names = results.section("trials"), results.score_names
+    objective, metric = results.space.objective, results.space.metric
     num_tested = sum(any(record.name in test_scores for record in group) for group in groups)
     tested = names if num_tested > 1 else []
     columns = (
         Column("setting", "Setting"),
         Column("trials", "Trials"),
-        Column("cider", "CIDEr, validation", "score"),
+        Column(metric, objective.validation_title, "score"),
         *(Column(f"test_{name}", f"{name}, test", "score") for name in tested),
         *_COST_COLUMNS,
     )
@@ -102,7 +111,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
         {
             "setting": label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}",
             "trials": " ".join(record.name for record in group),
-            "cider": _summarise(record.best_cider for record in group),
+            metric: _summarise(record.best_score for record in group),
             **{
                 f"test_{name}": _summarise((test_scores.get(record.name) or {}).get(name) for record in group)
                 for name in tested

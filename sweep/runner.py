@@ -71,6 +71,7 @@ def run_study(
                     name=space.name,
                     total_trials=num_wanted,
                     header_lines=describe_start(study, cluster, resources, num_wanted),
+                    objective=space.objective,
                 )
                 with view:
                     if not cluster.is_own:
@@ -145,12 +146,12 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
     """Print the best config, the test table and what to do next."""
     best = study.best()[0]
     directory = show_path(study.directory)
-    whole = best.whole_validation_cider
+    whole, show = best.whole_validation_score, best.objective.show
     write_lines(
         console,
         "",
-        f"Best: {best.name} ({short_label(best.point)}), validation CIDEr {best.best_cider:.3f} "
-        f"at epoch {best.best_epoch}" + ("" if whole is None else f", {whole:.3f} on the whole split"),
+        f"Best: {best.name} ({short_label(best.point)}), validation {best.objective.label} {show(best.best_score)} "
+        f"at epoch {best.best_epoch}" + ("" if whole is None else f", {show(whole)} on the whole split"),
     )
     print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
     write_lines(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from medcap_core.caption_preprocessing import CaptionPreprocessing
+from medcap_core.objective import OBJECTIVES, Metric, Objective
 from medcap_core.scoring_options import DEFAULT_BERTSCORE_MODEL, ExtraScore, ScoringOptions
 from sweep.knobs import Branch
 
@@ -48,7 +49,7 @@ class SearchSpace(BaseModel):
     scheduler: Literal["asha", "none"] = "asha"
     reduction_factor: int = Field(2, ge=2, description="ASHA lets one in this many trials pass each rung")
     grace_fraction: float = Field(0.25, gt=0, le=1, description="share of its own schedule before the first rung")
-    metric: Literal["cider"] = "cider"
+    metric: Metric = Field("cider", description="what every trial is scored by: best epoch on validation, maximised")
     seed: int = Field(0, ge=0, lt=2**31)
     test: Literal["best", "all"] = "best"
     baseline: str = Field("zero_shot", min_length=1, description="row of the test table to test all others against")
@@ -64,8 +65,13 @@ class SearchSpace(BaseModel):
         return self.scheduler == "asha" and not (self.sampler == "grid" and self.test == "all")
 
     @property
+    def objective(self) -> Objective:
+        """What trials are ranked by."""
+        return OBJECTIVES[self.metric]
+
+    @property
     def scoring_options(self) -> ScoringOptions:
-        """How the test split is scored; the search's own CIDEr knows none of it."""
+        """How the test split is scored; the search's own metric knows none of it."""
         return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def dump_space(space: SearchSpace) -> str:
 def best_space(space: SearchSpace, config: TrialConfig, name: str) -> SearchSpace:
     """A space with nothing left to search, whose one trial has exactly `config`."""
     values = config.model_dump(mode="json")
-    top_level = {key: values.pop(key) for key in ("data", "model", "seed")}
+    top_level = {key: values.pop(key) for key in ("data", "model", "metric", "seed")}
     return build_space(
         {
             "name": name,

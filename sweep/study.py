@@ -53,7 +53,7 @@ class Study:
         lock = take_lock(directory)
         try:
             check_new_directory(directory)
-            write_text_atomically(directory / "trials.csv", format_csv([]))
+            write_text_atomically(directory / "trials.csv", format_csv([], space.metric))
             write_text_atomically(directory / "space.yaml", dump_space(space))
             study = cls(directory, space, lock, StudyDatabase.open(directory / "study.db", space.name))
         except BaseException:
@@ -222,15 +222,16 @@ class Study:
     def finish(self, trial: str, state: TrialState, reason: str = "") -> TrialRecord:
         """Note how a trial ended; the first final state stands.
 
-        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite CIDEr FAILED.
+        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED.
         """
         if state in (TrialState.PENDING, TrialState.RUNNING):
             raise ValueError(f"{state} is no end of a trial")
         record = self.record(trial)
         if record.state.is_final:
             return record
-        if state is TrialState.SUCCEEDED and record.best_cider is None:
-            state, reason = TrialState.FAILED, "no epoch gave a finite CIDEr; look at its log"
+        if state is TrialState.SUCCEEDED and record.best_score is None:
+            state = TrialState.FAILED
+            reason = f"no epoch gave a finite {record.objective.label}; look at its log"
         record.state, record.reason = state, reason
         self._save(record)
         return record
@@ -255,30 +256,32 @@ class Study:
     # The best
 
     def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
-        """The best `n` trials by the search's own CIDEr; see `rank_by_search`."""
+        """The best `n` trials by the search's own score; see `rank_by_search`."""
         return rank_by_search(self.records)[:n]
 
     def best(self, n: int = 1) -> list[TrialRecord]:
-        """The best `n` trials, best first, by CIDEr on the whole validation split; see `rank_for_choice`."""
+        """The best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
         return rank_for_choice(self.records)[:n]
 
-    def rescore(self, trial: str, cider: float) -> None:
-        """Keep a trial's CIDEr on the whole validation split, which decides among the candidates.
+    def rescore(self, trial: str, score: float) -> None:
+        """Keep a trial's score on the whole validation split, which decides among the candidates.
 
-        `best_cider` stays what it was in the search. Raises ValueError if `cider` is not finite.
+        `best_score` stays what it was in the search. Raises ValueError if `score` is not finite.
         """
-        if not math.isfinite(cider):
-            raise ValueError(f"CIDEr of {trial} on the whole validation split is {cider}")
-        self.record(trial).whole_validation_cider = cider
-        self._save(self.record(trial))
+        record = self.record(trial)
+        if not math.isfinite(score):
+            raise ValueError(f"{record.objective.title} of {trial} on the whole validation split is {score}")
+        record.whole_validation_score = score
+        self._save(record)
 
     def write_best(self, record: TrialRecord) -> Path:
         """Write `best.yaml`, a space file with nothing left to search, and return its path."""
         path = self.directory / "best.yaml"
         text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
-        scored = f"CIDEr {record.best_cider:.3f} on validation after epoch {record.best_epoch}"
-        if record.whole_validation_cider is not None:
-            scored += f" as the search saw it, {record.whole_validation_cider:.3f} on the whole split"
+        show = record.objective.show
+        scored = f"{record.objective.label} {show(record.best_score)} on validation after epoch {record.best_epoch}"
+        if record.whole_validation_score is not None:
+            scored += f" as the search saw it, {show(record.whole_validation_score)} on the whole split"
         write_text_atomically(path, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
         return path
 
@@ -363,7 +366,7 @@ class Study:
 
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
-        replace_text(self.directory / "trials.csv", format_csv(self.records))
+        replace_text(self.directory / "trials.csv", format_csv(self.records, self.space.metric))
 
 
 def build_row(record: TrialRecord) -> TrialRow:
@@ -374,8 +377,8 @@ def build_row(record: TrialRecord) -> TrialRow:
         state=record.state.value,
         epoch=record.epochs_done,
         num_epochs=record.num_epochs,
-        cider=record.last_cider,
-        best_cider=record.best_cider,
+        score=record.last_score,
+        best_score=record.best_score,
         seconds=record.seconds,
         note=record.reason,
     )

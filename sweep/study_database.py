@@ -102,7 +102,7 @@ class StudyDatabase:
                 self._storage.set_trial_intermediate_value(known.trial_id, step, best_so_far)
                 known.curve[step] = best_so_far
         if record.state.is_final:
-            value = record.best_cider if record.state is TrialState.SUCCEEDED else None
+            value = record.best_score if record.state is TrialState.SUCCEEDED else None
             self._study.tell(record.number, value, state=_FINAL_STATES[record.state])
             known.is_finished = True
 

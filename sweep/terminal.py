@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from medcap_core.objective import Objective
 from sweep.progress import (
     StepProgress,
     SweepProgress,
@@ -28,7 +29,7 @@ from sweep.score_tables import TABLE_LOOK
 __all__ = ["SweepView", "TrialRow", "format_seconds"]
 
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
-_WIDE = 110  # columns from which the last CIDEr and a bar for each running trial have room too
+_WIDE = 110  # columns from which the last score and a bar for each running trial have room too
 _MIN_ROWS = 3
 
 _STYLES = {
@@ -57,13 +58,14 @@ class SweepView:
         name: str,
         total_trials: int,
         header_lines: list[str],
+        objective: Objective,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._name = name
         self._header_lines = header_lines
         self._clock = clock
-        self._progress = SweepProgress(total_trials, clock)
+        self._progress = SweepProgress(total_trials, clock, objective)
         self._told: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
         self._live = (
@@ -149,6 +151,7 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
     rows = order_rows(progress.rows)
     best = progress.best
     wide = options.max_width >= _WIDE
+    label = progress.objective.short_label
     table = Table(expand=True, **TABLE_LOOK)
     table.add_column("")
     table.add_column(Text(name), no_wrap=True)
@@ -157,8 +160,8 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
         table.add_column("", width=12)
     table.add_column("epoch", justify="right", no_wrap=True)
     if wide:
-        table.add_column("CIDEr", justify="right", no_wrap=True)
-    table.add_column("best" if wide else "CIDEr", justify="right", no_wrap=True)
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_column("best" if wide else label, justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("config", ratio=1, no_wrap=True, overflow="ellipsis")
     for row in rows[:num_rows]:
@@ -184,8 +187,8 @@ def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptio
         cells.append(_build_bar(row.epoch, row.num_epochs, 12) if running else Text())
     cells.append(Text(f"{row.epoch}/{row.num_epochs}"))
     if wide:
-        cells.append(Text(format_score(row.cider), quiet))
-    cells.append(Text(format_score(row.best_cider), "green" if is_best else ""))
+        cells.append(Text(format_score(row.score), quiet))
+    cells.append(Text(format_score(row.best_score), "green" if is_best else ""))
     cells.append(Text(format_seconds(row.seconds), quiet))
     config = Text(row.label, quiet)
     if row.note:

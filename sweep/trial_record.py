@@ -13,26 +13,30 @@ from typing import Any
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
-from medcap_core.epoch_report import EpochReport
+from medcap_core.epoch_report import EpochReport, rename_former
 from medcap_core.errors import ConfigFault, RunFault
+from medcap_core.objective import OBJECTIVES, Metric, Objective
 
 EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
 """What is kept of an epoch."""
 
-RESULT_COLUMNS = (
-    "trial",
-    "state",
-    "reason",
-    "best_cider",
-    "best_epoch",
-    "last_cider",
-    "epochs_done",
-    "seconds",
-    "images_per_second",
-    "peak_memory_bytes",
-    "trainable_parameters",
-    "total_parameters",
-)
+
+def result_columns(metric: Metric) -> list[str]:
+    """The columns of `trials.csv` before those of the config; the score's are named by the metric."""
+    return [
+        "trial",
+        "state",
+        "reason",
+        f"best_{metric}",
+        "best_epoch",
+        f"last_{metric}",
+        "epochs_done",
+        "seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+        "trainable_parameters",
+        "total_parameters",
+    ]
 
 
 class TrialState(StrEnum):
@@ -73,7 +77,12 @@ class TrialRecord:
     attempts: int = 0
     epochs: list[EpochValues] = field(default_factory=list)
     pruned_at_epoch: int | None = None
-    whole_validation_cider: float | None = None
+    whole_validation_score: float | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """What its scores are scores of."""
+        return OBJECTIVES[self.config.metric]
 
     @cached_property
     def config_cells(self) -> list[Any]:
@@ -91,20 +100,20 @@ class TrialRecord:
         return any(epoch["epoch"] == number for epoch in self.epochs)
 
     @property
-    def best_cider(self) -> float | None:
-        """The objective: the highest validation CIDEr of any epoch, as measured during the search."""
-        return max((epoch["cider"] for epoch in self.epochs if epoch["cider"] is not None), default=None)
+    def best_score(self) -> float | None:
+        """The highest validation score of any epoch, as measured during the search."""
+        return max((epoch["score"] for epoch in self.epochs if epoch["score"] is not None), default=None)
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best CIDEr, the earliest of equals."""
-        best = self.best_cider
-        return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["cider"] == best), None)
+        """Number of the epoch with the best score, the earliest of equals."""
+        best = self.best_score
+        return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["score"] == best), None)
 
     @property
-    def last_cider(self) -> float | None:
-        """CIDEr after the last epoch done."""
-        return self.epochs[-1]["cider"] if self.epochs else None
+    def last_score(self) -> float | None:
+        """Score after the last epoch done."""
+        return self.epochs[-1]["score"] if self.epochs else None
 
     @property
     def epochs_done(self) -> int:
@@ -144,12 +153,12 @@ class TrialRecord:
         return None if value is None else int(value)
 
     def build_curve(self) -> dict[int, float]:
-        """Best CIDEr so far by per cent of the trial's own schedule, the way Optuna and the pruner see a trial."""
+        """Best score so far by per cent of the trial's own schedule, the way Optuna and the pruner see a trial."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
-            if epoch["cider"] is not None:
-                best = max(best, epoch["cider"])
+            if epoch["score"] is not None:
+                best = max(best, epoch["score"])
             if best > -math.inf:
                 curve[compute_step(int(epoch["epoch"] or 0), int(epoch["num_epochs"] or 0))] = best
         return curve
@@ -173,7 +182,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "pruned_at_epoch": record.pruned_at_epoch,
-        "whole_validation_cider": record.whole_validation_cider,
+        "whole_validation_score": record.whole_validation_score,
         "point": record.point,
         "config": record.config.model_dump(mode="json"),
         "parameters": record.parameters,
@@ -185,7 +194,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
 def load_record(path: Path) -> TrialRecord:
     """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = rename_former(json.loads(path.read_text(encoding="utf-8")))
         values = content["config"]
         # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
         named = {"data": values["data"], "model": values["model"]}
@@ -200,9 +209,9 @@ def load_record(path: Path) -> TrialRecord:
             state=TrialState(content["state"]),
             reason=content["reason"],
             attempts=content["attempts"],
-            epochs=content["epochs"],
+            epochs=[rename_former(epoch) for epoch in content["epochs"]],
             pruned_at_epoch=content["pruned_at_epoch"],
-            whole_validation_cider=content["whole_validation_cider"],
+            whole_validation_score=content["whole_validation_score"],
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigFault) as error:
         raise RunFault(
@@ -211,14 +220,14 @@ def load_record(path: Path) -> TrialRecord:
         ) from None
 
 
-def format_csv(records: Iterable[TrialRecord]) -> str:
+def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:
     """`trials.csv`: a header and one row for each trial, in the order given; an unknown value is an empty cell.
 
-    `best_cider` is the search's own figure (`max_validation_images` applies), not `whole_validation_cider`.
+    The best score is the search's own figure (`max_validation_images` applies), not `whole_validation_score`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RESULT_COLUMNS, *(f"config.{name}" for name in TrialConfig.model_fields)])
+    writer.writerow([*result_columns(metric), *(f"config.{name}" for name in TrialConfig.model_fields)])
     writer.writerows([*_result_cells(record), *record.config_cells] for record in records)
     return text.getvalue()
 
@@ -228,9 +237,9 @@ def _result_cells(record: TrialRecord) -> list[Any]:
         record.name,
         record.state.value,
         fold_white_space(record.reason),
-        record.best_cider,
+        record.best_score,
         record.best_epoch,
-        record.last_cider,
+        record.last_score,
         record.epochs_done,
         round(record.seconds, 3),
         record.images_per_second,

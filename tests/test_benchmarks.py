@@ -24,6 +24,7 @@ from medcap_core.data.prepare import PreparedData, PreparedSplit
 from medcap_core.distributed import Workers
 from medcap_core.evaluation import compute_validation_loss, generate_captions
 from medcap_core.training import set_up, train_epoch
+from medcap_core.validation import score_predictions
 from sweep.points import draw_configs
 from sweep.space import build_space
 from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
@@ -89,7 +90,7 @@ def test_peer_scores_as_we_do(tiny_blip: Path, image_folder: Path, tmp_path: Pat
     ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
     scores = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer").evaluate()
     captions = generate_captions(ours.captioner, ours.validation.images, config)
-    assert scores["eval_cider"] == pytest.approx(ours.scorer.cider(captions), abs=1e-9)
+    assert scores["eval_cider"] == pytest.approx(score_predictions(ours.validation_split, captions, "cider"), abs=1e-9)
     assert scores["eval_loss"] == pytest.approx(
         compute_validation_loss(ours.captioner, ours.validation, config), rel=1e-4
     )
@@ -131,7 +132,7 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         lines = [f"2026-11-23 {end} INFO epoch {number}: CIDEr 0.1000" for number, end in enumerate(ends, start=1)]
         (folder / "log.txt").write_text("2026-11-23 12:00:00,000 INFO ready\n" + "\n".join(lines), encoding="utf-8")
-        epochs = [{"seconds": 5.0, "training_seconds": 3.0, "cider": 0.1}] * 2
+        epochs = [{"seconds": 5.0, "training_seconds": 3.0, "score": 0.1}] * 2
         (folder / "trial.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
     trials = [sweep_run.read_trial(folder) for folder in sorted((tmp_path / "trials").iterdir())]
     noon = sweep_run.read_time("2026-11-23 12:00:00,000")

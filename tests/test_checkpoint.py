@@ -12,11 +12,11 @@ from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import RunFault
 
 
-def report(epoch: int, cider: float) -> EpochReport:
+def report(epoch: int, score: float) -> EpochReport:
     return EpochReport(
         epoch=epoch,
         num_epochs=9,
-        cider=cider,
+        score=score,
         validation_loss=1 / 3,
         training_loss=2 / 7,
         learning_rate=1e-5,
@@ -52,9 +52,9 @@ class Rig:
     def weight(self) -> torch.Tensor:
         return self.module["trained"].weight.detach()
 
-    def end_epoch(self, cider: float) -> torch.Tensor:
+    def end_epoch(self, score: float) -> torch.Tensor:
         weight = self.step()
-        self.progress.history.append(report(len(self.progress.history) + 1, cider))
+        self.progress.history.append(report(len(self.progress.history) + 1, score))
         self.folder.save(self.module, self.optimizer, self.scaler.state_dict(), self.progress)
         return weight
 
@@ -72,16 +72,16 @@ def best_weight(directory: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("ciders", "best"),
+    ("scores", "best"),
     [([], 0), ([0.0, 0.0], 1), ([0.1, 0.5, 0.2], 2), ([0.2, 0.5, 0.5, 0.4], 2), ([0.1, 0.2, 0.3], 3)],
 )
-def test_the_best_epoch_is_the_first_of_the_highest(ciders: list[float], best: int) -> None:
-    assert Progress([report(index + 1, cider) for index, cider in enumerate(ciders)]).best_epoch == best
+def test_the_best_epoch_is_the_first_of_the_highest(scores: list[float], best: int) -> None:
+    assert Progress([report(index + 1, score) for index, score in enumerate(scores)]).best_epoch == best
 
 
 def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    weights = [rig.end_epoch(cider) for cider in (0.5, 0.75, 0.25)]
+    weights = [rig.end_epoch(score) for score in (0.5, 0.75, 0.25)]
     assert set(read_files(tmp_path)) == {"last/checkpoint.safetensors", "best/weights.safetensors", "history.json"}
     last = load_file(tmp_path / "last" / "checkpoint.safetensors")
     optimizer = {f"optimizer/0/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}

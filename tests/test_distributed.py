@@ -32,7 +32,7 @@ def scores(reports: list[EpochReport]) -> list[float]:
     return [
         value
         for report in reports
-        for value in (report.epoch, report.cider, report.validation_loss, report.training_loss, report.learning_rate)
+        for value in (report.epoch, report.score, report.validation_loss, report.training_loss, report.learning_rate)
     ]
 
 
@@ -78,7 +78,7 @@ def test_two_workers_train_and_score_as_one(tmp_path: Path) -> None:
     for freeze, num_epochs in (("full", 2), ("lora", 1)):
         alone = run(model, freeze, tmp_path / "alone" / freeze, num_epochs)
         assert together[0][freeze] == pytest.approx(scores(alone), abs=1e-5)
-        assert max(report.cider for report in alone) > 0
+        assert max(report.score for report in alone) > 0
         for place in ("best/weights", "last/checkpoint"):
             one, two = (
                 load_file(folder / freeze / f"{place}.safetensors") for folder in (tmp_path / "alone", tmp_path)

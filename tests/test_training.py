@@ -45,7 +45,7 @@ def scores(reports: list[EpochReport]) -> list[tuple[float, ...]]:
         (
             report.epoch,
             report.num_epochs,
-            report.cider,
+            report.score,
             report.validation_loss,
             report.training_loss,
             report.learning_rate,
@@ -98,8 +98,8 @@ def uninterrupted(tiny_blip: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def find_best(reports: list[EpochReport]) -> int:
-    ciders = [report.cider for report in reports]
-    return ciders.index(max(ciders)) + 1
+    scores = [report.score for report in reports]
+    return scores.index(max(scores)) + 1
 
 
 # A whole trial
@@ -109,7 +109,7 @@ def find_best(reports: list[EpochReport]) -> int:
 def test_each_epoch_is_reported_once_in_order(uninterrupted: dict[str, Uninterrupted], mode: str) -> None:
     reports = uninterrupted[mode].reports
     assert [(report.epoch, report.num_epochs) for report in reports] == [(1, 3), (2, 3), (3, 3)]
-    assert max(report.cider for report in reports) > 0
+    assert max(report.score for report in reports) > 0
     for report in reports:
         assert 0 < report.training_seconds < report.seconds
         assert report.images_per_second == pytest.approx(14 / report.training_seconds)

@@ -120,6 +120,8 @@ class Captioner(nn.Module, ABC):
     """Billions of parameters: frozen weights may be held in bf16 or quantized, and are copied sparingly."""
     can_record_steps: ClassVar[bool] = False
     """Whether its training steps have been shown to replay as CUDA graphs."""
+    answers_questions: ClassVar[bool] = False
+    """Whether it can `answer` a question on an image, which the metrics of classification are computed of."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]
@@ -183,6 +185,15 @@ class Captioner(nn.Module, ABC):
     @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """One caption an image by beam search, prompt cut off; `encoder_hidden_states` is (B, N, D)."""
+
+    def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
+        """The answer to one question an image; `encoder_hidden_states` is (B, N, D).
+
+        Raises ModelFault for a family that does not answer questions.
+        """
+        raise ModelFault(
+            f"Models of the family '{self.family}' answer no questions; choose one that does, such as medblip3d."
+        )
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """The ids (B, T) of the captions that `generate` words, and how many of them were given as prompt.

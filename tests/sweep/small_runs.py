@@ -39,9 +39,9 @@ def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
     return build_space(values | changes, "test")
 
 
-def report_of(record: TrialRecord, epoch: int, cider: float, **figures: float) -> dict[str, float]:
+def report_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, float]:
     report = dict.fromkeys(EPOCH_FIELDS, 1.0)
-    report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "cider": cider, "trainable_parameters": 100}
+    report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "score": score, "trainable_parameters": 100}
     return report | figures
 
 
@@ -51,13 +51,13 @@ def score(record: TrialRecord, epoch: int) -> float:
     return round(fit * math.sqrt(epoch / record.config.num_epochs) - 0.4 * (epoch == 4), 6)
 
 
-def run_one(study: Study, *ciders: float, **figures: float) -> tuple[TrialRecord, list[bool]]:
+def run_one(study: Study, *scores: float, **figures: float) -> tuple[TrialRecord, list[bool]]:
     """Run the next trial with these scores; ends it when it is pruned or out of scores."""
     record = study.propose()
     assert record is not None
     answers = []
-    for index, cider in enumerate(ciders):
-        answers.append(study.report(record.name, report_of(record, index + 1, cider, **figures)))
+    for index, value in enumerate(scores):
+        answers.append(study.report(record.name, report_of(record, index + 1, value, **figures)))
         if not answers[-1]:
             break
     study.finish(record.name, TrialState.SUCCEEDED if answers[-1] else TrialState.PRUNED)

@@ -23,7 +23,7 @@ from medcap_core.metrics import METRICS
 from sweep.run import app
 from sweep.space import build_space, load_space
 from sweep.study import Study
-from sweep.trial_record import RESULT_COLUMNS
+from sweep.trial_record import result_columns
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.real_runs import LOOPBACK, NUM_IMAGES, Materials, ended_afterwards, start_run
 from tests.sweep.small_runs import read_optuna
@@ -88,7 +88,7 @@ class TestAWholeRun:
     def test_lists_trials_with_results_and_configs(self, finished_run: FinishedRun, materials: Materials) -> None:
         with (finished_run.directory / "trials.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == [*RESULT_COLUMNS, *(f"config.{name}" for name in TrialConfig.model_fields)]
+        assert list(rows[0]) == [*result_columns("cider"), *(f"config.{name}" for name in TrialConfig.model_fields)]
         assert [row["config.freeze"] for row in rows[:2]] == ["lora", "full"]
         assert {row["config.data"] for row in rows} == {str(materials.images)}
         assert {row["config.model"] for row in rows} == {str(materials.model)}
@@ -114,7 +114,7 @@ class TestAWholeRun:
 
     def test_chooses_among_the_leaders_on_the_whole_validation_split(self, finished_run: FinishedRun) -> None:
         records = [json.loads(path.read_text()) for path in finished_run.directory.glob("trials/*/trial.json")]
-        whole = {record["trial"]: record["whole_validation_cider"] for record in records}
+        whole = {record["trial"]: record["whole_validation_score"] for record in records}
         leaders = {name: cider for name, cider in whole.items() if cider is not None}
         assert len(leaders) == 3
         chosen = json.loads((finished_run.directory / "test_metrics.json").read_text())["best_trial"]

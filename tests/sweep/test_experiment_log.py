@@ -41,8 +41,8 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     log = ExperimentLog(study, LogTarget.TENSORBOARD)
     log.setup()
     log.start(record.name)
-    for epoch, cider in ((1, 0.5), (2, float("nan"))):
-        report = report_of(record, epoch, cider)
+    for epoch, score in ((1, 0.5), (2, float("nan"))):
+        report = report_of(record, epoch, score)
         study.report(record.name, report)
         log.take_epoch(record.name, record.epochs[-1])
         log.take_epoch(record.name, record.epochs[-1])  # a retried trial tells its past

@@ -35,7 +35,7 @@ ONE_FAULT = {
         "fixed.image_size: 7 is not a whole number (at least 16, at most 1024) or null; correct the value.",
     ),
     "sampler": ("name: x\nsampler: tp", "sampler: 'tp' is not one of tpe, random, grid; did you mean 'tpe'?"),
-    "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not 'cider'; correct the value."),
+    "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not one of cider, balanced_accuracy; correct the value."),
     "extra score": (
         "name: x\nextra_scores: [rouge]",
         "extra_scores: ['rouge'] is not a list of rouge1, bertscore; correct the value.",
@@ -76,6 +76,14 @@ ONE_FAULT = {
     "fixed data": (
         "name: x\nfixed: {data: roco}",
         "fixed.data: this key has its place at the top level; write 'data:' beside 'name:'.",
+    ),
+    "fixed metric": (
+        "name: x\nfixed: {metric: balanced_accuracy}",
+        "fixed.metric: this key has its place at the top level; write 'metric:' beside 'name:'.",
+    ),
+    "searched metric": (
+        search_of("metric: {choice: [cider, balanced_accuracy]}"),
+        "search.metric: this is the same for every trial of a run; move it to the top level with one value.",
     ),
     "unknown knob": (
         search_of("learning_rte: {uniform: [0.1, 0.2]}"),

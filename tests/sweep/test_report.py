@@ -204,7 +204,7 @@ def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
         content |= {"trial": f"trial_{number:04d}", "number": number, "point": {"learning_rate": 1e-5 * 1.015**number}}
         content["config"] |= content["point"]
         for epoch in content["epochs"]:
-            epoch["cider"] += number / 500
+            epoch["score"] += number / 500
         folder = study.trial_directory(content["trial"])
         folder.mkdir()
         (folder / "trial.json").write_text(json.dumps(content))

@@ -67,7 +67,7 @@ def test_the_first_final_state_stands(create: Callable[..., Study]) -> None:
     study.finish(record.name, TrialState.FAILED, "late")
     assert (record.state, record.reason) == (TrialState.SUCCEEDED, "")
     assert study.report(record.name, report_of(record, 2, 9.0)) is False
-    assert record.best_cider == 1.5
+    assert record.best_score == 1.5
     with pytest.raises(ValueError, match="RUNNING is no end"):
         study.finish(record.name, TrialState.RUNNING)
 
@@ -78,7 +78,7 @@ def test_a_trial_without_a_finite_cider_failed(create: Callable[..., Study]) -> 
     assert record.state is TrialState.FAILED
     assert "finite CIDEr" in record.reason
     one_finite, _ = run_one(study, math.nan, 0.5)
-    assert (one_finite.state, one_finite.best_cider, one_finite.best_epoch) == (TrialState.SUCCEEDED, 0.5, 2)
+    assert (one_finite.state, one_finite.best_score, one_finite.best_epoch) == (TrialState.SUCCEEDED, 0.5, 2)
     assert [trial.state for trial in read_optuna(study.directory)] == [OptunaState.FAIL, OptunaState.COMPLETE]
     assert study.best() == [one_finite]
 
@@ -90,7 +90,7 @@ def test_an_untrained_trial_has_one_report_and_no_epochs(create: Callable[..., S
     assert record is not None
     assert study.report(record.name, report_of(record, 0, 0.25, num_epochs=0))
     study.finish(record.name, TrialState.SUCCEEDED)
-    assert (record.best_cider, record.best_epoch, record.epochs_done) == (0.25, 0, 0)
+    assert (record.best_score, record.best_epoch, record.epochs_done) == (0.25, 0, 0)
     assert read_optuna(study.directory)[0].intermediate_values == {100: 0.25}
 
 
@@ -205,7 +205,7 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
     assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 9.9))
     assert not study.report(record.name, report_of(record, 3, 9.9))
-    assert [epoch["cider"] for epoch in record.epochs] == [2.5, 2.6]
+    assert [epoch["score"] for epoch in record.epochs] == [2.5, 2.6]
 
 
 def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
@@ -222,7 +222,7 @@ def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> N
         record, given = run_one(study, *ciders)
         assert given == answers, record.name
     assert [record.state.value for record in study.records] == ["SUCCEEDED", *["PRUNED"] * 4, "SUCCEEDED"]
-    assert [record.best_cider for record in study.best(6)] == [2.1, 1.6, 1.45, 1.4, 1.1, 0.5]
+    assert [record.best_score for record in study.best(6)] == [2.1, 1.6, 1.45, 1.4, 1.1, 0.5]
 
 
 def test_short_and_long_schedules_are_compared_at_equal_shares(create: Callable[..., Study]) -> None:
@@ -282,7 +282,7 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
         study.rescore("trial_0003", math.nan)
     study.close()
     with Study.open(study.directory) as again:
-        assert again.best()[0].whole_validation_cider == 9.0
+        assert again.best()[0].whole_validation_score == 9.0
 
 
 def test_best_yaml_is_a_space_with_this_one_config(create: Callable[..., Study]) -> None:
@@ -290,7 +290,7 @@ def test_best_yaml_is_a_space_with_this_one_config(create: Callable[..., Study])
     Trainer().run(study, most_trials=2)
     best = study.best()[0]
     path = study.write_best(best)
-    assert path.read_text().startswith(f"# {best.name} of run: CIDEr {best.best_cider:.3f} on validation")
+    assert path.read_text().startswith(f"# {best.name} of run: CIDEr {best.best_score:.3f} on validation")
     copy = study.directory.parent / "copy"
     with Study.create(copy, load_space(path)) as again:
         record = again.propose()
@@ -361,4 +361,4 @@ def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
     run_one(study, 2.0, 1.5)
     row = study.rows()[0]
     assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
-    assert (row.cider, row.best_cider, row.seconds) == (1.5, 2.0, 2.0)
+    assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)

@@ -4,10 +4,13 @@ import re
 import pytest
 from rich.console import Console
 
+from medcap_core.objective import OBJECTIVES
 from medcap_core.published import find_published
 from sweep.progress import SweepProgress, describe_changes
 from sweep.score_tables import print_test_table
 from sweep.terminal import SweepView, TrialRow, format_seconds
+
+CIDER = OBJECTIVES["cider"]
 
 
 class Clock:
@@ -26,8 +29,8 @@ def clock():
 
 
 def row(number, state="RUNNING", epoch=0, num_epochs=4, best=None, *, last=None, seconds=0.0, note=""):
-    cider = best if last is None else last
-    return TrialRow(f"t{number:02}", f"lora r{number}", state, epoch, num_epochs, cider, best, seconds, note)
+    score = best if last is None else last
+    return TrialRow(f"t{number:02}", f"lora r{number}", state, epoch, num_epochs, score, best, seconds, note)
 
 
 def build_console(width=100, height=24, **settings):
@@ -35,8 +38,11 @@ def build_console(width=100, height=24, **settings):
     return Console(width=width, height=height, **(defaults | settings))
 
 
-def build_view(console, clock, total_trials=12, name="lora"):
-    return SweepView(console, name=name, total_trials=total_trials, header_lines=["Data: phantoms"], clock=clock)
+def build_view(console, clock, total_trials=12, name="lora", objective=CIDER):
+    lines = ["Data: phantoms"]
+    return SweepView(
+        console, name=name, total_trials=total_trials, header_lines=lines, objective=objective, clock=clock
+    )
 
 
 def render(view, console):
@@ -298,7 +304,7 @@ def test_plain_lines_of_a_fast_step(clock):
 
 
 def test_time_left_counts_down_between_epochs(clock):
-    progress = SweepProgress(3, clock)
+    progress = SweepProgress(3, clock, CIDER)
     clock.now = 100.0  # preparation says nothing about the speed of trials
     progress.update([row(1), row(2)])
     assert progress.seconds_left is None
@@ -312,7 +318,7 @@ def test_time_left_counts_down_between_epochs(clock):
 
 
 def test_time_left_learns_from_pruning_and_ignores_earlier_starts(clock):
-    progress = SweepProgress(10, clock)
+    progress = SweepProgress(10, clock, CIDER)
     progress.update([row(1, "SUCCEEDED", 4), row(2, "RUNNING", 1)])
     clock.now = 20.0
     progress.update([row(1, "SUCCEEDED", 4), row(2, "PRUNED", 2)])
@@ -320,7 +326,7 @@ def test_time_left_learns_from_pruning_and_ignores_earlier_starts(clock):
 
 
 def test_rows_beyond_the_plan_raise_the_total(clock):
-    progress = SweepProgress(1, clock)
+    progress = SweepProgress(1, clock, CIDER)
     progress.update([row(1), row(2)])
     assert progress.total_trials == 2
     assert progress.describe_best() == "no score yet"

@@ -39,7 +39,7 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     with Study.open(finished_run.directory) as alone:
         expected = alone.records[1].epochs
     assert first.state is TrialState.SUCCEEDED, first.reason
-    assert [epoch["cider"] for epoch in first.epochs] == [epoch["cider"] for epoch in expected]
+    assert [epoch["score"] for epoch in first.epochs] == [epoch["score"] for epoch in expected]
     for name in ("training_loss", "validation_loss"):
         assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
