@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medcap_core.errors import ConfigFault
 from medcap_core.objective import Metric
 
-RESERVED_NAMES = frozenset({"phantoms", "phantoms-general", "rocov2", "roco", "phantom-blip"})
+RESERVED_NAMES = frozenset(
+    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "brain-gpt2"}
+)
 """Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
 
 

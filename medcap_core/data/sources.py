@@ -44,14 +44,18 @@ _LAYOUTS = (
 def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
     """Find out what `name_or_path` is and read its records; no image is opened.
 
-    Names: `phantoms`, `phantoms-general`, `rocov2`, `roco` (asks for a path), any Hub data set
-    `owner/name`; else a path. Missing validation and test splits are cut by `seed`, as `Dataset.notes` then says.
+    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, `roco` (asks for a path), any Hub data
+    set `owner/name`; else a path. Missing validation and test splits are cut by `seed`, as `Dataset.notes` then says.
     Raises DataFault.
     """
     if name_or_path in ("phantoms", "phantoms-general"):
         from medcap_core.data.phantoms import load_phantoms
 
         return load_phantoms("target" if name_or_path == "phantoms" else "general", seed=seed)
+    if name_or_path == "brain_phantoms":
+        from medcap_core.data.brain_phantoms import load_brain_phantoms
+
+        return load_brain_phantoms(seed=seed)
     kind, reading = _read(name_or_path)
     if not any(reading.splits.values()):
         first = [f"{record.split} {record.id}: {record.reason}" for record in reading.skipped[:3]]
@@ -82,8 +86,8 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path)
     raise DataFault(
-        f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, rocov2 or a Hub data "
-        "set as owner/name."
+        f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
+        "rocov2 or a Hub data set as owner/name."
     )
 
 

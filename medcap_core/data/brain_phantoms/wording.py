@@ -1,0 +1,153 @@
+"""What is said about a subject: reports in each cohort's own words, and questions with their answers."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcap_core.data.brain_phantoms.cohorts import CohortName
+from medcap_core.data.brain_phantoms.subjects import Degree, Subject
+from medcap_core.data.scans import Question, ask_diagnosis
+
+SEX_QUESTION = "What is the sex of this subject?"
+STRUCTURE_QUESTION = "Which structure has shrunk most?"
+SIDE_QUESTION = "Which hippocampus is the smaller one?"
+VENTRICLE_QUESTION = "How large are the ventricles?"
+
+VENTRICLE_ANSWERS: Mapping[Degree, str] = {
+    "normal": "normal",
+    "mild": "mildly enlarged",
+    "moderate": "moderately enlarged",
+    "severe": "severely enlarged",
+}
+
+Phrases = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One cohort's way of writing: three sentences, each with a few templates, of which one is drawn.
+
+    `subject` takes {age} and {person}; `ventricles`, `hippocampi` and `cortex` give a clause for each degree; in
+    `one_side` {side} is the smaller hippocampus and {other} the larger one.
+    """
+
+    persons: Mapping[str, Phrases]
+    subject: Phrases
+    ventricles: Mapping[Degree, Phrases]
+    hippocampi: Mapping[Degree, Phrases]
+    cortex: Mapping[Degree, Phrases]
+    one_side: Phrases
+    both_sides: Phrases
+
+
+_PERSONS: Mapping[str, Phrases] = {"female": ("woman",), "male": ("man",)}
+_SEXES: Mapping[str, Phrases] = {"female": ("female subject",), "male": ("male subject",)}
+
+
+def _fill(adverbs: Mapping[Degree, str], normal: Phrases, changed: Phrases) -> dict[Degree, Phrases]:
+    """Clauses by degree: `normal` as they are, `changed` with each degree's {adverb}."""
+    clauses = {degree: tuple(clause.format(adverb=adverb) for clause in changed) for degree, adverb in adverbs.items()}
+    return {"normal": normal, **clauses}
+
+
+_MILDLY: Mapping[Degree, str] = {"mild": "mildly", "moderate": "moderately", "severe": "severely"}
+_SLIGHTLY: Mapping[Degree, str] = {"mild": "slightly", "moderate": "moderately", "severe": "markedly"}
+_MILD: Mapping[Degree, str] = {"mild": "mild", "moderate": "moderate", "severe": "severe"}
+_MINOR: Mapping[Degree, str] = {"mild": "minor", "moderate": "distinct", "severe": "gross"}
+_FAINTLY: Mapping[Degree, str] = {"mild": "faintly", "moderate": "visibly", "severe": "extremely"}
+
+WORDINGS: Mapping[CohortName, Wording] = {
+    "phantom-alder": Wording(
+        _PERSONS,
+        ("A {person} of {age} years.", "Head of a {person} aged {age} years."),
+        _fill(_MILDLY, ("the ventricles are of normal size",), ("the ventricles are {adverb} enlarged",)),
+        _fill(_MILDLY, ("The hippocampi are of normal size",), ("The hippocampi are {adverb} shrunken",)),
+        _fill(_MILDLY, ("the cortex is of normal thickness",), ("the cortex is {adverb} thinned",)),
+        ("the {side} hippocampus is smaller than the {other}",),
+        ("both hippocampi are alike",),
+    ),
+    "phantom-birch": Wording(
+        _SEXES,
+        ("{age} year old {person}.", "This {person} is {age} years old."),
+        _fill(_MILD, ("no enlargement of the ventricles",), ("{adverb} enlargement of the ventricles",)),
+        _fill(_MILD, ("No atrophy of the hippocampi",), ("There is {adverb} atrophy of the hippocampi",)),
+        _fill(_MILD, ("no atrophy of the cortex",), ("{adverb} atrophy of the cortex",)),
+        ("more loss in the {side} hippocampus",),
+        ("equal on either side",),
+    ),
+    "phantom-cedar": Wording(
+        _PERSONS,
+        ("MRI of a {person}, age {age}.", "{person}, age {age}."),
+        _fill(_SLIGHTLY, ("normal ventricles",), ("{adverb} wide ventricles",)),
+        _fill(_SLIGHTLY, ("Normal hippocampi",), ("{adverb} small hippocampi",)),
+        _fill(_SLIGHTLY, ("normal cortex",), ("{adverb} thin cortex",)),
+        ("the {side} hippocampus smaller",),
+        ("symmetric",),
+    ),
+    "phantom-dogwood": Wording(
+        _SEXES,
+        ("The scan shows a {person} of {age}.", "Scan of a {person}, {age} years old."),
+        _fill(_MINOR, ("ventricles without widening",), ("{adverb} widening of the ventricles",)),
+        _fill(_MINOR, ("Hippocampi of full volume",), ("{adverb} volume loss of the hippocampi",)),
+        _fill(_MINOR, ("full cortical thickness",), ("{adverb} cortical thinning",)),
+        ("the {side} side being worse",),
+        ("no difference between the sides",),
+    ),
+    "phantom-elm": Wording(
+        _PERSONS,
+        ("Elderly {person} ({age}).", "This {person} of {age} years was scanned."),
+        _fill(_FAINTLY, ("ventricles within normal limits",), ("ventricles {adverb} dilated",)),
+        _fill(_FAINTLY, ("Hippocampal size is preserved",), ("Hippocampal size is {adverb} reduced",)),
+        _fill(_FAINTLY, ("cortical ribbon preserved",), ("cortical ribbon {adverb} reduced",)),
+        ("the {side} one is smaller",),
+        ("left and right match",),
+    ),
+}
+
+_SLOT = re.compile(r"\{\w+\}")
+
+
+def list_wordings(cohort: CohortName) -> list[str]:
+    """Every template and phrase of a cohort, slots left empty: all words of its reports but ages."""
+    wording = WORDINGS[cohort]
+    phrases = ["left", "right", *wording.subject, *wording.one_side, *wording.both_sides]
+    for choices in (wording.persons, wording.ventricles, wording.hippocampi, wording.cortex):
+        phrases += [phrase for options in choices.values() for phrase in options]
+    return [_SLOT.sub(" ", phrase) for phrase in phrases]
+
+
+def write_report(cohort: CohortName, subject: Subject, rng: np.random.Generator) -> str:
+    """Three sentences on the subject; the diagnosis is not among them."""
+    wording = WORDINGS[cohort]
+
+    def choose(phrases: Phrases) -> str:
+        return phrases[int(rng.integers(len(phrases)))]
+
+    who = choose(wording.subject).format(age=subject.age, person=choose(wording.persons[subject.sex]))
+    side = subject.smaller_side
+    if side == "neither":
+        sides = choose(wording.both_sides)
+    else:
+        sides = choose(wording.one_side).format(side=side, other="right" if side == "left" else "left")
+    hippocampi = f"{choose(wording.hippocampi[subject.hippocampus_degree])}, {sides}."
+    ventricles = choose(wording.ventricles[subject.ventricle_degree])
+    cortex = choose(wording.cortex[subject.cortex_degree])
+    rest = f"{ventricles} and {cortex}."
+    return " ".join(_capitalise(sentence) for sentence in (who, hippocampi, rest))
+
+
+def ask(subject: Subject) -> tuple[Question, ...]:
+    """All questions about one subject; the first is the published one."""
+    return (
+        ask_diagnosis(subject.diagnosis),
+        Question("sex", SEX_QUESTION, subject.sex),
+        Question("structure", STRUCTURE_QUESTION, subject.shrunk_structure),
+        Question("side", SIDE_QUESTION, subject.smaller_side),
+        Question("ventricles", VENTRICLE_QUESTION, VENTRICLE_ANSWERS[subject.ventricle_degree]),
+    )
+
+
+def _capitalise(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
