@@ -10,7 +10,7 @@ from medcap_core.errors import ConfigFault
 from medcap_core.objective import Metric
 
 RESERVED_NAMES = frozenset(
-    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "brain-gpt2"}
+    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "medblip3d", "brain-gpt2"}
 )
 """Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
 
@@ -28,6 +28,8 @@ class FreezeMode(StrEnum):
     ENCODER_ONLY = "encoder_only"
     DECODER_ONLY = "decoder_only"
     BRIDGE_ONLY = "bridge_only"
+    PATCH_AND_BRIDGE = "patch_and_bridge"
+    PATCH_AND_BRIDGE_LORA = "patch_and_bridge_lora"
     LORA = "lora"
     ZERO_SHOT = "zero_shot"
 
@@ -65,7 +67,19 @@ class TrialConfig(BaseModel):
     )
     image_size: int | None = Field(None, ge=16, le=1024, description="pixels a side; None takes the model's own")
     vision_model: str | None = Field(
-        None, min_length=1, description="another vision tower for ViT-GPT2: a Hub model or a path; None keeps its own"
+        None,
+        min_length=1,
+        description="another vision tower for ViT-GPT2, or the 2D encoder of medblip3d: a Hub model or a path",
+    )
+    language_model: str | None = Field(
+        None, min_length=1, description="of medblip3d: a Hub model or a path; None takes the embedded brain-gpt2"
+    )
+    num_queries: int | None = Field(None, ge=1, le=256, description="of medblip3d; None: 32, or the saved model's own")
+    patch_size: int | None = Field(
+        None, ge=2, le=128, description="of medblip3d, voxels a side; None: 32, or the saved model's own"
+    )
+    qformer_layers: int | None = Field(
+        None, ge=1, le=48, description="of medblip3d's MedQFormer; None: as many as the encoder has, at most 12"
     )
     quantization: Literal["none", "8bit", "4bit"] = Field(
         "none", description="of the frozen language model of BLIP-2 and InstructBLIP, on CUDA, by bitsandbytes"
@@ -121,7 +135,7 @@ class TrialConfig(BaseModel):
     metric: Metric = Field("cider", description="what a trial is scored by on validation; best epoch, maximised")
     seed: int = Field(0, ge=0, lt=2**31)
 
-    @field_validator("data", "model", "vision_model")
+    @field_validator("data", "model", "vision_model", "language_model")
     @classmethod
     def _resolve_path(cls, value: str | None) -> str | None:
         return None if value is None else absolute_if_path(value)

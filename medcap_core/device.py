@@ -14,6 +14,11 @@ from medcap_core.config import FreezeMode, TrialConfig
 _FEW_PARAMETERS = 20_000_000
 """phantom-blip, with 1.7 million, captions several times faster on one thread than on two; a BLIP-base does not."""
 
+_MODES_THAT_ADD = frozenset(
+    {FreezeMode.ZERO_SHOT, FreezeMode.LORA, FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND_BRIDGE_LORA}
+)
+"""They change no weight that a pre-trained model brings."""
+
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What is said where an allocator has no exception of its own: on a CPU; by the driver and cuBLAS, which take memory
 beside PyTorch's allocator when processes share a card."""
@@ -55,9 +60,10 @@ def choose_load_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
     """The dtype in which a large model's weights are read.
 
     Where a trial changes some of them, the checkpoint's own float32 values are read, and what stays frozen is cast
-    afterwards; where it changes none (zero_shot, lora), all are read as they will lie.
+    afterwards; where it changes none (zero_shot, lora), or those of MedBLIP in 3D that are float32 in any case, all are
+    read as they will lie.
     """
-    if config.freeze in (FreezeMode.ZERO_SHOT, FreezeMode.LORA) or config.quantization != "none":
+    if config.freeze in _MODES_THAT_ADD or config.quantization != "none":
         return choose_frozen_dtype(config, device)
     return torch.float32
 

@@ -4,7 +4,10 @@
 | -------------- | ----------------------------------------------------------------------------------------- |
 | `full`         | every parameter that takes part in a caption                                              |
 | `encoder_only` | the image side: the vision tower and, where there is one, the bridge                      |
-| `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as they were trained      |
+| `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as they were trained; of  |
+|                | MedBLIP in 3D the same, with the patch embedding frozen too, so that features are cached  |
+| `patch_and_bridge` | MedBLIP in 3D, as published: patch embedding with its positions, MedQFormer, projections |
+| `patch_and_bridge_lora` | the same, and low-rank factors on the language model                             |
 | `decoder_only` | what writes the caption, with its cross-attention and word embeddings                     |
 | `lora`         | low-rank factors on the named linear layers (Hu et al., 2021, arXiv 2106.09685), by peft  |
 | `zero_shot`    | nothing                                                                                   |
@@ -24,12 +27,19 @@ from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner
 
 _TRAINED_PARTS: dict[FreezeMode, frozenset[str]] = {
-    FreezeMode.FULL: frozenset({"encoder", "bridge", "decoder"}),
-    FreezeMode.ENCODER_ONLY: frozenset({"encoder", "bridge"}),
+    FreezeMode.FULL: frozenset({"patches", "encoder", "bridge", "decoder"}),
+    FreezeMode.ENCODER_ONLY: frozenset({"patches", "encoder", "bridge"}),
     FreezeMode.BRIDGE_ONLY: frozenset({"bridge"}),
+    FreezeMode.PATCH_AND_BRIDGE: frozenset({"patches", "bridge"}),
+    FreezeMode.PATCH_AND_BRIDGE_LORA: frozenset({"patches", "bridge"}),
+    FreezeMode.LORA: frozenset(),
     FreezeMode.DECODER_ONLY: frozenset({"decoder"}),
     FreezeMode.ZERO_SHOT: frozenset(),
 }
+
+
+LORA_MODES = frozenset({FreezeMode.LORA, FreezeMode.PATCH_AND_BRIDGE_LORA})
+_MODES_OF_PATCHES = frozenset({FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND_BRIDGE_LORA})
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,9 @@ class TuningSummary:
 
 def encoder_is_frozen(config: TrialConfig) -> bool:
     """Whether no parameter of the vision tower changes, so that its output may be computed once an image."""
-    if config.freeze is FreezeMode.LORA:
-        return not config.lora_vision
-    return "encoder" not in _TRAINED_PARTS[config.freeze]
+    if config.lora_vision and config.freeze in LORA_MODES:
+        return False
+    return not _TRAINED_PARTS[config.freeze] & {"patches", "encoder"}
 
 
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
@@ -54,7 +64,7 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     What is trained is float32 from then on.
 
     Raises ModelFault where LoRA targets match nothing, a freeze rule leaves a parameter undecided, or the model lacks
-    the bridge that is to be trained.
+    the bridge or the 3D patch embedding that is to be trained.
     """
     peft_model = None
     if config.freeze is FreezeMode.BRIDGE_ONLY and captioner.cross_attention != "bridge":
@@ -62,12 +72,20 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
             f"freeze bridge_only: a {captioner.family} model has no bridge between its encoder and its decoder; use "
             "encoder_only or decoder_only, or a BLIP-2 or InstructBLIP model."
         )
-    if config.freeze is FreezeMode.LORA:
+    own_weights = [
+        (name, parameter, _find_part(captioner, name)) for name, parameter in captioner.network.named_parameters()
+    ]
+    if config.freeze in _MODES_OF_PATCHES and not any(part == "patches" for _, _, part in own_weights):
+        raise ModelFault(
+            f"freeze {config.freeze}: a {captioner.family} model has no 3D patch embedding; use another mode, or model "
+            "medblip3d."
+        )
+    if config.freeze in LORA_MODES:
         peft_model = _insert_lora(captioner, config)
-    else:
+    if config.freeze is not FreezeMode.LORA:
         trained_parts = _TRAINED_PARTS[config.freeze]
-        for name, parameter in captioner.network.named_parameters():
-            is_trained = _find_part(captioner, name) in trained_parts
+        for _, parameter, part in own_weights:
+            is_trained = part in trained_parts
             if is_trained or parameter.requires_grad:  # quantized weights are neither
                 parameter.requires_grad_(is_trained)
             if is_trained and parameter.dtype is not torch.float32:

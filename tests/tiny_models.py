@@ -1,5 +1,6 @@
 """Very small random captioners of each family, in true Hub format, their tokenizers built here."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BertTokenizerFast,
+    BioGptConfig,
+    BioGptForCausalLM,
+    BioGptTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
@@ -23,6 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     SwinConfig,
     SwinModel,
+    T5Config,
+    T5ForConditionalGeneration,
     T5Tokenizer,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
@@ -165,10 +171,19 @@ def _describe_language_model(kind: str, tokenizer: Any, spread: float) -> dict[s
     }  # fmt: skip
 
 
-def save_tiny_gpt2(directory: Path, *, cross_attention: bool = False, seed: int = 0, spread: float = 0.5) -> Path:
+def save_tiny_gpt2(
+    directory: Path,
+    *,
+    cross_attention: bool = False,
+    num_positions: int = MAX_POSITIONS,
+    seed: int = 0,
+    spread: float = 0.5,
+) -> Path:
     """A GPT-2 alone."""
     tokenizer = build_byte_tokenizer(begins=False)
-    network = _build(lambda: GPT2LMHeadModel(_describe_gpt2(tokenizer, spread, cross_attention)), seed, spread)
+    config = _describe_gpt2(tokenizer, spread, cross_attention)
+    config.n_positions = num_positions
+    network = _build(lambda: GPT2LMHeadModel(config), seed, spread)
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -222,4 +237,42 @@ def save_tiny_tower(directory: Path, kind: str, *, seed: int = 0, spread: float 
         else build_vit_processor()
     )
     processor.save_pretrained(directory)
+    return directory
+
+
+def save_tiny_biogpt(directory: Path, *, seed: int = 0, spread: float = 0.3) -> Path:
+    """A BioGPT alone, its tokenizer's files as microsoft/biogpt has them: Moses words, then byte pairs that end so."""
+    ends = [f"{word}</w>" for word in dict.fromkeys(_all_words())]
+    letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz?:" for end in ("", "</w>")]
+    merges: list[tuple[str, str]] = []
+    pieces: list[str] = []
+    for word in dict.fromkeys(_all_words()):
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        for end in range(2, len(parts) + 1):
+            pair = ("".join(parts[: end - 1]), parts[end - 1])
+            if pair not in merges:
+                merges.append(pair)
+            pieces.append("".join(parts[:end]))
+    vocabulary = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *letters, *pieces, *ends])
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (directory / "merges.txt").write_text("\n".join(f"{left} {right} 1" for left, right in merges) + "\n")
+    tokenizer = BioGptTokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    config = BioGptConfig(
+        vocab_size=len(vocabulary), hidden_size=TEXT_WIDTH, intermediate_size=TEXT_MLP,
+        num_hidden_layers=TEXT_LAYERS, num_attention_heads=4, max_position_embeddings=200,
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, initializer_range=spread,
+    )  # fmt: skip
+    _build(lambda: BioGptForCausalLM(config), seed, spread).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def save_tiny_t5(directory: Path, *, seed: int = 0, spread: float = 0.5) -> Path:
+    """A T5 of FLAN-T5's kind, alone."""
+    tokenizer = build_t5_tokenizer()
+    values = _describe_language_model("t5", tokenizer, spread)
+    values.pop("model_type")
+    _build(lambda: T5ForConditionalGeneration(T5Config(**values)), seed, spread).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory

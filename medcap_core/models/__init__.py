@@ -17,14 +17,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.images import ImageGeometry
+from medcap_core.data.geometry import Geometry
 from medcap_core.device import choose_load_dtype
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip import BlipCaptioner
 from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.medblip3d import MedBlip3dCaptioner
+from medcap_core.models.medblip3d_network import MODEL_TYPE, MedBlip3dConfig
 from medcap_core.models.vit_gpt2 import ViTGpt2Captioner
-from medcap_core.models.weights import LoadOptions, load_image_processor, read_size, set_image_size
+from medcap_core.models.weights import LoadOptions
 
 __all__ = [
     "EMBEDDED_MODELS",
@@ -44,15 +46,29 @@ FAMILIES: dict[str, type[Captioner]] = {
     "instructblip": InstructBlipCaptioner,
     "vision-encoder-decoder": ViTGpt2Captioner,
     "gpt2": ViTGpt2Captioner,  # with a vision_model beside it
+    MODEL_TYPE: MedBlip3dCaptioner,
 }
 """`model_type` in a checkpoint's config.json -> the family that loads it."""
 
-EMBEDDED_MODELS: dict[str, Path] = {"phantom-blip": Path(__file__).parents[1] / "assets" / "phantom-blip"}
+COMPOSED_FAMILIES: dict[str, type[Captioner]] = {"medblip3d": MedBlip3dCaptioner}
+"""Models given by family name: put together from parts that the config names."""
+
+_MEDBLIP3D_FIELDS = ("language_model", "num_queries", "patch_size", "qformer_layers")
+
+_ASSETS = Path(__file__).parents[1] / "assets"
+EMBEDDED_MODELS: dict[str, Path] = {
+    "phantom-blip": _ASSETS / "phantom-blip",
+    "brain-gpt2": _ASSETS / "brain-gpt2",  # a language model for medblip3d
+}
 """Models that come with the package."""
+
+AutoConfig.register(MODEL_TYPE, MedBlip3dConfig)
 
 
 def resolve_model(name_or_path: str) -> str:
     """A folder or a Hub name from what the user gave. Raises ModelFault for a path that is no checkpoint folder."""
+    if name_or_path in COMPOSED_FAMILIES:
+        return name_or_path
     if name_or_path in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name_or_path])
     path = Path(name_or_path).expanduser()
@@ -85,35 +101,27 @@ def load_trial_captioner(config: TrialConfig, device: torch.device | None = None
     See `choose_load_dtype` for the dtype of its weights. Raises ModelFault, and ConfigFault where it is to be
     quantized and cannot.
     """
-    options = LoadOptions(
-        image_size=config.image_size,
-        vision_model=None if config.vision_model is None else resolve_model(config.vision_model),
-        dtype=choose_load_dtype(config, device or torch.device("cpu")),
-        quantization=config.quantization,
+    captioner = _load(
+        resolve_model(config.model), _build_options(config, choose_load_dtype(config, device or torch.device("cpu")))
     )
-    captioner = _load(resolve_model(config.model), options)
     captioner.set_prompt(config.prompt)
     captioner.check(config)
     return captioner
 
 
-def load_geometry(config: TrialConfig) -> ImageGeometry:
-    """The pixels a trial's model takes, without its weights. Raises ModelFault."""
+def load_geometry(config: TrialConfig) -> Geometry:
+    """The pixels or voxels a trial's model takes, without its weights. Raises ModelFault."""
     source = resolve_model(config.model)
-    tower = source if config.vision_model is None else resolve_model(config.vision_model)
-    _find_family(source)
-    return _read_geometry(tower, config.image_size, _stamp(tower))
+    family = _find_family(source)
+    has_other_tower = config.vision_model is not None and source not in COMPOSED_FAMILIES
+    tower = resolve_model(config.vision_model) if has_other_tower and config.vision_model else source
+    return _read_geometry(family, tower, config.image_size, _stamp(tower))
 
 
 @lru_cache(maxsize=16)
-def _read_geometry(tower: str, image_size: int | None, stamp: int) -> ImageGeometry:
-    settings = _read_settings(tower, stamp)
-    vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
-    own_size = getattr(vision, "image_size", None)
-    if own_size is None:
-        raise ModelFault(f"model {tower}: its config.json names no image_size, so it sees no images.")
+def _read_geometry(family: type[Captioner], tower: str, image_size: int | None, stamp: int) -> Geometry:
     with _name_faults(tower):
-        return set_image_size(load_image_processor(tower), image_size or read_size(own_size))
+        return family.read_geometry(tower, image_size)
 
 
 @lru_cache(maxsize=16)
@@ -143,7 +151,34 @@ def _load_pristine(source: str, options: LoadOptions, stamp: int) -> Captioner:
     return _load_family(_find_family(source), source, options)
 
 
+def _build_options(config: TrialConfig, dtype: torch.dtype) -> LoadOptions:
+    """How the base model of a trial is to be loaded. Raises ModelFault for settings of another family."""
+    composed = config.model in COMPOSED_FAMILIES
+    options = LoadOptions(
+        image_size=config.image_size,
+        vision_model=resolve_model(config.vision_model) if config.vision_model else None,
+        dtype=dtype,
+        quantization=config.quantization,
+        language_model=resolve_model(config.language_model) if config.language_model else None,
+        num_queries=config.num_queries,
+        patch_size=config.patch_size,
+        qformer_layers=config.qformer_layers,
+    )
+    if composed:
+        return replace(
+            options,
+            vision_model=options.vision_model or resolve_model("phantom-blip"),
+            language_model=options.language_model or resolve_model("brain-gpt2"),
+        )
+    strange = [name for name in _MEDBLIP3D_FIELDS if getattr(options, name) is not None]
+    if strange and _find_family(resolve_model(config.model)) is not MedBlip3dCaptioner:
+        raise ModelFault(f"model {config.model}: {', '.join(strange)} is for model medblip3d; remove it.")
+    return options
+
+
 def _find_family(source: str) -> type[Captioner]:
+    if source in COMPOSED_FAMILIES:
+        return COMPOSED_FAMILIES[source]
     model_type = _read_settings(source, _stamp(source)).model_type
     if model_type not in FAMILIES:
         raise ModelFault(

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
-from medcap_core.models.weights import LoadOptions, set_image_size
+from medcap_core.models.weights import LoadOptions, load_image_processor, read_size, set_image_size
 
 IGNORED_LABEL = -100
 
@@ -138,7 +139,11 @@ class Captioner(nn.Module, ABC):
         self.encoder_notes = EncoderNotes()
         self.network = network
         self.processor = processor
-        images = processor.image_processor
+        self._take_images(image_size)
+
+    def _take_images(self, image_size: int) -> None:
+        """Make the processor give images of this size, and note how pixels are normalised."""
+        images = self.processor.image_processor
         self.geometry = set_image_size(images, image_size)
         normalises = getattr(images, "do_normalize", True)
         mean = torch.tensor(images.image_mean if normalises else [0.0] * 3)
@@ -154,6 +159,16 @@ class Captioner(nn.Module, ABC):
 
         Raises OSError where the checkpoint cannot be had, ModelFault where it or the options do not fit.
         """
+
+    @classmethod
+    def read_geometry(cls, source: str, image_size: int | None) -> ImageGeometry:
+        """The pixels a checkpoint takes, without its weights. Raises what `load` raises."""
+        settings = AutoConfig.from_pretrained(source)
+        vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
+        own_size = getattr(vision, "image_size", None)
+        if own_size is None:
+            raise ModelFault(f"model {source}: its config.json names no image_size, so it sees no images.")
+        return set_image_size(load_image_processor(source), image_size or read_size(own_size))
 
     def set_prompt(self, prompt: str) -> None:
         """Take the constant prompt of a config, for families whose image side reads it too; others need nothing."""

@@ -17,13 +17,18 @@ class LoadOptions:
     """How a checkpoint is to be loaded.
 
     `image_size` in pixels a side and `vision_model`, a Hub name or folder of another vision tower, default to the
-    checkpoint's own; `dtype` is that of the weights; `quantization` is none, 8bit or 4bit.
+    checkpoint's own; `dtype` is that of the weights; `quantization` is none, 8bit or 4bit. The others are for MedBLIP
+    in 3D: `language_model` a Hub name or folder, `patch_size` in voxels a side.
     """
 
     image_size: int | None = None
     vision_model: str | None = None
     dtype: torch.dtype = torch.float32
     quantization: str = "none"
+    language_model: str | None = None
+    num_queries: int | None = None
+    patch_size: int | None = None
+    qformer_layers: int | None = None
 
 
 def load_whole_network(network_class: Any, source: str, *, may_lack: str = r"(?!)", **options: Any) -> Any:
