@@ -14,7 +14,7 @@ import torch
 from medcap_core import training
 from medcap_core.batches import SourcePart
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.images import ImageGeometry
+from medcap_core.data.geometry import Geometry
 from medcap_core.data.prepare import PreparedData, load_dataset, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.data.splits import DATA_SEED, select_rows
@@ -264,7 +264,7 @@ def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
     model_bytes = 4 * max(unit.total_parameters for _, unit in measured)
     weights_bytes = 4 * max(unit.trained_parameters for _, unit in measured)
     running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
-    decoded: dict[ImageGeometry, int] = {}
+    decoded: dict[Geometry, int] = {}
     encoded_bytes = 0
     for group in _by_encoder(measured):
         num_images = max(sum(count_images(config).values()) for config, _ in group)

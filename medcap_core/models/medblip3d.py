@@ -66,6 +66,7 @@ class MedBlip3dCaptioner(Captioner):
     family = "medblip3d"
     cross_attention = "bridge"
     is_large = True
+    answers_questions = True
     freeze_rules = (
         (r"^encoder\.(patch_embedding\.|position_embedding$)", "patches"),
         (r"^encoder\.", "encoder"),
@@ -109,7 +110,7 @@ class MedBlip3dCaptioner(Captioner):
             _refuse_other_parts(source, options)
             network = load_whole_network(MedBlip3dNetwork, source, dtype=options.dtype)
             tokenizer = load_tokenizer(source)
-        check_tokenizer(tokenizer, int(network.get_input_embeddings().weight.shape[0]), source)
+        check_tokenizer(tokenizer, int(network.language_model.config.vocab_size), source)
         return cls(network, TextProcessor(tokenizer))
 
     @classmethod

@@ -98,9 +98,11 @@ def test_an_image_has_the_same_caption_in_any_company_from_pixels_or_features(fo
 
 
 @one_of_each
-@pytest.mark.parametrize("mode", [mode for mode in FreezeMode if mode not in ("lora", "zero_shot")])
+@pytest.mark.parametrize(
+    "mode", [mode for mode in FreezeMode if mode not in ("lora", "zero_shot") and "patch" not in mode]
+)
 def test_each_mode_trains_its_parts_and_each_trained_parameter_gets_a_gradient(
-    folder: Path, mode: FreezeMode, pixels: Tensor
+    folder: Path, mode: str, pixels: Tensor
 ) -> None:
     captioner, config = load_captioner(str(folder)), tiny_config(folder, freeze=mode)
     if mode == "bridge_only" and captioner.family == "vit-gpt2":
