@@ -1,9 +1,10 @@
-"""Captions for the images of a split, shared out over a trial's workers and put together again by position."""
+"""Captions or answers for the images of a split, shared out over the workers and put together again by position."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medcap_core.batches import BatchMaker, ImageSource, MicroBatch, Positions, move, prefetch
 from medcap_core.config import TrialConfig
@@ -18,7 +19,6 @@ def ignore_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-@torch.inference_mode()
 def generate_captions(
     captioner: Captioner,
     images: ImageSource,
@@ -27,7 +27,44 @@ def generate_captions(
     progress: OnProgress = ignore_progress,
     what: str = "captions",
 ) -> list[str]:
-    """One caption for each image of the source, in order, on every worker.
+    """One caption for each image of the source, in order, on every worker."""
+
+    def write(hidden_states: Tensor, _: Positions) -> list[str]:
+        return captioner.generate(hidden_states, config)
+
+    return _generate(captioner, images, config, write, workers, progress, what)
+
+
+def generate_answers(
+    captioner: Captioner,
+    images: ImageSource,
+    questions: Sequence[str],
+    config: TrialConfig,
+    workers: Workers | None = None,
+    progress: OnProgress = ignore_progress,
+    what: str = "answers",
+) -> list[str]:
+    """The answer to one question on each image of the source, in order, on every worker."""
+    if len(questions) != len(images):
+        raise ValueError(f"{len(questions)} questions for {len(images)} images")
+
+    def write(hidden_states: Tensor, positions: Positions) -> list[str]:
+        return captioner.answer(hidden_states, [questions[position] for position in positions.tolist()], config)
+
+    return _generate(captioner, images, config, write, workers, progress, what)
+
+
+@torch.inference_mode()
+def _generate(
+    captioner: Captioner,
+    images: ImageSource,
+    config: TrialConfig,
+    write: Callable[[Tensor, Positions], list[str]],
+    workers: Workers | None,
+    progress: OnProgress,
+    what: str,
+) -> list[str]:
+    """What `write` gives for the hidden states of the images at some positions, put together on every worker.
 
     Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards.
     """
@@ -36,18 +73,18 @@ def generate_captions(
     precision = choose_precision(config, device)
     own = np.arange(workers.rank, len(images), workers.size)
     captioner.eval()
-    captions: dict[int, str] = {}
+    own_texts: dict[int, str] = {}
     batches = _chunks(own, config.eval_batch_size)
     fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
             with threads_for_words(captioner):
-                texts = captioner.generate(hidden_states, config)
-        captions.update(zip(positions.tolist(), texts, strict=True))
-        progress(what, min(len(captions) * workers.size, len(images)), len(images))
+                texts = write(hidden_states, positions)
+        own_texts.update(zip(positions.tolist(), texts, strict=True))
+        progress(what, min(len(own_texts) * workers.size, len(images)), len(images))
     merged: dict[int, str] = {}
-    for part in workers.gather(captions):
+    for part in workers.gather(own_texts):
         merged |= part
     return [merged[position] for position in range(len(images))]
 

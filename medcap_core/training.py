@@ -117,7 +117,7 @@ def set_up(
     memory = PeakMemory(device)
     torch.manual_seed(derive_seed(config.seed, 0))
     captioner = load_trial_captioner(config, device)
-    check_metric(config, captioner)
+    check_metric(config, captioner, data.splits["validation"].records)
     tuning = apply_tuning(captioner, config)
     cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medcap_core.files import write_text_atomically
 from medcap_core.trained import export_captioner
-from medcap_core.validation import score_predictions
+from medcap_core.validation import choose_scored, score_predictions
 from sweep.cluster import TrialResources
 from sweep.scoring import CaptionJob, caption_split, load_split
 from sweep.study import Study
@@ -30,14 +30,22 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     ]
     if not waiting:
         return
-    splits = {record.name: load_split(record.config, "validation") for record in waiting}
+    predictions = study.space.objective.predictions
+    splits = {record.name: choose_scored(load_split(record.config, "validation"), predictions) for record in waiting}
     jobs = [
-        CaptionJob(record.name, record.config, best_weights(study, record), "validation", len(splits[record.name]))
+        CaptionJob(
+            record.name,
+            record.config,
+            best_weights(study, record),
+            "validation",
+            len(splits[record.name]),
+            predictions=predictions,
+        )
         for record in waiting
     ]
-    captions = caption_split(jobs, resources, progress, "scoring the leading trials on all of validation")
+    texts = caption_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
-        score = score_predictions(splits[record.name], captions[record.name], record.config.metric)
+        score = score_predictions(splits[record.name], texts[record.name], record.config.metric)
         study.rescore(record.name, score)
 
 

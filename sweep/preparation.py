@@ -22,7 +22,7 @@ from medcap_core.device import current_device, release_memory
 from medcap_core.image_sources import open_images
 from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
-from medcap_core.validation import check_metric, score_predictions
+from medcap_core.validation import check_metric, check_truth, choose_scored, score_predictions
 from sweep.cluster import ClusterInfo, TrialResources
 from sweep.models import identify_models
 from sweep.points import draw_configs
@@ -43,9 +43,9 @@ def check_before_start(space: SearchSpace) -> None:
     if "bertscore" in space.extra_scores:
         load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
-        load_dataset(config.data)
+        validation = load_dataset(config.data).splits["validation"]
         captioner = load_trial_captioner(config, current_device())
-        check_metric(config, captioner)
+        check_metric(config, captioner, validation)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights lie on the GPU
 
@@ -157,27 +157,38 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 def check_evaluation(
     study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
 ) -> None:
-    """Caption and score two batches with each untrained model where trials will run, so that a fault shows at once.
+    """Score two batches of validation by each untrained model where trials will run, so that a fault shows at once.
 
     On this machine's CPUs that is this process, which has imported and loaded everything already.
     """
     names = {name: alias for alias, name in study.space.models.items()}
+    objective = study.space.objective
+    check_truth(study.space.metric, study.space.data, data.splits["validation"].records)
+    whole = choose_scored(data.splits["validation"], objective.predictions)
     for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-        whole = data.splits["validation"]
         split = whole.part(np.arange(min(NUM_CHECK_BATCHES * config.eval_batch_size, len(whole))))
         started = time.monotonic()
-        job = CaptionJob("check", untrained, None, "validation", len(split), whole_validation=False, may_look_up=False)
+        job = CaptionJob(
+            "check",
+            untrained,
+            None,
+            "validation",
+            len(split),
+            whole_validation=False,
+            may_look_up=False,
+            predictions=objective.predictions,
+        )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(split))
-            captions = caption_here(job)
+            texts = caption_here(job)
             view.step(what, len(split), len(split))
         else:
-            captions = caption_split([job], resources, view.step, what)["check"]
-        score = study.space.objective.show(score_predictions(split, captions, config.metric))
+            texts = caption_split([job], resources, view.step, what)["check"]
+        score = objective.show(score_predictions(split, texts, config.metric))
         view.message(
             f"Evaluation checked on {len(split)} validation images in {time.monotonic() - started:.0f} s: "
-            f"the untrained {names[config.model] if names else 'model'} has {study.space.objective.label} {score}, "
-            f'such as "{textwrap.shorten(captions[0], 60)}"'
+            f"the untrained {names[config.model] if names else 'model'} has {objective.label} {score}, such as "
+            f'"{textwrap.shorten(texts[0], 60)}"'
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from medcap_core.data.records import fold_white_space
+from medcap_core.objective import OBJECTIVES
 from sweep import report_optuna_plots, report_plots, report_tables, report_test_tables
 from sweep.plan import short_label
 from sweep.progress import format_seconds
@@ -125,7 +126,8 @@ def _build_test(results: RunResults) -> Section:
 
 def explain_test(results: RunResults) -> list[Text]:
     """What the test table's figures mean."""
-    said = ["BLEU, METEOR and ROUGE-L run from 0 to 1, CIDEr from 0 to 10."]
+    cider = OBJECTIVES["cider"]
+    said = [f"BLEU, METEOR and ROUGE-L run from 0 to 1, {cider.label} from 0 to {cider.upper_bound:g}."]
     drawn = results.section("resampling")
     if any(results.section("intervals").values()):
         over = f" over {drawn['num_units']:,} {drawn['unit']}s, {drawn['num_resamples']:,} resamples" if drawn else ""
@@ -155,11 +157,14 @@ def _build_leaderboard(results: RunResults) -> Section:
     if not results.records:
         return Section("trials", "Leaderboard", [Text("No trial has begun yet.", "note")])
     blocks: list[Block] = [report_tables.build_leaderboard(results)]
+    objective = results.space.objective
+    if objective.meaning:
+        blocks.append(Text(f"{objective.title}: {objective.meaning}, 0 to {objective.upper_bound:g}.", "note"))
     if any(record.whole_validation_score is not None for record in results.records):
         blocks.append(
             Text(
                 "The leading trials were scored again on the whole validation split, which decides among them; "
-                f"{results.space.objective.label} on a part of it is another figure.",
+                f"{objective.label} on a part of it is another figure.",
                 "note",
             )
         )

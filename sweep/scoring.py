@@ -1,4 +1,4 @@
-"""Captions of trained models for a whole split, shared out over all devices of the run."""
+"""Captions (or answers) of trained models for a whole split, shared out over all devices of the run."""
 
 import math
 from collections.abc import Callable
@@ -16,12 +16,14 @@ from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.device import is_small
 from medcap_core.errors import MedcapError, RunFault
-from medcap_core.evaluation import generate_captions, ignore_progress
+from medcap_core.evaluation import ignore_progress
 from medcap_core.image_sources import open_images
 from medcap_core.libraries import quiet_libraries
 from medcap_core.models import load_geometry, load_trial_captioner
+from medcap_core.objective import Predictions
 from medcap_core.trained import load_trained_captioner
 from medcap_core.training import name_memory_faults
+from medcap_core.validation import choose_scored, predict
 from medcap_core.zero_shot import caption_zero_shot
 from sweep.cluster import TrialResources
 
@@ -37,7 +39,8 @@ SHARDS_PER_DEVICE = 4
 class CaptionJob:
     """One model to caption one split with; `weights` None is the base model itself.
 
-    `may_look_up` lets captions of a base model come from an earlier run.
+    `may_look_up` lets captions of a base model come from an earlier run. With `predictions` "answers" the texts are
+    answers to the question for the diagnosis, and `num_images` counts the scans whose diagnosis is known.
     """
 
     name: str
@@ -47,6 +50,7 @@ class CaptionJob:
     num_images: int
     whole_validation: bool = True
     may_look_up: bool = True
+    predictions: Predictions = "captions"
 
 
 def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
@@ -151,7 +155,9 @@ def caption_here(
     with name_memory_faults(job.config):
         captioner = load_trained_captioner(job.config, job.weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
-        split = data.splits[job.split].part(np.arange(job.num_images) if positions is None else positions)
-        if job.weights is None and job.may_look_up:
+        scored = choose_scored(data.splits[job.split], job.predictions)
+        split = scored.part(np.arange(job.num_images) if positions is None else positions)
+        if job.predictions == "captions" and job.weights is None and job.may_look_up:
             return caption_zero_shot(captioner, split, job.config, progress)
-        return generate_captions(captioner, open_images(captioner, split, job.config), job.config, progress=progress)
+        images = open_images(captioner, split, job.config)
+        return predict(captioner, images, job.config, job.predictions, progress=progress)

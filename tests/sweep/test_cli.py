@@ -180,6 +180,17 @@ class TestFaults:
     def test_a_folder_that_is_no_model(self, run: Callable[..., Result], materials: Materials) -> None:
         says_one_thing(run(materials.space, "--data", materials.images, "--model", materials.home), "config.json")
 
+    def test_a_metric_that_is_not_for_this_model(self, run: Callable[..., Result], materials: Materials) -> None:
+        result = run(
+            materials.space, "--data", materials.images, "--model", materials.model, "--set", "metric=balanced_accuracy"
+        )
+        assert (result.exit_code, result.stdout) == (2, "")
+        asks, lacks = result.stderr.splitlines()
+        assert asks.startswith(
+            "error: metric balanced_accuracy needs a model that answers questions, such as medblip3d"
+        )
+        assert lacks.endswith("give their diagnoses, raise max_validation_images, or use metric: cider.")
+
     def test_an_out_that_is_taken(self, run: Callable[..., Result], materials: Materials) -> None:
         says_one_thing(run(materials.space, "--out", materials.home), f"--out {materials.home} is not empty")
 

@@ -60,6 +60,7 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     folder = study.directory / "tensorboard" / record.name
     assert read_points(folder, "ray/tune/cider") == [(1, 0.5), (3, 1.5), (4, 2.5)]
     assert [step for step, _ in read_points(folder, "ray/tune/seconds")] == [1, 2, 3, 4]
+    assert read_points(folder, "ray/tune/score") == []
     assert sorted(path.name for path in folder.parent.iterdir()) == ["logged.json", record.name]
 
 

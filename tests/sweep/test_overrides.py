@@ -38,6 +38,15 @@ def test_flags_and_keys(tmp_path: Path) -> None:
     assert changed.fixed == {"batch_size": 6, "weight_decay": 1e-3, "prompt": "a picture of "}
 
 
+def test_the_metric_of_every_trial_has_one_place(tmp_path: Path) -> None:
+    changed = apply_overrides(load(tmp_path, LORA), set_values=["metric=balanced_accuracy"])
+    assert (changed.metric, "metric" in changed.fixed) == ("balanced_accuracy", False)
+    assert build_config(changed, {"freeze": "full"}).metric == "balanced_accuracy"
+    assert override_faults(tmp_path, LORA, set_values=["metric=bleu"]) == [
+        "command line: --set metric=bleu: 'bleu' is not one of cider, balanced_accuracy; correct the value."
+    ]
+
+
 def test_text_is_taken_as_written_unless_quoted(tmp_path: Path) -> None:
     space = load(tmp_path, LORA)
     for written, read in [("yes", "yes"), ("a: b", "a: b"), ("'a '", "a "), ("null", "null")]:

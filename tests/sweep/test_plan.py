@@ -62,6 +62,9 @@ def test_plan_of_a_conditional_search() -> None:
         "  test split   the chosen model only\n"
         "  checkpoints  the best three trials' are kept"
     )
+    by_answers = describe_plan(build_space({"name": "any", "metric": "balanced_accuracy"}, "a test"))
+    assert "  objective    Balanced accuracy of the best epoch on the validation split, maximised\n" in by_answers
+    assert "metric =" not in by_answers
     assert searched == (
         "Searched\n"
         "  freeze         choice [full, decoder_only, lora]\n"

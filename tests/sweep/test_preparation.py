@@ -6,14 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from medcap_core.data import prepare
 from medcap_core.data.prepare import TooManyBadRecords
-from medcap_core.errors import ModelFault
-from sweep.preparation import check_before_start, prepare_run
-from sweep.space import build_space
+from medcap_core.errors import ConfigFault, ModelFault
+from medcap_core.models import load_trial_captioner
+from sweep.preparation import check_before_start, check_evaluation, prepare_run
+from sweep.scoring import CaptionJob, caption_here
+from sweep.space import build_config, build_space
 from sweep.study import Study
+from tests.scans import write_scans
 from tests.sweep.real_runs import Materials, quiet_view
+from tests.sweep.test_runner import ONE
+from tests.test_validation import ANSWERS, let_answer
 
 
 def test_every_way_to_use_the_model_is_tried_before_the_start(materials: Materials) -> None:
@@ -69,3 +76,48 @@ def test_duplicates_are_listed_before_training(
         ]
         assert len(data.splits["train"]) == num_train
         assert study.directory.joinpath("skipped_records.csv").read_text().count("duplicate") == 6 - num_train
+
+
+def test_a_metric_that_model_and_data_do_not_allow_is_told(materials: Materials) -> None:
+    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
+    values = {"name": "any", "data": str(materials.images), "model": str(materials.model), "fixed": fixed}
+    with pytest.raises(ConfigFault) as raised:
+        check_before_start(build_space(values | {"metric": "balanced_accuracy"}, "test"))
+    assert [fault.partition(", but")[0] for fault in raised.value.faults] == [
+        "metric balanced_accuracy needs a model that answers questions, such as medblip3d",
+        "metric balanced_accuracy needs validation scans of at least two diagnoses",
+    ]
+
+
+def test_answers_are_scored_at_the_first_look(
+    create: Callable[..., Study], materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_scans(tmp_path / "scans")
+    monkeypatch.setattr(prepare, "load_data", lambda *_, **__: dataset)
+    let_answer(ANSWERS, monkeypatch)
+    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10, "eval_batch_size": 2, "freeze": "full"}
+    values = {"name": "any", "data": dataset.name, "model": str(materials.model), "metric": "balanced_accuracy"}
+    space = build_space(values | {"fixed": fixed}, "test")
+    check_before_start(space)
+    view, told = quiet_view(), []
+    monkeypatch.setattr(view, "message", told.append)
+    study = create(space)
+    data = prepare_run(study, view)
+
+    class OwnCluster:
+        is_own = True
+
+    told.clear()
+    check_evaluation(study, data, OwnCluster(), ONE, view)  # type: ignore[arg-type]
+    (line,) = [line for line in told if line.startswith("Evaluation")]
+    assert line.startswith("Evaluation checked on 4 validation images in ")  # MCI, dementia, not demented, MCI
+    assert line.endswith('the untrained model has balanced accuracy 0.500, such as "MCI."')
+    job = CaptionJob("all", build_config(space, {}), None, "validation", 5, predictions="answers")
+    let_answer(ANSWERS, monkeypatch)
+    assert caption_here(job) == list(ANSWERS)
+    oracle = let_answer(["dementia"], monkeypatch)
+    assert caption_here(job, np.array([3])) == ["dementia"]
+    (seen,) = oracle.seen
+    pixels = data.splits["validation"].pixels([5])  # the fourth of known diagnosis
+    expected = load_trial_captioner(job.config).eval().encode_images(torch.from_numpy(pixels))
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-4)

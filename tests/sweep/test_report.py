@@ -214,6 +214,30 @@ def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
     assert sum(1 for tag, _ in page.elements if tag == "tr") > 500
 
 
+def test_a_run_by_another_metric_names_it_everywhere(create: Create) -> None:
+    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=5))
+    for low, high in ((0.25, 0.5), (0.5, 0.75), (0.25, 0.25), (0.5, 0.5), (0.25, 1.0)):
+        record, _ = run_one(study, low, high, training_seconds=7.0 * len(study.records))
+    study.rescore(record.name, 0.875)
+    page = report_on(study.directory)
+    for said in (
+        "Best by validation: trial_0004",
+        ", balanced accuracy 1.000, 0.875 on the whole split; the test split is not scored yet.",
+        "Balanced accuracy: mean recall over the classes, of the generated answers, 0 to 1.",
+        "balanced accuracy on a part of it is another figure.",
+        "Balanced accuracy after each epoch",
+        "Balanced accuracy against learning rate",
+        "Balanced accuracy against training time (s)",
+    ):
+        assert said in page.text
+    assert "CIDEr" not in page.text
+    tables = study.directory / "tables"
+    assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy"].tolist() == [1.0, 0.75, 0.5, 0.5, 0.25]
+    assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy_whole"].tolist()[0] == 0.875
+    assert pd.read_csv(tables / "learning_curves.csv")["balanced_accuracy"].tolist()[:4] == [0.25, 0.5, 0.5, 0.75]
+    assert _figure(study.directory, "curves")["layout"]["yaxis"]["title"]["text"] == "Balanced accuracy, validation"
+
+
 def test_a_grid_over_seeds_has_one_row_a_setting(create: Create) -> None:
     study = create(grid(seeds=[3, 5, 7], test="all"))
     for ciders in ((1.0, 2.0), (1.0, 3.0), (1.0, 4.0), (0.25, 0.25), (0.5, 0.75), (0.5, 0.5)):

@@ -285,6 +285,30 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
         assert again.best()[0].whole_validation_score == 9.0
 
 
+def test_a_run_by_another_metric_names_it_everywhere(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=4))
+    best, _ = run_one(study, 0.25, 0.75)
+    failed, _ = run_one(study, math.nan, math.nan)
+    assert failed.reason == "no epoch gave a finite balanced accuracy; look at its log"
+    table = pd.read_csv(study.directory / "trials.csv")
+    assert table["best_balanced_accuracy"].tolist()[0] == 0.75
+    assert "best_cider" not in table
+    assert table["config.metric"].tolist() == ["balanced_accuracy"] * 2
+    with pytest.raises(ValueError, match="Balanced accuracy of trial_0000 on the whole validation split is inf"):
+        study.rescore(best.name, math.inf)
+    study.rescore(best.name, 0.625)
+    path = study.write_best(best)
+    assert path.read_text().startswith(
+        "# trial_0000 of run: balanced accuracy 0.750 on validation after epoch 2 as the search saw it, 0.625 on the "
+        "whole split.\n"
+    )
+    again = load_space(path)
+    assert (again.metric, "metric" in again.fixed) == ("balanced_accuracy", False)
+    study.close()
+    with Study.open(study.directory) as reopened:
+        assert reopened.record(best.name) == best
+
+
 def test_best_yaml_is_a_space_with_this_one_config(create: Callable[..., Study]) -> None:
     study = create(space())
     Trainer().run(study, most_trials=2)

@@ -94,6 +94,23 @@ def test_a_wide_table_adds_bars_and_the_last_cider(clock):
     assert lines[2] == "★  t01   running  ━━━━━━╺━━━━━    1/2  1.250  1.500  1:01  lora r1"
 
 
+def test_another_metric_goes_by_its_own_name(clock):
+    console, objective = build_console(width=80), OBJECTIVES["balanced_accuracy"]
+    view = build_view(console, clock, objective=objective)
+    view.update([row(1, epoch=1, best=0.5)])
+    assert render(view, console)[0] == "   lora  state    epoch  bal.acc.  time  config"
+    plain = io.StringIO()
+    lines = build_view(
+        build_console(file=plain, force_terminal=False), clock, objective=OBJECTIVES["balanced_accuracy"]
+    )
+    lines.update([row(1)])
+    lines.update([row(1, epoch=1, best=0.5, last=0.25)])
+    lines.update([row(1, "SUCCEEDED", 4, best=0.5)])
+    _, epoch, end = plain.getvalue().splitlines()
+    assert epoch.endswith("epoch 1/4, 0:00: balanced accuracy 0.250; best so far 0.500 (t01)")
+    assert "best balanced accuracy 0.500; best so far 0.500 (t01)" in end
+
+
 @pytest.mark.parametrize("width", [60, 80, 110, 200])
 @pytest.mark.parametrize("height", [12, 24])
 def test_every_frame_fits_the_screen(clock, width, height):
