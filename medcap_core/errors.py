@@ -51,3 +51,8 @@ class NonFiniteLoss(TrialFailure):
 
 class OutOfMemory(TrialFailure):
     """The device has no memory left for this configuration."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, as far as one line of ours has room for it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,21 +1,23 @@
 """The caption of the nearest training image: what a look-up achieves that has no model at all.
 
-Nearness is that of a small fixed descriptor: the decoded image in grey, averaged to 16 x 16, less its mean and divided
-by its standard deviation, so that brightness and contrast do not count. A captioner that has understood more than what
-kind of picture it sees must beat it.
+Nearness is that of a small fixed descriptor: the decoded image in grey, averaged to 16 x 16 (a volume to 16 x 16 x 16),
+less its mean and divided by its standard deviation, so that brightness and contrast do not count. A captioner that has
+understood more than what kind of picture it sees must beat it.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.row_store import Progress
 
 SIDE = 16
-_CHUNK_IMAGES = 256
+_CHUNK_IMAGES, _CHUNK_BYTES = 256, 128 * 2**20
 _CHUNK_QUERIES, _CHUNK_CANDIDATES = 1024, 8192
 _DECIMALS = 5  # correlations that agree so far are ties; sums in another order differ in the seventh
 
@@ -30,17 +32,22 @@ def find_nearest_captions(
         if progress:
             progress(what, offset + done, total)
 
-    what = "describing images to find the nearest"
+    what = f"describing {images.store.geometry.noun}s to find the nearest"
     candidates = compute_descriptors(training, lambda done: tell(what, done, 0))
     queries = compute_descriptors(images, lambda done: tell(what, done, len(training)))
     return [training.records[position].caption for position in find_nearest(queries, candidates).tolist()]
 
 
 def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-    """Descriptors of all images of a split in order: float32 (N, 256), each of length 1, or 0 for a plain image."""
-    descriptors = np.empty((len(split), SIDE * SIDE), np.float32)
-    for start in range(0, len(split), _CHUNK_IMAGES):
-        stop = min(start + _CHUNK_IMAGES, len(split))
+    """Descriptors of all images of a split in order, each of length 1, or 0 for a plain image.
+
+    float32 (N, 256), of volumes (N, 4096).
+    """
+    row_shape = split.store.geometry.row_shape
+    descriptors = np.empty((len(split), SIDE ** (len(row_shape) - 1)), np.float32)
+    step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // math.prod(row_shape)))
+    for start in range(0, len(split), step):
+        stop = min(start + step, len(split))
         descriptors[start:stop] = describe_pixels(split.pixels(slice(start, stop)))
         if progress:
             progress(stop)
@@ -48,12 +55,16 @@ def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | 
 
 
 def describe_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The descriptors (B, 256) of images uint8 (B, 3, S, S); grey is the mean of the three colours."""
-    grey = torch.from_numpy(np.ascontiguousarray(pixels)).float().mean(dim=1, keepdim=True)  # (B, 1, S, S)
-    small = torch.nn.functional.adaptive_avg_pool2d(grey, SIDE).flatten(1)
+    """The descriptors (B, 256) of images uint8 (B, 3, S, S), or (B, 4096) of volumes uint8 (B, 1, S, S, S).
+
+    Grey is the mean of the three colours.
+    """
+    grey = torch.from_numpy(np.ascontiguousarray(pixels)).float().mean(dim=1, keepdim=True)
+    average = functional.adaptive_avg_pool2d if grey.ndim == 4 else functional.adaptive_avg_pool3d
+    small = average(grey, SIDE).flatten(1)
     small = small - small.mean(dim=1, keepdim=True)
     length = small.norm(dim=1, keepdim=True)
-    is_plain = length < 1e-3 * SIDE
+    is_plain = length < 1e-3 * small.shape[1] ** 0.5
     return torch.where(is_plain, torch.zeros_like(small), small / length.clamp_min(1e-12)).numpy()
 
 

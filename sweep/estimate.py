@@ -1,5 +1,6 @@
 """What a sweep will cost in time and disk, from a few measured steps of its own trials on its own data."""
 
+import math
 import os
 import subprocess
 import sys
@@ -271,5 +272,5 @@ def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
         geometry = load_geometry(group[0][0])
         decoded[geometry] = max(decoded.get(geometry, 0), num_images)
         encoded_bytes += _count_encoded(group) * max(unit.feature_bytes for _, unit in group)
-    decoded_bytes = sum(3 * geometry.size**2 * count for geometry, count in decoded.items())
+    decoded_bytes = sum(math.prod(geometry.row_shape) * count for geometry, count in decoded.items())
     return resources.max_concurrent * running_bytes + model_bytes + decoded_bytes + encoded_bytes

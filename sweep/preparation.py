@@ -115,7 +115,9 @@ def list_duplicates(study: Study, view: SweepView) -> None:
     found = find_duplicate_images(config, load_geometry(config), view.step)
     path = study.directory / "duplicate_images.csv"
     write_duplicates(found.pairs, path)
-    text = describe_duplicates(found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images)
+    text = describe_duplicates(
+        found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images, noun=found.noun
+    )
     view.message(text + (f"; listed in {show_path(path)}" if found.pairs else ""))
 
 

@@ -4,6 +4,9 @@ Near duplicates differ by compression, size, brightness or a small mark. The has
 ("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010) and the `imagehash` package's `phash`, with
 256 bits instead of 64, since radiographs of one body part are alike; it is a few lines here, where the package would
 bring SciPy and PyWavelets and hash one image at a time.
+
+Volumes are compared exactly only, by their decoded cubes: heads are alike by nature, and from what number of bits on
+two of them are one scan was not measured.
 """
 
 import csv
@@ -82,11 +85,16 @@ class StoredImages:
 
 
 def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
-    """Hashes of images (B, 3, S, S), uint8 RGB.
+    """Hashes of images (B, 3, S, S), uint8 RGB; volumes (B, 1, S, S, S) get digests alone and count as blank.
 
     Gray values are averaged to at most 64 x 64, transformed by a cosine transform (DCT-II), and the 16 x 16 lowest
     frequencies are compared with their median. The mean brightness takes no part.
     """
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels]
+    stacked_digests = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
+    if pixels.ndim == 5:
+        num = len(pixels)
+        return ImageHashes(np.zeros((num, NUM_BITS // 8), np.uint8), stacked_digests, np.ones(num, np.bool_))
     # Luma in whole numbers: 77, 150 and 29 of 256.
     red, green, blue = pixels.astype(np.uint16).transpose(1, 0, 2, 3)
     gray = (77 * red + 150 * green + 29 * blue).astype(np.float32) / 256
@@ -94,10 +102,9 @@ def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
     frequencies = (lowest @ gray @ lowest.T).reshape(len(pixels), NUM_BITS)
     frequencies[:, 0] = -np.inf  # the mean
     median = np.median(frequencies[:, 1:], axis=1, keepdims=True)
-    digests = [hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels]
     return ImageHashes(
         bits=np.packbits(frequencies > median, axis=1),
-        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES),
+        digests=stacked_digests,
         blank=gray[:, ::2, ::2].std((1, 2)) < MIN_CONTRAST,
     )
 
@@ -127,7 +134,7 @@ def load_hashes(images: StoredImages, progress: Progress | None = None) -> Image
             kept["done"][rows] = True
             done += len(rows)
             if progress:
-                progress(f"hashing {images.split} images", done, len(to_do))
+                progress(f"hashing {images.split} {images.store.geometry.noun}s", done, len(to_do))
         _write_hashes(path, kept)
     return ImageHashes(kept["bits"][images.rows], kept["digests"][images.rows], kept["blank"][images.rows])
 
@@ -195,16 +202,19 @@ def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
     write_text_atomically(path, text.getvalue())
 
 
-def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool) -> str:
-    """One line on what was found between train and the other splits."""
+def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool, noun: str = "image") -> str:
+    """One line on what was found between train and the other splits; `noun` is that of the records."""
     if pairs:
-        kinds = [f"{sum(pair.kind == kind for pair in pairs)} {kind}" for kind in ("exact", "near")]
+        compared = ("exact",) if noun == "scan" else ("exact", "near")
+        kinds = [f"{sum(pair.kind == kind for pair in pairs)} {kind}" for kind in compared]
         others = sorted({pair.other_split for pair in pairs}, reverse=True)
         num_images = len({pair.id for pair in pairs})
-        text = f"Duplicate images: {num_images} train images are also in {' or '.join(others)} ({', '.join(kinds)})"
+        text = f"Duplicate {noun}s: {num_images} train {noun}s are also in {' or '.join(others)} ({', '.join(kinds)})"
         text += ", removed from train" if dropped else "; drop_duplicate_train_images: true would remove them"
     else:
-        text = "Duplicate images: none of train in validation or test"
+        text = f"Duplicate {noun}s: none of train in validation or test"
+    if noun == "scan":
+        return f"{text}; scans are compared exactly only"
     return text + (f"; {num_blank} blank images were compared exactly only" if num_blank else "")
 
 
@@ -215,7 +225,7 @@ def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _hash_rows(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ImageHashes]]:
     """Batches of rows with their hashes, computed in threads."""
-    batch_rows = max(1, _BATCH_BYTES // (3 * store.geometry.size**2))
+    batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
     batches = np.array_split(rows, max(1, math.ceil(len(rows) / batch_rows)))
     with ThreadPoolExecutor(count_usable_cpus()) as pool:
         yield from zip(batches, pool.map(lambda batch: compute_hashes(store.pixels(batch)), batches), strict=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.data.records import Volume
+from medcap_core.errors import first_line
 
 MAX_VOXELS = 2**30
 """No scan has more; a header that says so is broken, and reading it would take all memory."""
@@ -37,12 +38,12 @@ def read_nifti(path: Path) -> Volume:
     try:
         image = kind.from_bytes(content)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise ValueError(f"its NIfTI header is broken ({_first_line(error)})") from error
+        raise ValueError(f"its NIfTI header is broken ({first_line(error)})") from error
     orientation = _find_orientation(image.affine)
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except OSError as error:
-        counted = _first_line(error).removesuffix(" from object")
+        counted = first_line(error).removesuffix(" from object")
         raise ValueError(f"it is shorter than its header says ({counted})") from error
     axes = np.argsort(orientation[:, 0])
     x, y, z = (voxel_size_mm[axis] for axis in axes.tolist())
@@ -62,7 +63,7 @@ def _read_content(path: Path) -> bytes:
             except EOFError as error:
                 raise ValueError("its gzip stream ends too early: the file was cut off") from error
             except (gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(f"its gzip stream is damaged ({_first_line(error)})") from error
+                raise ValueError(f"its gzip stream is damaged ({first_line(error)})") from error
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it holds more than {_MAX_BYTES} bytes, more than any scan")
     return content
@@ -109,7 +110,3 @@ def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
         raise ValueError("its NIfTI header is broken (its affine does not say where the axes point)")
     orientation: NDArray[np.float64] = nibabel.io_orientation(affine)
     return orientation
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -125,10 +125,14 @@ def prepare_data(
 
 @dataclass(frozen=True)
 class DuplicateImages:
-    """The train images that validation or test hold too; `num_blank` train images were compared exactly only."""
+    """The train images that validation or test hold too; `num_blank` train images were compared exactly only.
+
+    `noun` is what the records are called.
+    """
 
     pairs: list[DuplicatePair]
     num_blank: int
+    noun: str = "image"
 
 
 def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> DuplicateImages:
@@ -143,7 +147,7 @@ def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Pro
         for name in ("train", "validation", "test")
     )
     pairs = find_duplicates(train, others, progress)
-    return DuplicateImages(pairs, int(load_hashes(train, progress).blank.sum()))
+    return DuplicateImages(pairs, int(load_hashes(train, progress).blank.sum()), geometry.noun)
 
 
 def _drop_duplicates(

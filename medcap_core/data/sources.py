@@ -10,6 +10,7 @@ from medcap_core.data.reading import Reading
 from medcap_core.data.records import Dataset
 from medcap_core.data.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
 from medcap_core.data.rocov2 import is_rocov2, read_rocov2
+from medcap_core.data.scan_tables import is_scan_table, read_scan_table
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.data.tables import is_table, read_table
 from medcap_core.errors import DataFault
@@ -26,6 +27,7 @@ class PathSource:
 
 # In order: the first that recognises a path reads it. The repacked ROCO holds the original's captions.txt as well.
 PATH_SOURCES: tuple[PathSource, ...] = (
+    PathSource("table of scans and reports", is_scan_table, read_scan_table),
     PathSource("table of image paths and captions", is_table, read_table),
     PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
     PathSource("ROCO v1, repacked with CSV files", is_repacked_roco, read_repacked_roco),
@@ -35,9 +37,10 @@ PATH_SOURCES: tuple[PathSource, ...] = (
 )
 
 _LAYOUTS = (
-    "a CSV, TSV or JSONL file of image paths and captions; a ROCOv2 folder (train_captions.csv, train_images/); a ROCO "
-    "v1 folder (data/train/radiology/captions.txt, or all_data/train/radiologytraindata.csv); an image folder "
-    "(train/metadata.csv or .jsonl); parquet files (data/train-*.parquet)"
+    "a CSV, TSV or JSONL file of image paths and captions, or of scans and reports; a ROCOv2 folder "
+    "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
+    "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); parquet files "
+    "(data/train-*.parquet)"
 )
 
 

@@ -14,6 +14,7 @@ DATA_SEED = 0
 
 CUT_SHARE = 0.1
 _MIN_CUT = 2
+_GROUP_NOUNS = {"image": "cases", "scan": "subjects"}
 
 
 def select_rows(num_records: int, *, fraction: float = 1.0, cap: int | None = None, seed: int) -> NDArray[np.int64]:
@@ -53,8 +54,9 @@ def cut_missing_splits(
             continue
         kept, cut, by_case = _cut(complete["train"], num_to_cut, seed, where=f"{where}: a {split} split")
         complete["train"], complete[split] = kept, cut
-        unit = "by whole cases" if by_case else "image by image"
-        notes.append(f"There is no {split} split: {len(cut)} images were cut from train, {unit}, by seed {seed}.")
+        noun = cut[0].noun
+        unit = f"by whole {_GROUP_NOUNS[noun]}" if by_case else f"{noun} by {noun}"
+        notes.append(f"There is no {split} split: {len(cut)} {noun}s were cut from train, {unit}, by seed {seed}.")
     return {split: complete[split] for split in SPLITS}, notes
 
 
@@ -74,9 +76,11 @@ def _cut(
         if len(taken) < num_to_cut and len(taken) + len(members[index]) <= 2 * num_to_cut:
             taken.update(members[index])
     if len(taken) < _MIN_CUT or len(records) - len(taken) < _MIN_CUT:
-        cases = f" of {len(members)} cases" if by_case else ""
+        noun = records[0].noun if records else Record.noun
+        cases = f" of {len(members)} {_GROUP_NOUNS[noun]}" if by_case else ""
         raise DataFault(
-            f"{where} cannot be cut from {len(records)} training images{cases}: add images or name the splits yourself."
+            f"{where} cannot be cut from {len(records)} training {noun}s{cases}: add {noun}s or name the splits "
+            "yourself."
         )
     kept = [record for row, record in enumerate(records) if row not in taken]
     cut = [record for row, record in enumerate(records) if row in taken]

@@ -52,11 +52,12 @@ def is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
 
 
-def read_rows(path: Path) -> Table:
+def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
     """Read a CSV (standard quoting; `,` `;` or tab, whichever the header has), TSV or JSONL file in UTF-8.
 
-    A TSV whose quotes do not pair is read with its quotes as plain characters, and a note says so. Raises DataFault for
-    another encoding, broken quoting or a line that is not a JSON object.
+    With `columns` the file is one without a header, its cells parted by tabs. Of a CSV or TSV `max_rows` reads no more
+    rows. A TSV whose quotes do not pair is read with its quotes as plain characters, and a note says so. Raises
+    DataFault for another encoding, broken quoting or a line that is not a JSON object.
     """
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -65,15 +66,16 @@ def read_rows(path: Path) -> Table:
     if path.suffix.lower() == ".jsonl":
         return _parse_jsonl(path, content)
     header = content.partition("\n")[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max((",", ";", "\t"), key=header.count)
+    is_tsv = path.suffix.lower() == ".tsv" or columns is not None
+    delimiter = "\t" if is_tsv else max((",", ";", "\t"), key=header.count)
     try:
-        return _parse_delimited(path, content, delimiter, csv.QUOTE_MINIMAL)
+        return _parse_delimited(path, content, delimiter, csv.QUOTE_MINIMAL, columns, max_rows)
     except csv.Error as error:
         if delimiter != "\t":
             raise DataFault(
                 f"{path}: broken quoting ({error}): put '\"' around cells and double quotes inside."
             ) from error
-    table = _parse_delimited(path, content, delimiter, csv.QUOTE_NONE)
+    table = _parse_delimited(path, content, delimiter, csv.QUOTE_NONE, columns, max_rows)
     table.notes.append(f"The quotes in {path.name} do not pair, so they were read as plain characters.")
     return table
 
@@ -119,13 +121,13 @@ def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> N
     used = {image_column, caption_column, case_column, id_column, split_column}
     extra_columns = [column for column in table.columns if column not in used]
     reading.notes.extend(table.notes)
-    splits = [split] * len(table.rows) if split else _find_splits(table, split_column, image_column)
+    splits = [split] * len(table.rows) if split else find_splits(table, split_column, image_column)
     for row, row_split in zip(table.rows, splits, strict=True):
         name = row.text(image_column).strip()
         record_id = (row.text(id_column).strip() if id_column else "") or name or f"{path.name} line {row.line}"
         if row.fault:
             reading.skip(row_split, record_id, row.fault)
-        elif not name or not _exists(path.parent / name):
+        elif not name or not exists(path.parent / name):
             reading.skip(
                 row_split, record_id, f"image file '{name}' not found in {path.parent}" if name else "no image named"
             )
@@ -136,8 +138,8 @@ def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> N
             reading.add(row_split, Record(record_id, image, row.text(caption_column), case or None, truth))
 
 
-def _find_splits(table: Table, split_column: str | None, image_column: str) -> list[SplitName]:
-    """The split of each row: by column, else by the first folder of the image's path, else train."""
+def find_splits(table: Table, split_column: str | None, image_column: str) -> list[SplitName]:
+    """The split of each row: by column, else by the first folder of the image's path, else train. Raises DataFault."""
     if split_column is None:
         by_folder = [recognise_split(row.text(image_column).partition("/")[0]) for row in table.rows]
         named = [split for split in by_folder if split is not None]
@@ -152,20 +154,25 @@ def _find_splits(table: Table, split_column: str | None, image_column: str) -> l
     return [split for split in splits if split is not None]
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False also for a name that none can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long or with a zero byte: no file can have it
         return False
 
 
-def _parse_delimited(path: Path, content: str, delimiter: str, quoting: Any) -> Table:
+def _parse_delimited(
+    path: Path, content: str, delimiter: str, quoting: Any, columns: Sequence[str] | None, max_rows: int | None
+) -> Table:
     # Strict: a stray quote would otherwise swallow the rows that follow without a word.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    header = [column.strip() for column in next(reader, [])]
-    rows = []
+    header = [column.strip() for column in columns or next(reader, [])]
+    rows: list[Row] = []
     for cells in reader:
+        if max_rows is not None and len(rows) >= max_rows:
+            break
         if not any(cells):
             continue
         fault = ""

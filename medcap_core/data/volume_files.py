@@ -10,7 +10,7 @@ import numpy as np
 
 from medcap_core.data.nifti import read_nifti
 from medcap_core.data.records import Volume, VolumeReference
-from medcap_core.errors import DataFault
+from medcap_core.errors import DataFault, first_line
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
 
@@ -44,7 +44,7 @@ class NpyFile(VolumeReference):
             except (EOFError, SyntaxError, ValueError) as error:
                 if "allow_pickle" in str(error):
                     raise ValueError("it holds Python objects or is no .npy file; save one array of numbers") from None
-                raise ValueError(f"it is no whole .npy file ({_first_line(error)})") from error
+                raise ValueError(f"it is no whole .npy file ({first_line(error)})") from error
         if not isinstance(voxels, np.ndarray):
             raise ValueError("it is an archive of arrays (.npz); save one array as .npy")  # noqa: TRY004 - what open raises
         if voxels.dtype.kind not in "iufb":
@@ -105,7 +105,3 @@ def require_dicom_reader() -> None:
 def _stamp(path: Path) -> str:
     status = path.stat()
     return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,152 @@
+"""The five cohorts of MedBLIP (arXiv 2305.10799): from their own tables and a folder of volumes to a table of scans.
+
+All are access-controlled, so nothing here was run on the real files; each module says which of its column names could
+be confirmed, and where. Report sentences are this project's own, built from the tables' columns.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from medcap_core.data.cohorts.adni import read_adni
+from medcap_core.data.cohorts.aibl import read_aibl
+from medcap_core.data.cohorts.miriad import read_miriad
+from medcap_core.data.cohorts.nacc import read_nacc
+from medcap_core.data.cohorts.oasis import read_oasis1, read_oasis2, read_oasis3
+from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit, group_visits
+from medcap_core.data.scans import Diagnosis
+from medcap_core.data.volume_files import VOLUME_SUFFIXES
+from medcap_core.errors import DataFault
+from medcap_core.files import write_text_atomically
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One cohort. `max_days` is how far a visit may lie from a scan; `example` a path that tells what is needed."""
+
+    name: str
+    read: Callable[[Sequence[Path]], CohortTables]
+    max_days: int
+    example: str
+
+
+COHORTS: dict[str, Cohort] = {
+    "adni": Cohort("ADNI", read_adni, 180, "002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/scan.nii"),
+    "nacc": Cohort("NACC", read_nacc, 365, "mri1234/scan.nii.gz, the folder named as NACCMRFI without .zip"),
+    "oasis1": Cohort("OASIS-1", read_oasis1, 0, "OAS1_0001_MR1/scan.nii.gz"),
+    "oasis2": Cohort("OASIS-2", read_oasis2, 0, "OAS2_0001_MR1/scan.nii.gz"),
+    "oasis3": Cohort("OASIS-3", read_oasis3, 365, "sub-OAS30001/ses-d0129/anat/scan_T1w.nii.gz"),
+    "aibl": Cohort("AIBL", read_aibl, 180, "AIBL/12/MPRAGE/2008-05-21_14_29_50.0/I1234/scan.nii"),
+    "miriad": Cohort("MIRIAD", read_miriad, 0, "miriad_199_HC_F_01_MR_1.nii"),
+}
+
+
+@dataclass(frozen=True)
+class CohortScan:
+    """One volume with the visit it belongs to."""
+
+    path: Path
+    visit: Visit
+
+
+@dataclass(frozen=True)
+class CohortScans:
+    """The volumes of a folder that belong to a visit, and the others with the reason."""
+
+    cohort: Cohort
+    scans: list[CohortScan]
+    unmatched: list[tuple[Path, str]]
+
+    def count_diagnoses(self) -> Counter[Diagnosis | None]:
+        """How many scans have each diagnosis, or none."""
+        return Counter(scan.visit.diagnosis for scan in self.scans)
+
+
+def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str = "*") -> CohortScans:
+    """The volumes below `images` whose name fits the pattern `only`, each with its visit, in order of their paths.
+
+    Raises DataFault for unknown cohorts and absent folders, for what is wrong with a table, and where no volume belongs
+    to a visit.
+    """
+    if name not in COHORTS:
+        raise DataFault(f"'{name}' is no cohort known here; choose one of {', '.join(COHORTS)}.")
+    missing = [
+        f"{path} does not exist: give a CSV table of the cohort by --table." for path in tables if not path.is_file()
+    ]
+    if not images.is_dir():
+        missing.append(f"{images} is no folder: give the folder of the volumes by --images.")
+    if missing:
+        raise DataFault(missing)
+    cohort = COHORTS[name]
+    read = cohort.read(tables)
+    visits = group_visits(read.visits)
+    found = CohortScans(cohort, [], [])
+    for path in _list_volumes(images):
+        if not fnmatch(path.name, only):
+            continue
+        place = read.locate(PurePosixPath(path.relative_to(images).as_posix()))
+        visit = (
+            "its path names no subject"
+            if place is None
+            else find_visit(place, visits.get(place.subject, []), cohort.max_days)
+        )
+        if isinstance(visit, str):
+            found.unmatched.append((path, visit))
+        else:
+            found.scans.append(CohortScan(path, visit))
+    if not found.scans:
+        raise DataFault(_describe_nothing(found, images, only))
+    return found
+
+
+def describe_visit(visit: Visit) -> str:
+    """A report in our words: age, sex, score and, where one is known, the sentence with the diagnosis."""
+    person = {"female": "woman", "male": "man", None: "person"}[visit.sex]
+    years = None if visit.age_years is None else int(visit.age_years)
+    sentences = [f"The subject is a {person}." if years is None else f"The subject is a {person} of {years} years."]
+    if visit.mmse is not None:
+        sentences.append(f"The Mini-Mental State Examination score is {visit.mmse} of 30.")
+    if visit.diagnosis is not None:
+        sentences.append(f"The diagnosis is {visit.diagnosis}.")
+    return " ".join(sentences)
+
+
+def write_scan_table(found: CohortScans, path: Path) -> None:
+    """Write `path,report,cohort,subject` for `read_scan_table`; paths below the table's folder are relative to it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "report", "cohort", "subject"))
+    folder = path.parent.resolve()
+    for scan in found.scans:
+        place = scan.path.resolve()
+        shown = place.relative_to(folder) if place.is_relative_to(folder) else place
+        writer.writerow((shown.as_posix(), describe_visit(scan.visit), found.cohort.name, scan.visit.subject))
+    write_text_atomically(path, text.getvalue())
+
+
+def _list_volumes(folder: Path) -> Iterator[Path]:
+    """Volume files below `folder`, and folders that hold `.dcm` files, in order."""
+    for place in sorted(folder.rglob("*")):
+        name = place.name.lower()
+        if place.is_dir():
+            if next(place.glob("*.[dD][cC][mM]"), None) is not None:
+                yield place
+        elif name.endswith(VOLUME_SUFFIXES):
+            yield place
+
+
+def _describe_nothing(found: CohortScans, images: Path, only: str) -> str:
+    if not found.unmatched:
+        return (
+            f"{images} holds no volume ({', '.join(VOLUME_SUFFIXES)}, or folders of .dcm) with a name like '{only}'; "
+            "check --images and --only."
+        )
+    path, reason = found.unmatched[0]
+    return (
+        f"{images}: none of its {len(found.unmatched)} volumes belongs to a visit of {found.cohort.name}; {path.name}: "
+        f"{reason}. Paths should be like {found.cohort.example}."
+    )

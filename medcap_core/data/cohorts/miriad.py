@@ -1,0 +1,63 @@
+"""MIRIAD: the list of MR sessions that its XNAT site exports as CSV, and the NIfTI volumes.
+
+Columns (names confirmed by public code that reads the export, not against the file itself):
+
+| column | use |
+| --- | --- |
+| MR ID | session: miriad_199_1_MR_2 is the second scan of visit 1 of subject 199 |
+| Group | AD, or HC (healthy control) |
+| Age | years |
+| M/F | sex |
+| MMSE | used if there is such a column |
+
+File names carry all of it but the age: `miriad_199_HC_F_01_MR_2.nii`.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from medcap_core.data.cohorts.visits import (
+    CohortTables,
+    Place,
+    Visit,
+    read_age,
+    read_cell,
+    read_clinical_tables,
+    read_mmse,
+    read_sex,
+)
+from medcap_core.data.scans import read_diagnosis
+from medcap_core.data.tables import find_column, require_columns
+
+_SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
+
+
+def read_miriad(paths: Sequence[Path]) -> CohortTables:
+    """Sessions of the export. Raises DataFault where a column is missing."""
+    visits = []
+    for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]:
+        session, group, age, sex = require_columns(
+            table, {"session": ["mr id"], "group": ["group"], "age": ["age"], "sex": ["m/f"]}
+        )
+        mmse = find_column(table.columns, ["mmse"])
+        for row in table.rows:
+            place = locate(PurePosixPath(read_cell(row, session)))
+            if place is not None:
+                visits.append(
+                    Visit(
+                        subject=place.subject,
+                        session=place.session,
+                        diagnosis=read_diagnosis(read_cell(row, group)),
+                        age_years=read_age(read_cell(row, age)),
+                        sex=read_sex(read_cell(row, sex)),
+                        mmse=read_mmse(read_cell(row, mmse)),
+                    )
+                )
+    return CohortTables(visits, locate)
+
+
+def locate(path: PurePosixPath) -> Place | None:
+    """Subject and session, by the name of a file or by an MR ID; leading zeros of the visit do not count."""
+    match = _SESSION.search(str(path))
+    return Place(match[1], f"{int(match[2])}_MR_{int(match[3])}") if match else None

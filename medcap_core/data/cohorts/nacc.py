@@ -1,0 +1,96 @@
+"""NACC: the table of the Uniform Data Set, that of MRI files, and the unpacked volumes.
+
+Columns of the UDS table (`investigator_nacc*.csv`; names and codes confirmed by public code and NACC's derived-variable
+code, not against the file itself):
+
+| column | use |
+| --- | --- |
+| NACCID | subject, such as NACC000123 |
+| VISITMO, VISITDAY, VISITYR | date of the visit |
+| NACCUDSD | 1 normal cognition, 3 MCI, 4 dementia; 2, impaired but not MCI, is none of the three classes |
+| NACCAGE | years at the visit |
+| SEX | 1 male, 2 female |
+| NACCMMSE | score; 88 and 95 to 98 and -4 are missing |
+
+Columns of the MRI table (`investigator_mri_nacc*.csv`): NACCID, NACCMRFI (name of the zip archive of a scan) and MRIMO,
+MRIDY, MRIYR (date of the scan). A volume belongs to the archive whose name, without `.zip`, is a part of its path, so
+unpack each archive into a folder of its own name. A path without one that names a NACCID belongs to that subject.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from medcap_core.data.cohorts.visits import (
+    CohortTables,
+    Place,
+    Visit,
+    read_age,
+    read_cell,
+    read_clinical_tables,
+    read_date,
+    read_mmse,
+    read_sex,
+)
+from medcap_core.data.scans import Diagnosis
+from medcap_core.data.tables import Row, Table, find_column, require_columns
+
+_SUBJECT = re.compile(r"NACC\d{6}")
+_CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEMENTIA}
+
+
+def read_nacc(paths: Sequence[Path]) -> CohortTables:
+    """Visits of the UDS table, and scans of the MRI table where it is given. Raises DataFault for missing columns."""
+    tables = read_clinical_tables(paths, {"UDS": "NACCUDSD", "MRI": "NACCMRFI"}, "NACC")
+    archives = {name: place for table in tables["MRI"] for name, place in _read_archives(table).items()}
+
+    def locate(path: PurePosixPath) -> Place | None:
+        for part in path.parts:
+            place = archives.get(part.split(".")[0])
+            if place is not None:
+                return place
+        match = _SUBJECT.search(str(path))
+        return Place(match[0]) if match else None
+
+    return CohortTables([visit for table in tables["UDS"] for visit in _read_visits(table)], locate)
+
+
+def _read_visits(table: Table) -> list[Visit]:
+    subject, year, month, day, diagnosis = require_columns(
+        table,
+        {
+            "subject": ["naccid"],
+            "year": ["visityr"],
+            "month": ["visitmo"],
+            "day": ["visitday"],
+            "diagnosis": ["naccudsd"],
+        },
+    )
+    age, sex, mmse = (find_column(table.columns, [name]) for name in ("naccage", "sex", "naccmmse"))
+    return [
+        Visit(
+            subject=read_cell(row, subject),
+            day=_read_date(row, year, month, day),
+            diagnosis=_CLASSES.get(read_cell(row, diagnosis)),
+            age_years=read_age(read_cell(row, age)),
+            sex=read_sex(read_cell(row, sex)),
+            mmse=read_mmse(read_cell(row, mmse)),
+        )
+        for row in table.rows
+    ]
+
+
+def _read_archives(table: Table) -> dict[str, Place]:
+    subject, file, year, month, day = require_columns(
+        table,
+        {"subject": ["naccid"], "file": ["naccmrfi"], "year": ["mriyr"], "month": ["mrimo"], "day": ["mridy"]},
+    )
+    return {
+        name: Place(read_cell(row, subject), day=_read_date(row, year, month, day))
+        for row in table.rows
+        if (name := read_cell(row, file).split(".")[0])
+    }
+
+
+def _read_date(row: Row, year: str, month: str, day: str) -> int | None:
+    return read_date("-".join(read_cell(row, column) for column in (year, month, day)))
