@@ -6,6 +6,7 @@ be confirmed, and where. Report sentences are this project's own, built from the
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Cohort:
 
 COHORTS: dict[str, Cohort] = {
     "adni": Cohort("ADNI", read_adni, 180, "002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/scan.nii"),
-    "nacc": Cohort("NACC", read_nacc, 365, "mri1234/scan.nii.gz, the folder named as NACCMRFI without .zip"),
+    "nacc": Cohort("NACC", read_nacc, 365, "mri1234/scan.nii.gz (of an archive NACCMRFI mri1234.zip)"),
     "oasis1": Cohort("OASIS-1", read_oasis1, 0, "OAS1_0001_MR1/scan.nii.gz"),
     "oasis2": Cohort("OASIS-2", read_oasis2, 0, "OAS2_0001_MR1/scan.nii.gz"),
     "oasis3": Cohort("OASIS-3", read_oasis3, 365, "sub-OAS30001/ses-d0129/anat/scan_T1w.nii.gz"),
@@ -74,16 +75,16 @@ def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str
     """
     if name not in COHORTS:
         raise DataFault(f"'{name}' is no cohort known here; choose one of {', '.join(COHORTS)}.")
-    missing = [
-        f"{path} does not exist: give a CSV table of the cohort by --table." for path in tables if not path.is_file()
-    ]
+    faults = [f"{path} is no file: give a CSV table of the cohort by --table." for path in tables if not path.is_file()]
     if not images.is_dir():
-        missing.append(f"{images} is no folder: give the folder of the volumes by --images.")
-    if missing:
-        raise DataFault(missing)
+        faults.append(f"{images} is no folder: give the folder of the volumes by --images.")
+    if faults:
+        raise DataFault(faults)
     cohort = COHORTS[name]
     read = cohort.read(tables)
     visits = group_visits(read.visits)
+    if not visits:
+        raise DataFault(f"the tables given hold no visit of {cohort.name}: give the one with its diagnoses by --table.")
     found = CohortScans(cohort, [], [])
     for path in _list_volumes(images):
         if not fnmatch(path.name, only):
@@ -129,14 +130,12 @@ def write_scan_table(found: CohortScans, path: Path) -> None:
 
 
 def _list_volumes(folder: Path) -> Iterator[Path]:
-    """Volume files below `folder`, and folders that hold `.dcm` files, in order."""
-    for place in sorted(folder.rglob("*")):
-        name = place.name.lower()
-        if place.is_dir():
-            if next(place.glob("*.[dD][cC][mM]"), None) is not None:
-                yield place
-        elif name.endswith(VOLUME_SUFFIXES):
-            yield place
+    """Volume files below `folder`, and folders that hold `.dcm` files as one volume each, in order."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        if any(name.lower().endswith(".dcm") for name in files):
+            yield Path(place)
+        yield from (Path(place, name) for name in sorted(files) if name.lower().endswith(VOLUME_SUFFIXES))
 
 
 def _describe_nothing(found: CohortScans, images: Path, only: str) -> str:
