@@ -17,7 +17,7 @@ from medcap_core.batches import PixelSource
 from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.decoding import UnreadableImage
-from medcap_core.data.records import ImageFile
+from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.evaluation import generate_captions
 from medcap_core.libraries import quiet_libraries
@@ -34,19 +34,20 @@ class LooseImages:
         return len(self.images)
 
     def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """uint8 (B, 3, S, S)."""
+        """uint8 (B, 3, S, S), of scans (B, 1, S, S, S)."""
         return np.stack([self.images[position] for position in positions])
 
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
-    """One caption for each image file by the model of `config`. Raises DataFault naming every unreadable file."""
+    """One caption for each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
     captioner = load_trained_captioner(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), None)
+    geometry: Geometry = captioner.geometry
     images, faults = [], []
     for path in paths:
         try:
-            images.append(captioner.geometry.decode(ImageFile(path)))
-        except UnreadableImage as unreadable:
-            faults.append(f"{path}: {unreadable.reason}; give an image file.")
+            images.append(geometry.decode(geometry.refer_to(path)))
+        except (UnreadableImage, ValueError) as unusable:
+            faults.append(f"{path}: {unusable}; give {'an image file' if geometry.noun == 'image' else 'a scan'}.")
     if faults:
         raise DataFault(faults)
     return generate_captions(captioner, PixelSource(LooseImages(images)), config)

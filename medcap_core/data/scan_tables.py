@@ -34,8 +34,8 @@ _NUM_LISTED = 10
 def is_scan_table(path: Path) -> bool:
     """Whether `path` is a table of scans.
 
-    Told by the first path that ends as volumes or images do; where none does, by a folder that is named (DICOM) or by a
-    column `report`.
+    Told by the first path that ends as volumes or images do; where none does, by the first that exists, which must be a
+    folder (DICOM); where none exists, by a column `report`.
     """
     if not is_table(path):
         return False
@@ -49,8 +49,9 @@ def is_scan_table(path: Path) -> bool:
             return True
         if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
             return False
-    if any(name and exists(path.parent / name) and (path.parent / name).is_dir() for name in names):
-        return True
+    found = next((path.parent / name for name in names if name and exists(path.parent / name)), None)
+    if found is not None:
+        return found.is_dir()
     return path_column is not None and find_column(table.columns, ("report",)) is not None
 
 

@@ -55,8 +55,8 @@ def is_table(path: Path) -> bool:
 def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
     """Read a CSV (standard quoting; `,` `;` or tab, whichever the header has), TSV or JSONL file in UTF-8.
 
-    With `columns` the file is one without a header, its cells parted by tabs. Of a CSV or TSV `max_rows` reads no more
-    rows. A TSV whose quotes do not pair is read with its quotes as plain characters, and a note says so. Raises
+    With `columns` the file is one without a header, its cells parted by tabs. No more than `max_rows` rows
+    are read. A TSV whose quotes do not pair is read with its quotes as plain characters, and a note says so. Raises
     DataFault for another encoding, broken quoting or a line that is not a JSON object.
     """
     try:
@@ -64,7 +64,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     except UnicodeDecodeError as error:
         raise DataFault(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     if path.suffix.lower() == ".jsonl":
-        return _parse_jsonl(path, content)
+        return _parse_jsonl(path, content, max_rows)
     header = content.partition("\n")[0]
     is_tsv = path.suffix.lower() == ".tsv" or columns is not None
     delimiter = "\t" if is_tsv else max((",", ";", "\t"), key=header.count)
@@ -182,10 +182,12 @@ def _parse_delimited(
     return Table(path, header, rows)
 
 
-def _parse_jsonl(path: Path, content: str) -> Table:
+def _parse_jsonl(path: Path, content: str, max_rows: int | None) -> Table:
     rows: list[Row] = []
     columns: dict[str, None] = {}
     for number, line in enumerate(content.split("\n"), start=1):
+        if max_rows is not None and len(rows) >= max_rows:
+            break
         if not line.strip():
             continue
         try:

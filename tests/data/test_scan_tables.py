@@ -217,6 +217,7 @@ def test_many_faults_are_cut_short(folder: Path) -> None:
         ("path,report\na.png,One\n", False),
         ("path,report\nsome_name,One\n", True),
         ("path,caption\nsome_name,One\n", False),
+        ("path,report\nfile_without_suffix,One\n", False),
         ("path,caption\nsub,One\n", True),  # a folder: DICOM
         ("a.nii.gz\tOne\n", True),
         ("file_name,caption\n,One\nb.NPY,Two\n", True),
@@ -225,6 +226,7 @@ def test_many_faults_are_cut_short(folder: Path) -> None:
     ],
 )
 def test_what_counts_as_a_table_of_scans(folder: Path, content: str, expected: bool) -> None:
+    write(folder, "file_without_suffix", "it may be an image")
     assert is_scan_table(write(folder, "t.csv", content)) is expected
 
 

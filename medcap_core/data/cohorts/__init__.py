@@ -131,7 +131,7 @@ def write_scan_table(found: CohortScans, path: Path) -> None:
 
 def _list_volumes(folder: Path) -> Iterator[Path]:
     """Volume files below `folder`, and folders that hold `.dcm` files as one volume each, in order."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder):
         folders.sort()
         if any(name.lower().endswith(".dcm") for name in files):
             yield Path(place)
