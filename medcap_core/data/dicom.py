@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 
 from medcap_core.data.records import Volume
 
+_POSITION = "0020|0032"  # ImagePositionPatient
+_MAX_STEP = 1.5
+"""Times the usual distance of two slices; more is a gap."""
+
 
 def read_dicom_series(folder: Path) -> Volume:
     """The one series in `folder`, its axes permuted and flipped to the closest RAS orientation.
@@ -23,12 +27,20 @@ def read_dicom_series(folder: Path) -> Volume:
         raise ValueError("the folder holds no DICOM series; give one folder for each series of slices")
     if len(series) > 1:
         raise ValueError(f"the folder holds {len(series)} DICOM series; give one folder for each")
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    lost = sorted({path.name for path in folder.glob("*.[dD][cC][mM]")} - {Path(name).name for name in names})
+    if lost:
+        raise ValueError(f"{len(lost)} of its .dcm files cannot be read, such as {lost[0]}")
     reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    reader.SetFileNames(names)
     try:
         image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
+    slices = [number for number in range(len(names)) if reader.HasMetaDataKey(number, _POSITION)]
+    positions = [reader.GetMetaData(number, _POSITION).split("\\") for number in slices]
+    _require_even_steps([[float(number) for number in position] for position in positions])
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it is {image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values a voxel")
     # ITK's world runs to the left, posterior and up; "LPS" puts the axes along it, and two flips turn it into RAS.
@@ -36,6 +48,15 @@ def read_dicom_series(folder: Path) -> Volume:
     voxels: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image).astype(np.float32)  # (z, y, x)
     x, y, z = (float(length) for length in image.GetSpacing())
     return Volume(np.ascontiguousarray(voxels.transpose(2, 1, 0)[::-1, ::-1]), (x, y, z))
+
+
+def _require_even_steps(positions: list[list[float]]) -> None:
+    """Raises ValueError where slices are missing: the volume would be drawn shorter than the head is."""
+    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
+    if steps.max() > _MAX_STEP * np.median(steps):
+        raise ValueError(
+            f"slices are missing: most lie {np.median(steps):g} mm apart, but two of them {steps.max():g} mm"
+        )
 
 
 def _last_line(error: Exception) -> str:

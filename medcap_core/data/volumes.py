@@ -60,7 +60,8 @@ def to_cube(volume: Volume, size: int) -> NDArray[np.uint8]:
     down to twice its final length. MedBLIP (2305.10799) and its code go by numbers of voxels and not by millimetres,
     which would draw a head scanned in thick slices too short; between cohorts of different voxel sizes that would be a
     difference of shape that no subject has. They also keep the file's own orientation and align corners.
-    Raises ValueError for a volume that is not 3D, empty, constant, without a finite voxel, or of senseless voxel size.
+    Raises ValueError for a volume that is not 3D, empty, flat, constant, without a finite voxel, or of senseless voxel
+    size.
     """
     values = _scale(volume.voxels)
     target = compute_shape(volume, size)
@@ -93,6 +94,8 @@ def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Finite values from [minimum, maximum] to [0, 1], all others to 0."""
     if voxels.ndim != 3 or not voxels.size:
         raise ValueError(f"a volume has three axes, but this has shape {_join(voxels.shape)}")
+    if min(voxels.shape) < 2:
+        raise ValueError(f"it is flat ({_join(voxels.shape)}); give a volume of several slices")
     values = np.ascontiguousarray(voxels, dtype=np.float32)
     finite = np.isfinite(values)
     is_whole = bool(finite.all())

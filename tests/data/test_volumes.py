@@ -89,16 +89,16 @@ def test_names_tell_the_kind(tmp_path: Path) -> None:
 
 
 def test_values_by_hand_without_resizing() -> None:
-    """2 x 1 x 2 voxels in a cube of 2: scaled by minimum and maximum, padded behind on the thin axis."""
-    voxels = np.array([[[-100.0, 0.0]], [[np.nan, 155.0]]], np.float32)
-    cube = to_cube(Volume(voxels, (1, 1, 1)), 2)
-    assert cube.shape == (1, 2, 2, 2)
+    """2 x 2 x 3 voxels in a cube of 3: scaled by minimum and maximum, padded behind on the short axes."""
+    voxels = np.array([[[-100, 0, 3], [-100, -100, -100]], [[np.nan, 155, -49], [-100, -100, -100]]], np.float32)
+    cube = to_cube(Volume(voxels, (1, 1, 1)), 3)
+    assert cube.shape == (1, 3, 3, 3)
     assert cube.dtype == np.uint8
-    assert cube[0, :, 0].tolist() == [[0, 100], [0, 255]]
-    assert cube[0, :, 1].max() == 0
-    widest = np.array([[[-3e38, 0.0, 3e38]]], np.float32)
+    assert cube[0, :, 0].tolist() == [[0, 100, 103], [0, 255, 51], [0, 0, 0]]
+    assert cube[0, :, 1:].max() == 0
+    widest = np.broadcast_to(np.array([-3e38, 0.0, 3e38], np.float32), (2, 2, 3))
     assert to_cube(Volume(widest, (1, 1, 1)), 3)[0, 1, 1].tolist() == [0, 128, 255]
-    infinite = np.array([[[0.0, 51.0, np.inf, -np.inf, 255.0]]], np.float32)
+    infinite = np.broadcast_to(np.array([0.0, 51.0, np.inf, -np.inf, 255.0], np.float32), (3, 3, 5))
     assert to_cube(Volume(infinite, (1, 1, 1)), 5)[0, 2, 2].tolist() == [0, 51, 0, 0, 255]
 
 
@@ -109,7 +109,7 @@ def test_values_by_hand_without_resizing() -> None:
         ((20, 10, 5), (1, 1, 1), (8, 4, 2)),
         ((20, 20, 5), (1, 1, 4), (8, 8, 8)),  # thick slices: the head is as tall as it is wide
         ((10, 10, 10), (0.5, 1, 2), (2, 4, 8)),
-        ((400, 400, 1), (1, 1, 0.1), (8, 8, 1)),
+        ((400, 400, 2), (1, 1, 0.1), (8, 8, 1)),
     ],
 )
 def test_proportions_follow_millimetres(
@@ -200,6 +200,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("nan.nii.gz", save_nii((2, 3, 5), value=NAN), "it has no finite voxel (all are NaN or infinite)"),
     ("constant.nii.gz", save_nii((2, 3, 5), value=7), "it is constant: every voxel is 7"),
     ("flat.nii.gz", save_nii((3, 5)), "it is 2D (3 x 5); give one volume with three axes"),
+    ("slice.nii.gz", save_nii((3, 5, 1)), "it is flat (3 x 5 x 1); give a volume of several slices"),
     ("moving.nii.gz", save_nii((2, 3, 5, 7)), "it is 4D (2 x 3 x 5 x 7); give one volume with three axes"),
     ("complex.nii", save_nii((2, 3, 5), "c8"), "its voxels are complex64, not single real numbers"),
     ("size.nii", break_header(0, b"\x63\0\0\0"), "no NIfTI file, or damaged in its header"),
@@ -400,6 +401,21 @@ def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
     stamp = find_volume(tmp_path / "series").fingerprint()
     os.utime(next((tmp_path / "series").iterdir()), ns=(9, 9))
     assert find_volume(tmp_path / "series").fingerprint() != stamp
+
+
+def test_damaged_dicom_series(tmp_path: Path) -> None:
+    for name in ("gap", "cut"):
+        write_dicom(tmp_path / name, number_voxels((3, 5, 6)), (1.0, 2.0, 3.0))
+    (tmp_path / "gap" / "1.2.3_1.dcm").unlink()  # the fourth of six slices
+    cut_slice = tmp_path / "cut" / "1.2.3_7.dcm"
+    cut_slice.write_bytes(cut_slice.read_bytes()[:-17])
+    for name, reason in (
+        ("gap", "slices are missing: most lie 3 mm apart, but two of them 6 mm"),
+        ("cut", "1 of its .dcm files cannot be read, such as 1.2.3_7.dcm"),
+    ):
+        with pytest.raises(UnreadableImage) as caught:
+            GEOMETRY.decode(find_volume(tmp_path / name))
+        assert caught.value.reason.startswith(reason)
 
 
 def test_dicom_folders_that_hold_no_one_series(tmp_path: Path) -> None:
