@@ -99,8 +99,8 @@ def test_faults_of_flags_come_together(tmp_path: Path) -> None:
         "command line: --set search={}: 'search' cannot be given on the command line; change it in the space file.",
         "command line: --set max_concurrent=2: unknown key 'max_concurrent'; did you mean 'resources.max_concurrent'?",
         "command line: --trials 0: 0 is not a whole number (at least 1); correct the value.",
-        "command line: --set freeze=lorra: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, lora, "
-        "zero_shot; did you mean 'lora'?",
+        "command line: --set freeze=lorra: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, "
+        "patch_and_bridge, patch_and_bridge_lora, lora, zero_shot; did you mean 'lora'?",
         "command line: --set num_epochs=[: the value is no valid YAML (line 1, column 2: while parsing a flow node "
         "expected the node content, but found '<stream end>'); put it in quotes.",
         "command line: --set seed=1: seed is given twice; keep one.",

@@ -91,8 +91,8 @@ ONE_FAULT = {
     ),
     "misspelt choice": (
         search_of("freeze: {choice: [lorra]}"),
-        "search.freeze.choice: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, lora, zero_shot; "
-        "did you mean 'lora'?",
+        "search.freeze.choice: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, patch_and_bridge, "
+        "patch_and_bridge_lora, lora, zero_shot; did you mean 'lora'?",
     ),
     "no range": (
         search_of("weight_decay: 0.1"),

@@ -70,6 +70,6 @@ def test_a_check_captions_anew_what_is_known(
 ) -> None:
     base = CaptionJob("base", trained[0].model_copy(update={"freeze": "zero_shot"}), None, "validation", 3)
     known = caption_here(base)
-    monkeypatch.setattr(scoring, "generate_captions", lambda *_, **__: ["made anew"] * 3)
+    monkeypatch.setattr(scoring, "predict", lambda *_, **__: ["made anew"] * 3)
     assert caption_here(base) == known
     assert caption_here(replace(base, may_look_up=False)) == ["made anew"] * 3
