@@ -227,7 +227,6 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("name", "write", "reason"), BROKEN, ids=[name for name, *_ in BROKEN])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning:nibabel")
 def test_broken_volumes_have_one_clear_line(
     tmp_path: Path, name: str, write: Callable[[Path], object], reason: str
 ) -> None:
