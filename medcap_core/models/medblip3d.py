@@ -8,7 +8,7 @@ Where the paper and its published code (github.com/Qybc/MedBLIP) differ, or we d
 - The paper's answers are the diagnosis; ours are those of any question that the data have.
 - The prompt's own words count in the loss of a decoder-only language model, as in the code. They stand before the
   image, so that with a frozen language model they add a constant.
-- The code starts the 3D patch embedding at random; see `inflate_patch_embedding`. Its Q-Former starts from BERT's
+- The code starts the 3D patch embedding at random; see `medblip3d_inflation`. Its Q-Former starts from BERT's
   weights, ours at random.
 - Texts that read the same are not each other's negatives; see `compute_contrastive_loss`.
 - The code gives both 2D blocks and language model to the GPU in float16; here `precision` and `weights_dtype` say so.

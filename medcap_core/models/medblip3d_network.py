@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -140,7 +140,7 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
     def _init_weights(self, module: nn.Module) -> None:
         """Parts that came pre-trained are marked as such by transformers and are not touched."""
         if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=self.config.qformer_config["initializer_range"])
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         elif isinstance(module, nn.LayerNorm):
@@ -194,22 +194,3 @@ def find_class_embedding(vision_tower: Any) -> Tensor:
     embeddings = vision_tower.embeddings
     token: Tensor = embeddings.cls_token if hasattr(embeddings, "cls_token") else embeddings.class_embedding
     return token
-
-
-def inflate_patch_embedding(network: MedBlip3dNetwork, vision_tower: Any) -> None:
-    """Start the 3D patch embedding from the 2D one: what that sees in a slice, averaged over the slices of a patch.
-
-    Departs from the published code, which starts at random: so a frozen patch embedding too shows the blocks something
-    that they know.
-    """
-    embeddings = vision_tower.embeddings
-    convolution = getattr(embeddings, "patch_embedding", None) or embeddings.patch_embeddings.projection
-    patch = network.config.patch_size
-    flat = convolution.weight.detach().float().sum(1, keepdim=True)  # gray: the same in red, green and blue
-    resized = interpolate(flat, size=(patch, patch), mode="bilinear", antialias=True)
-    resized *= flat[0, 0].numel() / patch**2  # the response to a constant patch stays
-    with torch.no_grad():
-        network.encoder.patch_embedding.weight.copy_(resized[..., None].expand(-1, -1, -1, -1, patch) / patch)
-        if convolution.bias is not None:
-            assert network.encoder.patch_embedding.bias is not None
-            network.encoder.patch_embedding.bias.copy_(convolution.bias)

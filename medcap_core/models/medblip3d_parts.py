@@ -6,14 +6,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Blip2QFormerConfig
 
 from medcap_core.errors import ModelFault
+from medcap_core.models.medblip3d_inflation import inflate_embeddings
 from medcap_core.models.medblip3d_network import (
     VISION_TOWERS,
     MedBlip3dConfig,
     MedBlip3dNetwork,
     find_blocks,
-    inflate_patch_embedding,
 )
-from medcap_core.models.weights import LoadOptions, load_whole_network
+from medcap_core.models.weights import LoadOptions, load_image_processor, load_whole_network
 
 _WHOLE_MODELS = {"blip": "blip_vision_model", "blip-2": "blip_2_vision_model"}
 """Captioners whose vision tower may be taken, as `vision_model.` of their weights."""
@@ -22,6 +22,8 @@ _NEW_WEIGHTS_SEED = 20230518
 _MOST_QFORMER_LAYERS = 12
 _LARGEST_QFORMER_WIDTH = 768
 _HEAD_WIDTH = 64
+_INITIALIZER_RANGE = 0.02
+"""Of a BERT of the largest width."""
 
 
 def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
@@ -48,15 +50,20 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         patch_size=patch_size,
         num_query_tokens=options.num_queries or MedBlip3dConfig().num_query_tokens,
     )
+    pixels = load_image_processor(options.vision_model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = MedBlip3dNetwork(config, vision_tower, language_model)
-    inflate_patch_embedding(network, vision_tower)
+        inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
     return network, tokenizer
 
 
 def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int | None) -> dict[str, Any]:
-    """A BERT-base Q-Former as in the paper, or one as narrow and shallow as a small encoder is."""
+    """A BERT-base Q-Former as in the paper, or one as narrow and shallow as a small encoder is.
+
+    Its new weights have BERT's spread at BERT's width, and a wider one where it is narrower, so that what a layer gives
+    stays as loud: at a width of 128 one with BERT's own spread learns nothing for hundreds of steps.
+    """
     width = min(_LARGEST_QFORMER_WIDTH, vision_tower.config.hidden_size)
     config = Blip2QFormerConfig(
         vocab_size=language_model.get_input_embeddings().num_embeddings,
@@ -64,6 +71,7 @@ def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int
         num_hidden_layers=num_layers or min(_MOST_QFORMER_LAYERS, len(find_blocks(vision_tower))),
         num_attention_heads=max(1, width // _HEAD_WIDTH),
         intermediate_size=4 * width,
+        initializer_range=_INITIALIZER_RANGE * (_LARGEST_QFORMER_WIDTH / width) ** 0.5,
         encoder_hidden_size=vision_tower.config.hidden_size,
         use_qformer_text_input=True,
         pad_token_id=language_model.config.pad_token_id or 0,

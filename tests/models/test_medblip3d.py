@@ -16,7 +16,7 @@ from medcap_core.data.records import ImageFile
 from medcap_core.data.scans import DIAGNOSIS_QUESTION, Diagnosis, Question, ScanRecord, ask_diagnosis
 from medcap_core.data.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models import load_geometry, load_trial_captioner, resolve_model
+from medcap_core.models import load_captioner, load_geometry, load_trial_captioner, resolve_model
 from medcap_core.models.medblip3d import MedBlip3dCaptioner
 from medcap_core.models.medblip3d_loss import compute_contrastive_loss, compute_similarity
 from medcap_core.models.medblip3d_network import MedBlip3dConfig, MedBlip3dNetwork
@@ -100,13 +100,27 @@ def test_a_volume_becomes_patches_and_a_class_token_of_the_encoders_width(gpt2: 
 
 
 def test_the_patch_embedding_sees_a_slab_as_the_2d_one_sees_its_slice(gpt2: Path) -> None:
-    captioner = load(build_config(gpt2, image_size=16, patch_size=16))
+    captioner = load(build_config(gpt2, image_size=32, patch_size=16))
     tower = load_vision_tower(resolve_model("phantom-blip"), torch.float32)
-    picture = torch.rand(1, 1, 16, 16)
+    blip = load_captioner("phantom-blip")
+    picture = torch.randint(0, 256, (1, 1, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
-        flat = tower.embeddings.patch_embedding(picture.expand(-1, 3, -1, -1)).flatten()
-        deep = captioner.encoder.patch_embedding(picture[..., None].expand(-1, -1, -1, -1, 16)).flatten()
-    torch.testing.assert_close(deep, flat, rtol=1e-3, atol=1e-4)
+        flat = tower.embeddings.patch_embedding(blip.scale_pixels(picture.expand(-1, 3, -1, -1)))
+        slab = captioner.scale_pixels(picture[..., None].expand(-1, -1, -1, -1, 32))
+        deep = captioner.encoder.patch_embedding(slab)
+    for height in range(2):
+        torch.testing.assert_close(deep[..., height], flat, rtol=1e-3, atol=1e-3)
+
+
+def test_positions_differ_by_place_and_height_as_loudly_as_in_the_plane(gpt2: Path) -> None:
+    captioner = load(build_config(gpt2, image_size=96, patch_size=16))
+    own = load_captioner("phantom-blip").network.vision_model.embeddings.position_embedding[0]
+    found = captioner.encoder.position_embedding[0, 1:].view(6, 6, 6, 128)
+    with torch.inference_mode():
+        in_plane = found - found[:1, :1]
+        assert torch.allclose(in_plane[:, :, 0], in_plane[:, :, 5], atol=1e-5)
+        torch.testing.assert_close(in_plane[:, :, 0].flatten(0, 1), own[1:] - own[1], rtol=1e-4, atol=1e-5)
+        assert float((found[0, 0] - own[1]).std()) == pytest.approx(float(own[1:].std()), rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["vit"])
