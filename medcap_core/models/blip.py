@@ -12,7 +12,9 @@ from transformers import BlipForConditionalGeneration, BlipProcessor, Generation
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
-from medcap_core.models.blip_attention import SharedImageCache, fuse_attention, unfuse_attention
+from medcap_core.models.beam_search import search_captions
+from medcap_core.models.blip_attention import fuse_attention, unfuse_attention
+from medcap_core.models.blip_decoding import BlipDecoder
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
@@ -131,17 +133,17 @@ class BlipCaptioner(Captioner):
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """See `Captioner.generate_ids`."""
-        prompt = torch.tensor([self._prompt_ids(config.prompt)], device=encoder_hidden_states.device)
-        input_ids = prompt.expand(len(encoder_hidden_states), -1)
-        generated = self.network.text_decoder.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            # The layers take images from the cache; a state must still be given, and transformers repeats it for beams.
-            encoder_hidden_states=encoder_hidden_states[:, :1],
-            past_key_values=SharedImageCache(self.network, encoder_hidden_states),
-            generation_config=self._generation_config(config),
+        text_config = self.network.config.text_config
+        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
+        ids = search_captions(
+            BlipDecoder(self.network.text_decoder, encoder_hidden_states),
+            prompt,
+            len(encoder_hidden_states),
+            config,
+            end_id=text_config.sep_token_id,
+            pad_id=text_config.pad_token_id,
         )
-        return generated, input_ids.shape[1]
+        return ids, len(prompt)
 
     def build_recording_copy(self) -> Self:
         """See `Captioner.build_recording_copy`; its attention writes the scores out again."""

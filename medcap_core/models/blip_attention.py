@@ -1,14 +1,13 @@
-"""BLIP's attention through PyTorch's fused kernels, and images shared by the beams of a caption.
+"""BLIP's attention through PyTorch's fused kernels.
 
 Same weights and arithmetic as transformers' own layers; attention scores are never written out, so there are no maps.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
@@ -56,54 +55,21 @@ class FusedTextAttention(BlipTextSelfAttention):
         past_key_values: Cache | None = None,
         **_: object,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, T, D) -> (B, T, D); with a `SharedImageCache` B is images x beams."""
-        if past_key_values is not None and not isinstance(past_key_values, SharedImageCache):
-            return super().forward(  # a cache of transformers' own making
+        """Hidden states (B, T, D) -> (B, T, D)."""
+        if past_key_values is not None:  # transformers' own `generate`
+            return super().forward(
                 hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values
             )
-        query = self._split_heads(self.query(hidden_states))
-        if encoder_hidden_states is None:
-            key, value = self.project(hidden_states)
-            if past_key_values is not None:
-                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
-            context = self._attend(query, key, value, attention_mask)
-        elif past_key_values is not None:
-            key, value = past_key_values.images[self.layer_idx]
-            # The beams of an image attend as if they were further tokens of one caption.
-            num_heads, num_tokens, head_dim = query.shape[1:]
-            by_image = query.view(len(key), -1, num_heads, num_tokens, head_dim).transpose(1, 2)
-            context = self._attend(by_image.flatten(2, 3), key, value, None)
-            context = context.view(by_image.shape).transpose(1, 2).flatten(0, 1)
-        else:
-            context = self._attend(query, *self.project(encoder_hidden_states), encoder_attention_mask)
+        is_cross = encoder_hidden_states is not None
+        seen = encoder_hidden_states if is_cross else hidden_states
+        query, key, value = (
+            self._split_heads(projected) for projected in (self.query(hidden_states), self.key(seen), self.value(seen))
+        )
+        mask = encoder_attention_mask if is_cross else attention_mask
+        dropout = self.dropout.p if self.training else 0.0
+        context = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return context.transpose(1, 2).flatten(2), None
-
-    def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, N, head width) of states (B, N, D)."""
-        return self._split_heads(self.key(states)), self._split_heads(self.value(states))
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         num_rows, num_tokens, _width = projected.shape
         return projected.view(num_rows, num_tokens, self.num_attention_heads, self.attention_head_size).transpose(1, 2)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        dropout = self.dropout.p if self.training else 0.0
-        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-
-
-class SharedImageCache(EncoderDecoderCache):
-    """What beam search keeps of past tokens and of the images.
-
-    Keys and values of an image are computed once and shared by its beams. Reordering beams leaves them alone: a beam
-    only ever takes over another beam of its own image.
-    """
-
-    def __init__(self, network: BlipForConditionalGeneration, encoder_hidden_states: Tensor) -> None:
-        """`encoder_hidden_states` is (images, N, D), not repeated for beams."""
-        layers: Any = network.text_decoder.bert.encoder.layer
-        super().__init__(DynamicCache(), DynamicCache())
-        self.images = [layer.crossattention.self.project(encoder_hidden_states) for layer in layers]
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder the beams' past tokens."""
-        self.self_attention_cache.reorder_cache(beam_idx)

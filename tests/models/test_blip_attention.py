@@ -12,7 +12,6 @@ from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 from medcap_core.models.blip_attention import (
     FusedTextAttention,
     FusedVisionAttention,
-    SharedImageCache,
     fuse_attention,
     unfuse_attention,
 )
@@ -58,14 +57,3 @@ def test_text_attention(plain: BlipForConditionalGeneration, is_cross: bool) -> 
     expected = attention(hidden_states, **given)[0]
     fuse_attention(plain)
     torch.testing.assert_close(attention(hidden_states, **given)[0], expected, atol=1e-5, rtol=0)
-
-
-def test_beams_share_their_image(plain: BlipForConditionalGeneration) -> None:
-    fuse_attention(plain)
-    attention = plain.text_decoder.bert.encoder.layer[1].crossattention.self
-    images, beams = draw(2, 11, VISION_WIDTH), draw(6, 1, TEXT_WIDTH)  # three beams for each of two images
-    expected = attention(beams, encoder_hidden_states=images.repeat_interleave(3, 0))[0]
-    cache = SharedImageCache(plain, images)
-    cache.reorder_cache(torch.tensor([2, 0, 0, 4, 5, 3]))
-    shared = attention(beams, encoder_hidden_states=images[:, :1].repeat_interleave(3, 0), past_key_values=cache)[0]
-    torch.testing.assert_close(shared, expected, atol=1e-5, rtol=0)
