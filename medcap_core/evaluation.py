@@ -1,6 +1,8 @@
 """Captions or answers for the images of a split, shared out over the workers and put together again by position."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -8,11 +10,13 @@ from torch import Tensor
 
 from medcap_core.batches import BatchMaker, ImageSource, MicroBatch, Positions, move, prefetch
 from medcap_core.config import TrialConfig
+from medcap_core.data.scans import DIAGNOSIS_QUESTION
 from medcap_core.device import autocast, choose_precision, threads_for_words
 from medcap_core.distributed import Workers
 from medcap_core.models import Captioner
 
 OnProgress = Callable[[str, int, int], None]
+_Told = TypeVar("_Told")
 
 
 def ignore_progress(what: str, done: int, total: int) -> None:
@@ -35,21 +39,46 @@ def generate_captions(
     return _generate(captioner, images, config, write, workers, progress, what)
 
 
+@dataclass(frozen=True)
+class ImageAnswers:
+    """What a model says of one image: an answer to each question, and how near it lies to each class in question.
+
+    `class_scores` is empty where no classes were asked for.
+    """
+
+    texts: list[str]
+    class_scores: list[float]
+
+
 def generate_answers(
     captioner: Captioner,
     images: ImageSource,
-    questions: Sequence[str],
+    questions: Sequence[Sequence[str]],
     config: TrialConfig,
     workers: Workers | None = None,
     progress: OnProgress = ignore_progress,
     what: str = "answers",
-) -> list[str]:
-    """The answer to one question on each image of the source, in order, on every worker."""
-    if len(questions) != len(images):
-        raise ValueError(f"{len(questions)} questions for {len(images)} images")
+    classes: Sequence[str] = (),
+) -> list[ImageAnswers]:
+    """The answers to each image's own questions, in order, on every worker; an image is encoded once for all of them.
 
-    def write(hidden_states: Tensor, positions: Positions) -> list[str]:
-        return captioner.answer(hidden_states, [questions[position] for position in positions.tolist()], config)
+    With `classes`, the possible answers to the question for the diagnosis, also the similarity to each.
+    """
+    if len(questions) != len(images):
+        raise ValueError(f"questions on {len(questions)} images, but there are {len(images)}")
+
+    def write(hidden_states: Tensor, positions: Positions) -> list[ImageAnswers]:
+        asked = [questions[position] for position in positions.tolist()]
+        texts: list[list[str]] = [[] for _ in asked]
+        for turn in range(max(map(len, asked))):
+            rows = [row for row, own in enumerate(asked) if turn < len(own)]
+            answers = captioner.answer(hidden_states[rows], [asked[row][turn] for row in rows], config)
+            for row, answer in zip(rows, answers, strict=True):
+                texts[row].append(answer)
+        scores: list[list[float]] = [[] for _ in asked]
+        if classes:
+            scores = captioner.compute_class_scores(hidden_states, DIAGNOSIS_QUESTION, classes).float().tolist()
+        return [ImageAnswers(*told) for told in zip(texts, scores, strict=True)]
 
     return _generate(captioner, images, config, write, workers, progress, what)
 
@@ -59,11 +88,11 @@ def _generate(
     captioner: Captioner,
     images: ImageSource,
     config: TrialConfig,
-    write: Callable[[Tensor, Positions], list[str]],
+    write: Callable[[Tensor, Positions], list[_Told]],
     workers: Workers | None,
     progress: OnProgress,
     what: str,
-) -> list[str]:
+) -> list[_Told]:
     """What `write` gives for the hidden states of the images at some positions, put together on every worker.
 
     Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards.
@@ -73,18 +102,18 @@ def _generate(
     precision = choose_precision(config, device)
     own = np.arange(workers.rank, len(images), workers.size)
     captioner.eval()
-    own_texts: dict[int, str] = {}
+    told: dict[int, _Told] = {}
     batches = _chunks(own, config.eval_batch_size)
     fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
             with threads_for_words(captioner):
-                texts = write(hidden_states, positions)
-        own_texts.update(zip(positions.tolist(), texts, strict=True))
-        progress(what, min(len(own_texts) * workers.size, len(images)), len(images))
-    merged: dict[int, str] = {}
-    for part in workers.gather(own_texts):
+                of_batch = write(hidden_states, positions)
+        told.update(zip(positions.tolist(), of_batch, strict=True))
+        progress(what, min(len(told) * workers.size, len(images)), len(images))
+    merged: dict[int, _Told] = {}
+    for part in workers.gather(told):
         merged |= part
     return [merged[position] for position in range(len(images))]
 

@@ -66,7 +66,9 @@ def predict(
     what = what or predictions
     if predictions == "captions":
         return generate_captions(captioner, images, config, workers, progress, what)
-    return generate_answers(captioner, images, [DIAGNOSIS_QUESTION] * len(images), config, workers, progress, what)
+    questions = [[DIAGNOSIS_QUESTION]] * len(images)
+    told = generate_answers(captioner, images, questions, config, workers, progress, what)
+    return [answers.texts[0] for answers in told]
 
 
 def score_validation(trial: "Trial", what: str, progress: OnProgress) -> float:

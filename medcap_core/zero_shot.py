@@ -13,12 +13,15 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.device import choose_precision
 from medcap_core.evaluation import OnProgress, generate_captions, ignore_progress
 from medcap_core.image_sources import FrozenEncoder, open_images
-from medcap_core.models import Captioner, hash_weights
+from medcap_core.models import COMPOSED_FAMILIES, Captioner, hash_weights
 
 SAVED_EVERY = 1024
 """Captions are kept as soon as there are so many new ones."""
 DECIDING_FIELDS = (
     "image_size",
+    "patch_size",
+    "num_queries",
+    "qformer_layers",
     "quantization",
     "weights_dtype",
     "prompt",
@@ -67,6 +70,8 @@ def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, o
     }
     if config.vision_model is not None:
         described["vision_model"] = _identify(config.vision_model)
+    if captioner.family in COMPOSED_FAMILIES:
+        described["language_model"] = _identify(config.language_model or "brain-gpt2")
     return described
 
 

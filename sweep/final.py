@@ -8,7 +8,7 @@ from medcap_core.files import write_text_atomically
 from medcap_core.trained import export_captioner
 from medcap_core.validation import choose_scored, score_predictions
 from sweep.cluster import TrialResources
-from sweep.scoring import CaptionJob, caption_split, load_split
+from sweep.scoring import CaptionJob, load_split, predict_split
 from sweep.study import Study
 from sweep.trial_record import TrialRecord
 
@@ -43,7 +43,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
         )
         for record in waiting
     ]
-    texts = caption_split(jobs, resources, progress, "scoring the leading trials on all of validation")
+    texts = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
         score = score_predictions(splits[record.name], texts[record.name], record.config.metric)
         study.rescore(record.name, score)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medcap_core.caption_prior import choose_caption_prior
@@ -21,17 +20,26 @@ from medcap_core.facts import collect_concept_names
 from medcap_core.files import write_text_atomically
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.nearest import find_nearest_captions
+from medcap_core.shuffled_images import draw_wrong_images
 from medcap_core.zero_shot import DECIDING_FIELDS
 from sweep.cluster import TrialResources
 from sweep.final import Progress, best_weights
 from sweep.row_details import RowDetails, compute_details, describe_resampling
 from sweep.score_board import BASE_ROWS, BLIND_ROWS, ScoreBoard
-from sweep.scoring import CaptionJob, caption_split, load_split
+from sweep.scoring import CaptionJob, load_split, predict_split
 from sweep.study import Study
 from sweep.trial_record import TrialRecord, TrialState
 
 # What decides the base model's captions; if these agree, so do its test scores.
-_EVALUATION_FIELDS = ("data", "model", "vision_model", "max_test_images", "precision", *DECIDING_FIELDS)
+_EVALUATION_FIELDS = (
+    "data",
+    "model",
+    "vision_model",
+    "language_model",
+    "max_test_images",
+    "precision",
+    *DECIDING_FIELDS,
+)
 
 _PATIENCE_SECONDS = 0.5
 _BLIND_STEP = "scoring the blind checks"
@@ -40,13 +48,13 @@ _BLIND_STEP = "scoring the blind checks"
 def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, progress: Progress) -> dict[str, Any]:
     """Fill `test_metrics.json`, `test_predictions.csv` and `tables/` with what they lack, and return the first."""
     board = ScoreBoard(study)
-    evaluation = _describe_evaluation(best.config)
-    is_new_base = _read_evaluation(board.metrics) != evaluation or not _table_path(study).is_file()
+    evaluation = describe_evaluation(best.config)
+    is_new_base = read_evaluation(board.metrics) != evaluation or not _table_path(study).is_file()
     if is_new_base:
         board.forget(BASE_ROWS)
     if board.metrics.get("best_trial") != best.name:
         board.forget(["shuffled_images", "best"])
-    trials = _choose_trials(study, best)
+    trials = choose_trials(study, best)
     missing = [row for row in (*trials, *BASE_ROWS, "shuffled_images", "best") if board.lacks(row)]
     if not missing and not is_new_base:
         return board.metrics
@@ -75,7 +83,9 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
         elif row == "zero_shot":
             details = scoring.score(split, zero_shot)
         else:
-            details = scoring.score(split, _give_wrong_images(_read_predictions(study, best.name), study.space.seed))
+            details = scoring.score(
+                split, _give_wrong_images(_read_predictions(study, best.name), split, study.space.seed)
+            )
         board.put(row, details, is_trial=row in trials)
     board.name_best(best.name)
     board.finish(
@@ -145,7 +155,7 @@ def _show_until_done(work: "Future[Any]", scoring: _Scoring, progress: Progress)
     progress(_BLIND_STEP, len(BLIND_ROWS), len(BLIND_ROWS))
 
 
-def _choose_trials(study: Study, best: TrialRecord) -> dict[str, TrialRecord]:
+def choose_trials(study: Study, best: TrialRecord) -> dict[str, TrialRecord]:
     """The best trial, those scored before, and with `test: all` every trial that ran to its end, by name."""
     tested = study.tested_trials()
     wanted = [
@@ -156,12 +166,13 @@ def _choose_trials(study: Study, best: TrialRecord) -> dict[str, TrialRecord]:
     return {record.name: record for record in [*wanted, best]}
 
 
-def _describe_evaluation(config: TrialConfig) -> dict[str, Any]:
+def describe_evaluation(config: TrialConfig) -> dict[str, Any]:
+    """What decides the captions and answers of the untrained model of a config."""
     values = config.model_dump(mode="json")
     return {name: values[name] for name in _EVALUATION_FIELDS}
 
 
-def _read_evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
+def read_evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
     """How the kept rows were captioned; a field that an older run did not know had its default."""
     defaults = {name: TrialConfig.model_fields[name].default for name in _EVALUATION_FIELDS}
     return {**defaults, **metrics["evaluation"]} if "evaluation" in metrics else {}
@@ -185,12 +196,12 @@ def _caption_rows(
     with the base model.
     """
     captions: dict[str, list[str]] = {}
-    base_key = _name_job("zero_shot", base.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}))
+    base_key = name_job("zero_shot", base.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}))
     if not is_new_base:
         table = pd.read_csv(_table_path(study), keep_default_na=False, dtype=str)
         captions[base_key] = table["zero_shot"].tolist()
     waiting = {name: record for name, record in trials.items() if not _predictions_path(study, name).is_file()}
-    wanted = {_name_job(name, record.config): (record.config, record.name) for name, record in waiting.items()}
+    wanted = {name_job(name, record.config): (record.config, record.name) for name, record in waiting.items()}
     wanted.setdefault(base_key, (base.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), ""))
     jobs = []
     for key, (config, name) in wanted.items():
@@ -199,17 +210,17 @@ def _caption_rows(
             weights = best_weights(study, study.record(name)) if is_trained else None
             jobs.append(CaptionJob(key, config, weights, "test", len(load_split(config, "test"))))
     if jobs:
-        captions |= caption_split(jobs, resources, progress, "captioning the test split")
+        captions |= predict_split(jobs, resources, progress, "captioning the test split")
     for name, record in waiting.items():
         ids = load_split(record.config, "test").ids
-        table = pd.DataFrame({"id": ids, "prediction": captions[_name_job(name, record.config)]})
+        table = pd.DataFrame({"id": ids, "prediction": captions[name_job(name, record.config)]})
         write_text_atomically(_predictions_path(study, name), table.to_csv(index=False))
     return captions[base_key]
 
 
-def _name_job(trial: str, config: TrialConfig) -> str:
+def name_job(trial: str, config: TrialConfig) -> str:
     """What decides the captions: the trial, or of an untrained model the evaluation."""
-    return str(_describe_evaluation(config)) if config.freeze is FreezeMode.ZERO_SHOT else trial
+    return str(describe_evaluation(config)) if config.freeze is FreezeMode.ZERO_SHOT else trial
 
 
 def _write_predictions(study: Study, best: TrialRecord, split: PreparedSplit, zero_shot: list[str]) -> None:
@@ -231,10 +242,6 @@ def _read_predictions(study: Study, trial: str) -> list[str]:
     return table["prediction"].tolist()
 
 
-def _give_wrong_images(predictions: list[str], seed: int) -> list[str]:
-    """Captions as if each image had been swapped for another: a seeded cycle, so that none keeps its own."""
-    order = np.random.default_rng(seed).permutation(len(predictions))
-    swapped = [""] * len(predictions)
-    for here, there in zip(order, np.roll(order, 1), strict=True):
-        swapped[here] = predictions[there]
-    return swapped
+def _give_wrong_images(predictions: list[str], split: PreparedSplit, seed: int) -> list[str]:
+    """Captions as if each image had been swapped for another, see `draw_wrong_images`."""
+    return [predictions[other] for other in draw_wrong_images([record.case for record in split.records], seed)]

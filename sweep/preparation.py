@@ -29,7 +29,7 @@ from sweep.points import draw_configs
 from sweep.provenance import begin_provenance, find_gpus
 from sweep.run_directory import show_path
 from sweep.schema import SearchSpace
-from sweep.scoring import CaptionJob, caption_here, caption_split
+from sweep.scoring import CaptionJob, predict_here, predict_split
 from sweep.study import Study
 from sweep.terminal import SweepView
 
@@ -184,10 +184,10 @@ def check_evaluation(
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(split))
-            texts = caption_here(job)
+            texts = predict_here(job)
             view.step(what, len(split), len(split))
         else:
-            texts = caption_split([job], resources, view.step, what)["check"]
+            texts = predict_split([job], resources, view.step, what)["check"]
         score = objective.show(score_predictions(split, texts, config.metric))
         view.message(
             f"Evaluation checked on {len(split)} validation images in {time.monotonic() - started:.0f} s: "

@@ -16,6 +16,7 @@ from sweep.estimate import estimate_cost
 from sweep.experiment_log import ExperimentLog
 from sweep.final import export_best, rescore_candidates
 from sweep.held_out import score_on_test
+from sweep.held_out_answers import score_answers_on_test
 from sweep.log_target import LogTarget
 from sweep.models import describe_models
 from sweep.noise import divert_noise
@@ -86,7 +87,8 @@ def run_study(
                     run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
                     try:
                         best = choose_best(study, resources, view)
-                        metrics = score_on_test(study, best, resources, view.step)
+                        score_on_test(study, best, resources, view.step)
+                        metrics = score_answers_on_test(study, best, resources, view.step)
                         study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                     except EveryTrialFailed:
                         end_run(study, view)

@@ -33,6 +33,7 @@ __all__ = [
     "FAMILIES",
     "Captioner",
     "TokenizedCaptions",
+    "answers_questions",
     "hash_weights",
     "load_captioner",
     "load_geometry",
@@ -116,6 +117,11 @@ def load_geometry(config: TrialConfig) -> Geometry:
     has_other_tower = config.vision_model is not None and source not in COMPOSED_FAMILIES
     tower = resolve_model(config.vision_model) if has_other_tower and config.vision_model else source
     return _read_geometry(family, tower, config.image_size, _stamp(tower))
+
+
+def answers_questions(config: TrialConfig) -> bool:
+    """Whether a trial's model can answer questions, without its weights. Raises ModelFault."""
+    return _find_family(resolve_model(config.model)).answers_questions
 
 
 @lru_cache(maxsize=16)

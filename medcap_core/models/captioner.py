@@ -206,7 +206,17 @@ class Captioner(nn.Module, ABC):
 
         Raises ModelFault for a family that does not answer questions.
         """
-        raise ModelFault(
+        raise self._without_answers()
+
+    def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
+        """How near each image (B, N, D) lies to a question with each of its possible answers: (B, number of answers).
+
+        The highest is the class by similarity, which takes no words to be written. Raises ModelFault as `answer` does.
+        """
+        raise self._without_answers()
+
+    def _without_answers(self) -> ModelFault:
+        return ModelFault(
             f"Models of the family '{self.family}' answer no questions; choose one that does, such as medblip3d."
         )
 

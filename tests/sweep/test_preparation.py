@@ -14,7 +14,7 @@ from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.models import load_trial_captioner
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
-from sweep.scoring import CaptionJob, caption_here
+from sweep.scoring import CaptionJob, predict_here
 from sweep.space import build_config, build_space
 from sweep.study import Study
 from tests.scans import write_scans
@@ -114,9 +114,9 @@ def test_answers_are_scored_at_the_first_look(
     assert line.endswith('the untrained model has balanced accuracy 0.500, such as "MCI."')
     job = CaptionJob("all", build_config(space, {}), None, "validation", 5, predictions="answers")
     let_answer(ANSWERS, monkeypatch)
-    assert caption_here(job) == list(ANSWERS)
+    assert predict_here(job) == list(ANSWERS)
     oracle = let_answer(["dementia"], monkeypatch)
-    assert caption_here(job, np.array([3])) == ["dementia"]
+    assert predict_here(job, np.array([3])) == ["dementia"]
     (seen,) = oracle.seen
     pixels = data.splits["validation"].pixels([5])  # the fourth of known diagnosis
     expected = load_trial_captioner(job.config).eval().encode_images(torch.from_numpy(pixels))

@@ -13,7 +13,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from sweep import scoring
 from sweep.cluster import TrialResources
-from sweep.scoring import CaptionJob, caption_here, caption_split, share_out
+from sweep.scoring import CaptionJob, predict_here, predict_split, share_out
 from sweep.study import Study
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.real_runs import NUM_IMAGES
@@ -30,7 +30,7 @@ def trained(finished_run: FinishedRun) -> tuple[TrialConfig, Path]:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("caption", [caption_split, share_out])
+@pytest.mark.parametrize("caption", [predict_split, share_out])
 def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], caption: Callable[..., Any]) -> None:
     config, weights = trained
     jobs = [
@@ -39,7 +39,7 @@ def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], captio
     ]
     told: list[tuple[str, int, int]] = []
     captions = caption(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
-    assert captions == {job.name: caption_here(job) for job in jobs}
+    assert captions == {job.name: predict_here(job) for job in jobs}
     assert [len(captions[job.name]) for job in jobs] == [7, 5]
     assert len(set(captions["trained"])) > 1
     assert told[-1] == ("captioning", 12, 12)
@@ -58,8 +58,8 @@ def test_a_fault_over_there_is_the_same_fault_here(trained: tuple[TrialConfig, P
 
 def test_a_capped_job_takes_the_images_that_trials_see(trained: tuple[TrialConfig, Path]) -> None:
     config, weights = trained
-    whole = caption_here(CaptionJob("whole", config, weights, "validation", NUM_IMAGES["validation"]))
-    capped = caption_here(CaptionJob("capped", config, weights, "validation", 6, whole_validation=False))
+    whole = predict_here(CaptionJob("whole", config, weights, "validation", NUM_IMAGES["validation"]))
+    capped = predict_here(CaptionJob("capped", config, weights, "validation", 6, whole_validation=False))
     assert (len(whole), len(capped)) == (9, 6)
     iterator = iter(whole)
     assert all(caption in iterator for caption in capped)  # some of the same, in the same order
@@ -69,7 +69,7 @@ def test_a_check_captions_anew_what_is_known(
     trained: tuple[TrialConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = CaptionJob("base", trained[0].model_copy(update={"freeze": "zero_shot"}), None, "validation", 3)
-    known = caption_here(base)
+    known = predict_here(base)
     monkeypatch.setattr(scoring, "predict", lambda *_, **__: ["made anew"] * 3)
-    assert caption_here(base) == known
-    assert caption_here(replace(base, may_look_up=False)) == ["made anew"] * 3
+    assert predict_here(base) == known
+    assert predict_here(replace(base, may_look_up=False)) == ["made anew"] * 3
