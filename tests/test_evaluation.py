@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from medcap_core.batches import BatchMaker, PixelSource, Positions
-from medcap_core.evaluation import compute_validation_loss, generate_captions
+from medcap_core.data.scans import DIAGNOSIS_QUESTION
+from medcap_core.evaluation import compute_validation_loss, generate_answers, generate_captions
 from medcap_core.models import Captioner, load_captioner
 from tests.tiny_blip import TinySplit, tiny_config
 
@@ -94,3 +95,34 @@ def test_evaluation_switches_dropout_off(captioner: Captioner, one_by_one: list[
     captioner.train()
     assert generate_captions(captioner, PixelSource(SPLIT), tiny_config(Path("unused"))) == one_by_one
     assert not captioner.training
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 3, 7])
+def test_each_image_is_asked_its_own_questions(
+    captioner: Captioner, eval_batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that tell which image was seen, from a captioner that gives no others."""
+    source = EncodedSource(captioner)
+
+    def find(hidden_states: torch.Tensor) -> list[int]:
+        return [int((source.hidden_states == own).all((1, 2)).nonzero().item()) for own in hidden_states]
+
+    def answer(hidden_states: torch.Tensor, questions: list[str], _: object) -> list[str]:
+        return [f"{question} {image}" for image, question in zip(find(hidden_states), questions, strict=True)]
+
+    def score(hidden_states: torch.Tensor, question: str, classes: list[str]) -> torch.Tensor:
+        assert (question, classes) == (DIAGNOSIS_QUESTION, ["a", "b"])
+        return torch.tensor([[image, -image] for image in find(hidden_states)])
+
+    monkeypatch.setattr(captioner, "answer", answer)
+    monkeypatch.setattr(captioner, "compute_class_scores", score)
+    questions = [["who", "what"], [], ["who"], ["what", "who", "why"], ["why"], [], ["who"]]
+    config = tiny_config(Path("unused"), eval_batch_size=eval_batch_size)
+    told = generate_answers(captioner, source, questions, config, classes=["a", "b"])
+    assert [answers.texts for answers in told] == [
+        [f"{question} {image}" for question in asked] for image, asked in enumerate(questions)
+    ]
+    assert [answers.class_scores for answers in told] == [[image, -image] for image in range(7)]
+    assert generate_answers(captioner, source, questions, config)[3].class_scores == []
+    with pytest.raises(ValueError, match="questions on 6 images, but there are 7"):
+        generate_answers(captioner, source, questions[:6], config)
