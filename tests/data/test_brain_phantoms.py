@@ -204,8 +204,8 @@ def test_only_what_shrinks_changes() -> None:
     ],
 )
 def test_answers_worked_out_by_hand(changes: dict[str, float], structure: str, side: str, ventricles: str) -> None:
-    subject = replace(HEALTHY, **changes)  # type: ignore[arg-type]
-    assert (subject.shrunk_structure, subject.smaller_side, subject.ventricle_degree) == (structure, side, ventricles)
+    facts = replace(HEALTHY, **changes).facts  # type: ignore[arg-type]
+    assert (facts.shrunk_structure, facts.smaller_side, facts.ventricles) == (structure, side, ventricles)
 
 
 def test_questions_ask_for_the_truth_and_the_diagnosis_comes_first(dataset: Dataset) -> None:
@@ -243,7 +243,7 @@ def test_every_cohort_words_every_degree_apart() -> None:
             clauses = [clause for options in choices.values() for clause in options]
             assert len(clauses) == len(set(clauses)), cohort
         ill = replace(HEALTHY, left_hippocampus_ratio=0.5, ventricle_ratio=3.0, cortex_ratio=0.6)
-        reports = {write_report(cohort, subject, np.random.default_rng(0)) for subject in (HEALTHY, ill)}
+        reports = {write_report(cohort, subject.facts, np.random.default_rng(0)) for subject in (HEALTHY, ill)}
         assert len(reports) == 2
 
 

@@ -99,32 +99,32 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     cohort, number = place_scan(split, index)
     phantom = BrainPhantom(cohort, seed, split, number)
     subject = build_subject(phantom.subject_key)
-    cubed = subject.head_scale**3
+    facts, cubed = subject.facts, subject.head_scale**3
     name = f"brain-phantom-{seed}-{split}"
     truth = {
-        "diagnosis": subject.diagnosis.value,
-        "age": subject.age,
-        "sex": subject.sex,
+        "diagnosis": facts.diagnosis.value,
+        "age": facts.age,
+        "sex": facts.sex,
         "ventricles_ml": 2 * VENTRICLE_ML * subject.ventricle_ratio * cubed,
         "left_hippocampus_ml": HIPPOCAMPUS_ML * subject.left_hippocampus_ratio * cubed,
         "right_hippocampus_ml": HIPPOCAMPUS_ML * subject.right_hippocampus_ratio * cubed,
         "cortex_ml": phantom.build_head().cortex_ml,
-        "structure": subject.shrunk_structure,
-        "side": subject.smaller_side,
-        "ventricles": subject.ventricle_degree,
-        "hippocampi": subject.hippocampus_degree,
-        "cortex": subject.cortex_degree,
+        "structure": facts.shrunk_structure,
+        "side": facts.smaller_side,
+        "ventricles": facts.ventricles,
+        "hippocampi": facts.hippocampi,
+        "cortex": facts.cortex,
         "unseen_cohort": cohort in UNSEEN_COHORTS,
     }
     return ScanRecord(
         id=f"{name}-{index:04d}",
         image=phantom,
-        caption=write_report(cohort, subject, phantom.build_generator(_WORDING)),
+        caption=write_report(cohort, facts, phantom.build_generator(_WORDING)),
         case=f"{name}-{cohort}-subject-{phantom.subject_key.subject:04d}",
         truth=truth,
         cohort=cohort,
-        diagnosis=subject.diagnosis,
-        questions=ask(subject),
+        diagnosis=facts.diagnosis,
+        questions=ask(facts),
     )
 
 

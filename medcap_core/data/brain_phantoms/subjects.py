@@ -14,6 +14,10 @@ Side = Literal["left", "right", "neither"]
 Structure = Literal["hippocampus", "cortex", "none"]
 Degree = Literal["normal", "mild", "moderate", "severe"]
 
+DEGREES: tuple[Degree, ...] = ("normal", "mild", "moderate", "severe")
+SIDES: tuple[Side, ...] = ("left", "right", "neither")
+STRUCTURES: tuple[Structure, ...] = ("hippocampus", "cortex", "none")
+
 # A healthy head of 70 years and scale 1. Hippocampi and cortex are drawn about twice life size: at the 3 to 4 mm that a
 # small model sees they would vanish otherwise.
 VENTRICLE_ML = 9.0  # one side
@@ -52,6 +56,20 @@ class SubjectKey:
     def build_generator(self, *purpose: int) -> np.random.Generator:
         """A generator of its own for each purpose."""
         return np.random.default_rng([*self.numbers, self.subject, *purpose])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be said of a subject in words."""
+
+    diagnosis: Diagnosis
+    age: int
+    sex: Sex
+    ventricles: Degree
+    hippocampi: Degree
+    cortex: Degree
+    smaller_side: Side
+    shrunk_structure: Structure
 
 
 @dataclass(frozen=True)
@@ -97,24 +115,22 @@ class Subject:
         return structure if losses[structure] >= LOSS_TO_NAME else "none"
 
     @property
-    def ventricle_degree(self) -> Degree:
-        """How far the ventricles are enlarged."""
-        return _grade(self.ventricle_ratio, (1.35, 1.9, 2.6))
-
-    @property
-    def hippocampus_degree(self) -> Degree:
-        """How far the hippocampi, taken together, have shrunk."""
-        return _grade(1 / self.hippocampus_ratio, (1 / 0.85, 1 / 0.7, 1 / 0.55))
-
-    @property
-    def cortex_degree(self) -> Degree:
-        """How far the cortex has thinned."""
-        return _grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65))
+    def facts(self) -> Facts:
+        """All this in words; the degrees say how far ventricles are enlarged, hippocampi and cortex shrunk."""
+        return Facts(
+            diagnosis=self.diagnosis,
+            age=self.age,
+            sex=self.sex,
+            ventricles=_grade(self.ventricle_ratio, (1.35, 1.9, 2.6)),
+            hippocampi=_grade(1 / self.hippocampus_ratio, (1 / 0.85, 1 / 0.7, 1 / 0.55)),
+            cortex=_grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65)),
+            smaller_side=self.smaller_side,
+            shrunk_structure=self.shrunk_structure,
+        )
 
 
 def _grade(value: float, limits: tuple[float, float, float]) -> Degree:
-    degrees: tuple[Degree, ...] = ("normal", "mild", "moderate", "severe")
-    return degrees[sum(value >= limit for limit in limits)]
+    return DEGREES[sum(value >= limit for limit in limits)]
 
 
 def _draw_diagnosis(key: SubjectKey) -> Diagnosis:

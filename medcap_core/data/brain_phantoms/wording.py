@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcap_core.data.brain_phantoms.cohorts import CohortName
-from medcap_core.data.brain_phantoms.subjects import Degree, Subject
+from medcap_core.data.brain_phantoms.subjects import Degree, Facts
 from medcap_core.data.scans import Question, ask_diagnosis
 
 SEX_QUESTION = "What is the sex of this subject?"
@@ -118,34 +118,34 @@ def list_wordings(cohort: CohortName) -> list[str]:
     return [_SLOT.sub(" ", phrase) for phrase in phrases]
 
 
-def write_report(cohort: CohortName, subject: Subject, rng: np.random.Generator) -> str:
-    """Three sentences on the subject; the diagnosis is not among them."""
+def write_report(cohort: CohortName, facts: Facts, rng: np.random.Generator) -> str:
+    """Three sentences on a subject; the diagnosis is not among them."""
     wording = WORDINGS[cohort]
 
     def choose(phrases: Phrases) -> str:
         return phrases[int(rng.integers(len(phrases)))]
 
-    who = choose(wording.subject).format(age=subject.age, person=choose(wording.persons[subject.sex]))
-    side = subject.smaller_side
+    who = choose(wording.subject).format(age=facts.age, person=choose(wording.persons[facts.sex]))
+    side = facts.smaller_side
     if side == "neither":
         sides = choose(wording.both_sides)
     else:
         sides = choose(wording.one_side).format(side=side, other="right" if side == "left" else "left")
-    hippocampi = f"{choose(wording.hippocampi[subject.hippocampus_degree])}, {sides}."
-    ventricles = choose(wording.ventricles[subject.ventricle_degree])
-    cortex = choose(wording.cortex[subject.cortex_degree])
+    hippocampi = f"{choose(wording.hippocampi[facts.hippocampi])}, {sides}."
+    ventricles = choose(wording.ventricles[facts.ventricles])
+    cortex = choose(wording.cortex[facts.cortex])
     rest = f"{ventricles} and {cortex}."
     return " ".join(_capitalise(sentence) for sentence in (who, hippocampi, rest))
 
 
-def ask(subject: Subject) -> tuple[Question, ...]:
+def ask(facts: Facts) -> tuple[Question, ...]:
     """All questions about one subject; the first is the published one."""
     return (
-        ask_diagnosis(subject.diagnosis),
-        Question("sex", SEX_QUESTION, subject.sex),
-        Question("structure", STRUCTURE_QUESTION, subject.shrunk_structure),
-        Question("side", SIDE_QUESTION, subject.smaller_side),
-        Question("ventricles", VENTRICLE_QUESTION, VENTRICLE_ANSWERS[subject.ventricle_degree]),
+        ask_diagnosis(facts.diagnosis),
+        Question("sex", SEX_QUESTION, facts.sex),
+        Question("structure", STRUCTURE_QUESTION, facts.shrunk_structure),
+        Question("side", SIDE_QUESTION, facts.smaller_side),
+        Question("ventricles", VENTRICLE_QUESTION, VENTRICLE_ANSWERS[facts.ventricles]),
     )
 
 
