@@ -130,7 +130,9 @@ class TrialConfig(BaseModel):
     min_new_tokens: int = Field(0, ge=0, le=256)
     length_penalty: float = Field(1.0, ge=-5, le=5)
     repetition_penalty: float = Field(1.0, ge=1, le=5)
-    eval_batch_size: int = Field(32, ge=1, le=4096, description="images per generation batch and worker")
+    eval_batch_size: int = Field(
+        32, ge=1, le=4096, description="images per generation batch and worker; small models on a CPU take four at once"
+    )
 
     metric: Metric = Field("cider", description="what a trial is scored by on validation; best epoch, maximised")
     seed: int = Field(0, ge=0, lt=2**31)
