@@ -30,6 +30,13 @@ BASELINE_ROWS = {
 }
 """Rows of `test_metrics.json` that are no trial, and how they are called."""
 
+ANSWER_ROWS = {
+    "zero_shot": "zero-shot",
+    "shuffled_images": "shuffled scans",
+    "answer_prior": "most frequent answer",
+}
+"""Rows of the sections on answers that are no trial, and how they are called."""
+
 PER_IMAGE_TABLE = Path("tables") / "per_image_scores.csv"
 
 

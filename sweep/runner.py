@@ -11,6 +11,7 @@ from rich.console import Console
 from medcap_core.data.prepare import TooManyBadRecords, load_dataset
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.published import find_published
+from sweep.answer_tables import print_answer_tables
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
 from sweep.experiment_log import ExperimentLog
@@ -156,6 +157,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"at epoch {best.best_epoch}" + ("" if whole is None else f", {show(whole)} on the whole split"),
     )
     print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
+    print_answer_tables(console, metrics)
     write_lines(
         console,
         f"Config           {directory}/best.yaml",

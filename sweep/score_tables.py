@@ -56,7 +56,7 @@ def print_test_table(
         table = _build_table(title, columns, rows)
         if not console.is_terminal or _measure(console, table) <= console.width:
             break
-    _print_table(console, table)
+    print_table(console, table)
     for line in _describe_statistics(test_metrics):
         console.print(Text(line, "dim"), soft_wrap=True)
     _print_facts(console, test_metrics)
@@ -68,7 +68,7 @@ def _measure(console: Console, table: Table) -> int:
     return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """Print a table; where there is no terminal, as wide as it is."""
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, _measure(console, table)), color_system=None)
@@ -136,17 +136,19 @@ def _show_score(score: float, highest: float | None) -> Text:
 def _show_confidence(interval: Sequence[float] | None, comparison: Mapping[str, Any] | None) -> dict[str, Text]:
     cells = {}
     if interval:
-        cells["95% interval"] = Text(_show_interval(interval))
+        cells["95% interval"] = Text(show_interval(interval))
     if comparison and comparison["difference"] != 0:  # the baseline under another name is no test
-        cells["p"] = Text(_show_p(comparison["p_adjusted"]))
+        cells["p"] = Text(show_p(comparison["p_adjusted"]))
     return cells
 
 
-def _show_interval(interval: Sequence[float], decimals: int = 3) -> str:
+def show_interval(interval: Sequence[float], decimals: int = 3) -> str:
+    """Both ends in square brackets."""
     return f"[{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
 
 
-def _show_p(p_value: float) -> str:
+def show_p(p_value: float) -> str:
+    """A p-value to three decimals, very small ones as a bound."""
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
@@ -187,7 +189,7 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
             cells = [facts[row].get(name) for name in names]
             table.add_row(
                 label,
-                *(f"{cell['accuracy']:.3f} {_show_interval(cell['interval'], 2)}" if cell else "-" for cell in cells),
+                *(f"{cell['accuracy']:.3f} {show_interval(cell['interval'], 2)}" if cell else "-" for cell in cells),
             )
     else:
         for name in ("concepts named", "precision", "recall", "F1"):
@@ -197,10 +199,10 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
             table.add_row(
                 label,
                 *(f"{cell[name]:.3f}" for name in ("precision", "recall")),
-                f"{cell['f1']:.3f} {_show_interval(cell['interval'], 2)}",
+                f"{cell['f1']:.3f} {show_interval(cell['interval'], 2)}",
             )
     console.print()
-    _print_table(console, table)
+    print_table(console, table)
 
 
 def _list_rows(table: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -218,4 +220,4 @@ def _print_published(console: Console, published: Sequence[PublishedFigure]) -> 
     for figure in published:
         table.add_row(figure.system, f"{figure.scores['CIDEr']:.4f}", figure.test_images)
     console.print()
-    _print_table(console, table)
+    print_table(console, table)
