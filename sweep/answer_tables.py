@@ -46,8 +46,13 @@ def _print_classification(console: Console, metrics: Mapping[str, Any], classifi
     columns += ["all test scans"] if scope == UNSEEN else []
     table = _start_table(f"diagnosis of {title}", columns)
     highest = max(ways["by_answer"][scope]["balanced_accuracy"] for ways in rows.values())
-    for group in _list_groups(metrics, rows):
-        of_group = [rows[trial] for trial in group["trials"]]
+    groups = {str(group["label"]): [rows[trial] for trial in group["trials"]] for group in _list_groups(metrics, rows)}
+
+    def rate(label: str) -> float:
+        return fmean(ways["by_answer"][scope]["balanced_accuracy"] for ways in groups[label])
+
+    for label in sorted(groups, key=rate, reverse=True):
+        of_group = groups[label]
         cells = [
             _mean(of_group, "by_answer", scope, "balanced_accuracy"),
             "",
@@ -55,7 +60,7 @@ def _print_classification(console: Console, metrics: Mapping[str, Any], classifi
             _mean(of_group, "by_similarity", scope, "balanced_accuracy"),
             _mean(of_group, "by_answer", ALL, "balanced_accuracy"),
         ]
-        table.add_row(str(group["label"]), *cells[: len(columns)])
+        table.add_row(label, *cells[: len(columns)])
     for row, label in ROW_LABELS.items():
         if row not in rows:
             continue
@@ -116,7 +121,8 @@ def _mean(of_group: list[Mapping[str, Any]], way: str, scope: str, metric: str) 
 
 
 def _show_gain(told: Mapping[str, Any]) -> list[str]:
-    return [f"{told['difference']:+.3f}", show_interval(told["interval"]), show_p(told["p_adjusted"])]
+    difference = round(told["difference"], 3) + 0.0  # without a minus before nothing
+    return [f"{difference:+.3f}", show_interval(told["interval"]), show_p(told["p_adjusted"])]
 
 
 def _start_table(title: str, columns: list[str]) -> Table:

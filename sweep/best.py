@@ -7,9 +7,9 @@ python -m sweep.best RUN_DIR --export DIR
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,7 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     run or trial, or where its weights are gone.
     """
     from medcap_core.trained import TRIAL_CONFIG_FILE
-    from sweep.model_card import format_model_card, short_name
+    from sweep.model_card import format_model_card, hide_folders
 
     results = load_results(directory)
     exported = _exported_trial(results.directory)
@@ -64,7 +64,7 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
             shutil.copytree(results.directory / "best", partial, ignore=shutil.ignore_patterns("trial.txt"))
         else:
             _export_trial(results, record, partial)
-        _hide_folders(partial / TRIAL_CONFIG_FILE, short_name)
+        _hide_folders(partial / TRIAL_CONFIG_FILE, hide_folders)
         (partial / "README.md").write_text(format_model_card(results, record, partial), encoding="utf-8")
         partial.replace(target.resolve())
     except OSError as error:
@@ -74,10 +74,10 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     return target
 
 
-def _hide_folders(path: Path, short_name: Callable[[str], str]) -> None:
-    """Name data and base model without the folders they lie in here: an exported model is there to be shared."""
+def _hide_folders(path: Path, hide: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    """Name data and base models without the folders they lie in here: an exported model is there to be shared."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    values |= {key: short_name(values[key]) for key in ("data", "model")}
+    values |= hide(values)
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

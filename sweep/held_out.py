@@ -91,6 +91,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     board.finish(
         _list_cases(best.config),
         num_images=len(split),
+        noun=split.records[0].noun,
         evaluation=evaluation,
         resampling=describe_resampling(split),
         caption_preprocessing=study.space.caption_preprocessing,

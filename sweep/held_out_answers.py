@@ -14,18 +14,18 @@ from typing import Any
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.evaluation import ImageAnswers
 from medcap_core.files import write_json_atomically, write_text_atomically
-from medcap_core.models import answers_questions
+from medcap_core.models import find_family
 from medcap_core.question_answering import choose_answer_prior
 from sweep.answer_board import AnswerBoard
 from sweep.asked_questions import ITEM_COLUMNS, AskedSplit, ask_split, list_questions
 from sweep.cluster import TrialResources
 from sweep.final import Progress, best_weights
 from sweep.held_out import choose_trials, describe_evaluation, name_job
+from sweep.results import ANSWER_TABLE
 from sweep.scoring import AnswerJob, load_split, predict_split
 from sweep.study import Study
 from sweep.trial_record import TrialRecord
 
-ANSWER_TABLE = "test_answers.csv"
 _WHAT = "scoring the answers"
 
 Answers = list[ImageAnswers]
@@ -41,7 +41,7 @@ def score_answers_on_test(
     known diagnosis. Returns all of `test_metrics.json`.
     """
     board = AnswerBoard(study, best)
-    if not answers_questions(best.config):
+    if not find_family(best.config).answers_questions:
         return board.metrics
     trials = _choose_answering(study, best)
     path = study.directory / ANSWER_TABLE
@@ -77,7 +77,7 @@ def _choose_answering(study: Study, best: TrialRecord) -> dict[str, TrialRecord]
     return {
         name: record
         for name, record in choose_trials(study, best).items()
-        if answers_questions(record.config)
+        if find_family(record.config).answers_questions
         and (
             record is best
             or record.config.freeze is FreezeMode.ZERO_SHOT

@@ -1,4 +1,7 @@
-"""The pictures of a report, small and embedded: test images with their captions, and what `sweep.explain` drew."""
+"""The pictures of a report, small and embedded: test images with their captions, and what `sweep.explain` drew.
+
+Scans are shown as their middle slices in three planes.
+"""
 
 import base64
 import io
@@ -14,6 +17,9 @@ from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.prepare import load_dataset
 from medcap_core.data.records import Record
+from medcap_core.data.scans import ScanRecord
+from medcap_core.data.slices import cut_slices, lay_out_slices
+from medcap_core.data.volumes import VolumeGeometry
 from medcap_core.errors import DataFault
 from sweep.report_blocks import Gallery, Picture
 from sweep.results import PER_IMAGE_TABLE, RunResults
@@ -36,9 +42,8 @@ def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[
     if captions is None or captions.empty:
         raise NoPictures("There are no captions of the test split yet.")
     how, groups = _choose_cases(results, captions)
-    images, fault = (
-        _load_images(results, [row for rows in groups.values() for row in rows]) if with_images else ({}, "")
-    )
+    wanted = {str(captions["id"].iloc[row]) for rows in groups.values() for row in rows}
+    images, fault = load_images(results, wanted) if with_images else ({}, "")
     galleries = []
     for title, rows in groups.items():
         pictures = [_build_sample(captions.iloc[row], images, results) for row in rows]
@@ -103,15 +108,15 @@ def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dic
     if scores is None:
         rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
         how = (
-            f"The first {len(rows)} of {len(captions):,} test images in the order of the data set; best and worst "
-            f"cases are chosen once {PER_IMAGE_TABLE} is there."
+            f"The first {len(rows)} of {len(captions):,} test {results.noun}s in the order of the data set; best and "
+            f"worst cases are chosen once {PER_IMAGE_TABLE} is there."
         )
         return how, {"Samples": rows}
     ids = captions["id"].tolist()
     order = sorted((row for row in range(len(ids)) if ids[row] in scores), key=lambda row: -scores[ids[row]])
     best = order[:NUM_SAMPLES]
     worst = [row for row in reversed(order) if row not in best][:NUM_SAMPLES]
-    how = f"Chosen by CIDEr of the best model's caption for each of {len(order):,} test images."
+    how = f"Chosen by CIDEr of the best model's caption for each of {len(order):,} test {results.noun}s."
     return how, {"Best cases": best, "Worst cases": worst} if worst else {"Cases": best}
 
 
@@ -127,24 +132,30 @@ def find_image_scores(results: RunResults) -> dict[str, float] | None:
     return scores or None
 
 
-def _load_images(results: RunResults, rows: list[int]) -> tuple[dict[str, str], str]:
-    """Images of these rows by id, and a sentence on what is missing."""
-    assert results.captions is not None
+def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], str]:
+    """The wanted test images by id, as data URIs, and a sentence on what is missing."""
     config = results.best.config if results.best else None
-    wanted = {str(results.captions["id"].iloc[row]) for row in rows}
     try:
         dataset = load_dataset(config.data if config else results.space.data)
     except DataFault as fault:
-        return {}, f"The images are left out: {fault.faults[0]}"
-    records: dict[str, Record] = {record.id: record for record in dataset.splits.get("test", []) if record.id in wanted}
+        return {}, f"The {results.noun}s are left out: {fault.faults[0]}"
     images = {}
-    for name, record in records.items():
-        try:
-            images[name] = encode_image(decode_rgb(record.image), IMAGE_PIXELS)
-        except (UnreadableImage, DataFault):
-            continue
+    for record in dataset.splits.get("test", []):
+        if record.id in wanted:
+            try:
+                images[record.id] = encode_image(_draw(record), IMAGE_PIXELS)
+            except (UnreadableImage, DataFault):
+                continue
     missing = len(wanted) - len(images)
-    return images, f"{missing} of {len(wanted)} images can no longer be read." if missing else ""
+    return images, f"{missing} of {len(wanted)} {results.noun}s can no longer be read." if missing else ""
+
+
+def _draw(record: Record) -> Image.Image:
+    """An image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
+    if isinstance(record, ScanRecord) and record.noun == ScanRecord.noun:
+        cube = VolumeGeometry(IMAGE_PIXELS // 2).decode(record.image)
+        return Image.fromarray(lay_out_slices(cut_slices(cube[0])))
+    return decode_rgb(record.image)
 
 
 def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunResults) -> Picture:
@@ -154,7 +165,7 @@ def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunRes
     if name in scores:
         texts.append(("CIDEr", f"{scores[name]:.2f}"))
     shown = tuple((label, str(text)) for label, text in texts)
-    return Picture(name, images.get(name, ""), f"Test image {name}; its captions stand under it", shown)
+    return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medcap_core.data.records import fold_white_space
 from medcap_core.objective import OBJECTIVES
-from sweep import report_optuna_plots, report_plots, report_tables, report_test_tables
+from sweep import report_answers, report_optuna_plots, report_plots, report_tables, report_test_tables
 from sweep.plan import short_label
 from sweep.progress import format_seconds
 from sweep.report_blocks import Block, Code, Plot, Section, Table, Text, format_uncertainty, format_value
@@ -42,7 +42,7 @@ def build_report(results: RunResults, *, with_images: bool = True, step: Step = 
     """Build all sections; `step` is called after each of the `NUM_STEPS`."""
     sections = []
     for build in _BUILDERS:
-        section = build(results, with_images) if build is _build_samples_section else build(results)
+        section = build(results, with_images) if build in _WITH_PICTURES else build(results)
         if section.blocks:
             sections.append(section)
         step()
@@ -82,19 +82,20 @@ def describe_results(results: RunResults) -> str:
     table = report_test_tables.build_test_table(results)
     cell = next((row["CIDEr"] for row in table.rows if row["row"] in ("best", best.name)), None)
     interval = format_uncertainty(cell, "score")
-    said += f". On {results.metrics.get('num_images', 0):,} test images: CIDEr {scores['CIDEr']:.3f}"
+    said += f". On {results.metrics.get('num_images', 0):,} test {results.noun}s: CIDEr {scores['CIDEr']:.3f}"
     said += f" (95% interval {interval})" if interval else ""
     others = {
         "zero_shot": "zero-shot",
         "caption_prior": "for the caption prior",
-        "shuffled_images": "with shuffled images",
+        "shuffled_images": f"with shuffled {results.noun}s",
     }
     told = [
         f"{format_value(results.section(row)['CIDEr'], 'score')} {name}"
         for row, name in others.items()
         if "CIDEr" in results.section(row)
     ]
-    return f"{said}, against {', '.join(told)}." if told else f"{said}."
+    said += f", against {', '.join(told)}." if told else "."
+    return f"{said} {report_answers.describe_answers(results)}".strip()
 
 
 def _build_notes(results: RunResults) -> Section:
@@ -140,8 +141,9 @@ def explain_test(results: RunResults) -> list[Text]:
         said.append(f"Captions and references were preprocessed as {results.metrics['caption_preprocessing']}.")
     if "caption_prior" in results.test_rows:
         said.append(
-            "The caption prior is one fixed training caption for all images, shuffled images the best model's captions "
-            "given to wrong images: a model that does not beat them has learnt the words, not the pictures."
+            f"The caption prior is one fixed training caption for all {results.noun}s, shuffled {results.noun}s the "
+            f"best model's captions given to wrong {results.noun}s: a model that does not beat them has learnt the "
+            "words, not the pictures."
         )
     if results.space.test == "all":
         said.append(
@@ -229,11 +231,12 @@ def _build_pareto(results: RunResults) -> Section:
 
 
 def _build_samples_section(results: RunResults, with_images: bool) -> Section:
+    title = f"Sample {results.noun}s"
     try:
         how, galleries = build_samples(results, with_images=with_images)
     except NoPictures as reason:
-        return Section("samples", "Sample images", [Text(str(reason), "note")])
-    return Section("samples", "Sample images", [Text(how, "note"), *galleries])
+        return Section("samples", title, [Text(str(reason), "note")])
+    return Section("samples", title, [Text(how, "note"), *galleries])
 
 
 def _build_attention(results: RunResults) -> Section:
@@ -273,6 +276,8 @@ def _base_name(name: str) -> str:
 _BUILDERS: tuple[Callable[..., Section], ...] = (
     _build_notes,
     _build_test,
+    report_answers.build_diagnosis,
+    report_answers.build_questions,
     _build_leaderboard,
     _build_ablation,
     _build_curves,
@@ -282,4 +287,5 @@ _BUILDERS: tuple[Callable[..., Section], ...] = (
     _build_attention,
     _build_provenance,
 )
+_WITH_PICTURES = (_build_samples_section, report_answers.build_questions)
 NUM_STEPS = len(_BUILDERS)

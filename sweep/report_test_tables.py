@@ -6,7 +6,7 @@ from typing import Any
 from medcap_core.published import find_published
 from sweep.plan import short_label
 from sweep.report_blocks import Column, Estimate, Table
-from sweep.results import BASELINE_ROWS, RunResults
+from sweep.results import BASELINE_ROWS, RunResults, name_baseline
 
 
 def build_test_table(results: RunResults) -> Table:
@@ -132,7 +132,7 @@ def build_published_table(results: RunResults) -> Table | None:
 def describe_row(results: RunResults, row: str) -> str:
     """How a row of the test table is called: a baseline's name, or a trial with its setting."""
     if row in BASELINE_ROWS:
-        return BASELINE_ROWS[row]
+        return name_baseline(row, results.noun)
     record = results.trial_of_row(row)
     label = row if record is None else short_label(record.point)
     if row == "best":

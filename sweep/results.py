@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
 from medcap_core.metrics import METRICS
 from sweep.provenance import read_provenance
@@ -37,6 +38,7 @@ ANSWER_ROWS = {
 }
 """Rows of the sections on answers that are no trial, and how they are called."""
 
+ANSWER_TABLE = "test_answers.csv"
 PER_IMAGE_TABLE = Path("tables") / "per_image_scores.csv"
 
 
@@ -50,7 +52,10 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run as its files tell it. `captions` has the columns of `test_predictions.csv`, all text; None if not there."""
+    """A run as its files tell it; None for a table that is not there.
+
+    `captions` has the columns of `test_predictions.csv`, `answers` those of `test_answers.csv`, all text.
+    """
 
     directory: Path
     space: SearchSpace
@@ -60,7 +65,13 @@ class RunResults:
     provenance: list[dict[str, Any]] = field(default_factory=list)
     captions: pd.DataFrame | None = None
     image_scores: pd.DataFrame | None = None
+    answers: pd.DataFrame | None = None
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def noun(self) -> str:
+        """What the records of the test split are called, "image" or "scan"."""
+        return str(self.metrics.get("noun", Record.noun))
 
     @property
     def ranked(self) -> list[TrialRecord]:
@@ -108,6 +119,11 @@ class RunResults:
         return next((record for record in self.records if record.name == name), None)
 
 
+def name_baseline(row: str, noun: str) -> str:
+    """How a row of `BASELINE_ROWS` is called where records are called `noun`."""
+    return BASELINE_ROWS[row].replace(Record.noun, noun)
+
+
 def load_results(directory: Path) -> RunResults:
     """Read a run directory. Raises RunFault if it is none."""
     if not (directory / "space.yaml").is_file():
@@ -127,6 +143,7 @@ def load_results(directory: Path) -> RunResults:
         provenance=provenance,
         captions=_read_table(directory / "test_predictions.csv", faults, text=True),
         image_scores=_read_table(directory / PER_IMAGE_TABLE, faults, text=False),
+        answers=_read_table(directory / ANSWER_TABLE, faults, text=True),
         faults=faults,
     )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from medcap_core.data.prepare import TooManyBadRecords, load_dataset
 from medcap_core.errors import MedcapError, RunFault, UserFault
+from medcap_core.models import find_family
 from medcap_core.published import find_published
 from sweep.answer_tables import print_answer_tables
 from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
@@ -161,7 +162,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
     write_lines(
         console,
         f"Config           {directory}/best.yaml",
-        f"Model            {directory}/best (loads with transformers' from_pretrained)",
+        f"Model            {directory}/best (loads with {find_family(best.config).loader})",
         f"Trials           {directory}/trials.csv",
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",

@@ -12,9 +12,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from medcap_core.data.records import Record
 from medcap_core.published import PublishedFigure
 from sweep.progress import format_score
-from sweep.results import BASELINE_ROWS
+from sweep.results import BASELINE_ROWS, name_baseline
 
 TABLE_LOOK: dict[str, Any] = {
     "box": box.SIMPLE_HEAD,
@@ -28,7 +29,8 @@ _METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"
 _FIRST_TO_GO = ("BLEU-2", "BLEU-3", "BLEU-1", "METEOR", "ROUGE-L", "BLEU-4")
 """Columns left out, in this order, until the table fits a terminal; all of them are in `test_metrics.json`."""
 
-ROW_LABELS = {"best": "best model", **BASELINE_ROWS}
+ROWS = ("best", *BASELINE_ROWS)
+"""The rows that every run has, in the order in which they are shown."""
 
 _ANY_WIDTH = 10_000
 
@@ -50,7 +52,7 @@ def print_test_table(
     if "seeds" in has:
         columns.insert(0, "seeds")
     num_images = test_metrics.get("num_images")
-    title = "test split" if num_images is None else f"{num_images:,} test images"
+    title = "test split" if num_images is None else f"{num_images:,} test {test_metrics.get('noun', Record.noun)}s"
     for dropped in ("", *_FIRST_TO_GO):
         columns = [column for column in columns if column != dropped]
         table = _build_table(title, columns, rows)
@@ -87,14 +89,14 @@ def _build_table(title: str, columns: Sequence[str], rows: Sequence[_Row]) -> Ta
 
 def _build_rows(metrics: Mapping[str, Any]) -> list[_Row]:
     """The rows that every run has."""
-    names = [name for name in ROW_LABELS if name in metrics]
+    names = [name for name in ROWS if name in metrics]
     compared = metrics.get("comparisons", {}).get("rows", {})
     highest = _find_highest(metrics)
     rows = []
     for name in names:
         cells = {metric: _show_score(score, highest.get(metric)) for metric, score in metrics[name].items()}
         cells |= _show_confidence(metrics.get("intervals", {}).get(name, {}).get("CIDEr"), compared.get(name))
-        rows.append((ROW_LABELS[name], cells))
+        rows.append((_name_row(name, metrics), cells))
     return rows
 
 
@@ -116,13 +118,13 @@ def _build_group_rows(metrics: Mapping[str, Any]) -> list[_Row]:
 def _list_extra(metrics: Mapping[str, Any]) -> list[str]:
     """Names of scores beyond the usual ones."""
     names: dict[str, None] = {}
-    for row in ROW_LABELS:
+    for row in ROWS:
         names |= dict.fromkeys(metrics.get(row, {}))
     return [name for name in names if name not in _METRICS]
 
 
 def _find_highest(metrics: Mapping[str, Any]) -> dict[str, float]:
-    rows: list[Mapping[str, float]] = [metrics[name] for name in ROW_LABELS if name in metrics]
+    rows: list[Mapping[str, float]] = [metrics[name] for name in ROWS if name in metrics]
     for group in metrics.get("groups", ()):
         rows.append({metric: score["mean"] for metric, score in group["scores"].items()})
     names = {metric for row in rows for metric in row}
@@ -166,8 +168,7 @@ def _describe_statistics(metrics: Mapping[str, Any]) -> list[str]:
         unit = resampling["unit"] if resampling else "image"
         instead = f" (as {missing} was not scored)" if missing else ""
         lines.append(
-            f"p: CIDEr against {ROW_LABELS.get(baseline, baseline)}{instead}, sign-flip test by {unit}s, "
-            "corrected by Holm"
+            f"p: CIDEr against {_name_row(baseline, metrics)}{instead}, sign-flip test by {unit}s, corrected by Holm"
         )
     if metrics.get("caption_preprocessing", "none") != "none":
         lines.append(f"captions and references preprocessed as {metrics['caption_preprocessing']}")
@@ -185,7 +186,7 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
         table.add_column("facts named rightly", overflow="fold")
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
-        for row, label in _list_rows(facts):
+        for row, label in _list_rows(facts, metrics):
             cells = [facts[row].get(name) for name in names]
             table.add_row(
                 label,
@@ -194,7 +195,7 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
     else:
         for name in ("concepts named", "precision", "recall", "F1"):
             table.add_column(name, justify="left" if name == "concepts named" else "right", no_wrap=True)
-        for row, label in _list_rows(concepts):
+        for row, label in _list_rows(concepts, metrics):
             cell = concepts[row]
             table.add_row(
                 label,
@@ -205,9 +206,15 @@ def _print_facts(console: Console, metrics: Mapping[str, Any]) -> None:
     print_table(console, table)
 
 
-def _list_rows(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _list_rows(table: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The rows of a table that every run has, with their labels."""
-    return [(row, label) for row, label in ROW_LABELS.items() if row in table]
+    return [(row, _name_row(row, metrics)) for row in ROWS if row in table]
+
+
+def _name_row(row: str, metrics: Mapping[str, Any]) -> str:
+    if row == "best":
+        return "best model"
+    return name_baseline(row, metrics.get("noun", Record.noun)) if row in BASELINE_ROWS else row
 
 
 def _print_published(console: Console, published: Sequence[PublishedFigure]) -> None:

@@ -33,7 +33,7 @@ __all__ = [
     "FAMILIES",
     "Captioner",
     "TokenizedCaptions",
-    "answers_questions",
+    "find_family",
     "hash_weights",
     "load_captioner",
     "load_geometry",
@@ -119,9 +119,9 @@ def load_geometry(config: TrialConfig) -> Geometry:
     return _read_geometry(family, tower, config.image_size, _stamp(tower))
 
 
-def answers_questions(config: TrialConfig) -> bool:
-    """Whether a trial's model can answer questions, without its weights. Raises ModelFault."""
-    return _find_family(resolve_model(config.model)).answers_questions
+def find_family(config: TrialConfig) -> type[Captioner]:
+    """The family of a trial's model, found without its weights. Raises ModelFault."""
+    return _find_family(resolve_model(config.model))
 
 
 @lru_cache(maxsize=16)

@@ -123,6 +123,8 @@ class Captioner(nn.Module, ABC):
     """Whether its training steps have been shown to replay as CUDA graphs."""
     answers_questions: ClassVar[bool] = False
     """Whether it can `answer` a question on an image, which the metrics of classification are computed of."""
+    loader: ClassVar[str] = "transformers' from_pretrained"
+    """What loads a saved one."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]

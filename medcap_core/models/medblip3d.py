@@ -67,6 +67,7 @@ class MedBlip3dCaptioner(Captioner):
     cross_attention = "bridge"
     is_large = True
     answers_questions = True
+    loader = "medcap_core.models.load_captioner"
     freeze_rules = (
         (r"^encoder\.(patch_embedding\.|position_embedding$)", "patches"),
         (r"^encoder\.", "encoder"),

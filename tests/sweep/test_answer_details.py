@@ -1,8 +1,5 @@
 """What is told of answers, worked out by hand on a few scans that lack one thing or another."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
 
 from medcap_core.data.records import ImageFile, Record
@@ -15,19 +12,9 @@ from sweep.answer_details import (
     name_by_answer,
     name_by_similarity,
 )
-from sweep.asked_questions import AskedSplit, find_unseen_cohorts, list_questions
+from sweep.asked_questions import find_unseen_cohorts, list_questions
 from tests.drawn_scans import DEMENTIA, HEALTHY, MCI, NODULE, SIDE, TEST, TRAIN, Row, build_dataset
-
-# Two items of scan 0, three of scan 1, two of each of 2 and 3, one of 4 and 5, two of 6, none of 7.
-ANSWERS = (
-    "not demented", "left.", "dementia", "right", "nodule", "It is MCI", "right", "I cannot tell", "left", "The left",
-    "dementia", "alzheimer's disease", "right",
-)  # fmt: skip
-
-
-def ask(test: Sequence[Row] = TEST) -> AskedSplit:
-    records = build_dataset("any", tuple(test)).splits["test"]
-    return AskedSplit(records, np.roll(np.arange(len(records)), 1))
+from tests.sweep.answered_runs import ANSWERS, ask
 
 
 def test_items_are_questions_on_scans() -> None:
