@@ -12,6 +12,8 @@ from sweep.answer_details import ALL, TEXT_ONLY_ROWS, UNSEEN
 from sweep.results import ANSWER_ROWS
 from sweep.score_tables import TABLE_LOOK, print_table, show_interval, show_p
 
+_Row = tuple[str, list[str | Text]]
+
 ROW_LABELS = {"best": "best model", **ANSWER_ROWS}
 
 
@@ -45,36 +47,9 @@ def _print_classification(console: Console, metrics: Mapping[str, Any], classifi
     columns = ["balanced accuracy", "95% interval", "macro F1", "by similarity"]
     columns += ["all test scans"] if scope == UNSEEN else []
     table = _start_table(f"diagnosis of {title}", columns)
-    highest = max(ways["by_answer"][scope]["balanced_accuracy"] for ways in rows.values())
-    groups = {str(group["label"]): [rows[trial] for trial in group["trials"]] for group in _list_groups(metrics, rows)}
-
-    def rate(label: str) -> float:
-        return fmean(ways["by_answer"][scope]["balanced_accuracy"] for ways in groups[label])
-
-    for label in sorted(groups, key=rate, reverse=True):
-        of_group = groups[label]
-        cells = [
-            _mean(of_group, "by_answer", scope, "balanced_accuracy"),
-            "",
-            _mean(of_group, "by_answer", scope, "macro_f1"),
-            _mean(of_group, "by_similarity", scope, "balanced_accuracy"),
-            _mean(of_group, "by_answer", ALL, "balanced_accuracy"),
-        ]
+    highest = max(ways["by_answer"][scope]["balanced_accuracy"] for ways in rows.values() if scope in ways["by_answer"])
+    for label, cells in [*_list_group_rows(metrics, rows, scope), *_list_rows(rows, scope, highest)]:
         table.add_row(label, *cells[: len(columns)])
-    for row, label in ROW_LABELS.items():
-        if row not in rows:
-            continue
-        figures, near = rows[row]["by_answer"], rows[row].get("by_similarity")
-        accuracy = figures[scope]["balanced_accuracy"]
-        interval = figures[scope]["intervals"].get("balanced_accuracy")
-        shown: list[str | Text] = [
-            Text(f"{accuracy:.3f}", "bold" if accuracy == highest else ""),
-            show_interval(interval) if interval else "",
-            f"{figures[scope]['macro_f1']:.3f}",
-            f"{near[scope]['balanced_accuracy']:.3f}" if near else "",
-            f"{figures[ALL]['balanced_accuracy']:.3f}",
-        ]
-        table.add_row(label, *shown[: len(columns)])
     console.print()
     print_table(console, table)
     chance = 1 / len(by_answer[scope]["recalls"])
@@ -110,14 +85,45 @@ def _print_questions(console: Console, answering: Mapping[str, Any]) -> None:
         _say(console, f"95% intervals: bootstrap over {drawn['unit']}s, {drawn['num_resamples']:,} resamples")
 
 
-def _list_groups(metrics: Mapping[str, Any], rows: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Trials by setting, those with answers alone, as the table of captions lists them."""
-    return [group for group in metrics.get("groups", ()) if all(trial in rows for trial in group["trials"])]
+def _list_rows(rows: Mapping[str, Any], scope: str, highest: float) -> list[_Row]:
+    """The best model and each baseline, the highest balanced accuracy in bold."""
+    listed: list[_Row] = []
+    for row in [row for row in ROW_LABELS if row in rows]:
+        figures, near = rows[row]["by_answer"], rows[row].get("by_similarity")
+        accuracy = figures[scope]["balanced_accuracy"]
+        interval = figures[scope]["intervals"].get("balanced_accuracy")
+        cells: list[str | Text] = [
+            Text(f"{accuracy:.3f}", "bold" if accuracy == highest else ""),
+            show_interval(interval) if interval else "",
+            f"{figures[scope]['macro_f1']:.3f}",
+            f"{near[scope]['balanced_accuracy']:.3f}" if near else "",
+            f"{figures[ALL]['balanced_accuracy']:.3f}",
+        ]
+        listed.append((ROW_LABELS[row], cells))
+    return listed
 
 
-def _mean(of_group: list[Mapping[str, Any]], way: str, scope: str, metric: str) -> str:
-    """Over the trials of one setting."""
-    return f"{fmean(ways[way][scope][metric] for ways in of_group):.3f}"
+def _list_group_rows(metrics: Mapping[str, Any], rows: Mapping[str, Any], scope: str) -> list[_Row]:
+    """Trials by setting as the table of captions has them, those with answers alone: means over the trials."""
+    listed: list[tuple[float, _Row]] = []
+    for group in metrics.get("groups", ()):
+        of_group = [rows[trial] for trial in group["trials"] if trial in rows and scope in rows[trial]["by_answer"]]
+        if len(of_group) < len(group["trials"]):
+            continue
+
+        def mean(way: str, where: str, metric: str, of_group: list[Any] = of_group) -> float:
+            return fmean(ways[way][where][metric] for ways in of_group)
+
+        accuracy = mean("by_answer", scope, "balanced_accuracy")
+        cells: list[str | Text] = [
+            f"{accuracy:.3f}",
+            "",
+            f"{mean('by_answer', scope, 'macro_f1'):.3f}",
+            f"{mean('by_similarity', scope, 'balanced_accuracy'):.3f}",
+            f"{mean('by_answer', ALL, 'balanced_accuracy'):.3f}",
+        ]
+        listed.append((accuracy, (str(group["label"]), cells)))
+    return [row for _, row in sorted(listed, key=lambda item: -item[0])]
 
 
 def _show_gain(told: Mapping[str, Any]) -> list[str]:
