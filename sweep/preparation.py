@@ -189,8 +189,9 @@ def check_evaluation(
         else:
             texts = predict_split([job], resources, view.step, what)["check"]
         score = objective.show(score_predictions(split, texts, config.metric))
+        checked = f"{len(split)} validation {split.records[0].noun}s"
         view.message(
-            f"Evaluation checked on {len(split)} validation images in {time.monotonic() - started:.0f} s: "
+            f"Evaluation checked on {checked} in {time.monotonic() - started:.0f} s: "
             f"the untrained {names[config.model] if names else 'model'} has {objective.label} {score}, such as "
             f'"{textwrap.shorten(texts[0], 60)}"'
         )
