@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medcap_core.errors import RunFault
 from sweep.environment import CARRIED_VARIABLES
+from sweep.ready_processes import PRELOADED_MODULE
 from sweep.schema import Resources
 
 LOOPBACK = "127.0.0.1"
@@ -62,39 +65,70 @@ class NodeSize:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[ClusterInfo]:
+def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[ClusterInfo]"]:
     """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
 
-    Raises RunFault where no cluster answers.
+    A Ray of our own starts in the background: `result()` of what this yields waits for it. With `preload` all its
+    processes import what trials need as they start. Raises RunFault where no cluster answers.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    on_termination = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            context = _join(address)
-        else:
-            context = ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_host=LOOPBACK,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _system_config=None if torch.accelerator.is_available() else {"num_workers_soft_limit": KEPT_WORKERS},
-            )
-        signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
-        sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield ClusterInfo(
-            dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
-            sign_in=_describe_sign_in(),
-            nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
-            is_own=not address,
-        )
-    except SystemExit as ending:
-        if ending.code == signal.SIGTERM:  # from Ray's handler, while it started
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        ray.shutdown()
+    if address:
+        on_termination = signal.getsignal(signal.SIGTERM)
+        try:
+            joined: Future[ClusterInfo] = Future()
+            joined.set_result(_describe(_join(address), is_own=False))
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
+            yield joined
+        except SystemExit as ending:
+            if ending.code == signal.SIGTERM:  # from Ray's handler, while it started
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            ray.shutdown()
+        return
+    # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
+    with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
+        started = thread.submit(_start, preload)
+        try:
+            yield started
+        finally:
+            wait([started])  # half a Ray cannot be shut down
+            ray.shutdown()
+
+
+def _start(preload: bool) -> ClusterInfo:
+    settings: dict[str, Any] = {"prestart_worker_first_driver": False}  # Tune's trials would not take them
+    if not torch.accelerator.is_available():
+        settings["num_workers_soft_limit"] = KEPT_WORKERS
+    if preload:
+        _let_workers_import()
+        settings["preload_python_modules"] = [PRELOADED_MODULE]
+    context = ray.init(
+        address="local",
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config=settings,
+    )
+    return _describe(context, is_own=True)
+
+
+def _let_workers_import() -> None:
+    """See that Ray's processes find this project from their start; later they take over the driver's `sys.path`."""
+    if str(PACKAGES) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths = [str(PACKAGES), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def _describe(context: BaseContext, *, is_own: bool) -> ClusterInfo:
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return ClusterInfo(
+        dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+        sign_in=_describe_sign_in(),
+        nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
+        is_own=is_own,
+    )
 
 
 def _join(address: str) -> BaseContext:

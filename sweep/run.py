@@ -13,6 +13,7 @@ from rich.console import Console
 
 from medcap_core.command_line import told_in_sentences
 from medcap_core.errors import ConfigFault, UserFault
+from medcap_core.imports import quick_imports
 from sweep.environment import set_environment
 from sweep.log_target import LogTarget, prepare_log
 from sweep.overrides import apply_overrides
@@ -78,8 +79,9 @@ def run(
 def _show_plan(space: SearchSpace) -> None:
     console = Console()
     with console.status("Measuring a few steps"):
-        from medcap_core.libraries import quiet_libraries
-        from sweep import runner
+        with quick_imports():
+            from medcap_core.libraries import quiet_libraries
+            from sweep import runner
 
         quiet_libraries()
         plan = runner.describe_run(space)
@@ -91,10 +93,11 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
         check_new_directory(out.resolve())
     console = Console()
     with console.status("Checking data and model"):
-        from medcap_core.libraries import quiet_libraries
-        from sweep import runner
-        from sweep.preparation import check_before_start
-        from sweep.study import Study
+        with quick_imports():
+            from medcap_core.libraries import quiet_libraries
+            from sweep import runner
+            from sweep.preparation import check_before_start
+            from sweep.study import Study
 
         quiet_libraries()
         check_before_start(space)
@@ -115,8 +118,9 @@ def _go_on(
     console = Console()
     with Study.open(directory) as study:
         with console.status("Loading"):
-            from medcap_core.libraries import quiet_libraries
-            from sweep import runner
+            with quick_imports():
+                from medcap_core.libraries import quiet_libraries
+                from sweep import runner
 
             quiet_libraries()
         runner.run_study(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from sweep.plan import describe_plan, short_label
 from sweep.points import num_trials
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
 from sweep.provenance import end_provenance
+from sweep.ready_processes import start_ready_processes
 from sweep.report import write_report
 from sweep.run_directory import show_path
-from sweep.schema import SearchSpace
+from sweep.schema import Resources, SearchSpace
 from sweep.score_tables import print_test_table
 from sweep.search import run_search
 from sweep.study import Study
@@ -65,21 +67,29 @@ def run_study(
     )
     with divert_noise(study.directory / "log.txt", console) as terminal:
         try:
-            with terminal.status("Starting Ray") as waiting, connect(address) as cluster:
+            with (
+                terminal.status("Starting Ray") as waiting,
+                connect(address, preload=wanted.workers_per_trial == 1) as starting,
+            ):
                 waiting.stop()
                 num_wanted = study.num_wanted + num_more
-                resources = choose_resources(cluster.nodes, wanted, num_wanted)
+                starting.add_done_callback(lambda _: keep_processes_ready(starting, wanted, num_wanted))
                 view = SweepView(
                     terminal,
                     name=space.name,
                     total_trials=num_wanted,
-                    header_lines=describe_start(study, cluster, resources, num_wanted),
+                    header_lines=describe_study(study),
                     objective=space.objective,
                 )
                 with view:
-                    if not cluster.is_own:
+                    # Where a fault may come of what there is, it comes first; else Ray starts while data are prepared.
+                    settled = (
+                        None if is_surely_possible(starting, wanted) else settle(starting, wanted, num_wanted, view)
+                    )
+                    if settled and not settled[0].is_own:
                         check_shared_directory(study.directory)
                     data = prepare_run(study, view)
+                    cluster, resources = settled or settle(starting, wanted, num_wanted, view)
                     if cluster.is_own and not resources.gpus_per_worker:
                         encode_ahead(study.space, view)
                     if study.num_finished < num_wanted:
@@ -108,18 +118,48 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def describe_start(study: Study, cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
-    """What a run prints first: where, on what, and how to watch."""
+def is_surely_possible(starting: "Future[ClusterInfo]", wanted: Resources) -> bool:
+    """Whether what trials are to have is there whatever machine Ray finds; not known of a cluster that was joined."""
+    asked = (wanted.cpus_per_trial, wanted.gpus_per_trial, wanted.workers_per_trial)
+    return not starting.done() and asked == ("auto", "auto", 1)
+
+
+def settle(
+    starting: "Future[ClusterInfo]", wanted: Resources, num_wanted: int, view: SweepView
+) -> tuple[ClusterInfo, TrialResources]:
+    """Wait for Ray, choose what each trial takes of it, and show both. Raises RunFault."""
+    if not starting.done():
+        view.step("starting Ray", 0, 1)
+    cluster = starting.result()
+    resources = choose_resources(cluster.nodes, wanted, num_wanted)
+    for line in describe_start(cluster, resources, num_wanted):
+        view.message(line)
+    return cluster, resources
+
+
+def keep_processes_ready(starting: "Future[ClusterInfo]", wanted: Resources, num_wanted: int) -> None:
+    """Once a Ray of our own is there, let the processes of its first trials start."""
+    cluster = starting.result()
+    if cluster.is_own and wanted.workers_per_trial == 1:
+        start_ready_processes(choose_resources(cluster.nodes, wanted, num_wanted).max_concurrent)
+
+
+def describe_study(study: Study) -> list[str]:
+    """What a run prints first: where, and on what."""
+    return [
+        f"Run directory  {show_path(study.directory)}",
+        f"Data, model    {study.space.data}, {describe_models(study.space)}",
+    ]
+
+
+def describe_start(cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
+    """On what the trials will run, and how to watch."""
     nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
     kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
     devices = (
         f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
     )
-    lines = [
-        f"Run directory  {show_path(study.directory)}",
-        f"Data, model    {study.space.data}, {describe_models(study.space)}",
-        f"Trials         {num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})",
-    ]
+    lines = [f"Trials         {num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})"]
     if cluster.dashboard_url:
         sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
         lines.append(f"Dashboard      {cluster.dashboard_url}{sign_in}")

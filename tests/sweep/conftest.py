@@ -87,5 +87,6 @@ def local_ray(materials: Materials) -> Iterator[None]:
     """Ray in this process, on loopback."""
     from sweep.cluster import connect
 
-    with connect(None):
+    with connect(None, preload=True) as starting:
+        starting.result()
         yield
