@@ -1,5 +1,6 @@
 """The synthetic data set: records of images that are drawn when opened."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
 }
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Drawing is many small steps of numpy: two threads that draw at once take longer than one after the other."""
+
+
 @dataclass(frozen=True)
 class PhantomImage:
     """One synthetic image: a few numbers that always draw the same 128 x 128 pixels.
@@ -41,7 +46,8 @@ class PhantomImage:
 
     def open(self) -> Image.Image:
         """Draw the image, 8-bit grayscale (mode L)."""
-        return to_image(draw_canvas(self._key))
+        with _ONE_AT_A_TIME:
+            return to_image(draw_canvas(self._key))
 
     def fingerprint(self) -> str:
         """The numbers the image is drawn from and the version of the drawing."""
