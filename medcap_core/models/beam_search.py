@@ -56,9 +56,9 @@ def search_captions(
     search_class = _GreedySearch if config.num_beams == 1 else _BeamSearch
     search = search_class(prompt, num_images, config, end_id, pad_id)
     search.run(decoder)
-    is_used = (search.captions != pad_id).any(0)
-    is_used[: len(prompt)] = True
-    return search.captions[:, : int(is_used.nonzero().max()) + 1]
+    ends = search.captions[:, len(prompt) :] == end_id
+    num_words = torch.where(ends.any(1), ends.int().argmax(1) + 1, ends.shape[1])
+    return search.captions[:, : len(prompt) + int(num_words.max())]
 
 
 class _Search:

@@ -136,7 +136,7 @@ class BlipCaptioner(Captioner):
         text_config = self.network.config.text_config
         prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
         ids = search_captions(
-            BlipDecoder(self.network.text_decoder, encoder_hidden_states),
+            self.build_decoder(encoder_hidden_states),
             prompt,
             len(encoder_hidden_states),
             config,
@@ -144,6 +144,10 @@ class BlipCaptioner(Captioner):
             pad_id=text_config.pad_token_id,
         )
         return ids, len(prompt)
+
+    def build_decoder(self, encoder_hidden_states: Tensor) -> BlipDecoder:
+        """What writes the captions of images (B, N, D), with the weights it has now."""
+        return BlipDecoder(self.network.text_decoder, encoder_hidden_states)
 
     def build_recording_copy(self) -> Self:
         """See `Captioner.build_recording_copy`; its attention writes the scores out again."""

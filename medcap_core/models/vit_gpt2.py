@@ -20,13 +20,14 @@ from transformers import (
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
+from medcap_core.models.beam_search import search_captions
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.gpt2_decoding import Gpt2Decoder
 from medcap_core.models.weights import (
     LoadOptions,
     check_patches,
@@ -175,13 +176,22 @@ class ViTGpt2Captioner(Captioner):
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """See `Captioner.generate_ids`."""
-        prompt = torch.tensor([self._prompt_ids(config.prompt)], device=encoder_hidden_states.device)
-        generated = self.network.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
-            decoder_input_ids=prompt.expand(len(encoder_hidden_states), -1),
-            generation_config=self._generation_config(config),
+        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
+        ids = search_captions(
+            self.build_decoder(encoder_hidden_states),
+            prompt,
+            len(encoder_hidden_states),
+            config,
+            end_id=self.end_id,
+            pad_id=self.pad_id,
         )
-        return generated, prompt.shape[1]
+        return ids, len(prompt)
+
+    def build_decoder(self, encoder_hidden_states: Tensor) -> Gpt2Decoder:
+        """What writes the captions of images (B, N, D), with the weights it has now."""
+        if hasattr(self.network, "enc_to_dec_proj"):
+            encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
+        return Gpt2Decoder(self.network.decoder, encoder_hidden_states)
 
     def build_recording_copy(self) -> Self:
         """See `Captioner.build_recording_copy`: only eager attention writes its scores out."""
