@@ -109,6 +109,7 @@ class TrialConfig(BaseModel):
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of all steps with rising learning rate")
     max_grad_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="0.1 is what BLIP was trained with")
+    contrastive_weight: float = Field(1.0, ge=0, description="of medblip3d's contrastive losses beside that of words")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")
 
     # Captions

@@ -10,6 +10,7 @@ Where the paper and its published code (github.com/Qybc/MedBLIP) differ, or we d
   image, so that with a frozen language model they add a constant.
 - The code starts the 3D patch embedding at random; see `medblip3d_inflation`. Its Q-Former starts from BERT's
   weights, ours at random.
+- The code reads a text at its first word; see `MedBlip3dNetwork.read_texts`.
 - Texts that read the same are not each other's negatives; see `compute_contrastive_loss`.
 - The code gives both 2D blocks and language model to the GPU in float16; here `precision` and `weights_dtype` say so.
 """
@@ -93,6 +94,7 @@ class MedBlip3dCaptioner(Captioner):
         self.num_queries = int(network.config.num_query_tokens)
         self.text_config = network.language_model.config
         self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
+        self.contrastive_weight = 1.0
         self.set_prompt("")
 
     def _take_images(self, image_size: int) -> None:
@@ -141,7 +143,8 @@ class MedBlip3dCaptioner(Captioner):
         self.report_prompt = self._split_words(prompt.strip() or REPORT_PROMPT)
 
     def check(self, config: TrialConfig) -> None:
-        """See `Captioner.check`."""
+        """See `Captioner.check`; takes note of the config's contrastive weight."""
+        self.contrastive_weight = config.contrastive_weight
         num_positions = None  # T5's positions are relative and know no end
         if not self.is_encoder_decoder:
             num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
@@ -199,6 +202,7 @@ class MedBlip3dCaptioner(Captioner):
                 ScanTexts(
                     report_ids=self._split_words(record.caption)[:longest],
                     answer_ids=self._split_words(answered)[:longest],
+                    question_length=len(self._split_words(asked)),
                     report=self._build_row(self.report_prompt, record.caption, config),
                     questions=tuple(
                         self._build_row(self._split_words(word_question(question.text)), question.answer, config)
@@ -229,19 +233,20 @@ class MedBlip3dCaptioner(Captioner):
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """The language model's summed token loss, and both contrastive losses times the number of tokens: () float32.
 
-        So a mean over tokens is the mean of the one plus the mean of the others, which compare the scans of a
-        micro-batch. `label_smoothing` is for words; see `MedBlip3dTexts.batch` for `texts`.
+        So a mean over tokens is the mean of the one plus `contrastive_weight` times the others, which compare the scans
+        of a micro-batch. `label_smoothing` is for words; see `MedBlip3dTexts.batch` for `texts`.
         """
-        report_ids, report_mask, answer_ids, answer_mask, ids, mask, starts, scan_of_row, labels, *decoder_ids = texts
+        report_ids, report_mask, answer_ids, answer_mask, telling, *rows = texts
+        ids, mask, starts, scan_of_row, labels, *decoder_ids = rows
         hidden_states = images if encoded else self.encode_images(images)
         found = self.network.query_scans(hidden_states)
         queries = self.network.place_queries(found)
         contrast = torch.zeros((), device=found.device)
-        for text_ids, text_mask, projection in (
-            (report_ids, report_mask, self.network.report_projection),
-            (answer_ids, answer_mask, self.network.answer_projection),
+        for text_ids, text_mask, text_telling, projection in (
+            (report_ids, report_mask, report_mask, self.network.report_projection),
+            (answer_ids, answer_mask, telling, self.network.answer_projection),
         ):
-            placed = self.network.place_texts(text_ids, text_mask, projection)
+            placed = self.network.place_texts(text_ids, text_mask, text_telling, projection)
             same_text = (text_ids[:, None] == text_ids[None]).all(-1)
             contrast = contrast + compute_contrastive_loss(queries, placed, same_text, self.network.temperature)
 
@@ -256,7 +261,7 @@ class MedBlip3dCaptioner(Captioner):
             label_smoothing=label_smoothing,
             reduction="sum",
         )
-        return word_loss + contrast * (labels != IGNORED_LABEL).sum()
+        return word_loss + self.contrastive_weight * contrast * (labels != IGNORED_LABEL).sum()
 
     def _embed_rows(self, found: Tensor, ids: Tensor, starts: Tensor, scan_of_row: Tensor) -> Tensor:
         """Words (R, T) with the findings (B, Q, H) of each row's scan in their places: (R, T, width of the LM)."""
@@ -346,7 +351,10 @@ class MedBlip3dCaptioner(Captioner):
         texts = [self._split_words(f"{word_question(question)} {answer}") for answer in answers]
         padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self._start_id)
         ids, mask = (tensor.to(queries.device) for tensor in padded.pad(texts))
-        return compute_similarity(queries, self.network.place_texts(ids, mask, self.network.answer_projection))
+        telling = mask.clone()
+        telling[:, : len(self._split_words(word_question(question)))] = 0
+        placed = self.network.place_texts(ids, mask, telling, self.network.answer_projection)
+        return compute_similarity(queries, placed)
 
 
 def _refuse_other_parts(source: str, options: LoadOptions) -> None:

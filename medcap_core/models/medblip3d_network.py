@@ -160,20 +160,27 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         ).last_hidden_state
         return found
 
-    def read_texts(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """The Q-Former's first output for texts (B, T), `mask` 1 at words: (B, H). It reads them without any scan."""
+    def read_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor) -> Tensor:
+        """What the Q-Former makes of texts (B, T), which it reads without any scan: (B, H).
+
+        `mask` is 1 at words, `telling` 1 at those over whose outputs the mean is taken: all of a report, and of a
+        question with its answer the answer's. The published code takes the output at a text's first word. That is the
+        question's, the same in all texts: only a Q-Former that has learned to read, as BERT has, can tell them apart
+        there.
+        """
         read: Tensor = self.qformer(
             query_embeds=self.text_embeddings(input_ids=input_ids), query_length=0, attention_mask=mask
         ).last_hidden_state
-        return read[:, 0]
+        shares = (telling / telling.sum(1, keepdim=True)).to(read.dtype)
+        return torch.einsum("bth,bt->bh", read, shares)
 
     def place_queries(self, found: Tensor) -> Tensor:
         """The queries' findings (B, Q, H) as unit vectors of the contrastive space, (B, Q, C) float32."""
         return normalize(self.image_projection(found).float(), dim=-1)
 
-    def place_texts(self, input_ids: Tensor, mask: Tensor, projection: nn.Module) -> Tensor:
+    def place_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor, projection: nn.Module) -> Tensor:
         """Texts (B, T) as unit vectors of the contrastive space by one of the two projections: (B, C) float32."""
-        return normalize(projection(self.read_texts(input_ids, mask)).float(), dim=-1)
+        return normalize(projection(self.read_texts(input_ids, mask, telling)).float(), dim=-1)
 
 
 def build_language_model(config: Any) -> Any:

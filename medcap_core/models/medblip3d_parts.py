@@ -55,7 +55,19 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = MedBlip3dNetwork(config, vision_tower, language_model)
         inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
+        _speak_as_loud_as_words(network)
     return network, tokenizer
+
+
+@torch.no_grad()
+def _speak_as_loud_as_words(network: MedBlip3dNetwork) -> None:
+    """Start the projection to the language model so that the image's tokens have the spread of word embeddings.
+
+    Louder tokens drown their positions and the words beside them in a model that never saw such.
+    """
+    spread = float(network.get_input_embeddings().weight.float().std())
+    width = network.language_projection.in_features
+    network.language_projection.weight.normal_(std=spread / width**0.5)
 
 
 def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int | None) -> dict[str, Any]:
@@ -71,6 +83,8 @@ def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int
         num_hidden_layers=num_layers or min(_MOST_QFORMER_LAYERS, len(find_blocks(vision_tower))),
         num_attention_heads=max(1, width // _HEAD_WIDTH),
         intermediate_size=4 * width,
+        hidden_dropout_prob=0.0,  # BERT's 0.1 suits its own weights; new ones learn far later with it
+        attention_probs_dropout_prob=0.0,
         initializer_range=_INITIALIZER_RANGE * (_LARGEST_QFORMER_WIDTH / width) ** 0.5,
         encoder_hidden_size=vision_tower.config.hidden_size,
         use_qformer_text_input=True,

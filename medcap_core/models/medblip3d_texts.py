@@ -28,11 +28,13 @@ class Row:
 class ScanTexts:
     """The texts of one scan: what the Q-Former reads for the contrastive losses, and rows for the language model.
 
-    The first question of `questions` is asked in every epoch, and one of the others by turns.
+    Of `answer_ids` the first `question_length` are the question. The first question of `questions` is asked in every
+    epoch, and one of the others by turns.
     """
 
     report_ids: Ids
     answer_ids: Ids
+    question_length: int
     report: Row
     questions: tuple[Row, ...]
 
@@ -73,7 +75,8 @@ class MedBlip3dTexts:
     ) -> tuple[Tensor, ...]:
         """Padded on the right, all int64; what `MedBlip3dCaptioner.forward` takes.
 
-        Report and answer for the Q-Former, each as ids (B, T) and mask (B, T). For the language model: ids (R, T) with
+        For the Q-Former the report as ids (B, T) and mask (B, T), and the question with its answer as ids, mask, and 1
+        at the answer's words (at all words where there is no answer). For the language model: ids (R, T) with
         Q free places for the image, mask (R, T), where the image starts (R,), which scan it is (R,), and labels, -100
         where there is no loss. Those are (R, T) with the prompt's own words in them, but for its first, which nothing
         foretells; an encoder-decoder has labels (R, T') of the answer alone, and reads the answer's ids (R, T').
@@ -82,6 +85,10 @@ class MedBlip3dTexts:
         rows = [(scan, row) for scan, position in enumerate(places) for row in self._rows(position)]
         report_ids, report_mask = self.pad([self.scans[place].report_ids for place in places], pad_to_multiple)
         answer_ids, answer_mask = self.pad([self.scans[place].answer_ids for place in places], pad_to_multiple)
+        telling = answer_mask.clone()
+        for row, place in enumerate(places):
+            if self.scans[place].question_length < len(self.scans[place].answer_ids):
+                telling[row, : self.scans[place].question_length] = 0
         room = [self.pad_id] * self.num_queries
         starts = torch.tensor([len(row.prompt) for _, row in rows])
         scan_of_row = torch.tensor([scan for scan, _ in rows])
@@ -100,7 +107,8 @@ class MedBlip3dTexts:
         if unlabelled:
             labels.fill_(IGNORED_LABEL)
         return (
-            report_ids, report_mask, answer_ids, answer_mask, ids, mask, starts, scan_of_row, labels, *decoder_ids,
+            report_ids, report_mask, answer_ids, answer_mask, telling, ids, mask, starts, scan_of_row, labels,
+            *decoder_ids,
         )  # fmt: skip
 
     def pad(self, texts: list[Ids], pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
