@@ -65,7 +65,7 @@ def _speak_as_loud_as_words(network: MedBlip3dNetwork) -> None:
 
     Louder tokens drown their positions and the words beside them in a model that never saw such.
     """
-    spread = float(network.get_input_embeddings().weight.float().std())
+    spread = float(network.language_model.get_input_embeddings().weight.float().std())
     width = network.language_projection.in_features
     network.language_projection.weight.normal_(std=spread / width**0.5)
 
