@@ -1,10 +1,12 @@
-"""Caption images with a trained model.
+"""Caption images with a trained model, or ask it about scans.
 
 python -m medcap_core.caption IMAGE... --model runs/lora-001/best
+python -m medcap_core.caption SCAN... --model runs/medblip3d-001/best --question "How large are the ventricles?"
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +21,13 @@ from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
-from medcap_core.evaluation import generate_captions
+from medcap_core.evaluation import generate_answers, generate_captions
 from medcap_core.libraries import quiet_libraries
+from medcap_core.models import Captioner
 from medcap_core.trained import TRIAL_CONFIG_FILE, load_trained_captioner
+
+_PARTS = ("image_size", "vision_model", "language_model", "patch_size", "num_queries", "qformer_layers")
+"""Settings that made a base model: an exported one has them in itself."""
 
 
 class LooseImages:
@@ -40,8 +46,30 @@ class LooseImages:
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
     """One caption for each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
-    captioner = load_trained_captioner(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), None)
-    geometry: Geometry = captioner.geometry
+    captioner = _load_model(config)
+    return generate_captions(captioner, _read_files(paths, captioner.geometry), config)
+
+
+def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence[str]) -> list[list[str]]:
+    """For each scan its answers to all questions.
+
+    Raises DataFault naming every bad file, ModelFault where the model of `config` answers nothing.
+    """
+    captioner = _load_model(config)
+    if not captioner.answers_questions:
+        raise ModelFault(
+            f"--question: the {captioner.family} model {config.model} answers none; remove the flag, or give a model "
+            "of medblip3d."
+        )
+    told = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
+    return [answers.texts for answers in told]
+
+
+def _load_model(config: TrialConfig) -> Captioner:
+    return load_trained_captioner(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), None)
+
+
+def _read_files(paths: list[Path], geometry: Geometry) -> PixelSource:
     images, faults = [], []
     for path in paths:
         try:
@@ -50,7 +78,7 @@ def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
             faults.append(f"{path}: {unusable}; give {'an image file' if geometry.noun == 'image' else 'a scan'}.")
     if faults:
         raise DataFault(faults)
-    return generate_captions(captioner, PixelSource(LooseImages(images)), config)
+    return PixelSource(LooseImages(images))
 
 
 def read_settings(model: str) -> TrialConfig:
@@ -65,28 +93,33 @@ def read_settings(model: str) -> TrialConfig:
         values = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
-    values |= {"model": model, "image_size": None, "vision_model": None}
+    values |= {"model": model} | dict.fromkeys(_PARTS)
     if not torch.cuda.is_available():
         values["quantization"] = "none"
     return build_trial_config(values, str(path))
 
 
 def main(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or scans for a model of volumes.")],
     model: Annotated[str, typer.Option(help="A run's best folder, a Hub name or a path.")] = "phantom-blip",
     prompt: Annotated[str | None, typer.Option(help="Text that captions begin with; default: as trained.")] = None,
     beams: Annotated[int | None, typer.Option(min=1, max=16, help="Default: as in the run.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=4, max=512, help="Default: as in the run.")] = None,
+    question: Annotated[list[str] | None, typer.Option(help="Asked instead of a caption; may be repeated.")] = None,
 ) -> None:
-    """Print one line for each image: its path, a tab, its caption."""
+    """Print one line for each image: its path, a tab, its caption or its answers, with tabs between."""
     quiet_libraries()
     with told_in_sentences():
         flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
         config = read_settings(model).model_copy(
             update={name: value for name, value in flags.items() if value is not None}
         )
-        for path, caption in zip(images, caption_images(images, config), strict=True):
-            sys.stdout.write(f"{path}\t{caption}\n")
+        if question:
+            told = answer_questions(images, config, question)
+        else:
+            told = [[caption] for caption in caption_images(images, config)]
+        for path, texts in zip(images, told, strict=True):
+            sys.stdout.write("\t".join([str(path), *texts]) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -21,3 +22,16 @@ def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_blip import save_tiny_blip
 
     return save_tiny_blip(tmp_path_factory.mktemp("tiny-blip"), seed=2, initializer_range=0.5)
+
+
+@pytest.fixture(scope="session")
+def head_template() -> Path:
+    """MNI152, symmetric, T1-weighted at 1 mm, as nilearn carries it."""
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        pytest.skip("nilearn, which carries the MNI152 template, is not installed")
+    data = Path(found.origin).parent / "datasets" / "data"
+    path = next(data.glob("mni_icbm152_t1*.nii.gz"), None)
+    if path is None:
+        pytest.skip(f"this version of nilearn has no T1 template in {data}")
+    return path

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medcap_core.caption import caption_images, main, read_settings
+from medcap_core.config import TrialConfig
 from medcap_core.trained import TRIAL_CONFIG_FILE, export_captioner
 from tests.tiny_blip import IMAGE_SIZE, tiny_config
 
@@ -113,3 +114,26 @@ def test_damaged_settings_are_named(
         path.write_text(text)
     assert result.exit_code == 2
     assert result.stderr == f"error: {path} is damaged; delete it to caption with default settings.\n"
+
+
+def test_a_real_volume_is_read_and_asked_about(head_template: Path, tmp_path: Path) -> None:
+    """MNI152 from its NIfTI file to an answer of the embedded, untrained 3D model."""
+    config = TrialConfig(
+        model="medblip3d", image_size=32, patch_size=16, num_queries=4, freeze="zero_shot", max_new_tokens=8,
+        language_model="brain-gpt2",
+    )  # fmt: skip
+    export_captioner(config, None, tmp_path / "model")
+    questions = ["What is the sex of this subject?", "How large are the ventricles?"]
+    flags = [flag for question in questions for flag in ("--question", question)]
+    result = CliRunner().invoke(app, [str(head_template), "--model", str(tmp_path / "model"), *flags])
+    assert result.exit_code == 0, result.output
+    path, sex, size = result.stdout.rstrip("\n").split("\t")
+    assert path == str(head_template)
+    assert sex in ("female", "male")  # what the language model says of a subject it sees nothing of
+    assert size
+
+
+def test_a_2d_model_is_not_asked(images: list[Path], best: Path) -> None:
+    result = CliRunner().invoke(app, [str(images[0]), "--model", str(best), "--question", "left or right?"])
+    assert result.exit_code == 2
+    assert "--question: the blip model" in result.stderr

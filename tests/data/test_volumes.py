@@ -1,7 +1,6 @@
 """Volumes of every kind reach one orientation, one size and eight bits; broken ones reach one sentence."""
 
 import gzip
-import importlib.util
 import os
 import struct
 from collections.abc import Callable
@@ -433,16 +432,9 @@ def test_dicom_without_its_reader_names_the_extra(tmp_path: Path, monkeypatch: p
         GEOMETRY.decode(DicomSeries(tmp_path))
 
 
-def test_a_real_template_of_the_head(tmp_path: Path) -> None:
-    """MNI152, symmetric, as nilearn carries it: the whole way from NIfTI to the cube."""
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
-        pytest.skip("nilearn, which carries the MNI152 template, is not installed")
-    data = Path(found.origin).parent / "datasets" / "data"
-    path = next(data.glob("mni_icbm152_t1*.nii.gz"), None)
-    if path is None:
-        pytest.skip(f"this version of nilearn has no T1 template in {data}")
-    volume = find_volume(path).read()
+def test_a_real_template_of_the_head(head_template: Path, tmp_path: Path) -> None:
+    """The whole way from NIfTI to the cube."""
+    volume = find_volume(head_template).read()
     assert volume.voxels.shape == (197, 233, 189)
     assert volume.voxel_size_mm == (1.0, 1.0, 1.0)
     cube = to_cube(volume, 32)[0]

@@ -338,7 +338,13 @@ def test_a_trained_model_is_saved_and_loaded_in_hub_format(
     loaded = load(TrialConfig(model=str(tmp_path / "model"), max_caption_tokens=12))
     rebuilt = build_trained_captioner(config, weights)
     with torch.inference_mode():
-        expected, got = (model.generate(model.encode_images(volumes), config) for model in (rebuilt, loaded))
+        expected, got = (
+            [
+                *model.generate(hidden_states := model.encode_images(volumes), config),
+                *model.answer(hidden_states, [SIDE.text] * 3, config),
+            ]
+            for model in (rebuilt, loaded)
+        )
         logits = [
             model.compute_logits(
                 model.encode_images(volumes), model.tokenize(["the left lung"] * 3, config).batch([0, 1, 2])[0]
