@@ -70,7 +70,16 @@ def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
 
 def _model_of(config: TrialConfig) -> tuple[object, ...]:
     """What decides which model is loaded, and how."""
-    return (config.model, config.vision_model, config.quantization, config.weights_dtype)
+    return (
+        config.model,
+        config.vision_model,
+        config.language_model,
+        config.num_queries,
+        config.patch_size,
+        config.qformer_layers,
+        config.quantization,
+        config.weights_dtype,
+    )
 
 
 def prepare_run(study: Study, view: SweepView) -> PreparedData:

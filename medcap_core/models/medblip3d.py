@@ -145,6 +145,8 @@ class MedBlip3dCaptioner(Captioner):
     def check(self, config: TrialConfig) -> None:
         """See `Captioner.check`; takes note of the config's contrastive weight."""
         self.contrastive_weight = config.contrastive_weight
+        if config.augment:
+            raise ModelFault("augment turns and brightens images in their plane; remove it for a model of volumes.")
         num_positions = None  # T5's positions are relative and know no end
         if not self.is_encoder_decoder:
             num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
