@@ -1,9 +1,7 @@
 """Captioner families, chosen in one explicit table by the `model_type` of a checkpoint's config."""
 
-import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +9,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from medcap_core.config import TrialConfig
@@ -23,6 +18,7 @@ from medcap_core.errors import ModelFault
 from medcap_core.models.blip import BlipCaptioner
 from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
+from medcap_core.models.load_faults import name_load_faults
 from medcap_core.models.medblip3d import MedBlip3dCaptioner
 from medcap_core.models.medblip3d_network import MODEL_TYPE, MedBlip3dConfig
 from medcap_core.models.vit_gpt2 import ViTGpt2Captioner
@@ -126,14 +122,14 @@ def find_family(config: TrialConfig) -> type[Captioner]:
 
 @lru_cache(maxsize=16)
 def _read_geometry(family: type[Captioner], tower: str, image_size: int | None, stamp: int) -> Geometry:
-    with _name_faults(tower):
+    with name_load_faults(f"model {tower}", tower):
         return family.read_geometry(tower, image_size)
 
 
 @lru_cache(maxsize=16)
 def _read_settings(source: str, stamp: int) -> Any:
     """A checkpoint's config.json, asked for once a process: of a Hub model even a local copy is looked up online."""
-    with _name_faults(source):
+    with name_load_faults(f"model {source}", source):
         return AutoConfig.from_pretrained(source)
 
 
@@ -194,40 +190,10 @@ def _find_family(source: str) -> type[Captioner]:
 
 
 def _load_family(family: type[Captioner], source: str, options: LoadOptions) -> Captioner:
-    with _name_faults(source):
+    with name_load_faults(f"model {source}", source):
         captioner = family.load(source, options)
     captioner.eval()
     return captioner
-
-
-@contextlib.contextmanager
-def _name_faults(source: str) -> Iterator[None]:
-    """Turn what transformers says of a checkpoint that cannot be had or read into one ModelFault."""
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        if Path(source).is_dir():
-            if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
-                Path(source).glob("*.safetensors"), None
-            ):
-                raise ModelFault(_describe_pickled(source)) from error
-            raise ModelFault(
-                f"model {source}: the checkpoint cannot be read ({_first_line(error)}); give a whole one in Hub "
-                "format, with config.json, model.safetensors, processor and tokenizer."
-            ) from error
-        if "thus cannot be loaded with `safetensors`" in str(error):
-            raise ModelFault(_describe_pickled(source)) from error
-        raise ModelFault(
-            f"model {source}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
-            f"({_first_line(error)}); check the name and the network, or pass a local folder in Hub format."
-        ) from error
-
-
-def _describe_pickled(source: str) -> str:
-    return (
-        f"model {source}: it is published with pickled weights only, which are never loaded; convert it by "
-        f"`python -m medcap_core.convert {source} FOLDER` and give that folder."
-    )
 
 
 def hash_weights(name_or_path: str) -> str | None:
@@ -250,7 +216,3 @@ def hash_weights(name_or_path: str) -> str | None:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__

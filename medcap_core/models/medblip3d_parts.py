@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Blip2QFormerConfig
 
 from medcap_core.errors import ModelFault
+from medcap_core.models.load_faults import name_load_faults
 from medcap_core.models.medblip3d_inflation import inflate_embeddings
 from medcap_core.models.medblip3d_network import (
     VISION_TOWERS,
@@ -32,9 +33,12 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
     Raises ModelFault where they cannot be joined.
     """
     assert options.vision_model is not None and options.language_model is not None
-    vision_tower = load_vision_tower(options.vision_model, options.dtype)
-    language_model = load_language_model(options.language_model, options.dtype)
-    tokenizer = load_tokenizer(options.language_model)
+    with name_load_faults(f"vision_model {options.vision_model}", options.vision_model):
+        vision_tower = load_vision_tower(options.vision_model, options.dtype)
+        pixels = load_image_processor(options.vision_model)
+    with name_load_faults(f"language_model {options.language_model}", options.language_model):
+        language_model = load_language_model(options.language_model, options.dtype)
+        tokenizer = load_tokenizer(options.language_model)
     volume_size = options.image_size or MedBlip3dConfig().volume_size
     patch_size = options.patch_size or MedBlip3dConfig().patch_size
     if volume_size % patch_size:
@@ -50,7 +54,6 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         patch_size=patch_size,
         num_query_tokens=options.num_queries or MedBlip3dConfig().num_query_tokens,
     )
-    pixels = load_image_processor(options.vision_model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = MedBlip3dNetwork(config, vision_tower, language_model)

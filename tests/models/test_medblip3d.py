@@ -377,6 +377,7 @@ def test_a_saved_model_keeps_its_parts(gpt2: Path, tmp_path: Path) -> None:
         ({"image_size": 19}, "image_size 19 is no multiple of patch_size 6"),
         ({"language_model": "phantom-blip"}, "language_model .* is a blip, which is no language model"),
         ({"max_caption_tokens": 196}, "max_caption_tokens 196 exceeds the 195 positions"),
+        ({"vision_model": "owner/none"}, "^vision_model owner/none: neither the local cache"),
         ({"augment": True}, "augment turns and brightens images"),
         ({"quantization": "8bit", "freeze": "lora"}, "quantization is for BLIP-2"),
     ],
