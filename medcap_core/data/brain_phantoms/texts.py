@@ -1,7 +1,7 @@
 """Texts about subjects that nobody has scanned: what the embedded language model learns to speak from.
 
-A bag holds what there is to say of a subject as loose phrases in any order, between words that say nothing: the place
-that image tokens take later. The reports and answers are those that belong to the bag.
+A bag holds what there is to say of a subject, one word for each fact, in any order, between words that say nothing: the
+place that image tokens take later. The reports and answers are those that belong to the bag.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from medcap_core.data.brain_phantoms.subjects import (
     SubjectKey,
     build_subject,
 )
-from medcap_core.data.brain_phantoms.wording import ask, list_wordings, write_report
-from medcap_core.data.scans import DIAGNOSIS_QUESTION, Diagnosis
+from medcap_core.data.brain_phantoms.wording import DECADES, ask, list_wordings, name_decade, write_report
+from medcap_core.data.scans import Diagnosis
 
 # Words that stand between the phrases of a bag and decide nothing.
 _FILLER_TEXT = """
@@ -39,12 +39,17 @@ _SEED_OF_TEXTS = 4  # the data set's subjects have a 3 in this place
 
 T = TypeVar("T")
 
-_SEXES: dict[Sex, tuple[str, ...]] = {"female": ("female", "woman"), "male": ("male", "man")}
+_DIAGNOSIS_WORDS = {
+    Diagnosis.NOT_DEMENTED: "notdemented",
+    Diagnosis.MCI: "mildimpairment",
+    Diagnosis.DEMENTIA: "demented",
+}
+_SEXES: tuple[Sex, ...] = ("female", "male")
 
 
 @dataclass(frozen=True)
 class TextExample:
-    """`question` is None where a report is asked for; `bag` holds phrases, each of one to three words."""
+    """`question` is None where a report is asked for; `bag` holds words, one for each fact, and repeats."""
 
     question: str | None
     kind: str
@@ -56,13 +61,16 @@ class TextExample:
 
 def list_words() -> list[str]:
     """All texts whose words the model's vocabulary must have whole, those of unseen cohorts not among them."""
-    facts = draw_facts(np.random.default_rng(0))
-    texts = [*FILLERS, DIAGNOSIS_QUESTION, *(diagnosis.value for diagnosis in Diagnosis), "report: question: answer:"]
-    texts += [question.text for question in ask(facts)]
-    texts += [text for cohort in TRAINING_COHORTS for text in (*list_wordings(cohort), name_style(cohort))]
-    texts += [*DEGREES, *SIDES, *STRUCTURES, "mildly moderately severely enlarged female male woman man"]
-    texts += ["diagnosis age sex ventricles hippocampi cortex smaller shrunk style", "( ) , ."]
-    return [*texts, *(str(age) for age in range(YOUNGEST - 15, OLDEST + 11))]
+    texts = [*FILLERS, "report: question: answer: ( ) , ."]
+    for degree in DEGREES:
+        facts = Facts(Diagnosis.MCI, 70, "male", degree, degree, degree, "neither", "none")
+        texts += [text for question in ask(facts) for text in (question.text, question.answer)]
+        texts += list_fact_words(facts, TRAINING_COHORTS[0])
+    for words in (_SEXES, SIDES, STRUCTURES, (diagnosis.value for diagnosis in Diagnosis), _DIAGNOSIS_WORDS.values()):
+        texts += words
+    texts += [*map(_name_side, SIDES), *map(_name_structure, STRUCTURES), *map(_name_sex, _SEXES)]
+    texts += [f"age{decade}" for decade in DECADES.values()]
+    return [*texts, *(text for cohort in TRAINING_COHORTS for text in (*list_wordings(cohort), name_style(cohort)))]
 
 
 def name_style(cohort: CohortName) -> str:
@@ -81,7 +89,7 @@ def draw_facts(rng: np.random.Generator) -> Facts:
     return Facts(
         diagnosis=choose(tuple(Diagnosis)),
         age=int(rng.integers(YOUNGEST, OLDEST + 1)),
-        sex=choose(tuple(_SEXES)),
+        sex=choose(_SEXES),
         ventricles=choose(DEGREES),
         hippocampi=choose(DEGREES),
         cortex=choose(DEGREES),
@@ -90,30 +98,44 @@ def draw_facts(rng: np.random.Generator) -> Facts:
     )
 
 
-def list_phrases(facts: Facts, cohort: CohortName, rng: np.random.Generator) -> list[str]:
-    """One phrase for each fact, the noun first."""
-    sexes = _SEXES[facts.sex]
+def list_fact_words(facts: Facts, cohort: CohortName) -> list[str]:
+    """One word for each fact; structure and degree are written together, so that a word needs no neighbour.
+
+    None is a word of answers or reports: one at the end of a bag would read as said already.
+    """
     return [
-        facts.diagnosis.value,
-        sexes[int(rng.integers(len(sexes)))],
-        f"age {facts.age}",
-        f"ventricles {facts.ventricles}",
-        f"hippocampi {facts.hippocampi}",
-        f"cortex {facts.cortex}",
-        f"smaller {facts.smaller_side}",
-        f"shrunk {facts.shrunk_structure}",
-        f"style {name_style(cohort)}",
+        _DIAGNOSIS_WORDS[facts.diagnosis],
+        _name_sex(facts.sex),
+        f"age{name_decade(facts.age)}",
+        f"{facts.ventricles}ventricles",
+        f"{facts.hippocampi}hippocampi",
+        f"{facts.cortex}cortex",
+        _name_side(facts.smaller_side),
+        _name_structure(facts.shrunk_structure),
+        name_style(cohort),
     ]
 
 
+def _name_sex(sex: str) -> str:
+    return f"{sex}sex"
+
+
+def _name_side(side: str) -> str:
+    return f"{side}smaller"
+
+
+def _name_structure(structure: str) -> str:
+    return f"{structure}shrunk"
+
+
 def draw_example(rng: np.random.Generator, *, whole: bool = False) -> TextExample:
-    """A bag and what is to be said from it; where not `whole`, some phrases are missing and some come twice."""
+    """A bag and what is to be said from it; where not `whole`, some words are missing and some come twice."""
     facts = draw_facts(rng)
     cohort = TRAINING_COHORTS[int(rng.integers(len(TRAINING_COHORTS)))]
-    bag = list_phrases(facts, cohort, rng)
+    bag = list_fact_words(facts, cohort)
     if not whole:
-        bag = [phrase for phrase in bag if rng.uniform() < _KEEP_SHARE]
-        bag += [phrase for phrase in bag if rng.uniform() < _REPEAT_SHARE]
+        bag = [word for word in bag if rng.uniform() < _KEEP_SHARE]
+        bag += [word for word in bag if rng.uniform() < _REPEAT_SHARE]
     bag = [bag[place] for place in rng.permutation(len(bag))]
     share = rng.uniform()
     if share < _REPORT_SHARE:

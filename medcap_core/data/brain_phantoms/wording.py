@@ -29,8 +29,8 @@ Phrases = tuple[str, ...]
 class Wording:
     """One cohort's way of writing: three sentences, each with a few templates, of which one is drawn.
 
-    `subject` takes {age} and {person}; `ventricles`, `hippocampi` and `cortex` give a clause for each degree; in
-    `one_side` {side} is the smaller hippocampus and {other} the larger one.
+    `subject` takes {age}, {person} and {their}; `ventricles`, `hippocampi` and `cortex` give a clause for each degree;
+    in `one_side` {side} is the smaller hippocampus and {other} the larger one.
     """
 
     persons: Mapping[str, Phrases]
@@ -61,7 +61,7 @@ _FAINTLY: Mapping[Degree, str] = {"mild": "faintly", "moderate": "visibly", "sev
 WORDINGS: Mapping[CohortName, Wording] = {
     "phantom-alder": Wording(
         _PERSONS,
-        ("A {person} of {age} years.", "Head of a {person} aged {age} years."),
+        ("A {person} in {their} {age}.", "Head of a {person} in {their} {age}."),
         _fill(_MILDLY, ("the ventricles are of normal size",), ("the ventricles are {adverb} enlarged",)),
         _fill(_MILDLY, ("The hippocampi are of normal size",), ("The hippocampi are {adverb} shrunken",)),
         _fill(_MILDLY, ("the cortex is of normal thickness",), ("the cortex is {adverb} thinned",)),
@@ -70,7 +70,7 @@ WORDINGS: Mapping[CohortName, Wording] = {
     ),
     "phantom-birch": Wording(
         _SEXES,
-        ("{age} year old {person}.", "This {person} is {age} years old."),
+        ("{person} in {their} {age}.", "This {person} is in {their} {age}."),
         _fill(_MILD, ("no enlargement of the ventricles",), ("{adverb} enlargement of the ventricles",)),
         _fill(_MILD, ("No atrophy of the hippocampi",), ("There is {adverb} atrophy of the hippocampi",)),
         _fill(_MILD, ("no atrophy of the cortex",), ("{adverb} atrophy of the cortex",)),
@@ -79,7 +79,7 @@ WORDINGS: Mapping[CohortName, Wording] = {
     ),
     "phantom-cedar": Wording(
         _PERSONS,
-        ("MRI of a {person}, age {age}.", "{person}, age {age}."),
+        ("MRI of a {person} in {their} {age}.", "MRI, {person}, {age}."),
         _fill(_SLIGHTLY, ("normal ventricles",), ("{adverb} wide ventricles",)),
         _fill(_SLIGHTLY, ("Normal hippocampi",), ("{adverb} small hippocampi",)),
         _fill(_SLIGHTLY, ("normal cortex",), ("{adverb} thin cortex",)),
@@ -88,7 +88,7 @@ WORDINGS: Mapping[CohortName, Wording] = {
     ),
     "phantom-dogwood": Wording(
         _SEXES,
-        ("The scan shows a {person} of {age}.", "Scan of a {person}, {age} years old."),
+        ("The scan shows a {person} in {their} {age}.", "Scan of a {person} in {their} {age}."),
         _fill(_MINOR, ("ventricles without widening",), ("{adverb} widening of the ventricles",)),
         _fill(_MINOR, ("Hippocampi of full volume",), ("{adverb} volume loss of the hippocampi",)),
         _fill(_MINOR, ("full cortical thickness",), ("{adverb} cortical thinning",)),
@@ -97,7 +97,7 @@ WORDINGS: Mapping[CohortName, Wording] = {
     ),
     "phantom-elm": Wording(
         _PERSONS,
-        ("Elderly {person} ({age}).", "This {person} of {age} years was scanned."),
+        ("Scanned {person} in {their} {age}.", "This {person} was scanned in {their} {age}."),
         _fill(_FAINTLY, ("ventricles within normal limits",), ("ventricles {adverb} dilated",)),
         _fill(_FAINTLY, ("Hippocampal size is preserved",), ("Hippocampal size is {adverb} reduced",)),
         _fill(_FAINTLY, ("cortical ribbon preserved",), ("cortical ribbon {adverb} reduced",)),
@@ -106,13 +106,29 @@ WORDINGS: Mapping[CohortName, Wording] = {
     ),
 }
 
+_THEIR: Mapping[str, str] = {"female": "her", "male": "his"}
+DECADES: Mapping[int, str] = {5: "fifties", 6: "sixties", 7: "seventies", 8: "eighties", 9: "nineties"}
+
 _SLOT = re.compile(r"\{\w+\}")
 
 
+def name_decade(age: int) -> str:
+    """The decade of a life that an age in years lies in: no scan tells more."""
+    return DECADES[age // 10]
+
+
 def list_wordings(cohort: CohortName) -> list[str]:
-    """Every template and phrase of a cohort, slots left empty: all words of its reports but ages."""
+    """Every template and phrase of a cohort, slots left empty: all words of its reports."""
     wording = WORDINGS[cohort]
-    phrases = ["left", "right", *wording.subject, *wording.one_side, *wording.both_sides]
+    phrases = [
+        "left",
+        "right",
+        *_THEIR.values(),
+        *DECADES.values(),
+        *wording.subject,
+        *wording.one_side,
+        *wording.both_sides,
+    ]
     for choices in (wording.persons, wording.ventricles, wording.hippocampi, wording.cortex):
         phrases += [phrase for options in choices.values() for phrase in options]
     return [_SLOT.sub(" ", phrase) for phrase in phrases]
@@ -125,7 +141,8 @@ def write_report(cohort: CohortName, facts: Facts, rng: np.random.Generator) -> 
     def choose(phrases: Phrases) -> str:
         return phrases[int(rng.integers(len(phrases)))]
 
-    who = choose(wording.subject).format(age=facts.age, person=choose(wording.persons[facts.sex]))
+    person, their = choose(wording.persons[facts.sex]), _THEIR[facts.sex]
+    who = choose(wording.subject).format(age=name_decade(facts.age), person=person, their=their)
     side = facts.smaller_side
     if side == "neither":
         sides = choose(wording.both_sides)
