@@ -196,11 +196,11 @@ def _weigh_by_gradient(layers: Sequence[Tensor], logits: Tensor, input_ids: Tens
     return torch.stack(weights, dim=1)
 
 
-def build_maps(weights: Tensor, grid: tuple[int, int]) -> NDArray[np.float32]:
+def build_maps(weights: Tensor, grid: tuple[int, ...]) -> NDArray[np.float32]:
     """Weights over encoder tokens (B, T, N) to maps over patches (B, T, R, C), each summing to one.
 
     Patches are the last R x C encoder tokens; those before them (a class token) are left out. Where no patch has any
-    weight the map is even.
+    weight the map is even. A `grid` of another number of axes gives maps with as many.
     """
     num_patches = math.prod(grid)
     patches = weights.detach()[..., -num_patches:].double()

@@ -28,7 +28,7 @@ class PointingGame:
 
     `area_chance` is the mean share of the image that the true boxes cover: what a peak thrown anywhere would hit.
     `shuffled_chance` is what the same peaks hit in the other images' boxes: it also knows where findings usually lie.
-    `gain` is `share` less `shuffled_chance`.
+    `gain` is `share` less `shuffled_chance`. In volumes answers stand for words, patches for the image's area.
     """
 
     num_images: int
@@ -90,10 +90,24 @@ def play_pointing_game(
     num_words = np.array([len(own) for own in peaks], float)
     shuffled = _count_shuffled_hits(peaks, boxes)
     areas = np.array([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes])
-    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), number_units(cases), seed=seed)[0].T
+    return build_game(len(boxes), hits, shuffled, num_words, areas, number_units(cases), seed=seed)
+
+
+def build_game(
+    num_images: int,
+    hits: NDArray[np.float64],
+    shuffled: NDArray[np.float64],
+    num_words: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    units: NDArray[np.int64],
+    *,
+    seed: int,
+) -> PointingGame:
+    """The outcome of rows of `num_words` words each, all (N,); `units` (N,) says which rows are drawn together."""
+    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), units, seed=seed)[0].T
     share, chance = hits.sum() / num_words.sum(), shuffled.sum() / num_words.sum()
     return PointingGame(
-        num_images=len(boxes),
+        num_images=num_images,
         num_words=int(num_words.sum()),
         share=float(share),
         interval=_compute_interval(resampled[0] / resampled[2]),

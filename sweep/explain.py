@@ -4,13 +4,10 @@ python -m sweep.explain runs/lora-001
 python -m sweep.explain runs/lora-001 --image scan.png --method gradient --layer 2
 """
 
-import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,18 +27,25 @@ from medcap_core.attention import (
 from medcap_core.command_line import told_in_sentences
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
-from medcap_core.errors import ConfigFault, RunFault
+from medcap_core.errors import ConfigFault
 from medcap_core.evaluation import OnProgress, ignore_progress
-from medcap_core.files import replace_durably, write_json_atomically
 from medcap_core.libraries import quiet_libraries
+from medcap_core.models.medblip3d import MedBlip3dCaptioner
 from medcap_core.pointing_game import find_finding_words, is_inside
+from sweep.attention_files import (
+    AttentionPicture,
+    describe_run,
+    list_earlier,
+    read_attention_pictures,
+    save_picture,
+    slug,
+    write_index,
+)
 from sweep.attention_sheet import Sheet, draw_sheet
 from sweep.environment import set_environment
 from sweep.explained_run import (
-    FOLDER_NAME,
     ChosenImage,
     ExplainedRun,
-    Kind,
     choose_images,
     load_explained_run,
     make_output_folder,
@@ -49,28 +53,18 @@ from sweep.explained_run import (
 )
 from sweep.pointing import compare_ways, describe_comparison, write_pointing_game
 from sweep.run_directory import show_path
+from sweep.volume_pictures import write_volume_pictures
 
-INDEX_NAME, MAPS_NAME = "attention.json", "attention.npz"
+__all__ = ["AttentionPicture", "read_attention_pictures", "write_attention_pictures"]
+
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-@dataclass(frozen=True)
-class AttentionPicture:
-    """One picture of `RUN_DIR/attention`, with what a report says beside it; `alt` is its text alternative."""
-
-    path: Path
-    image_id: str
-    kind: Kind
-    caption: str
-    reference: str | None
-    is_synthetic: bool
-    alt: str
 
 
 def write_attention_pictures(
     run_directory: Path,
     *,
     images: Sequence[str] = (),
+    questions: Sequence[str] = (),
     num: int = 8,
     way: AttentionWay = DEFAULT_WAY,
     out: Path | None = None,
@@ -82,65 +76,33 @@ def write_attention_pictures(
     `images` are paths or ids of the run's test split; without them `num` test images are taken, the best, the worst
     and random ones by the run's test predictions. `out` is by default `run_directory/attention`; pictures of an earlier
     call there are replaced. Beside the pictures lie `attention.json` (captions, words, peaks) and `attention.npz`
-    (maps). Raises UserFault.
+    (maps). For a model of volumes see `write_volume_pictures`; `questions` are for these. Raises UserFault.
     """
     run = load_explained_run(run_directory, model)
     folder = make_output_folder(run_directory, out)
+    if isinstance(run.captioner, MedBlip3dCaptioner):
+        return write_volume_pictures(
+            run, folder, images=images, questions=questions, num=num, way=way, progress=progress
+        )
+    if questions:
+        raise ConfigFault("--question is for models that answer questions on scans; leave it out.")
     chosen = read_given_images(run, list(images), progress) if images else choose_images(run, num, progress)
     pixels = np.stack([image.pixels for image in chosen])
     explained = explain_captions(
         run.captioner, pixels, run.config, [way], lambda done, total: progress("explaining captions", done, total)
     )[way]
-    earlier = _list_earlier(folder)
+    earlier = list_earlier(folder)
     num_layers = count_layers(run.captioner, pixels, run.config)
     entries, maps = [], {}
     for index, (image, caption) in enumerate(zip(chosen, explained, strict=True)):
         entry = _describe(image, caption)
-        entry |= {"file": f"{index + 1:02d}-{image.kind}-{_slug(image.record.id)}.png", "maps": f"maps_{index:03d}"}
+        entry |= {"file": f"{index + 1:02d}-{image.kind}-{slug(image.record.id)}.png", "maps": f"maps_{index:03d}"}
         maps[entry["maps"]] = np.stack([word.map for word in caption.words]) if caption.words else np.zeros((0, 1, 1))
         sheet = _build_sheet(run, image, caption, way, num_layers, entry)
-        _save_picture(sheet, folder / entry["file"])
+        save_picture(draw_sheet(sheet), folder / entry["file"])
         entries.append(entry)
         progress("drawing pictures", index + 1, len(chosen))
-    _save_maps(maps, folder / MAPS_NAME)
-    about = {"model": run.model_name, "data": run.config.data, "method": way.method.value, "layer": way.layer_name}
-    write_json_atomically(folder / INDEX_NAME, about | {"num_layers": num_layers, "images": entries})
-    pictures = read_attention_pictures(run_directory, folder)
-    for path in earlier - {picture.path for picture in pictures}:
-        path.unlink(missing_ok=True)
-    return pictures
-
-
-def read_attention_pictures(run_directory: Path, folder: Path | None = None) -> list[AttentionPicture]:
-    """The pictures that lie in a run already; none where none were drawn. Raises RunFault for a damaged list."""
-    folder = folder or run_directory / FOLDER_NAME
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
-        return [
-            AttentionPicture(
-                path=folder / entry["file"],
-                image_id=entry["image_id"],
-                kind=entry["kind"],
-                caption=entry["caption"],
-                reference=entry["reference"],
-                is_synthetic=entry["is_synthetic"],
-                alt=entry["alt"],
-            )
-            for entry in entries
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise RunFault(f"{path} is damaged; delete it and draw the pictures anew.") from None
-
-
-def _list_earlier(folder: Path) -> set[Path]:
-    """Pictures that are to be replaced; a damaged list names none."""
-    try:
-        return {picture.path for picture in read_attention_pictures(folder.parent, folder)}
-    except RunFault:
-        return set()
+    return write_index(folder, describe_run(run, way, num_layers), entries, maps, earlier)
 
 
 def _describe(image: ChosenImage, explained: ExplainedCaption) -> dict[str, Any]:
@@ -213,30 +175,16 @@ def _build_sheet(
     )
 
 
-def _save_picture(sheet: Sheet, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    draw_sheet(sheet).save(temporary, format="PNG")
-    replace_durably(temporary, path)
-
-
-def _save_maps(maps: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **maps)
-    replace_durably(temporary, path)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-60:].strip("-.") or "image"
-
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def explain(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished run.")],
-    image: Annotated[list[str] | None, typer.Option(help="Image file, or an id of the run's test split.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Image or scan, or an id of the run's test split.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="Asked of each scan instead of its own questions; models of scans only.")
+    ] = None,
     num: Annotated[int, typer.Option(min=1, help="Test images to draw where no --image is given.")] = 8,
     layer: Annotated[str, typer.Option(help="Decoder layer, from 1, or mean of all.")] = DEFAULT_WAY.layer_name,
     method: Annotated[AttentionMethod, typer.Option(help="How attention becomes a map.")] = DEFAULT_WAY.method,
@@ -261,9 +209,16 @@ def explain(
                 outcome = describe_comparison(compare_ways(run_directory, model=model, out=out, progress=progress))
             else:
                 pictures = write_attention_pictures(
-                    run_directory, images=image or (), num=num, way=way, out=out, model=model, progress=progress
+                    run_directory,
+                    images=image or (),
+                    questions=question or (),
+                    num=num,
+                    way=way,
+                    out=out,
+                    model=model,
+                    progress=progress,
                 )
-            if not compare and not image:
+            if not compare and not image and not question:
                 outcome = write_pointing_game(
                     run_directory, way=way, num_images=pointing_images, out=out, model=model, progress=progress
                 )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from medcap_core.caption import read_settings
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import UnreadableImage
+from medcap_core.data.geometry import Geometry
 from medcap_core.data.prepare import PreparedSplit, prepare_data
-from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.records import Record, SplitName
 from medcap_core.device import current_device
 from medcap_core.errors import DataFault, RunFault
 from medcap_core.evaluation import OnProgress, ignore_progress
@@ -44,7 +45,10 @@ class ExplainedRun:
 
 @dataclass(frozen=True)
 class ChosenImage:
-    """One image to explain: uint8 (3, S, S) as the model sees it; `reference` is None for a loose file."""
+    """One image to explain, uint8 (3, S, S) as the model sees it, or scan, (1, S, S, S).
+
+    `reference` is None for a loose file.
+    """
 
     record: Record
     kind: Kind
@@ -95,7 +99,8 @@ def choose_images(run: ExplainedRun, num: int, progress: OnProgress = ignore_pro
     places = {record_id: position for position, record_id in enumerate(split.ids)}
     known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
     if not known:
-        raise RunFault(f"{path} names no image of {run.config.data}: the data set has changed since the run.")
+        noun = run.captioner.geometry.noun
+        raise RunFault(f"{path} names no {noun} of {run.config.data}: the data set has changed since the run.")
     scores = load_caption_scorer(table["reference"].tolist()).cider_per_image(table["prediction"].tolist())
     chosen = choose_rows(scores[known], num)
     return [
@@ -128,14 +133,19 @@ def read_given_images(run: ExplainedRun, names: list[str], progress: OnProgress 
     chosen: list[ChosenImage] = []
     faults: list[str] = []
     split: PreparedSplit | None = None
+    geometry: Geometry = run.captioner.geometry
+    noun = geometry.noun
     for name in names:
-        if Path(name).is_file():
+        path = Path(name)
+        if path.is_file() or (noun == "scan" and path.is_dir()):
             try:
-                pixels = run.captioner.geometry.decode(ImageFile(Path(name)))
-            except UnreadableImage as unreadable:
-                faults.append(f"--image {name}: {unreadable.reason}; give an image file.")
+                reference = geometry.refer_to(path)
+                pixels = geometry.decode(reference)
+            except (UnreadableImage, ValueError) as unusable:
+                reason = unusable.reason if isinstance(unusable, UnreadableImage) else unusable
+                faults.append(f"--image {name}: {reason}; give {'an image file' if noun == 'image' else 'a scan'}.")
             else:
-                chosen.append(ChosenImage(Record(Path(name).name, ImageFile(Path(name)), ""), "given", pixels, None))
+                chosen.append(ChosenImage(Record(path.name, reference, ""), "given", pixels, None))
             continue
         split = split or run.load_split("test", progress)
         if name in split.ids:
@@ -144,7 +154,7 @@ def read_given_images(run: ExplainedRun, names: list[str], progress: OnProgress 
             chosen.append(ChosenImage(record, "given", split.pixels([place])[0], record.caption))
         else:
             faults.append(
-                f"--image {name}: no such file, and no image of the run's test split has this id; give either."
+                f"--image {name}: no such file, and no {noun} of the run's test split has this id; give either."
             )
     if faults:
         raise DataFault(faults)

@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 
 from medcap_core.attention import DEFAULT_WAY, AttentionMethod, AttentionWay, count_layers, explain_captions
+from medcap_core.data.brain_phantoms import BrainPhantom
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.data.records import SplitName
 from medcap_core.errors import RunFault
 from medcap_core.evaluation import OnProgress, ignore_progress
 from medcap_core.files import write_json_atomically
+from medcap_core.models.medblip3d import MedBlip3dCaptioner
 from medcap_core.pointing_game import PointingGame, play_pointing_game
+from medcap_core.volume_attention import count_language_layers
 from sweep.explained_run import ExplainedRun, load_explained_run, make_output_folder
+from sweep.volume_pointing import list_games, play_on_volumes
 
 GAME_NAME, COMPARISON_NAME = "pointing_game.json", "pointing_comparison.json"
 
@@ -28,12 +32,15 @@ def write_pointing_game(
 ) -> str | None:
     """Score the maps on the run's test split, or its first `num_images`, and leave `pointing_game.json`.
 
-    Returns the outcome in one line; None where the data is not phantoms, whose findings' places alone are known.
+    Returns the outcome in one line, of volumes one more for each kind of question; None where the data is not phantoms,
+    whose findings' places alone are known.
     """
     run = load_explained_run(run_directory, model)
     split = run.load_split("test", progress)
-    if not isinstance(split.records[0].image, PhantomImage):
+    if not isinstance(split.records[0].image, PhantomImage | BrainPhantom):
         return None
+    if isinstance(run.captioner, MedBlip3dCaptioner):
+        return _write_volume_game(run, make_output_folder(run_directory, out), way, num_images, progress)
     folder = make_output_folder(run_directory, out)
     game = _play(run, "test", [way], num_images, progress)[way]
     about = _describe(run, "test", way)
@@ -46,6 +53,23 @@ def write_pointing_game(
         f"{game.area_chance:.3f} by area, {game.shuffled_chance:.3f} by other images' boxes, gain over it "
         f"{game.gain:+.3f} {_bracket(game.gain_interval)}"
     )
+
+
+def _write_volume_game(
+    run: ExplainedRun, folder: Path, way: AttentionWay, num_scans: int | None, progress: OnProgress
+) -> str:
+    games = play_on_volumes(run, "test", [way], num_scans, progress)[way]
+    write_json_atomically(folder / GAME_NAME, _describe(run, "test", way) | list_games(games))
+    if not games:
+        return "Pointing game: no answer is about a place in the head, so there is nothing to score."
+    lines = [
+        f"{'all' if kind is None else kind}: {game.share:.3f} {_bracket(game.interval)} of {game.num_words} answers on "
+        f"{game.num_images} test scans peak in the true structure; chance {game.area_chance:.3f} by patches, "
+        f"{game.shuffled_chance:.3f} by other subjects' structures, gain over it {game.gain:+.3f} "
+        f"{_bracket(game.gain_interval)}"
+        for kind, game in games.items()
+    ]
+    return "\n".join(f"Pointing game ({way.method.value}, layer {way.layer_name}), {line}" for line in lines)
 
 
 def compare_ways(
@@ -61,14 +85,20 @@ def compare_ways(
     """
     run = load_explained_run(run_directory, model)
     split = run.load_split("validation", progress)
-    if not isinstance(split.records[0].image, PhantomImage):
+    if not isinstance(split.records[0].image, PhantomImage | BrainPhantom):
         raise RunFault(f"{run_directory}: --compare needs phantoms, whose findings' places are known; leave it out.")
     folder = make_output_folder(run_directory, out)
-    num_layers = count_layers(run.captioner, split.pixels([0]), run.config)
-    layers = [*range(1, num_layers + 1), None]
-    games = _play(
-        run, "validation", [AttentionWay(m, layer) for m in AttentionMethod for layer in layers], None, progress
-    )
+    if isinstance(run.captioner, MedBlip3dCaptioner):
+        num_layers = count_language_layers(run.captioner)
+    else:
+        num_layers = count_layers(run.captioner, split.pixels([0]), run.config)
+    ways = [AttentionWay(method, layer) for method in AttentionMethod for layer in (*range(1, num_layers + 1), None)]
+    games: dict[AttentionWay, PointingGame | None]
+    if isinstance(run.captioner, MedBlip3dCaptioner):
+        played = play_on_volumes(run, "validation", ways, None, progress)
+        games = {way: of_kinds.get(None) for way, of_kinds in played.items()}
+    else:
+        games = _play(run, "validation", ways, None, progress)
     rows = [_describe(run, "validation", way) | ({} if game is None else game.to_dict()) for way, game in games.items()]
     write_json_atomically(folder / COMPARISON_NAME, rows)
     return games

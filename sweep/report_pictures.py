@@ -65,7 +65,12 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
                 uri = encode_image(image, SHEET_PIXELS)
         except (OSError, ValueError):
             continue  # just being replaced
-        texts = (("Reference", str(entry.get("reference") or "")), ("Caption", str(entry.get("caption") or "")))
+        told = "Answer" if entry.get("question") else "Caption"
+        texts = (
+            ("Question", str(entry.get("question") or "")),
+            ("Reference", str(entry.get("reference") or "")),
+            (told, str(entry.get("caption") or "")),
+        )
         shown = tuple((label, text) for label, text in texts if text)
         pictures.append(Picture(str(entry["image_id"]), uri, str(entry["alt"]), shown, wide=True))
     if not pictures:
@@ -74,7 +79,9 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
         f"Where {about.get('model')} looked for each word: method {about.get('method')}, layer {about.get('layer')}."
     ]
     game = _read_json(folder / "pointing_game.json")
-    if "share" in game:
+    if "kinds" in game:
+        said += _describe_volume_game(game)
+    elif "share" in game:
         low, high = game["interval"]
         said.append(
             f"Pointing game ({game.get('method')}, layer {game.get('layer')}): {game['share']:.3f} ({low:.3f} to "
@@ -84,6 +91,20 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
         )
     said.append("A map shows where attention lay, which is no proof of what the caption came from.")
     return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
+
+
+def _describe_volume_game(game: dict[str, Any]) -> list[str]:
+    """A sentence on all answers and one on each kind of question."""
+    said = []
+    for kind, scores in {"all": game, **game["kinds"]}.items():
+        low, high = scores["interval"]
+        said.append(
+            f"Pointing game ({game.get('method')}, layer {game.get('layer')}), {kind}: {scores['share']:.3f} "
+            f"({low:.3f} to {high:.3f}) of {scores['num_words']:,} answers on {scores['num_images']:,} "
+            f"{game.get('split')} scans peak in the true structure; chance is {scores['area_chance']:.3f} by patches "
+            f"and {scores['shuffled_chance']:.3f} by other subjects' structures."
+        )
+    return said
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:

@@ -161,16 +161,17 @@ class MedBlip3dCaptioner(Captioner):
     # Texts as tokens
 
     @property
-    def _end_id(self) -> int:
+    def end_id(self) -> int:
+        """What ends a text."""
         return int(self.text_config.eos_token_id)
 
     @property
     def _pad_id(self) -> int:
         pad = self.text_config.pad_token_id
-        return self._end_id if pad is None else int(pad)
+        return self.end_id if pad is None else int(pad)
 
     @property
-    def _start_id(self) -> int | None:
+    def start_id(self) -> int | None:
         """What an encoder-decoder's captions begin with."""
         return int(self.text_config.decoder_start_token_id) if self.is_encoder_decoder else None
 
@@ -180,12 +181,12 @@ class MedBlip3dCaptioner(Captioner):
 
     def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
         # A space before it, as a tokenizer of the GPT-2 kind has it in running text.
-        return Row(prompt, [*self._split_words(f" {answer}")[: config.max_caption_tokens - 1], self._end_id])
+        return Row(prompt, [*self._split_words(f" {answer}")[: config.max_caption_tokens - 1], self.end_id])
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
         """See `Captioner.tokenize`: of reports; their first token stands for prompt and image."""
         assert config.prompt == self.prompt, "set_prompt comes before tokenize"
-        begin = self._end_id if self._start_id is None else self._start_id
+        begin = self.end_id if self.start_id is None else self.start_id
         ids = [
             torch.tensor([begin, *self._build_row(self.report_prompt, caption, config).answer]).numpy()
             for caption in captions
@@ -213,7 +214,7 @@ class MedBlip3dCaptioner(Captioner):
                 )
             )
         self._check_lengths(records, scans)
-        return MedBlip3dTexts(scans, self.num_queries, self._pad_id, self._start_id)
+        return MedBlip3dTexts(scans, self.num_queries, self._pad_id, self.start_id)
 
     def _check_lengths(self, records: Sequence[Record], scans: Sequence[ScanTexts]) -> None:
         """Raise ModelFault for a text that the language model has no positions for."""
@@ -288,7 +289,7 @@ class MedBlip3dCaptioner(Captioner):
         hidden_states: Tensor = self.network.encoder(self.scale_pixels(pixels))
         return hidden_states
 
-    def _embed_prompt(self, found: Tensor, prompt: Ids) -> Tensor:
+    def embed_prompt(self, found: Tensor, prompt: Ids) -> Tensor:
         """A prompt and the image after it: (B, Q, H) -> (B, P + Q, width of the LM)."""
         ids = torch.tensor([prompt], device=found.device).expand(len(found), -1)
         words = self.network.get_input_embeddings()(ids)
@@ -296,7 +297,7 @@ class MedBlip3dCaptioner(Captioner):
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """See `Captioner.compute_logits`: of reports, whose first token stands for prompt and image."""
-        embedded = self._embed_prompt(self.network.query_scans(encoder_hidden_states), self.report_prompt)
+        embedded = self.embed_prompt(self.network.query_scans(encoder_hidden_states), self.report_prompt)
         if self.is_encoder_decoder:
             mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
             return self._run_language_model(embedded, mask, input_ids)
@@ -309,9 +310,9 @@ class MedBlip3dCaptioner(Captioner):
         return build_generation_config(
             config,
             begin_id=getattr(self.text_config, "bos_token_id", None),
-            end_id=self._end_id,
+            end_id=self.end_id,
             pad_id=self._pad_id,
-            decoder_start_id=self._start_id,
+            decoder_start_id=self.start_id,
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
@@ -329,20 +330,32 @@ class MedBlip3dCaptioner(Captioner):
         answers = [""] * len(questions)
         for question in dict.fromkeys(questions):  # equal prompts need no padding
             rows = [row for row, asked in enumerate(questions) if asked == question]
-            prompt = self._split_words(word_question(question))
+            prompt = self.build_prompt(question)
             for row, text in zip(rows, self._write(found[rows], prompt, config), strict=True):
                 answers[row] = text
         return answers
 
+    def build_prompt(self, question: str | None) -> Ids:
+        """What the language model reads before the image to answer a question, or to report where it is None."""
+        return self.report_prompt if question is None else self._split_words(word_question(question))
+
     def _write(self, found: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
-        embedded = self._embed_prompt(found, prompt)
-        generated = self.network.language_model.generate(
+        generated = self.write_ids(found, prompt, config)
+        texts = self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [fold_white_space(text) for text in texts]
+
+    def write_ids(self, found: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
+        """The ids (B, T) of answers to one prompt by beam search, padded after their end token.
+
+        `found` is what the queries found (B, Q, H).
+        """
+        embedded = self.embed_prompt(found, prompt)
+        generated: Tensor = self.network.language_model.generate(
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.int64),
             generation_config=self._generation_config(config),
         )
-        texts = self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return generated if self.start_id is None else generated[:, 1:]
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
         """How near each scan lies to a question with each of its possible answers: (B, number of answers).
@@ -351,7 +364,7 @@ class MedBlip3dCaptioner(Captioner):
         """
         queries = self.network.place_queries(self.network.query_scans(encoder_hidden_states))
         texts = [self._split_words(f"{word_question(question)} {answer}") for answer in answers]
-        padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self._start_id)
+        padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self.start_id)
         ids, mask = (tensor.to(queries.device) for tensor in padded.pad(texts))
         telling = mask.clone()
         telling[:, : len(self._split_words(word_question(question)))] = 0

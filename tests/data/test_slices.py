@@ -1,6 +1,6 @@
 import numpy as np
 
-from medcap_core.data.slices import cut_slices, lay_out_slices
+from medcap_core.data.slices import cut_slices, find_in_slices, lay_out_slices
 
 NOSE, LEFT_EAR, CROWN = 1, 2, 3
 
@@ -39,3 +39,11 @@ def test_three_slices_make_one_picture() -> None:
     assert np.array_equal(sheet[:5, 5:], slices[0])
     assert np.array_equal(sheet[5:, :5], slices[2])
     assert not sheet[5:, 5:].any()
+
+
+def test_points_are_found_in_each_slice() -> None:
+    """The middle of the voxel at (1, 4, 2) of 5, where all three slices through it cross."""
+    cube = np.zeros((5, 5, 5), dtype=np.uint8)
+    cube[1, 4, 2] = NOSE
+    for plane, (across, down) in zip(cut_slices(cube, (1, 4, 2)), find_in_slices((0.3, 0.9, 0.5)), strict=True):
+        assert where(plane) == {NOSE: [int(down * 5), int(across * 5)]}
