@@ -19,7 +19,8 @@ from benchmarks.report import print_table
 from benchmarks.synthetic import make_random_split
 from medcap_core.batches import BatchMaker, ImageSource, PixelSource, Positions, prefetch
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.device import PeakMemory, autocast, choose_precision, release_memory
+from medcap_core.device import PeakMemory, autocast, choose_precision, release_memory, threads_for_words
+from medcap_core.evaluation import count_at_once
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.optimization import build_optimizer
 from medcap_core.steps import STEPS_BEFORE_RECORDING, RecordedSteps, Steps, build_steps
@@ -209,24 +210,26 @@ def measure_encoding(bench: ModelBench) -> None:
 
 
 def measure_captions(bench: ModelBench) -> None:
-    """Print how fast captions of a fixed length are generated; beams do not count as tokens."""
+    """Print how fast captions of a fixed length are generated, as trials do it; beams do not count as tokens."""
     config = bench.config(FreezeMode.ZERO_SHOT)
-    num_images = min(config.eval_batch_size, bench.num_images)
+    num_images = min(count_at_once(bench.captioner, config), bench.num_images)
     features = bench.encode(num_images)
 
     @torch.inference_mode()
-    def generate() -> None:
-        with autocast(bench.device, bench.precision):
+    def generate() -> int:
+        with autocast(bench.device, bench.precision), threads_for_words(bench.captioner):
             bench.captioner.generate(features, config)
+            return torch.get_num_threads()
 
+    num_threads = generate()
     seconds = time_call(generate) / num_images
     executed = count_flop(generate) / num_images
     least = count_least_flop(bench, features[:1], config)
     floor = least / bench.flops_a_second
     print_table(
-        ("images at once", "captions/s", "tokens/s", "GFLOP a caption, as run", "least GFLOP", "floor captions/s",
-         "share of floor"),
-        [(num_images, 1 / seconds, NUM_TOKENS / seconds, executed / 1e9, least / 1e9, 1 / floor,
+        ("images at once", "threads", "captions/s", "tokens/s", "GFLOP a caption, as run", "least GFLOP",
+         "floor captions/s", "share of floor"),
+        [(num_images, num_threads, 1 / seconds, NUM_TOKENS / seconds, executed / 1e9, least / 1e9, 1 / floor,
           f"{floor / seconds:.0%}")],
     )  # fmt: skip
 

@@ -43,6 +43,11 @@ def generate_captions(
     return _generate(captioner, images, config, write, workers, progress, what)
 
 
+def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
+    """How many images words are generated for at once."""
+    return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
+
+
 @dataclass(frozen=True)
 class ImageAnswers:
     """What a model says of one image: an answer to each question, and how near it lies to each class in question.
@@ -107,7 +112,7 @@ def _generate(
     own = np.arange(workers.rank, len(images), workers.size)
     captioner.eval()
     told: dict[int, _Told] = {}
-    batches = _chunks(own, config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1))
+    batches = _chunks(own, count_at_once(captioner, config))
     fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
