@@ -20,6 +20,8 @@ from sweep.explained_run import ExplainedRun
 from sweep.volume_sheet import LabelledMap, VolumeSheet, draw_volume_sheet
 
 NUM_QUERIES_SHOWN = 4
+NUM_WORDS_SHOWN = 16
+"""Of a report on one picture, its first; `attention.npz` has the maps of all."""
 
 
 def write_volume_pictures(
@@ -111,7 +113,7 @@ def _describe(item: ChosenAnswer, explained: ExplainedAnswer, mask: Mask | None)
 
     is_synthetic = isinstance(item.record.image, BrainPhantom)
     asked = "its report" if item.question is None else f'the question "{item.question}"'
-    strongest = find_strongest_queries(explained)
+    strongest, num_words = find_strongest_queries(explained), len(explained.words)
     return {
         "image_id": item.record.id,
         "kind": item.kind,
@@ -128,8 +130,8 @@ def _describe(item: ChosenAnswer, explained: ExplainedAnswer, mask: Mask | None)
             for query in strongest
         ],
         "alt": f'{"Synthetic scan" if is_synthetic else "Scan"} {item.record.id}, {asked}, answered "{explained.answer}'
-        f'"; for each of the {len(explained.words)} words and for {len(strongest)} queries three slices under a heat '
-        "map of where the model looked.",
+        f'"; three slices each under heat maps of where the model looked for {min(num_words, NUM_WORDS_SHOWN)} words '
+        f"and {len(strongest)} queries.",
     }
 
 
@@ -141,7 +143,7 @@ def _build_sheet(
     explainer: VolumeExplainer,
     mask: Mask | None,
 ) -> VolumeSheet:
-    side = explained.query_maps.shape[-1]
+    side, num_words = explained.query_maps.shape[-1], len(explained.words)
     layer = f"mean of {explainer.num_layers} layers" if way.layer is None else f"layer {way.layer}"
     legend = [
         f"Model {run.model_name}; method {way.method.value}, {layer}, {side}×{side}×{side} patches. Sagittal, coronal "
@@ -161,9 +163,12 @@ def _build_sheet(
         texts=_list_texts(item, explained),
         legend=legend,
         sections=[
-            ("Words", [LabelledMap(word.text, word.map) for word in explained.words]),
             (
-                "Queries that these words attended to most",
+                "Words" if num_words <= NUM_WORDS_SHOWN else f"The first {NUM_WORDS_SHOWN} of {num_words} words",
+                [LabelledMap(word.text, word.map) for word in explained.words[:NUM_WORDS_SHOWN]],
+            ),
+            (
+                "Queries that the answer's words attended to most",
                 [
                     LabelledMap(
                         f"query {query} · {explained.queries[query]:.0%} of the attention to the image",
