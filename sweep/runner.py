@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
 from medcap_core.published import find_published
 from sweep.answer_tables import print_answer_tables
-from sweep.cluster import ClusterInfo, NodeSize, TrialResources, check_shared_directory, choose_resources, connect
+from sweep.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources, connect
 from sweep.estimate import estimate_cost
 from sweep.experiment_log import ExperimentLog
 from sweep.final import export_best, rescore_candidates
 from sweep.held_out import score_on_test
 from sweep.held_out_answers import score_answers_on_test
+from sweep.launch import Launch
 from sweep.log_target import LogTarget
 from sweep.models import describe_models
 from sweep.noise import divert_noise
@@ -27,10 +27,9 @@ from sweep.plan import describe_plan, short_label
 from sweep.points import num_trials
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
 from sweep.provenance import end_provenance
-from sweep.ready_processes import start_ready_processes
 from sweep.report import write_report
 from sweep.run_directory import show_path
-from sweep.schema import Resources, SearchSpace
+from sweep.schema import SearchSpace
 from sweep.score_tables import print_test_table
 from sweep.search import run_search
 from sweep.study import Study
@@ -72,28 +71,16 @@ def run_study(
                 connect(address, preload=wanted.workers_per_trial == 1) as starting,
             ):
                 waiting.stop()
-                num_wanted = study.num_wanted + num_more
-                starting.add_done_callback(lambda _: keep_processes_ready(starting, wanted, num_wanted))
+                launch = Launch(starting, wanted, study.num_wanted + num_more)
                 view = SweepView(
                     terminal,
                     name=space.name,
-                    total_trials=num_wanted,
+                    total_trials=launch.num_trials,
                     header_lines=describe_study(study),
                     objective=space.objective,
                 )
                 with view:
-                    # Where a fault may come of what there is, it comes first; else Ray starts while data are prepared.
-                    settled = (
-                        None if is_surely_possible(starting, wanted) else settle(starting, wanted, num_wanted, view)
-                    )
-                    if settled and not settled[0].is_own:
-                        check_shared_directory(study.directory)
-                    data = prepare_run(study, view)
-                    cluster, resources = settled or settle(starting, wanted, num_wanted, view)
-                    if cluster.is_own and not resources.gpus_per_worker:
-                        encode_ahead(study.space, view)
-                    if study.num_finished < num_wanted:
-                        check_evaluation(study, data, cluster, resources, view)
+                    resources = prepare(study, launch, view)
                     if num_more:
                         study.extend(num_more)  # only now, so that a fault found above does not add them for good
                     run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
@@ -118,30 +105,19 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def is_surely_possible(starting: "Future[ClusterInfo]", wanted: Resources) -> bool:
-    """Whether what trials are to have is there whatever machine Ray finds; not known of a cluster that was joined."""
-    asked = (wanted.cpus_per_trial, wanted.gpus_per_trial, wanted.workers_per_trial)
-    return not starting.done() and asked == ("auto", "auto", 1)
-
-
-def settle(
-    starting: "Future[ClusterInfo]", wanted: Resources, num_wanted: int, view: SweepView
-) -> tuple[ClusterInfo, TrialResources]:
-    """Wait for Ray, choose what each trial takes of it, and show both. Raises RunFault."""
-    if not starting.done():
-        view.step("starting Ray", 0, 1)
-    cluster = starting.result()
-    resources = choose_resources(cluster.nodes, wanted, num_wanted)
-    for line in describe_start(cluster, resources, num_wanted):
-        view.message(line)
-    return cluster, resources
-
-
-def keep_processes_ready(starting: "Future[ClusterInfo]", wanted: Resources, num_wanted: int) -> None:
-    """Once a Ray of our own is there, let the processes of its first trials start."""
-    cluster = starting.result()
-    if cluster.is_own and wanted.workers_per_trial == 1:
-        start_ready_processes(choose_resources(cluster.nodes, wanted, num_wanted).max_concurrent)
+def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
+    """All that comes before the trials; Ray starts while images are decoded, unless a fault may come of what it finds."""
+    if not launch.is_sure:
+        cluster, _ = launch.settle(view)
+        if not cluster.is_own:
+            check_shared_directory(study.directory)
+    data = prepare_run(study, view)
+    cluster, resources = launch.settle(view)
+    if cluster.is_own and not resources.gpus_per_worker:
+        encode_ahead(study.space, view)
+    if study.num_finished < launch.num_trials:
+        check_evaluation(study, data, cluster, resources, view)
+    return resources
 
 
 def describe_study(study: Study) -> list[str]:
@@ -150,20 +126,6 @@ def describe_study(study: Study) -> list[str]:
         f"Run directory  {show_path(study.directory)}",
         f"Data, model    {study.space.data}, {describe_models(study.space)}",
     ]
-
-
-def describe_start(cluster: ClusterInfo, resources: TrialResources, num_wanted: int) -> list[str]:
-    """On what the trials will run, and how to watch."""
-    nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
-    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
-    devices = (
-        f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
-    )
-    lines = [f"Trials         {num_wanted}, {resources.max_concurrent} at once, on {kind} ({devices})"]
-    if cluster.dashboard_url:
-        sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
-        lines.append(f"Dashboard      {cluster.dashboard_url}{sign_in}")
-    return lines
 
 
 def choose_best(study: Study, resources: TrialResources, view: SweepView) -> TrialRecord:
