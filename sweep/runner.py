@@ -106,7 +106,7 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
-    """All that comes before the trials; Ray starts while images are decoded, unless a fault may come of what it finds."""
+    """All that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
     if not launch.is_sure:
         cluster, _ = launch.settle(view)
         if not cluster.is_own:
