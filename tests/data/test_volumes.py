@@ -1,6 +1,7 @@
 """Volumes of every kind reach one orientation, one size and eight bits; broken ones reach one sentence."""
 
 import gzip
+import locale
 import os
 import struct
 from collections.abc import Callable
@@ -391,6 +392,7 @@ def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, f
 
 
 def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
+    kept = locale.setlocale(locale.LC_CTYPE)
     stored = number_voxels((3, 5, 4))
     write_dicom(tmp_path / "series", stored, (1.0, 2.0, 3.0))
     volume = find_volume(tmp_path / "series").read()
@@ -399,6 +401,7 @@ def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
     stamp = find_volume(tmp_path / "series").fingerprint()
     os.utime(next((tmp_path / "series").iterdir()), ns=(9, 9))
     assert find_volume(tmp_path / "series").fingerprint() != stamp
+    assert locale.setlocale(locale.LC_CTYPE) == kept  # the reader's library would leave another
 
 
 def test_damaged_dicom_series(tmp_path: Path) -> None:

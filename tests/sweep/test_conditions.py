@@ -18,8 +18,8 @@ CONDITION_FAULTS = {
     ),
     "no such value": (
         FREEZE + "lora_rank: {choice: [4], when: {freeze: lorra}}",
-        "search.lora_rank.when.freeze: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, lora, "
-        "zero_shot; did you mean 'lora'?",
+        "search.lora_rank.when.freeze: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, "
+        "patch_and_bridge, patch_and_bridge_lora, lora, zero_shot; did you mean 'lora'?",
     ),
     "no value": (
         FREEZE + "lora_rank: {choice: [4], when: {freeze: []}}",

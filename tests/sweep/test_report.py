@@ -332,7 +332,7 @@ def test_colours_stand_out_from_light_and_dark_paper(paper: str) -> None:
 
 
 def test_text_stands_out_from_its_ground() -> None:
-    style = (Path(__file__).parents[2] / "sweep" / "assets" / "report.css").read_text()
+    style = (Path(__file__).parents[2] / "sweep" / "assets" / "report.css").read_text("utf-8")
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2])
     for theme in (light, dark):
         for ink in ("ink", "quiet", "link", "warning"):

@@ -80,7 +80,7 @@ def test_tables_go_to_files_of_their_own(answered: Path) -> None:
         ["unseen cohorts", "finding", 1],
     ]  # fmt: skip
     assert float(questions["exact_match"][2]) == pytest.approx(3 / 4)
-    markdown = (answered / "report.md").read_text()
+    markdown = (answered / "report.md").read_text("utf-8")
     assert "| **unseen cohorts** | **all** | **9** |" in markdown
 
 
