@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray._private.worker import BaseContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,9 +28,6 @@ LOOPBACK = "127.0.0.1"
 PACKAGES = Path(__file__).parents[1]
 SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
-KEPT_WORKERS = 64
-"""So many idle processes stay: those that scored the leading trials again have imported all that the final test needs.
-Not on GPUs, where an idle one would hold memory."""
 DRIVER_CPUS = 0.1
 """Share of a core that the process leading several workers takes; a trial on one device has no such process."""
 
@@ -97,9 +93,8 @@ def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[C
 
 
 def _start(preload: bool) -> ClusterInfo:
+    # Ray keeps as many idle processes as there are cores; asked to keep more, it starts more than it has work for.
     settings: dict[str, Any] = {"prestart_worker_first_driver": False}  # Tune's trials would not take them
-    if not torch.accelerator.is_available():
-        settings["num_workers_soft_limit"] = KEPT_WORKERS
     if preload:
         _let_workers_import()
         settings["preload_python_modules"] = [PRELOADED_MODULE]
