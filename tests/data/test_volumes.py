@@ -372,6 +372,7 @@ def test_duplicates_of_scans_are_found_exactly_whatever_their_file(tmp_path: Pat
 
 def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, float], series: str = "1.2.3") -> None:
     """Slices of an LPS volume (x, y, z), named so that their order by name is not that in space."""
+    kept = locale.setlocale(locale.LC_ALL)
     sitk = pytest.importorskip("SimpleITK", reason="SimpleITK, the extra 'dicom', is not installed")
     folder.mkdir(exist_ok=True)
     for number in range(voxels.shape[2]):
@@ -389,6 +390,7 @@ def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, f
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{series}_{(7 * number) % 10}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, kept)  # the writer too leaves another
 
 
 def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
