@@ -1,8 +1,5 @@
 """A DICOM series by SimpleITK, which sorts its slices by their positions and not by their names."""
 
-import contextlib
-import locale
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +12,6 @@ _MAX_STEP = 1.5
 """Times the usual distance of two slices; more is a gap."""
 
 
-@contextlib.contextmanager
-def _locale_kept() -> Iterator[None]:
-    """Put the process's locale back: ITK leaves it at "C", and text files would be ASCII from then on."""
-    kept = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, kept)
-
-
-@_locale_kept()
 def read_dicom_series(folder: Path) -> Volume:
     """The one series in `folder`, its axes permuted and flipped to the closest RAS orientation.
 
