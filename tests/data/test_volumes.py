@@ -390,9 +390,7 @@ def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, f
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{series}_{(7 * number) % 10}.dcm"))
         writer.Execute(image)
-    locale.setlocale(
-        locale.LC_ALL, kept
-    )  # GDCM's writer leaves it at "C", which the tests after this would read files by
+    locale.setlocale(locale.LC_ALL, kept)  # GDCM's writer leaves it at "C"
 
 
 def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
