@@ -210,7 +210,10 @@ def measure_encoding(bench: ModelBench) -> None:
 
 
 def measure_captions(bench: ModelBench) -> None:
-    """Print how fast captions of a fixed length are generated, as trials do it; beams do not count as tokens."""
+    """Print how fast captions of a fixed length are generated, as trials do it; beams do not count as tokens.
+
+    The floor is that of the threads in use.
+    """
     config = bench.config(FreezeMode.ZERO_SHOT)
     num_images = min(count_at_once(bench.captioner, config), bench.num_images)
     features = bench.encode(num_images)
@@ -225,7 +228,8 @@ def measure_captions(bench: ModelBench) -> None:
     seconds = time_call(generate) / num_images
     executed = count_flop(generate) / num_images
     least = count_least_flop(bench, features[:1], config)
-    floor = least / bench.flops_a_second
+    with threads_for_words(bench.captioner):
+        floor = least / measure_matmul_rate(bench.device, bench.precision)
     print_table(
         ("images at once", "threads", "captions/s", "tokens/s", "GFLOP a caption, as run", "least GFLOP",
          "floor captions/s", "share of floor"),
