@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import BlipForConditionalGeneration, BlipProcessor, GenerationConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
@@ -15,7 +16,8 @@ from medcap_core.errors import ModelFault
 from medcap_core.models.beam_search import search_captions
 from medcap_core.models.blip_attention import fuse_attention, unfuse_attention
 from medcap_core.models.blip_decoding import BlipDecoder
-from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
+from medcap_core.models.blip_text import PackedCaptions, foretell_words
+from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAttention
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
@@ -24,8 +26,7 @@ class BlipCaptioner(Captioner):
     """`BlipForConditionalGeneration` as transformers has it.
 
     Departs from its own `forward` in three ways: padding and prompt carry no loss (transformers leaves padding in),
-    the vision tower can be left out where its output is known already, and no attention mask is made for right padding,
-    which causal attention never sees.
+    nothing is computed for padding, and the vision tower can be left out where its output is known already.
     """
 
     family = "blip"
@@ -44,7 +45,7 @@ class BlipCaptioner(Captioner):
 
     def __init__(self, network: Any, processor: BlipProcessor) -> None:
         super().__init__(network, processor, int(network.config.vision_config.image_size))
-        fuse_attention(network)
+        fuse_attention(network.vision_model)
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
@@ -78,7 +79,7 @@ class BlipCaptioner(Captioner):
         ids = self.processor.tokenizer(prompt).input_ids[:-1] if prompt else [0]
         return [int(self.network.config.text_config.bos_token_id), *ids[1:]]
 
-    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> PackedCaptions:
         """See `Captioner.tokenize`; a cut caption keeps its end token, as in BLIP's own training."""
         text_config = self.network.config.text_config
         encoded = self.processor.tokenizer(
@@ -90,7 +91,7 @@ class BlipCaptioner(Captioner):
         ids = [np.asarray(row, dtype=np.int64) for row in encoded.input_ids]
         for row in ids:
             row[0] = text_config.bos_token_id
-        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), int(text_config.pad_token_id))
+        return PackedCaptions(ids, len(self._prompt_ids(config.prompt)), int(text_config.pad_token_id))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """See `Captioner.encode_images`."""
@@ -99,14 +100,19 @@ class BlipCaptioner(Captioner):
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """See `Captioner.compute_logits`."""
-        logits: Tensor = self.network.text_decoder(
-            input_ids=input_ids,
-            # A ready mask: the one transformers would make copies a number from the host on every step.
-            attention_mask=_build_causal_mask(input_ids.shape[1], encoder_hidden_states.device),
-            encoder_hidden_states=encoder_hidden_states,
-            use_cache=False,
-        ).logits
-        return logits
+        slots = torch.arange(input_ids.numel(), device=input_ids.device)
+        logits = foretell_words(self.network.text_decoder, encoder_hidden_states, input_ids, slots)
+        return logits.view(*input_ids.shape, -1)
+
+    def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
+        """See `Captioner.forward`; `texts` is a batch of `PackedCaptions`."""
+        input_ids, labels, slots = texts
+        hidden_states = images if encoded else self.encode_images(images)
+        logits = foretell_words(self.network.text_decoder, hidden_states, input_ids, slots)
+        next_labels = functional.pad(labels.flatten()[1:], (0, 1), value=IGNORED_LABEL)
+        return functional.cross_entropy(
+            logits.float(), next_labels[slots], label_smoothing=label_smoothing, reduction="sum"
+        )
 
     def _generation_config(self, config: TrialConfig) -> GenerationConfig:
         text_config = self.network.config.text_config
@@ -150,9 +156,9 @@ class BlipCaptioner(Captioner):
         return BlipDecoder(self.network.text_decoder, encoder_hidden_states)
 
     def build_recording_copy(self) -> Self:
-        """See `Captioner.build_recording_copy`; its attention writes the scores out again."""
+        """See `Captioner.build_recording_copy`; its vision tower writes the scores out again."""
         recorder = copy.deepcopy(self).eval().requires_grad_(True)
-        unfuse_attention(recorder.network)
+        unfuse_attention(recorder.network.vision_model)
         return recorder
 
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:

@@ -62,7 +62,7 @@ class TokenizedCaptions:
 
     def batch(
         self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Pad on the right: `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
         length = max(len(self.ids[position]) for position in positions)
         length = -(-length // pad_to_multiple) * pad_to_multiple

@@ -48,9 +48,8 @@ def compute_loss(
     captioner: Captioner, pixels: Tensor, captions: list[str], smoothing: float, **changes: object
 ) -> float:
     tokens = captioner.tokenize(captions, tiny_config(Path("unused"), **changes))
-    input_ids, labels = tokens.batch(range(len(captions)))
     with torch.inference_mode():
-        return float(captioner(pixels, input_ids, labels, label_smoothing=smoothing, encoded=False))
+        return float(captioner(pixels, *tokens.batch(range(len(captions))), label_smoothing=smoothing, encoded=False))
 
 
 # Images
@@ -118,9 +117,10 @@ def test_a_caption_opens_with_the_begin_token_and_ends_with_the_end_token(captio
     assert [ids.tolist() for ids in tokens.ids] == expected
     assert tokens.prompt_length == 1
     assert tokens.count_labels([0, 2]) == 5
-    input_ids, labels = tokens.batch([2, 0])
+    input_ids, labels, slots = tokens.batch([2, 0])
     assert input_ids.tolist() == [[DEC, SEP, PAD, PAD, PAD], expected[0]]
     assert labels.tolist() == [[-100, SEP, -100, -100, -100], [-100, *expected[0][1:]]]
+    assert slots.tolist() == [0, 5, 6, 7, 8]  # the last token of a caption foretells none
     assert tokens.batch([1], pad_to_multiple=8)[0].tolist() == [[*expected[1], PAD, PAD, PAD, PAD]]
 
 
@@ -129,7 +129,7 @@ def test_a_prompt_is_given_and_carries_no_loss(captioner: Captioner, prompt: str
     tokens = captioner.tokenize(["left lung"], tiny_config(Path("unused"), prompt=prompt))
     assert tokens.prompt_length == 4
     assert tokens.count_labels([0]) == 3
-    input_ids, labels = tokens.batch([0])
+    input_ids, labels, _slots = tokens.batch([0])
     assert input_ids.tolist() == [[DEC, *spell("a picture of left lung"), SEP]]
     assert labels.tolist() == [[-100, -100, -100, -100, *spell("left lung"), SEP]]
 

@@ -1,0 +1,109 @@
+"""BLIP's text decoder over the words of captions alone: nothing is computed for padding.
+
+Captions of a batch differ in length, and every layer but attention takes words one by one. So the words of all captions
+stand in one row, and are laid out by caption only where attention needs it. Weights, layers and arithmetic are those of
+transformers' `BlipTextLMHeadModel`; attention goes through PyTorch's fused kernels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from medcap_core.models.captioner import TokenizedCaptions
+
+_WORDS_FOR_EACH_TOKEN_OF_PADDING = 8
+"""Where captions are padded to a multiple, for few distinct shapes, the words of a batch are to this many times it."""
+
+
+class PackedCaptions(TokenizedCaptions):
+    """Captions whose batches also say where their words stand."""
+
+    def batch(
+        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+    ) -> tuple[Tensor, ...]:
+        """`(input_ids, labels, slots)`, int64: (B, T), (B, T) and (W).
+
+        `slots` are the places in the B x T, row by row, of the words that foretell another: all but the last of each
+        caption.
+        """
+        input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled)
+        lengths = np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
+        is_word = np.arange(input_ids.shape[1]) < lengths[:, None]
+        slots = np.flatnonzero(is_word)
+        multiple = pad_to_multiple * _WORDS_FOR_EACH_TOKEN_OF_PADDING if pad_to_multiple > 1 else 1
+        num_padding = min(-len(slots) % multiple, is_word.size - len(slots))
+        padding = np.flatnonzero(~is_word)[:num_padding]
+        return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where W words stand in `num_rows` captions of `length` places each."""
+
+    slots: Tensor
+    num_rows: int
+    length: int
+
+    @property
+    def positions(self) -> Tensor:
+        """The place of each word in its caption: (W)."""
+        return self.slots % self.length
+
+    def spread(self, words: Tensor, num_heads: int) -> Tensor:
+        """Words (W, D) by caption and head: (B, H, T, D / H); zero where no word stands."""
+        padded = words.new_zeros(self.num_rows * self.length, words.shape[-1]).index_copy(0, self.slots, words)
+        return _split_heads(padded.view(self.num_rows, self.length, -1), num_heads)
+
+    def gather(self, spread: Tensor) -> Tensor:
+        """The words (W, D) of what lies by caption and head: (B, H, T, D / H)."""
+        return spread.transpose(1, 2).reshape(self.num_rows * self.length, -1).index_select(0, self.slots)
+
+
+def foretell_words(text_decoder: Any, encoder_hidden_states: Tensor, input_ids: Tensor, slots: Tensor) -> Tensor:
+    """Logits (W, V) of the token after each of the words at `slots` of `input_ids` (B, T), given images (B, N, D).
+
+    Every word before one of `slots` in its caption must be among them.
+    """
+    layout = Layout(slots, *input_ids.shape)
+    embeddings = text_decoder.bert.embeddings
+    hidden = embeddings(input_ids.flatten()[slots][None], position_ids=layout.positions[None])[0]
+    for layer in text_decoder.bert.encoder.layer:
+        hidden = layer.attention.output(_attend_to_past(layer.attention.self, hidden, layout), hidden)
+        seen = _attend_to_images(layer.crossattention.self, hidden, encoder_hidden_states, layout)
+        hidden = layer.crossattention.output(seen, hidden)
+        hidden = layer.output(layer.intermediate(hidden), hidden)
+    logits: Tensor = text_decoder.cls(hidden)
+    return logits
+
+
+def _attend_to_past(attention: Any, hidden: Tensor, layout: Layout) -> Tensor:
+    projections = (attention.query, attention.key, attention.value)
+    query, key, value = (layout.spread(linear(hidden), attention.num_attention_heads) for linear in projections)
+    return layout.gather(
+        functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention), is_causal=True)
+    )
+
+
+def _attend_to_images(attention: Any, hidden: Tensor, encoder_hidden_states: Tensor, layout: Layout) -> Tensor:
+    query = layout.spread(attention.query(hidden), attention.num_attention_heads)
+    key, value = (
+        _split_heads(linear(encoder_hidden_states), attention.num_attention_heads)
+        for linear in (attention.key, attention.value)
+    )
+    return layout.gather(functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention)))
+
+
+def _split_heads(projected: Tensor, num_heads: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, D / H)."""
+    num_rows, num_tokens, width = projected.shape
+    return projected.view(num_rows, num_tokens, num_heads, width // num_heads).transpose(1, 2)
+
+
+def _dropout(attention: Any) -> float:
+    return float(attention.dropout.p) if attention.training else 0.0
