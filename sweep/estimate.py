@@ -1,276 +1,206 @@
-"""What a sweep will cost in time and disk, from a few measured steps of its own trials on its own data."""
+"""What a sweep will cost in time and disk: measured parts of its trials, counted and put together."""
 
-import math
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from medcap_core import training
-from medcap_core.batches import SourcePart
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.geometry import Geometry
-from medcap_core.data.prepare import PreparedData, load_dataset, prepare_data
-from medcap_core.data.records import SplitName
-from medcap_core.data.splits import DATA_SEED, select_rows
-from medcap_core.device import current_device
-from medcap_core.distributed import Workers
-from medcap_core.evaluation import compute_validation_loss, generate_captions
-from medcap_core.image_sources import FrozenEncoder
+from medcap_core.data.records import SPLITS
 from medcap_core.models import load_geometry
-from medcap_core.steps import STEPS_BEFORE_RECORDING
 from sweep.cluster import TrialResources
-from sweep.plan import CostEstimate
+from sweep.disk_costs import Measured, by_encoder, count_kept_bytes, encoder_of, estimate_disk
+from sweep.plan import CostEstimate, CostPart
 from sweep.points import build_config, draw_configs, num_trials
-from sweep.pruning import build_rungs, should_prune
+from sweep.preparation import NUM_CHECK_BATCHES
+from sweep.ranking import NUM_CANDIDATES
 from sweep.schema import SearchSpace
-from sweep.trial_record import compute_step
+from sweep.scoring import MOST_IMAGES_HERE
+from sweep.simulation import TrialCost, simulate_searches
+from sweep.trial_costs import (
+    DecodingCost,
+    UnitCost,
+    busy_processes,
+    count_images,
+    measure_decoding,
+    measure_units,
+)
 
 NUM_DRAWS = 32
-NUM_STEPS = 4
-NUM_CAPTIONED = 32
-NUM_SIMULATED_SWEEPS = 20
-SECONDS_TO_START = 12.0
-"""Ray, the check of the evaluation and the first import in each trial process."""
-SECONDS_TO_SCORE_AN_EPOCH = 0.6
-SECONDS_TO_END = 10.0
-"""The test split's baselines, of which METEOR's start takes most, and the report."""
-SECONDS_TO_SCORE_A_MODEL = 1.0
+SECONDS_TO_HAND_ON = 0.2
+"""From the end of a trial to the next one's begin in the same process: Tune and the driver."""
+SECONDS_TO_SCORE_A_TEXT = 3.4e-3
+"""One caption of the test split by all scores, with its share of intervals and tests."""
+STARTS_OF_RAY, STARTS_OF_PROCESSES, STARTS_OF_THE_END = 1.2, 1.4, 2.0
+"""What programs of others take to start, in units of this process's own start, which is measured: Ray; the processes of
+trials; and at the end METEOR's Java, the report and Ray's way out. On two quiet cores 4.4, 5.2 and 7.4 s, to 3.7 s.
+"""
 
 
 @dataclass(frozen=True)
-class UnitCost:
-    """Seconds an image in training, captioning and encoding ahead; bytes of its stored features; parameters.
+class _Sweep:
+    """What the estimate adds up: the space, what its trials may take, and what was measured of them."""
 
-    `total_parameters` are the base model's, LoRA's factors left out.
-    """
+    space: SearchSpace
+    resources: TrialResources
+    given: list[TrialConfig]
+    drawn: list[TrialConfig]
+    units: dict[tuple[object, ...], UnitCost]
+    decoding: dict[Geometry, DecodingCost]
+    start_seconds: float
 
-    training_seconds: float
-    caption_seconds: float
-    encoding_seconds: float
-    feature_bytes: int
-    trained_parameters: int
-    total_parameters: int
+    @property
+    def num_devices(self) -> int:
+        """How many processes work at once."""
+        return self.resources.num_workers * self.resources.max_concurrent
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Every config with the costs of its kind."""
+        return [(config, self.units[_kind(config)]) for config in (*self.given, *self.drawn)]
+
+    @property
+    def caption_seconds(self) -> float:
+        """A caption by the mean model."""
+        return float(np.mean([self.units[_kind(config)].caption_seconds for config in self.drawn]))
 
 
-Measured = tuple[TrialConfig, UnitCost]
-
-
-def estimate_cost(space: SearchSpace, resources: TrialResources) -> CostEstimate:
+def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: float) -> CostEstimate:
     """Measure a few steps of each kind of trial the space holds, and add up what the sweep will do of each.
 
-    Needs a few decoded images; everything else is counted, not done. Steps are measured beside as many busy processes
-    as there will be other trials. How much of their schedules ASHA lets trials run is found by simulating sweeps whose
-    trials differ at random; first points are counted as they are, the others as random ones.
+    `start_seconds` is what imports and checks took this process. Needs a few decoded images; everything else is
+    counted, not done. Steps are measured beside as many busy processes as there will be other trials. What the search
+    makes of the trials is simulated; see `sweep.simulation`. On a machine with other work, trials take longer than
+    this says: Ray runs their processes at niceness 15.
     """
-    torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
     given = [build_config(space, point) for point in space.first_points[: num_trials(space)]]
     drawn = draw_configs(space, NUM_DRAWS)
     kinds = {_kind(config): config for config in [*given, *drawn]}
-    workers, devices = resources.num_workers, resources.num_workers * resources.max_concurrent
-    num_others = 0 if resources.gpus_per_worker else devices - 1
+    by_geometry = {load_geometry(config): config for config in kinds.values()}
+    num_others = 0 if resources.gpus_per_worker else resources.num_workers * resources.max_concurrent - 1
+    torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
     with busy_processes(min(num_others, (os.cpu_count() or 1) - 1)):
         units = {kind: measure_units(config) for kind, config in kinds.items()}
-    share = simulate_share_run(space, drawn)
+    decoding = {geometry: measure_decoding(config) for geometry, config in by_geometry.items()}
+    sweep = _Sweep(space, resources, given, drawn, units, decoding, start_seconds)
 
-    def estimate_trial(config: TrialConfig) -> float:
-        unit, sizes = units[_kind(config)], count_images(config)
-        is_trained = config.freeze is not FreezeMode.ZERO_SHOT
-        epoch = (
-            is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
-        ) / workers
-        return (epoch + SECONDS_TO_SCORE_AN_EPOCH) * (config.num_epochs * share if is_trained else 1)
-
-    of_given, of_drawn = ([estimate_trial(config) for config in configs] for configs in (given, drawn))
-    trials = sum(of_given) + (num_trials(space) - len(given)) * float(np.mean(of_drawn))
-
-    base, measured = drawn[0], [(config, units[_kind(config)]) for config in (*given, *drawn)]
-    sizes = count_images(base)
-    caption_seconds = float(np.mean([units[_kind(config)].caption_seconds for config in drawn]))
-    encoding = sum(
-        max(unit.encoding_seconds for _, unit in group) * _count_encoded(group) for group in _by_encoder(measured)
+    searches = simulate_searches(
+        space,
+        [_estimate_trial(sweep, config) for config in given],
+        [_estimate_trial(sweep, config) for config in drawn],
+        resources.max_concurrent,
     )
-    scored_again = 3 * count_images(base.model_copy(update={"max_validation_images": None}))["validation"]
-    num_tested = num_trials(space) if space.test == "all" else 1
-    captions = (1 + num_tested) * sizes["test"] + (scored_again if base.max_validation_images else 0)
-    total = (
-        SECONDS_TO_START
-        + (encoding + captions * caption_seconds) / devices
-        + trials / resources.max_concurrent
-        + SECONDS_TO_END
-        + num_tested * SECONDS_TO_SCORE_A_MODEL
+    seconds = [search.seconds for search in searches]
+    share = float(np.mean([search.share_run for search in searches]))
+    trials = CostPart(
+        f"{num_trials(space)} trials, {resources.max_concurrent} at once, {share:.0%} of their epochs",
+        float(np.mean(seconds)),
     )
+    parts = (*_estimate_start(sweep), trials, *_estimate_end(sweep))
+    around = sum(part.seconds for part in parts) - trials.seconds
     return CostEstimate(
-        seconds_per_trial=trials / num_trials(space),
-        total_seconds=total,
-        disk_bytes=estimate_disk(measured, resources)
-        + count_kept_bytes(space, [units[_kind(config)] for config in drawn]),
-        basis=f"{NUM_STEPS} measured steps and {NUM_CAPTIONED} captions of each kind of trial on this machine",
+        seconds_per_trial=float(np.mean([search.trial_seconds for search in searches])) / num_trials(space),
+        total_seconds=around + trials.seconds,
+        range_seconds=(around + float(np.quantile(seconds, 0.1)), around + float(np.quantile(seconds, 0.9))),
+        parts=parts,
+        disk_bytes=estimate_disk(sweep.measured, resources) + count_kept_bytes(space, [units[_kind(c)] for c in drawn]),
+        basis="a few measured steps and captions of each kind of trial on this machine",
     )
 
 
-@contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """Keep `count` processes multiplying matrices meanwhile: a core that has company is slower than one alone."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "import numpy as n\na = n.ones((256, 256), n.float32)\nwhile True: a @ a"]
-    processes = [subprocess.Popen(command, env=environment) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+def _estimate_trial(sweep: _Sweep, config: TrialConfig) -> TrialCost:
+    unit, sizes = sweep.units[_kind(config)], count_images(config)
+    is_trained = config.freeze is not FreezeMode.ZERO_SHOT
+    images = is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
+    begin_seconds = unit.begin_seconds + SECONDS_TO_HAND_ON
+    if sweep.resources.num_workers > 1:  # these start anew for each trial
+        begin_seconds += (STARTS_OF_RAY + STARTS_OF_PROCESSES) * sweep.start_seconds
+    return TrialCost(
+        mode=config.freeze,
+        begin_seconds=begin_seconds,
+        epoch_seconds=images / sweep.resources.num_workers + unit.scoring_seconds,
+        num_epochs=config.num_epochs if is_trained else 1,
+    )
+
+
+def _estimate_start(sweep: _Sweep) -> tuple[CostPart, ...]:
+    """Until the first trial: two things at a time."""
+    num_decoded = {geometry: _count_to_decode(sweep, geometry) for geometry in sweep.decoding}
+    decode_seconds = sum(sweep.decoding[geometry].seconds * count for geometry, count in num_decoded.items())
+    num_encoded, encode_seconds = 0, 0.0
+    for group in by_encoder(sweep.measured):
+        count = _count_to_encode(group)
+        num_encoded += count
+        encode_seconds += count * max(unit.encoding_seconds for _, unit in group) / sweep.num_devices
+    look_seconds = NUM_CHECK_BATCHES * sweep.drawn[0].eval_batch_size * sweep.caption_seconds
+    ray_seconds = STARTS_OF_RAY * sweep.start_seconds
+    process_seconds = STARTS_OF_PROCESSES * sweep.start_seconds
+    return (
+        CostPart("imports and checks", sweep.start_seconds),
+        CostPart(f"{sum(num_decoded.values()):,} images to decode while Ray starts", max(decode_seconds, ray_seconds)),
+        CostPart(
+            f"{num_encoded:,} images to encode and a first look while trial processes start",
+            max(encode_seconds + look_seconds, process_seconds),
+        ),
+    )
+
+
+def _estimate_end(sweep: _Sweep) -> tuple[CostPart, ...]:
+    """After the last trial: the leading ones again, the test split, scores and report."""
+    space, base = sweep.space, sweep.drawn[0]
+    whole = count_images(base.model_copy(update={"max_validation_images": None}))
+    num_tested = num_trials(space) if space.test == "all" else 1
+    num_again = min(NUM_CANDIDATES, num_trials(space)) * whole["validation"] if base.max_validation_images else 0
+    num_test = (1 + num_tested) * whole["test"]
+    num_rows = num_tested + 4  # untrained, best constant caption, nearest image, shuffled images
+    return (
+        CostPart(
+            f"{num_again + num_test:,} captions of the leading trials and the test split",
+            _estimate_captions(sweep, num_again) + _estimate_captions(sweep, num_test),
+        ),
+        CostPart(
+            f"scores of {num_rows} rows of the test split, report, end",
+            num_rows * whole["test"] * SECONDS_TO_SCORE_A_TEXT + STARTS_OF_THE_END * sweep.start_seconds,
+        ),
+    )
+
+
+def _estimate_captions(sweep: _Sweep, count: int) -> float:
+    """Few captions of small models are made in the driver, others in processes that start for them."""
+    seconds = count * sweep.caption_seconds
+    if not sweep.resources.gpus_per_worker and count <= MOST_IMAGES_HERE and all(u.is_small for _, u in sweep.measured):
+        return seconds
+    return seconds / sweep.num_devices + STARTS_OF_PROCESSES * sweep.start_seconds
 
 
 def _kind(config: TrialConfig) -> tuple[object, ...]:
     """What decides the time of a step: trials of one kind are measured once."""
     return (
-        *_encoder_of(config), config.quantization, config.freeze, config.lora_targets, config.lora_vision,
+        *encoder_of(config), config.quantization, config.freeze, config.lora_targets, config.lora_vision,
         config.batch_size, config.num_beams, config.augment,
     )  # fmt: skip
 
 
-def _encoder_of(config: TrialConfig) -> tuple[object, ...]:
-    """What decides an encoder's output for an image."""
-    return (config.model, config.vision_model, config.weights_dtype, config.image_size)
-
-
-def _by_encoder(measured: list[Measured]) -> list[list[Measured]]:
-    """The measured configs, those with the same encoder together."""
-    groups: dict[tuple[object, ...], list[Measured]] = {}
-    for config, unit in measured:
-        groups.setdefault(_encoder_of(config), []).append((config, unit))
-    return list(groups.values())
-
-
-def _count_encoded(group: list[Measured]) -> int:
-    """How many images one encoder sees; a zero-shot trial looks at no training images."""
-    counts = []
-    for config, _ in group:
-        sizes = count_images(config)
-        counts.append(sum(sizes.values()) - (config.freeze is FreezeMode.ZERO_SHOT) * sizes["train"])
+def _count_to_encode(group: Sequence[Measured]) -> int:
+    """How many of them are not stored yet."""
+    counts = [0]
+    for config, unit in group:
+        if unit.encoding_seconds:
+            names = SPLITS[1:] if config.freeze is FreezeMode.ZERO_SHOT else SPLITS
+            sizes = count_images(config)
+            counts.append(sum(max(0, sizes[name] - unit.num_encoded[name]) for name in names))
     return max(counts)
 
 
-def measure_units(config: TrialConfig) -> UnitCost:
-    """Run a few training steps and captions of one config on its own data."""
-    num_images = max(NUM_CAPTIONED, min(config.batch_size * 2, 128))
-    few = config.model_copy(
-        update={
-            "data_fraction": 1.0,
-            "max_train_images": num_images,
-            "max_validation_images": NUM_CAPTIONED,
-            "max_bad_record_share": 1.0,
-            "drop_duplicate_train_images": False,  # a measurement need not read every split
-        }
-    )
-    data: PreparedData = prepare_data(few, load_geometry(few))
-    trial = training.set_up(few, data, Workers(), current_device())
-    unit_seconds = 0.0
-    if trial.tuning.trainable_parameters:
-        step = np.arange(config.batch_size) % len(trial.train.images)
-        parts = [trial.train.make(part) for part in np.array_split(step, config.accumulation_steps)]
-        labels = trial.train.texts.count_labels(step)
-        for _ in range(STEPS_BEFORE_RECORDING + 1):
-            trial.steps.take(parts, labels)
-        elapsed = time_call(lambda: [trial.steps.take(parts, labels) for _ in range(NUM_STEPS)])
-        unit_seconds = elapsed / (NUM_STEPS * config.batch_size)
-    part = SourcePart(trial.validation.images, np.arange(min(NUM_CAPTIONED, len(trial.validation.images))))
-
-    def caption() -> None:
-        generate_captions(trial.captioner, part, config)
-        compute_validation_loss(trial.captioner, trial.validation, config)
-
-    encoding_seconds, feature_bytes = 0.0, 0
-    if trial.validation.images.encoded:
-        feature_bytes = trial.validation.images.fetch(np.arange(1)).nbytes
-        some = data.splits["validation"].pixels(np.arange(len(part)))
-        encoding_seconds = time_call(lambda: FrozenEncoder(trial.captioner, config).encode(some)) / len(part)
-    caption_seconds, trained = time_call(caption) / len(part), trial.tuning.trainable_parameters
-    base_parameters = trial.tuning.total_parameters - (trained if config.freeze is FreezeMode.LORA else 0)
-    return UnitCost(unit_seconds, caption_seconds, encoding_seconds, feature_bytes, trained, base_parameters)
-
-
-def time_call(call: Callable[[], object]) -> float:
-    """Seconds a call takes, the device's work included."""
-    started = time.perf_counter()
-    call()
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter() - started
-
-
-def count_images(config: TrialConfig) -> dict[SplitName, int]:
-    """How many images of each split a trial of this config uses, bad ones not yet taken off."""
-    splits = load_dataset(config.data).splits
-    limits: dict[SplitName, tuple[float, int | None]] = {
-        "train": (config.data_fraction, config.max_train_images),
-        "validation": (1.0, config.max_validation_images),
-        "test": (1.0, config.max_test_images),
-    }
-    return {
-        name: len(select_rows(len(splits[name]), fraction=fraction, cap=cap, seed=DATA_SEED))
-        for name, (fraction, cap) in limits.items()
-    }
-
-
-def simulate_share_run(space: SearchSpace, configs: list[TrialConfig]) -> float:
-    """Share of all planned epochs that the scheduler lets trials run, if their quality is drawn at random."""
-    if not space.stops_weak_trials:
-        return 1.0
-    rungs = build_rungs(space.grace_fraction, space.reduction_factor)
-    generator = np.random.default_rng(0)
-    planned = done = 0
-    for _ in range(NUM_SIMULATED_SWEEPS):
-        curves: list[dict[int, float]] = []
-        for _ in range(num_trials(space)):
-            num_epochs = configs[generator.integers(len(configs))].num_epochs
-            quality = float(generator.random())
-            curve: dict[int, float] = {}
-            planned += num_epochs
-            for epoch in range(1, num_epochs + 1):
-                curve[compute_step(epoch, num_epochs)] = quality
-                done += 1
-                if epoch < num_epochs and should_prune(curve, curves, rungs, space.reduction_factor):
-                    break
-            curves.append(curve)
-    return done / planned
-
-
-def count_kept_bytes(space: SearchSpace, units: list[UnitCost]) -> int:
-    """Bytes of the trials that are over: the three best; with `test: all` every one's weights, until they are scored.
-
-    `units` are of random trials of the space, or of all rows of a grid.
-    """
-    weights_bytes = [4 * unit.trained_parameters for unit in units]
-    of_all = num_trials(space) * float(np.mean(weights_bytes))
-    if space.keep_checkpoints:
-        return round(4 * of_all)  # Adam's two moments and the last epoch's weights beside the best one's
-    best = min(3, num_trials(space)) * max(weights_bytes)
-    return round(max(of_all, best)) if space.test == "all" else best
-
-
-def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
-    """Bytes at the fullest moment: running trials, `best/`, decoded and encoded images.
-
-    Of several models the largest counts; images are decoded once for each size and encoded once for each encoder.
-    """
-    model_bytes = 4 * max(unit.total_parameters for _, unit in measured)
-    weights_bytes = 4 * max(unit.trained_parameters for _, unit in measured)
-    running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
-    decoded: dict[Geometry, int] = {}
-    encoded_bytes = 0
-    for group in _by_encoder(measured):
-        num_images = max(sum(count_images(config).values()) for config, _ in group)
-        geometry = load_geometry(group[0][0])
-        decoded[geometry] = max(decoded.get(geometry, 0), num_images)
-        encoded_bytes += _count_encoded(group) * max(unit.feature_bytes for _, unit in group)
-    decoded_bytes = sum(math.prod(geometry.row_shape) * count for geometry, count in decoded.items())
-    return resources.max_concurrent * running_bytes + model_bytes + decoded_bytes + encoded_bytes
+def _count_to_decode(sweep: _Sweep, geometry: Geometry) -> int:
+    """How many images of one size are not decoded yet; validation whole, since train is compared with all of it."""
+    num_decoded = sweep.decoding[geometry].num_decoded
+    counts = []
+    for config, _ in sweep.measured:
+        if load_geometry(config) == geometry:
+            sizes = count_images(config.model_copy(update={"max_validation_images": None}))
+            counts.append(sum(max(0, sizes[name] - num_decoded[name]) for name in SPLITS))
+    return max(counts)

@@ -56,14 +56,27 @@ _NUM_SAMPLES = 5
 _WIDTH = 110
 
 
+@dataclass(frozen=True)
+class CostPart:
+    """Part of a sweep's time, one after the other."""
+
+    what: str
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
-    """What a sweep is expected to cost; `basis` says in a few words what the estimate rests on."""
+    """What a sweep is expected to cost; `basis` says in a few words what the estimate rests on.
+
+    `range_seconds` is what the whole takes in all but the shortest and the longest tenth of simulated searches.
+    """
 
     seconds_per_trial: float
     total_seconds: float
     disk_bytes: int
     basis: str = ""
+    parts: tuple[CostPart, ...] = ()
+    range_seconds: tuple[float, float] | None = None
 
 
 def short_label(point: Mapping[str, Any]) -> str:
@@ -118,9 +131,12 @@ def describe_plan(
 
 
 def format_duration(seconds: float) -> str:
-    """`40 s`, `5 min`, `2 h 05 min`."""
+    """`40 s`, `3 min 20 s`, `25 min`, `2 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds < 595:
+        minutes, tens = divmod(round(seconds / 10), 6)
+        return f"{minutes} min {10 * tens} s" if tens else f"{minutes} min"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
@@ -303,8 +319,13 @@ def _describe_estimate(estimate: CostEstimate | None) -> list[str]:
     if estimate is None:
         return ["time, disk   not estimated"]
     basis = f" ({estimate.basis})" if estimate.basis else ""
-    return [
+    lines = [
         f"time         about {format_duration(estimate.total_seconds)} in all, "
-        f"{format_duration(estimate.seconds_per_trial)} a trial{basis}",
-        f"disk         about {format_size(estimate.disk_bytes)}",
+        f"{format_duration(estimate.seconds_per_trial)} a trial{basis}"
     ]
+    if estimate.range_seconds and len(set(map(format_duration, estimate.range_seconds))) == 2:
+        least, most = map(format_duration, estimate.range_seconds)
+        lines.append(f"             {least} to {most} in eight of ten simulated searches")
+    width = max((len(format_duration(part.seconds)) for part in estimate.parts), default=0)
+    lines += [f"             {format_duration(part.seconds):>{width}}  {part.what}" for part in estimate.parts]
+    return [*lines, f"disk         about {format_size(estimate.disk_bytes)}"]

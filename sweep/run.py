@@ -5,6 +5,7 @@ python -m sweep.run --resume runs/lora-001
 """
 
 import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -77,14 +78,14 @@ def run(
 
 
 def _show_plan(space: SearchSpace) -> None:
-    console = Console()
+    console, started = Console(), time.monotonic()
     with console.status("Measuring a few steps"):
         with quick_imports():
             from medcap_core.libraries import quiet_libraries
             from sweep import runner
 
         quiet_libraries()
-        plan = runner.describe_run(space)
+        plan = runner.describe_run(space, started)
     runner.write_lines(console, plan)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,10 @@ def write_lines(console: Console, *lines: str) -> None:
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 
-def describe_run(space: SearchSpace) -> str:
-    """What a run would do and cost; starts nothing."""
+def describe_run(space: SearchSpace, started: float) -> str:
+    """What a run would do and cost; starts nothing. `started` is when this process began, on the monotonic clock."""
     check_before_start(space)
+    start_seconds = time.monotonic() - started
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
     resources = choose_resources([node], space.resources, num_trials(space))
-    return describe_plan(space, resources, estimate_cost(space, resources))
+    return describe_plan(space, resources, estimate_cost(space, resources, start_seconds))

@@ -4,11 +4,14 @@ import pytest
 
 from medcap_core.config import FreezeMode
 from medcap_core.models import load_captioner
+from sweep import trial_costs
 from sweep.cluster import TrialResources
-from sweep.estimate import UnitCost, count_images, count_kept_bytes, estimate_cost, estimate_disk, simulate_share_run
+from sweep.disk_costs import count_kept_bytes, estimate_disk
+from sweep.estimate import estimate_cost
 from sweep.points import build_config
 from sweep.schema import SearchSpace
 from sweep.space import build_space
+from sweep.trial_costs import UnitCost, count_images
 from tests.sweep.real_runs import Materials
 
 TWO_AT_ONCE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=2)
@@ -31,6 +34,18 @@ def with_(space: SearchSpace, **changes: object) -> SearchSpace:
     return space.model_copy(update=changes)
 
 
+def unit(trained: int, total: int, feature_bytes: int = 960) -> UnitCost:
+    return UnitCost(
+        training_seconds=1.0,
+        caption_seconds=1.0,
+        encoding_seconds=1.0,
+        feature_bytes=feature_bytes,
+        num_encoded={},
+        trained_parameters=trained,
+        total_parameters=total,
+    )
+
+
 def test_images_are_counted_as_they_are_drawn(space: SearchSpace) -> None:
     config = build_config(space, {})
     assert count_images(config) == {"train": 22, "validation": 6, "test": 7}
@@ -38,15 +53,28 @@ def test_images_are_counted_as_they_are_drawn(space: SearchSpace) -> None:
     assert count_images(half) == {"train": 11, "validation": 9, "test": 3}
 
 
-def test_time_grows_with_what_is_done(space: SearchSpace) -> None:
-    cost = estimate_cost(space, TWO_AT_ONCE)
+def test_time_grows_with_what_is_done(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_costs, "LEAST_SECONDS", 0.0)
+    cost = estimate_cost(space, TWO_AT_ONCE, start_seconds=3.0)
     assert 0 < cost.seconds_per_trial < cost.total_seconds < 600
-    more = estimate_cost(with_(space, trials=80), TWO_AT_ONCE)
+    assert sum(part.seconds for part in cost.parts) == pytest.approx(cost.total_seconds)
+    assert cost.range_seconds is not None
+    assert cost.range_seconds[0] < cost.total_seconds < cost.range_seconds[1]
+    start, decoding, processes, trials, captions, end = cost.parts
+    assert (start.what, start.seconds) == ("imports and checks", 3.0)
+    # Of 22, 9 and 7 images the measurement has decoded all but 5 of the test split; it encodes none of that.
+    assert (decoding.what, decoding.seconds) == ("5 images to decode while Ray starts", pytest.approx(1.2 * 3))
+    assert processes.what == "7 images to encode and a first look while trial processes start"
+    assert processes.seconds == pytest.approx(1.4 * 3)
+    assert trials.what.startswith("8 trials, 2 at once, ")
+    assert captions.what == f"{3 * 9 + 2 * 7} captions of the leading trials and the test split"
+    assert end.seconds == pytest.approx(5 * 7 * 3.4e-3 + 2 * 3)
+    more = estimate_cost(with_(space, trials=80), TWO_AT_ONCE, start_seconds=3.0)
     assert more.total_seconds > cost.total_seconds + 30 * cost.seconds_per_trial / 2
 
 
 def test_disk_holds_the_trials_that_are_over(space: SearchSpace) -> None:
-    units = [UnitCost(1.0, 1.0, 1.0, 960, trained, 5000) for trained in (0, 100, 500)]
+    units = [unit(trained, 5000) for trained in (0, 100, 500)]
     assert count_kept_bytes(space, units) == 3 * 4 * 500
     assert count_kept_bytes(with_(space, trials=2), units) == 2 * 4 * 500
     assert count_kept_bytes(with_(space, test="all"), units) == 8 * 4 * 200
@@ -61,25 +89,12 @@ def test_disk_holds_running_and_best_trials(space: SearchSpace) -> None:
     # Two trials with weights, two moments and the best epoch's weights; one whole model.
     expected = 2 * 4 * 4 * num_parameters + 4 * num_parameters + images
     units = [
-        UnitCost(1.0, 1.0, 1.0, 960, 100, num_parameters),
-        UnitCost(1.0, 1.0, 0.0, 0, num_parameters, num_parameters),
+        unit(100, num_parameters),
+        unit(num_parameters, num_parameters, feature_bytes=0),
     ]
-    measured = [(config, unit) for unit in units]
+    measured = [(config, each) for each in units]
     assert estimate_disk(measured, TWO_AT_ONCE) == expected
     larger = config.model_copy(update={"image_size": 64})  # another size and another encoder, one not stored
     assert estimate_disk([*measured, (larger, units[1])], TWO_AT_ONCE) == expected + 3 * 64 * 64 * (22 + 6 + 7)
-    untrained = [(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), unit) for unit in units]
+    untrained = [(config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT}), each) for each in units]
     assert estimate_disk(untrained, TWO_AT_ONCE) == expected - 960 * 22  # training images are decoded, not encoded
-
-
-def test_the_share_that_asha_runs(space: SearchSpace) -> None:
-    configs = [build_config(space, {"freeze": "full", "num_epochs": 4})]
-    assert simulate_share_run(with_(space, scheduler="none"), configs) == 1.0
-    share = simulate_share_run(space, configs)
-    assert 0.25 < share < 1.0
-    assert simulate_share_run(with_(space, reduction_factor=4), configs) < share
-    rows = {"sampler": "grid", "search": {}, "seeds": (1, 2, 3, 5)}
-    assert simulate_share_run(with_(space, **rows), configs) < 1.0
-    assert simulate_share_run(with_(space, **rows, test="all"), configs) == 1.0
-    short = [build_config(space, {"freeze": "full", "num_epochs": 1})]
-    assert simulate_share_run(space, short) == 1.0

@@ -1,11 +1,12 @@
 """The text of a dry run, and short names of points."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sweep.cluster import TrialResources
-from sweep.plan import CostEstimate, describe_plan, format_duration, format_size, short_label
+from sweep.plan import CostEstimate, CostPart, describe_plan, format_duration, format_size, short_label
 from sweep.space import build_space
 
 LABELS: list[tuple[dict[str, Any], str]] = [
@@ -84,10 +85,18 @@ def test_plan_of_a_conditional_search() -> None:
         "Cost\n"
         "  each trial   workers: 2, for each of them CPUs: 0.9, GPUs: 0.5\n"
         "  at once      3 of 7 trials\n"
-        "  time         about 7 min in all, 40 s a trial (two timed batches)\n"
+        "  time         about 6 min 40 s in all, 40 s a trial (two timed batches)\n"
         "  disk         about 12 MB"
     )
     assert describe_plan(space, resources, estimate) == text
+    parts = (CostPart("imports", 4.4), CostPart("trials", 200.0))
+    detailed = describe_plan(space, resources, replace(estimate, parts=parts, range_seconds=(320.0, 520.0)))
+    assert detailed.splitlines()[-5:-1] == [
+        "  time         about 6 min 40 s in all, 40 s a trial (two timed batches)",
+        "               5 min 20 s to 8 min 40 s in eight of ten simulated searches",
+        "                      4 s  imports",
+        "               3 min 20 s  trials",
+    ]
 
 
 def test_plan_of_a_grid() -> None:
@@ -147,7 +156,16 @@ def test_samples_leave_out_what_does_not_go_together() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (5399, "1 h 30 min"), (7500, "2 h 05 min")],
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (90, "1 min 30 s"),
+        (117, "2 min"),
+        (594, "9 min 50 s"),
+        (596, "10 min"),
+        (5399, "1 h 30 min"),
+        (7500, "2 h 05 min"),
+    ],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
