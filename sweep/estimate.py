@@ -32,7 +32,7 @@ from sweep.trial_costs import (
 NUM_DRAWS = 32
 SECONDS_TO_HAND_ON = 0.2
 """From the end of a trial to the next one's begin in the same process: Tune and the driver."""
-SECONDS_TO_SCORE_A_TEXT = 3.4e-3
+SECONDS_TO_SCORE_A_TEXT = 7e-4
 """One caption of the test split by all scores, with its share of intervals and tests."""
 STARTS_OF_RAY, STARTS_OF_PROCESSES, STARTS_OF_THE_END = 1.2, 1.4, 2.0
 """What programs of others take to start, in units of this process's own start, which is measured: Ray; the processes of

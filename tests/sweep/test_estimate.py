@@ -68,7 +68,7 @@ def test_time_grows_with_what_is_done(space: SearchSpace, monkeypatch: pytest.Mo
     assert processes.seconds == pytest.approx(1.4 * 3)
     assert trials.what.startswith("8 trials, 2 at once, ")
     assert captions.what == f"{3 * 9 + 2 * 7} captions of the leading trials and the test split"
-    assert end.seconds == pytest.approx(5 * 7 * 3.4e-3 + 2 * 3)
+    assert end.seconds == pytest.approx(5 * 7 * 7e-4 + 2 * 3)
     more = estimate_cost(with_(space, trials=80), TWO_AT_ONCE, start_seconds=3.0)
     assert more.total_seconds > cost.total_seconds + 30 * cost.seconds_per_trial / 2
 
