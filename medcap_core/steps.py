@@ -52,6 +52,7 @@ class LaunchedSteps:
         self.config = config
         self.device = next(module.parameters()).device
         self.precision = choose_precision(config, self.device)
+        self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         is_distributed = isinstance(module, DistributedDataParallel)
         # DistributedDataParallel averages gradients over workers; the sum is wanted.
         self.num_averaged = torch.distributed.get_world_size() if is_distributed else 1
@@ -78,7 +79,7 @@ class LaunchedSteps:
     def update(self) -> None:
         """Clip the gradients, move the weights, forget the gradients."""
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -64,32 +63,23 @@ class NodeSize:
 def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[ClusterInfo]"]:
     """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
 
-    A Ray of our own starts in the background: `result()` of what this yields waits for it. With `preload` all its
-    processes import what trials need as they start. Raises RunFault where no cluster answers.
+    In the background: `result()` of what this yields waits for it, and raises RunFault where no cluster answers. With
+    `preload` all processes of a Ray of our own import what trials need as they start.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        on_termination = signal.getsignal(signal.SIGTERM)
-        try:
-            joined: Future[ClusterInfo] = Future()
-            joined.set_result(_describe(_join(address), is_own=False))
-            signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the way
-            yield joined
-        except SystemExit as ending:
-            if ending.code == signal.SIGTERM:  # from Ray's handler, while it started
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            ray.shutdown()
-        return
+    address = find_address(address)
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
-        started = thread.submit(_start, preload)
+        started = thread.submit(_join, address) if address else thread.submit(_start, preload)
         try:
             yield started
         finally:
             wait([started])  # half a Ray cannot be shut down
             ray.shutdown()
+
+
+def find_address(address: str | None) -> str | None:
+    """The cluster to join, given or in RAY_ADDRESS; None for a Ray of our own."""
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _start(preload: bool) -> ClusterInfo:
@@ -126,10 +116,10 @@ def _describe(context: BaseContext, *, is_own: bool) -> ClusterInfo:
     )
 
 
-def _join(address: str) -> BaseContext:
+def _join(address: str) -> ClusterInfo:
     try:
         _probe(address)
-        return ray.init(
+        context = ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -146,6 +136,7 @@ def _join(address: str) -> BaseContext:
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "
             "the flag out to use this machine alone."
         ) from error
+    return _describe(context, is_own=False)
 
 
 def _probe(address: str) -> None:

@@ -34,9 +34,10 @@ SECONDS_TO_HAND_ON = 0.2
 """From the end of a trial to the next one's begin in the same process: Tune and the driver."""
 SECONDS_TO_SCORE_A_TEXT = 7e-4
 """One caption of the test split by all scores, with its share of intervals and tests."""
-STARTS_OF_RAY, STARTS_OF_PROCESSES, STARTS_OF_THE_END = 1.2, 1.4, 2.0
-"""What programs of others take to start, in units of this process's own start, which is measured: Ray; the processes of
-trials; and at the end METEOR's Java, the report and Ray's way out. On two quiet cores 4.4, 5.2 and 7.4 s, to 3.7 s.
+STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 2.6, 2.0
+"""What other programs take to start, in units of this process's own start, which is measured: what the processes of
+trials take longer; the workers of a trial, which start anew for each; and at the end METEOR's Java, the report and
+Ray's way out. On two quiet cores 6, 10 and 7.4 s, to 3.7 s.
 """
 
 
@@ -117,7 +118,7 @@ def _estimate_trial(sweep: _Sweep, config: TrialConfig) -> TrialCost:
     images = is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
     begin_seconds = unit.begin_seconds + SECONDS_TO_HAND_ON
     if sweep.resources.num_workers > 1:  # these start anew for each trial
-        begin_seconds += (STARTS_OF_RAY + STARTS_OF_PROCESSES) * sweep.start_seconds
+        begin_seconds += STARTS_OF_WORKERS * sweep.start_seconds
     return TrialCost(
         mode=config.freeze,
         begin_seconds=begin_seconds,
@@ -127,7 +128,7 @@ def _estimate_trial(sweep: _Sweep, config: TrialConfig) -> TrialCost:
 
 
 def _estimate_start(sweep: _Sweep) -> tuple[CostPart, ...]:
-    """Until the first trial: two things at a time."""
+    """Until the first trial; Ray and the trials' processes start meanwhile, which need the same cores."""
     num_decoded = {geometry: _count_to_decode(sweep, geometry) for geometry in sweep.decoding}
     decode_seconds = sum(sweep.decoding[geometry].seconds * count for geometry, count in num_decoded.items())
     num_encoded, encode_seconds = 0, 0.0
@@ -136,15 +137,13 @@ def _estimate_start(sweep: _Sweep) -> tuple[CostPart, ...]:
         num_encoded += count
         encode_seconds += count * max(unit.encoding_seconds for _, unit in group) / sweep.num_devices
     look_seconds = NUM_CHECK_BATCHES * sweep.drawn[0].eval_batch_size * sweep.caption_seconds
-    ray_seconds = STARTS_OF_RAY * sweep.start_seconds
-    process_seconds = STARTS_OF_PROCESSES * sweep.start_seconds
     return (
         CostPart("imports and checks", sweep.start_seconds),
-        CostPart(f"{sum(num_decoded.values()):,} images to decode while Ray starts", max(decode_seconds, ray_seconds)),
         CostPart(
-            f"{num_encoded:,} images to encode and a first look while trial processes start",
-            max(encode_seconds + look_seconds, process_seconds),
+            f"{sum(num_decoded.values()):,} images to decode, {num_encoded:,} to encode, and a first look",
+            decode_seconds + encode_seconds + look_seconds,
         ),
+        CostPart("until Ray and the processes of trials have started", STARTS_OF_PROCESSES * sweep.start_seconds),
     )
 
 

@@ -17,12 +17,14 @@ SECONDS_TO_ANSWER = 10.0
 logger = logging.getLogger(__name__)
 
 
-def start_ready_processes(count: int) -> None:
-    """Ask the Ray of this machine to start `count` processes that Tune's trials will take.
+def start_ready_processes(count: int, environment: RuntimeEnv | None) -> None:
+    """Ask the Ray of this machine to start `count` processes that Tune's trials will take, in their `environment`.
 
     By a call that Ray makes itself but does not promise to keep: where it is gone, or fails, trials start as late as
     they would without it.
     """
+    if environment is None:
+        return
     try:
         from ray._private.grpc_utils import init_grpc_channel
         from ray._private.utils import get_runtime_env_info
@@ -34,7 +36,7 @@ def start_ready_processes(count: int) -> None:
         request = PrestartWorkersRequest(
             language=Language.Value("PYTHON"),
             job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
-            runtime_env_info=get_runtime_env_info(_find_trial_environment()),
+            runtime_env_info=get_runtime_env_info(environment),
             keep_alive_duration_secs=SECONDS_KEPT,
             num_workers=count,
         )
@@ -45,11 +47,18 @@ def start_ready_processes(count: int) -> None:
         logger.warning("trial processes cannot be started ahead: %s", error)
 
 
-def _find_trial_environment() -> RuntimeEnv:
-    """What Tune asks of the processes of its trials; Ray gives it those alone that were started with the same."""
-    from ray.tune.execution.class_cache import _ActorClassCache
+def find_trial_environment() -> RuntimeEnv | None:
+    """What Tune asks of the processes of its trials; Ray gives it those alone that were started with the same.
 
-    return RuntimeEnv(**_ActorClassCache().get(_Anything)._default_options["runtime_env"])
+    Imports Tune, which takes most of a second. None where this Tune keeps it elsewhere.
+    """
+    try:
+        from ray.tune.execution.class_cache import _ActorClassCache
+
+        return RuntimeEnv(**_ActorClassCache().get(_Anything)._default_options["runtime_env"])
+    except (ImportError, AttributeError, KeyError) as error:
+        logger.warning("trial processes cannot be started ahead: %s", error)
+        return None
 
 
 class _Anything:

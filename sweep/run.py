@@ -4,10 +4,11 @@ python -m sweep.run search_spaces/lora.yaml
 python -m sweep.run --resume runs/lora-001
 """
 
-import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +17,16 @@ from medcap_core.command_line import told_in_sentences
 from medcap_core.errors import ConfigFault, UserFault
 from medcap_core.imports import quick_imports
 from sweep.environment import set_environment
+from sweep.interrupts import heed_interrupts
 from sweep.log_target import LogTarget, prepare_log
 from sweep.overrides import apply_overrides
+from sweep.points import num_trials
 from sweep.run_directory import check_new_directory, next_run_directory
-from sweep.schema import SearchSpace
+from sweep.schema import Resources, SearchSpace
 from sweep.space import load_space
+
+if TYPE_CHECKING:
+    from sweep.launch import Launch
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,7 +49,7 @@ def run(
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end by a scheduler: as by Ctrl-C
+    heed_interrupts()
     with told_in_sentences():
         if log_to is not None:
             prepare_log(log_to)
@@ -74,7 +80,8 @@ def run(
             _start(resolved, out, address=address, log_to=log_to)
 
 
-# The heavy imports come last: a fault in a flag or a space file shows at once, and Ray reads the environment set above.
+# The heavy imports come late: a fault in a flag or a space file shows at once, Ray reads the environment set above, and
+# starts while they go on.
 
 
 def _show_plan(space: SearchSpace) -> None:
@@ -92,23 +99,24 @@ def _show_plan(space: SearchSpace) -> None:
 def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to: LogTarget | None) -> None:
     if out is not None:
         check_new_directory(out.resolve())
-    console = Console()
-    with console.status("Checking data and model"):
-        with quick_imports():
-            from medcap_core.libraries import quiet_libraries
-            from sweep import runner
-            from sweep.preparation import check_before_start
-            from sweep.study import Study
+    with _launched(address, space.resources, num_trials(space)) as launch:
+        console = Console()
+        with console.status("Checking data and model"):
+            with quick_imports():
+                from medcap_core.libraries import quiet_libraries
+                from sweep import runner
+                from sweep.preparation import check_before_start
+                from sweep.study import Study
 
-        quiet_libraries()
-        check_before_start(space)
-    directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
-    with Study.create(directory, space) as study:
-        try:
-            runner.run_study(study, console, address=address, log_to=log_to)
-        except UserFault as fault:
-            runner.discard_unused(directory, fault)
-            raise
+            quiet_libraries()
+            check_before_start(space)
+        directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
+        with Study.create(directory, space) as study:
+            try:
+                runner.run_study(study, launch, console, log_to=log_to)
+            except UserFault as fault:
+                runner.discard_unused(directory, fault)
+                raise
 
 
 def _go_on(
@@ -116,17 +124,30 @@ def _go_on(
 ) -> None:
     from sweep.study import Study
 
-    console = Console()
     with Study.open(directory) as study:
-        with console.status("Loading"):
-            with quick_imports():
-                from medcap_core.libraries import quiet_libraries
-                from sweep import runner
+        if num_more:
+            study.check_extension(num_more)  # before anything is started
+        wanted = study.space.resources
+        if max_concurrent is not None:
+            wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
+        with _launched(address, wanted, study.num_wanted + num_more) as launch:
+            console = Console()
+            with console.status("Loading"):
+                with quick_imports():
+                    from medcap_core.libraries import quiet_libraries
+                    from sweep import runner
 
-            quiet_libraries()
-        runner.run_study(
-            study, console, address=address, max_concurrent=max_concurrent, num_more=num_more, log_to=log_to
-        )
+                quiet_libraries()
+            runner.run_study(study, launch, console, num_more=num_more, log_to=log_to)
+
+
+@contextmanager
+def _launched(address: str | None, wanted: Resources, count: int) -> "Iterator[Launch]":
+    """A Ray that starts for `count` trials; a fault meanwhile is told before it is left, which may take seconds."""
+    from sweep.launch import launch
+
+    with launch(address, wanted, count) as launched, told_in_sentences():
+        yield launched
 
 
 def _refuse_with_resume(**flags: object) -> None:

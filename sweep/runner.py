@@ -14,7 +14,7 @@ from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
 from medcap_core.published import find_published
 from sweep.answer_tables import print_answer_tables
-from sweep.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources, connect
+from sweep.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources
 from sweep.estimate import estimate_cost
 from sweep.experiment_log import ExperimentLog
 from sweep.final import export_best, rescore_candidates
@@ -45,55 +45,37 @@ class EveryTrialFailed(MedcapError):
 
 
 def run_study(
-    study: Study,
-    console: Console,
-    *,
-    address: str | None,
-    max_concurrent: int | None = None,
-    num_more: int = 0,
-    log_to: LogTarget | None = None,
+    study: Study, launch: Launch, console: Console, *, num_more: int = 0, log_to: LogTarget | None = None
 ) -> None:
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
-    Raises EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
+    `launch` is the start of the Ray to run on, which may be on its way. Raises EveryTrialFailed where no trial gave a
+    model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
-    if num_more:
-        study.check_extension(num_more)  # before anything is started
-    wanted = (
-        space.resources
-        if max_concurrent is None
-        else space.resources.model_copy(update={"max_concurrent": max_concurrent})
-    )
     with divert_noise(study.directory / "log.txt", console) as terminal:
         try:
-            with (
-                terminal.status("Starting Ray") as waiting,
-                connect(address, preload=wanted.workers_per_trial == 1) as starting,
-            ):
-                waiting.stop()
-                launch = Launch(starting, wanted, study.num_wanted + num_more)
-                view = SweepView(
-                    terminal,
-                    name=space.name,
-                    total_trials=launch.num_trials,
-                    header_lines=describe_study(study),
-                    objective=space.objective,
-                )
-                with view:
-                    resources = prepare(study, launch, view)
-                    if num_more:
-                        study.extend(num_more)  # only now, so that a fault found above does not add them for good
-                    run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
-                    try:
-                        best = choose_best(study, resources, view)
-                        score_on_test(study, best, resources, view.step)
-                        metrics = score_answers_on_test(study, best, resources, view.step)
-                        study.tidy_checkpoints()  # with `test: all` weights wait for the test split
-                    except EveryTrialFailed:
-                        end_run(study, view)
-                        raise
+            view = SweepView(
+                terminal,
+                name=space.name,
+                total_trials=launch.num_trials,
+                header_lines=describe_study(study),
+                objective=space.objective,
+            )
+            with view:
+                resources = prepare(study, launch, view)
+                if num_more:
+                    study.extend(num_more)  # only now, so that a fault found above does not add them for good
+                run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
+                try:
+                    best = choose_best(study, resources, view)
+                    score_on_test(study, best, resources, view.step)
+                    metrics = score_answers_on_test(study, best, resources, view.step)
+                    study.tidy_checkpoints()  # with `test: all` weights wait for the test split
+                except EveryTrialFailed:
                     end_run(study, view)
+                    raise
+                end_run(study, view)
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
             raise

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from medcap_core.errors import MedcapError, RunFault
 from sweep.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.experiment_log import ExperimentLog
+from sweep.interrupts import raise_if_interrupted
 from sweep.plan import short_label
 from sweep.study import Study
 from sweep.terminal import SweepView
@@ -245,6 +246,7 @@ class LedgerCallback(StaysHere, Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Called often by Tune's loop."""
+        raise_if_interrupted()
         self.ledger.look()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medcap_core.objective import Objective
+from sweep.interrupts import raise_if_interrupted
 from sweep.progress import (
     StepProgress,
     SweepProgress,
@@ -114,6 +115,7 @@ class SweepView:
 
         A step of the same name that begins after it has ended, such as for another model, is another one.
         """
+        raise_if_interrupted()
         if self._step is None or self._step.what != what or (self._step.finished and done < total):
             self._step = StepProgress(what, done, total, self._clock)
         elif self._step.finished:

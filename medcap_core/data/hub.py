@@ -1,4 +1,7 @@
-"""Data sets of the Hugging Face Hub and parquet files of the same layout, through the `datasets` library."""
+"""Data sets of the Hugging Face Hub and parquet files of the same layout, through the `datasets` library.
+
+It is imported where it is used: every process of a sweep would wait for it, and most data sets are folders.
+"""
 
 import functools
 import io
@@ -10,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from PIL import Image
 
 from medcap_core.cache import cache_root, guard_cache_writes, write_atomically
@@ -89,6 +91,8 @@ def read_parquet(path: Path) -> Reading:
     They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
     DataFault.
     """
+    import datasets
+
     found = _find_parquet(path)
     by_split: dict[str, list[str]] = {}
     for file in found:
@@ -115,6 +119,8 @@ def read_parquet(path: Path) -> Reading:
 
 
 def _load_from_hub(name: str) -> Any:
+    import datasets
+
     try:
         return datasets.load_dataset(name)
     except datasets.exceptions.DatasetNotFoundError as error:
@@ -188,6 +194,8 @@ def _read_arrow_file(reading: Reading, split: SplitName, file: Path, *, first_ro
 
 
 def _find_columns(table: Any, where: str) -> tuple[str, str]:
+    import datasets
+
     image_column = find_column(table.column_names, ("image",))
     if image_column is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -204,6 +212,8 @@ def _find_columns(table: Any, where: str) -> tuple[str, str]:
 @functools.lru_cache(maxsize=256)
 def _map_arrow_file(file: Path, process_id: int) -> Any:
     """The file as a memory-mapped `datasets.Dataset` whose images stay bytes; once per process."""
+    import datasets
+
     table = datasets.Dataset.from_file(str(file))
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):

@@ -122,7 +122,8 @@ from sweep.environment import set_environment
 set_environment(sys.argv[1])
 import ray
 from sweep.cluster import connect
-with connect(sys.argv[1]):
+with connect(sys.argv[1]) as starting:
+    starting.result()
     @ray.remote(num_cpus=1)
     def find():
         import medcap_core, sweep

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from ray.tune.execution.class_cache import _ActorClassCache
 
-from sweep.ready_processes import start_ready_processes
+from sweep.ready_processes import find_trial_environment, start_ready_processes
 from tests.sweep.real_runs import family, wait_until
 
 
@@ -28,7 +28,7 @@ def test_a_trial_takes_a_process_that_is_ready() -> None:
     import ray
 
     before = find_idle_processes()
-    start_ready_processes(1)
+    start_ready_processes(1, find_trial_environment())
     (ready,) = wait_until(lambda: find_idle_processes() - before, "a process was ready")
     trial = _ActorClassCache().get(Trial).remote()
     assert ray.get(trial.tell.remote()) == (ready, True)
