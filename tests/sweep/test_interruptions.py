@@ -45,12 +45,21 @@ def one_has_finished_and_one_is_on_its_way(directory: Path) -> bool:
     )
 
 
+def take_terminal() -> None:
+    """Make standard input the controlling terminal of a new session, whose Ctrl-C is heeded.
+
+    A shell lets what it runs in the background ignore that key, these tests and all they start among it.
+    """
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_in_terminal(materials: Materials, *arguments: object) -> tuple["subprocess.Popen[str]", list[bytes], Any]:
     """A run on a terminal of its own: the process, what it writes there (grows), and how to press a key."""
     ours, theirs = pty.openpty()
     process = start_run(
         materials, *arguments, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+        preexec_fn=take_terminal,
     )  # fmt: skip
     os.close(theirs)
     written: list[bytes] = []

@@ -21,6 +21,7 @@ class Swallows:
         for _ in range(1000):  # Python raises what the signal brings here, and drops it
             pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 heed_interrupts()
 view = quiet_view()
 raise_if_interrupted()
