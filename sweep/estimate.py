@@ -34,10 +34,10 @@ SECONDS_TO_HAND_ON = 0.2
 """From the end of a trial to the next one's begin in the same process: Tune and the driver."""
 SECONDS_TO_SCORE_A_TEXT = 7e-4
 """One caption of the test split by all scores, with its share of intervals and tests."""
-STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 2.6, 2.0
+STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 4.5, 2.0
 """What other programs take to start, in units of this process's own start, which is measured: what the processes of
 trials take longer; the workers of a trial, which start anew for each; and at the end METEOR's Java, the report and
-Ray's way out. On two quiet cores 6, 10 and 7.4 s, to 3.7 s.
+Ray's way out. On two quiet cores 6, 17 (two workers) and 7.4 s, to 3.8 s.
 """
 
 

@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from medcap_core.models.captioner import TokenizedCaptions
 
-_WORDS_FOR_EACH_TOKEN_OF_PADDING = 8
-"""Where captions are padded to a multiple, for few distinct shapes, the words of a batch are to this many times it."""
+_MULTIPLES_OF_WORDS = 8
+"""Where the length of captions is rounded up to a multiple, for few distinct shapes, the number of words is rounded up
+to this many times that multiple.
+"""
 
 
 class PackedCaptions(TokenizedCaptions):
@@ -30,13 +32,13 @@ class PackedCaptions(TokenizedCaptions):
         """`(input_ids, labels, slots)`, int64: (B, T), (B, T) and (W).
 
         `slots` are the places in the B x T, row by row, of the words that foretell another: all but the last of each
-        caption.
+        caption, and places of padding up to a multiple of words where one is asked for.
         """
         input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled)
         lengths = np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
         is_word = np.arange(input_ids.shape[1]) < lengths[:, None]
         slots = np.flatnonzero(is_word)
-        multiple = pad_to_multiple * _WORDS_FOR_EACH_TOKEN_OF_PADDING if pad_to_multiple > 1 else 1
+        multiple = pad_to_multiple * _MULTIPLES_OF_WORDS if pad_to_multiple > 1 else 1
         num_padding = min(-len(slots) % multiple, is_word.size - len(slots))
         padding = np.flatnonzero(~is_word)[:num_padding]
         return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
