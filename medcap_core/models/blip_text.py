@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medcap_core.models.captioner import TokenizedCaptions
@@ -21,6 +21,9 @@ _MULTIPLES_OF_WORDS = 8
 """Where the length of captions is rounded up to a multiple, for few distinct shapes, the number of words is rounded up
 to this many times that multiple.
 """
+
+_CLEARLY_LESS = 0.6
+"""At this share of the other's multiplications, matrix products of more but smaller matrices still win."""
 
 
 class PackedCaptions(TokenizedCaptions):
@@ -94,11 +97,47 @@ def _attend_to_past(attention: Any, hidden: Tensor, layout: Layout) -> Tensor:
 
 def _attend_to_images(attention: Any, hidden: Tensor, encoder_hidden_states: Tensor, layout: Layout) -> Tensor:
     query = layout.spread(attention.query(hidden), attention.num_attention_heads)
+    if _is_dearer_by_image(attention, encoder_hidden_states, layout.length):
+        return layout.gather(_attend_by_word(attention, query, encoder_hidden_states))
     key, value = (
         _split_heads(linear(encoder_hidden_states), attention.num_attention_heads)
         for linear in (attention.key, attention.value)
     )
     return layout.gather(functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention)))
+
+
+def _is_dearer_by_image(attention: Any, encoder_hidden_states: Tensor, num_words: int) -> bool:
+    """Whether keys and values of an image's tokens cost clearly more than `_attend_by_word`.
+
+    An image has hundreds of tokens, a short caption a few dozen: then its words had better be brought to the image
+    tokens' own space than each of these to that of the words. Compared are the multiplications by which the two ways
+    differ; where neither weights nor images get gradients the ways cost about the same.
+    """
+    is_plain = type(attention.key) is nn.Linear and type(attention.value) is nn.Linear  # without LoRA factors
+    gives_gradients = attention.key.weight.requires_grad or encoder_hidden_states.requires_grad
+    if not is_plain or not gives_gradients or _dropout(attention):
+        return False
+    num_image_tokens, width = encoder_hidden_states.shape[1], attention.all_head_size
+    by_word = num_words * (attention.num_attention_heads * num_image_tokens + width)
+    return bool(by_word < _CLEARLY_LESS * num_image_tokens * width)
+
+
+def _attend_by_word(attention: Any, query: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    """Cross-attention of queries (B, H, T, D / H) over images (B, N, E) without keys and values: (B, H, T, D / H).
+
+    A score q (W x + b) is (q W) x + q b, and a mean of values W x + b is W times the mean of x, plus b. DeepSeek-V2
+    (arXiv 2405.04434) absorbs the projections of a latent cache in this way.
+    """
+    num_images, num_heads, num_words, head_width = query.shape
+    key, value = (linear.weight.unflatten(0, (num_heads, head_width)) for linear in (attention.key, attention.value))
+    query = query * head_width**-0.5
+    sought = torch.einsum("bhtd,hde->bhte", query, key).flatten(1, 2)
+    # The same for all tokens of an image, so that softmax does without it; the bias keeps its gradient, which is zero.
+    offset = torch.einsum("bhtd,hd->bht", query, attention.key.bias.unflatten(0, (num_heads, head_width))).flatten(1)
+    scores = torch.baddbmm(offset[..., None], sought, encoder_hidden_states.transpose(1, 2))
+    seen = (scores.softmax(2) @ encoder_hidden_states).view(num_images, num_heads, num_words, -1)
+    value_bias: Tensor = attention.value.bias.unflatten(0, (num_heads, 1, head_width))
+    return torch.einsum("bhte,hde->bhtd", seen, value) + value_bias
 
 
 def _split_heads(projected: Tensor, num_heads: int) -> Tensor:

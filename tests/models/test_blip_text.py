@@ -1,5 +1,6 @@
 """BLIP's text decoder without padding computes what transformers' own does with it."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration
 
-from medcap_core.models import load_captioner
+from medcap_core.config import FreezeMode, LoraTargets
+from medcap_core.models import blip_text, load_captioner
 from medcap_core.models.blip import BlipCaptioner
 from medcap_core.models.blip_text import PackedCaptions, foretell_words
 from medcap_core.models.captioner import IGNORED_LABEL
+from medcap_core.tuning import apply_tuning
 from tests.tiny_blip import VISION_WIDTH, tiny_config
 
 CAPTIONS = ["small opacity", "the left lung shows a large nodule in the right lung .", "", "a nodule"]
@@ -45,9 +48,21 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
+@pytest.fixture(params=["by_image", "by_word"])
+def crossing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Cross-attention by keys and values, or without them wherever that can be."""
+    monkeypatch.setattr(blip_text, "_CLEARLY_LESS", 0.0 if request.param == "by_image" else math.inf)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("pad_to", [1, 8])
 def test_logits_and_gradients_are_those_of_transformers(
-    captioner: BlipCaptioner, theirs: nn.Module, tokens: PackedCaptions, features: Tensor, pad_to: int
+    captioner: BlipCaptioner,
+    theirs: nn.Module,
+    tokens: PackedCaptions,
+    features: Tensor,
+    crossing: str,
+    pad_to: int,
 ) -> None:
     own = captioner.network.text_decoder.eval().double()
     input_ids, labels, slots = tokens.batch(range(len(CAPTIONS)), pad_to)
@@ -69,6 +84,53 @@ def test_logits_and_gradients_are_those_of_transformers(
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
     torch.testing.assert_close(own_features.grad, their_features.grad)
+
+
+def test_the_two_ways_across_agree_in_bf16(
+    captioner: BlipCaptioner, tokens: PackedCaptions, features: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As near as two ways of rounding are."""
+    losses = []
+    for share in (0.0, math.inf):
+        monkeypatch.setattr(blip_text, "_CLEARLY_LESS", share)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(captioner(features, *tokens.batch([0, 1, 2, 3]), label_smoothing=0.0, encoded=True))
+    torch.testing.assert_close(losses[0], losses[1], rtol=2e-2, atol=0.0)
+
+
+def count_keys(captioner: BlipCaptioner, features: Tensor, tokens: PackedCaptions) -> int:
+    """For how many of the first layer's images keys are computed in one batch."""
+    sizes: list[int] = []
+    key = captioner.network.text_decoder.bert.encoder.layer[0].crossattention.self.key
+    hook = key.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    captioner(features, *tokens.batch(range(len(features))), label_smoothing=0.0, encoded=True)
+    hook.remove()
+    return sum(sizes)
+
+
+def test_keys_are_computed_only_where_that_is_cheaper(captioner: BlipCaptioner, tokens: PackedCaptions) -> None:
+    many, few = (torch.randn(len(CAPTIONS), size, VISION_WIDTH) for size in (400, 4))
+    width = captioner.network.config.text_config.hidden_size
+    short = captioner.tokenize(["nodule"] * len(CAPTIONS), tiny_config(Path("unused"), prompt=""))
+    assert len(short.ids[0]) * captioner.network.config.text_config.num_attention_heads < 0.5 * width
+    assert count_keys(captioner, many, short) == 0
+    assert count_keys(captioner, few, short) == len(CAPTIONS)
+    assert count_keys(captioner, many, tokens) == len(CAPTIONS)  # a longer caption is among them
+    captioner.requires_grad_(False)
+    assert count_keys(captioner, many, short) == len(CAPTIONS)
+    assert count_keys(captioner, many.requires_grad_(), short) == 0  # as in encoder_only
+
+
+def test_attention_dropout_and_lora_keep_keys(captioner: BlipCaptioner) -> None:
+    config = tiny_config(Path("unused"), freeze=FreezeMode.LORA, lora_targets=LoraTargets.QUERY_KEY, prompt="")
+    short = captioner.tokenize(["nodule"] * 2, config)
+    many = torch.randn(2, 400, VISION_WIDTH)
+    layer = captioner.network.text_decoder.bert.encoder.layer[0].crossattention.self
+    layer.dropout.p = 0.3
+    assert count_keys(captioner.train(), many, short) == 2
+    assert count_keys(captioner.eval(), many, short) == 0
+    apply_tuning(captioner, config)
+    assert count_keys(captioner, many, short) == 2
 
 
 def test_nothing_is_computed_for_padding(captioner: BlipCaptioner, tokens: PackedCaptions, features: Tensor) -> None:
