@@ -9,12 +9,14 @@ Everything stays under the run directory, unless the user's own environment says
 
 import json
 import os
+import textwrap
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcap_core.errors import RunFault
 from medcap_core.files import write_json_atomically
 from sweep.log_target import LogTarget
 from sweep.study import Study
@@ -55,9 +57,17 @@ class ExperimentLog:
         self._open: dict[str, LoggedTrial] = {}
         self._logger = _build_logger(study, target, self._folder)
 
-    def setup(self, **info: Any) -> None:
-        """Connect to the target."""
-        self._logger.setup(**info)
+    def connect(self) -> None:
+        """Connect to the target. Raises RunFault where that fails."""
+        try:
+            self._logger.setup()
+        except Exception as error:
+            raise RunFault(f"--log-to {self.describe_fault(error)}; mend that, or leave --log-to out.") from error
+
+    def describe_fault(self, error: Exception) -> str:
+        """The target and the first line of what its package says, without a full stop."""
+        first_line = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+        return f"{self._target.value}: {textwrap.shorten(first_line, 300)}"
 
     def start(self, trial: str) -> None:
         """A trial has begun, or goes on; what the target does not know of it yet is told first."""

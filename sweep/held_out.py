@@ -40,6 +40,8 @@ _EVALUATION_FIELDS = (
     "precision",
     *DECIDING_FIELDS,
 )
+# What decides the training images that the blind rows choose from, beside the data.
+_TRAINING_FIELDS = ("data_fraction", "max_train_images", "drop_duplicate_train_images")
 
 _PATIENCE_SECONDS = 0.5
 _BLIND_STEP = "scoring the blind checks"
@@ -52,6 +54,9 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     is_new_base = read_evaluation(board.metrics) != evaluation or not _table_path(study).is_file()
     if is_new_base:
         board.forget(BASE_ROWS)
+    training = {name: getattr(best.config, name) for name in _TRAINING_FIELDS}
+    if board.metrics.get("training", training) != training:  # an older run did not note it
+        board.forget(BLIND_ROWS)
     if board.metrics.get("best_trial") != best.name:
         board.forget(["shuffled_images", "best"])
     trials = choose_trials(study, best)
@@ -67,7 +72,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
         untested = {name: record for name, record in trials.items() if name in missing}
         zero_shot = _caption_rows(study, untested | {best.name: best}, best.config, is_new_base, resources, progress)
         _write_predictions(study, best, split, zero_shot)
-        board.metrics["evaluation"] = evaluation
+        board.metrics |= {"evaluation": evaluation, "training": training}
         _show_until_done(blind, scoring, progress)
     blind_details = blind.result()
     board.metrics |= scoring.texts
@@ -93,6 +98,7 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
         num_images=len(split),
         noun=split.records[0].noun,
         evaluation=evaluation,
+        training=training,
         resampling=describe_resampling(split),
         caption_preprocessing=study.space.caption_preprocessing,
     )

@@ -24,7 +24,8 @@ _INSTALL = {
 # Medical images and what is said of them stay here: no upload and no telemetry. Whatever the user has set stays.
 _ENVIRONMENT = {
     LogTarget.TENSORBOARD: {},
-    LogTarget.MLFLOW: {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    # A server that is gone is given up after seconds; MLflow's own patience is minutes at each call.
+    LogTarget.MLFLOW: {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"},
     LogTarget.WANDB: {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"},
 }
 

@@ -21,9 +21,9 @@ from sweep.row_details import (
 from sweep.study import Study
 
 BLIND_ROWS = ("caption_prior", "nearest_image")
-"""Rows that no model has part in."""
+"""Rows that no model has part in; they draw on the training images of the best trial."""
 BASE_ROWS = ("zero_shot", *BLIND_ROWS)
-"""Rows that depend on the base model and the data alone, not on which trial is the best."""
+"""Rows that depend on the base model and the data, not on what the best trial has learnt."""
 _DETAILS = ("intervals", "facts", "concepts")
 
 

@@ -6,7 +6,7 @@ Three small adapters speak Tune's language; what they say is the `Study`'s. Tune
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,25 +37,26 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
     """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
 
-    Raises RunFault where Ray gives trials up again and again without an end.
+    Raises RunFault where `log` cannot be told of them, or Ray gives trials up again and again without an end.
     """
+    listener = None if log is None else LogCallback(log, view)
     try:
         for _ in range(MOST_ROUNDS):
             if study.num_remaining:
-                _run_round(study, resources, view, log)
+                _run_round(study, resources, view, listener)
             if study.is_complete:
                 return
             study.requeue_stopped()  # Tune may let go of a trial that it stopped too slowly
     finally:
-        if log is not None:
-            log.close()
+        if listener is not None:
+            listener.close()
     raise RunFault(
         f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
         "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
     )
 
 
-def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
+def _run_round(study: Study, resources: TrialResources, view: SweepView, listener: "LogCallback | None") -> None:
     """Hand everything the study proposes to one Tuner."""
     ledger = Ledger(study, view)
     scratch = scratch_directory(study)
@@ -76,7 +77,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
             name="tune",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=MOST_RETRIES),
-            callbacks=[LedgerCallback(ledger), *([LogCallback(log)] if log else [])],
+            callbacks=[LedgerCallback(ledger), *([listener] if listener else [])],
             verbose=0,
         ),
     )
@@ -267,35 +268,48 @@ class LedgerCallback(StaysHere, Callback):
 
 
 class LogCallback(StaysHere, Callback):
-    """Hands what happens to trials to the experiment log; comes after the ledger's callback, which records it."""
+    """Hands what happens to trials to the experiment log; comes after the ledger's callback, which records it.
 
-    def __init__(self, log: ExperimentLog) -> None:
+    A log that fails on the way takes no trial with it: that is said once, and it is told no more.
+    """
+
+    def __init__(self, log: ExperimentLog, view: SweepView) -> None:
         self.log = log
-
-    def setup(
-        self, stop: Any = None, num_samples: int | None = None, total_num_samples: Any = None, **info: Any
-    ) -> None:
-        """The search begins."""
-        self.log.setup(**info)
+        self.view = view
+        self.has_failed = False
+        log.connect()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has begun with a trial, for the first time or again."""
-        self.log.start(trial.config["trial"])
+        self._tell(self.log.start, trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch has ended, or the trial tells why it cannot go on."""
         if FAILURE not in result:
-            self.log.take_epoch(trial.config["trial"], result)
+            self._tell(self.log.take_epoch, trial.config["trial"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped."""
-        self.log.end(trial.config["trial"], failed=False)
+        self._tell(self.log.end, trial.config["trial"], failed=False)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died once more than it is retried."""
-        self.log.end(trial.config["trial"], failed=True)
+        self._tell(self.log.end, trial.config["trial"], failed=True)
+
+    def close(self) -> None:
+        """The search is over."""
+        self._tell(self.log.close)
+
+    def _tell(self, tell: Callable[..., None], *values: Any, **named: Any) -> None:
+        if self.has_failed:
+            return
+        try:
+            tell(*values, **named)
+        except Exception as error:  # noqa: BLE001  # whatever the target's package raises
+            self.has_failed = True
+            self.view.message(f"--log-to {self.log.describe_fault(error)}; the run goes on without it.")
 
 
 def _describe_death(trial: Trial) -> str:

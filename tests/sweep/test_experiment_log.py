@@ -4,14 +4,16 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from medcap_core.errors import ConfigFault
+from medcap_core.errors import ConfigFault, RunFault
 from sweep import log_target
 from sweep.experiment_log import ExperimentLog
 from sweep.log_target import LogTarget, prepare_log
+from sweep.search import LogCallback
 from sweep.study import Study
 from sweep.trial_record import TrialState
 from tests.sweep.small_runs import report_of, space
@@ -39,7 +41,7 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     assert record is not None
     study.start(record.name)
     log = ExperimentLog(study, LogTarget.TENSORBOARD)
-    log.setup()
+    log.connect()
     log.start(record.name)
     for epoch, score in ((1, 0.5), (2, float("nan"))):
         report = report_of(record, epoch, score)
@@ -64,6 +66,53 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     assert sorted(path.name for path in folder.parent.iterdir()) == ["logged.json", record.name]
 
 
+class LostTarget:
+    """A target's callback whose server goes away after a trial's start."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def setup(self) -> None:
+        self.num_calls += 1
+
+    def log_trial_start(self, trial: object) -> None:
+        self.num_calls += 1
+
+    def log_trial_result(self, iteration: int, trial: object, result: object) -> None:
+        self.num_calls += 1
+        raise ConnectionError("Max retries exceeded.\nTraceback of many lines")
+
+
+def test_a_log_that_fails_on_the_way_takes_no_trial_with_it(create: Callable[..., Study]) -> None:
+    study = create(space(trials=1, sampler="random", scheduler="none"))
+    record = study.propose()
+    assert record is not None
+    study.start(record.name)
+    target, said = LostTarget(), []
+    log = ExperimentLog(study, LogTarget.TENSORBOARD)
+    log._logger = target
+    listener = LogCallback(log, SimpleNamespace(message=said.append))  # type: ignore[arg-type]
+    trial = SimpleNamespace(config={"trial": record.name})
+    listener.on_trial_start(0, [], trial)  # type: ignore[arg-type]
+    for epoch in (1, 2):
+        study.report(record.name, report_of(record, epoch, 0.5))
+        listener.on_trial_result(0, [], trial, record.epochs[-1])  # type: ignore[arg-type]
+    listener.on_trial_complete(0, [], trial)  # type: ignore[arg-type]
+    listener.close()
+    assert said == ["--log-to tensorboard: Max retries exceeded; the run goes on without it."]
+    assert target.num_calls == 3
+
+
+def test_a_log_that_cannot_be_reached_is_a_fault(create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ConnectionError("")
+
+    log = ExperimentLog(create(space(trials=1)), LogTarget.TENSORBOARD)
+    monkeypatch.setattr(log._logger, "setup", refuse)
+    with pytest.raises(RunFault, match=r"^--log-to tensorboard: ConnectionError; mend that, or leave --log-to out\.$"):
+        log.connect()
+
+
 def test_an_absent_package_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_target, "find_spec", lambda name: None)
     with pytest.raises(
@@ -74,7 +123,7 @@ def test_an_absent_package_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_is_sent_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_target, "find_spec", lambda name: name)
-    for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING", "WANDB_SILENT", "MLFLOW_DISABLE_TELEMETRY"):
+    for name in {name for values in log_target._ENVIRONMENT.values() for name in values}:
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
         monkeypatch.delenv(name)
     prepare_log(LogTarget.WANDB)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -139,6 +140,17 @@ def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_its_scores(copi
         metrics = score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, Steps())
     assert metrics["zero_shot"]["CIDEr"] == 0.0625
     assert metrics == whole | {"zero_shot": old["zero_shot"]} == read(copied)
+
+
+def test_blind_rows_follow_the_training_images_of_the_best_trial(copied: Path) -> None:
+    whole = read(copied)
+    with Study.open(copied) as study:
+        best = study.record("trial_0000")
+        fewer = replace(best, config=best.config.model_copy(update={"max_train_images": 2}))
+        metrics = score_on_test(study, fewer, TWO_AT_ONCE, Steps())
+    assert metrics["nearest_image"]["CIDEr"] < whole["nearest_image"]["CIDEr"]  # some captions are not to be had now
+    assert metrics["zero_shot"] == whole["zero_shot"]
+    assert metrics["shuffled_images"] == whole["shuffled_images"]
 
 
 def test_a_killed_scoring_goes_on_with_the_rows_that_are_left(copied: Path) -> None:
