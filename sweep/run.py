@@ -27,6 +27,7 @@ from sweep.space import load_space
 
 if TYPE_CHECKING:
     from sweep.launch import Launch
+    from sweep.study import Study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,6 +47,9 @@ def run(
     log_to: Annotated[LogTarget | None, typer.Option(help="Tell this tool of every trial, too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: begin trials that failed anew.")
+    ] = False,
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
@@ -59,8 +63,13 @@ def run(
                 keep_checkpoints=keep_checkpoints or None,
             )  # fmt: skip
             num_more = 0 if trials is None else _parse_extension(trials)
-            _go_on(resume, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
+            from sweep.study import Study
+
+            with Study.open(resume, retry_failed=retry_failed) as study:
+                _go_on(study, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
             return
+        if retry_failed:
+            raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
         if space is None:
             raise ConfigFault("No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR.")
         resolved = apply_overrides(
@@ -120,25 +129,22 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
 
 
 def _go_on(
-    directory: Path, num_more: int, *, address: str | None, max_concurrent: int | None, log_to: LogTarget | None
+    study: "Study", num_more: int, *, address: str | None, max_concurrent: int | None, log_to: LogTarget | None
 ) -> None:
-    from sweep.study import Study
+    if num_more:
+        study.check_extension(num_more)  # before anything is started
+    wanted = study.space.resources
+    if max_concurrent is not None:
+        wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
+    with _launched(address, wanted, study.num_wanted + num_more) as launch:
+        console = Console()
+        with console.status("Loading"):
+            with quick_imports():
+                from medcap_core.libraries import quiet_libraries
+                from sweep import runner
 
-    with Study.open(directory) as study:
-        if num_more:
-            study.check_extension(num_more)  # before anything is started
-        wanted = study.space.resources
-        if max_concurrent is not None:
-            wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
-        with _launched(address, wanted, study.num_wanted + num_more) as launch:
-            console = Console()
-            with console.status("Loading"):
-                with quick_imports():
-                    from medcap_core.libraries import quiet_libraries
-                    from sweep import runner
-
-                quiet_libraries()
-            runner.run_study(study, launch, console, num_more=num_more, log_to=log_to)
+            quiet_libraries()
+        runner.run_study(study, launch, console, num_more=num_more, log_to=log_to)
 
 
 @contextmanager
@@ -160,7 +166,7 @@ def _refuse_with_resume(**flags: object) -> None:
     if given:
         raise ConfigFault(
             f"--resume goes on with the run's own space.yaml, so {', '.join(given)} cannot be given with it; only "
-            "--trials +N, --address, --max-concurrent and --log-to can."
+            "--trials +N, --retry-failed, --address, --max-concurrent and --log-to can."
         )
 
 

@@ -152,6 +152,13 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",
     )
+    failed = [record.name for record in study.records if record.state is TrialState.FAILED]
+    if failed:
+        write_lines(
+            console,
+            f"Failed           {', '.join(failed)}; why is in trials.csv; to try again: "
+            f"python -m sweep.run --resume {directory} --retry-failed",
+        )
     if study.can_be_extended:
         more = max(4, study.num_wanted // 2)
         write_lines(console, f"Search further   python -m sweep.run --resume {directory} --trials +{more}")

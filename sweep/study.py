@@ -62,10 +62,11 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, retry_failed: bool = False) -> Self:
         """Open a run to go on with it; trials that were cut off become STOPPED and are proposed first.
 
-        Raises RunFault if it is no run directory, another process holds it, or one of its files is damaged.
+        With `retry_failed` those that FAILED are too, and begin anew. Raises RunFault if it is no run directory,
+        another process holds it, or one of its files is damaged.
         """
         for name in ("space.yaml", "trials.csv"):  # a folder of space files has the former alone
             if not (directory / name).is_file():
@@ -76,6 +77,8 @@ class Study:
         try:
             space = load_run_space(directory / "space.yaml")
             records = load_run_records(directory)
+            if retry_failed:
+                _forget_failures(directory, records)
             database = StudyDatabase.open(directory / "study.db", space.name)
         except BaseException:
             lock.release()
@@ -367,6 +370,18 @@ class Study:
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
         replace_text(self.directory / "trials.csv", format_csv(self.records, self.space.metric))
+
+
+def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
+    """Let failed trials be as if they had been cut off before their first epoch."""
+    failed = [record for record in records if record.state is TrialState.FAILED]
+    if failed:
+        (directory / "study.db").unlink(missing_ok=True)  # Optuna takes no end back; it is made anew from the records
+    for record in failed:
+        folder = directory / "trials" / record.name
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
+        write_json_atomically(folder / "trial.json", dump_record(record))
 
 
 def build_row(record: TrialRecord) -> TrialRow:

@@ -206,6 +206,9 @@ class TestFaults:
     ) -> None:
         says_one_thing(run("--resume", finished_run.directory, "--trials", trials), "such as --trials +20")
 
+    def test_failed_trials_of_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run(materials.space, "--retry-failed"), "name one by --resume DIR")
+
     def test_a_flag_that_a_resumed_run_cannot_take(self, run: Callable[..., Result], finished_run: FinishedRun) -> None:
         result = run("--resume", finished_run.directory, "--data", "phantoms", "--seed", 3)
         says_one_thing(result, "--data, --seed cannot be given")

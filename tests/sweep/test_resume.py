@@ -55,6 +55,32 @@ def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable
         assert following.name == "trial_0003"
 
 
+def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Study]) -> None:
+    study = create(space(trials=3, sampler="random", scheduler="none"))
+    run_one(study, 2.0)
+    record = study.propose()
+    assert record is not None
+    study.report(record.name, report_of(record, 1, 1.0))
+    checkpoints = study.trial_directory(record.name) / "checkpoints"
+    checkpoints.mkdir()
+    study.finish(record.name, TrialState.FAILED, "no memory")
+    study.close()
+    with Study.open(study.directory) as again:
+        assert again.num_remaining == 1
+    with Study.open(study.directory, retry_failed=True) as again:
+        assert again.num_remaining == 2
+        assert not checkpoints.exists()
+        retried = again.propose()
+        assert retried is not None
+        assert (retried.name, retried.config, retried.epochs) == (record.name, record.config, [])
+        again.report(retried.name, report_of(retried, 1, 3.0))
+        again.finish(retried.name, TrialState.SUCCEEDED)
+        run_one(again, 1.0)
+    table = pd.read_csv(study.directory / "trials.csv")
+    assert list(table["state"]) == ["SUCCEEDED"] * 3
+    assert [values for *_, values in optuna_essence(study.directory)] == [[2.0], [3.0], [1.0]]
+
+
 def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[..., Study]) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
