@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import measure_matmul_rate, synchronize, time_call
 from benchmarks.report import print_table
 from benchmarks.synthetic import make_random_split
-from medcap_core.batches import BatchMaker, ImageSource, PixelSource, Positions, prefetch
+from medcap_core.batches import DEVICE_LOCK, BatchMaker, ImageSource, PixelSource, Positions, move, prefetch
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.device import PeakMemory, autocast, choose_precision, release_memory, threads_for_words
 from medcap_core.evaluation import count_at_once
@@ -44,7 +44,9 @@ class FeatureSource:
 
     def fetch(self, positions: Positions) -> Tensor:
         """See `ImageSource.fetch`."""
-        return self.features[torch.from_numpy(positions).to(self.features.device)]
+        places = move(torch.from_numpy(positions), self.features.device)
+        with DEVICE_LOCK:
+            return self.features[places]
 
 
 @dataclass
@@ -58,7 +60,7 @@ class ModelBench:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.captioner = self.load()
+        self.captioner = self.load().requires_grad_(False)  # its captions and features alone are wanted
         self.image_size = self.captioner.geometry.size
         self.split = make_random_split(self.num_images, self.image_size)
         self.precision = choose_precision(self.config(FreezeMode.FULL), self.device)

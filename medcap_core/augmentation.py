@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medcap_core.batches import Positions, derive_seed
+from medcap_core.batches import Positions, derive_seed, move
 from medcap_core.config import TrialConfig
 
 
@@ -29,8 +29,8 @@ class Augmenter:
         rotations[:, 1, 0] = np.sin(angles)
         rotations[:, 0, 1] = -rotations[:, 1, 0]
         grid = nn.functional.affine_grid(
-            torch.from_numpy(rotations).to(pixels.device), list(pixels.shape), align_corners=False
+            move(torch.from_numpy(rotations), pixels.device), list(pixels.shape), align_corners=False
         )
         rotated = nn.functional.grid_sample(pixels.float(), grid, mode="bilinear", align_corners=False)
-        scale = torch.from_numpy(self.brightness[positions].astype(np.float32)).to(pixels.device)
+        scale = move(torch.from_numpy(self.brightness[positions].astype(np.float32)), pixels.device)
         return (rotated * scale.view(-1, 1, 1, 1)).clamp_(0.0, 255.0)

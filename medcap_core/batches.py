@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -16,6 +16,7 @@ from medcap_core.models.captioner import TokenizedTexts
 
 Positions = NDArray[np.int64]
 _Item = TypeVar("_Item")
+_Work = TypeVar("_Work")
 
 
 DEVICE_LOCK = threading.Lock()
@@ -120,11 +121,15 @@ class BatchMaker:
         # Few distinct shapes let CUDA reuse its memory and kernels; a CPU gains nothing from padding.
         self.pad_to_multiple = 8 if device.type == "cuda" else 1
 
-    def make(self, positions: Positions) -> MicroBatch:
-        """The images and texts at `positions`; an empty share becomes one row without labels."""
+    def make(self, positions: Positions, step: Sequence[Positions] = ()) -> MicroBatch:
+        """The images and texts at `positions`; an empty share becomes one row without labels.
+
+        `step` are all micro-batches of its step, which shall have few shapes together.
+        """
         is_empty = len(positions) == 0
         rows = np.zeros(1, dtype=np.int64) if is_empty else positions
-        texts = self.texts.batch(rows, self.pad_to_multiple, unlabelled=is_empty)
+        alike = step if self.pad_to_multiple > 1 else ()
+        texts = self.texts.batch(rows, self.pad_to_multiple, unlabelled=is_empty, alike=alike)
         images = move(self.images.fetch(rows), self.device)
         return MicroBatch(rows, images, tuple(move(text, self.device) for text in texts), self.images.encoded)
 
@@ -142,7 +147,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def prefetch(
-    make: Callable[[Positions], _Item], work: Iterable[Positions], device: torch.device, depth: int = 2
+    make: Callable[[_Work], _Item], work: Iterable[_Work], device: torch.device, depth: int = 2
 ) -> Iterator[_Item]:
     """`make` applied to each of `work` in order, on a GPU `depth` items ahead in a thread of its own."""
     if device.type != "cuda":
@@ -150,8 +155,8 @@ def prefetch(
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         ahead: deque[object] = deque()
-        for positions in work:
-            ahead.append(pool.submit(make, positions))
+        for item in work:
+            ahead.append(pool.submit(make, item))
             if len(ahead) > depth:
                 yield ahead.popleft().result()  # type: ignore[attr-defined]
         while ahead:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medcap_core.batches import DEVICE_LOCK, ImageSource, PixelSource, Positions
+from medcap_core.batches import DEVICE_LOCK, ImageSource, PixelSource, Positions, move
 from medcap_core.cache import guard_cache_writes
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.feature_store import FeatureStore, features_folder, measure_stored_bytes
@@ -144,8 +144,9 @@ class FeatureSource:
         """Hidden states (B, tokens, width) in the precision of the trial."""
         if self.resident is None:
             return self.store.features(self.rows[positions])
+        places = move(torch.from_numpy(positions), self.device)
         with DEVICE_LOCK:
-            return self.resident[torch.from_numpy(positions).to(self.device)]
+            return self.resident[places]
 
 
 def hash_encoder(captioner: Captioner) -> str:
@@ -244,7 +245,10 @@ def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.d
         return None
     while len(_resident) >= _MOST_RESIDENT:
         del _resident[next(iter(_resident))]
-    features = torch.empty((len(rows), *store.token_shape), dtype=store.dtype, device=device)
+    try:
+        features = torch.empty((len(rows), *store.token_shape), dtype=store.dtype, device=device)
+    except torch.OutOfMemoryError:  # another process on the card took it meanwhile
+        return None
     for start in range(0, len(rows), _LOADED_AT_ONCE):
         stop = start + _LOADED_AT_ONCE
         features[start:stop] = store.features(rows[start:stop])

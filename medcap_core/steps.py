@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -106,20 +107,19 @@ class RecordedSteps:
 
     def __init__(self, launched: LaunchedSteps) -> None:
         self.launched = launched
-        self.recordings: dict[tuple[object, ...], Recording | None] = {}
+        self.recordings: dict[tuple[object, ...], Recording] = {}
         self.seen: Counter[tuple[object, ...]] = Counter()
         self.pool = torch.cuda.graph_pool_handle()
+        self.can_record = True
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
         """See `Steps.take`."""
         shape = tuple((part.images.shape, part.images.dtype, *(text.shape for text in part.texts)) for part in parts)
         self.seen[shape] += 1
-        is_known = shape in self.recordings
-        if not is_known and (self.seen[shape] <= STEPS_BEFORE_RECORDING or len(self.recordings) >= MOST_RECORDINGS):
-            return self.launched.take(parts, num_labels)
-        if not is_known:
-            self.recordings[shape] = self._try_to_record(parts)
-        recording = self.recordings[shape]
+        has_room = self.can_record and len(self.recordings) < MOST_RECORDINGS
+        if has_room and shape not in self.recordings and self.seen[shape] > STEPS_BEFORE_RECORDING:
+            self._try_to_record(shape, parts)
+        recording = self.recordings.get(shape)
         if recording is None:
             return self.launched.take(parts, num_labels)
         for own, given in zip(recording.parts, parts, strict=True):
@@ -130,26 +130,30 @@ class RecordedSteps:
         recording.graph.replay()
         return recording.loss.clone()
 
-    def _try_to_record(self, parts: list[MicroBatch]) -> Recording | None:
-        """Record a step of this shape; None where that takes more memory than is left: it goes on launched singly."""
+    def _try_to_record(self, shape: tuple[object, ...], parts: list[MicroBatch]) -> None:
+        """Record a step of this shape. Where that fails, nothing more is: other shapes go on launched singly.
+
+        Most likely memory is short; and a recording that broke off may leave the pool they share closed to others.
+        """
         random_state = torch.cuda.get_rng_state()
         try:
-            return self._record(parts)
+            self.recordings[shape] = self._record(parts)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning("no memory left to record a step of %s; such steps are launched singly", parts[0].images.shape)
+            cause = "no memory is left" if is_out_of_memory(error) else f"it failed ({error})"
+            log.warning("steps of %s cannot be recorded: %s; they are launched singly", parts[0].images.shape, cause)
+        else:
+            return
+        self.can_record = False
         self.launched.optimizer.zero_grad(set_to_none=True)
         release_memory()
         torch.cuda.set_rng_state(random_state)
-        return None
 
     def _record(self, parts: list[MicroBatch]) -> Recording:
         """Record a step of this shape. Changes neither weights nor the optimizer nor the random state."""
         own = [part.copy() for part in parts]
         scale = torch.ones((), device=self.launched.device)
         random_state = torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = _side_stream()
         with DEVICE_LOCK:
             # PyTorch asks for a run on a side stream first, for what it sets up only once.
             side.wait_stream(torch.cuda.current_stream())
@@ -164,6 +168,12 @@ class RecordedSteps:
                 self.launched.update()
             torch.cuda.set_rng_state(random_state)
         return Recording(graph, own, scale, loss)
+
+
+@lru_cache(maxsize=1)
+def _side_stream() -> torch.cuda.Stream:
+    """One for the whole process: cuBLAS keeps memory of its own for each stream it has ever run on."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def build_steps(

@@ -30,7 +30,13 @@ from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.objective import OBJECTIVES
 from medcap_core.optimization import build_optimizer, set_learning_rate
 from medcap_core.steps import Steps, build_steps
-from medcap_core.tuning import TuningSummary, apply_tuning, cast_frozen, encoder_is_frozen
+from medcap_core.tuning import (
+    TuningSummary,
+    apply_tuning,
+    cast_frozen,
+    encoder_is_frozen,
+    take_inputs_as_they_are,
+)
 from medcap_core.validation import check_metric, score_validation
 
 log = logging.getLogger(__name__)
@@ -119,6 +125,9 @@ def set_up(
     captioner = load_trial_captioner(config, device)
     check_metric(config, captioner, data.splits["validation"].records)
     tuning = apply_tuning(captioner, config)
+    precision = choose_precision(config, device)
+    if precision is not torch.float32:
+        take_inputs_as_they_are(captioner)
     cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)
     module: nn.Module = captioner
@@ -130,7 +139,7 @@ def set_up(
         images = open_images(captioner, data.splits[name], config, augmented=augmented, progress=progress)
         batches[name] = BatchMaker(images, captioner.tokenize_records(data.splits[name].records, config), device)
     optimizer = build_optimizer(captioner, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config, device) is torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     return Trial(
         config=config,
         workers=workers,
@@ -196,9 +205,10 @@ def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
     order = order_of_epoch(num_images, config.seed, epoch)
     steps = [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]
     num_parts = config.accumulation_steps * workers.size
-    own_parts = [part for step in steps for part in split_step(step, num_parts)[workers.rank :: workers.size]]
+    own_steps = [split_step(step, num_parts)[workers.rank :: workers.size] for step in steps]
     train = trial.train.for_epoch(epoch)
-    batches = prefetch(train.make, own_parts, trial.device)
+    work = [(part, own_parts) for own_parts in own_steps for part in own_parts]
+    batches = prefetch(lambda part_of_step: train.make(*part_of_step), work, trial.device)
 
     total_loss = torch.zeros((), dtype=torch.float64, device=trial.device)
     first_bad_step = torch.full((), -1, dtype=torch.int64, device=trial.device)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -128,6 +129,18 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
         # GPT-2's matrices lie the other way round; peft sees that in each layer, and says so in each.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         return get_peft_model(captioner.network, settings)
+
+
+def take_inputs_as_they_are(captioner: Captioner) -> None:
+    """Let LoRA factors read what their layer reads, for training under autocast.
+
+    peft turns inputs to the factors' float32 first, autocast would turn them back: a copy of all image tokens for each
+    cross-attention.
+    """
+    for module in captioner.modules():
+        if isinstance(module, BaseTunerLayer):
+            # What peft.helpers.disable_input_dtype_casting does for a while.
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]  # to mypy all of a module is tensors
 
 
 def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:

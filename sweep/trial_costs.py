@@ -179,7 +179,8 @@ def _time_training(trial: Trial) -> float:
     if not trial.tuning.trainable_parameters:
         return 0.0
     step = np.arange(trial.config.batch_size) % len(trial.train.images)
-    parts = [trial.train.make(part) for part in np.array_split(step, trial.config.accumulation_steps)]
+    own_parts = np.array_split(step, trial.config.accumulation_steps)
+    parts = [trial.train.make(part, own_parts) for part in own_parts]
     labels = trial.train.texts.count_labels(step)
     for _ in range(STEPS_BEFORE_RECORDING + 1):
         trial.steps.take(parts, labels)

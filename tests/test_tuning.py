@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from medcap_core.config import FreezeMode, LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner, load_captioner
-from medcap_core.tuning import TuningSummary, apply_tuning, encoder_is_frozen, merge_tuning
+from medcap_core.tuning import TuningSummary, apply_tuning, encoder_is_frozen, merge_tuning, take_inputs_as_they_are
 from tests.tiny_blip import (
     MAX_POSITIONS,
     TEXT_LAYERS,
@@ -143,6 +144,34 @@ def test_lora_starts_as_the_base_model(tiny_blip: Path) -> None:
     base, pixels = load_captioner(str(tiny_blip)), torch.from_numpy(TinySplit(2, seed=1).images)
     with torch.inference_mode():
         assert torch.equal(captioner.encode_images(pixels), base.encode_images(pixels))
+
+
+def note_dtype(seen: set[torch.dtype], _module: object, inputs: tuple[torch.Tensor, ...], _output: object) -> None:
+    seen.add(inputs[0].dtype)
+
+
+def test_lora_reads_bfloat16_without_a_copy_in_float32(tiny_blip: Path) -> None:
+    """And computes the same to the bit."""
+    config = tiny_config(tiny_blip, freeze="lora", lora_targets="attention", prompt="a picture of")
+    results = []
+    for as_they_are in (False, True):
+        torch.manual_seed(0)
+        captioner = load_captioner(str(tiny_blip))
+        apply_tuning(captioner, config)
+        if as_they_are:
+            take_inputs_as_they_are(captioner)
+        features = torch.randn(2, 10, VISION_WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
+        seen: set[torch.dtype] = set()
+        attention = captioner.network.text_decoder.bert.encoder.layer[0].crossattention.self
+        attention.value.lora_A["default"].register_forward_hook(partial(note_dtype, seen))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            tokens = captioner.tokenize(["small opacity", "a nodule"], config).batch([0, 1])
+            loss = captioner(features, *tokens, label_smoothing=0.1, encoded=True)
+        loss.backward()
+        assert seen == {torch.bfloat16 if as_they_are else torch.float32}
+        results.append([loss, *(parameter.grad for parameter in captioner.parameters() if parameter.requires_grad)])
+    for own, other in zip(*results, strict=True):
+        assert torch.equal(own, other)
 
 
 @pytest.mark.parametrize("missing", ["text", "vision"])

@@ -30,21 +30,31 @@ class PackedCaptions(TokenizedCaptions):
     """Captions whose batches also say where their words stand."""
 
     def batch(
-        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+        self,
+        positions: Sequence[int] | NDArray[np.int64],
+        pad_to_multiple: int = 1,
+        *,
+        unlabelled: bool = False,
+        alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
         """`(input_ids, labels, slots)`, int64: (B, T), (B, T) and (W).
 
         `slots` are the places in the B x T, row by row, of the words that foretell another: all but the last of each
         caption, and places of padding up to a multiple of words where one is asked for.
         """
-        input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled)
-        lengths = np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
+        input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled, alike=alike)
+        lengths = self._count_words(positions)
         is_word = np.arange(input_ids.shape[1]) < lengths[:, None]
         slots = np.flatnonzero(is_word)
         multiple = pad_to_multiple * _MULTIPLES_OF_WORDS if pad_to_multiple > 1 else 1
-        num_padding = min(-len(slots) % multiple, is_word.size - len(slots))
+        num_words = max(len(slots), *(int(self._count_words(part).sum()) for part in alike), 1)
+        num_padding = -(-num_words // multiple) * multiple - len(slots)
         padding = np.flatnonzero(~is_word)[:num_padding]
         return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
+
+    def _count_words(self, positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many words of each caption foretell another, at least 1."""
+        return np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Layout:
 
     def spread(self, words: Tensor, num_heads: int) -> Tensor:
         """Words (W, D) by caption and head: (B, H, T, D / H); zero where no word stands."""
-        padded = words.new_zeros(self.num_rows * self.length, words.shape[-1]).index_copy(0, self.slots, words)
+        padded = words.new_zeros(self.num_rows * self.length, words.shape[-1]).index_copy_(0, self.slots, words)
         return _split_heads(padded.view(self.num_rows, self.length, -1), num_heads)
 
     def gather(self, spread: Tensor) -> Tensor:
@@ -107,12 +117,14 @@ def _attend_to_images(attention: Any, hidden: Tensor, encoder_hidden_states: Ten
 
 
 def _is_dearer_by_image(attention: Any, encoder_hidden_states: Tensor, num_words: int) -> bool:
-    """Whether keys and values of an image's tokens cost clearly more than `_attend_by_word`.
+    """Whether keys and values of an image's tokens cost clearly more than `_attend_by_word`; timed on CPUs alone.
 
     An image has hundreds of tokens, a short caption a few dozen: then its words had better be brought to the image
     tokens' own space than each of these to that of the words. Compared are the multiplications by which the two ways
     differ; where neither weights nor images get gradients the ways cost about the same.
     """
+    if encoder_hidden_states.device.type != "cpu":
+        return False
     is_plain = type(attention.key) is nn.Linear and type(attention.value) is nn.Linear  # without LoRA factors
     gives_gradients = attention.key.weight.requires_grad or encoder_hidden_states.requires_grad
     if not is_plain or not gives_gradients or _dropout(attention):

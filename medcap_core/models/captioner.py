@@ -32,9 +32,18 @@ class TokenizedTexts(Protocol):
         """Number of tokens with a loss at these positions: what a mean over tokens divides by."""
 
     def batch(
-        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+        self,
+        positions: Sequence[int] | NDArray[np.int64],
+        pad_to_multiple: int = 1,
+        *,
+        unlabelled: bool = False,
+        alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
-        """The texts as `Captioner.forward` takes them; `unlabelled` ones add nothing to a loss."""
+        """The texts as `Captioner.forward` takes them; `unlabelled` ones add nothing to a loss.
+
+        Of a family whose steps are recorded, batches at `alike` of as many texts get the same shape if each is given
+        all.
+        """
 
     def for_epoch(self, epoch: int) -> "TokenizedTexts":
         """What `epoch` shows, where epochs differ."""
@@ -61,10 +70,15 @@ class TokenizedCaptions:
         return self
 
     def batch(
-        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+        self,
+        positions: Sequence[int] | NDArray[np.int64],
+        pad_to_multiple: int = 1,
+        *,
+        unlabelled: bool = False,
+        alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
         """Pad on the right: `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
-        length = max(len(self.ids[position]) for position in positions)
+        length = max(len(self.ids[position]) for part in (positions, *alike) for position in part)
         length = -(-length // pad_to_multiple) * pad_to_multiple
         input_ids = np.full((len(positions), length), self.pad_token_id, dtype=np.int64)
         labels = np.full((len(positions), length), IGNORED_LABEL, dtype=np.int64)

@@ -71,7 +71,12 @@ class MedBlip3dTexts:
         )
 
     def batch(
-        self, positions: Sequence[int] | NDArray[np.int64], pad_to_multiple: int = 1, *, unlabelled: bool = False
+        self,
+        positions: Sequence[int] | NDArray[np.int64],
+        pad_to_multiple: int = 1,
+        *,
+        unlabelled: bool = False,
+        alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
         """Padded on the right, all int64; what `MedBlip3dCaptioner.forward` takes.
 

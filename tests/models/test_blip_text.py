@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,19 @@ def test_slots_are_distinct_and_few_in_number(tokens: PackedCaptions, rows: list
     assert len(slots) % (multiple * 8) == 0 or len(slots) == input_ids.numel()
     next_labels = nn.functional.pad(labels.flatten()[1:], (0, 1), value=IGNORED_LABEL)
     assert set(torch.nonzero(next_labels != IGNORED_LABEL)[:, 0].tolist()) <= set(slots.tolist())
+
+
+def test_batches_of_one_step_have_one_shape(tokens: PackedCaptions) -> None:
+    """On a GPU, where each shape of a step is recorded by itself."""
+    parts = [np.array([0, 2]), np.array([1, 1]), np.array([3, 0])]
+    alike = [tokens.batch(part, 8, alike=parts) for part in parts]
+    assert len({tuple(tensor.shape for tensor in batch) for batch in alike}) == 1
+    apart = [tokens.batch(part, 8) for part in parts]
+    assert len({tuple(tensor.shape for tensor in batch) for batch in apart}) > 1
+    for (ids, labels, slots), (own_ids, own_labels, _) in zip(alike, apart, strict=True):
+        assert (ids[:, : own_ids.shape[1]] == own_ids).all()
+        assert (labels != IGNORED_LABEL).sum() == (own_labels != IGNORED_LABEL).sum()
+        assert len(set(slots.tolist())) == len(slots)
 
 
 def test_dropout_of_a_checkpoint_is_applied_in_training_alone(
