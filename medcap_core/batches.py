@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -148,7 +148,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 
 def prefetch(
     make: Callable[[_Work], _Item], work: Iterable[_Work], device: torch.device, depth: int = 2
-) -> Iterator[_Item]:
+) -> Generator[_Item, None, None]:
     """`make` applied to each of `work` in order, on a GPU `depth` items ahead in a thread of its own."""
     if device.type != "cuda":
         yield from map(make, work)

@@ -61,7 +61,7 @@ def open_images(
     what = f"encoding {split.split} images once"
     if not _fits(store, split.rows, config, what):
         return pixels
-    store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what)
+    store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
     place = (store.folder, encoder.device)
     if place not in _is_usable:
         _is_usable[place] = _check(store, split.rows, encoder, config, progress, what)
@@ -84,7 +84,7 @@ def _check(
     if not _agree(store, rows, encoder):
         log.warning("%s: stored features do not belong to these images and this encoder; encoding anew", store.folder)
         store.discard()
-        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what)
+        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
         if not _agree(store, rows, encoder):
             log.warning("%s: the encoder gives other features each time; they are not stored", store.folder)
             return False

@@ -6,7 +6,9 @@ belongs to row i of the image store, whose key covers the content of every image
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medcap_core.batches import prefetch
 from medcap_core.cache import cache_root
 from medcap_core.data.image_store import ImageStore
 from medcap_core.data.row_store import Progress, RowStore
+
+CPU = torch.device("cpu")
 
 # Raise when the way from pixels to features or the file's layout changes.
 FORMAT_VERSION = 1
@@ -71,22 +76,26 @@ class FeatureStore:
         batch_size: int,
         progress: Progress | None = None,
         what: str = "encoding images",
+        device: torch.device = CPU,
     ) -> None:
         """Encode those of `rows` that are not yet in the store; `encode` takes uint8 pixels (B, 3, S, S).
 
-        Goes on where an interrupted run stopped. Raises DataFault where the disk is full or closed to us.
+        Where `device` is a GPU it reads and encodes in a thread of its own while features are written. Goes on where an
+        interrupted run stopped. Raises DataFault where the disk is full or closed to us.
         """
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
         if not self.missing(wanted).size:
             return
 
-        def encode_rows(chunk: list[int]) -> Iterator[NDArray[np.generic]]:
-            for start in range(0, len(chunk), batch_size):
-                pixels = self.images.pixels(np.asarray(chunk[start : start + batch_size]))
-                yield from _to_numpy(encode(pixels).to(self.dtype))
+        def encode_batch(batch: NDArray[np.int64]) -> NDArray[np.generic]:
+            return _to_numpy(encode(self.images.pixels(batch)).to(self.dtype))
 
         with self._rows.locked(wanted, progress, what):
-            self._rows.fill(self._rows.still_to_do(wanted), encode_rows, progress, what)
+            to_do = self._rows.still_to_do(wanted)
+            batches = (to_do[start : start + batch_size] for start in range(0, len(to_do), batch_size))
+            with closing(prefetch(encode_batch, batches, device)) as encoded:
+                contents = chain.from_iterable(encoded)
+                self._rows.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """The features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
