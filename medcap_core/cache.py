@@ -59,13 +59,24 @@ def _concerns(error: OSError, folder: Path) -> bool:
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
+def format_size(num_bytes: float) -> str:
+    """`512 B`, `3.4 MB`, `12 GB`; decimal units."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def check_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     """Raise DataFault when the disk under the existing `folder` cannot hold `needed_bytes` more (and 64 MiB spare)."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes + _SPARE_BYTES > free_bytes:
         raise DataFault(
-            f"{purpose} needs {needed_bytes / 1e9:.2f} GB in {folder}, but only {free_bytes / 1e9:.2f} GB are free: "
-            f"free some space, set {CACHE_VARIABLE} to a folder on another disk, or use fewer or smaller images."
+            f"{purpose} needs {format_size(needed_bytes)} in {folder}, where {format_size(_SPARE_BYTES)} are left to "
+            f"others, but only {format_size(free_bytes)} are free: free some space, set {CACHE_VARIABLE} to a folder "
+            "on another disk, or use fewer or smaller images."
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medcap_core.batches import DEVICE_LOCK, ImageSource, PixelSource, Positions, move
-from medcap_core.cache import guard_cache_writes
+from medcap_core.cache import format_size, guard_cache_writes
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.feature_store import FeatureStore, features_folder, measure_stored_bytes
 from medcap_core.data.prepare import PreparedSplit
@@ -173,10 +173,10 @@ def _fits(store: FeatureStore, rows: NDArray[np.int64], config: TrialConfig, wha
     if needed_bytes <= min(allowed_bytes, free_bytes - _SPARE_DISK_BYTES):
         return True
     log.warning(
-        "%s needs %.1f GB; %.1f GB are left of max_feature_cache_gb %g and %.1f GB are free in %s: images are encoded "
+        "%s needs %s; %s are left of max_feature_cache_gb %g and %s are free in %s: images are encoded "
         "at every use instead. Raise the bound, delete old folders there, or set MEDCAP_CACHE to another disk.",
-        what.capitalize(), needed_bytes / 1e9, max(allowed_bytes, 0) / 1e9, config.max_feature_cache_gb,
-        free_bytes / 1e9, folder,
+        what.capitalize(), format_size(needed_bytes), format_size(max(allowed_bytes, 0)), config.max_feature_cache_gb,
+        format_size(free_bytes), folder,
     )  # fmt: skip
     return False
 

@@ -70,6 +70,12 @@ class MeteorScorer:
         with self._lock:
             self._stop()
 
+    def interrupt(self) -> None:
+        """End the program at once; a call that another thread waits for raises ScoringFailure."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def __enter__(self) -> Self:
         return self
 

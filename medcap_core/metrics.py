@@ -96,6 +96,10 @@ class CaptionScorer:
         """End the METEOR program and give back its memory; the scorer stays usable."""
         self._meteor.close()
 
+    def interrupt(self) -> None:
+        """Make a call that another thread waits for raise ScoringFailure soon."""
+        self._meteor.interrupt()
+
     def _preprocess(self, predictions: Sequence[str]) -> list[str]:
         if len(predictions) != self.num_images:
             raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")

@@ -18,6 +18,7 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit, load_dataset
 from medcap_core.facts import collect_concept_names
 from medcap_core.files import write_text_atomically
+from medcap_core.java import ScoringFailure
 from medcap_core.metrics import load_caption_scorer
 from medcap_core.nearest import find_nearest_captions
 from medcap_core.shuffled_images import draw_wrong_images
@@ -69,11 +70,15 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     with ThreadPoolExecutor(1) as beside:
         # The blind rows need no model: scoring them meanwhile also starts METEOR, which takes seconds.
         blind = beside.submit(scoring.score_blind, [row for row in BLIND_ROWS if row in missing])
-        untested = {name: record for name, record in trials.items() if name in missing}
-        zero_shot = _caption_rows(study, untested | {best.name: best}, best.config, is_new_base, resources, progress)
-        _write_predictions(study, best, split, zero_shot)
-        board.metrics |= {"evaluation": evaluation, "training": training}
-        _show_until_done(blind, scoring, progress)
+        untested = {name: record for name, record in trials.items() if name in missing} | {best.name: best}
+        try:
+            zero_shot = _caption_rows(study, untested, best.config, is_new_base, resources, progress)
+            _write_predictions(study, best, split, zero_shot)
+            board.metrics |= {"evaluation": evaluation, "training": training}
+            _show_until_done(blind, scoring, progress)
+        except BaseException:  # Ctrl-C above all, which is not to wait for METEOR
+            scoring.abandon()
+            raise
     blind_details = blind.result()
     board.metrics |= scoring.texts
     for row, details in blind_details.items():
@@ -119,11 +124,14 @@ class _Scoring:
     split: PreparedSplit
     texts: dict[str, str] = field(default_factory=dict)
     step: tuple[str, int, int] = (_BLIND_STEP, 0, len(BLIND_ROWS))
+    is_abandoned: bool = False
     _names: dict[str, str] | None = None
     _known: dict[tuple[str, ...], RowDetails] = field(default_factory=dict)
 
     def score(self, split: PreparedSplit, captions: list[str]) -> RowDetails:
         """Details of these captions of that split."""
+        if self.is_abandoned:
+            raise ScoringFailure("the run is ending")
         if self._names is None:
             dataset = load_dataset(self.best.config.data)
             self._names = collect_concept_names(record for part in dataset.splits.values() for record in part)
@@ -146,6 +154,11 @@ class _Scoring:
             captions = find_nearest_captions(self.split, training, self._note_step)
             details["nearest_image"] = self.score(self.split, captions)
         return details
+
+    def abandon(self) -> None:
+        """Let another thread that scores fail soon."""
+        self.is_abandoned = True
+        load_caption_scorer(self.split.captions, self.study.space.scoring_options).interrupt()
 
     def close(self) -> None:
         """End METEOR's program for the images of the best trial."""

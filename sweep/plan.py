@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medcap_core.cache import format_size
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from medcap_core.scoring_options import EXTRA_METRICS
@@ -139,16 +140,6 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min {10 * tens} s" if tens else f"{minutes} min"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def format_size(num_bytes: float) -> str:
-    """`512 B`, `3.4 MB`, `12 GB`; decimal units."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _label_part(knob: str, value: Any) -> str:

@@ -17,7 +17,7 @@ from medcap_core.data.prepare import (
     prepare_data,
     write_skipped,
 )
-from medcap_core.data.records import SPLITS
+from medcap_core.data.records import SPLITS, hash_records
 from medcap_core.device import current_device, release_memory
 from medcap_core.image_sources import open_images
 from medcap_core.models import load_geometry, load_trial_captioner
@@ -26,7 +26,7 @@ from medcap_core.validation import check_metric, check_truth, choose_scored, sco
 from sweep.cluster import ClusterInfo, TrialResources
 from sweep.models import identify_models
 from sweep.points import draw_configs
-from sweep.provenance import begin_provenance, find_gpus
+from sweep.provenance import begin_provenance, check_same_origin, find_gpus
 from sweep.run_directory import show_path
 from sweep.schema import SearchSpace
 from sweep.scoring import CaptionJob, predict_here, predict_split
@@ -108,12 +108,22 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
+    found = {
+        "name": data.name,
+        "kind": data.kind,
+        "notes": data.notes,
+        "sizes": sizes,
+        "skipped": len(skipped),
+        "sha256": {name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+    }
+    models = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    check_same_origin(study.directory, found, models)
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
         gpus=find_gpus(),
-        data={"name": data.name, "kind": data.kind, "notes": data.notes, "sizes": sizes, "skipped": len(skipped)},
-        model=identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step),
+        data=found,
+        model=models,
     )
     return data
 

@@ -48,7 +48,8 @@ def begin_provenance(
 ) -> None:
     """Add an entry for this start of the driver to the run's `provenance.json`.
 
-    `command` is the command line as typed; `gpus` the devices' names; `data` kind, notes and sizes of the data set;
+    `command` is the command line as typed; `gpus` the devices' names; `data` kind, notes, sizes of the data set and the
+    SHA-256 of each split's records;
     `model` name and SHA-256 of its weights, or of each of several; the last two are kept as given and must be JSON.
     Raises RunFault if the file is damaged.
     """
@@ -66,6 +67,31 @@ def begin_provenance(
         "model": dict(model),
     }
     _write(directory, [*read_provenance(directory), entry])
+
+
+def check_same_origin(directory: Path, data: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raise RunFault where data or models, described as for `begin_provenance`, are not those the run began with.
+
+    What an earlier start did not note is not compared.
+    """
+    remedy = f"put it back as it was to go on with {directory.name}, or start a new run"
+    for entry in read_provenance(directory):
+        for split, digest in entry["data"].get("sha256", {}).items():
+            if data["sha256"].get(split) != digest:
+                raise RunFault(
+                    f"data {data['name']}: the {split} split has other records, captions or another order than when "
+                    f"this run began; {remedy}."
+                )
+        now = _list_weights(model)
+        for name, digest in _list_weights(entry["model"]).items():
+            if digest is not None and now.get(name) not in (None, digest):
+                raise RunFault(f"model {name}: its weights are not those this run began with; {remedy}.")
+
+
+def _list_weights(model: Mapping[str, Any]) -> dict[str, str | None]:
+    """Each model and vision tower of an entry -> SHA-256 of its weights, None where that is not known."""
+    several = [(part["name"], part["sha256"]) for part in model.get("models", {}).values()]
+    return {**dict(several or [(model["name"], model.get("sha256"))]), **model.get("vision_models", {})}
 
 
 def end_provenance(directory: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sweep.plan import format_size
+from medcap_core.cache import format_size
 from sweep.progress import format_seconds
 
 Kind = Literal["text", "score", "difference", "number", "count", "seconds", "bytes", "p"]

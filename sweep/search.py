@@ -256,6 +256,11 @@ class LedgerCallback(StaysHere, Callback):
         self.ledger.study.start(trial.config["trial"])
         self.ledger.refresh()
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died, and another one will go on with it."""
+        name = trial.config["trial"]
+        self.ledger.view.message(f"{name}: its process died; another goes on from its last epoch (see log.txt)")
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped."""
         free_workers(Assignment(**trial.config))

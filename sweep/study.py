@@ -340,6 +340,15 @@ class Study:
 
     # Going on
 
+    def check_sources(self) -> None:
+        """Raise RunFault where a folder or file of the run's data or models is not there any more."""
+        for name in (self.space.data, *(self.space.models.values() or [self.space.model])):
+            if Path(name).is_absolute() and not Path(name).exists():
+                raise RunFault(
+                    f"{name} is not there any more; put it back, or a link to where it is now: a run goes on with the "
+                    "data and models it began with."
+                )
+
     def check_extension(self, num_more: int) -> None:
         """Raise RunFault where there are not so many trials more: of a grid, and where nothing is searched."""
         if not self.can_be_extended:

@@ -69,6 +69,7 @@ class SweepView:
         self._progress = SweepProgress(total_trials, clock, objective)
         self._told: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
+        self._interrupted_step: StepProgress | None = None
         self._live = (
             Live(
                 self,
@@ -111,15 +112,21 @@ class SweepView:
         self._console.print(Text(text), soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Progress of a long step; it ends when `done` reaches `total`, or when another `what` begins.
+        """Progress of a long step; it ends when `done` reaches `total`.
 
-        A step of the same name that begins after it has ended, such as for another model, is another one.
+        Another `what` may come between. A step of the same name that begins after it has ended, such as for another
+        model, is another one.
         """
         raise_if_interrupted()
-        if self._step is None or self._step.what != what or (self._step.finished and done < total):
-            self._step = StepProgress(what, done, total, self._clock)
-        elif self._step.finished:
+        before = self._step
+        if before is None or before.what != what or (before.finished and done < total):
+            waiting = self._interrupted_step
+            goes_on = waiting is not None and (waiting.what, waiting.total) == (what, total) and done >= waiting.done
+            self._step = waiting if goes_on else StepProgress(what, done, total, self._clock)
+            self._interrupted_step = None if before is None or before.finished else before
+        elif before.finished:
             return
+        assert self._step is not None
         self._step.done, self._step.total = done, total
         if self._step.finished or (not self._live and self._step.due()):
             self.message(self._step.describe())

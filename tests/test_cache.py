@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medcap_core.cache import cache_root, check_free_space, guard_cache_writes, write_atomically
+from medcap_core.cache import cache_root, check_free_space, format_size, guard_cache_writes, write_atomically
 from medcap_core.errors import ConfigFault, DataFault
 
 
@@ -45,7 +45,7 @@ def test_a_file_in_the_way_of_the_cache_folder(tmp_path: Path) -> None:
 
 def test_free_space_is_checked(tmp_path: Path) -> None:
     check_free_space(tmp_path, 0, "Decoding")
-    with pytest.raises(DataFault, match=r"Decoding needs 1000000000\.00 GB in .* but only .* GB are free"):
+    with pytest.raises(DataFault, match=r"Decoding needs 1000000\.0 TB in .* 67 MB are left .* only .*B are free"):
         check_free_space(tmp_path, 10**18, "Decoding")
 
 
@@ -55,3 +55,18 @@ def test_atomic_writing_replaces_and_leaves_nothing_behind(tmp_path: Path) -> No
     write_atomically(path, "zwei ü")
     assert path.read_text("utf-8") == "zwei ü"
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.json"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (512, "512 B"),
+        (3_400_000, "3.4 MB"),
+        (9_960_000, "10 MB"),
+        (999_600, "1.0 MB"),
+        (1.8e11, "180 GB"),
+        (2e12, "2.0 TB"),
+    ],
+)
+def test_size(size: float, text: str) -> None:
+    assert format_size(size) == text

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -362,6 +363,16 @@ def test_a_meteor_that_dies_is_an_error(monkeypatch, tmp_path):
     with meteor.MeteorScorer() as broken, pytest.raises(ScoringFailure, match="METEOR stopped answering"):
         broken.compute_scores([["left lung"]], ["left lung"])
     assert broken._process is None
+
+
+def test_meteor_can_be_interrupted_by_another_thread():
+    with meteor.MeteorScorer() as scorer, ThreadPoolExecutor(1) as beside:
+        call = beside.submit(scorer.compute_scores, [["left lung"]] * 5000, ["left lung"] * 5000)
+        while scorer._process is None:
+            time.sleep(0.01)
+        scorer.interrupt()
+        with pytest.raises(ScoringFailure, match="METEOR stopped answering"):
+            call.result(timeout=60)
 
 
 def test_a_separator_in_a_reference_is_no_second_reference(scorer):

@@ -1,8 +1,9 @@
 """Records and splits: what every loader gives and everything else takes."""
 
+import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -123,3 +124,12 @@ class Dataset:
     splits: dict[SplitName, list[Record]]
     skipped: list[SkippedRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def hash_records(records: Sequence[Record]) -> str:
+    """SHA-256 (hex) over ids and texts in their order, and all else of records but where their images lie."""
+    digest = hashlib.sha256()
+    names = [own.name for own in fields(records[0]) if own.name not in ("image", "truth")] if records else []
+    for record in records:
+        digest.update(repr([getattr(record, name) for name in names]).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ A folder holds the rows in one sparse file; `status.u8`, one byte a row; `lock`.
 its content has reached the disk, so a process that dies at any moment leaves no row marked done without content.
 """
 
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medcap_core.cache import check_free_space, guard_cache_writes
+from medcap_core.errors import DataFault
 
 Progress = Callable[[str, int, int], None]  # (what is being done, rows done, rows in total)
 Rows = NDArray[np.int64]
@@ -46,9 +48,10 @@ class RowStore:
         self._rows_file = folder / file_name
         self._status_file = folder / "status.u8"
         self._map: NDArray[Any] | None = None
+        self._mapped: mmap.mmap | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
+        return {**self.__dict__, "_map": None, "_mapped": None}
 
     def __len__(self) -> int:
         return len(self.status)
@@ -63,17 +66,30 @@ class RowStore:
         if self._has_files():
             self.status = np.fromfile(self._status_file, np.uint8)
         else:  # not yet created, or deleted while this process runs
-            self.status, self._map = np.zeros(len(self), np.uint8), None
+            self.status, self._map, self._mapped = np.zeros(len(self), np.uint8), None, None
 
     def read(self, rows: Rows) -> NDArray[Any]:
-        """Copies of rows, (len(rows), *row_shape). Raises ValueError for rows that are not done."""
+        """Copies of rows, (len(rows), *row_shape).
+
+        Raises ValueError for rows that are not done, DataFault where the file was cut short since it was opened.
+        """
+        was_cut = self._mapped is not None and self._mapped.size() < len(self) * self.row_bytes
+        if was_cut:  # what is gone of a mapped file kills the process that reads it
+            self._map = self._mapped = None
+            self.read_status()
         if not (self.status[rows] == DONE).all():
             self.read_status()
             absent = np.asarray(rows)[self.status[rows] != DONE]
+            if absent.size and was_cut:
+                raise DataFault(
+                    f"{self._rows_file} was cut short while it was in use; go on by --resume, which makes it anew."
+                )
             if absent.size:
                 raise ValueError(f"rows {absent[:5].tolist()} are not in {self.folder}; fill them first")
         if self._map is None:
-            self._map = np.memmap(self._rows_file, self.dtype, mode="r", shape=(len(self), *self.row_shape))
+            with self._rows_file.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), len(self) * self.row_bytes, access=mmap.ACCESS_READ)
+            self._map = np.frombuffer(self._mapped, self.dtype).reshape(len(self), *self.row_shape)
         return np.asarray(self._map[rows])
 
     @contextmanager

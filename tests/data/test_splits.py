@@ -1,11 +1,12 @@
 """Draws are nested and seeded; splits are cut by case."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medcap_core.data.records import ImageFile, Record
+from medcap_core.data.records import ImageFile, Record, hash_records
 from medcap_core.data.splits import cut_missing_splits, select_rows
 from medcap_core.errors import DataFault
 
@@ -98,3 +99,17 @@ def test_nothing_to_cut_from_is_a_fault() -> None:
         cut_missing_splits({"train": build_records(50, case_size=50)}, seed=0, where="x")
     with pytest.raises(DataFault, match=r"no training split was found \(splits found: validation, test\)"):
         cut_missing_splits({"validation": build_records(9), "test": build_records(9)}, seed=0, where="x")
+
+
+def test_a_hash_tells_records_texts_and_order_apart_but_not_where_images_lie() -> None:
+    first, second = (Record(name, ImageFile(Path(name)), "a nodule", "c1") for name in ("a", "b"))
+    whole = hash_records([first, second])
+    assert hash_records([replace(first, image=ImageFile(Path("/moved/a"))), second]) == whole
+    others = [
+        [second, first],
+        [first],
+        [],
+        [replace(first, caption="none"), second],
+        [replace(first, case=None), second],
+    ]
+    assert len({whole, *map(hash_records, others)}) == 6

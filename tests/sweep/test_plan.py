@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sweep.cluster import TrialResources
-from sweep.plan import CostEstimate, CostPart, describe_plan, format_duration, format_size, short_label
+from sweep.plan import CostEstimate, CostPart, describe_plan, format_duration, short_label
 from sweep.space import build_space
 
 LABELS: list[tuple[dict[str, Any], str]] = [
@@ -169,18 +169,3 @@ def test_samples_leave_out_what_does_not_go_together() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (512, "512 B"),
-        (3_400_000, "3.4 MB"),
-        (9_960_000, "10 MB"),
-        (999_600, "1.0 MB"),
-        (1.8e11, "180 GB"),
-        (2e12, "2.0 TB"),
-    ],
-)
-def test_size(size: float, text: str) -> None:
-    assert format_size(size) == text

@@ -9,6 +9,7 @@ from medcap_core.errors import RunFault
 from sweep.provenance import (
     PACKAGES,
     begin_provenance,
+    check_same_origin,
     describe_checkout,
     end_provenance,
     find_versions,
@@ -54,6 +55,23 @@ def test_each_start_adds_an_entry_and_only_an_orderly_end_is_noted(tmp_path: Pat
     assert second["model"] == {"name": "phantom-blip", "sha256": "ab12"}
     assert second["gpus"] == ["NVIDIA H100"]
     assert second["num_cpus"] >= 1
+
+
+def test_other_data_or_weights_than_the_run_began_with_are_told(tmp_path: Path) -> None:
+    data = {"name": "d", "sha256": {"train": "1", "test": "2"}}
+    towers = {
+        "name": "a = /a, b = /b",
+        "models": {"a": {"name": "/a", "sha256": "x"}, "b": {"name": "/b", "sha256": None}},
+    }
+    check_same_origin(tmp_path, data, towers)
+    begin(tmp_path, [])  # by a version that noted less
+    begin_provenance(tmp_path, command=[], gpus=[], data=data, model=towers)
+    check_same_origin(tmp_path, data, towers)
+    with pytest.raises(RunFault, match=r"^data d: the test split has other records, captions or another order than"):
+        check_same_origin(tmp_path, {"name": "d", "sha256": {"train": "1", "test": "3"}}, towers)
+    others = {"name": "/a", "sha256": "y", "vision_models": {"/b": "z"}}
+    with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; put it back"):
+        check_same_origin(tmp_path, data, others)
 
 
 def test_no_home_folder_host_or_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,14 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Stud
     assert [values for *_, values in optuna_essence(study.directory)] == [[2.0], [3.0], [1.0]]
 
 
+def test_data_or_models_that_are_gone_are_named(create: Callable[..., Study], tmp_path: Path) -> None:
+    study = create(space(data=str(tmp_path)))
+    study.check_sources()
+    study.space = study.space.model_copy(update={"model": str(tmp_path / "model")})
+    with pytest.raises(RunFault, match=r"model is not there any more; put it back, or a link to where it is now"):
+        study.check_sources()
+
+
 def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[..., Study]) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)

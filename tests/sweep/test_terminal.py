@@ -317,6 +317,18 @@ def test_plain_lines_of_a_fast_step(clock):
     assert take(console) == ["test evaluation: 0 done in 0:00"]
 
 
+def test_a_step_that_waits_for_another_keeps_its_time(clock):
+    view, console = build_plain(clock)
+    view.step("score", 0, 2)
+    clock.now += 2.0
+    view.step("describe", 0, 3)
+    clock.now += 3.0
+    view.step("describe", 3, 3)
+    clock.now += 4.0
+    view.step("score", 2, 2)
+    assert take(console)[-2:] == ["describe: 3 done in 0:03", "score: 2 done in 0:09"]
+
+
 # Progress
 
 
