@@ -74,7 +74,7 @@ def check_same_origin(directory: Path, data: Mapping[str, Any], model: Mapping[s
 
     What an earlier start did not note is not compared.
     """
-    remedy = f"put it back as it was to go on with {directory.name}, or start a new run"
+    remedy = f"undo that to go on with {directory.name}, or start a new run"
     for entry in read_provenance(directory):
         for split, digest in entry["data"].get("sha256", {}).items():
             if data["sha256"].get(split) != digest:

@@ -69,7 +69,8 @@ class Study:
         another process holds it, or one of its files is damaged.
         """
         for name in ("space.yaml", "trials.csv"):  # a folder of space files has the former alone
-            if not (directory / name).is_file():
+            is_made_anew = name == "trials.csv" and (directory / "trials").is_dir()
+            if not (directory / name).is_file() and not is_made_anew:
                 raise RunFault(
                     f"{directory} is not a run directory (it has no {name}); name one such as runs/lora-001."
                 )

@@ -70,7 +70,7 @@ def test_other_data_or_weights_than_the_run_began_with_are_told(tmp_path: Path) 
     with pytest.raises(RunFault, match=r"^data d: the test split has other records, captions or another order than"):
         check_same_origin(tmp_path, {"name": "d", "sha256": {"train": "1", "test": "3"}}, towers)
     others = {"name": "/a", "sha256": "y", "vision_models": {"/b": "z"}}
-    with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; put it back"):
+    with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; undo that"):
         check_same_origin(tmp_path, data, others)
 
 

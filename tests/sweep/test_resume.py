@@ -81,6 +81,17 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Stud
     assert [values for *_, values in optuna_essence(study.directory)] == [[2.0], [3.0], [1.0]]
 
 
+def test_a_table_that_is_gone_is_made_anew(create: Callable[..., Study]) -> None:
+    study = create(space())
+    run_one(study, 2.0)
+    study.close()
+    table = study.directory / "trials.csv"
+    before = table.read_bytes()
+    table.unlink()
+    with Study.open(study.directory):
+        assert table.read_bytes() == before
+
+
 def test_data_or_models_that_are_gone_are_named(create: Callable[..., Study], tmp_path: Path) -> None:
     study = create(space(data=str(tmp_path)))
     study.check_sources()
