@@ -131,9 +131,9 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
 def _go_on(
     study: "Study", num_more: int, *, address: str | None, max_concurrent: int | None, log_to: LogTarget | None
 ) -> None:
-    study.check_sources()  # before anything is started
     if num_more:
-        study.check_extension(num_more)
+        study.check_extension(num_more)  # before anything is started
+    study.check_sources()
     wanted = study.space.resources
     if max_concurrent is not None:
         wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
