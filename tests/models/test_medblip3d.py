@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors import safe_open
 from torch import Tensor
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
@@ -382,7 +383,10 @@ def test_a_saved_model_keeps_its_parts(gpt2: Path, tmp_path: Path) -> None:
         ({"quantization": "8bit", "freeze": "lora"}, "quantization is for BLIP-2"),
     ],
 )
-def test_parts_that_do_not_fit_are_named(gpt2: Path, changes: dict[str, object], said: str) -> None:
+def test_parts_that_do_not_fit_are_named(
+    gpt2: Path, changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     parts = {"language_model": gpt2} | changes
     with pytest.raises(ModelFault, match=said):
         load_trial_captioner(build_config(Path(str(parts.pop("language_model"))), **parts))
