@@ -57,9 +57,10 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=3, scheduler="none") as study:
         killed_always, killed_once = (study.trial_directory(f"trial_{number:04d}") for number in range(2))
         with ThreadPoolExecutor(2) as killers:
+            view = quiet_view()
             killings = killers.submit(lambda: [kill_trial(killed_always) for _ in range(3)])
             killing = killers.submit(kill_after_an_epoch, killed_once)
-            run_search(study, ONE_CPU_EACH, quiet_view())
+            run_search(study, ONE_CPU_EACH, view)
             killings.result()
             known = killing.result()
         first, second, third = study.records
@@ -67,6 +68,9 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
     assert first.reason.startswith("its process failed 3 times: ")
     assert (second.state, second.attempts) == (TrialState.SUCCEEDED, 2)
     assert (third.state, third.attempts) == (TrialState.SUCCEEDED, 1)
+    told = view._console.file.getvalue()  # type: ignore[attr-defined]
+    assert told.count("trial_0000: its process died; another goes on from its last epoch") == 2
+    assert told.count("trial_0001: its process died; another goes on from its last epoch") == 1
     num_known = len(known)
     assert 1 <= num_known < 6
     assert [epoch["seconds"] for epoch in second.epochs[:num_known]] == [epoch["seconds"] for epoch in known]
