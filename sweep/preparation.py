@@ -20,7 +20,7 @@ from medcap_core.data.prepare import (
 from medcap_core.data.records import SPLITS, hash_records
 from medcap_core.device import current_device, release_memory
 from medcap_core.image_sources import open_images
-from medcap_core.models import load_geometry, load_trial_captioner
+from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.validation import check_metric, check_truth, choose_scored, score_predictions
 from sweep.cluster import ClusterInfo, TrialResources
@@ -34,20 +34,46 @@ from sweep.study import Study
 from sweep.terminal import SweepView
 
 NUM_CHECK_BATCHES = 2
+NUM_LOOKED_AT = 1000
+NO_LIMIT = 100_000
 NUM_DRAWS = 64
 """So many random points stand for a space that is not a grid."""
 
 
-def check_before_start(space: SearchSpace) -> None:
-    """Load data and models that the space names, so that what is wrong shows before a run directory is made."""
+def check_before_start(space: SearchSpace) -> list[str]:
+    """Load data and models that the space names, so that what is wrong shows before a run directory is made.
+
+    Returns what is right but ought to be known, a line each.
+    """
+    notes: dict[tuple[object, ...], list[str]] = {}
     if "bertscore" in space.extra_scores:
         load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
-        validation = load_dataset(config.data).splits["validation"]
+        splits = load_dataset(config.data).splits
         captioner = load_trial_captioner(config, current_device())
-        check_metric(config, captioner, validation)
+        check_metric(config, captioner, splits["validation"])
+        reading = (*_model_of(config), config.prompt, config.max_caption_tokens)
+        if config.freeze is not FreezeMode.ZERO_SHOT and reading not in notes:
+            captions = [record.caption for record in splits["train"]]
+            notes[reading] = describe_cut_captions(captioner, captions, config)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights lie on the GPU
+    return [note for notes_of_one in notes.values() for note in notes_of_one]
+
+
+def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
+    """How many of up to NUM_LOOKED_AT training captions lose their end to `max_caption_tokens`; nothing if none."""
+    some = captions[:: max(1, -(-len(captions) // NUM_LOOKED_AT))]
+    whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": NO_LIMIT}))
+    longest = max(map(len, whole.ids), default=0)
+    num_cut = sum(len(ids) > config.max_caption_tokens for ids in whole.ids)
+    if not num_cut:
+        return []
+    looked_at = f"{len(some):,} training captions" + (" looked at" if len(some) < len(captions) else "")
+    return [
+        f"Captions       {num_cut:,} of {looked_at} are cut to max_caption_tokens {config.max_caption_tokens}; "
+        f"the longest has {longest:,} tokens"
+    ]
 
 
 def _typical_configs(space: SearchSpace) -> list[TrialConfig]:

@@ -118,11 +118,11 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
                 from sweep.study import Study
 
             quiet_libraries()
-            check_before_start(space)
+            notes = check_before_start(space)
         directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
         with Study.create(directory, space) as study:
             try:
-                runner.run_study(study, launch, console, log_to=log_to)
+                runner.run_study(study, launch, console, log_to=log_to, notes=notes)
             except UserFault as fault:
                 runner.discard_unused(directory, fault)
                 raise

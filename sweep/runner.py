@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,18 @@ class EveryTrialFailed(MedcapError):
 
 
 def run_study(
-    study: Study, launch: Launch, console: Console, *, num_more: int = 0, log_to: LogTarget | None = None
+    study: Study,
+    launch: Launch,
+    console: Console,
+    *,
+    num_more: int = 0,
+    log_to: LogTarget | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
-    `launch` is the start of the Ray to run on, which may be on its way. Raises EveryTrialFailed where no trial gave a
-    model, UserFault, and KeyboardInterrupt after telling how to go on.
+    `launch` is the start of the Ray to run on, which may be on its way; `notes` are told first. Raises
+    EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
     with divert_noise(study.directory / "log.txt", console) as terminal:
@@ -59,7 +66,7 @@ def run_study(
                 terminal,
                 name=space.name,
                 total_trials=launch.num_trials,
-                header_lines=describe_study(study),
+                header_lines=[*describe_study(study), *notes],
                 objective=space.objective,
             )
             with view:
@@ -171,8 +178,8 @@ def write_lines(console: Console, *lines: str) -> None:
 
 def describe_run(space: SearchSpace, started: float) -> str:
     """What a run would do and cost; starts nothing. `started` is when this process began, on the monotonic clock."""
-    check_before_start(space)
+    notes = check_before_start(space)
     start_seconds = time.monotonic() - started
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
     resources = choose_resources([node], space.resources, num_trials(space))
-    return describe_plan(space, resources, estimate_cost(space, resources, start_seconds))
+    return "\n".join([*notes, describe_plan(space, resources, estimate_cost(space, resources, start_seconds))])

@@ -1,6 +1,7 @@
 """Before the first trial: faults that show at once, what is listed of the data."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +31,23 @@ def test_every_way_to_use_the_model_is_tried_before_the_start(materials: Materia
         "model": str(materials.model),
         "fixed": {"max_caption_tokens": 16, "max_new_tokens": 10},
     }
-    check_before_start(build_space(values, "test"))
+    assert check_before_start(build_space(values, "test")) == []
     with pytest.raises(ModelFault, match="image_size 50 is no multiple of the 16-pixel patches"):
         check_before_start(build_space(values | {"search": {"image_size": {"choice": [48, 50]}}}, "test"))
+
+
+def test_captions_that_are_cut_are_counted(materials: Materials) -> None:
+    values = {
+        "name": "any",
+        "data": str(materials.images),
+        "model": str(materials.model),
+        "fixed": {"max_caption_tokens": 8, "max_new_tokens": 6, "prompt": ""},
+    }
+    (note,) = check_before_start(build_space(values, "test"))
+    assert re.fullmatch(
+        r"Captions       \d+ of 22 training captions are cut to max_caption_tokens 8; the longest has \d+ tokens", note
+    )
+    assert check_before_start(build_space(values | {"fixed": values["fixed"] | {"freeze": "zero_shot"}}, "test")) == []
 
 
 def test_a_run_with_too_many_bad_records_keeps_the_list(
