@@ -34,8 +34,8 @@ from sweep.study import Study
 from sweep.terminal import SweepView
 
 NUM_CHECK_BATCHES = 2
-NUM_LOOKED_AT = 1000
-NO_LIMIT = 100_000
+MOST_CAPTIONS_COUNTED = 1000
+MORE_TOKENS_THAN_ANY = 100_000
 NUM_DRAWS = 64
 """So many random points stand for a space that is not a grid."""
 
@@ -62,11 +62,12 @@ def check_before_start(space: SearchSpace) -> list[str]:
 
 
 def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
-    """How many of up to NUM_LOOKED_AT training captions lose their end to `max_caption_tokens`; nothing if none."""
-    some = captions[:: max(1, -(-len(captions) // NUM_LOOKED_AT))]
-    whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": NO_LIMIT}))
-    longest = max(map(len, whole.ids), default=0)
-    num_cut = sum(len(ids) > config.max_caption_tokens for ids in whole.ids)
+    """How many of MOST_CAPTIONS_COUNTED training captions `max_caption_tokens` cuts; nothing if none."""
+    some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
+    whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
+    longest = max(map(len, whole), default=0)
+    kept = captioner.tokenize(some, config).ids
+    num_cut = sum(len(part) < len(ids) for part, ids in zip(kept, whole, strict=True))
     if not num_cut:
         return []
     looked_at = f"{len(some):,} training captions" + (" looked at" if len(some) < len(captions) else "")
