@@ -16,7 +16,7 @@ from benchmarks.micro_model import ModelBench, measure_captions, measure_encodin
 from benchmarks.report import tell
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model
 from medcap_core.device import current_device
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 
 OF_THE_MODEL: dict[str, Callable[[ModelBench], None]] = {
     "training": measure_training,
@@ -39,7 +39,7 @@ def main(
     only: Annotated[str, typer.Option(help="Names with commas between; by default all.")] = "",
 ) -> None:
     """Print one table for each measurement."""
-    quiet_libraries()
+    set_up_libraries()
     known = [*OF_THE_MODEL, *OF_THE_HOST]
     names = only.split(",") if only else known
     if unknown := [name for name in names if name not in known]:

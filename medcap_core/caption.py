@@ -22,7 +22,7 @@ from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.evaluation import generate_answers, generate_captions
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 from medcap_core.models import Captioner
 from medcap_core.trained import TRIAL_CONFIG_FILE, load_trained_captioner
 
@@ -108,7 +108,7 @@ def main(
     question: Annotated[list[str] | None, typer.Option(help="Asked instead of a caption; may be repeated.")] = None,
 ) -> None:
     """Print one line for each image: its path, a tab, its caption or its answers, with tabs between."""
-    quiet_libraries()
+    set_up_libraries()
     with told_in_sentences():
         flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
         config = read_settings(model).model_copy(

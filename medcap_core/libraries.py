@@ -1,4 +1,4 @@
-"""Keep the libraries' own progress bars and notices out of the terminal; for programs, never for an import."""
+"""Set the libraries up for a program: without progress bars and notices of their own, and fast; never for an import."""
 
 import logging
 import warnings
@@ -6,9 +6,12 @@ import warnings
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
+from medcap_core.cpu import use_cpu_fully
 
-def quiet_libraries() -> None:
-    """Show errors only, and no progress bars of loading and saving; the project shows its own."""
+
+def set_up_libraries() -> None:
+    """Show errors only, no progress bars of loading and saving, since the project shows its own; use the whole CPU."""
+    use_cpu_fully()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells each try to reach the Hub

@@ -133,9 +133,9 @@ def best(
         if export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:
-            from medcap_core.libraries import quiet_libraries
+            from medcap_core.libraries import set_up_libraries
 
-            quiet_libraries()
+            set_up_libraries()
             sys.stdout.write(f"Model  {export(directory, export_to, trial)} (README.md is its model card)\n")
 
 

@@ -29,7 +29,7 @@ from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.errors import ConfigFault
 from medcap_core.evaluation import OnProgress, ignore_progress
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 from medcap_core.models.medblip3d import MedBlip3dCaptioner
 from medcap_core.pointing_game import find_finding_words, is_inside
 from sweep.attention_files import (
@@ -199,7 +199,7 @@ def explain(
 ) -> None:
     """Draw where a run's model looked when it wrote each word; on phantoms, also score it by the pointing game."""
     set_environment(None)
-    quiet_libraries()
+    set_up_libraries()
     console = Console()
     with told_in_sentences():
         way = AttentionWay(method, _parse_layer(layer))

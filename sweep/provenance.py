@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from medcap_core.cpu import name_products
 from medcap_core.errors import RunFault
 from medcap_core.files import write_json_atomically
 
@@ -61,6 +62,7 @@ def begin_provenance(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),
+        "cpu_products": name_products(),
         "gpus": list(gpus),
         "project": describe_checkout(Path(__file__).parents[1]),
         "data": dict(data),

@@ -89,9 +89,9 @@ def report(
     with told_in_sentences():
         from rich.console import Console
 
-        from medcap_core.libraries import quiet_libraries
+        from medcap_core.libraries import set_up_libraries
 
-        quiet_libraries()
+        set_up_libraries()
         with Console(stderr=True).status("Writing the report") as status:
             path = write_report(
                 directory,

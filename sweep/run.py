@@ -97,10 +97,10 @@ def _show_plan(space: SearchSpace) -> None:
     console, started = Console(), time.monotonic()
     with console.status("Measuring a few steps"):
         with quick_imports():
-            from medcap_core.libraries import quiet_libraries
+            from medcap_core.libraries import set_up_libraries
             from sweep import runner
 
-        quiet_libraries()
+        set_up_libraries()
         plan = runner.describe_run(space, started)
     runner.write_lines(console, plan)
 
@@ -112,12 +112,12 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
         console = Console()
         with console.status("Checking data and model"):
             with quick_imports():
-                from medcap_core.libraries import quiet_libraries
+                from medcap_core.libraries import set_up_libraries
                 from sweep import runner
                 from sweep.preparation import check_before_start
                 from sweep.study import Study
 
-            quiet_libraries()
+            set_up_libraries()
             notes = check_before_start(space)
         directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
         with Study.create(directory, space) as study:
@@ -141,10 +141,10 @@ def _go_on(
         console = Console()
         with console.status("Loading"):
             with quick_imports():
-                from medcap_core.libraries import quiet_libraries
+                from medcap_core.libraries import set_up_libraries
                 from sweep import runner
 
-            quiet_libraries()
+            set_up_libraries()
         runner.run_study(study, launch, console, num_more=num_more, log_to=log_to)
 
 

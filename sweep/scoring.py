@@ -19,7 +19,7 @@ from medcap_core.device import is_small
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.evaluation import ImageAnswers, OnProgress, generate_answers, ignore_progress
 from medcap_core.image_sources import open_images
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.objective import Predictions
 from medcap_core.trained import load_trained_captioner
@@ -186,7 +186,7 @@ def _fetch(task: "ray.ObjectRef[list[T]]") -> list[T]:
 
 def _predict_positions(job: SplitJob[T], positions: np.ndarray, num_threads: float) -> list[T]:
     """Runs in a Ray worker."""
-    quiet_libraries()
+    set_up_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
     return predict_here(job, positions)
 

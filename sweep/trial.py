@@ -28,7 +28,7 @@ from medcap_core.device import release_memory
 from medcap_core.distributed import current_workers
 from medcap_core.epoch_report import EpochReport
 from medcap_core.errors import TrialFailure, UserFault
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 from medcap_core.models import load_geometry
 from medcap_core.training import fit
 from sweep.cluster import worker_resources
@@ -135,7 +135,7 @@ def free_workers(assignment: Assignment) -> None:
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
     """Fit in this process, with its log and progress note in the trial's folder."""
     config, directory = assignment.trial_config, Path(assignment.directory)
-    quiet_libraries()
+    set_up_libraries()
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medcap_core.libraries import quiet_libraries
+from medcap_core.libraries import set_up_libraries
 from tests.tiny_models import save_tiny_blip2, save_tiny_vit_gpt2
 
-quiet_libraries()
+set_up_libraries()
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "blip2-opt": lambda folder: save_tiny_blip2(folder, "opt", seed=1),
