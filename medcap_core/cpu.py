@@ -112,7 +112,7 @@ def _suits_onednn(left: Tensor, right: Tensor) -> bool:
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Rows (M, K) by weight (N, K), plus bias (N): (M, N), by the operator that torch.compile takes for its own."""
     is_dense = weight.is_contiguous() or weight.t().is_contiguous()
-    dense = weight if is_dense else weight.contiguous()  # oneDNN would take 100 times as long; rows it copies by itself
+    dense = weight if is_dense else weight.contiguous()  # oneDNN takes many times as long else; rows it copies
     result: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, dense, bias, "none", [], "")
     return result
 

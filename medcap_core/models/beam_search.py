@@ -125,7 +125,7 @@ class _Search:
         return num_slots if self.on_cpu else -(-num_slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
 
     def _drop_settled(self, decoder: Decoder) -> bool:
-        """Let settled images go, moving only as many rows as stay; whether any image is left."""
+        """Let settled images go, moving no more rows than leave; whether any image is left."""
         num_open = int(self.open.sum())
         num_kept = min(self._round_images(num_open), len(self.open))
         if num_open == 0 or num_kept == len(self.open):
