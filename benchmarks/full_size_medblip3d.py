@@ -17,8 +17,8 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, GPT2Config, T5Co
 
 from benchmarks.machine import describe_machine, synchronize
 from benchmarks.report import print_table, tell
-from medcap_core.device import PeakMemory, current_device
-from medcap_core.models.medblip3d_network import MedBlip3dConfig, MedBlip3dNetwork
+from medcap_core.models.medblip3d.network import MedBlip3dConfig, MedBlip3dNetwork
+from medcap_core.runtime.device import PeakMemory, current_device
 
 LanguageModel = Literal["flan-t5-xl", "gpt2-2.7b"]
 TRAINED = ("patch_embedding", "position_embedding", "qformer", "query_tokens", "text_embeddings", "image_norm",

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks.sweep_run import build_environment, measure_disk
-from medcap_core.epoch_report import EpochReport
-from sweep.schema import SearchSpace
+from medcap_core.training.epoch_report import EpochReport
 from sweep.space import build_space
-from sweep.study import Study
-from sweep.trial_record import TrialRecord, TrialState
+from sweep.space.schema import SearchSpace
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.study import Study
 
 
 @dataclass(frozen=True)

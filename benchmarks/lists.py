@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.synthetic import PHANTOM_BLIP
-from sweep.schema import SearchSpace
 from sweep.space import build_space
+from sweep.space.schema import SearchSpace
 
 LISTS = ("named", "all_modes")
 

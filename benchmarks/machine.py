@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from medcap_core.device import current_device
+from medcap_core.runtime.device import current_device
 
 
 def describe_machine() -> str:

@@ -15,8 +15,8 @@ from benchmarks.micro_host import measure_metrics, measure_start, measure_turnar
 from benchmarks.micro_model import ModelBench, measure_captions, measure_encoding, measure_training
 from benchmarks.report import tell
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model
-from medcap_core.device import current_device
-from medcap_core.libraries import set_up_libraries
+from medcap_core.runtime.device import current_device
+from medcap_core.runtime.libraries import set_up_libraries
 
 OF_THE_MODEL: dict[str, Callable[[ModelBench], None]] = {
     "training": measure_training,

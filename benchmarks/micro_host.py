@@ -18,14 +18,14 @@ from benchmarks.machine import time_call
 from benchmarks.report import print_table
 from benchmarks.sweep_run import REPOSITORY, build_environment, compute_turnarounds, run_sweep
 from benchmarks.synthetic import PHANTOM_BLIP, write_phantom_folder
-from medcap_core.data.image_folder import read_image_folder
-from medcap_core.data.image_store import count_usable_cpus
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.phantoms import load_phantoms
-from medcap_core.meteor import MeteorScorer
-from medcap_core.metrics import CaptionScorer
+from medcap_core.data.sources.image_folder import read_image_folder
+from medcap_core.data.stores.images import count_usable_cpus
 from medcap_core.models import load_captioner
-from medcap_core.ptb_tokenizer import tokenize_captions
+from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.scoring.meteor import MeteorScorer
+from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 
 
 def measure_metrics(num_captions: int) -> None:

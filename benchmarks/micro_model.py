@@ -17,14 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import measure_matmul_rate, synchronize, time_call
 from benchmarks.report import print_table
 from benchmarks.synthetic import make_random_split
-from medcap_core.batches import DEVICE_LOCK, BatchMaker, ImageSource, PixelSource, Positions, move, prefetch
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.device import PeakMemory, autocast, choose_precision, release_memory, threads_for_words
-from medcap_core.evaluation import count_at_once
+from medcap_core.data.batches import BatchMaker, ImageSource, PixelSource, Positions
+from medcap_core.inference.generation import count_at_once
 from medcap_core.models import Captioner, load_captioner
-from medcap_core.optimization import build_optimizer
-from medcap_core.steps import STEPS_BEFORE_RECORDING, RecordedSteps, Steps, build_steps
-from medcap_core.tuning import apply_tuning, encoder_is_frozen
+from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
+from medcap_core.runtime.device import PeakMemory, autocast, choose_precision, release_memory, threads_for_words
+from medcap_core.runtime.transfer import DEVICE_LOCK, move, prefetch
+from medcap_core.training.optimization import build_optimizer
+from medcap_core.training.steps import STEPS_BEFORE_RECORDING, RecordedSteps, Steps, build_steps
 
 MODES = (FreezeMode.FULL, FreezeMode.ENCODER_ONLY, FreezeMode.DECODER_ONLY, FreezeMode.LORA)
 NUM_TOKENS = 24

@@ -27,8 +27,8 @@ from benchmarks.report import print_table, tell
 from benchmarks.sweep_run import SweepRun, build_environment, run_sweep
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model, write_phantom_folder
 from medcap_core.config import FreezeMode
-from sweep.points import draw_configs
-from sweep.schema import SearchSpace
+from sweep.space.points import draw_configs
+from sweep.space.schema import SearchSpace
 
 NUM_IMAGES = {PHANTOM_BLIP: (1200, 100), "small": (48, 16), "base": (12, 4)}
 """Training and validation images by model, for two CPU cores."""

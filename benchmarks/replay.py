@@ -23,12 +23,12 @@ import pandas as pd
 from optuna.distributions import json_to_distribution
 
 from medcap_core.config import TrialConfig
-from sweep.proposal import build_proposal
-from sweep.pruning import build_rungs, should_prune
-from sweep.schema import SearchSpace
 from sweep.space import build_space
-from sweep.study import Study
-from sweep.trial_record import compute_step
+from sweep.space.schema import SearchSpace
+from sweep.study.proposal import build_proposal
+from sweep.study.pruning import build_rungs, should_prune
+from sweep.study.record import compute_step
+from sweep.study.study import Study
 
 FOLDER = Path(__file__).parent
 GRID, TABLE = FOLDER / "replay_grid.yaml", FOLDER / "replay_table.csv"

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from sweep.schema import SearchSpace
 from sweep.space import dump_space
+from sweep.space.schema import SearchSpace
 
 REPOSITORY = Path(__file__).parents[1]
 SECONDS_BETWEEN_SAMPLES = 1.0

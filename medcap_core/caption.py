@@ -15,16 +15,16 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from medcap_core.batches import PixelSource
-from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
+from medcap_core.data.batches import PixelSource
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
-from medcap_core.evaluation import generate_answers, generate_captions
-from medcap_core.libraries import set_up_libraries
+from medcap_core.inference.generation import generate_answers, generate_captions
 from medcap_core.models import Captioner
-from medcap_core.trained import TRIAL_CONFIG_FILE, load_trained_captioner
+from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.libraries import set_up_libraries
+from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
 _PARTS = ("image_size", "vision_model", "language_model", "patch_size", "num_queries", "qformer_layers")
 """Settings that made a base model: an exported one has them in itself."""

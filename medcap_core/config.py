@@ -22,7 +22,7 @@ def absolute_if_path(value: str) -> str:
 
 
 class FreezeMode(StrEnum):
-    """Which parameters a trial trains; see `medcap_core.tuning` for the exact sets."""
+    """Which parameters a trial trains; see `medcap_core.models.tuning` for the exact sets."""
 
     FULL = "full"
     ENCODER_ONLY = "encoder_only"

@@ -16,8 +16,8 @@ import typer
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from medcap_core.command_line import told_in_sentences
 from medcap_core.errors import ModelFault
+from medcap_core.runtime.command_line import told_in_sentences
 
 _KEPT_FILES = ("*.json", "*.txt", "*.model")
 

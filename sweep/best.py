@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from medcap_core.command_line import told_in_sentences
 from medcap_core.config import FreezeMode
 from medcap_core.errors import RunFault
-from sweep.environment import set_environment
-from sweep.results import RunResults, load_results
+from medcap_core.runtime.command_line import told_in_sentences
+from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
-from sweep.trial_record import TrialRecord
+from sweep.study.record import TrialRecord
+from sweep.study.results import RunResults, load_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,8 +46,8 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     `target` is new or empty, and is complete or not there. Raises RunFault where that is not so, where there is no such
     run or trial, or where its weights are gone.
     """
-    from medcap_core.trained import TRIAL_CONFIG_FILE
-    from sweep.model_card import format_model_card, hide_folders
+    from medcap_core.training.export import TRIAL_CONFIG_FILE
+    from sweep.report.model_card import format_model_card, hide_folders
 
     results = load_results(directory)
     exported = _exported_trial(results.directory)
@@ -90,7 +90,7 @@ def _exported_trial(directory: Path) -> str | None:
 
 
 def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> None:
-    from medcap_core.trained import export_captioner
+    from medcap_core.training.export import export_captioner
 
     weights = results.directory / "trials" / record.name / "checkpoints" / "best" / "weights.safetensors"
     if not weights.is_file() and record.config.freeze is not FreezeMode.ZERO_SHOT:
@@ -133,7 +133,7 @@ def best(
         if export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:
-            from medcap_core.libraries import set_up_libraries
+            from medcap_core.runtime.libraries import set_up_libraries
 
             set_up_libraries()
             sys.stdout.write(f"Model  {export(directory, export_to, trial)} (README.md is its model card)\n")

@@ -6,9 +6,7 @@ import time
 
 import numpy as np
 
-from medcap_core.bertscore import load_bert_scorer
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.duplicates import describe_duplicates, write_duplicates
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
@@ -18,20 +16,22 @@ from medcap_core.data.prepare import (
     write_skipped,
 )
 from medcap_core.data.records import SPLITS, hash_records
-from medcap_core.device import current_device, release_memory
-from medcap_core.image_sources import open_images
+from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
+from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
-from medcap_core.tuning import apply_tuning, encoder_is_frozen
-from medcap_core.validation import check_metric, check_truth, choose_scored, score_predictions
-from sweep.cluster import ClusterInfo, TrialResources
-from sweep.models import identify_models
-from sweep.points import draw_configs
-from sweep.provenance import begin_provenance, check_same_origin, find_gpus
-from sweep.run_directory import show_path
-from sweep.schema import SearchSpace
-from sweep.scoring import CaptionJob, predict_here, predict_split
-from sweep.study import Study
-from sweep.terminal import SweepView
+from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
+from medcap_core.runtime.device import current_device, release_memory
+from medcap_core.scoring.bertscore import load_bert_scorer
+from medcap_core.training.validation import check_metric, check_truth, choose_scored, score_predictions
+from sweep.execution.cluster import ClusterInfo, TrialResources
+from sweep.execution.jobs import CaptionJob, predict_here, predict_split
+from sweep.space.model_aliases import identify_models
+from sweep.space.points import draw_configs
+from sweep.space.schema import SearchSpace
+from sweep.study.directory import show_path
+from sweep.study.provenance import begin_provenance, check_same_origin, find_gpus
+from sweep.study.study import Study
+from sweep.terminal.view import SweepView
 
 NUM_CHECK_BATCHES = 2
 MOST_CAPTIONS_COUNTED = 1000

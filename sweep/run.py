@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from medcap_core.command_line import told_in_sentences
 from medcap_core.errors import ConfigFault, UserFault
-from medcap_core.imports import quick_imports
-from sweep.environment import set_environment
-from sweep.interrupts import heed_interrupts
-from sweep.log_target import LogTarget, prepare_log
-from sweep.overrides import apply_overrides
-from sweep.points import num_trials
-from sweep.run_directory import check_new_directory, next_run_directory
-from sweep.schema import Resources, SearchSpace
+from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.imports import quick_imports
+from sweep.process.environment import set_environment
+from sweep.process.interrupts import heed_interrupts
+from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import load_space
+from sweep.space.overrides import apply_overrides
+from sweep.space.points import num_trials
+from sweep.space.schema import Resources, SearchSpace
+from sweep.study.directory import check_new_directory, next_run_directory
 
 if TYPE_CHECKING:
-    from sweep.launch import Launch
-    from sweep.study import Study
+    from sweep.execution.launch import Launch
+    from sweep.study.study import Study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,7 +63,7 @@ def run(
                 keep_checkpoints=keep_checkpoints or None,
             )  # fmt: skip
             num_more = 0 if trials is None else _parse_extension(trials)
-            from sweep.study import Study
+            from sweep.study.study import Study
 
             with Study.open(resume, retry_failed=retry_failed) as study:
                 _go_on(study, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
@@ -97,7 +97,7 @@ def _show_plan(space: SearchSpace) -> None:
     console, started = Console(), time.monotonic()
     with console.status("Measuring a few steps"):
         with quick_imports():
-            from medcap_core.libraries import set_up_libraries
+            from medcap_core.runtime.libraries import set_up_libraries
             from sweep import runner
 
         set_up_libraries()
@@ -112,10 +112,10 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
         console = Console()
         with console.status("Checking data and model"):
             with quick_imports():
-                from medcap_core.libraries import set_up_libraries
+                from medcap_core.runtime.libraries import set_up_libraries
                 from sweep import runner
                 from sweep.preparation import check_before_start
-                from sweep.study import Study
+                from sweep.study.study import Study
 
             set_up_libraries()
             notes = check_before_start(space)
@@ -141,7 +141,7 @@ def _go_on(
         console = Console()
         with console.status("Loading"):
             with quick_imports():
-                from medcap_core.libraries import set_up_libraries
+                from medcap_core.runtime.libraries import set_up_libraries
                 from sweep import runner
 
             set_up_libraries()
@@ -151,7 +151,7 @@ def _go_on(
 @contextmanager
 def _launched(address: str | None, wanted: Resources, count: int) -> "Iterator[Launch]":
     """A Ray that starts for `count` trials; a fault meanwhile is told before it is left, which may take seconds."""
-    from sweep.launch import launch
+    from sweep.execution.launch import launch
 
     with launch(address, wanted, count) as launched, told_in_sentences():
         yield launched

@@ -13,30 +13,31 @@ from rich.console import Console
 from medcap_core.data.prepare import TooManyBadRecords, load_dataset
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
-from medcap_core.published import find_published
-from sweep.answer_tables import print_answer_tables
-from sweep.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources
-from sweep.estimate import estimate_cost
-from sweep.experiment_log import ExperimentLog
-from sweep.final import export_best, rescore_candidates
-from sweep.held_out import score_on_test
-from sweep.held_out_answers import score_answers_on_test
-from sweep.launch import Launch
-from sweep.log_target import LogTarget
-from sweep.models import describe_models
-from sweep.noise import divert_noise
-from sweep.plan import describe_plan, short_label
-from sweep.points import num_trials
+from medcap_core.scoring.published import find_published
+from sweep.choice import export_best, rescore_candidates
+from sweep.dry_run.estimate import estimate_cost
+from sweep.dry_run.plan import describe_plan
+from sweep.execution.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources
+from sweep.execution.experiment_log import ExperimentLog
+from sweep.execution.launch import Launch
+from sweep.execution.tune import run_search
+from sweep.held_out.answers import score_answers_on_test
+from sweep.held_out.captions import score_on_test
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
-from sweep.provenance import end_provenance
-from sweep.report import write_report
-from sweep.run_directory import show_path
-from sweep.schema import SearchSpace
-from sweep.score_tables import print_test_table
-from sweep.search import run_search
-from sweep.study import Study
-from sweep.terminal import SweepView
-from sweep.trial_record import TrialRecord, TrialState
+from sweep.process.log_target import LogTarget
+from sweep.process.noise import divert_noise
+from sweep.report.writing import write_report
+from sweep.space.labels import short_label
+from sweep.space.model_aliases import describe_models
+from sweep.space.points import num_trials
+from sweep.space.schema import SearchSpace
+from sweep.study.directory import show_path
+from sweep.study.provenance import end_provenance
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.study import Study
+from sweep.tables.answer_console import print_answer_tables
+from sweep.tables.console import print_test_table
+from sweep.terminal.view import SweepView
 
 EXIT_NOTE = "Interrupted; everything finished is kept. Go on with: python -m sweep.run --resume {directory}"
 

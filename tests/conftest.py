@@ -19,7 +19,7 @@ def sample_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a very small BLIP of random weights, which says something else about every image."""
-    from tests.tiny_blip import save_tiny_blip
+    from tests.support.tiny_blip import save_tiny_blip
 
     return save_tiny_blip(tmp_path_factory.mktemp("tiny-blip"), seed=2, initializer_range=0.5)
 

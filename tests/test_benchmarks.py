@@ -15,19 +15,20 @@ from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
 from benchmarks.peer_trainer import build_trainer, provide_java
-from medcap_core.batches import PixelSource
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.image_folder import read_image_folder
-from medcap_core.data.image_store import ImageStore
+from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedData, PreparedSplit
-from medcap_core.distributed import Workers
-from medcap_core.evaluation import compute_validation_loss, generate_captions
-from medcap_core.training import set_up, train_epoch
-from medcap_core.validation import score_predictions
-from sweep.points import draw_configs
+from medcap_core.data.sources.image_folder import read_image_folder
+from medcap_core.data.stores.images import ImageStore
+from medcap_core.inference.generation import compute_validation_loss, generate_captions
+from medcap_core.runtime.workers import Workers
+from medcap_core.training.loop import train_epoch
+from medcap_core.training.trial import set_up
+from medcap_core.training.validation import score_predictions
 from sweep.space import build_space
-from tests.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
+from sweep.space.points import draw_configs
+from tests.support.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
 
 
 @pytest.fixture(autouse=True)

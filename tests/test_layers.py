@@ -1,14 +1,49 @@
-"""The core stands on its own: `sweep` imports `medcap_core`, never the other way round, and Ray stays outside."""
+"""The import order: what each folder may import, and where Ray and Optuna may be named.
+
+`docs/architecture.md` draws it. A file may import its own folder and what stands in an earlier row.
+"""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import medcap_core
+import pytest
 
-ROOT = Path(medcap_core.__file__).parent
-FORBIDDEN = {"ray", "optuna", "sweep"}
+from tests.support import REPOSITORY
+
+ORDER: dict[str, list[set[str]]] = {
+    "medcap_core": [
+        {"errors", "objective", "scoring.options"},
+        {"config"},
+        {"runtime"},
+        {"data"},
+        {"scoring", "models"},
+        {"inference", "attention"},
+        {"training"},
+        {"caption", "convert", "pretraining"},
+    ],
+    "sweep": [
+        {"process", "space"},
+        {"study"},
+        {"tables"},
+        {"terminal", "report"},
+        {"execution"},
+        {"preparation", "choice"},
+        {"held_out", "dry_run"},
+        {"explain"},
+        {"runner"},
+        {"run", "best"},
+    ],
+}
+"""Rows of folders and files; names in one row do not import each other. `scoring.options` has types alone."""
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "ray": ("sweep.execution",),
+    "optuna": ("sweep.study", "sweep.report.optuna_plots"),
+}
 
 IMPORT_ALL = """
 import pkgutil, sys
@@ -20,27 +55,106 @@ print(len(names), *sorted({name.partition(".")[0] for name in sys.modules} & {"r
 """
 
 
-def find_imports(path: Path) -> set[str]:
-    """Top-level packages that a file names in any import statement, wherever in the file it stands."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def list_modules(root: Path) -> dict[str, Path]:
+    """The modules of both packages by name; a package goes by the name of its folder."""
+    paths = [path for package in ORDER for path in sorted((root / package).rglob("*.py"))]
+    names = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return dict(zip(names, paths, strict=True))
+
+
+def find_imports(tree: ast.AST, modules: dict[str, Path]) -> Iterator[str]:
+    """Modules that a file names in any import statement, wherever in the file it stands."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found.add("medcap_core" if node.level else str(node.module).partition(".")[0])
+            assert node.module is not None and not node.level, "imports are written in full"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in modules else node.module
+
+
+def find_row(module: str) -> tuple[int, str]:
+    """The row of a module and its name there; light modules come before their folder."""
+    package, _, rest = module.partition(".")
+    named = [(row, name) for row, names in enumerate(ORDER[package]) for name in names]
+    for row, name in sorted(named, key=lambda item: -len(item[1])):
+        if rest == name or rest.startswith(f"{name}."):
+            return row, name
+    raise AssertionError(f"{module} has no place in the import order")
+
+
+def find_violations(root: Path) -> list[str]:
+    """Every import that goes against the order, as `importer -> imported`."""
+    modules = list_modules(root)
+    found = []
+    for module, path in modules.items():
+        if "." not in module:
+            continue
+        row, name = find_row(module)
+        for imported in find_imports(ast.parse(path.read_text(encoding="utf-8")), modules):
+            package = imported.partition(".")[0]
+            places = ONLY_IN.get(package)
+            if places and not module.startswith(places):
+                found.append(f"{module} -> {imported}")
+            if package not in ORDER or "." not in imported:
+                continue
+            other_row, other_name = find_row(imported)
+            is_own = module.partition(".")[0] == package
+            if (module.startswith("medcap_core.") and not is_own) or (
+                is_own and name != other_name and other_row >= row
+            ):
+                found.append(f"{module} -> {imported}")
     return found
 
 
-def test_no_file_of_the_core_imports_what_lies_above_it() -> None:
-    imports = {path.relative_to(ROOT).as_posix(): find_imports(path) for path in sorted(ROOT.rglob("*.py"))}
-    assert "torch" in imports["training.py"]
-    assert {"transformers", "medcap_core"} <= imports["models/blip.py"]
-    assert {name: found & FORBIDDEN for name, found in imports.items() if found & FORBIDDEN} == {}
+def test_no_file_imports_what_stands_after_it() -> None:
+    assert find_violations(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("medcap_core/data/splits.py", "from medcap_core.models import Captioner"),
+        ("medcap_core/config.py", "import sweep.space"),
+        ("sweep/study/study.py", "    import ray.tune"),
+        ("sweep/tables/formats.py", "import optuna"),
+        ("sweep/space/points.py", "from sweep.study import study"),
+    ],
+)
+def test_one_wrong_import_is_found(tmp_path: Path, file: str, line: str) -> None:
+    for path in list_modules(REPOSITORY).values():
+        copy = tmp_path / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    changed = tmp_path / file
+    wrapped = f"\ndef wrong() -> None:\n    {line.strip()}\n"
+    changed.write_text(changed.read_text(encoding="utf-8") + wrapped, encoding="utf-8")
+    assert len(find_violations(tmp_path)) == 1
+
+
+def test_no_two_files_import_each_other() -> None:
+    modules = list_modules(REPOSITORY)
+    graph = {
+        module: set(find_top_imports(ast.parse(path.read_text(encoding="utf-8")), modules)) - {module}
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"files import each other: {' -> '.join(error.args[1])}")
+
+
+def find_top_imports(tree: ast.Module, modules: dict[str, Path]) -> Iterator[str]:
+    """Modules of both packages that a file imports as it is loaded."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (name for name in find_imports(node, modules) if name in modules)
 
 
 def test_importing_the_whole_core_loads_nothing_above_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL], cwd=ROOT.parent, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", IMPORT_ALL], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     num_modules, *loaded = done.stdout.split()

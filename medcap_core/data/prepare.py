@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medcap_core.cache import cache_root
 from medcap_core.config import TrialConfig
-from medcap_core.data.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
 from medcap_core.data.geometry import Geometry
-from medcap_core.data.image_store import ImageStore
 from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
-from medcap_core.data.row_store import Progress
 from medcap_core.data.sources import load_data
 from medcap_core.data.splits import DATA_SEED, select_rows
+from medcap_core.data.stores.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
+from medcap_core.data.stores.images import ImageStore
+from medcap_core.data.stores.rows import Progress
 from medcap_core.errors import DataFault
+from medcap_core.runtime.cache import cache_root
 
 _MIN_IMAGES = 2
 _NUM_LISTED = 10

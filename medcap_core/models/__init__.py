@@ -13,16 +13,16 @@ from transformers import AutoConfig
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.geometry import Geometry
-from medcap_core.device import choose_load_dtype
 from medcap_core.errors import ModelFault
-from medcap_core.models.blip import BlipCaptioner
+from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
-from medcap_core.models.load_faults import name_load_faults
-from medcap_core.models.medblip3d import MedBlip3dCaptioner
-from medcap_core.models.medblip3d_network import MODEL_TYPE, MedBlip3dConfig
-from medcap_core.models.vit_gpt2 import ViTGpt2Captioner
-from medcap_core.models.weights import LoadOptions
+from medcap_core.models.loading.load_faults import name_load_faults
+from medcap_core.models.loading.weights import LoadOptions
+from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
+from medcap_core.models.medblip3d.network import MODEL_TYPE, MedBlip3dConfig
+from medcap_core.models.vit_gpt2.captioner import ViTGpt2Captioner
+from medcap_core.runtime.device import choose_load_dtype
 
 __all__ = [
     "EMBEDDED_MODELS",

@@ -23,8 +23,8 @@ from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
-from medcap_core.models.quantization import build_quantization
-from medcap_core.models.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+from medcap_core.models.loading.quantization import build_quantization
+from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
 # Query, key, value and output of OPT or LLaMA, and of T5; the same for what stands between the attentions.
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -17,36 +17,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.batches import TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
-from medcap_core.models.weights import LoadOptions, load_image_processor, read_size, set_image_size
+from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
 
 IGNORED_LABEL = -100
-
-
-class TokenizedTexts(Protocol):
-    """The texts of a split as token ids, tokenized once and batched by position."""
-
-    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
-        """Number of tokens with a loss at these positions: what a mean over tokens divides by."""
-
-    def batch(
-        self,
-        positions: Sequence[int] | NDArray[np.int64],
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[NDArray[np.int64]] = (),
-    ) -> tuple[Tensor, ...]:
-        """The texts as `Captioner.forward` takes them; `unlabelled` ones add nothing to a loss.
-
-        Of a family whose steps are recorded, batches at `alike` of as many texts get the same shape if each is given
-        all.
-        """
-
-    def for_epoch(self, epoch: int) -> "TokenizedTexts":
-        """What `epoch` shows, where epochs differ."""
 
 
 @dataclass(frozen=True)

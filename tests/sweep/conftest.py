@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sweep.environment import set_environment
+from sweep.process.environment import set_environment
 from sweep.space import SearchSpace, dump_space
-from sweep.study import Study
-from tests.sweep.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
-from tests.sweep.small_runs import space
-from tests.tiny_blip import save_tiny_blip
+from sweep.study.study import Study
+from tests.support.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
+from tests.support.small_runs import space
+from tests.support.tiny_blip import save_tiny_blip
 
 set_environment(None)  # before a test module imports Ray, which reads it then
 
@@ -85,7 +85,7 @@ def finished_run(materials: Materials) -> FinishedRun:
 @pytest.fixture(scope="session")
 def local_ray(materials: Materials) -> Iterator[None]:
     """Ray in this process, on loopback."""
-    from sweep.cluster import connect
+    from sweep.execution.cluster import connect
 
     with connect(None, preload=True) as starting:
         starting.result()

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from sweep.best import app
 from sweep.space import SearchSpace, load_space
-from sweep.study import Study
-from tests.sweep.reported_runs import HOSTILE, fill, finish, scores
-from tests.sweep.small_runs import space
+from sweep.study.study import Study
+from tests.support.reported_runs import HOSTILE, fill, finish, scores
+from tests.support.small_runs import space
 
 MODEL = {
     "config.json": {"architectures": ["BlipForConditionalGeneration"]},

@@ -11,9 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sweep.trial_record import TrialState
-from tests.sweep.conftest import FinishedRun
-from tests.sweep.real_runs import (
+from sweep.study.record import TrialState
+from tests.support.real_runs import (
     Materials,
     ended_afterwards,
     family,
@@ -21,7 +20,8 @@ from tests.sweep.real_runs import (
     wait_until,
     wait_until_gone,
 )
-from tests.sweep.small_runs import read_optuna
+from tests.support.small_runs import read_optuna
+from tests.sweep.conftest import FinishedRun
 
 MEASURED = {"seconds", "images_per_second", "peak_memory_bytes"}
 """What differs from run to run; all else does not, with one trial at a time."""

@@ -14,14 +14,14 @@ from medcap_core.data import prepare
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.models import load_trial_captioner
+from sweep.execution.jobs import CaptionJob, predict_here
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
-from sweep.scoring import CaptionJob, predict_here
 from sweep.space import build_config, build_space
-from sweep.study import Study
-from tests.scans import write_scans
-from tests.sweep.real_runs import Materials, quiet_view
+from sweep.study.study import Study
+from tests.medcap_core.training.test_validation import ANSWERS, let_answer
+from tests.support.real_runs import Materials, quiet_view
+from tests.support.scans import write_scans
 from tests.sweep.test_runner import ONE
-from tests.test_validation import ANSWERS, let_answer
 
 
 def test_every_way_to_use_the_model_is_tried_before_the_start(materials: Materials) -> None:

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from optuna.storages import RDBStorage
 
-import sweep.study
+import sweep.study.study
 from medcap_core.errors import RunFault
 from sweep.space import dump_space
-from sweep.study import Study
-from sweep.trial_record import TrialState
-from tests.sweep.small_runs import (
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support import REPOSITORY
+from tests.support.small_runs import (
     CONDITIONAL,
     Trainer,
     essence,
@@ -199,7 +200,7 @@ def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study
         os.kill(os.getpid(), signal.SIGKILL)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(study.directory)]
-    root = Path(__file__).parents[2]
+    root = REPOSITORY
     ended = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
     assert ended.returncode == -signal.SIGKILL
     with Study.open(study.directory) as again:

@@ -6,12 +6,12 @@ import pytest
 
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault
-from sweep.cluster import TrialResources
+from sweep.execution.cluster import TrialResources
 from sweep.runner import EveryTrialFailed, choose_best, discard_unused
 from sweep.space import build_space
-from sweep.study import Study
-from sweep.trial_record import TrialState
-from tests.sweep.real_runs import quiet_view
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.real_runs import quiet_view
 
 ONE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=1)
 

@@ -12,8 +12,8 @@ from medcap_core.data.brain_phantoms.scanner import place_head, scan
 from medcap_core.data.brain_phantoms.subjects import HIPPOCAMPUS_ML, VENTRICLE_ML, SubjectKey, build_subject
 from medcap_core.data.brain_phantoms.wording import ask, write_report
 from medcap_core.data.records import SPLITS, Dataset, SplitName, Volume, VolumeReference
-from medcap_core.data.scans import ScanRecord
-from medcap_core.data.volumes import to_cube
+from medcap_core.data.scans.records import ScanRecord
+from medcap_core.data.scans.volumes import to_cube
 
 DRAWING_VERSION = 1  # raise it whenever any voxel changes, so that caches of drawn scans are made anew
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from medcap_core.data.scans import Diagnosis
+from medcap_core.data.scans.records import Diagnosis
 
 Sex = Literal["female", "male"]
 Side = Literal["left", "right", "neither"]

@@ -22,7 +22,7 @@ from medcap_core.data.brain_phantoms.subjects import (
     build_subject,
 )
 from medcap_core.data.brain_phantoms.wording import DECADES, ask, list_wordings, name_decade, write_report
-from medcap_core.data.scans import Diagnosis
+from medcap_core.data.scans.records import Diagnosis
 
 # Words that stand between the phrases of a bag and decide nothing.
 _FILLER_TEXT = """

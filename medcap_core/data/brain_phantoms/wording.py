@@ -8,7 +8,7 @@ import numpy as np
 
 from medcap_core.data.brain_phantoms.cohorts import CohortName
 from medcap_core.data.brain_phantoms.subjects import Degree, Facts
-from medcap_core.data.scans import Question, ask_diagnosis
+from medcap_core.data.scans.records import Question, ask_diagnosis
 
 SEX_QUESTION = "What is the sex of this subject?"
 STRUCTURE_QUESTION = "Which structure has shrunk most?"

@@ -19,10 +19,10 @@ from medcap_core.data.cohorts.miriad import read_miriad
 from medcap_core.data.cohorts.nacc import read_nacc
 from medcap_core.data.cohorts.oasis import read_oasis1, read_oasis2, read_oasis3
 from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit, group_visits
-from medcap_core.data.scans import Diagnosis
-from medcap_core.data.volume_files import VOLUME_SUFFIXES
+from medcap_core.data.scans.files import VOLUME_SUFFIXES
+from medcap_core.data.scans.records import Diagnosis
 from medcap_core.errors import DataFault
-from medcap_core.files import write_text_atomically
+from medcap_core.runtime.files import write_text_atomically
 
 
 @dataclass(frozen=True)

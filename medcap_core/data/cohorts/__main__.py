@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from medcap_core.command_line import told_in_sentences
 from medcap_core.data.cohorts import COHORTS, find_cohort_scans, write_scan_table
 from medcap_core.errors import DataFault
+from medcap_core.runtime.command_line import told_in_sentences
 
 _NUM_LISTED = 5
 

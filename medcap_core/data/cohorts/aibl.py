@@ -34,8 +34,8 @@ from medcap_core.data.cohorts.visits import (
     read_sex,
     read_viscode,
 )
-from medcap_core.data.scans import Diagnosis
-from medcap_core.data.tables import Table, find_column, require_columns
+from medcap_core.data.scans.records import Diagnosis
+from medcap_core.data.sources.tables import Table, find_column, require_columns
 from medcap_core.errors import DataFault
 
 _NAME = re.compile(r"AIBL_?(\d+)(?:_|/|$)")

@@ -27,8 +27,8 @@ from medcap_core.data.cohorts.visits import (
     read_mmse,
     read_sex,
 )
-from medcap_core.data.scans import read_diagnosis
-from medcap_core.data.tables import find_column, require_columns
+from medcap_core.data.scans.records import read_diagnosis
+from medcap_core.data.sources.tables import find_column, require_columns
 
 _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
 

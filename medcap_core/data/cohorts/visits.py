@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from medcap_core.data.scans import Diagnosis
-from medcap_core.data.tables import Row, Table, find_column, read_rows
+from medcap_core.data.scans.records import Diagnosis
+from medcap_core.data.sources.tables import Row, Table, find_column, read_rows
 from medcap_core.errors import DataFault
 
 Sex = Literal["female", "male"]

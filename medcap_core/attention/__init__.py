@@ -1,0 +1,1 @@
+"""Maps of where a model looked, and their score on phantoms."""

@@ -1,0 +1,1 @@
+"""3D scans: records, volumes and their file formats."""

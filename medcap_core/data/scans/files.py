@@ -1,0 +1,107 @@
+"""Volumes on disk: NIfTI files, NumPy arrays and folders of DICOM slices."""
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medcap_core.data.records import Volume, VolumeReference
+from medcap_core.data.scans.nifti import read_nifti
+from medcap_core.errors import DataFault, first_line
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
+
+
+@dataclass(frozen=True)
+class NiftiFile(VolumeReference):
+    """A `.nii` or `.nii.gz` file."""
+
+    path: Path
+
+    def read(self) -> Volume:
+        """See `read_nifti`."""
+        return read_nifti(self.path)
+
+    def fingerprint(self) -> str:
+        """File name, size and modification time."""
+        return _stamp(self.path)
+
+
+@dataclass(frozen=True)
+class NpyFile(VolumeReference):
+    """A `.npy` file of one volume (X, Y, Z), taken as RAS with voxels of 1 mm: the format knows neither."""
+
+    path: Path
+
+    def read(self) -> Volume:
+        """Raises OSError or ValueError where the file is absent, damaged, or holds anything but real numbers."""
+        with self.path.open("rb") as file:
+            try:
+                voxels = np.load(file, allow_pickle=False)
+            except (EOFError, SyntaxError, ValueError) as error:
+                if "allow_pickle" in str(error):
+                    raise ValueError("it holds Python objects or is no .npy file; save one array of numbers") from None
+                raise ValueError(f"it is no whole .npy file ({first_line(error)})") from error
+        if not isinstance(voxels, np.ndarray):
+            raise ValueError("it is an archive of arrays (.npz); save one array as .npy")  # noqa: TRY004 - what open raises
+        if voxels.dtype.kind not in "iufb":
+            raise ValueError(f"its values are {voxels.dtype}, not real numbers")
+        while voxels.ndim > 3 and voxels.shape[-1] == 1:
+            voxels = voxels[..., 0]
+        return Volume(voxels.astype(np.float32), (1.0, 1.0, 1.0))
+
+    def fingerprint(self) -> str:
+        """File name, size and modification time."""
+        return _stamp(self.path)
+
+
+@dataclass(frozen=True)
+class DicomSeries(VolumeReference):
+    """A folder with the slices of one DICOM series; needs SimpleITK, the extra `dicom`."""
+
+    path: Path
+
+    def read(self) -> Volume:
+        """In the closest RAS orientation, rescaled by each slice's own slope and intercept.
+
+        Raises OSError or ValueError where the folder is absent or holds no series or several, DataFault where SimpleITK
+        is not installed.
+        """
+        require_dicom_reader()
+        from medcap_core.data.scans.dicom import read_dicom_series
+
+        return read_dicom_series(self.path)
+
+    def fingerprint(self) -> str:
+        """Over name, size and modification time of every file in the folder."""
+        with os.scandir(self.path) as listing:
+            stamps = sorted(_stamp(Path(entry.path)) for entry in listing if entry.is_file())
+        return f"{self.path.name}:{hashlib.sha256('/'.join(stamps).encode('utf-8', 'surrogateescape')).hexdigest()}"
+
+
+def find_volume(path: Path) -> VolumeReference:
+    """The reference for what lies at `path`, told by its name; a folder is a DICOM series. Raises ValueError."""
+    name = path.name.lower()
+    if path.is_dir():
+        return DicomSeries(path)
+    if name.endswith((".nii", ".nii.gz")):
+        return NiftiFile(path)
+    if name.endswith(".npy"):
+        return NpyFile(path)
+    raise ValueError(f"'{path.name}' is no volume by its name: give .nii, .nii.gz, .npy or a folder of DICOM slices")
+
+
+def require_dicom_reader() -> None:
+    """Raise DataFault where DICOM folders cannot be read for want of SimpleITK."""
+    if importlib.util.find_spec("SimpleITK") is None:
+        raise DataFault(
+            "DICOM folders are read by SimpleITK, which is not installed: pip install 'medcap-sweep[dicom]'."
+        )
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"

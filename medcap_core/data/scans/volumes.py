@@ -1,0 +1,125 @@
+"""How a volume of any size and voxel size becomes an 8-bit cube."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from medcap_core.data.decoding import reading
+from medcap_core.data.records import Reference, Volume, VolumeReference
+from medcap_core.data.scans.files import find_volume
+
+# Raise when reading, scaling or resizing of volumes changes: older stores are then left alone.
+VOLUME_VERSION = 1
+
+
+@dataclass(frozen=True)
+class VolumeGeometry:
+    """The voxels a model takes: a cube of `size` voxels a side, one channel, axes x, y, z in RAS."""
+
+    noun: ClassVar[str] = "scan"
+
+    size: int
+
+    @property
+    def row_shape(self) -> tuple[int, int, int, int]:
+        """(1, size, size, size)."""
+        return (1, self.size, self.size, self.size)
+
+    @property
+    def described(self) -> dict[str, int]:
+        """All that decides the voxels of a given file, for the key of a store."""
+        return {"cube": self.size, "volume_version": VOLUME_VERSION}
+
+    def decode(self, reference: Reference) -> NDArray[np.uint8]:
+        """The volume as uint8 (1, size, size, size), see `to_cube`.
+
+        Raises UnreadableImage where it cannot be used, DataFault where the machine fails to read it.
+        """
+        with reading(reference):
+            return to_cube(_read_volume(reference), self.size)
+
+    def refer_to(self, path: Path) -> VolumeReference:
+        """A reference to the volume at `path`, by its name. Raises ValueError where the name is none of a volume."""
+        return find_volume(path)
+
+
+def to_cube(volume: Volume, size: int) -> NDArray[np.uint8]:
+    """Scale, resize and pad a volume to uint8 (1, size, size, size).
+
+    Intensities go from [minimum, maximum] to [0, 1]; NaN and infinities take no part in that and become 0. The side
+    that is longest in millimetres gets `size` voxels, the others as many as keep the proportions, at least 1; zeros
+    fill the cube, half on each side. Then 255 times the value, rounded.
+
+    Trilinear interpolation looks at two neighbours an axis, so an axis that shrinks by more than 2 is first averaged
+    down to twice its final length. MedBLIP (2305.10799) and its code go by numbers of voxels and not by millimetres,
+    which would draw a head scanned in thick slices too short; between cohorts of different voxel sizes that would be a
+    difference of shape that no subject has. They also keep the file's own orientation and align corners.
+    Raises ValueError for a volume that is not 3D, empty, flat, constant, without a finite voxel, or of senseless voxel
+    size.
+    """
+    values = _scale(volume.voxels)
+    target = compute_shape(volume, size)
+    resized = _resize(torch.from_numpy(values), target)
+    cube = torch.zeros((1, size, size, size))
+    x, y, z = ((size - length) // 2 for length in target)
+    cube[0, x : x + target[0], y : y + target[1], z : z + target[2]] = resized
+    cube_8_bit: NDArray[np.uint8] = (cube * 255).round().to(torch.uint8).numpy()
+    return cube_8_bit
+
+
+def compute_shape(volume: Volume, size: int) -> tuple[int, int, int]:
+    """Voxels along x, y, z when the longest side in millimetres gets `size` of them. Raises ValueError."""
+    if not all(np.isfinite(length) and length > 0 for length in volume.voxel_size_mm):
+        raise ValueError(f"its voxels measure {_join(volume.voxel_size_mm)} mm, which cannot be")
+    extents = [count * length for count, length in zip(volume.voxels.shape, volume.voxel_size_mm, strict=True)]
+    x, y, z = (max(1, round(size * extent / max(extents))) for extent in extents)
+    return x, y, z
+
+
+def _read_volume(reference: Reference) -> Volume:
+    read = getattr(reference, "read", None)
+    if read is None:
+        raise ValueError("an image, where a volume is needed")
+    volume: Volume = read()
+    return volume
+
+
+def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Finite values from [minimum, maximum] to [0, 1], all others to 0."""
+    if voxels.ndim != 3 or not voxels.size:
+        raise ValueError(f"a volume has three axes, but this has shape {_join(voxels.shape)}")
+    if min(voxels.shape) < 2:
+        raise ValueError(f"it is flat ({_join(voxels.shape)}); give a volume of several slices")
+    values = np.ascontiguousarray(voxels, dtype=np.float32)
+    finite = np.isfinite(values)
+    is_whole = bool(finite.all())
+    known = values if is_whole else values[finite]
+    if not known.size:
+        raise ValueError("it has no finite voxel (all are NaN or infinite)")
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        raise ValueError(f"it is constant: every voxel is {low:g}")
+    # Halves keep high - low finite even for the widest floats.
+    scaled = ((values / 2 - low / 2) / (high / 2 - low / 2)).astype(np.float32, copy=False)
+    if not is_whole:
+        scaled[~finite] = 0.0
+    return np.clip(scaled, 0.0, 1.0)
+
+
+def _resize(values: Tensor, target: tuple[int, int, int]) -> Tensor:
+    """(X, Y, Z) to (1, *target)."""
+    batch = values[None, None]
+    x, y, z = (min(length, 2 * final) for length, final in zip(values.shape, target, strict=True))
+    if (x, y, z) != tuple(values.shape):
+        batch = functional.adaptive_avg_pool3d(batch, (x, y, z))
+    return functional.interpolate(batch, size=target, mode="trilinear", align_corners=False)[0]
+
+
+def _join(numbers: tuple[float, ...]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,101 @@
+"""Which source a name or path is: one table, asked in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcap_core.data.records import Dataset
+from medcap_core.data.sources.hub import ROCOV2_ON_HUB, is_hub_name, is_parquet, read_hub, read_parquet
+from medcap_core.data.sources.image_folder import is_image_folder, read_image_folder
+from medcap_core.data.sources.reading import Reading
+from medcap_core.data.sources.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
+from medcap_core.data.sources.rocov2 import is_rocov2, read_rocov2
+from medcap_core.data.sources.scan_tables import is_scan_table, read_scan_table
+from medcap_core.data.sources.tables import is_table, read_table
+from medcap_core.data.splits import cut_missing_splits
+from medcap_core.errors import DataFault
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """One layout on disk; `kind` is what the user is told."""
+
+    kind: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], Reading]
+
+
+# In order: the first that recognises a path reads it. The repacked ROCO holds the original's captions.txt as well.
+PATH_SOURCES: tuple[PathSource, ...] = (
+    PathSource("table of scans and reports", is_scan_table, read_scan_table),
+    PathSource("table of image paths and captions", is_table, read_table),
+    PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
+    PathSource("ROCO v1, repacked with CSV files", is_repacked_roco, read_repacked_roco),
+    PathSource("ROCO v1, original layout", is_roco, read_roco),
+    PathSource("image folder with metadata files", is_image_folder, read_image_folder),
+    PathSource("parquet files in the Hub's layout", is_parquet, read_parquet),
+)
+
+_LAYOUTS = (
+    "a CSV, TSV or JSONL file of image paths and captions, or of scans and reports; a ROCOv2 folder "
+    "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
+    "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); parquet files "
+    "(data/train-*.parquet)"
+)
+
+
+def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
+    """Find out what `name_or_path` is and read its records; no image is opened.
+
+    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, `roco` (asks for a path), any Hub data
+    set `owner/name`; else a path. Missing validation and test splits are cut by `seed`, as `Dataset.notes` then says.
+    Raises DataFault.
+    """
+    if name_or_path in ("phantoms", "phantoms-general"):
+        from medcap_core.data.phantoms import load_phantoms
+
+        return load_phantoms("target" if name_or_path == "phantoms" else "general", seed=seed)
+    if name_or_path == "brain_phantoms":
+        from medcap_core.data.brain_phantoms import load_brain_phantoms
+
+        return load_brain_phantoms(seed=seed)
+    kind, reading = _read(name_or_path)
+    if not any(reading.splits.values()):
+        first = [f"{record.split} {record.id}: {record.reason}" for record in reading.skipped[:3]]
+        raise DataFault(
+            f"{name_or_path} (read as: {kind}) holds no usable record; {len(reading.skipped)} were left out"
+            + (f", such as {'; '.join(first)}." if first else ".")
+        )
+    splits, notes = cut_missing_splits(reading.splits, seed=seed, where=name_or_path)
+    notes = [*reading.notes, *reading.describe_repeated_ids(), *notes]
+    return Dataset(name=name_or_path, kind=kind, splits=splits, skipped=reading.skipped, notes=notes)
+
+
+def _read(name_or_path: str) -> tuple[str, Reading]:
+    """The kind of source and what it holds."""
+    if name_or_path == "rocov2":
+        return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB)
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        for source in PATH_SOURCES:
+            if source.recognises(path):
+                return source.kind, _read_path(source, path.absolute())
+        raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
+    if name_or_path == "roco":
+        raise DataFault(
+            "ROCO v1 has no faithful copy on the Hub: pass the path of its folder (github razorx89/roco-dataset with "
+            "the images downloaded) in place of 'roco'."
+        )
+    if is_hub_name(name_or_path):
+        return f"Hub data set {name_or_path}", read_hub(name_or_path)
+    raise DataFault(
+        f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
+        "rocov2 or a Hub data set as owner/name."
+    )
+
+
+def _read_path(source: PathSource, path: Path) -> Reading:
+    try:
+        return source.read(path)
+    except PermissionError as error:
+        raise DataFault(f"{error.filename or path} may not be read by this user: change its permissions.") from error

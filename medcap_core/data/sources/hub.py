@@ -1,0 +1,265 @@
+"""Data sets of the Hugging Face Hub and parquet files of the same layout, through the `datasets` library.
+
+It is imported where it is used: every process of a sweep would wait for it, and most data sets are folders.
+"""
+
+import functools
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.sources.reading import Reading, recognise_split
+from medcap_core.data.sources.tables import CAPTION_COLUMNS, CASE_COLUMNS, find_column
+from medcap_core.errors import DataFault
+from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
+
+ROCOV2_ON_HUB = "eltorio/ROCOv2-radiology"
+
+_ID_COLUMNS = ("image_id", "id")
+_CONCEPT_COLUMNS = ("cui", "cuis")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
+
+ArrowFiles = dict[str, list[Path]]  # split as named by the source -> memory-mapped files, in order
+
+
+@dataclass(frozen=True)
+class ArrowImage:
+    """The image in one row of an Arrow file, which each process maps once."""
+
+    file: Path
+    row: int
+    column: str
+
+    def open(self) -> Image.Image:
+        """Decode the stored bytes, or the file they name. Raises OSError or ValueError if that fails."""
+        value = _map_arrow_file(self.file, os.getpid())[self.row][self.column]
+        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if isinstance(content, bytes):
+            image = Image.open(io.BytesIO(content))
+            image.load()
+            return image
+        if path:
+            return ImageFile(Path(path)).open()
+        raise ValueError("the row holds no image bytes")
+
+    def fingerprint(self) -> str:
+        """Name, size and modification time of the Arrow file, and the row."""
+        return f"{_describe_file(self.file)}:{self.row}"
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form `owner/name`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read_hub(name: str) -> Reading:
+    """Read the Hub data set `owner/name`, from the Hub or from its copy in the Hub's cache.
+
+    The Hub is asked once: which files the data set became is noted under the cache root, so that every process of a
+    sweep reads the same revision without the network. Columns: `image` (or the only image column), `caption` or `text`,
+    optionally `image_id` or `id`, a case column, and `cui` into `truth["concepts"]`. Raises DataFault.
+    """
+    listing = cache_root() / "hub" / f"{name.replace('/', '--')}.json"
+    files = _read_listing(listing)
+    if files is None:
+        files = _list_arrow_files(_load_from_hub(name), name)
+        with guard_cache_writes(listing.parent):
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(
+                listing, json.dumps({split: [str(path) for path in paths] for split, paths in files.items()})
+            )
+    return _read_arrow_files(files, name)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether `path` is a parquet file, or a folder with some in it, in its `data/` or in folders named by split."""
+    return bool(_find_parquet(path))
+
+
+def read_parquet(path: Path) -> Reading:
+    """Read parquet files in the Hub's layout (`data/train-00000-of-00013.parquet`, `train/0000.parquet`) or one alone.
+
+    They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
+    DataFault.
+    """
+    import datasets
+
+    found = _find_parquet(path)
+    by_split: dict[str, list[str]] = {}
+    for file in found:
+        split = _split_of_parquet(file)
+        if split is None and len(found) > 1:
+            raise DataFault(
+                f"{file}: its name does not say which split it is: begin it with train, validation or test, or put it "
+                "into a folder of that name."
+            )
+        by_split.setdefault(split or "train", []).append(str(file))
+    cache = cache_root() / "arrow"
+    with guard_cache_writes(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            loaded = datasets.load_dataset("parquet", data_files=by_split, cache_dir=str(cache))
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise cause from error
+            raise DataFault(f"{path} cannot be read as parquet: {_first_line(cause)}.") from error
+    reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path))
+    reading.notes.extend(_describe_missing_shards(found))
+    return reading
+
+
+def _load_from_hub(name: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(name)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise DataFault(
+            f"'{name}' is neither a path here nor a data set on the Hugging Face Hub that may be read "
+            f"({_first_line(error)}): correct the name, or sign in with `hf auth login` if it is gated."
+        ) from error
+    except ConnectionError as error:
+        raise DataFault(
+            f"'{name}' is no path here, there is no copy of it in the Hub cache {datasets.config.HF_DATASETS_CACHE}, "
+            "and the Hugging Face Hub cannot be reached: load it once while online, or pass the path of a local copy."
+        ) from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError, RuntimeError, OSError) as error:
+        cause = error.__cause__ or error
+        raise DataFault(f"The Hub data set '{name}' cannot be loaded: {_first_line(cause)}.") from error
+
+
+def _list_arrow_files(loaded: Mapping[str, Any], where: str) -> ArrowFiles:
+    files = {split: [Path(file["filename"]) for file in part.cache_files] for split, part in loaded.items()}
+    if not any(files.values()):
+        raise DataFault(f"{where} holds no rows.")
+    return files
+
+
+def _read_listing(listing: Path) -> ArrowFiles | None:
+    """The files noted earlier, if all of them are still there."""
+    if not listing.is_file():
+        return None
+    files = {split: [Path(path) for path in paths] for split, paths in json.loads(listing.read_text("utf-8")).items()}
+    return files if all(path.is_file() for paths in files.values() for path in paths) else None
+
+
+def _read_arrow_files(files: ArrowFiles, where: str) -> Reading:
+    reading = Reading()
+    names = {split: recognise_split(split) for split in files}
+    if len(files) == 1 and None in names.values():
+        names = dict.fromkeys(files, "train")
+    for name, split in names.items():
+        if split is None:
+            reading.notes.append(f"The split '{name}' was not used: it is neither train, validation nor test.")
+            continue
+        reading.splits.setdefault(split, [])
+        start = 0
+        for file in files[name]:
+            start += _read_arrow_file(reading, split, file, first_row=start, where=where)
+    return reading
+
+
+def _read_arrow_file(reading: Reading, split: SplitName, file: Path, *, first_row: int, where: str) -> int:
+    """Add the rows of one file; gives their number. `first_row` counts the rows of the split before it."""
+    table = _map_arrow_file(file, os.getpid())
+    image_column, caption_column = _find_columns(table, where)
+    id_column = find_column(table.column_names, _ID_COLUMNS)
+    case_column = find_column(table.column_names, CASE_COLUMNS)
+    concept_column = find_column(table.column_names, _CONCEPT_COLUMNS)
+    wanted = [name for name in (caption_column, id_column, case_column, concept_column) if name]
+    columns = table.select_columns(list(dict.fromkeys(wanted)))[:]
+    for row, caption in enumerate(columns[caption_column]):
+        record_id = _as_text(columns[id_column][row]) if id_column else ""
+        case = _as_text(columns[case_column][row]) if case_column else ""
+        concepts = columns[concept_column][row] if concept_column else None
+        record = Record(
+            id=record_id or f"{split}_{first_row + row:06d}",
+            image=ArrowImage(file, row, image_column),
+            caption=_as_text(caption),
+            case=case or None,
+            truth={} if concepts is None else {"concepts": concepts},
+        )
+        reading.add(split, record)
+    return len(table)
+
+
+def _find_columns(table: Any, where: str) -> tuple[str, str]:
+    import datasets
+
+    image_column = find_column(table.column_names, ("image",))
+    if image_column is None:
+        typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+        image_column = typed[0] if len(typed) == 1 else None
+    caption_column = find_column(table.column_names, CAPTION_COLUMNS)
+    if image_column is None or caption_column is None:
+        raise DataFault(
+            f"{where} needs a column image and a column caption or text; its columns are "
+            f"{', '.join(table.column_names)}."
+        )
+    return image_column, caption_column
+
+
+@functools.lru_cache(maxsize=256)
+def _map_arrow_file(file: Path, process_id: int) -> Any:
+    """The file as a memory-mapped `datasets.Dataset` whose images stay bytes; once per process."""
+    import datasets
+
+    table = datasets.Dataset.from_file(str(file))
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
+
+
+@functools.lru_cache(maxsize=256)
+def _describe_file(file: Path) -> str:
+    status = file.stat()
+    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _find_parquet(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".parquet" else []
+    for folder in (path, path / "data"):
+        if folder.is_dir():
+            places = [folder, *(place for place in sorted(folder.iterdir()) if recognise_split(place.name))]
+            found = [file for place in places for file in sorted(place.glob("*.parquet"))]
+            if found:
+                return found
+    return []
+
+
+def _split_of_parquet(file: Path) -> SplitName | None:
+    return recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
+
+
+def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
+    present: dict[tuple[str, int], int] = {}
+    for file in files:
+        match = _SHARD.search(file.name)
+        if match:
+            key = (file.name[: match.start()], int(match.group(2)))
+            present[key] = present.get(key, 0) + 1
+    return [
+        f"Only {count} of the {total} parquet files of {name} are there; the rest is left out."
+        for (name, total), count in present.items()
+        if count < total
+    ]
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,153 @@
+"""ROCO version 1: the original layout (github razorx89/roco-dataset) and the repacked one with CSV files."""
+
+from pathlib import Path
+from typing import Any
+
+from medcap_core.data.records import SPLITS, Record, SplitName
+from medcap_core.data.sources.image_places import index_images
+from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
+from medcap_core.data.sources.tables import read_rows, require_columns
+from medcap_core.errors import DataFault
+
+_CLASS = "radiology"  # the other class, non-radiology, is never read
+
+
+def is_roco(folder: Path) -> bool:
+    """Whether `folder` holds `<split>/radiology/captions.txt`, itself or in `data/` or `all_data/`."""
+    return bool(_find_captions(folder))
+
+
+def read_roco(folder: Path) -> Reading:
+    """Read the original layout, `<split>/radiology/captions.txt` with `images/` beside it.
+
+    An image is `images/<ROCO id>.jpg`, or has the name under which the data set's own download script stores it,
+    `<PMC id>_<file>`, looked up in `dlinks.txt` and `licences.txt`. `cuis.txt` becomes `truth["concepts"]`. Many images
+    can no longer be downloaded: their captions are skipped by name. Raises DataFault where `images/` is missing.
+    """
+    reading = Reading()
+    found = _find_captions(folder)
+    _require_image_folders([captions.parent for captions in found.values()])
+    for split, captions in found.items():
+        place = captions.parent
+        images = index_images([place / "images"])
+        stored_names = _read_stored_names(place)
+        concepts = _read_concepts(place / "cuis.txt")
+        reading.splits.setdefault(split, [])
+        for number, line in enumerate(_read_lines(captions), start=1):
+            record_id, tab, caption = line.partition("\t")
+            record_id = record_id.strip()
+            image = images.find(record_id, stored_names.get(record_id, ""))
+            truth: dict[str, Any] = {"concepts": concepts[record_id]} if record_id in concepts else {}
+            if not tab:
+                reading.skip(split, f"{captions.name} line {number}", "no tab between id and caption")
+            elif image is None:
+                reading.skip(split, record_id, f"image file not found in {place / 'images'}")
+            else:
+                reading.add(split, Record(id=record_id, image=image, caption=caption, truth=truth))
+    return reading
+
+
+def is_repacked_roco(folder: Path) -> bool:
+    """Whether `folder`, or its `all_data/`, holds `<split>/radiology<split>data.csv`."""
+    return bool(_find_tables(folder))
+
+
+def read_repacked_roco(folder: Path) -> Reading:
+    """Read the repacked layout: a CSV `id,name,caption` for each split, images at `<split>/radiology/images/<name>`.
+
+    The CSV is `<split>/radiologytraindata.csv` or `<split>/radiology/traindata.csv` (`valdata`, `testdata`). Raises
+    DataFault where the image folder is missing.
+    """
+    reading = Reading()
+    found = _find_tables(folder)
+    places = {split: _radiology_folder(path) for split, path in found.items()}
+    _require_image_folders(list(places.values()))
+    for split, path in found.items():
+        images = index_images([places[split] / "images"])
+        table = read_rows(path)
+        wanted = {"id": ("id",), "image": ("name",), "caption": ("caption",)}
+        id_column, name_column, caption_column = require_columns(table, wanted)
+        reading.splits.setdefault(split, [])
+        for row in table.rows:
+            record_id, name = row.text(id_column).strip(), row.text(name_column).strip()
+            image = images.find(name)
+            if row.fault:
+                reading.skip(split, record_id, row.fault)
+            elif image is None:
+                reading.skip(split, record_id, f"image file '{name}' not found in {places[split] / 'images'}")
+            else:
+                reading.add(split, Record(id=record_id, image=image, caption=row.text(caption_column)))
+    return reading
+
+
+def _find_captions(folder: Path) -> dict[SplitName, Path]:
+    for root in (folder, folder / "data", folder / "all_data"):
+        found: dict[SplitName, Path] = {}
+        for split in SPLITS:
+            for name in SPLIT_SPELLINGS[split]:
+                path = root / name / _CLASS / "captions.txt"
+                if path.is_file():
+                    found.setdefault(split, path)
+        if found:
+            return found
+    return {}
+
+
+def _find_tables(folder: Path) -> dict[SplitName, Path]:
+    for root in (folder / "all_data", folder):
+        found: dict[SplitName, Path] = {}
+        for split in SPLITS:
+            for place in SPLIT_SPELLINGS[split]:
+                for name in SPLIT_SPELLINGS[split]:
+                    for path in (root / place / f"{_CLASS}{name}data.csv", root / place / _CLASS / f"{name}data.csv"):
+                        if path.is_file():
+                            found.setdefault(split, path)
+        if found:
+            return found
+    return {}
+
+
+def _radiology_folder(table: Path) -> Path:
+    return table.parent if table.parent.name == _CLASS else table.parent / _CLASS
+
+
+def _require_image_folders(places: list[Path]) -> None:
+    missing = [place for place in places if not (place / "images").is_dir()]
+    if missing:
+        raise DataFault(
+            f"{place} has captions but no folder images/: download the images into it." for place in missing
+        )
+
+
+def _read_stored_names(place: Path) -> dict[str, str]:
+    """File names by ROCO id as the data set's `fetch.py` forms them: `<PMC id>_<file name>`."""
+    names: dict[str, str] = {}
+    if (place / "licences.txt").is_file():
+        table = read_rows(place / "licences.txt")
+        id_column, name_column = require_columns(table, {"id": ("roco_id",), "image": ("pmc_id",)})
+        names = {row.text(id_column).strip(): row.text(name_column).strip() for row in table.rows}
+    for line in _read_lines(place / "dlinks.txt"):
+        cells = line.split("\t")
+        if len(cells) == 3 and ".tar.gz" in cells[1]:
+            pmc_id = cells[1].partition(".tar.gz")[0].rpartition("/")[2]
+            names[cells[0].strip()] = f"{pmc_id}_{cells[2].strip()}"
+    return names
+
+
+def _read_concepts(path: Path) -> dict[str, list[str]]:
+    concepts = {}
+    for line in _read_lines(path):
+        record_id, *cuis = line.split("\t")
+        concepts[record_id.strip()] = [cui.strip() for cui in cuis if cui.strip()]
+    return concepts
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines ended by line feeds alone: captions hold other line-like characters. Empty where there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataFault(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    return [line for line in content.split("\n") if line.strip()]

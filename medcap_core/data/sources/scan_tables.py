@@ -1,0 +1,196 @@
+"""Tables of scans: a path and a report in each row, as published with MedBLIP or with a header and more columns."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medcap_core.data.records import VolumeReference, fold_white_space
+from medcap_core.data.scans.files import VOLUME_SUFFIXES, DicomSeries, find_volume, require_dicom_reader
+from medcap_core.data.scans.records import (
+    DIAGNOSIS_QUESTION,
+    Diagnosis,
+    Question,
+    ScanRecord,
+    ask_diagnosis,
+    read_diagnosis,
+)
+from medcap_core.data.sources.image_places import IMAGE_SUFFIXES
+from medcap_core.data.sources.reading import Reading
+from medcap_core.data.sources.scan_rows import (
+    PATH_COLUMNS,
+    ScanColumns,
+    ScanRows,
+    describe_shared_subjects,
+    find_scan_columns,
+    gather_scans,
+)
+from medcap_core.data.sources.tables import Table, exists, find_column, is_table, read_rows
+from medcap_core.errors import DataFault
+
+_DIAGNOSIS_SENTENCE = re.compile(
+    r"[\s,;]*\bthe\s+(?:final\s+|clinical\s+)?diagnosis\s+is\b\s*:?\s*(?P<label>[^.!?]*?)\s*(?:[.!?]|$)", re.IGNORECASE
+)
+_BEGINS_WITH_VOLUME = re.compile(r"[\"']?[^\t,;\"']+\.(?:nii|nii\.gz|npy)[\"']?(?P<mark>[\t,;])", re.IGNORECASE)
+_MAX_LINE = 2**20
+_PUBLISHED_COLUMNS = ("path", "report")
+_NUM_ROWS_LOOKED_AT = 100
+_NUM_LISTED = 10
+
+
+def is_scan_table(path: Path) -> bool:
+    """Whether `path` is a table of scans.
+
+    Told by the first path that ends as volumes or images do; where none does, by the first that exists, which must be a
+    folder (DICOM); where none exists, by a column `report`.
+    """
+    if not is_table(path):
+        return False
+    if _lacks_header(path):
+        return True
+    table = read_rows(path, max_rows=_NUM_ROWS_LOOKED_AT)
+    path_column = find_column(table.columns, PATH_COLUMNS)
+    names = [row.text(path_column).strip() for row in table.rows] if path_column else []
+    for name in names:
+        if name.lower().endswith(VOLUME_SUFFIXES):
+            return True
+        if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+            return False
+    found = next((path.parent / name for name in names if name and exists(path.parent / name)), None)
+    if found is not None:
+        return found.is_dir()
+    return path_column is not None and find_column(table.columns, ("report",)) is not None
+
+
+def read_scan_table(path: Path) -> Reading:
+    """Records of a CSV, TSV or JSONL file of scans; paths are relative to the file's own folder.
+
+    Needs a path and a report column. A file of two columns without a header, parted by tabs, is read as path and
+    report, whatever its suffix: so the tables of MedBLIP's code are written. The sentence "The diagnosis is X.", with
+    which reports may end, is cut out and read into `diagnosis`. Optional columns: `id`, `split`, `subject`, `cohort`,
+    `diagnosis`, and `question` with `answer` and `question_type`. Rows of one path are one scan with several questions;
+    all other columns go into `truth`, from its first row. The case of a record is its subject, after the name of its
+    cohort where there is one, for numbers of subjects repeat between cohorts; without a subject it is the path.
+
+    Raises DataFault for a scan of which two rows say different things, and for a subject in more than one split.
+    """
+    table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
+    columns = find_scan_columns(table)
+    reading = Reading(notes=list(table.notes))
+    scans = gather_scans(table, columns, reading)
+    faults = [fault for scan in scans for fault in scan.describe_conflicts(path.name)]
+    faults += describe_shared_subjects(scans, path.name)
+    if faults:
+        raise DataFault([*faults[:_NUM_LISTED], *_count_rest(faults)])
+    counts = _Counts()
+    for scan in scans:
+        _add_scan(scan, table, columns, reading, counts)
+    reading.notes.extend(counts.describe(path.name, has_subjects=columns.subject is not None))
+    return reading
+
+
+@dataclass
+class _Counts:
+    unknown_labels: dict[str, int] = field(default_factory=dict)
+    num_half_questions: int = 0
+    num_without_subject: int = 0
+
+    def describe(self, where: str, *, has_subjects: bool) -> list[str]:
+        notes = []
+        if not has_subjects:
+            notes.append(
+                f"{where} has no column of subjects, so each path counts as a subject of its own; where subjects have "
+                "several scans, name them in a column 'subject', or their scans will lie in several splits."
+            )
+        elif self.num_without_subject:
+            notes.append(f"{self.num_without_subject} scans name no subject; each counts as one of its own.")
+        if self.unknown_labels:
+            labels = ", ".join(repr(label) for label in list(self.unknown_labels)[:5])
+            notes.append(
+                f"{sum(self.unknown_labels.values())} scans carry a diagnosis that is none of the known ones "
+                f"({labels}); they were kept without a diagnosis."
+            )
+        if self.num_half_questions:
+            notes.append(
+                f"{self.num_half_questions} questions without an answer, or answers without one, were left out."
+            )
+        return notes
+
+
+def _lacks_header(path: Path) -> bool:
+    """Whether the first line is a row already, path and report parted by a tab.
+
+    Raises DataFault where it begins with the path of a volume but is parted in another way.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline(_MAX_LINE)
+    match = _BEGINS_WITH_VOLUME.match(line)
+    if match is None or path.suffix.lower() == ".jsonl":
+        return False
+    if match["mark"] == "\t" and line.count("\t") == 1:
+        return True
+    raise DataFault(
+        f"{path} has no header: give it a first line with the names of its columns (path, report, ...); without one "
+        "only two columns parted by a tab are read, path and report."
+    )
+
+
+def _add_scan(scan: ScanRows, table: Table, columns: ScanColumns, reading: Reading, counts: _Counts) -> None:
+    """One record, or one skipped."""
+    record_id = scan.value("id") or scan.name
+    counts.num_without_subject += not scan.value("subject")
+    counts.num_half_questions += scan.num_half_questions
+    reference = _find_reference(table.path.parent / scan.name)
+    if isinstance(reference, str):
+        reading.skip(scan.split, record_id, reference)
+        return
+    caption, labels = cut_diagnosis(scan.value("report"))
+    if not caption:
+        reading.skip(
+            scan.split, record_id, "the report says nothing beside the diagnosis" if labels else "empty report"
+        )
+        return
+    diagnosis, questions = _read_known(scan, labels, counts)
+    truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.named}
+    reading.add(
+        scan.split,
+        ScanRecord(
+            record_id, reference, caption, scan.case, truth,
+            cohort=scan.value("cohort") or None, diagnosis=diagnosis, questions=questions,
+        ),
+    )  # fmt: skip
+
+
+def cut_diagnosis(report: str) -> tuple[str, list[str]]:
+    """A report without its sentences "The diagnosis is X.", and what stands for X in each."""
+    labels = [match["label"] for match in _DIAGNOSIS_SENTENCE.finditer(report)]
+    return fold_white_space(_DIAGNOSIS_SENTENCE.sub(" ", report)), labels
+
+
+def _read_known(scan: ScanRows, labels: list[str], counts: _Counts) -> tuple[Diagnosis | None, tuple[Question, ...]]:
+    """The diagnosis by column, report and question, where all agree, and all questions, that on it first."""
+    asked = [question.answer for question in scan.questions.values() if question.kind == "diagnosis"]
+    said = [label for label in (scan.value("diagnosis"), *labels, *asked) if label]
+    known = {label: read_diagnosis(label) for label in said}
+    diagnosis = next(iter(known.values())) if len(set(known.values())) == 1 else None
+    if said and diagnosis is None:
+        counts.unknown_labels[" / ".join(known)] = counts.unknown_labels.get(" / ".join(known), 0) + 1
+    others = tuple(question for question in scan.questions.values() if question.text != DIAGNOSIS_QUESTION)
+    return diagnosis, (*((ask_diagnosis(diagnosis),) if diagnosis else ()), *others)
+
+
+def _find_reference(path: Path) -> VolumeReference | str:
+    """The scan at `path`, or why there is none. Raises DataFault for a DICOM folder that could not be read here."""
+    if not exists(path):
+        return f"scan '{path.name}' not found in {path.parent}"
+    try:
+        reference = find_volume(path)
+    except ValueError as error:
+        return str(error)
+    if isinstance(reference, DicomSeries):
+        require_dicom_reader()
+    return reference
+
+
+def _count_rest(faults: Sequence[str]) -> list[str]:
+    return [f"... and {len(faults) - _NUM_LISTED} more"] if len(faults) > _NUM_LISTED else []

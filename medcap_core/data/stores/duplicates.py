@@ -1,0 +1,274 @@
+"""Images that two splits share: the same pixels, or nearly the same by a perceptual hash.
+
+Near duplicates differ by compression, size, brightness or a small mark. The hash is that of Zauner's thesis
+("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010) and the `imagehash` package's `phash`, with
+256 bits instead of 64, since radiographs of one body part are alike; it is a few lines here, where the package would
+bring SciPy and PyWavelets and hash one image at a time.
+
+Volumes are compared exactly only, by their decoded cubes: heads are alike by nature, and from what number of bits on
+two of them are one scan was not measured.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.data.records import SplitName
+from medcap_core.data.stores.images import ImageStore, count_usable_cpus
+from medcap_core.data.stores.rows import Progress
+from medcap_core.runtime.cache import guard_cache_writes, write_atomically
+from medcap_core.runtime.files import write_text_atomically
+
+HASH_VERSION = 1  # raise it whenever a hash changes, so that kept ones are computed anew
+HASH_SIDE = 16
+NUM_BITS = HASH_SIDE**2
+MAX_NEAR_BITS = 10
+"""So many of the 256 bits may differ between near duplicates.
+
+On 1,829 real CT and MR images copies differed from their originals by at most 6 bits after JPEG compression at quality
+40, halving or 20% less contrast, in 95% of cases by at most 8 after 15% more brightness; different images by 26 and
+more. Synthetic phantoms, alike by design, differed by 12 and more. A border cut off or a large mark is not recognised.
+"""
+MIN_CONTRAST = 4.0
+"""Images whose gray values deviate less (of 255) are blank: all of them look alike, so none is near another."""
+
+_DIGEST_BYTES = 16
+_BATCH_BYTES = 16 * 2**20
+_TABLE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """An image and the one of another split that it shows again; `distance` counts differing bits of 256."""
+
+    split: SplitName
+    id: str
+    other_split: SplitName
+    other_id: str
+    kind: Literal["exact", "near"]
+    distance: int
+
+
+@dataclass(frozen=True)
+class ImageHashes:
+    """Of N images: `bits` uint8 (N, 32) packed, `digests` uint8 (N, 16) of the pixels, `blank` bool (N,)."""
+
+    bits: NDArray[np.uint8]
+    digests: NDArray[np.uint8]
+    blank: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.blank)
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of a split: their ids and their rows in its store."""
+
+    split: SplitName
+    ids: Sequence[str]
+    store: ImageStore
+    rows: NDArray[np.int64]
+
+
+def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
+    """Hashes of images (B, 3, S, S), uint8 RGB; volumes (B, 1, S, S, S) get digests alone and count as blank.
+
+    Gray values are averaged to at most 64 x 64, transformed by a cosine transform (DCT-II), and the 16 x 16 lowest
+    frequencies are compared with their median. The mean brightness takes no part.
+    """
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels]
+    stacked_digests = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
+    if pixels.ndim == 5:
+        num = len(pixels)
+        return ImageHashes(np.zeros((num, NUM_BITS // 8), np.uint8), stacked_digests, np.ones(num, np.bool_))
+    # Luma in whole numbers: 77, 150 and 29 of 256.
+    red, green, blue = pixels.astype(np.uint16).transpose(1, 0, 2, 3)
+    gray = (77 * red + 150 * green + 29 * blue).astype(np.float32) / 256
+    lowest = _build_transform(pixels.shape[-1])
+    frequencies = (lowest @ gray @ lowest.T).reshape(len(pixels), NUM_BITS)
+    frequencies[:, 0] = -np.inf  # the mean
+    median = np.median(frequencies[:, 1:], axis=1, keepdims=True)
+    return ImageHashes(
+        bits=np.packbits(frequencies > median, axis=1),
+        digests=stacked_digests,
+        blank=gray[:, ::2, ::2].std((1, 2)) < MIN_CONTRAST,
+    )
+
+
+@lru_cache(maxsize=4)
+def _build_transform(size: int) -> NDArray[np.float32]:
+    """Averaging `size` pixels to at most 64, then the lowest rows of the cosine transform: (16, size)."""
+    small = min(64, size)
+    edges = np.linspace(0, size, small + 1)
+    pixels = np.arange(size)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    averages = np.clip(covered, 0, None) * small / size
+    frequency, place = np.arange(HASH_SIDE)[:, None], np.arange(small) + 0.5
+    lowest: NDArray[np.float32] = (np.cos(math.pi / small * frequency * place) @ averages).astype(np.float32)
+    return lowest
+
+
+def load_hashes(images: StoredImages, progress: Progress | None = None) -> ImageHashes:
+    """Hashes of the images in order, computed where they are not yet kept in the folder of their store."""
+    path = images.store.folder / "hashes.npz"
+    kept = _read_hashes(path, len(images.store))
+    to_do = images.rows[~kept["done"][images.rows]]
+    if to_do.size:
+        done = 0
+        for rows, hashes in _hash_rows(images.store, to_do):
+            kept["bits"][rows], kept["digests"][rows], kept["blank"][rows] = hashes.bits, hashes.digests, hashes.blank
+            kept["done"][rows] = True
+            done += len(rows)
+            if progress:
+                progress(f"hashing {images.split} {images.store.geometry.noun}s", done, len(to_do))
+        _write_hashes(path, kept)
+    return ImageHashes(kept["bits"][images.rows], kept["digests"][images.rows], kept["blank"][images.rows])
+
+
+def find_duplicates(
+    images: StoredImages, others: Sequence[StoredImages], progress: Progress | None = None
+) -> list[DuplicatePair]:
+    """For each image its nearest duplicate in each of the other splits, if it has one there.
+
+    An exact one comes before a near one. Blank images are compared exactly only. What was found is kept beside the
+    store of `images`.
+    """
+    found: list[DuplicatePair] = []
+    for other in others:
+        path = images.store.folder / f"duplicates-{_compute_key(images, other)[:32]}.json"
+        matches = _read_matches(path)
+        if matches is None:
+            hashes, other_hashes = load_hashes(images, progress), load_hashes(other, progress)
+            matches = match_hashes(hashes, other_hashes, progress, f"comparing {images.split} with {other.split}")
+            with guard_cache_writes(path.parent):
+                write_atomically(path, json.dumps(matches))
+        found += [
+            DuplicatePair(
+                images.split, images.ids[here], other.split, other.ids[there], "near" if distance >= 0 else "exact",
+                max(distance, 0),
+            )
+            for here, there, distance in matches
+        ]  # fmt: skip
+    return found
+
+
+def match_hashes(
+    hashes: ImageHashes, others: ImageHashes, progress: Progress | None = None, what: str = "comparing images"
+) -> list[tuple[int, int, int]]:
+    """(position, position in `others`, differing bits) of duplicates; -1 bits for the same pixels."""
+    by_digest = {digest.tobytes(): position for position, digest in reversed(list(enumerate(others.digests)))}
+    exact = [by_digest.get(digest.tobytes(), -1) for digest in hashes.digests]
+    others_with_content = np.flatnonzero(~others.blank)
+    # As -1 and 1 in float32, whose products fast matrix code sums up: bits that agree less bits that differ.
+    signs = _unpack_signs(others.bits[others_with_content]).T
+    step = max(1, _TABLE_BYTES // (4 * max(1, len(others_with_content))))
+    matches: list[tuple[int, int, int]] = []
+    for start in range(0, len(hashes), step):
+        distances = (NUM_BITS - _unpack_signs(hashes.bits[start : start + step]) @ signs) / 2
+        nearest = distances.argmin(1) if len(others_with_content) else np.zeros(len(distances), np.int64)
+        for offset, column in enumerate(nearest.tolist()):
+            position = start + offset
+            if exact[position] >= 0:
+                matches.append((position, exact[position], -1))
+            elif len(others_with_content) and not hashes.blank[position]:
+                distance = int(distances[offset, column])
+                if distance <= MAX_NEAR_BITS:
+                    matches.append((position, int(others_with_content[column]), distance))
+        if progress:
+            progress(what, min(start + step, len(hashes)), len(hashes))
+    return matches
+
+
+def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
+    """Write a CSV `split,id,other_split,other_id,kind,distance`."""
+    lines = [("split", "id", "other_split", "other_id", "kind", "distance")]
+    lines += [(p.split, p.id, p.other_split, p.other_id, p.kind, str(p.distance)) for p in pairs]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text_atomically(path, text.getvalue())
+
+
+def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool, noun: str = "image") -> str:
+    """One line on what was found between train and the other splits; `noun` is that of the records."""
+    if pairs:
+        compared = ("exact",) if noun == "scan" else ("exact", "near")
+        kinds = [f"{sum(pair.kind == kind for pair in pairs)} {kind}" for kind in compared]
+        others = sorted({pair.other_split for pair in pairs}, reverse=True)
+        num_images = len({pair.id for pair in pairs})
+        text = f"Duplicate {noun}s: {num_images} train {noun}s are also in {' or '.join(others)} ({', '.join(kinds)})"
+        text += ", removed from train" if dropped else "; drop_duplicate_train_images: true would remove them"
+    else:
+        text = f"Duplicate {noun}s: none of train in validation or test"
+    if noun == "scan":
+        return f"{text}; scans are compared exactly only"
+    return text + (f"; {num_blank} blank images were compared exactly only" if num_blank else "")
+
+
+def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
+    signs: NDArray[np.float32] = np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1
+    return signs
+
+
+def _hash_rows(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ImageHashes]]:
+    """Batches of rows with their hashes, computed in threads."""
+    batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
+    batches = np.array_split(rows, max(1, math.ceil(len(rows) / batch_rows)))
+    with ThreadPoolExecutor(count_usable_cpus()) as pool:
+        yield from zip(batches, pool.map(lambda batch: compute_hashes(store.pixels(batch)), batches), strict=True)
+
+
+def _read_hashes(path: Path, num_rows: int) -> dict[str, NDArray[Any]]:
+    """What is kept for all rows of a store; nothing where no whole file of this version is there."""
+    empty: dict[str, NDArray[Any]] = {
+        "version": np.array(HASH_VERSION),
+        "done": np.zeros(num_rows, np.bool_),
+        "bits": np.zeros((num_rows, NUM_BITS // 8), np.uint8),
+        "digests": np.zeros((num_rows, _DIGEST_BYTES), np.uint8),
+        "blank": np.zeros(num_rows, np.bool_),
+    }
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in empty}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return empty
+    fits = all(kept[name].shape == array.shape for name, array in empty.items()) and kept["version"] == HASH_VERSION
+    return kept if fits else empty
+
+
+def _write_hashes(path: Path, kept: dict[str, NDArray[Any]]) -> None:
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    with guard_cache_writes(path.parent):
+        with partial.open("wb") as file:
+            np.savez(file, **kept)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _compute_key(images: StoredImages, other: StoredImages) -> str:
+    digest = hashlib.sha256(json.dumps([HASH_VERSION, MAX_NEAR_BITS, images.store.key, other.store.key]).encode())
+    digest.update(images.rows.tobytes())
+    digest.update(b"/")
+    digest.update(other.rows.tobytes())
+    return digest.hexdigest()
+
+
+def _read_matches(path: Path) -> list[tuple[int, int, int]] | None:
+    try:
+        return [(int(here), int(there), int(distance)) for here, there, distance in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,132 @@
+"""Encoder hidden states computed once, kept in a memory-mapped file that all trials of all sweeps share.
+
+One folder for each (image store, encoder, dtype): the rows of a `RowStore`, `features` (N, tokens, width). Row i
+belongs to row i of the image store, whose key covers the content of every image.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medcap_core.data.stores.images import ImageStore
+from medcap_core.data.stores.rows import Progress, RowStore
+from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.transfer import prefetch
+
+CPU = torch.device("cpu")
+
+# Raise when the way from pixels to features or the file's layout changes.
+FORMAT_VERSION = 1
+
+# NumPy has no bfloat16: its bits are stored.
+_STORED_AS: dict[torch.dtype, type[np.generic]] = {
+    torch.float32: np.float32,
+    torch.bfloat16: np.uint16,
+    torch.float16: np.float16,
+}
+
+
+class FeatureStore:
+    """The encoder's output for the images of one store: `token_shape` is (tokens, width). Picklable."""
+
+    def __init__(
+        self,
+        images: ImageStore,
+        encoder_hash: str,
+        token_shape: tuple[int, int],
+        dtype: torch.dtype,
+        root: Path | None = None,
+    ) -> None:
+        """`encoder_hash` stands for weights and settings of the encoder; nothing is written yet."""
+        self.images = images
+        self.encoder_hash = encoder_hash
+        self.token_shape = token_shape
+        self.dtype = dtype
+        described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
+        self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        self.folder = features_folder(root) / self.key[:32]
+        self._rows = RowStore(self.folder, "features", len(images), token_shape, _STORED_AS[dtype])
+
+    def __len__(self) -> int:
+        """Rows, encoded or not."""
+        return len(self.images)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one image's features."""
+        return self._rows.row_bytes
+
+    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of `rows`, each once and in order, that are not in the store now."""
+        self._rows.read_status()
+        return self._rows.still_to_do(np.unique(np.asarray(rows, dtype=np.int64)))
+
+    def ensure(
+        self,
+        rows: NDArray[np.int64],
+        encode: Callable[[NDArray[np.uint8]], Tensor],
+        batch_size: int,
+        progress: Progress | None = None,
+        what: str = "encoding images",
+        device: torch.device = CPU,
+    ) -> None:
+        """Encode those of `rows` that are not yet in the store; `encode` takes uint8 pixels (B, 3, S, S).
+
+        Where `device` is a GPU it reads and encodes in a thread of its own while features are written. Goes on where an
+        interrupted run stopped. Raises DataFault where the disk is full or closed to us.
+        """
+        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        if not self.missing(wanted).size:
+            return
+
+        def encode_batch(batch: NDArray[np.int64]) -> NDArray[np.generic]:
+            return _to_numpy(encode(self.images.pixels(batch)).to(self.dtype))
+
+        with self._rows.locked(wanted, progress, what):
+            to_do = self._rows.still_to_do(wanted)
+            batches = (to_do[start : start + batch_size] for start in range(0, len(to_do), batch_size))
+            with closing(prefetch(encode_batch, batches, device)) as encoded:
+                contents = chain.from_iterable(encoded)
+                self._rows.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """The features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
+        stored = torch.from_numpy(self._rows.read(rows))
+        return stored.view(torch.bfloat16) if self.dtype is torch.bfloat16 else stored
+
+    def discard(self) -> None:
+        """Forget every row; processes that read them meanwhile keep what they have mapped."""
+        with self._rows.locked(np.arange(0), None, "discarding features"):
+            for path in (self.folder / "status.u8", self.folder / "features"):
+                path.unlink(missing_ok=True)
+        self._rows.read_status()
+
+
+def features_folder(root: Path | None = None) -> Path:
+    """Where all feature stores of this machine lie."""
+    return (root or cache_root()) / "features"
+
+
+def measure_stored_bytes(root: Path | None = None) -> int:
+    """Disk that all feature stores take now; their files are sparse, so blocks count rather than lengths."""
+    return sum(map(_measure_file, features_folder(root).glob("*/features")))
+
+
+def _measure_file(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # another process has just discarded it
+        return 0
+
+
+def _to_numpy(features: Tensor) -> NDArray[np.generic]:
+    on_cpu = features.cpu().contiguous()
+    return (on_cpu.view(torch.uint16) if on_cpu.dtype is torch.bfloat16 else on_cpu).numpy()

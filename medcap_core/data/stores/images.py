@@ -1,0 +1,144 @@
+"""Images or volumes decoded and resized once, kept in a memory-mapped file that all processes share.
+
+One folder for each (records of a split, geometry): the rows of a `RowStore`, `pixels.u8` (N, 3, S, S), of volumes
+(N, 1, S, S, S), and `unreadable.jsonl`, why rows cannot be had.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.data.decoding import UnreadableImage
+from medcap_core.data.geometry import Geometry
+from medcap_core.data.records import Record, Reference
+from medcap_core.data.stores.rows import DONE, UNUSABLE, Progress, RowStore
+from medcap_core.runtime.cache import cache_root
+
+# Raise when decoding, scaling or the files' layout changes: older stores are then left alone.
+FORMAT_VERSION = 1
+
+
+class ImageStore:
+    """The resized images, or volumes, of one list of records.
+
+    Safe for several processes at once: one decodes, the others wait and then read. Picklable.
+    """
+
+    def __init__(self, records: Sequence[Record], geometry: Geometry, root: Path | None = None) -> None:
+        """`root` is the cache root, by default `medcap_core.runtime.cache.cache_root()`; nothing is written yet."""
+        self.geometry = geometry
+        self.key = compute_store_key(records, geometry)
+        self.folder = (root or cache_root()) / "images" / self.key[:32]
+        self._images: list[Reference] = [record.image for record in records]
+        self._rows = RowStore(self.folder, "pixels.u8", len(records), geometry.row_shape, np.uint8)
+        self._recorded: dict[int, str] = {}
+        self._out_of_reach: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """Rows, decoded or not."""
+        return len(self._images)
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """Row -> reason for every row that `ensure` could not decode."""
+        reasons = {**self._recorded, **self._out_of_reach}
+        return {row: reason for row, reason in reasons.items() if self._rows.status[row] != DONE}
+
+    def ensure(self, rows: NDArray[np.int64], progress: Progress | None = None, what: str = "decoding images") -> None:
+        """Decode those of `rows` that are not yet in the store.
+
+        Goes on where an interrupted run stopped. Raises DataFault where the disk is full or closed, or fails to read.
+        """
+        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        self._rows.read_status()
+        if self._rows.still_to_do(wanted).size:
+            with (
+                self._rows.locked(wanted, progress, what),
+                ThreadPoolExecutor(max_workers=count_usable_cpus()) as pool,
+            ):
+
+                def decode_rows(chunk: list[int]) -> Iterator[NDArray[np.uint8] | None]:
+                    for row, result in zip(chunk, pool.map(self._decode_row, chunk), strict=True):
+                        self._out_of_reach.pop(row, None)
+                        if isinstance(result, UnreadableImage):
+                            (self._recorded if result.lasting else self._out_of_reach)[row] = result.reason
+                        yield None if isinstance(result, UnreadableImage) else result
+
+                self._rows.fill(self._rows.still_to_do(wanted), decode_rows, progress, what, self._note_unreadable)
+        self._recall_reasons()
+
+    def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each of `rows`, whether its pixels are in the store; call `ensure` first."""
+        readable: NDArray[np.bool_] = self._rows.status[rows] == DONE
+        return readable
+
+    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copies of the images, uint8 (B, 3, S, S), RGB, or of the volumes, uint8 (B, 1, S, S, S).
+
+        Raises ValueError for rows that are not in the store.
+        """
+        return self._rows.read(rows)
+
+    @property
+    def _reasons_file(self) -> Path:
+        return self.folder / "unreadable.jsonl"
+
+    def _decode_row(self, row: int) -> NDArray[np.uint8] | UnreadableImage:
+        try:
+            return self.geometry.decode(self._images[row])
+        except UnreadableImage as unreadable:
+            return unreadable
+
+    def _note_unreadable(self, rows: list[int]) -> list[int]:
+        """Write down why rows cannot be had, and return those for which that will not change."""
+        lasting = [row for row in rows if row not in self._out_of_reach]
+        if lasting:
+            with self._reasons_file.open("a", encoding="utf-8") as file:
+                # The leading line end closes a line that a killed process left half written.
+                lines = [json.dumps({"row": row, "reason": self._recorded[row]}) for row in lasting]
+                file.write("\n" + "\n".join(lines) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return lasting
+
+    def _recall_reasons(self) -> None:
+        """Read why rows are unusable, where another process or an earlier run found them so."""
+        bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
+        if bad_rows and not self._recorded.keys() >= set(bad_rows):
+            reasons = _read_reasons(self._reasons_file)
+            self._recorded = {row: reasons.get(row, "unreadable") for row in bad_rows}
+
+
+def compute_store_key(records: Sequence[Record], geometry: Geometry) -> str:
+    """sha256 (hex) over the format version, the geometry and each record's id and fingerprint."""
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(geometry.described)], sort_keys=True).encode())
+    for record in records:
+        try:
+            fingerprint = record.image.fingerprint()
+        except OSError as error:
+            fingerprint = f"unreachable:{error.errno}"
+        digest.update(f"{record.id}\0{fingerprint}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def count_usable_cpus() -> int:
+    """Cores this process may run on, at most 16 (decoding gains little beyond)."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(available or 1, 16)
+
+
+def _read_reasons(path: Path) -> dict[int, str]:
+    reasons = {}
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # empty, or cut off when its writer died: such rows were not marked and are tried again
+        reasons[entry["row"]] = entry["reason"]
+    return reasons

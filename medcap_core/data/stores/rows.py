@@ -1,0 +1,191 @@
+"""Rows of equal size in one memory-mapped file, each computed once and shared by all processes of a machine.
+
+A folder holds the rows in one sparse file; `status.u8`, one byte a row; `lock`. A row's status is written only after
+its content has reached the disk, so a process that dies at any moment leaves no row marked done without content.
+"""
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from medcap_core.errors import DataFault
+from medcap_core.runtime.cache import check_free_space, guard_cache_writes
+
+Progress = Callable[[str, int, int], None]  # (what is being done, rows done, rows in total)
+Rows = NDArray[np.int64]
+
+TO_DO, DONE, UNUSABLE = 0, 1, 2
+_CHUNK_BYTES = 64 * 2**20
+_MAX_CHUNK_ROWS = 512
+_PROGRESS_EVERY = 16
+_LARGE_ROW_BYTES = 2**21  # such as a volume of 128 voxels a side: each takes a while
+_WAIT_SECONDS = 1.0
+
+
+class RowStore:
+    """`num_rows` rows of `row_shape` and `dtype`.
+
+    Safe for several processes at once: one fills rows, the others wait and then read. Picklable; the map is opened
+    anew.
+    """
+
+    def __init__(
+        self, folder: Path, file_name: str, num_rows: int, row_shape: tuple[int, ...], dtype: DTypeLike
+    ) -> None:
+        """Nothing is written yet."""
+        self.folder = folder
+        self.row_shape = row_shape
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
+        self.status: NDArray[np.uint8] = np.zeros(num_rows, np.uint8)
+        self._rows_file = folder / file_name
+        self._status_file = folder / "status.u8"
+        self._map: NDArray[Any] | None = None
+        self._mapped: mmap.mmap | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None, "_mapped": None}
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def still_to_do(self, rows: Rows) -> Rows:
+        """Those of `rows` that were neither done nor found unusable when the status was last read."""
+        to_do: Rows = rows[self.status[rows] == TO_DO]
+        return to_do
+
+    def read_status(self) -> None:
+        """Look at what is on the disk now."""
+        if self._has_files():
+            self.status = np.fromfile(self._status_file, np.uint8)
+        else:  # not yet created, or deleted while this process runs
+            self.status, self._map, self._mapped = np.zeros(len(self), np.uint8), None, None
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Copies of rows, (len(rows), *row_shape).
+
+        Raises ValueError for rows that are not done, DataFault where the file was cut short since it was opened.
+        """
+        was_cut = self._mapped is not None and self._mapped.size() < len(self) * self.row_bytes
+        if was_cut:  # what is gone of a mapped file kills the process that reads it
+            self._map = self._mapped = None
+            self.read_status()
+        if not (self.status[rows] == DONE).all():
+            self.read_status()
+            absent = np.asarray(rows)[self.status[rows] != DONE]
+            if absent.size and was_cut:
+                raise DataFault(
+                    f"{self._rows_file} was cut short while it was in use; go on by --resume, which makes it anew."
+                )
+            if absent.size:
+                raise ValueError(f"rows {absent[:5].tolist()} are not in {self.folder}; fill them first")
+        if self._map is None:
+            with self._rows_file.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), len(self) * self.row_bytes, access=mmap.ACCESS_READ)
+            self._map = np.frombuffer(self._mapped, self.dtype).reshape(len(self), *self.row_shape)
+        return np.asarray(self._map[rows])
+
+    @contextmanager
+    def locked(self, wanted: Rows, progress: Progress | None, what: str) -> Iterator[None]:
+        """Hold the store, its files made; while another process holds it, show how far that has come with `wanted`.
+
+        Raises DataFault where the disk is full or the cache folder closed to us.
+        """
+        with guard_cache_writes(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / "lock")
+            self._acquire(lock, wanted, progress, what)
+            try:
+                self._create_files()
+                self.read_status()
+                yield
+            finally:
+                lock.release()
+
+    def fill(
+        self,
+        rows: Rows,
+        make: Callable[[list[int]], Iterable[NDArray[Any] | None]],
+        progress: Progress | None,
+        what: str,
+        settle_absent: Callable[[list[int]], list[int]] = lambda _: [],
+    ) -> None:
+        """Write `rows`, chunk by chunk; call within `locked`.
+
+        `make` gives the rows of a chunk in order, None for one that cannot be had. `settle_absent` is told of those and
+        returns the ones that are unusable for good; the others are tried again the next time.
+        """
+        check_free_space(self.folder, int(rows.size) * self.row_bytes, what.capitalize())
+        chunk_rows = max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // self.row_bytes))
+        every = 1 if self.row_bytes >= _LARGE_ROW_BYTES else _PROGRESS_EVERY
+        num_done = 0
+        with self._rows_file.open("r+b") as rows_file, self._status_file.open("r+b") as status_file:
+            for start in range(0, len(rows), chunk_rows):
+                chunk = rows[start : start + chunk_rows].tolist()
+                absent = []
+                for row, content in zip(chunk, make(chunk), strict=True):
+                    # Plain writes, not the map: on a full disk they raise, where a map kills the process.
+                    if content is None:
+                        absent.append(row)
+                    else:
+                        rows_file.seek(row * self.row_bytes)
+                        rows_file.write(np.ascontiguousarray(content).data)
+                    num_done += 1
+                    if progress and (num_done % every == 0 or num_done == len(rows)):
+                        progress(what, num_done, len(rows))
+                flush(rows_file)
+                unusable = settle_absent(absent) if absent else []
+                self._mark(status_file, chunk, set(absent), set(unusable))
+
+    def _mark(self, status_file: BinaryIO, chunk: list[int], absent: set[int], unusable: set[int]) -> None:
+        """Record a chunk whose content is on disk."""
+        for row in chunk:
+            if row in absent and row not in unusable:
+                continue
+            self.status[row] = UNUSABLE if row in unusable else DONE
+            status_file.seek(row)
+            status_file.write(bytes([self.status[row]]))
+        flush(status_file)
+
+    def _acquire(self, lock: filelock.BaseFileLock, wanted: Rows, progress: Progress | None, what: str) -> None:
+        while True:
+            try:
+                lock.acquire(timeout=_WAIT_SECONDS)
+            except filelock.Timeout:
+                self.read_status()
+                if progress:
+                    num_done = len(wanted) - self.still_to_do(wanted).size
+                    progress(f"{what} (in another process)", num_done, len(wanted))
+            else:
+                return
+
+    def _create_files(self) -> None:
+        """Make the files where they are absent or of a wrong size."""
+        if self._has_files():
+            return
+        # Status first: it must never speak of content that is gone.
+        for path in (self._status_file, self._rows_file):
+            path.unlink(missing_ok=True)
+        for path, num_bytes in ((self._rows_file, len(self) * self.row_bytes), (self._status_file, len(self))):
+            with path.open("wb") as file:
+                file.truncate(num_bytes)
+
+    def _has_files(self) -> bool:
+        return _has_size(self._rows_file, len(self) * self.row_bytes) and _has_size(self._status_file, len(self))
+
+
+def _has_size(path: Path, num_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == num_bytes
+
+
+def flush(file: BinaryIO) -> None:
+    """Bring what was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Captions and answers for a split, from pixels or features."""

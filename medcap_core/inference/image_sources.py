@@ -1,0 +1,257 @@
+"""Where the images of a split come from: pixels, or the output of a frozen encoder, computed once for all trials."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.batches import ImageSource, PixelSource, Positions
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.stores.features import FeatureStore, features_folder, measure_stored_bytes
+from medcap_core.data.stores.rows import Progress
+from medcap_core.models import Captioner
+from medcap_core.models.tuning import encoder_is_frozen
+from medcap_core.runtime.cache import format_size, guard_cache_writes
+from medcap_core.runtime.device import autocast, choose_precision
+from medcap_core.runtime.transfer import DEVICE_LOCK, move
+
+log = logging.getLogger(__name__)
+
+NUM_CHECKED_ROWS = 8
+"""So many images are encoded again before stored features are used."""
+_LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Between stored and fresh features of an image: the difference's root mean square as a share of the features' own.
+More than rounding gives on another device, far less than two images differ by."""
+_SHARE_OF_FREE_MEMORY = 0.3
+"""Features that take no more than this share of an accelerator's free memory are kept there."""
+_SPARE_DISK_BYTES = 2**30
+
+
+def open_images(
+    captioner: Captioner,
+    split: PreparedSplit,
+    config: TrialConfig,
+    *,
+    augmented: bool = False,
+    progress: Progress | None = None,
+) -> ImageSource:
+    """The images of a split for a captioner that lies on its device, as cheap as they can be had.
+
+    With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels where
+    the encoder is trained, where images are augmented, where `cache_features` is off, where the features do not fit
+    into `max_feature_cache_gb` or on the disk, and where reading them is slower than encoding again. Nor is anything
+    encoded that no one looks at: the train split of a zero-shot trial. Where the encoder is trained, features of other
+    trials leave the accelerator's memory.
+    """
+    pixels = PixelSource(split)
+    if not encoder_is_frozen(config):
+        _resident.clear()
+        return pixels
+    if augmented or not config.cache_features or (config.freeze is FreezeMode.ZERO_SHOT and split.split == "train"):
+        return pixels
+    encoder = FrozenEncoder(captioner, config)
+    store = FeatureStore(split.store, encoder.hash, encoder.measure_output(split), encoder.precision)
+    what = f"encoding {split.split} images once"
+    if not _fits(store, split.rows, config, what):
+        return pixels
+    store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
+    place = (store.folder, encoder.device)
+    if place not in _is_usable:
+        _is_usable[place] = _check(store, split.rows, encoder, config, progress, what)
+    return FeatureSource(store, split.rows, encoder.device) if _is_usable[place] else pixels
+
+
+_is_usable: dict[tuple[Path, torch.device], bool] = {}
+"""Stores that this process has checked."""
+
+
+def _check(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    encoder: "FrozenEncoder",
+    config: TrialConfig,
+    progress: Progress | None,
+    what: str,
+) -> bool:
+    """Whether stored features are right, if need be after encoding anew, and read faster than made."""
+    if not _agree(store, rows, encoder):
+        log.warning("%s: stored features do not belong to these images and this encoder; encoding anew", store.folder)
+        store.discard()
+        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
+        if not _agree(store, rows, encoder):
+            log.warning("%s: the encoder gives other features each time; they are not stored", store.folder)
+            return False
+    return _is_worth_reading(store, rows, encoder, config.eval_batch_size)
+
+
+class FrozenEncoder:
+    """The encoder of a captioner, in eval mode and in the precision of the trial."""
+
+    def __init__(self, captioner: Captioner, config: TrialConfig) -> None:
+        self.captioner = captioner
+        self.notes = captioner.encoder_notes
+        self.device = next(captioner.parameters()).device
+        self.precision = choose_precision(config, self.device)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over weights, settings and pixel normalisation of the encoder."""
+        if self.notes.hash is None:
+            self.notes.hash = hash_encoder(self.captioner)
+        return self.notes.hash
+
+    def measure_output(self, split: PreparedSplit) -> tuple[int, int]:
+        """(tokens, width) of one image's hidden states."""
+        if self.notes.token_shape is None:
+            _, num_tokens, width = self.encode(split.pixels(np.arange(1))).shape
+            self.notes.token_shape = (num_tokens, width)
+        return self.notes.token_shape
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Hidden states (B, tokens, width) of uint8 pixels (B, 3, S, S)."""
+        was_training = self.captioner.encoder.training
+        self.captioner.encoder.eval()
+        try:
+            with autocast(self.device, self.precision):
+                return self.captioner.encode_images(torch.from_numpy(pixels).to(self.device))
+        finally:
+            self.captioner.encoder.train(was_training)
+
+
+class FeatureSource:
+    """Hidden states of a split's images: from the disk, or from the accelerator's memory where they fit into it."""
+
+    encoded = True
+
+    def __init__(self, store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> None:
+        self.store = store
+        self.rows = rows
+        self.device = device
+        self.resident = _load_resident(store, rows, device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, positions: Positions) -> Tensor:
+        """Hidden states (B, tokens, width) in the precision of the trial."""
+        if self.resident is None:
+            return self.store.features(self.rows[positions])
+        places = move(torch.from_numpy(positions), self.device)
+        with DEVICE_LOCK:
+            return self.resident[places]
+
+
+def hash_encoder(captioner: Captioner) -> str:
+    """SHA-256 over everything the encoder's output depends on: its weights, its config, the normalisation of pixels."""
+    config = getattr(captioner.encoder, "config", None)
+    digest = hashlib.sha256(f"{captioner.family}\n{config.to_json_string() if config else ''}".encode())
+    normalisation = {"pixel_scale": captioner.pixel_scale, "pixel_shift": captioner.pixel_shift}
+    for name, tensor in [*sorted(captioner.encoder.state_dict().items()), *normalisation.items()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fits(store: FeatureStore, rows: NDArray[np.int64], config: TrialConfig, what: str) -> bool:
+    """Whether the rows that are missing may still be stored; says what to do where not."""
+    needed_bytes = store.missing(rows).size * store.row_bytes
+    if not needed_bytes:
+        return True
+    folder = features_folder()
+    with guard_cache_writes(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    allowed_bytes = config.max_feature_cache_gb * 1e9 - measure_stored_bytes()
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes <= min(allowed_bytes, free_bytes - _SPARE_DISK_BYTES):
+        return True
+    log.warning(
+        "%s needs %s; %s are left of max_feature_cache_gb %g and %s are free in %s: images are encoded "
+        "at every use instead. Raise the bound, delete old folders there, or set MEDCAP_CACHE to another disk.",
+        what.capitalize(), format_size(needed_bytes), format_size(max(allowed_bytes, 0)), config.max_feature_cache_gb,
+        format_size(free_bytes), folder,
+    )  # fmt: skip
+    return False
+
+
+def _agree(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder) -> bool:
+    """Whether some stored rows are what the encoder makes of their images now."""
+    some = _choose(rows, NUM_CHECKED_ROWS)
+    fresh = encoder.encode(store.images.pixels(some)).cpu().float()
+    stored = store.features(some).float()
+    difference = (stored - fresh).square().mean((1, 2)).sqrt()
+    return bool((difference <= _LARGEST_DIFFERENCE[store.dtype] * fresh.square().mean((1, 2)).sqrt()).all())
+
+
+def _is_worth_reading(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder, batch_size: int) -> bool:
+    """Whether a batch of features comes faster from the disk than from the encoder. A CPU need not be asked."""
+    if encoder.device.type == "cpu":
+        return True
+    some = _choose(rows, batch_size)
+    pixels = store.images.pixels(some)
+
+    def read() -> Tensor:
+        return store.features(some).to(encoder.device)
+
+    seconds = {}
+    calls: dict[str, Callable[[], Tensor]] = {"encoding": lambda: encoder.encode(pixels), "reading": read}
+    for name, call in calls.items():
+        call()  # what happens only once: kernels are loaded, the map is opened
+        torch.accelerator.synchronize()
+        started = time.perf_counter()
+        call()
+        torch.accelerator.synchronize()
+        seconds[name] = time.perf_counter() - started
+    log.info("%d images: %.4f s to encode, %.4f s to read", len(some), seconds["encoding"], seconds["reading"])
+    return seconds["reading"] < seconds["encoding"] or _fit_into_memory(store, rows, encoder.device)
+
+
+def _choose(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Some of `rows`, others in each process, so that over time all are looked at."""
+    return np.sort(np.random.default_rng().permutation(rows)[:most])
+
+
+def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> bool:
+    """Whether the features may stay on the accelerator."""
+    if device.type != "cuda":
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return len(rows) * store.row_bytes <= _SHARE_OF_FREE_MEMORY * free_bytes
+
+
+_resident: dict[tuple[str, str, bytes, torch.device], Tensor] = {}
+_MOST_RESIDENT = 4
+_LOADED_AT_ONCE = 256
+
+
+def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """The features on the accelerator, loaded once a process and shared by its trials; None where they do not fit.
+
+    Those of one encoder at a time, so that a sweep over several models does not fill the memory.
+    """
+    key = (store.encoder_hash, store.key, rows.tobytes(), device)
+    if key in _resident:
+        return _resident[key]
+    for other in [other for other in _resident if other[0] != store.encoder_hash]:
+        del _resident[other]
+    if not _fit_into_memory(store, rows, device):
+        return None
+    while len(_resident) >= _MOST_RESIDENT:
+        del _resident[next(iter(_resident))]
+    try:
+        features = torch.empty((len(rows), *store.token_shape), dtype=store.dtype, device=device)
+    except torch.OutOfMemoryError:  # another process on the card took it meanwhile
+        return None
+    for start in range(0, len(rows), _LOADED_AT_ONCE):
+        stop = start + _LOADED_AT_ONCE
+        features[start:stop] = store.features(rows[start:stop])
+    _resident[key] = features
+    return features

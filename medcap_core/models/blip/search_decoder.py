@@ -1,0 +1,63 @@
+"""BLIP's text decoder for `beam_search`; see `decoding`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medcap_core.models.search.decoding import (
+    DecodingLayer,
+    FoldedLinear,
+    FoldedNorm,
+    TextDecoder,
+    choose_decoding_dtype,
+)
+
+
+class BlipDecoder(TextDecoder):
+    """The arithmetic of transformers' `BlipTextLMHeadModel`."""
+
+    def __init__(self, text_decoder: Any, encoder_hidden_states: Tensor) -> None:
+        """`encoder_hidden_states` is (B, N, width of the encoder), not repeated for beams."""
+        dtype = choose_decoding_dtype(text_decoder, encoder_hidden_states.device)
+        embeddings, head = text_decoder.bert.embeddings, text_decoder.cls.predictions
+        self.words, self.positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
+        self.first_norm, self.head_norm = FoldedNorm(embeddings.LayerNorm), FoldedNorm(head.transform.LayerNorm)
+        self.transform, self.activation = FoldedLinear([head.transform.dense], dtype), head.transform.transform_act_fn
+        self.head = FoldedLinear([head.decoder], dtype)
+        layers = [_BlipLayer(layer, dtype) for layer in text_decoder.bert.encoder.layer]
+        super().__init__(layers, encoder_hidden_states, dtype)
+
+    def embed(self, tokens: Tensor, positions: slice) -> Tensor:
+        """See `TextDecoder.embed`."""
+        return self.first_norm(functional.embedding(tokens, self.words) + self.positions[positions])
+
+    def foretell(self, hidden: Tensor) -> Tensor:
+        """See `TextDecoder.foretell`."""
+        return self.head(self.head_norm(self.activation(self.transform(hidden))))
+
+
+class _BlipLayer(DecodingLayer):
+    """Normalises after each sum."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        own, cross = layer.attention, layer.crossattention
+        super().__init__(own.self.num_attention_heads)
+        queries = {"num_scaled": own.self.all_head_size, "scale": own.self.attention_head_size**-0.5}
+        self.query_key_value = FoldedLinear([own.self.query, own.self.key, own.self.value], dtype, **queries)
+        self.image_query = FoldedLinear([cross.self.query], dtype, **queries)
+        self.image_key_value = FoldedLinear([cross.self.key, cross.self.value], dtype)
+        self.own_output, self.image_output = (FoldedLinear([part.output.dense], dtype) for part in (own, cross))
+        self.own_norm, self.image_norm = FoldedNorm(own.output.LayerNorm), FoldedNorm(cross.output.LayerNorm)
+        self.widen, self.activation = (
+            FoldedLinear([layer.intermediate.dense], dtype),
+            layer.intermediate.intermediate_act_fn,
+        )
+        self.narrow, self.norm = FoldedLinear([layer.output.dense], dtype), FoldedNorm(layer.output.LayerNorm)
+
+    def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
+        """See `DecodingLayer.read`."""
+        hidden = self.own_norm(self.attend_to_past(hidden, first_slot, mask) + hidden)
+        hidden = self.image_norm(self.attend_to_images(hidden) + hidden)
+        return self.norm(self.narrow(self.activation(self.widen(hidden))) + hidden)

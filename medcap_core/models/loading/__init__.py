@@ -1,0 +1,1 @@
+"""Read weights, and name what is wrong with a checkpoint."""

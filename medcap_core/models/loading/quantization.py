@@ -1,0 +1,41 @@
+"""4- and 8-bit weights through bitsandbytes, for the language models of BLIP-2 and InstructBLIP."""
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from medcap_core.errors import ConfigFault
+from medcap_core.runtime.device import current_device
+
+# The vision tower and the bridge are a small share of the weights and the part that sees: they stay whole.
+_KEPT_WHOLE = ["vision_model", "qformer", "language_projection", "lm_head"]
+
+
+def build_quantization(quantization: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for `none`, `8bit` or `4bit`.
+
+    Raises ConfigFault where this machine has no CUDA device or bitsandbytes is not installed.
+    """
+    if quantization == "none":
+        return {}
+    if not torch.cuda.is_available():
+        raise ConfigFault(
+            f"quantization {quantization}: needs a CUDA device and this process has none; use quantization: none."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigFault(
+            f"quantization {quantization}: needs the package bitsandbytes; install it by "
+            "pip install 'medcap-sweep[quantized]', or use quantization: none."
+        )
+    from transformers import BitsAndBytesConfig
+
+    bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_8bit=quantization == "8bit",
+        load_in_4bit=quantization == "4bit",
+        llm_int8_skip_modules=_KEPT_WHOLE,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": bits, "device_map": {"": current_device()}}

@@ -1,0 +1,1 @@
+"""MedBLIP over 3D scans: a frozen image encoder and language model, bridged by a MedQFormer."""

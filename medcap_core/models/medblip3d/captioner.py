@@ -1,0 +1,394 @@
+"""MedBLIP in 3D (Chen et al., arXiv 2305.10799): reports, answers and diagnoses from volumes.
+
+Where the paper and its published code (github.com/Qybc/MedBLIP) differ, or we depart from both:
+
+- The code's language model reads the report, then the question, then the image, then the answer, so that an answer can
+  be read off the report. Ours has a row for the report and a row for each question, each with the image between prompt
+  and answer: an answer comes from the volume, and a report can be written.
+- The paper's answers are the diagnosis; ours are those of any question that the data have.
+- The prompt's own words count in the loss of a decoder-only language model, as in the code. They stand before the
+  image, so that with a frozen language model they add a constant.
+- The code starts the 3D patch embedding at random; see `medblip3d_inflation`. Its Q-Former starts from BERT's
+  weights, ours at random.
+- The code reads a text at its first word; see `MedBlip3dNetwork.read_texts`.
+- Texts that read the same are not each other's negatives; see `compute_contrastive_loss`.
+- The code gives both 2D blocks and language model to the GPU in float16; here `precision` and `weights_dtype` say so.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.records import Record, fold_white_space
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
+from medcap_core.data.scans.volumes import VolumeGeometry
+from medcap_core.errors import ModelFault
+from medcap_core.models.captioner import IGNORED_LABEL, Captioner, TokenizedCaptions
+from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network
+from medcap_core.models.medblip3d.composing import compose_network, load_tokenizer
+from medcap_core.models.medblip3d.network import (
+    MedBlip3dConfig,
+    MedBlip3dNetwork,
+    compute_contrastive_loss,
+    compute_similarity,
+)
+from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts
+
+REPORT_PROMPT = "Report:"
+_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|c_attn", "out_proj|o_proj|o|c_proj"
+_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo|c_fc"
+
+
+def word_question(question: str) -> str:
+    """What the language model reads before the image."""
+    return f"Question: {question} Answer:"
+
+
+def _in_language_model(*names: str) -> str:
+    return rf"language_model\..*\.({'|'.join(names)})"
+
+
+class TextProcessor:
+    """The tokenizer, which Q-Former and language model share; volumes need no processor but their geometry."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write the tokenizer in Hub format."""
+        self.tokenizer.save_pretrained(directory)
+
+
+class MedBlip3dCaptioner(Captioner):
+    """A `MedBlip3dNetwork` and its tokenizer. A config's prompt stands before the image of a report."""
+
+    family = "medblip3d"
+    cross_attention = "bridge"
+    is_large = True
+    answers_questions = True
+    loader = "medcap_core.models.load_captioner"
+    freeze_rules = (
+        (r"^encoder\.(patch_embedding\.|position_embedding$)", "patches"),
+        (r"^encoder\.", "encoder"),
+        (
+            r"^(image_norm\.|query_tokens$|text_embeddings\.|qformer\.|temperature$"
+            r"|(image|report|answer|language)_projection\.)",
+            "bridge",
+        ),
+        (r"^language_model\.", "decoder"),
+    )
+    lora_patterns: ClassVar = {
+        LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
+        LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
+        LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, r"attn\.c_proj|out_proj|o_proj|o"),
+        LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),
+    }
+    vision_lora_pattern = r"encoder\.blocks\..*\.(qkv|q_proj|k_proj|v_proj|query|key|value|projection)"
+
+    geometry: VolumeGeometry  # type: ignore[assignment]
+
+    def __init__(self, network: Any, processor: TextProcessor) -> None:
+        super().__init__(network, processor, int(network.config.volume_size))
+        self.num_queries = int(network.config.num_query_tokens)
+        self.text_config = network.language_model.config
+        self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
+        self.contrastive_weight = 1.0
+        self.set_prompt("")
+
+    def _take_images(self, image_size: int) -> None:
+        self.geometry = VolumeGeometry(image_size)
+        self.register_buffer("pixel_scale", torch.full((1, 1, 1, 1, 1), 1 / 255), persistent=False)
+        self.register_buffer("pixel_shift", torch.zeros(1, 1, 1, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, source: str, options: LoadOptions) -> Self:
+        """See `Captioner.load`; `source` is a folder this class has saved, or `medblip3d`: composed from parts."""
+        if options.quantization != "none":
+            raise ModelFault(f"model {source}: quantization is for BLIP-2 and InstructBLIP; remove it.")
+        if source == cls.family:
+            network, tokenizer = compose_network(options)
+        else:
+            _refuse_other_parts(source, options)
+            network = load_whole_network(MedBlip3dNetwork, source, dtype=options.dtype)
+            tokenizer = load_tokenizer(source)
+        check_tokenizer(tokenizer, int(network.language_model.config.vocab_size), source)
+        return cls(network, TextProcessor(tokenizer))
+
+    @classmethod
+    def read_geometry(cls, source: str, image_size: int | None) -> VolumeGeometry:  # type: ignore[override]
+        """See `Captioner.read_geometry`."""
+        if source == cls.family:
+            return VolumeGeometry(image_size or MedBlip3dConfig().volume_size)
+        return VolumeGeometry(int(MedBlip3dConfig.from_pretrained(source).volume_size))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """3D patch embedding and the 2D blocks after it; the layer norm belongs to the bridge."""
+        encoder: nn.Module = self.network.encoder
+        return encoder
+
+    def train(self, mode: bool = True) -> Self:
+        """As ever, but for the 2D blocks and the language model, which drop nothing out where they are frozen."""
+        super().train(mode)
+        for part in (self.network.encoder.blocks, self.network.language_model):
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    def set_prompt(self, prompt: str) -> None:
+        """See `Captioner.set_prompt`."""
+        self.prompt = prompt
+        self.report_prompt = self._split_words(prompt.strip() or REPORT_PROMPT)
+
+    def check(self, config: TrialConfig) -> None:
+        """See `Captioner.check`; takes note of the config's contrastive weight."""
+        self.contrastive_weight = config.contrastive_weight
+        if config.augment:
+            raise ModelFault("augment turns and brightens images in their plane; remove it for a model of volumes.")
+        num_positions = None  # T5's positions are relative and know no end
+        if not self.is_encoder_decoder:
+            num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
+        check_caption_lengths(config, len(self.report_prompt), num_positions, beside_image=True)
+        longest = int(self.network.config.qformer_config["max_position_embeddings"])
+        if config.max_caption_tokens > longest:
+            raise ModelFault(
+                f"max_caption_tokens {config.max_caption_tokens} exceeds the {longest} positions of the MedQFormer; "
+                f"lower it to at most {longest}."
+            )
+
+    # Texts as tokens
+
+    @property
+    def end_id(self) -> int:
+        """What ends a text."""
+        return int(self.text_config.eos_token_id)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self.text_config.pad_token_id
+        return self.end_id if pad is None else int(pad)
+
+    @property
+    def start_id(self) -> int | None:
+        """What an encoder-decoder's captions begin with."""
+        return int(self.text_config.decoder_start_token_id) if self.is_encoder_decoder else None
+
+    def _split_words(self, text: str) -> Ids:
+        ids: Ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
+        # A space before it, as a tokenizer of the GPT-2 kind has it in running text.
+        return Row(prompt, [*self._split_words(f" {answer}")[: config.max_caption_tokens - 1], self.end_id])
+
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+        """See `Captioner.tokenize`: of reports; their first token stands for prompt and image."""
+        assert config.prompt == self.prompt, "set_prompt comes before tokenize"
+        begin = self.end_id if self.start_id is None else self.start_id
+        ids = [
+            torch.tensor([begin, *self._build_row(self.report_prompt, caption, config).answer]).numpy()
+            for caption in captions
+        ]
+        return TokenizedCaptions(ids, 1, self._pad_id)
+
+    def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> MedBlip3dTexts:
+        """See `Captioner.tokenize_records`: reports, and questions with answers where records have them."""
+        longest = config.max_caption_tokens
+        scans = []
+        for record in records:
+            questions = record.questions if isinstance(record, ScanRecord) else ()
+            asked = word_question(questions[0].text if questions else DIAGNOSIS_QUESTION)
+            answered = f"{asked} {questions[0].answer}" if questions else asked
+            scans.append(
+                ScanTexts(
+                    report_ids=self._split_words(record.caption)[:longest],
+                    answer_ids=self._split_words(answered)[:longest],
+                    question_length=len(self._split_words(asked)),
+                    report=self._build_row(self.report_prompt, record.caption, config),
+                    questions=tuple(
+                        self._build_row(self._split_words(word_question(question.text)), question.answer, config)
+                        for question in questions
+                    ),
+                )
+            )
+        self._check_lengths(records, scans)
+        return MedBlip3dTexts(scans, self.num_queries, self._pad_id, self.start_id)
+
+    def _check_lengths(self, records: Sequence[Record], scans: Sequence[ScanTexts]) -> None:
+        """Raise ModelFault for a text that the language model has no positions for."""
+        if self.is_encoder_decoder:
+            return  # T5's positions are relative and know no end
+        longest = int(self.text_config.max_position_embeddings)
+        for record, scan in zip(records, scans, strict=True):
+            for row in (scan.report, *scan.questions):
+                if len(row.prompt) + self.num_queries + len(row.answer) > longest:
+                    raise ModelFault(
+                        f"record {record.id}: '{self.processor.tokenizer.decode(row.prompt)}' with its answer takes "
+                        f"{len(row.prompt) + len(row.answer)} tokens, too many beside {self.num_queries} queries and "
+                        f"the {longest} positions of the language model; lower max_caption_tokens or num_queries, or "
+                        "shorten the question."
+                    )
+
+    # Training
+
+    def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
+        """The language model's summed token loss, and both contrastive losses times the number of tokens: () float32.
+
+        So a mean over tokens is the mean of the one plus `contrastive_weight` times the others, which compare the scans
+        of a micro-batch. `label_smoothing` is for words; see `MedBlip3dTexts.batch` for `texts`.
+        """
+        report_ids, report_mask, answer_ids, answer_mask, telling, *rows = texts
+        ids, mask, starts, scan_of_row, labels, *decoder_ids = rows
+        hidden_states = images if encoded else self.encode_images(images)
+        found = self.network.query_scans(hidden_states)
+        queries = self.network.place_queries(found)
+        contrast = torch.zeros((), device=found.device)
+        for text_ids, text_mask, text_telling, projection in (
+            (report_ids, report_mask, report_mask, self.network.report_projection),
+            (answer_ids, answer_mask, telling, self.network.answer_projection),
+        ):
+            placed = self.network.place_texts(text_ids, text_mask, text_telling, projection)
+            same_text = (text_ids[:, None] == text_ids[None]).all(-1)
+            contrast = contrast + compute_contrastive_loss(queries, placed, same_text, self.network.temperature)
+
+        embedded = self._embed_rows(found, ids, starts, scan_of_row)
+        logits = self._run_language_model(embedded, mask, decoder_ids[0] if decoder_ids else None)
+        if not self.is_encoder_decoder:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        word_loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED_LABEL,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        return word_loss + self.contrastive_weight * contrast * (labels != IGNORED_LABEL).sum()
+
+    def _embed_rows(self, found: Tensor, ids: Tensor, starts: Tensor, scan_of_row: Tensor) -> Tensor:
+        """Words (R, T) with the findings (B, Q, H) of each row's scan in their places: (R, T, width of the LM)."""
+        words = self.network.get_input_embeddings()(ids)
+        images = self.network.language_projection(found).to(words.dtype)[scan_of_row]
+        offset = torch.arange(ids.shape[1], device=ids.device) - starts[:, None]  # (R, T)
+        placed = images.gather(1, offset.clamp(0, self.num_queries - 1)[..., None].expand(-1, -1, words.shape[-1]))
+        is_image = (offset >= 0) & (offset < self.num_queries)
+        return torch.where(is_image[..., None], placed, words)
+
+    def _run_language_model(self, embedded: Tensor, mask: Tensor, decoder_ids: Tensor | None) -> Tensor:
+        inputs = {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
+        logits: Tensor = self.network.language_model(
+            inputs_embeds=embedded, attention_mask=mask, use_cache=False, **inputs
+        ).logits
+        return logits
+
+    # From volumes to words
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """See `Captioner.encode_images`; `pixels` is uint8 (B, 1, S, S, S)."""
+        hidden_states: Tensor = self.network.encoder(self.scale_pixels(pixels))
+        return hidden_states
+
+    def embed_prompt(self, found: Tensor, prompt: Ids) -> Tensor:
+        """A prompt and the image after it: (B, Q, H) -> (B, P + Q, width of the LM)."""
+        ids = torch.tensor([prompt], device=found.device).expand(len(found), -1)
+        words = self.network.get_input_embeddings()(ids)
+        return torch.cat([words, self.network.language_projection(found).to(words.dtype)], dim=1)
+
+    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """See `Captioner.compute_logits`: of reports, whose first token stands for prompt and image."""
+        embedded = self.embed_prompt(self.network.query_scans(encoder_hidden_states), self.report_prompt)
+        if self.is_encoder_decoder:
+            mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
+            return self._run_language_model(embedded, mask, input_ids)
+        words = self.network.get_input_embeddings()(input_ids[:, 1:])
+        embedded = torch.cat([embedded, words], dim=1)
+        mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
+        return self._run_language_model(embedded, mask, None)[:, -input_ids.shape[1] :]
+
+    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
+        return build_generation_config(
+            config,
+            begin_id=getattr(self.text_config, "bos_token_id", None),
+            end_id=self.end_id,
+            pad_id=self._pad_id,
+            decoder_start_id=self.start_id,
+        )
+
+    def set_generation_defaults(self, config: TrialConfig) -> None:
+        """See `Captioner.set_generation_defaults`; they are those of the language model."""
+        self.network.generation_config = self._generation_config(config)
+
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """See `Captioner.generate`: a report for each scan."""
+        assert config.prompt == self.prompt, "set_prompt comes before generate"
+        return self._write(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
+
+    def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
+        """The answer to one question on each scan, by beam search as `config` says."""
+        found = self.network.query_scans(encoder_hidden_states)
+        answers = [""] * len(questions)
+        for question in dict.fromkeys(questions):  # equal prompts need no padding
+            rows = [row for row, asked in enumerate(questions) if asked == question]
+            prompt = self.build_prompt(question)
+            for row, text in zip(rows, self._write(found[rows], prompt, config), strict=True):
+                answers[row] = text
+        return answers
+
+    def build_prompt(self, question: str | None) -> Ids:
+        """What the language model reads before the image to answer a question, or to report where it is None."""
+        return self.report_prompt if question is None else self._split_words(word_question(question))
+
+    def _write(self, found: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
+        generated = self.write_ids(found, prompt, config)
+        texts = self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [fold_white_space(text) for text in texts]
+
+    def write_ids(self, found: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
+        """The ids (B, T) of answers to one prompt by beam search, padded after their end token.
+
+        `found` is what the queries found (B, Q, H).
+        """
+        embedded = self.embed_prompt(found, prompt)
+        generated: Tensor = self.network.language_model.generate(
+            inputs_embeds=embedded,
+            attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.int64),
+            generation_config=self._generation_config(config),
+        )
+        return generated if self.start_id is None else generated[:, 1:]
+
+    def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
+        """How near each scan lies to a question with each of its possible answers: (B, number of answers).
+
+        The similarity that the contrastive loss is taught, the maximum over the queries.
+        """
+        queries = self.network.place_queries(self.network.query_scans(encoder_hidden_states))
+        texts = [self._split_words(f"{word_question(question)} {answer}") for answer in answers]
+        padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self.start_id)
+        ids, mask = (tensor.to(queries.device) for tensor in padded.pad(texts))
+        telling = mask.clone()
+        telling[:, : len(self._split_words(word_question(question)))] = 0
+        placed = self.network.place_texts(ids, mask, telling, self.network.answer_projection)
+        return compute_similarity(queries, placed)
+
+
+def _refuse_other_parts(source: str, options: LoadOptions) -> None:
+    """Raise ModelFault where a saved model is to be made of other parts or sizes than it has."""
+    config = MedBlip3dConfig.from_pretrained(source)
+    faults = [
+        f"model {source} has its own {name}; remove {name}, which is for model medblip3d."
+        for name in ("vision_model", "language_model", "qformer_layers")
+        if getattr(options, name) is not None
+    ]
+    own = {"image_size": "volume_size", "patch_size": "patch_size", "num_queries": "num_query_tokens"}
+    faults += [
+        f"model {source} has {name} {getattr(config, field)}; give that or leave {name} out."
+        for name, field in own.items()
+        if getattr(options, name) not in (None, getattr(config, field))
+    ]
+    if faults:
+        raise ModelFault(faults)

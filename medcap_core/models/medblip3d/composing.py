@@ -1,0 +1,132 @@
+"""MedBLIP in 3D put together from a 2D encoder and a language model by name."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Blip2QFormerConfig
+
+from medcap_core.errors import ModelFault
+from medcap_core.models.loading.load_faults import name_load_faults
+from medcap_core.models.loading.weights import LoadOptions, load_image_processor, load_whole_network
+from medcap_core.models.medblip3d.inflation import inflate_embeddings
+from medcap_core.models.medblip3d.network import VISION_TOWERS, MedBlip3dConfig, MedBlip3dNetwork, find_blocks
+
+_WHOLE_MODELS = {"blip": "blip_vision_model", "blip-2": "blip_2_vision_model"}
+"""Captioners whose vision tower may be taken, as `vision_model.` of their weights."""
+_NEW_WEIGHTS_SEED = 20230518
+"""New weights are the same in every trial and process: they are the base model."""
+_MOST_QFORMER_LAYERS = 12
+_LARGEST_QFORMER_WIDTH = 768
+_HEAD_WIDTH = 64
+_INITIALIZER_RANGE = 0.02
+"""Of a BERT of the largest width."""
+
+
+def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
+    """A network with the pre-trained parts that `options` names, new in between, and its tokenizer.
+
+    Raises ModelFault where they cannot be joined.
+    """
+    assert options.vision_model is not None and options.language_model is not None
+    with name_load_faults(f"vision_model {options.vision_model}", options.vision_model):
+        vision_tower = load_vision_tower(options.vision_model, options.dtype)
+        pixels = load_image_processor(options.vision_model)
+    with name_load_faults(f"language_model {options.language_model}", options.language_model):
+        language_model = load_language_model(options.language_model, options.dtype)
+        tokenizer = load_tokenizer(options.language_model)
+    volume_size = options.image_size or MedBlip3dConfig().volume_size
+    patch_size = options.patch_size or MedBlip3dConfig().patch_size
+    if volume_size % patch_size:
+        raise ModelFault(
+            f"image_size {volume_size} is no multiple of patch_size {patch_size}; give "
+            f"{volume_size - volume_size % patch_size or patch_size}, or another patch_size."
+        )
+    config = MedBlip3dConfig(
+        vision_config=vision_tower.config.to_dict(),
+        qformer_config=build_qformer_config(vision_tower, language_model, options.qformer_layers),
+        text_config=language_model.config.to_dict(),
+        volume_size=volume_size,
+        patch_size=patch_size,
+        num_query_tokens=options.num_queries or MedBlip3dConfig().num_query_tokens,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_NEW_WEIGHTS_SEED)
+        network = MedBlip3dNetwork(config, vision_tower, language_model)
+        inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
+        _speak_as_loud_as_words(network)
+    return network, tokenizer
+
+
+@torch.no_grad()
+def _speak_as_loud_as_words(network: MedBlip3dNetwork) -> None:
+    """Start the projection to the language model so that the image's tokens have the spread of word embeddings.
+
+    Louder tokens drown their positions and the words beside them in a model that never saw such.
+    """
+    spread = float(network.language_model.get_input_embeddings().weight.float().std())
+    width = network.language_projection.in_features
+    network.language_projection.weight.normal_(std=spread / width**0.5)
+
+
+def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int | None) -> dict[str, Any]:
+    """A BERT-base Q-Former as in the paper, or one as narrow and shallow as a small encoder is.
+
+    Its new weights have BERT's spread at BERT's width, and a wider one where it is narrower, so that what a layer gives
+    stays as loud: at a width of 128 one with BERT's own spread learns nothing for hundreds of steps.
+    """
+    width = min(_LARGEST_QFORMER_WIDTH, vision_tower.config.hidden_size)
+    config = Blip2QFormerConfig(
+        vocab_size=language_model.get_input_embeddings().num_embeddings,
+        hidden_size=width,
+        num_hidden_layers=num_layers or min(_MOST_QFORMER_LAYERS, len(find_blocks(vision_tower))),
+        num_attention_heads=max(1, width // _HEAD_WIDTH),
+        intermediate_size=4 * width,
+        hidden_dropout_prob=0.0,  # BERT's 0.1 suits its own weights; new ones learn far later with it
+        attention_probs_dropout_prob=0.0,
+        initializer_range=_INITIALIZER_RANGE * (_LARGEST_QFORMER_WIDTH / width) ** 0.5,
+        encoder_hidden_size=vision_tower.config.hidden_size,
+        use_qformer_text_input=True,
+        pad_token_id=language_model.config.pad_token_id or 0,
+    )
+    values: dict[str, Any] = config.to_dict()
+    return values
+
+
+def load_vision_tower(source: str, dtype: torch.dtype) -> Any:
+    """The 2D encoder of a BLIP, a BLIP-2 or a ViT, in a folder or on the Hub. Raises ModelFault for others."""
+    config = AutoConfig.from_pretrained(source)
+    model_type = _WHOLE_MODELS.get(config.model_type, config.model_type)
+    if model_type not in VISION_TOWERS:
+        raise ModelFault(
+            f"vision_model {source} is a {config.model_type}; medblip3d takes the blocks of a BLIP, a BLIP-2 or a ViT."
+        )
+    _, tower_class = VISION_TOWERS[model_type]
+    options = {}
+    if config.model_type in _WHOLE_MODELS:
+        options = {"config": config.vision_config, "key_mapping": {r"^vision_model\.": ""}}
+    if model_type == "vit":
+        options["add_pooling_layer"] = False
+    return load_whole_network(tower_class, source, dtype=dtype, **options)
+
+
+def load_tokenizer(source: str) -> Any:
+    """A language model's tokenizer. Raises ModelFault where a package that it needs is not installed."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except ImportError as error:
+        raise ModelFault(
+            f"language_model {source}: its tokenizer needs a package that is not installed "
+            f"({' '.join(str(error).split())}); BioGPT's is sacremoses: pip install 'medcap-sweep[biogpt]'."
+        ) from error
+
+
+def load_language_model(source: str, dtype: torch.dtype) -> Any:
+    """A decoder-only or encoder-decoder language model, in a folder or on the Hub. Raises ModelFault for others."""
+    config = AutoConfig.from_pretrained(source)
+    model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if config.model_type in _WHOLE_MODELS or type(config) not in model_class._model_mapping:
+        raise ModelFault(
+            f"language_model {source} is a {config.model_type}, which is no language model; give a decoder-only one "
+            "(GPT-2, BioGPT) or an encoder-decoder (FLAN-T5)."
+        )
+    return load_whole_network(model_class, source, dtype=dtype)

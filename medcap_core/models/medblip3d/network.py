@@ -1,0 +1,229 @@
+"""The network of MedBLIP in 3D (Chen et al., arXiv 2305.10799), composed from transformers' parts.
+
+A volume is cut into cubes by one 3D convolution; the blocks of a pre-trained 2D encoder read the cubes as they would
+read patches; learned queries look at them in a Q-Former; a language model reads what the queries found.
+
+Shape letters: B scans, S voxels a side, P voxels a side of a patch, N tokens of a scan (a class token, then (S / P)^3
+patches, x slowest), D encoder width, Q queries, H width of the Q-Former, C width of the contrastive space, T tokens of
+a text.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    Blip2QFormerConfig,
+    Blip2QFormerModel,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
+
+LABEL_SMOOTHING = 0.1
+
+LOWEST_TEMPERATURE = 1e-3
+
+
+def compute_similarity(queries: Tensor, texts: Tensor) -> Tensor:
+    """Of each scan to each text, that of the query which likes the text best: (B, Q, C), (B', C) -> (B, B')."""
+    return torch.einsum("iqc,jc->ijq", queries, texts).amax(-1)
+
+
+def compute_contrastive_loss(queries: Tensor, texts: Tensor, same_text: Tensor, temperature: Tensor) -> Tensor:
+    """Mean cross-entropy of scan to text and text to scan: () float32.
+
+    `queries` (B, Q, C) and `texts` (B, C) are unit vectors; `same_text` is bool (B, B). Texts that read the same share
+    the target. The published code calls them each other's negatives, though with three diagnoses any batch of four
+    answers has such a pair, and no model can tell equal words apart.
+    """
+    logits = compute_similarity(queries, texts) / temperature.clamp(min=LOWEST_TEMPERATURE)
+    shared = same_text.float()
+    targets = shared / shared.sum(1, keepdim=True)
+    targets = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / len(targets)
+    to_texts = -(targets * logits.log_softmax(1)).sum(1).mean()
+    to_scans = -(targets * logits.T.log_softmax(1)).sum(1).mean()  # `same_text` is symmetric, and so are its row sums
+    return (to_texts + to_scans) / 2
+
+
+MODEL_TYPE = "medblip_3d"
+
+VISION_TOWERS: dict[str, tuple[type[PretrainedConfig], Any]] = {
+    "blip_vision_model": (BlipVisionConfig, BlipVisionModel),
+    "blip_2_vision_model": (Blip2VisionConfig, Blip2VisionModel),
+    "vit": (ViTConfig, ViTModel),
+}
+"""`model_type` of a 2D encoder -> its config and model: whose blocks may read a volume's patches."""
+
+
+class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+    """What a checkpoint's config.json holds; `vision_config` is that of the 2D encoder whose blocks are used."""
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | None = None,
+        qformer_config: dict[str, Any] | None = None,
+        text_config: dict[str, Any] | None = None,
+        volume_size: int = 224,
+        patch_size: int = 32,
+        num_query_tokens: int = 32,
+        contrastive_width: int = 256,
+        **other: Any,
+    ) -> None:
+        self.vision_config = vision_config or {}
+        self.qformer_config = qformer_config or {}
+        self.text_config = text_config or {}
+        self.volume_size = volume_size
+        self.patch_size = patch_size
+        self.num_query_tokens = num_query_tokens
+        self.contrastive_width = contrastive_width
+        super().__init__(**other)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a volume."""
+        return (self.volume_size // self.patch_size) ** 3
+
+    def build_vision_config(self) -> Any:
+        """The 2D encoder's config as its own class."""
+        config_class, _ = VISION_TOWERS[self.vision_config["model_type"]]
+        return config_class.from_dict(self.vision_config)
+
+    def build_text_config(self) -> Any:
+        """The language model's config as its own class."""
+        values = dict(self.text_config)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+class VolumeEncoder(nn.Module):
+    """3D patch embedding and positions, then the class token and blocks of a pre-trained 2D encoder."""
+
+    def __init__(self, config: MedBlip3dConfig, vision_tower: Any) -> None:
+        super().__init__()
+        self.config = vision_tower.config
+        width, patch = self.config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv3d(1, width, kernel_size=patch, stride=patch)
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(1, config.num_patches + 1, width))
+        self.class_embedding = nn.Parameter(find_class_embedding(vision_tower).detach().clone().view(1, 1, width))
+        self.blocks = find_blocks(vision_tower)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, 1, S, S, S) in [0, 1] -> (B, N, D), before any last norm."""
+        patches = self.patch_embedding(volumes).flatten(2).transpose(1, 2)  # (B, N - 1, D)
+        classes = self.class_embedding.expand(len(volumes), -1, -1).to(patches.dtype)
+        hidden_states: Tensor = torch.cat([classes, patches], dim=1) + self.position_embedding.to(patches.dtype)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, attention_mask=None)
+        return hidden_states
+
+
+class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Encoder, layer norm, MedQFormer, projections and language model; what is learned from them lies elsewhere."""
+
+    config_class = MedBlip3dConfig
+    base_model_prefix = "medblip_3d"
+    _supports_sdpa = True
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - transformers' own name and type
+        "qformer", "query_tokens", "text_embeddings", "image_norm", "image_projection", "report_projection",
+        "answer_projection", "language_projection", "temperature", "patch_embedding", "position_embedding",
+    ]  # fmt: skip
+
+    def __init__(self, config: MedBlip3dConfig, vision_tower: Any = None, language_model: Any = None) -> None:
+        """`vision_tower` and `language_model` are built from the config where they are not given."""
+        super().__init__(config)
+        if vision_tower is None:
+            vision_config = config.build_vision_config()
+            vision_tower = VISION_TOWERS[vision_config.model_type][1](vision_config)
+        if language_model is None:
+            language_model = build_language_model(config.build_text_config())
+        query_width = config.qformer_config["hidden_size"]
+        self.encoder = VolumeEncoder(config, vision_tower)
+        self.image_norm = nn.LayerNorm(vision_tower.config.hidden_size, eps=vision_tower.config.layer_norm_eps)
+        self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_query_tokens, query_width))
+        qformer_config = Blip2QFormerConfig(**config.qformer_config)
+        self.text_embeddings = Blip2TextEmbeddings(qformer_config)  # type: ignore[no-untyped-call]
+        self.qformer = Blip2QFormerModel(qformer_config)
+        self.image_projection = nn.Linear(query_width, config.contrastive_width)
+        self.report_projection = nn.Linear(query_width, config.contrastive_width)
+        self.answer_projection = nn.Linear(query_width, config.contrastive_width)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.language_projection = nn.Linear(query_width, language_model.get_input_embeddings().embedding_dim)
+        self.language_model = language_model
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Parts that came pre-trained are marked as such by transformers and are not touched."""
+        if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.qformer_config["initializer_range"])
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of the language model."""
+        embeddings: nn.Module = self.language_model.get_input_embeddings()
+        return embeddings
+
+    def query_scans(self, encoder_hidden_states: Tensor) -> Tensor:
+        """What the queries found in the encoder's output (B, N, D): (B, Q, H)."""
+        found: Tensor = self.qformer(
+            query_embeds=self.query_tokens.expand(len(encoder_hidden_states), -1, -1),
+            encoder_hidden_states=self.image_norm(encoder_hidden_states),
+        ).last_hidden_state
+        return found
+
+    def read_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor) -> Tensor:
+        """What the Q-Former makes of texts (B, T), which it reads without any scan: (B, H).
+
+        `mask` is 1 at words, `telling` 1 at those over whose outputs the mean is taken: all of a report, and of a
+        question with its answer the answer's. The published code takes the output at a text's first word. That is the
+        question's, the same in all texts: only a Q-Former that has learned to read, as BERT has, can tell them apart
+        there.
+        """
+        read: Tensor = self.qformer(
+            query_embeds=self.text_embeddings(input_ids=input_ids), query_length=0, attention_mask=mask
+        ).last_hidden_state
+        shares = (telling / telling.sum(1, keepdim=True)).to(read.dtype)
+        return torch.einsum("bth,bt->bh", read, shares)
+
+    def place_queries(self, found: Tensor) -> Tensor:
+        """The queries' findings (B, Q, H) as unit vectors of the contrastive space, (B, Q, C) float32."""
+        return normalize(self.image_projection(found).float(), dim=-1)
+
+    def place_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor, projection: nn.Module) -> Tensor:
+        """Texts (B, T) as unit vectors of the contrastive space by one of the two projections: (B, C) float32."""
+        return normalize(projection(self.read_texts(input_ids, mask, telling)).float(), dim=-1)
+
+
+def build_language_model(config: Any) -> Any:
+    """A language model of this config, new: decoder-only or encoder-decoder."""
+    model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return model_class.from_config(config)
+
+
+def find_blocks(vision_tower: Any) -> nn.ModuleList:
+    """The transformer blocks of a 2D encoder."""
+    blocks = vision_tower.layers if hasattr(vision_tower, "layers") else vision_tower.encoder.layers
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def find_class_embedding(vision_tower: Any) -> Tensor:
+    """The class token of a 2D encoder."""
+    embeddings = vision_tower.embeddings
+    token: Tensor = embeddings.cls_token if hasattr(embeddings, "cls_token") else embeddings.class_embedding
+    return token

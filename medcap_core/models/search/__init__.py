@@ -1,0 +1,1 @@
+"""Beam search over all images of a batch."""

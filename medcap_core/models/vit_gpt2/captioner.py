@@ -1,0 +1,321 @@
+"""ViT-GPT2: a vision transformer and a GPT-2 that cross-attends to it, as transformers' `VisionEncoderDecoderModel`."""
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2LMHeadModel,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+)
+
+from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.data.records import fold_white_space
+from medcap_core.errors import ModelFault
+from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
+from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.loading.weights import (
+    LoadOptions,
+    check_patches,
+    check_tokenizer,
+    load_image_processor,
+    load_whole_network,
+    read_size,
+)
+from medcap_core.models.search.beam import search_captions
+from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
+
+log = logging.getLogger(__name__)
+
+_NEW_WEIGHTS_SEED = 0
+"""Layers that join a new vision tower to a decoder start the same in every trial: they are part of the base model."""
+
+# GPT-2 holds query, key and value of an attention in one matrix, and key and value of its cross-attention in another.
+_FUSED = r"decoder\.transformer\.h\.\d+\.(attn\.c_attn|crossattention\.(q_attn|c_attn))"
+_ATTENTION = r"decoder\.transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|crossattention\.(q_attn|c_attn|c_proj))"
+_ATTENTION_MLP = (
+    r"decoder\.transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|crossattention\.(q_attn|c_attn|c_proj)|mlp\.(c_fc|c_proj))"
+)
+
+
+@dataclass
+class ImageAndText:
+    """An image processor and a tokenizer, saved side by side as `AutoImageProcessor` and `AutoTokenizer` read them."""
+
+    image_processor: Any
+    tokenizer: Any
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write both to one folder."""
+        self.image_processor.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+class ViTGpt2Captioner(Captioner):
+    """`VisionEncoderDecoderModel` with a GPT-2 decoder as transformers has it; every word attends to the patches.
+
+    Any ViT-like tower (ViT, DeiT, Swin, BEiT, DINOv2) serves as encoder. The LoRA target sets `query_key` and
+    `query_value` are the same here, as GPT-2's matrices hold query, key and value together: both adapt all three.
+    """
+
+    family = "vit-gpt2"
+    cross_attention = "decoder"
+    freeze_rules = (
+        (r"^encoder\.(pooler\.|embeddings\.mask_token$)", "unused"),
+        (r"^encoder\.", "encoder"),
+        # Where the two differ in width; like the keys and values of BLIP's cross-attention it belongs to the reader.
+        (r"^enc_to_dec_proj\.", "decoder"),
+        (r"^decoder\.", "decoder"),
+    )
+    lora_patterns: ClassVar = {
+        LoraTargets.QUERY_KEY: _FUSED,
+        LoraTargets.QUERY_VALUE: _FUSED,
+        LoraTargets.ATTENTION: _ATTENTION,
+        LoraTargets.ATTENTION_MLP: _ATTENTION_MLP,
+    }
+    # The last two are the names that earlier releases of transformers 5 used.
+    vision_lora_pattern = r"encoder\..*\.(q_proj|k_proj|v_proj|query|key|value)"
+
+    def __init__(self, network: Any, processor: ImageAndText) -> None:
+        super().__init__(network, processor, read_size(network.config.encoder.image_size))
+        self.begin_id, self.end_id, self.pad_id = _find_special_ids(network, processor.tokenizer)
+
+    @classmethod
+    def load(cls, source: str, options: LoadOptions) -> Self:
+        """See `Captioner.load`.
+
+        `source` is a `VisionEncoderDecoderModel`, or a plain GPT-2 if `options.vision_model` names a vision tower to
+        join it to. A decoder that has cross-attention keeps it under a new tower; other joints start at random.
+        """
+        if options.quantization != "none":
+            raise ModelFault(f"model {source}: a ViT-GPT2 is small enough as it is; remove quantization.")
+        config = AutoConfig.from_pretrained(source)
+        _check_config(config, options, source)
+        if options.vision_model is None:
+            network = load_whole_network(VisionEncoderDecoderModel, source, dtype=options.dtype)
+        else:
+            network = _join(_load_decoder(config, source), options.vision_model, source)
+        image_processor = load_image_processor(options.vision_model or source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        check_tokenizer(tokenizer, int(network.config.decoder.vocab_size), source)
+        if options.image_size is not None:
+            _resize_positions(network, options.image_size, options.vision_model or source)
+        return cls(network, ImageAndText(image_processor, tokenizer))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The vision tower."""
+        encoder: nn.Module = self.network.encoder
+        return encoder
+
+    def check(self, config: TrialConfig) -> None:
+        """See `Captioner.check`."""
+        num_positions = int(self.network.config.decoder.n_positions)
+        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
+
+    def _split_words(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        return [self.begin_id, *self._split_words(prompt.strip())]
+
+    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
+        """See `Captioner.tokenize`; a cut caption keeps its end token."""
+        num_words, prompt = config.max_caption_tokens - 2, config.prompt.strip()
+        ids = [
+            np.asarray([self.begin_id, *self._split_words(f"{prompt} {caption}".strip())[:num_words], self.end_id])
+            for caption in captions
+        ]
+        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self.pad_id)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """See `Captioner.encode_images`: the tower's own width, before any projection to the decoder's."""
+        hidden_states: Tensor = self.network.encoder(pixel_values=self.scale_pixels(pixels)).last_hidden_state
+        return hidden_states
+
+    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
+        """See `Captioner.compute_logits`."""
+        if hasattr(self.network, "enc_to_dec_proj"):
+            encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
+        logits: Tensor = self.network.decoder(
+            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, use_cache=False
+        ).logits
+        return logits
+
+    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
+        return build_generation_config(
+            config,
+            begin_id=self.begin_id,
+            end_id=self.end_id,
+            pad_id=self.pad_id,
+            decoder_start_id=self.begin_id,
+        )
+
+    def set_generation_defaults(self, config: TrialConfig) -> None:
+        """See `Captioner.set_generation_defaults`; plain `generate(pixel_values)` of a loaded model uses them."""
+        self.network.generation_config = self._generation_config(config)
+
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:], skip_special_tokens=True)
+        return [fold_white_space(text) for text in texts]
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """See `Captioner.generate_ids`."""
+        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
+        ids = search_captions(
+            self.build_decoder(encoder_hidden_states),
+            prompt,
+            len(encoder_hidden_states),
+            config,
+            end_id=self.end_id,
+            pad_id=self.pad_id,
+        )
+        return ids, len(prompt)
+
+    def build_decoder(self, encoder_hidden_states: Tensor) -> Gpt2Decoder:
+        """What writes the captions of images (B, N, D), with the weights it has now."""
+        if hasattr(self.network, "enc_to_dec_proj"):
+            encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
+        return Gpt2Decoder(self.network.decoder, encoder_hidden_states)
+
+    def build_recording_copy(self) -> Self:
+        """See `Captioner.build_recording_copy`: only eager attention writes its scores out."""
+        recorder = copy.deepcopy(self).eval().requires_grad_(True)
+        recorder.network.encoder.set_attn_implementation("eager")
+        recorder.network.decoder.set_attn_implementation("eager")
+        return recorder
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """See `Captioner.record_attention`."""
+        with torch.no_grad():
+            seen = self.network.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+            hidden_states = seen.last_hidden_state
+            if hasattr(self.network, "enc_to_dec_proj"):
+                hidden_states = self.network.enc_to_dec_proj(hidden_states)
+        told = self.network.decoder(
+            input_ids=input_ids, encoder_hidden_states=hidden_states, output_attentions=True, use_cache=False
+        )
+        side = math.isqrt(hidden_states.shape[1])  # a few special tokens may stand before the square of patches
+        return RecordedAttention(told.cross_attentions, tuple(seen.attentions or ()), told.logits, (side, side))
+
+
+def _check_config(config: Any, options: LoadOptions, source: str) -> None:
+    if config.model_type == "gpt2":
+        if options.vision_model is None:
+            raise ModelFault(
+                f"model {source}: a GPT-2 alone sees no image; give vision_model, such as "
+                "google/vit-base-patch16-224-in21k, or a whole ViT-GPT2 as model."
+            )
+    elif config.decoder.model_type != "gpt2":
+        raise ModelFault(
+            f"model {source}: its decoder is a {config.decoder.model_type}; give a VisionEncoderDecoderModel whose "
+            "decoder is a GPT-2."
+        )
+
+
+def _load_decoder(config: Any, source: str) -> GPT2LMHeadModel:
+    """The GPT-2 of a checkpoint with cross-attention in it, new if the checkpoint has none."""
+    if config.model_type == "vision-encoder-decoder":
+        whole = load_whole_network(VisionEncoderDecoderModel, source, dtype=torch.float32)
+        decoder: GPT2LMHeadModel = whole.decoder
+        return decoder
+    decoder_config = copy.deepcopy(config)
+    decoder_config.is_decoder = decoder_config.add_cross_attention = True
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_NEW_WEIGHTS_SEED)
+        decoder = load_whole_network(
+            GPT2LMHeadModel,
+            source,
+            may_lack=r"\.(crossattention|ln_cross_attn)\.",
+            config=decoder_config,
+            dtype=torch.float32,
+        )
+    log.warning("model %s: it has no cross-attention; that starts from random weights (seed 0)", source)
+    return decoder
+
+
+def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEncoderDecoderModel:
+    """A network of this decoder and another vision tower."""
+    encoder = AutoModel.from_pretrained(vision_model, use_safetensors=True, dtype=torch.float32)
+    width = getattr(encoder.config, "hidden_size", None)
+    if encoder.main_input_name != "pixel_values" or not isinstance(width, int):
+        raise ModelFault(
+            f"vision_model {vision_model}: its model_type '{encoder.config.model_type}' is no ViT-like vision tower; "
+            "give a ViT, DeiT, Swin, BEiT or DINOv2."
+        )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+    config.decoder_start_token_id = decoder.config.bos_token_id
+    config.eos_token_id = config.pad_token_id = decoder.config.eos_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_NEW_WEIGHTS_SEED)
+        network = VisionEncoderDecoderModel(config=config, encoder=encoder, decoder=decoder)
+    log.warning(
+        "model %s: its vision tower is now that of %s, which the decoder has not learnt yet", source, vision_model
+    )
+    if hasattr(network, "enc_to_dec_proj"):
+        log.warning(
+            "model %s: a projection from %d to %d starts from random weights (seed 0)",
+            source,
+            width,
+            decoder.config.hidden_size,
+        )
+    return network
+
+
+def _find_special_ids(network: Any, tokenizer: Any) -> tuple[int, int, int]:
+    """Begin, end and padding token, from wherever a checkpoint of some age keeps them."""
+    places = (network.generation_config, network.config, network.config.decoder, tokenizer)
+
+    def find(*names: str) -> int | None:
+        found = (getattr(place, name, None) for name in names for place in places)
+        return next((int(value) for value in found if isinstance(value, int)), None)
+
+    begin, end = find("decoder_start_token_id", "bos_token_id"), find("eos_token_id")
+    if begin is None or end is None:
+        raise ModelFault(
+            f"model {network.name_or_path}: neither config.json nor the tokenizer says which tokens begin and end a "
+            "caption; set decoder_start_token_id and eos_token_id in its config.json."
+        )
+    pad = find("pad_token_id")
+    return begin, end, end if pad is None else pad
+
+
+def _resize_positions(network: Any, size: int, source: str) -> None:
+    """Interpolate a ViT's position embedding to `size` pixels a side, for good; ModelFault where it has none."""
+    config, embeddings = network.config.encoder, network.encoder.embeddings
+    if size == read_size(config.image_size):
+        return
+    positions = getattr(embeddings, "position_embeddings", None)
+    if not isinstance(positions, nn.Parameter) or not hasattr(embeddings, "interpolate_pos_encoding"):
+        raise ModelFault(
+            f"image_size {size}: the vision tower {source} ({config.model_type}) has no position embedding that could "
+            f"be interpolated; leave image_size out, which takes its own {read_size(config.image_size)} pixels."
+        )
+    check_patches(size, int(config.patch_size), source)
+    patches = embeddings.patch_embeddings
+    num_special = positions.shape[1] - patches.num_patches
+    num_patches = (size // int(config.patch_size)) ** 2
+    with torch.no_grad():
+        resized = embeddings.interpolate_pos_encoding(
+            torch.empty(1, num_special + num_patches, positions.shape[2]), size, size
+        )
+    embeddings.position_embeddings = nn.Parameter(resized.clone())
+    patches.image_size, patches.num_patches = (size, size), num_patches
+    if hasattr(embeddings, "image_size"):
+        embeddings.image_size = (size, size)
+    config.image_size = size

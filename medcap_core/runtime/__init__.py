@@ -1,0 +1,1 @@
+"""Devices, workers, caches, files and libraries."""

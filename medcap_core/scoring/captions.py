@@ -1,0 +1,160 @@
+"""Caption scores on pycocoevalcap's scale: BLEU-1..4, METEOR and ROUGE-L from 0 to 1, CIDEr from 0 to 10.
+
+Options beside them, 0 to 1: ROUGE-1 and BERTScore. Every score is a figure of a whole corpus: CIDEr weighs words by how
+many images' references hold them, BLEU and METEOR pool their counts. Gather all predictions first and score them once;
+never average over ranks, batches or subsets.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
+from pycocoevalcap.rouge.rouge import Rouge
+
+from medcap_core.scoring.bertscore import compute_rouge1
+from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
+from medcap_core.scoring.meteor import MeteorScorer
+from medcap_core.scoring.options import DEFAULT_SCORING, EXTRA_METRICS, ScoringOptions, preprocess_captions
+from medcap_core.scoring.ptb_tokenizer import tokenize_captions
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+
+@dataclass(frozen=True)
+class ScoredCaptions:
+    """Scores of the corpus by name, METRICS first, and what each image adds to them."""
+
+    scores: dict[str, float]
+    statistics: CaptionStatistics = field(repr=False)
+
+
+class CaptionScorer:
+    """Scores predictions for one fixed list of images; references are tokenised and counted once.
+
+    `references` holds, for each image, one caption or a list of several. Predictions are given in the same order, one
+    per image; they may be empty. The numbers are those of pycocoevalcap's own classes after its PTB tokenizer, of
+    captions that `options.preprocessing` has changed first.
+    """
+
+    def __init__(self, references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING) -> None:
+        groups = _group_references(references)
+        self._options = options
+        self._texts = [preprocess_captions(group, options.preprocessing) for group in groups]
+        tokens = iter(tokenize_captions([caption for group in self._texts for caption in group]))
+        self._references = [[next(tokens) for _ in group] for group in groups]
+        self._cider = _build_cider_scorer(self._references)
+        self._meteor = MeteorScorer()
+
+    @property
+    def num_images(self) -> int:
+        """How many predictions each call takes."""
+        return len(self._references)
+
+    def cider(self, predictions: Sequence[str]) -> float:
+        """CIDEr of the corpus, 0 to 10; with a single image it is 0 by its definition."""
+        return float(np.mean(self.cider_per_image(predictions)))
+
+    def cider_per_image(self, predictions: Sequence[str]) -> np.ndarray:
+        """CIDEr of each image, shape (num_images,), with the document frequencies of the whole corpus."""
+        return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
+
+    def all_scores(self, predictions: Sequence[str]) -> dict[str, float]:
+        """Every score named in METRICS, in that order, then the extra ones.
+
+        The first call also starts METEOR (about 5 s); later calls of the same scorer use it again until `close()`.
+        """
+        return self.score(predictions).scores
+
+    def score(self, predictions: Sequence[str]) -> ScoredCaptions:
+        """The same with what each image adds, from which any resample of the images can be scored."""
+        texts = self._preprocess(predictions)
+        tokens = tokenize_captions(texts)
+        bleu_scorer = BleuScorer(n=4)
+        for text, references in zip(tokens, self._references, strict=True):
+            bleu_scorer += (text, references)
+        bleu, _ = bleu_scorer.compute_score(option="closest", verbose=0)
+        meteor, _, meteor_counts = self._meteor.compute_all(self._references, tokens)
+        rouge, rouge_each = Rouge().compute_score(
+            dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
+        )
+        cider_each = self._compute_cider(tokens)
+        extra_each = self._compute_extra_scores(texts)
+        corpus = [*bleu, meteor, rouge, np.mean(cider_each)]
+        scores = {name: float(value) for name, value in zip(METRICS, corpus, strict=True)}
+        scores |= {name: float(np.mean(values)) for name, values in extra_each.items()}
+        means = {"ROUGE-L": np.asarray(rouge_each), "CIDEr": cider_each, **extra_each}
+        return ScoredCaptions(
+            scores, CaptionStatistics(collect_bleu(bleu_scorer.ctest), collect_meteor(meteor_counts), means)
+        )
+
+    def close(self) -> None:
+        """End the METEOR program and give back its memory; the scorer stays usable."""
+        self._meteor.close()
+
+    def interrupt(self) -> None:
+        """Make a call that another thread waits for raise ScoringFailure soon."""
+        self._meteor.interrupt()
+
+    def _preprocess(self, predictions: Sequence[str]) -> list[str]:
+        if len(predictions) != self.num_images:
+            raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")
+        return preprocess_captions(predictions, self._options.preprocessing)
+
+    def _compute_extra_scores(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Each extra score of each image, by name."""
+        each: dict[str, list[float]] = {}
+        if "rouge1" in self._options.extra_scores:
+            each[EXTRA_METRICS["rouge1"]] = [
+                compute_rouge1(text, references) for text, references in zip(texts, self._texts, strict=True)
+            ]
+        if "bertscore" in self._options.extra_scores:
+            from medcap_core.scoring.bertscore import load_bert_scorer
+
+            each[EXTRA_METRICS["bertscore"]] = load_bert_scorer(self._options.bertscore_model).score(texts, self._texts)
+        return {name: np.array(values) for name, values in each.items()}
+
+    def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:
+        scorer = copy.copy(self._cider)  # shallow: calls from several threads share only what none changes
+        scorer.ctest = [cook_test(text) for text in tokens]
+        return np.array(scorer.compute_cider())
+
+
+@lru_cache(maxsize=4)
+def _cached_caption_scorer(references: tuple[tuple[str, ...], ...], options: ScoringOptions) -> CaptionScorer:
+    return CaptionScorer(references, options)
+
+
+def load_caption_scorer(
+    references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING
+) -> CaptionScorer:
+    """The process's scorer for these references: built at the first call, shared by later ones with equal content."""
+    return _cached_caption_scorer(tuple(_group_references(references)), options)
+
+
+def _group_references(references: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+    groups = [(group,) if isinstance(group, str) else tuple(group) for group in references]
+    if not groups:
+        raise ValueError("no images to score")
+    if not all(groups):
+        raise ValueError(f"image {groups.index(())} has no reference caption")
+    return groups
+
+
+class _DocumentFrequency(dict[tuple[str, ...], float]):
+    """Images per n-gram; 0 for unknown ones, which pycocoevalcap's defaultdict would store for ever."""
+
+    def __missing__(self, ngram: tuple[str, ...]) -> float:
+        return 0.0
+
+
+def _build_cider_scorer(references: Sequence[Sequence[str]]) -> CiderScorer:
+    scorer = CiderScorer(n=4, sigma=6.0)
+    for texts in references:
+        scorer.cook_append(None, texts)
+    scorer.compute_doc_freq()
+    scorer.document_frequency = _DocumentFrequency(scorer.document_frequency)
+    return scorer

@@ -1,0 +1,131 @@
+"""METEOR by the program inside pycocoevalcap, kept running between calls."""
+
+import subprocess
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from pycocoevalcap.meteor import meteor
+
+from medcap_core.scoring.java import ScoringFailure, build_java_environment, java_executable
+
+_JAR = Path(meteor.__file__).parent / meteor.METEOR_JAR
+_SEPARATOR = "|||"
+
+
+class MeteorScorer:
+    """METEOR 1.5, English, normalised, as pycocoevalcap runs it; the scores are the same floats.
+
+    The program takes about 5 s to load its paraphrases and then holds some 530 MB, so it starts at the first call,
+    serves all later ones, and ends with `close()`, with this object, or with Python. A call after `close()`, or after
+    the program died, starts it again. Calls from several threads take turns.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finalizer: weakref.finalize | None = None  # type: ignore[type-arg]
+
+    def compute_scores(
+        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> tuple[float, np.ndarray]:
+        """Corpus score and one score per image, both 0 to 1, of already tokenised captions.
+
+        Raises ScoringFailure when the program dies or answers with something that is no number.
+        """
+        corpus, per_image, _ = self.compute_all(references, predictions)
+        return corpus, per_image
+
+    def compute_all(
+        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> tuple[float, np.ndarray, list[str]]:
+        """The same and, for each image, the program's own counts, whose sums decide the corpus score.
+
+        `medcap_core.scoring.corpus_statistics.collect_meteor` reads the counts.
+        """
+        with self._lock:
+            process = self._start()
+            try:
+                statistics = [
+                    _ask(process, ["SCORE", *map(_clean, texts), _clean(prediction)])
+                    for texts, prediction in zip(references, predictions, strict=True)
+                ]
+                first = float(_ask(process, ["EVAL", *statistics]))
+                rest = [float(_read_line(process)) for _ in statistics]
+            except (OSError, ValueError) as error:
+                self._stop()
+                raise ScoringFailure(f"METEOR stopped answering: {error}") from error
+            except BaseException:  # Ctrl-C between question and answer would leave the two out of step
+                self._stop()
+                raise
+        *per_image, corpus = [first, *rest]
+        return corpus, np.array(per_image), statistics
+
+    def close(self) -> None:
+        """End the program, if it runs."""
+        with self._lock:
+            self._stop()
+
+    def interrupt(self) -> None:
+        """End the program at once; a call that another thread waits for raises ScoringFailure."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._stop()
+        command = [str(java_executable()), "-XX:+UseSerialGC", "-Xmx2G", "-jar", str(_JAR)]
+        self._process = subprocess.Popen(
+            [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=build_java_environment(),
+            start_new_session=True,
+        )
+        self._finalizer = weakref.finalize(self, _end_process, self._process)
+        return self._process
+
+    def _stop(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._finalizer = self._process = None
+
+
+def _ask(process: subprocess.Popen[bytes], parts: list[str]) -> str:
+    assert process.stdin is not None
+    process.stdin.write((f" {_SEPARATOR} ".join(parts) + "\n").encode())
+    process.stdin.flush()
+    return _read_line(process)
+
+
+def _read_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise OSError(f"its process ended with code {process.wait()}")
+    return line.decode().strip()
+
+
+def _clean(text: str) -> str:
+    """Without the program's own separator, as pycocoevalcap cleans predictions (here references too)."""
+    return text.replace(_SEPARATOR, "").replace("  ", " ")
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()

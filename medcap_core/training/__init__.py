@@ -1,0 +1,1 @@
+"""Train one trial: `loop.fit`, read from top to bottom."""

@@ -1,0 +1,173 @@
+"""One trial: fine-tune a captioner, score it after every epoch, and keep what is needed to go on.
+
+`fit` reads from top to bottom and knows nothing of Ray: its rank comes from torch, its epochs go to a callback.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from medcap_core.config import TrialConfig
+from medcap_core.data.batches import MicroBatch, SourcePart, derive_seed, order_of_epoch, split_step
+from medcap_core.data.prepare import PreparedData
+from medcap_core.errors import NonFiniteLoss
+from medcap_core.inference.generation import OnProgress, compute_validation_loss, ignore_progress
+from medcap_core.models.tuning import encoder_is_frozen
+from medcap_core.objective import OBJECTIVES
+from medcap_core.runtime.device import current_device
+from medcap_core.runtime.transfer import prefetch
+from medcap_core.runtime.workers import current_workers
+from medcap_core.training.augmentation import Augmenter
+from medcap_core.training.checkpoint import CheckpointFolder, Progress
+from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.optimization import set_learning_rate
+from medcap_core.training.trial import Trial, name_memory_faults, set_up
+from medcap_core.training.validation import find_scored, predict, score_predictions
+
+log = logging.getLogger(__name__)
+
+STEPS_BETWEEN_LOSS_CHECKS = 50
+"""The loss is looked at this seldom, because looking makes the host wait for the device."""
+
+
+def fit(
+    config: TrialConfig,
+    data: PreparedData,
+    checkpoint_dir: Path,
+    report: Callable[[EpochReport], None],
+    progress: OnProgress = ignore_progress,
+) -> None:
+    """Train `config` on `data`, calling `report` on every worker after each epoch.
+
+    Goes on from what lies in `checkpoint_dir`, first reporting again the epochs that are already whole. The workers of
+    one torch process group share each batch. Raises NonFiniteLoss and OutOfMemory, which no retry would mend, and
+    UserFault where config, data and model do not fit each other.
+    """
+    with name_memory_faults(config):
+        trial = set_up(config, data, current_workers(), current_device(), progress)
+        folder = CheckpointFolder(checkpoint_dir)
+        done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
+        if trial.workers.leads:
+            folder.mend(trial.captioner, done)
+        log.info(
+            "%s: %d of %d parameters trained on %s, %d epochs done before",
+            config.freeze,
+            trial.tuning.trainable_parameters,
+            trial.tuning.total_parameters,
+            trial.device,
+            len(done.history),
+        )
+        for past in done.history:
+            report(past)
+        while len(done.history) < trial.num_epochs:
+            run_epoch(trial, done, progress)
+            if trial.workers.leads:
+                folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
+            report(done.history[-1])
+
+
+def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
+    """Train one epoch, score it on validation, and add its report to `done`."""
+    started = time.monotonic()
+    epoch = len(done.history) + 1
+    training_loss = 0.0
+    if trial.tuning.trainable_parameters:
+        training_loss = train_epoch(trial, epoch, progress)
+    training_seconds = time.monotonic() - started
+    learning_rate = float(trial.optimizer.param_groups[0]["lr"])
+
+    validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
+    score = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
+    peak_memory_bytes = sum(trial.workers.gather(trial.memory.sample()))
+    done.history.append(
+        EpochReport(
+            epoch=epoch,
+            num_epochs=trial.num_epochs,
+            score=score,
+            validation_loss=validation_loss,
+            training_loss=training_loss,
+            learning_rate=learning_rate,
+            seconds=time.monotonic() - started,
+            training_seconds=training_seconds,
+            images_per_second=len(trial.train.images) / training_seconds if trial.tuning.trainable_parameters else 0.0,
+            peak_memory_bytes=peak_memory_bytes,
+            trainable_parameters=trial.tuning.trainable_parameters,
+            total_parameters=trial.tuning.total_parameters,
+        )
+    )
+    label = OBJECTIVES[trial.config.metric].label
+    log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, label, score, validation_loss)
+
+
+def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
+    """One pass over the training split; returns the mean loss a caption token. Raises NonFiniteLoss.
+
+    The epoch is a function of the weights and optimizer it starts from, the config and its number: schedule, order,
+    dropout and augmentation are derived from these, so a resumed trial repeats it.
+    """
+    config, workers, num_images = trial.config, trial.workers, len(trial.train.images)
+    torch.manual_seed(derive_seed(config.seed, epoch, 2, workers.rank))
+    trial.captioner.train()
+    if encoder_is_frozen(config):
+        trial.captioner.encoder.eval()
+    augmenter = Augmenter(config, num_images, epoch) if config.augment else None
+    order = order_of_epoch(num_images, config.seed, epoch)
+    steps = [order[start : start + config.batch_size] for start in range(0, num_images, config.batch_size)]
+    num_parts = config.accumulation_steps * workers.size
+    own_steps = [split_step(step, num_parts)[workers.rank :: workers.size] for step in steps]
+    train = trial.train.for_epoch(epoch)
+    work = [(part, own_parts) for own_parts in own_steps for part in own_parts]
+    batches = prefetch(lambda part_of_step: train.make(*part_of_step), work, trial.device)
+
+    total_loss = torch.zeros((), dtype=torch.float64, device=trial.device)
+    first_bad_step = torch.full((), -1, dtype=torch.int64, device=trial.device)
+    for index, step in enumerate(steps):
+        steps_before = (epoch - 1) * len(steps) + index
+        set_learning_rate(trial.optimizer, config, steps_before, config.num_epochs * len(steps))
+        parts = [augment(next(batches), augmenter) for _ in range(config.accumulation_steps)]
+        loss = trial.steps.take(parts, train.texts.count_labels(step))
+        total_loss += loss
+        is_first_bad = ~torch.isfinite(loss) & (first_bad_step < 0)
+        first_bad_step = torch.where(is_first_bad, steps_before + 1, first_bad_step)
+        if index % STEPS_BETWEEN_LOSS_CHECKS == 0 or index == len(steps) - 1:
+            raise_if_not_finite(trial, int(first_bad_step))
+            trial.memory.sample()
+        progress(f"epoch {epoch}/{trial.num_epochs} training", index + 1, len(steps))
+    num_labels = train.texts.count_labels(order)
+    mean_loss: float = sum(workers.gather(float(total_loss))) / max(num_labels, 1)
+    return mean_loss
+
+
+def augment(batch: MicroBatch, augmenter: Augmenter | None) -> MicroBatch:
+    """The batch with its images augmented, if they are to be."""
+    if augmenter is None:
+        return batch
+    return replace(batch, images=augmenter.apply(batch.images, batch.positions))
+
+
+def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
+    """Raise NonFiniteLoss on every worker if any of them saw such a loss."""
+    seen = [step for step in trial.workers.gather(first_bad_step) if step >= 0]
+    if seen:
+        config = trial.config
+        raise NonFiniteLoss(
+            f"The loss was not finite at step {min(seen)} (freeze {config.freeze}, learning_rate "
+            f"{config.learning_rate:g}, precision {config.precision}); lower learning_rate or use precision bf16 or "
+            "fp32."
+        )
+
+
+def score_validation(trial: Trial, what: str, progress: OnProgress) -> float:
+    """The score of the trial's model on its validation split, the same on every worker; `what` names the step."""
+    metric, split, images = trial.config.metric, trial.validation_split, trial.validation.images
+    predictions = OBJECTIVES[metric].predictions
+    scored = find_scored(split.records, predictions)
+    if len(scored) < len(split):
+        split, images = split.part(scored), SourcePart(images, scored)
+    texts = predict(trial.captioner, images, trial.config, predictions, trial.workers, progress, what)
+    score: float = trial.workers.broadcast(score_predictions(split, texts, metric) if trial.workers.leads else None)
+    return score

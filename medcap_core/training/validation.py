@@ -1,0 +1,118 @@
+"""How a model is scored on validation, by the metric of its config: what a sweep maximises.
+
+Captions are scored by CIDEr, of the whole split at once. Answers are those to the question for a scan's diagnosis, and
+are scored over the scans whose diagnosis is known.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.config import TrialConfig
+from medcap_core.data.batches import ImageSource
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import Record
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord, read_diagnosis
+from medcap_core.errors import ConfigFault
+from medcap_core.inference.generation import OnProgress, generate_answers, generate_captions, ignore_progress
+from medcap_core.models import Captioner
+from medcap_core.objective import OBJECTIVES, Metric, Predictions
+from medcap_core.runtime.workers import Workers
+from medcap_core.scoring.captions import load_caption_scorer
+from medcap_core.scoring.classification import compute_balanced_accuracy
+
+
+def check_metric(config: TrialConfig, captioner: Captioner, records: Sequence[Record]) -> None:
+    """Raise ConfigFault where the model or the validation records do not have what the metric is computed of."""
+    faults = []
+    if OBJECTIVES[config.metric].predictions == "answers" and not captioner.answers_questions:
+        faults.append(
+            f"metric {config.metric} needs a model that answers questions, such as medblip3d, but {config.model} is "
+            f"of the family '{captioner.family}'; choose such a model, or metric: cider."
+        )
+    faults += _find_missing_truth(config.metric, config.data, records)
+    if faults:
+        raise ConfigFault(faults)
+
+
+def check_truth(metric: Metric, data: str, records: Sequence[Record]) -> None:
+    """Raise ConfigFault where the metric cannot score these validation records of the data set `data`."""
+    faults = _find_missing_truth(metric, data, records)
+    if faults:
+        raise ConfigFault(faults)
+
+
+def choose_scored(split: PreparedSplit, predictions: Predictions) -> PreparedSplit:
+    """What of a split such predictions are wanted for: all of it, or the scans with a known diagnosis."""
+    scored = find_scored(split.records, predictions)
+    return split if len(scored) == len(split) else split.part(scored)
+
+
+def predict(
+    captioner: Captioner,
+    images: ImageSource,
+    config: TrialConfig,
+    predictions: Predictions,
+    workers: Workers | None = None,
+    progress: OnProgress = ignore_progress,
+    what: str | None = None,
+) -> list[str]:
+    """One caption, or answer to the question for the diagnosis, an image of the source, in order, on every worker."""
+    what = what or predictions
+    if predictions == "captions":
+        return generate_captions(captioner, images, config, workers, progress, what)
+    questions = [[DIAGNOSIS_QUESTION]] * len(images)
+    told = generate_answers(captioner, images, questions, config, workers, progress, what)
+    return [answers.texts[0] for answers in told]
+
+
+def score_predictions(split: PreparedSplit, texts: Sequence[str], metric: Metric) -> float:
+    """The metric of these captions or answers, one for each record of the split, in its order.
+
+    Records that the metric knows no truth of are left out; with none that it knows, ValueError.
+    """
+    return _SCORES[metric](split, texts)
+
+
+def _score_cider(split: PreparedSplit, captions: Sequence[str]) -> float:
+    return load_caption_scorer(split.captions).cider(captions)
+
+
+def _score_balanced_accuracy(split: PreparedSplit, answers: Sequence[str]) -> float:
+    pairs = [
+        (diagnosis, read_diagnosis(answer))
+        for record, answer in zip(split.records, answers, strict=True)
+        if (diagnosis := _diagnosis_of(record)) is not None
+    ]
+    return compute_balanced_accuracy([truth for truth, _ in pairs], [named for _, named in pairs])
+
+
+_SCORES: dict[Metric, Callable[[PreparedSplit, Sequence[str]], float]] = {
+    "cider": _score_cider,
+    "balanced_accuracy": _score_balanced_accuracy,
+}
+
+
+def find_scored(records: Sequence[Record], predictions: Predictions) -> NDArray[np.int64]:
+    """Positions of the records that such predictions are scored on: int64 (K,)."""
+    if predictions == "captions":
+        return np.arange(len(records))
+    return np.flatnonzero([_diagnosis_of(record) is not None for record in records])
+
+
+def _find_missing_truth(metric: Metric, data: str, records: Sequence[Record]) -> list[str]:
+    if OBJECTIVES[metric].predictions == "captions":
+        return []
+    known = {_diagnosis_of(record) for record in records} - {None}
+    if len(known) > 1:
+        return []
+    has = f"have {known.pop()} alone" if known else "have none"
+    return [
+        f"metric {metric} needs validation scans of at least two diagnoses, but those of {data} {has}; "
+        "give their diagnoses, raise max_validation_images, or use metric: cider."
+    ]
+
+
+def _diagnosis_of(record: Record) -> Diagnosis | None:
+    return record.diagnosis if isinstance(record, ScanRecord) else None

@@ -1,0 +1,70 @@
+"""After the search: which trial is the best, by validation alone, and its model in Hub format."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from medcap_core.runtime.files import write_text_atomically
+from medcap_core.training.export import export_captioner
+from medcap_core.training.validation import choose_scored, score_predictions
+from sweep.execution.cluster import TrialResources
+from sweep.execution.jobs import CaptionJob, load_split, predict_split
+from sweep.study.record import TrialRecord
+from sweep.study.study import Study
+
+Progress = Callable[[str, int, int], None]
+
+
+def rescore_candidates(study: Study, resources: TrialResources, progress: Progress) -> None:
+    """Score the leading trials on the whole validation split, where the search saw only part of it.
+
+    A single candidate is the best however it scores.
+    """
+    candidates = study.candidates()
+    if len(candidates) < 2:
+        return
+    waiting = [
+        record
+        for record in candidates
+        if record.config.max_validation_images is not None and record.whole_validation_score is None
+    ]
+    if not waiting:
+        return
+    predictions = study.space.objective.predictions
+    splits = {record.name: choose_scored(load_split(record.config, "validation"), predictions) for record in waiting}
+    jobs = [
+        CaptionJob(
+            record.name,
+            record.config,
+            best_weights(study, record),
+            "validation",
+            len(splits[record.name]),
+            predictions=predictions,
+        )
+        for record in waiting
+    ]
+    texts = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
+    for record in waiting:
+        score = score_predictions(splits[record.name], texts[record.name], record.config.metric)
+        study.rescore(record.name, score)
+
+
+def export_best(study: Study, best: TrialRecord) -> Path:
+    """Write `best.yaml` and `best/`; returns the latter. An unchanged best is not written again."""
+    directory = study.directory / "best"
+    mark = directory / "trial.txt"
+    study.write_best(best)
+    if mark.is_file() and mark.read_text(encoding="utf-8").strip() == best.name:
+        return directory
+    partial = study.directory / "best.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    export_captioner(best.config, best_weights(study, best), partial)
+    write_text_atomically(partial / mark.name, f"{best.name}\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.replace(directory)
+    return directory
+
+
+def best_weights(study: Study, record: TrialRecord) -> Path:
+    """The trained weights of a trial's best epoch."""
+    return study.trial_directory(record.name) / "checkpoints" / "best" / "weights.safetensors"

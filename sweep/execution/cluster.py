@@ -1,0 +1,267 @@
+"""The Ray cluster a sweep runs on: its own on one machine, or a running one it joins."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.worker import BaseContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from medcap_core.errors import RunFault
+from sweep.execution.ready_processes import PRELOADED_MODULE
+from sweep.process.environment import CARRIED_VARIABLES
+from sweep.space.schema import Resources
+
+LOOPBACK = "127.0.0.1"
+PACKAGES = Path(__file__).parents[2]
+SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
+MOST_TRIALS_AT_ONCE_ON_CPUS = 4
+DRIVER_CPUS = 0.1
+"""Share of a core that the process leading several workers takes; a trial on one device has no such process."""
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What the user is told of the cluster, and what trials may ask of it."""
+
+    dashboard_url: str | None
+    sign_in: str | None
+    nodes: tuple["NodeSize", ...]
+    is_own: bool
+
+    @property
+    def num_cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class NodeSize:
+    """What one node has."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@contextmanager
+def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[ClusterInfo]"]:
+    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
+
+    In the background: `result()` of what this yields waits for it, and raises RunFault where no cluster answers. With
+    `preload` all processes of a Ray of our own import what trials need as they start.
+    """
+    address = find_address(address)
+    # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
+    with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
+        started = thread.submit(_join, address) if address else thread.submit(_start, preload)
+        try:
+            yield started
+        finally:
+            wait([started])  # half a Ray cannot be shut down
+            ray.shutdown()
+
+
+def find_address(address: str | None) -> str | None:
+    """The cluster to join, given or in RAY_ADDRESS; None for a Ray of our own."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _start(preload: bool) -> ClusterInfo:
+    # Ray keeps as many idle processes as there are cores; asked to keep more, it starts more than it has work for.
+    settings: dict[str, Any] = {"prestart_worker_first_driver": False}  # Tune's trials would not take them
+    if preload:
+        _let_workers_import()
+        settings["preload_python_modules"] = [PRELOADED_MODULE]
+    context = ray.init(
+        address="local",
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config=settings,
+    )
+    return _describe(context, is_own=True)
+
+
+def _let_workers_import() -> None:
+    """See that Ray's processes find this project from their start; later they take over the driver's `sys.path`."""
+    if str(PACKAGES) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths = [str(PACKAGES), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def _describe(context: BaseContext, *, is_own: bool) -> ClusterInfo:
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return ClusterInfo(
+        dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+        sign_in=_describe_sign_in(),
+        nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
+        is_own=is_own,
+    )
+
+
+def _join(address: str) -> ClusterInfo:
+    try:
+        _probe(address)
+        context = ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # The nodes need no install of their own of this project's code, only of what it depends on.
+            # The environment goes with it: without telemetry here means without it there.
+            runtime_env={
+                "py_modules": [str(PACKAGES / name) for name in ("medcap_core", "sweep")],
+                "env_vars": {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ},
+            },
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise RunFault(
+            f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "
+            "the flag out to use this machine alone."
+        ) from error
+    return _describe(context, is_own=False)
+
+
+def _probe(address: str) -> None:
+    """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for many minutes.
+
+    Something else may listen there; so a process of its own tries to join, which can be given up.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if "://" in address or not host or not port.isdecimal():
+            raise ValueError("an address is auto or HOST:PORT")
+        socket.create_connection((host, int(port)), SECONDS_TO_REACH).close()
+    join = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
+    try:
+        subprocess.run(join, timeout=SECONDS_TO_JOIN, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer in {SECONDS_TO_JOIN:.0f} s") from error
+
+
+def _describe_sign_in() -> str | None:
+    """How to sign in on the dashboard, where it asks for a token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return None
+    return "token: `ray get-auth-token`"
+
+
+def check_shared_directory(directory: Path) -> None:
+    """See that every node of the cluster reaches `directory`. Raises RunFault naming the nodes that do not."""
+    token = uuid.uuid4().hex
+    mark = directory / f".shared-{token}"
+    mark.write_text(token, encoding="utf-8")
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        answers = ray.get([_reads_mark_on(node["NodeID"]).remote(str(mark), token) for node in nodes])
+    finally:
+        mark.unlink()
+    blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, answers, strict=True) if not sees]
+    if blind:
+        raise RunFault(
+            f"{directory}: not reachable from {', '.join(blind)}; put the run directory on a file system that all "
+            "nodes share (--out DIR)."
+        )
+
+
+def _reads_mark_on(node_id: str) -> Any:
+    return _reads_mark.options(
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    )
+
+
+@ray.remote
+def _reads_mark(path: str, token: str) -> bool:
+    mark = Path(path)
+    return mark.is_file() and mark.read_text(encoding="utf-8") == token
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What each trial takes of the cluster, and how many run at once."""
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    max_concurrent: int
+
+
+def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: int) -> TrialResources:
+    """Settle what the space file leaves at `auto`, so that all devices work and none is fought over.
+
+    With GPUs: one a worker, and the CPUs in proportion. Without: up to four trials at once, the cores shared out among
+    them, and never more for a worker than one node has. Raises RunFault where a trial asks for more than there is,
+    since it would wait for ever.
+    """
+    cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    workers = wanted.workers_per_trial
+    gpus = (float(workers) if cluster_gpus else 0.0) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
+    if gpus > cluster_gpus:
+        raise RunFault(f"resources.gpus_per_trial {gpus:g} exceeds the {cluster_gpus:g} GPUs there are; lower it.")
+    limits = [max(num_trials, 1)]
+    if wanted.max_concurrent != "auto":
+        limits.append(wanted.max_concurrent)
+    if gpus:
+        limits.append(int(cluster_gpus / gpus))
+    elif wanted.cpus_per_trial == "auto":
+        limits.append(min(int(cluster_cpus / workers), MOST_TRIALS_AT_ONCE_ON_CPUS))
+    if wanted.cpus_per_trial != "auto":
+        limits.append(int(cluster_cpus / wanted.cpus_per_trial))
+    at_once = max(1, min(limits))
+    cpus = (
+        _share_of_cores(cluster_cpus / at_once, workers) if wanted.cpus_per_trial == "auto" else wanted.cpus_per_trial
+    )
+    if cpus > cluster_cpus:
+        raise RunFault(f"resources.cpus_per_trial {cpus:g} exceeds the {cluster_cpus:g} CPUs there are; lower it.")
+    cpus_per_worker = cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers
+    if cpus_per_worker <= 0:
+        raise RunFault(
+            f"resources.cpus_per_trial {cpus:g} leaves nothing for {workers} workers: the process that leads them "
+            f"takes {DRIVER_CPUS:g} of a CPU; raise it."
+        )
+    return TrialResources(
+        num_workers=workers,
+        cpus_per_worker=_fit_to_nodes(nodes, cpus_per_worker, gpus / workers, wanted),
+        gpus_per_worker=gpus / workers,
+        max_concurrent=at_once,
+    )
+
+
+def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: Resources) -> float:
+    """CPUs of a worker that some node can give beside its GPUs; lowered where they were left to us."""
+    suited = [node for node in nodes if node.gpus >= gpus and node.cpus > 0]
+    if not suited:
+        raise RunFault(f"resources.gpus_per_trial: no node of the cluster has {gpus:g} GPUs for one worker; lower it.")
+    if wanted.cpus_per_trial == "auto":
+        # On a node with GPUs, all of its GPUs are to find their share of its CPUs.
+        return min(cpus, *(node.cpus / max(1, int(node.gpus / gpus)) if gpus else node.cpus for node in suited))
+    if all(node.cpus < cpus for node in suited):
+        raise RunFault(f"resources.cpus_per_trial: no node of the cluster has {cpus:g} CPUs for one worker; lower it.")
+    return cpus
+
+
+def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """Resources of one worker in Ray's terms."""
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def _share_of_cores(share: float, workers: int) -> float:
+    """Whole cores for each trial where there is one for each worker, else an even share."""
+    return float(int(share)) if share >= workers else share

@@ -1,0 +1,199 @@
+"""One trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray import tune
+from ray._raylet import PlacementGroupID, setproctitle  # type: ignore[attr-defined]  # compiled
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
+
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import prepare_data
+from medcap_core.data.records import fold_white_space
+from medcap_core.errors import TrialFailure, UserFault
+from medcap_core.models import load_geometry
+from medcap_core.runtime.device import release_memory
+from medcap_core.runtime.libraries import set_up_libraries
+from medcap_core.runtime.workers import current_workers
+from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.loop import fit
+from sweep.execution.cluster import worker_resources
+from sweep.execution.rendezvous import choose_torch_config
+
+SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
+
+FAILURE = "failure"
+"""Key of a result that says why the trial cannot go on; a trial reports it rather than raise, so no one retries it."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a trial process is told; plain values, since Ray carries and shows them."""
+
+    trial: str
+    label: str
+    config: dict[str, Any]
+    directory: str
+    scratch: str
+    cpus_per_worker: float
+    gpus_per_worker: float
+    num_workers: int
+
+    @property
+    def trial_config(self) -> TrialConfig:
+        """The config as validated by the driver."""
+        return TrialConfig.model_validate(self.config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trial keeps what it needs to go on."""
+        return Path(self.directory) / "checkpoints"
+
+    @property
+    def reservation(self) -> Path:
+        """Where several workers note what Ray holds for them."""
+        return Path(self.scratch) / "reservations" / f"{self.trial}.txt"
+
+
+def run_trial(params: dict[str, Any]) -> None:
+    """Tune's function trainable: run one assignment to its end, reporting each epoch."""
+    assignment = Assignment(**params)
+    if assignment.num_workers == 1:
+        train_here(assignment, tune.report)
+        return
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=params,
+        # Shared memory and loopback serve where there is no GPU; NCCL where there is one.
+        torch_config=choose_torch_config("nccl" if assignment.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=assignment.num_workers,
+            use_gpu=assignment.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker),
+        ),
+        run_config=RunConfig(
+            name=assignment.trial,  # the restore key, so without a time stamp
+            storage_path=str(Path(assignment.scratch) / "train"),
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # a UserCallback
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        known = [
+            cause
+            for cause in error.worker_failures.values()
+            if isinstance(_root_cause(cause), TrialFailure | UserFault)
+        ]
+        if not known:
+            raise
+        tune.report({FAILURE: fold_white_space(str(_root_cause(known[0])))})
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error
+
+
+def _train_worker(params: dict[str, Any]) -> None:
+    assignment = Assignment(**params)
+    group = get_current_placement_group()
+    if ray.train.get_context().get_world_rank() == 0 and group is not None:
+        assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
+        assignment.reservation.write_text(group.id.hex(), encoding="utf-8")
+    train_here(assignment, ray.train.report)
+
+
+def free_workers(assignment: Assignment) -> None:
+    """Give back what the workers of a trial that is over have reserved, where Train has not.
+
+    A trial that Tune stops takes Train's controller with it; Train's own clean-up then asks for the one Ray on the
+    machine, and gives up where there are two.
+    """
+    if assignment.reservation.is_file():
+        identity = bytes.fromhex(assignment.reservation.read_text(encoding="utf-8"))
+        remove_placement_group(PlacementGroup(PlacementGroupID(identity)))
+        assignment.reservation.unlink()
+
+
+def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
+    """Fit in this process, with its log and progress note in the trial's folder."""
+    config, directory = assignment.trial_config, Path(assignment.directory)
+    set_up_libraries()
+    torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
+    directory.mkdir(parents=True, exist_ok=True)
+    rank = current_workers().rank
+    note_progress = ProgressNote(assignment, rank)
+    with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
+        try:
+            data = prepare_data(config, load_geometry(config))
+
+            def report_epoch(epoch: EpochReport) -> None:
+                report(asdict(epoch))
+
+            fit(config, data, assignment.checkpoints, report_epoch, note_progress)
+        except (TrialFailure, UserFault) as failure:
+            if assignment.num_workers > 1:
+                raise  # the other workers wait for this one; only its end frees them
+            report({FAILURE: fold_white_space(str(failure))})
+        finally:
+            release_memory()  # the process goes on to another trial
+
+
+class ProgressNote:
+    """Tells now and then where a trial stands within its epoch: to the driver's table, and to who looks at processes.
+
+    The table reads a small file that the first worker leaves. The dashboard and `ps` show each process's title, which
+    Ray sets anew at every call and which would otherwise name the function alone.
+    """
+
+    def __init__(self, assignment: Assignment, rank: int) -> None:
+        self.path = Path(assignment.directory) / "progress.json" if rank == 0 else None
+        self.title = f"ray::{assignment.trial} {assignment.label}"
+        self.last_told = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Tell `{what, done, total}` if the last time is long enough ago."""
+        now = time.monotonic()
+        if now - self.last_told < SECONDS_BETWEEN_PROGRESS_NOTES:
+            return
+        self.last_told = now
+        setproctitle(f"{self.title} ({what})")
+        if self.path is None:
+            return
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps({"what": what, "done": done, "total": total}), encoding="utf-8")
+        partial.replace(self.path)
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Send this project's log records to `path` while a trial runs in this process."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("medcap_core")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

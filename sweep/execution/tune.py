@@ -1,0 +1,247 @@
+"""The search under Ray Tune: the study proposes, Tune runs, the study records and decides who is stopped.
+
+Three small adapters speak Tune's language; what they say is the `Study`'s. Tune's own state files are thrown away.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from medcap_core.errors import RunFault
+from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
+from sweep.execution.experiment_log import ExperimentLog
+from sweep.execution.ledger import Ledger
+from sweep.execution.trial import FAILURE, Assignment, free_workers, run_trial
+from sweep.process.interrupts import raise_if_interrupted
+from sweep.space.labels import short_label
+from sweep.study.record import TrialRecord
+from sweep.study.study import Study
+from sweep.terminal.view import SweepView
+
+MOST_RETRIES = 2
+MOST_ROUNDS = 3
+
+
+def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
+    """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
+
+    Raises RunFault where `log` cannot be told of them, or Ray gives trials up again and again without an end.
+    """
+    listener = None if log is None else LogCallback(log, view)
+    try:
+        for _ in range(MOST_ROUNDS):
+            if study.num_remaining:
+                _run_round(study, resources, view, listener)
+            if study.is_complete:
+                return
+            study.requeue_stopped()  # Tune may let go of a trial that it stopped too slowly
+    finally:
+        if listener is not None:
+            listener.close()
+    raise RunFault(
+        f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
+        "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
+    )
+
+
+def _run_round(study: Study, resources: TrialResources, view: SweepView, listener: "LogCallback | None") -> None:
+    """Hand everything the study proposes to one Tuner."""
+    ledger = Ledger(study, view)
+    scratch = scratch_directory(study)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    trainable = tune.with_resources(run_trial, _placement(resources))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=StudySearcher(ledger, resources),
+            scheduler=StudyScheduler(ledger),
+            num_samples=study.num_remaining,
+            max_concurrent_trials=resources.max_concurrent,
+            reuse_actors=resources.num_workers == 1,
+            trial_name_creator=_name_trial,
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=MOST_RETRIES),
+            callbacks=[LedgerCallback(ledger), *([listener] if listener else [])],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except TuneError:
+        if ledger.fault is not None:  # Tune wraps what its callbacks raise
+            raise ledger.fault from None
+        raise
+    finally:
+        ledger.stop_unfinished()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_directory(study: Study) -> Path:
+    """Where Tune and Train keep files of their own while trials run; on a cluster all nodes must see it."""
+    return study.directory / "ray"
+
+
+def _placement(resources: TrialResources) -> dict[str, float]:
+    """What Tune reserves for a trial; under Ray Train the workers reserve their own."""
+    if resources.num_workers > 1:
+        return {"CPU": DRIVER_CPUS}
+    return worker_resources(resources.cpus_per_worker, resources.gpus_per_worker)
+
+
+def _name_trial(trial: Trial) -> str:
+    return f"{trial.config['trial']} {trial.config['label']}"
+
+
+class StaysHere:
+    """Leaves its state out of the files that Tune pickles of itself: the study is on disk already."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(StaysHere, Searcher):
+    """Hands the study's proposals to Tune."""
+
+    def __init__(self, ledger: Ledger, resources: TrialResources) -> None:
+        super().__init__()  # without a metric: a result that tells of a failure has none
+        self.ledger = ledger
+        self.resources = resources
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Give the next assignment, or Tune's word for the end."""
+        record = self.ledger.propose()
+        finished: Any = Searcher.FINISHED  # a text, though Tune declares a dict
+        return finished if record is None else self._assign(record)
+
+    def _assign(self, record: TrialRecord) -> dict[str, Any]:
+        assignment = Assignment(
+            trial=record.name,
+            label=short_label(record.point),
+            config=record.config.model_dump(mode="json"),
+            directory=str(self.ledger.study.trial_directory(record.name)),
+            scratch=str(scratch_directory(self.ledger.study)),
+            cpus_per_worker=self.resources.cpus_per_worker,
+            gpus_per_worker=self.resources.gpus_per_worker,
+            num_workers=self.resources.num_workers,
+        )
+        return vars(assignment)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do: the ledger hears of it from the callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to do: the study is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to do: a resumed run starts a new Tuner over the same study."""
+
+
+class StudyScheduler(StaysHere, FIFOScheduler):
+    """Stops the trials that the study's pruning rule gives up."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the result and decide."""
+        go_on = self.ledger.take_result(trial.config["trial"], result)
+        return TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP
+
+
+class LedgerCallback(StaysHere, Callback):
+    """Tells the ledger when trials end."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Called often by Tune's loop."""
+        raise_if_interrupted()
+        self.ledger.look()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process has begun with a trial, for the first time or again."""
+        free_workers(Assignment(**trial.config))
+        self.ledger.study.start(trial.config["trial"])
+        self.ledger.refresh()
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died, and another one will go on with it."""
+        name = trial.config["trial"]
+        self.ledger.view.message(f"{name}: its process died; another goes on from its last epoch (see log.txt)")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or was stopped."""
+        free_workers(Assignment(**trial.config))
+        self.ledger.end(trial.config["trial"])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died once more than it is retried."""
+        free_workers(Assignment(**trial.config))
+        self.ledger.end(trial.config["trial"], _describe_death(trial))
+
+
+class LogCallback(StaysHere, Callback):
+    """Hands what happens to trials to the experiment log; comes after the ledger's callback, which records it.
+
+    A log that fails on the way takes no trial with it: that is said once, and it is told no more.
+    """
+
+    def __init__(self, log: ExperimentLog, view: SweepView) -> None:
+        self.log = log
+        self.view = view
+        self.has_failed = False
+        log.connect()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process has begun with a trial, for the first time or again."""
+        self._tell(self.log.start, trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch has ended, or the trial tells why it cannot go on."""
+        if FAILURE not in result:
+            self._tell(self.log.take_epoch, trial.config["trial"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or was stopped."""
+        self._tell(self.log.end, trial.config["trial"], failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died once more than it is retried."""
+        self._tell(self.log.end, trial.config["trial"], failed=True)
+
+    def close(self) -> None:
+        """The search is over."""
+        self._tell(self.log.close)
+
+    def _tell(self, tell: Callable[..., None], *values: Any, **named: Any) -> None:
+        if self.has_failed:
+            return
+        try:
+            tell(*values, **named)
+        except Exception as error:  # noqa: BLE001  # whatever the target's package raises
+            self.has_failed = True
+            self.view.message(f"--log-to {self.log.describe_fault(error)}; the run goes on without it.")
+
+
+def _describe_death(trial: Trial) -> str:
+    """The last line of what Ray kept of the error."""
+    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    cause = lines[-1] if lines else "no error was kept"
+    return f"its process failed {MOST_RETRIES + 1} times: {cause}"

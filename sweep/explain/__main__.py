@@ -1,0 +1,123 @@
+"""See what the model sees: attention pictures of a run's captions and, on phantoms, how well the maps point.
+
+python -m sweep.explain runs/lora-001
+python -m sweep.explain runs/lora-001 --image scan.png --method gradient --layer 2
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medcap_core.attention.maps import DEFAULT_WAY, AttentionMethod, AttentionWay
+from medcap_core.errors import ConfigFault
+from medcap_core.inference.generation import OnProgress
+from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.libraries import set_up_libraries
+from sweep.explain.captions import write_attention_pictures
+from sweep.explain.files import AttentionPicture, read_attention_pictures
+from sweep.explain.pointing import compare_ways, describe_comparison, write_pointing_game
+from sweep.process.environment import set_environment
+from sweep.study.directory import show_path
+
+__all__ = ["AttentionPicture", "read_attention_pictures", "write_attention_pictures"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def explain(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished run.")],
+    image: Annotated[list[str] | None, typer.Option(help="Image or scan, or an id of the run's test split.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="Asked of each scan instead of its own questions; models of scans only.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="Test images to draw where no --image is given.")] = 8,
+    layer: Annotated[str, typer.Option(help="Decoder layer, from 1, or mean of all.")] = DEFAULT_WAY.layer_name,
+    method: Annotated[AttentionMethod, typer.Option(help="How attention becomes a map.")] = DEFAULT_WAY.method,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN_DIR/attention.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model on the run's data: a name or a folder.")] = None,
+    pointing_images: Annotated[
+        int | None, typer.Option(min=2, help="Test images in the pointing game; default: all.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Only: the pointing game for each method and layer, on validation.")
+    ] = False,
+) -> None:
+    """Draw where a run's model looked when it wrote each word; on phantoms, also score it by the pointing game."""
+    set_environment(None)
+    set_up_libraries()
+    console = Console()
+    with told_in_sentences():
+        way = AttentionWay(method, _parse_layer(layer))
+        with _show_progress() as progress:
+            pictures, outcome = [], None
+            if compare:
+                outcome = describe_comparison(compare_ways(run_directory, model=model, out=out, progress=progress))
+            else:
+                pictures = write_attention_pictures(
+                    run_directory,
+                    images=image or (),
+                    questions=question or (),
+                    num=num,
+                    way=way,
+                    out=out,
+                    model=model,
+                    progress=progress,
+                )
+            if not compare and not image and not question:
+                outcome = write_pointing_game(
+                    run_directory, way=way, num_images=pointing_images, out=out, model=model, progress=progress
+                )
+        for picture in pictures:
+            console.print(
+                f"{show_path(picture.path)}  {picture.caption}", soft_wrap=True, highlight=False, markup=False
+            )
+        if outcome is not None:
+            console.print(outcome, soft_wrap=True, highlight=False, markup=False)
+
+
+def _parse_layer(text: str) -> int | None:
+    if text == "mean":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigFault(f"--layer {text}: give a number from 1, or mean.")
+    return int(text)
+
+
+@contextmanager
+def _show_progress() -> Iterator[OnProgress]:
+    """On standard error, a bar for each step; where that is no terminal, a line every few seconds."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    tasks: dict[str, Any] = {}
+    last_line = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal last_line
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                sys.stderr.write(f"{what}: {done} of {total}\n")
+
+        yield show
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

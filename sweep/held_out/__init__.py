@@ -1,0 +1,1 @@
+"""Score the test split, once, after the search."""

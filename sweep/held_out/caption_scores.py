@@ -1,0 +1,192 @@
+"""What is told of each row of the test table, and of the rows together: intervals, facts, comparisons, seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
+from medcap_core.scoring.statistics import (
+    NUM_RESAMPLES,
+    FloatArray,
+    IntArray,
+    PairedComparison,
+    compare_paired,
+    compute_interval,
+    correct_by_holm,
+    number_units,
+    resample_sums,
+    summarise_seeds,
+)
+
+COMPARED_METRIC = "CIDEr"
+
+
+@dataclass(frozen=True)
+class RowDetails:
+    """One row: scores and intervals by metric, facts (phantoms), concepts (ROCOv2), and scores of each image.
+
+    `per_image` has the columns `id`, `METEOR`, `ROUGE-L`, `CIDEr` and the extra scores.
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, list[float]]
+    facts: dict[str, Any] | None
+    concepts: dict[str, Any] | None
+    per_image: pd.DataFrame
+
+
+def compute_details(
+    split: PreparedSplit, captions: list[str], scorer: CaptionScorer, concept_names: Mapping[str, str], seed: int
+) -> RowDetails:
+    """Score one row's captions of `split` and say how sure each figure is.
+
+    Every row of a run is resampled by the same draws. With fewer than two cases nothing can be said of the spread:
+    there are no intervals then.
+    """
+    units = number_units([record.case for record in split.records])
+    scored = scorer.score(captions)
+    intervals = {}
+    if units.max() > 0:
+        sums, num_images = resample_sums(scored.statistics.stack(), units, seed=seed)
+        resampled = scored.statistics.score_sums(sums, num_images)
+        intervals = {name: compute_interval(resampled[name]) for name in scored.scores}
+    return RowDetails(
+        scores=scored.scores,
+        intervals=intervals,
+        facts=_describe_facts(split, captions, units, seed),
+        concepts=_describe_concepts(split, captions, concept_names, units, seed),
+        per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
+    )
+
+
+def describe_resampling(split: PreparedSplit) -> dict[str, Any]:
+    """What the intervals rest on: what was drawn, how many of them there are, how often."""
+    units = number_units([record.case for record in split.records])
+    has_cases = any(record.case is not None for record in split.records)
+    return {
+        "unit": "case" if has_cases else "image",
+        "num_units": int(units.max()) + 1,
+        "num_resamples": NUM_RESAMPLES,
+    }
+
+
+def _describe_facts(split: PreparedSplit, captions: list[str], units: IntArray, seed: int) -> dict[str, Any] | None:
+    if not has_facts(split.records):
+        return None
+    described = {}
+    for fact, checks in check_facts(split.records, captions).items():
+        right_and_all = np.column_stack([checks.is_right & checks.applies, checks.applies]).astype(float)
+        num_right, num_images = right_and_all.sum(axis=0)
+        if num_images:
+            sums, _ = resample_sums(right_and_all, units, seed=seed)
+            described[fact] = {
+                "accuracy": float(num_right / num_images),
+                "interval": compute_interval(sums[:, 0] / np.maximum(sums[:, 1], 1)),
+                "num_images": int(num_images),
+            }
+    return described
+
+
+def _describe_concepts(
+    split: PreparedSplit, captions: list[str], names: Mapping[str, str], units: IntArray, seed: int
+) -> dict[str, Any] | None:
+    counts = check_concepts(split.records, captions, names) if names else None
+    if counts is None:
+        return None
+    sums, _ = resample_sums(counts, units, seed=seed)
+    return {
+        **{name: float(value) for name, value in compute_precision_recall(counts.sum(axis=0)).items()},
+        "interval": compute_interval(compute_precision_recall(sums)["f1"]),
+        "num_images": int((counts[:, 2] > 0).sum()),
+    }
+
+
+def compare_rows(
+    per_image: Mapping[str, pd.DataFrame],
+    groups: Mapping[str, Sequence[str]],
+    cases: Mapping[str, str | None],
+    *,
+    baseline: str,
+    aliases: Mapping[str, str],
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The comparison of each row, and of each group's mean over its trials, with `baseline`: a row or a group.
+
+    `cases` gives each image's case by id. Rows and groups are two families of tests, each corrected for its own number
+    by Holm. A row that has the baseline's score for every image is no test and counts in no family; a row that is
+    another under a second name (`aliases`) counts once. Rows of other images than the baseline's are left out.
+    """
+    columns = {name: table.set_index("id")[COMPARED_METRIC] for name, table in per_image.items()}
+    means = {
+        label: np.mean([columns[trial] for trial in trials], axis=0)
+        for label, trials in groups.items()
+        if all(trial in columns and columns[trial].index.equals(columns[trials[0]].index) for trial in trials)
+    }
+    reference = columns[baseline] if baseline in columns else columns[groups[baseline][0]]
+    expected = reference.to_numpy() if baseline in columns else means[baseline]
+    units = number_units([cases.get(image) for image in reference.index])
+    if units.max() == 0:
+        return {}, {}
+    rows = {
+        name: column.to_numpy() - expected
+        for name, column in columns.items()
+        if name != baseline and column.index.equals(reference.index)
+    }
+    of_groups = {
+        label: mean - expected
+        for label, mean in means.items()
+        if (label != baseline or baseline in columns) and columns[groups[label][0]].index.equals(reference.index)
+    }
+    return _test_family(rows, aliases, units, seed), _test_family(of_groups, {}, units, seed)
+
+
+def _test_family(
+    differences: Mapping[str, FloatArray], aliases: Mapping[str, str], units: IntArray, seed: int
+) -> dict[str, Any]:
+    compared = compare_paired(differences, units, seed=seed)
+    tested = {
+        name: found.p_value
+        for name, found in compared.items()
+        if np.any(differences[name]) and aliases.get(name) not in differences
+    }
+    adjusted = correct_by_holm(tested)
+    return {
+        name: _describe_comparison(found, adjusted.get(aliases.get(name, name), found.p_value))
+        for name, found in compared.items()
+    }
+
+
+def _describe_comparison(found: PairedComparison, p_adjusted: float) -> dict[str, Any]:
+    return {
+        "difference": found.difference,
+        "interval": found.interval,
+        "p_value": found.p_value,
+        "p_adjusted": p_adjusted,
+    }
+
+
+def describe_group(label: str, trials: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """One config under several seeds: mean and sample standard deviation of each score over the seeds."""
+    described: dict[str, Any] = {}
+    for metric in scores[trials[0]]:
+        mean, std = summarise_seeds([scores[trial][metric] for trial in trials])
+        described[metric] = {"mean": mean, "std": std, "num_seeds": len(trials)}
+    return {"label": label, "trials": list(trials), "scores": described}
+
+
+def compute_group_interval(
+    trials: Sequence[str], per_image: Mapping[str, pd.DataFrame], cases: Mapping[str, str | None], seed: int
+) -> list[float] | None:
+    """95% interval over images of the mean CIDEr of these trials as they are; None where they share no images."""
+    tables = [per_image[trial].set_index("id")[COMPARED_METRIC] for trial in trials]
+    units = number_units([cases.get(image) for image in tables[0].index])
+    if units.max() == 0 or not all(table.index.equals(tables[0].index) for table in tables):
+        return None
+    mean = np.mean(tables, axis=0)
+    sums, num_images = resample_sums(mean[:, None], units, seed=seed)
+    return compute_interval(sums[:, 0] / num_images)

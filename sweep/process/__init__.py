@@ -1,0 +1,1 @@
+"""The process a command runs in: environment, interrupts, output, experiment logs."""

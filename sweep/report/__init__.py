@@ -1,0 +1,1 @@
+"""The report page: `python -m sweep.report RUN_DIR`."""

@@ -1,0 +1,205 @@
+"""The README.md of an exported model: what it was trained on and how, what it scores, what it must not be used for."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medcap_core.errors import ModelFault
+from medcap_core.models.medblip3d.network import MedBlip3dNetwork
+from sweep.report.answer_sections import build_answer_blocks
+from sweep.report.sections import explain_test
+from sweep.space import best_space, dump_space
+from sweep.study.record import TrialRecord
+from sweep.study.results import RunResults
+from sweep.study.scored_rows import BASELINE_ROWS, UNSEEN
+from sweep.tables.answer_console import find_headline
+from sweep.tables.blocks import Block, Code, Section, Table, Text
+from sweep.tables.caption_tables import build_test_table
+from sweep.tables.markdown import escape, format_section
+
+_CAPTIONING = ("image-to-text", "Image captioning")
+_ANSWER_TASKS = (
+    (("image-classification", "Diagnosis"), "classification", ("balanced_accuracy", "macro_f1")),
+    (("visual-question-answering", "Questions on scans"), "question_answering", ("exact_match", "f1")),
+)
+_MAY_BE_FOLDERS = ("data", "model", "vision_model", "language_model")
+_LIMITS = (
+    "Not for clinical use: no caption of this model may inform a decision about a patient. It is a research result.",
+    "Captions can be fluent and wrong: finding, side, level and size may all be invented.",
+    "Scores of captions compare words with one reference caption an image; they do not measure clinical correctness.",
+    "They hold for test images like those named above; other devices, views, patients or languages were not tested.",
+    "The licences and conditions of the base model and of the training data apply to this model too.",
+)
+
+
+_SCAN_ARCHITECTURE = MedBlip3dNetwork.__name__
+_SCAN_EXAMPLE = """\
+from pathlib import Path
+
+import torch
+
+from medcap_core.caption import read_settings
+from medcap_core.models import load_captioner
+
+captioner, config = load_captioner("PATH"), read_settings("PATH")
+scan = captioner.geometry.decode(captioner.geometry.refer_to(Path("scan.nii.gz")))
+with torch.inference_mode():
+    seen = captioner.encode_images(torch.from_numpy(scan[None]))
+    print(captioner.generate(seen, config)[0])
+    print(captioner.answer(seen, ["What will this subject be diagnosed with?"], config)[0])"""
+
+
+def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> str:
+    """Front matter as the Hub reads it, then the card. `model` is the folder of the exported model.
+
+    Folders of the data and of the base model are named by their last part only, since a card is there to be shared.
+    """
+    return (
+        f"---\n{_build_front_matter(results, record, model)}\n---\n\n"
+        + "\n\n".join(_build_parts(results, record, model))
+        + "\n"
+    )
+
+
+def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config = record.config
+    evaluated = [
+        EvalResult(
+            task_type=task_type,
+            task_name=task_name,
+            dataset_type=short_name(config.data),
+            dataset_name=f"{short_name(config.data)}, {where}",
+            metric_type=metric.lower(),
+            metric_name=metric.replace("_", " "),
+            metric_value=round(value, 4),
+        )
+        for (task_type, task_name), where, metric, value in _list_figures(results, record)
+    ]
+    data = ModelCardData(
+        base_model=config.model if _is_hub_name(config.model) else None,
+        datasets=[config.data] if _is_hub_name(config.data) else None,
+        library_name=None if _read_architecture(model) == _SCAN_ARCHITECTURE else "transformers",
+        pipeline_tag="image-to-text",
+        tags=["image-captioning", "medical", "radiology", "medcap-sweep"],
+        model_name=results.space.name if evaluated else None,
+        eval_results=evaluated or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _list_figures(results: RunResults, record: TrialRecord) -> Iterator[tuple[tuple[str, str], str, str, float]]:
+    """(task, where, metric, value) of a trial's scores on the test split: captions, diagnosis, questions."""
+    row = _find_row(results, record)
+    if row is not None:
+        for metric in results.score_names:
+            yield _CAPTIONING, "test split", metric, results.test_rows[row][metric]
+    if results.metrics.get("best_trial") != record.name:
+        return
+    for task, section, metrics in _ANSWER_TASKS:
+        figures = (results.section(section).get("rows") or {}).get("best")
+        if figures:
+            ways = figures.get("by_answer", figures)
+            told = ways[find_headline(ways)]
+            where = "unseen cohorts of the test split" if find_headline(ways) == UNSEEN else "test split"
+            for metric in metrics:
+                yield task, where, metric, told.get("overall", told)[metric]
+
+
+def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[str]:
+    space, config = results.space, record.config
+    intro = (
+        f"{escape(short_name(config.model))}, trained to caption medical {results.noun}s by MedCap Sweep: "
+        f"{record.name} of the sweep “{escape(space.name)}”. **Not for clinical use.**"
+    )
+    parts = [f"# {escape(space.name)}: {record.name}", intro]
+    parts += format_section(Section("data", "Data", [Text(line) for line in _describe_data(results)]))
+    parts += format_section(Section("scores", "Scores", _build_scores(results, record)))
+    parts += ["## Limits", "\n".join(f"- {escape(limit)}" for limit in _LIMITS)]
+    parts += format_section(Section("use", "How to load it", [Code(_build_example(model), "In Python", "python")]))
+    shown = config.model_copy(update=hide_folders(config.model_dump()))
+    text = dump_space(best_space(space, shown, f"{space.name}-best"))
+    return parts + format_section(Section("config", "Configuration", [Code(text, "As a space file", "yaml")]))
+
+
+def _describe_data(results: RunResults) -> list[str]:
+    if not results.provenance:
+        return [f"{short_name(results.space.data)}."]
+    data = results.provenance[-1].get("data") or {}
+    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
+    name = short_name(str(data.get("name")))
+    return [f"{name}: {data.get('kind')}; {results.noun}s: {sizes}.", *map(str, data.get("notes") or [])]
+
+
+def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
+    objective = record.objective
+    chosen = f"{objective.title} on validation {objective.show(record.best_score)} at epoch {record.best_epoch}"
+    whole = record.whole_validation_score
+    chosen += f" as the search saw it, {objective.show(whole)} on the whole split." if whole is not None else "."
+    row = _find_row(results, record)
+    if row is None:
+        return [Text(f"{chosen} This trial was not scored on the test split.")]
+    table = build_test_table(results)
+    kept = [cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS)]
+    title = f"Test split, {results.metrics.get('num_images', 0):,} {results.noun}s"
+    return [
+        Text(chosen),
+        *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),
+        Table("", title, table.columns, tuple(kept), emphasised=frozenset({0})),
+        *explain_test(results),
+        *_build_answers(results, record),
+    ]
+
+
+def _build_answers(results: RunResults, record: TrialRecord) -> list[Block]:
+    """Diagnosis and questions of the best trial; tables are named after no file, for none goes with the card."""
+    if results.metrics.get("best_trial") != record.name:
+        return []
+    blocks = build_answer_blocks(results)
+    return [replace(block, name="") if isinstance(block, Table) else block for block in blocks]
+
+
+def _read_architecture(model: Path) -> str:
+    """The class of the network in an exported model's folder. Raises ModelFault."""
+    try:
+        return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"][0])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        raise ModelFault(f"{model}: is no exported model (its config.json names no architecture).") from None
+
+
+def _build_example(model: Path) -> str:
+    name = _read_architecture(model)
+    if name == _SCAN_ARCHITECTURE:
+        return _SCAN_EXAMPLE
+    return (
+        f"from PIL import Image\nfrom transformers import AutoProcessor, {name}\n\n"
+        f'model = {name}.from_pretrained("PATH_OR_NAME")\nprocessor = AutoProcessor.from_pretrained("PATH_OR_NAME")\n'
+        'inputs = processor(images=Image.open("image.png").convert("RGB"), return_tensors="pt")\n'
+        "ids = model.generate(**inputs, generation_config=model.generation_config)\n"
+        "print(processor.batch_decode(ids, skip_special_tokens=True)[0])"
+    )
+
+
+def _find_row(results: RunResults, record: TrialRecord) -> str | None:
+    """The row of the test table that holds this trial's scores."""
+    rows = results.test_rows
+    if record.name in rows:
+        return record.name
+    return "best" if "best" in rows and results.metrics.get("best_trial") == record.name else None
+
+
+def hide_folders(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config's values those that may name a folder, without the folders above it."""
+    return {key: short_name(values[key]) for key in _MAY_BE_FOLDERS if values.get(key) is not None}
+
+
+def short_name(name: str) -> str:
+    """A Hub name as it is, of a path its last part."""
+    return name if _is_hub_name(name) else name.rstrip("/").rpartition("/")[2]
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

@@ -1,0 +1,203 @@
+"""Optuna's plots for a report: parallel coordinates, importances, Pareto fronts.
+
+They are drawn of a study in memory made from the trials' records, which hold what `study.db` holds, without its lock,
+and joined: a knob with several branches is several parameters to the sampler, but one axis to a reader.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from medcap_core.objective import Objective
+from sweep.report.style import (
+    GREY,
+    LOG_AXIS,
+    MIN_TRIALS_TO_COMPARE,
+    PALETTE,
+    NothingToPlot,
+    axis_title,
+    escape,
+    finish,
+    hover_template,
+    is_log,
+    is_numeric,
+)
+from sweep.space.fields import show_plain
+from sweep.space.labels import short_label
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.results import RunResults
+from sweep.tables.blocks import Column, Plot, Table
+
+if TYPE_CHECKING:
+    import optuna
+    from plotly.graph_objects import Figure
+
+MIN_TRIALS_FOR_IMPORTANCE = 4
+NUM_NAMED = 8
+LOG_SPREAD = 30
+"""Costs that differ by more than this factor are drawn on a logarithmic axis."""
+
+_SCALE = [[0.0, GREY], [1.0, PALETTE[1]]]
+
+
+def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
+    """Optuna's parallel coordinates over the trials that ran to their end."""
+    from optuna.visualization import plot_parallel_coordinate
+    from plotly.colors import sample_colorscale
+
+    study, done = _build_study(results, searched)
+    objective = results.space.objective
+    if len(searched) < 2:
+        raise NothingToPlot("Fewer than two knobs were searched, so there are no parallel coordinates.")
+    if len(done) < MIN_TRIALS_TO_COMPARE:
+        raise NothingToPlot("Fewer than two trials ran to their end, so there are no parallel coordinates.")
+    figure = plot_parallel_coordinate(study, params=list(searched), target_name=objective.validation_title)
+    scores = [record.best_score or 0.0 for record in done]
+    low, high = min(scores), max(scores)
+    shares = [(score - low) / (high - low) if high > low else 1.0 for score in scores]
+    *lines, colour_bar = figure.data
+    for line, share, colour in zip(lines, shares, sample_colorscale(_SCALE, shares), strict=True):
+        line.update(line={"color": colour, "width": 1.5 + 2 * share}, opacity=0.9)
+    colour_bar.marker.update(
+        colorscale=_SCALE, reversescale=False, colorbar={"title": objective.title, "thickness": 14}
+    )
+    figure.update_annotations(bgcolor="rgba(255,255,255,0.9)")
+    figure.update_xaxes(ticktext=[objective.title, *(axis_title(name) for name in sorted(searched))])
+    summary = (
+        f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
+        f"values of {', '.join(axis_title(name) for name in searched)}, coloured by {objective.label} on validation."
+    )
+    width = 110 * (len(searched) + 2)
+    return finish(
+        "parallel",
+        "Parallel coordinates",
+        figure,
+        summary,
+        data_in="leaderboard",
+        height=440,
+        min_width=width,
+        margin=60,
+    )
+
+
+def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
+    """Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
+    from optuna.visualization import plot_param_importances
+
+    study, done = _build_study(results, searched)
+    values, objective = {record.best_score for record in done}, results.space.objective
+    if len(searched) < 2 or len(done) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2:
+        raise NothingToPlot(
+            f"Importances need at least two searched knobs and {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their "
+            f"end with different scores; here are {len(searched)} and {len(done)}."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that few trials say little is seen from the leaderboard
+        figure = plot_param_importances(study, params=list(searched), target_name=objective.validation_title)
+    bars = figure.data[0]  # from the smallest up
+    shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
+    figure.update_traces(marker_color=PALETTE[0], y=[axis_title(name) for name in bars.y])
+    figure.update_layout(showlegend=False)
+    figure.update_yaxes(automargin=True)
+    columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
+    rows = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
+    top = next(iter(shares))
+    summary = (
+        f"Bar chart of the knobs' importance for {objective.label}; the largest is {axis_title(top)} with "
+        f"{shares[top]:.2f}."
+    )
+    table = Table("importances", "Importance of each knob", columns, rows)
+    return finish("importances", "Importance of the knobs", figure, summary, table=table, height=120 + 40 * len(shares))
+
+
+def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[TrialRecord], float | None]) -> Plot:
+    """Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
+    import optuna
+    from optuna.visualization import plot_pareto_front
+
+    costs = [(record, cost_of) for record in results.ranked if (cost_of := of(record)) is not None]
+    if len(costs) < MIN_TRIALS_TO_COMPARE:
+        raise NothingToPlot(f"Fewer than two trials have a score and a {title.lower()}, so there is no front.")
+    if len({cost_of for _, cost_of in costs}) < 2:
+        raise NothingToPlot(f"All trials have the same {title.lower()}, so there is no front.")
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    study.add_trials(
+        [
+            optuna.create_trial(
+                values=[float(cost_of), float(record.best_score or 0.0)],
+                user_attrs={"trial": record.name, "label": short_label(record.point)},
+            )
+            for record, cost_of in costs
+        ]
+    )
+    objective = results.space.objective
+    figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
+    _restyle_front(figure, costs, objective)
+    spread = max(cost_of for _, cost_of in costs) / max(min(cost_of for _, cost_of in costs), 1e-9)
+    if spread > LOG_SPREAD:
+        figure.update_xaxes(**LOG_AXIS)
+    front = [costs[trial.number][0] for trial in study.best_trials]
+    named = ", ".join(record.name for record in front[:NUM_NAMED]) + (" and others" if len(front) > NUM_NAMED else "")
+    summary = (
+        f"Scatter chart of {objective.label} on validation against {title.lower()} for {len(costs)} trials. "
+        f"No other trial is better in both than {named}."
+    )
+    return finish(
+        f"pareto-{cost}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
+    )
+
+
+def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.Study, list[TrialRecord]]":
+    """A study of the trials that ran to their end, one parameter a knob, absent where the knob is inactive."""
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    done = [
+        record for record in results.records if record.state is TrialState.SUCCEEDED and record.best_score is not None
+    ]
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+    for knob in searched:
+        values = [record.point[knob] for record in done if record.point.get(knob) is not None]
+        if is_numeric(knob) and values:
+            distributions[knob] = FloatDistribution(min(values), max(values), log=is_log(results, knob))
+        else:
+            distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
+    study = optuna.create_study(direction="maximize")
+    for record in done:
+        active = {knob: record.point[knob] for knob in searched if record.point.get(knob) is not None}
+        parameters = {knob: float(value) if is_numeric(knob) else show_plain(value) for knob, value in active.items()}
+        study.add_trial(
+            optuna.create_trial(
+                value=record.best_score,
+                params=parameters,
+                distributions={knob: distributions[knob] for knob in active},
+            )
+        )
+    return study, done
+
+
+def _restyle_front(figure: "Figure", costs: Sequence[tuple[TrialRecord, float]], objective: Objective) -> None:
+    """In place of Optuna's two colour scales by number, the front stands out by colour and shape."""
+    by_values = {
+        (cost, record.best_score): escape(f"{record.name} {short_label(record.point)}") for record, cost in costs
+    }
+    styles = (("other trials", GREY, "circle-open"), ("Pareto front", PALETTE[1], "diamond"))
+    for trace, (name, colour, symbol) in zip(figure.data, styles, strict=True):
+        trace.update(
+            name=name,
+            text=[by_values.get((x, y), "") for x, y in zip(trace.x, trace.y, strict=True)],
+            hovertemplate=hover_template(objective),
+            marker={
+                "color": colour,
+                "colorscale": None,
+                "colorbar": None,
+                "showscale": False,
+                "size": 10,
+                "symbol": symbol,
+                "opacity": 1,
+                "line": {"color": colour, "width": 2},
+            },
+            showlegend=True,
+        )
+    figure.update_layout(title=None)

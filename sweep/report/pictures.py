@@ -1,0 +1,259 @@
+"""The pictures of a report, small and embedded: test images with their captions, and what `sweep.explain` drew.
+
+Scans are shown as their middle slices in three planes.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medcap_core.data.decoding import UnreadableImage
+from medcap_core.data.images import decode_rgb
+from medcap_core.data.prepare import load_dataset
+from medcap_core.data.records import Record
+from medcap_core.data.scans.records import ScanRecord
+from medcap_core.data.scans.slices import cut_slices, lay_out_slices
+from medcap_core.data.scans.volumes import VolumeGeometry
+from medcap_core.errors import DataFault
+from medcap_core.scoring.question_answering import score_answers
+from sweep.study.results import RunResults
+from sweep.study.scored_rows import PER_IMAGE_TABLE
+from sweep.tables.blocks import Gallery, Picture
+
+NUM_SAMPLES = 6
+"""So many of the best and as many of the worst cases."""
+IMAGE_PIXELS = 288
+SHEET_PIXELS = 1600
+MAX_SHEETS = 12
+_JPEG_QUALITY = 82
+
+
+class NoPictures(Exception):
+    """There is nothing to show; the message says why, as a sentence."""
+
+
+def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
+    """A sentence on how the cases were chosen, and the cases. Raises NoPictures where no test caption is there."""
+    captions = results.captions
+    if captions is None or captions.empty:
+        raise NoPictures("There are no captions of the test split yet.")
+    how, groups = _choose_cases(results, captions)
+    wanted = {str(captions["id"].iloc[row]) for rows in groups.values() for row in rows}
+    images, fault = load_images(results, wanted) if with_images else ({}, "")
+    galleries = []
+    for title, rows in groups.items():
+        pictures = [_build_sample(captions.iloc[row], images, results) for row in rows]
+        galleries.append(Gallery(title, tuple(pictures)))
+    return f"{how} {fault}".strip(), galleries
+
+
+def load_attention(directory: Path) -> tuple[list[str], Gallery]:
+    """Sentences on the sheets that `sweep.explain` left in `attention/`, and the sheets.
+
+    Raises NoPictures where there are none.
+    """
+    folder = directory / "attention"
+    about = _read_json(folder / "attention.json")
+    pictures = []
+    for entry in list(about.get("images") or [])[:MAX_SHEETS]:
+        try:
+            with Image.open(folder / entry["file"]) as image:
+                uri = encode_image(image, SHEET_PIXELS)
+        except (OSError, ValueError):
+            continue  # just being replaced
+        told = "Answer" if entry.get("question") else "Caption"
+        texts = (
+            ("Question", str(entry.get("question") or "")),
+            ("Reference", str(entry.get("reference") or "")),
+            (told, str(entry.get("caption") or "")),
+        )
+        shown = tuple((label, text) for label, text in texts if text)
+        pictures.append(Picture(str(entry["image_id"]), uri, str(entry["alt"]), shown, wide=True))
+    if not pictures:
+        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
+    said = [
+        f"Where {about.get('model')} looked for each word: method {about.get('method')}, layer {about.get('layer')}."
+    ]
+    game = _read_json(folder / "pointing_game.json")
+    if "kinds" in game:
+        said += _describe_volume_game(game)
+    elif "share" in game:
+        low, high = game["interval"]
+        said.append(
+            f"Pointing game ({game.get('method')}, layer {game.get('layer')}): {game['share']:.3f} ({low:.3f} to "
+            f"{high:.3f}) of {game['num_words']:,} finding words in {game['num_images']:,} {game.get('split')} images "
+            f"peak in the true box; chance is {game['area_chance']:.3f} by area and {game['shuffled_chance']:.3f} by "
+            "other images' boxes."
+        )
+    said.append("A map shows where attention lay, which is no proof of what the caption came from.")
+    return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
+
+
+def _describe_volume_game(game: dict[str, Any]) -> list[str]:
+    """A sentence on all answers and one on each kind of question."""
+    said = []
+    for kind, scores in {"all": game, **game["kinds"]}.items():
+        low, high = scores["interval"]
+        said.append(
+            f"Pointing game ({game.get('method')}, layer {game.get('layer')}), {kind}: {scores['share']:.3f} "
+            f"({low:.3f} to {high:.3f}) of {scores['num_words']:,} answers on {scores['num_images']:,} "
+            f"{game.get('split')} scans peak in the true structure; chance is {scores['area_chance']:.3f} by patches "
+            f"and {scores['shuffled_chance']:.3f} by other subjects' structures."
+        )
+    return said
+
+
+def encode_image(image: Image.Image, max_side: int) -> str:
+    """The image as a data URI, no side longer than `max_side` pixels: JPEG, or PNG for drawings with transparency."""
+    small = image.copy()
+    small.thumbnail((max_side, max_side))
+    is_photo = not small.has_transparency_data
+    buffer = io.BytesIO()
+    if is_photo:
+        rgb = small.convert("RGB")
+        pixels = np.asarray(rgb)
+        is_grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+        (rgb.convert("L") if is_grey else rgb).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    else:
+        small.save(buffer, "PNG", optimize=True)
+    kind = "jpeg" if is_photo else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dict[str, list[int]]]:
+    scores = find_image_scores(results)
+    if scores is None:
+        rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
+        how = (
+            f"The first {len(rows)} of {len(captions):,} test {results.noun}s in the order of the data set; best and "
+            f"worst cases are chosen once {PER_IMAGE_TABLE} is there."
+        )
+        return how, {"Samples": rows}
+    ids = captions["id"].tolist()
+    order = sorted((row for row in range(len(ids)) if ids[row] in scores), key=lambda row: -scores[ids[row]])
+    best = order[:NUM_SAMPLES]
+    worst = [row for row in reversed(order) if row not in best][:NUM_SAMPLES]
+    how = f"Chosen by CIDEr of the best model's caption for each of {len(order):,} test {results.noun}s."
+    return how, {"Best cases": best, "Worst cases": worst} if worst else {"Cases": best}
+
+
+def find_image_scores(results: RunResults) -> dict[str, float] | None:
+    """CIDEr of the best model for each test image by id; None where they are not known."""
+    table = results.image_scores
+    if table is None or not {"id", "CIDEr"} <= set(table.columns):
+        return None
+    if "row" in table.columns:
+        table = table[table["row"].isin(["best", results.metrics.get("best_trial")])]
+    ids = [str(value) for value in table["id"]]
+    scores = {name: float(value) for name, value in zip(ids, table["CIDEr"], strict=True) if np.isfinite(value)}
+    return scores or None
+
+
+def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], str]:
+    """The wanted test images by id, as data URIs, and a sentence on what is missing."""
+    config = results.best.config if results.best else None
+    try:
+        dataset = load_dataset(config.data if config else results.space.data)
+    except DataFault as fault:
+        return {}, f"The {results.noun}s are left out: {fault.faults[0]}"
+    images = {}
+    for record in dataset.splits.get("test", []):
+        if record.id in wanted:
+            try:
+                images[record.id] = encode_image(_draw(record), IMAGE_PIXELS)
+            except (UnreadableImage, DataFault):
+                continue
+    missing = len(wanted) - len(images)
+    return images, f"{missing} of {len(wanted)} {results.noun}s can no longer be read." if missing else ""
+
+
+def _draw(record: Record) -> Image.Image:
+    """An image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
+    if isinstance(record, ScanRecord) and record.noun == ScanRecord.noun:
+        cube = VolumeGeometry(IMAGE_PIXELS // 2).decode(record.image)
+        return Image.fromarray(lay_out_slices(cut_slices(cube[0])))
+    return decode_rgb(record.image)
+
+
+def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunResults) -> Picture:
+    name = str(row["id"])
+    scores = find_image_scores(results) or {}
+    texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
+    if name in scores:
+        texts.append(("CIDEr", f"{scores[name]:.2f}"))
+    shown = tuple((label, str(text)) for label, text in texts)
+    return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where the file is not there or not whole."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+NUM_ANSWER_SAMPLES = 4
+"""So many scans of either kind."""
+
+
+def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
+    """A sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
+    table = results.answers
+    if table is None or table.empty or "best" not in table:
+        raise NoPictures("There are no answers on the test split yet.")
+    unseen = results.section("question_answering").get("unseen_cohorts") or []
+    table = table.assign(is_right=score_answers(table["best"].tolist(), table["answer"].tolist())[:, 0])
+    shown = table[table["cohort"].isin(unseen)] if unseen else table
+    how = f"Scans{' of unseen cohorts' if unseen else ''} by the share of their questions that the best model answered"
+    how += " in the very words of the truth, one a subject; middle slices, the subject's right on the left."
+    groups = _choose_scans(shown)
+    wanted = {name for names in groups.values() for name in names}
+    images, fault = load_images(results, wanted) if with_images else ({}, "")
+    galleries = [
+        Gallery(title, tuple(_build_picture(name, table[table["id"] == name], images) for name in names))
+        for title, names in groups.items()
+    ]
+    return f"{how} {fault}".strip(), galleries
+
+
+def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Ids of scans with most answers right and with most answers wrong, no subject twice."""
+    of_scans = table.groupby("id", sort=False).agg(share=("is_right", "mean"), subject=("subject", "first"))
+    order = [str(name) for name in of_scans.index[np.argsort(-of_scans["share"].to_numpy(), kind="stable")]]
+    taken: set[str] = set()
+
+    def take(names: list[str]) -> list[str]:
+        chosen: list[str] = []
+        for name in names:
+            unit = of_scans.loc[name, "subject"] or name
+            if unit not in taken and len(chosen) < NUM_ANSWER_SAMPLES:
+                taken.add(str(unit))
+                chosen.append(name)
+        return chosen
+
+    half = -(-len(order) // 2)
+    right, wrong = take(order[:half]), take(order[half:][::-1])
+    groups = {"Most answers right": right, "Most answers wrong": wrong}
+    return {title: names for title, names in groups.items() if names}
+
+
+def _build_picture(name: str, items: pd.DataFrame, images: dict[str, str]) -> Picture:
+    texts = [("Cohort", str(items["cohort"].iloc[0]))] if items["cohort"].iloc[0] else []
+    texts += [
+        (str(item.question), _judge(str(item.best), str(item.answer), is_right=bool(item.is_right)))
+        for item in items.itertuples()
+    ]
+    alternative = f"Test scan {name}, three middle slices; questions and answers stand under it"
+    return Picture(name, images.get(name, ""), alternative, tuple(texts))
+
+
+def _judge(answer: str, truth: str, *, is_right: bool) -> str:
+    return f"✓ {answer}" if is_right else f"✗ {answer or '(nothing)'}; true: {truth}"

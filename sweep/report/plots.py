@@ -1,0 +1,184 @@
+"""The plots of a report that plotly draws of the records: learning curves, score against each knob, test scores."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from medcap_core.config import FreezeMode
+from sweep.report.style import (
+    FREEZE_COLOURS,
+    GREY,
+    LOG_AXIS,
+    MIN_TRIALS_TO_COMPARE,
+    PALETTE,
+    NothingToPlot,
+    axis_title,
+    escape,
+    finish,
+    hover_template,
+    is_log,
+    is_numeric,
+)
+from sweep.space.fields import show_plain
+from sweep.space.labels import short_label
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.results import RunResults
+from sweep.tables.blocks import Plot
+from sweep.tables.caption_tables import describe_row
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+NUM_NAMED_CURVES = 6
+MAX_TEST_ROWS = 40
+
+_DASHES = ("solid", "dash", "dot")
+
+
+def plot_learning_curves(results: RunResults) -> Plot:
+    """Score on validation after each epoch: the best trials by name, all others in grey."""
+    from plotly import graph_objects as go
+
+    records = [record for record in results.records if any(epoch["score"] is not None for epoch in record.epochs)]
+    if not records:
+        raise NothingToPlot("No trial has a score of an epoch yet.")
+    named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
+    others = [record for record in records if record not in named]
+    figure = go.Figure()
+    if others:
+        points = [point for record in others for point in [*_score_curve(record), (None, None)]]
+        _add_lines(figure, points, f"{len(others)} other trials", {"color": GREY, "width": 1}, opacity=0.6)
+    for index, record in enumerate(named):
+        line = {"color": PALETTE[index % len(PALETTE)], "dash": _DASHES[index % 3], "width": 4 if index == 0 else 2}
+        _add_lines(figure, _score_curve(record), f"{record.name} {_label(record)}", line)
+    figure.update_xaxes(title="Epoch", dtick=1 if max(record.epochs_done for record in records) <= 20 else None)
+    objective = results.space.objective
+    figure.update_yaxes(title=objective.validation_title)
+    top = named[0]
+    summary = (
+        f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The highest is "
+        f"{top.name} with {objective.show(top.best_score)} at epoch {top.best_epoch}."
+    )
+    return finish(
+        "curves", f"{objective.title} after each epoch", figure, summary, data_in="learning_curves", height=460
+    )
+
+
+def plot_losses(results: RunResults) -> Plot:
+    """Training and validation loss of the best trial."""
+    from plotly import graph_objects as go
+
+    best = results.best
+    if best is None or len(best.epochs) < 2:
+        raise NothingToPlot("The best trial has fewer than two epochs, so there is no curve of its losses.")
+    figure = go.Figure()
+    for index, name in enumerate(("training_loss", "validation_loss")):
+        points = [(epoch["epoch"], epoch[name]) for epoch in best.epochs]
+        line = {"color": PALETTE[index], "dash": _DASHES[index]}
+        _add_lines(figure, points, name.replace("_", " "), line)
+    figure.update_xaxes(title="Epoch", dtick=1 if best.epochs_done <= 20 else None)
+    figure.update_yaxes(title="Loss")
+    summary = f"Line chart of training and validation loss of {best.name} over {best.epochs_done} epochs."
+    return finish("losses", f"Losses of the best trial, {best.name}", figure, summary, data_in="learning_curves")
+
+
+def plot_knob(results: RunResults, knob: str) -> Plot:
+    """Score against one searched knob; pruned trials are hollow, with the best of what they ran."""
+    from plotly import graph_objects as go
+
+    points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
+    if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
+        raise NothingToPlot(f"{axis_title(knob)} has one value only among the trials that gave a score.")
+    numeric, objective = is_numeric(knob), results.space.objective
+    figure = go.Figure()
+    for index, (mode, members) in enumerate(_group_by_freeze(points).items()):
+        figure.add_scatter(
+            x=[value if numeric else escape(show_plain(value)) for _, value in members],
+            y=[record.best_score for record, _ in members],
+            mode="markers",
+            name=mode.value,
+            text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in members],
+            hovertemplate=hover_template(objective),
+            marker={
+                "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)]),
+                "size": 9,
+                "line": {"width": 2, "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)])},
+                "symbol": ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members],
+            },
+        )
+    figure.update_layout(showlegend=True)
+    log_scale = numeric and is_log(results, knob)
+    figure.update_xaxes(title=axis_title(knob), type=None if numeric else "category")
+    if log_scale:
+        figure.update_xaxes(**LOG_AXIS)
+    figure.update_yaxes(title=objective.validation_title)
+    best, value = points[0]
+    summary = (
+        f"Scatter chart of {objective.label} on validation against {axis_title(knob).lower()} for "
+        f"{len(points)} trials. The highest is {objective.show(best.best_score)} at {show_plain(value)}."
+    )
+    title = f"{objective.title} against {axis_title(knob)[0].lower()}{axis_title(knob)[1:]}".replace("loRA", "LoRA")
+    return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)
+
+
+def plot_test_scores(results: RunResults) -> Plot:
+    """CIDEr of each row of the test table, with its 95% interval where there is one."""
+    from plotly import graph_objects as go
+
+    rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if scores.get("CIDEr") is not None}
+    if len(rows) < 2:
+        raise NothingToPlot("Fewer than two rows are scored on the test split, so there is nothing to compare.")
+    if len(rows) > MAX_TEST_ROWS:
+        raise NothingToPlot(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
+    intervals = results.section("intervals")
+    ordered = sorted(rows, key=lambda row: rows[row])
+    known = {row: (intervals.get(row) or {}).get("CIDEr") or [rows[row], rows[row]] for row in ordered}
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[rows[row] for row in ordered],
+        y=[escape(describe_row(results, row)) for row in ordered],
+        mode="markers",
+        marker={"size": 10, "color": PALETTE[0]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [known[row][1] - rows[row] for row in ordered],
+            "arrayminus": [rows[row] - known[row][0] for row in ordered],
+            "color": PALETTE[0],
+        },
+        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+    )
+    figure.update_xaxes(title="CIDEr, test", rangemode="tozero")
+    figure.update_yaxes(automargin=True, type="category")
+    said, top = "with 95% intervals " if intervals else "", describe_row(results, ordered[-1])
+    summary = f"Dot chart of CIDEr on the test split {said}for {len(rows)} rows; the highest is {top}."
+    height = 110 + 34 * len(rows)
+    return finish("test-scores", "CIDEr on the test split", figure, summary, data_in="test", height=height)
+
+
+def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, line: Any, **more: Any) -> None:
+    figure.add_scatter(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        name=escape(name),
+        mode="lines+markers",
+        line=line,
+        marker={"size": 7, "color": line["color"]},
+        hovertemplate="epoch %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        **more,
+    )
+
+
+def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
+    return [(epoch["epoch"], epoch["score"]) for epoch in record.epochs]
+
+
+def _group_by_freeze(points: Sequence[tuple[TrialRecord, Any]]) -> dict[FreezeMode, list[tuple[TrialRecord, Any]]]:
+    groups: dict[FreezeMode, list[tuple[TrialRecord, Any]]] = {}
+    for record, value in points:
+        groups.setdefault(record.config.freeze, []).append((record, value))
+    return groups
+
+
+def _label(record: TrialRecord) -> str:
+    label = short_label(record.point)
+    return label if len(label) <= 40 else f"{label[:39]}…"

@@ -1,0 +1,272 @@
+"""A run's results -> the sections of its report, in reading order; what makes no sense for a run becomes a sentence."""
+
+import shlex
+from collections.abc import Callable
+
+from medcap_core.data.records import fold_white_space
+from medcap_core.objective import OBJECTIVES
+from sweep.report import answer_sections, optuna_plots, plots
+from sweep.report.pictures import NoPictures, build_samples, load_attention
+from sweep.report.style import NothingToPlot
+from sweep.space import dump_space
+from sweep.space.labels import short_label
+from sweep.study.record import TrialRecord
+from sweep.study.results import RunResults, RunStatus, count_states, find_searched
+from sweep.tables import caption_tables, trial_tables
+from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text, format_uncertainty, format_value
+from sweep.tables.formats import format_seconds
+
+MAX_KNOB_PLOTS = 9
+
+Step = Callable[[], None]
+
+
+def build_report(results: RunResults, *, with_images: bool = True, step: Step = lambda: None) -> Report:
+    """Build all sections; `step` is called after each of the `NUM_STEPS`."""
+    sections = []
+    for build in _BUILDERS:
+        section = build(results, with_images) if build in _WITH_PICTURES else build(results)
+        if section.blocks:
+            sections.append(section)
+        step()
+    return Report(f"Sweep {results.directory.name}", describe_status(results), describe_results(results), sections)
+
+
+def describe_status(results: RunResults) -> str:
+    """Whether the run goes on, and how far it is."""
+    from sweep.space.points import num_trials
+
+    wanted = max(num_trials(results.space), len(results.records))
+    done = f"{results.num_finished} of {wanted} trials are done"
+    if results.status is RunStatus.FINISHED:
+        counts = ", ".join(f"{count} {state.value.lower()}" for state, count in count_states(results.records).items())
+        return f"Finished: {done} ({counts})." if counts else f"Finished: {done}."
+    if results.status is RunStatus.RUNNING:
+        return f"Still running: {done}. What follows is as far as it has come."
+    return f"Not ended: {done}. It was cut off, or goes on on another machine; what follows is as far as it has come."
+
+
+def describe_results(results: RunResults) -> str:
+    """The run in two sentences: what was compared, and what came out."""
+    space, best, objective = results.space, results.best, results.space.objective
+    seconds = sum(record.seconds for record in results.records)
+    models = ", ".join(space.models) or _base_name(space.model)
+    said = f"{len(results.records)} trials of {models} on {_base_name(space.data)}"
+    said += f", {format_seconds(seconds)} of training and evaluation in all."
+    if best is None:
+        return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
+    said += f" Best by validation: {best.name} ({short_label(best.point)}), "
+    said += f"{objective.label} {objective.show(best.best_score)}"
+    if best.whole_validation_score is not None:
+        said += f", {objective.show(best.whole_validation_score)} on the whole split"
+    scores = results.section("best")
+    if results.metrics.get("best_trial") != best.name or "CIDEr" not in scores:
+        return f"{said}; the test split is not scored yet."
+    table = caption_tables.build_test_table(results)
+    cell = next((row["CIDEr"] for row in table.rows if row["row"] in ("best", best.name)), None)
+    interval = format_uncertainty(cell, "score")
+    said += f". On {results.metrics.get('num_images', 0):,} test {results.noun}s: CIDEr {scores['CIDEr']:.3f}"
+    said += f" (95% interval {interval})" if interval else ""
+    others = {
+        "zero_shot": "zero-shot",
+        "caption_prior": "for the caption prior",
+        "shuffled_images": f"with shuffled {results.noun}s",
+    }
+    told = [
+        f"{format_value(results.section(row)['CIDEr'], 'score')} {name}"
+        for row, name in others.items()
+        if "CIDEr" in results.section(row)
+    ]
+    said += f", against {', '.join(told)}." if told else "."
+    return f"{said} {answer_sections.describe_answers(results)}".strip()
+
+
+def _build_notes(results: RunResults) -> Section:
+    return Section("notes", "Notes", [Text(fault, "warning") for fault in results.faults])
+
+
+def _build_test(results: RunResults) -> Section:
+    blocks: list[Block] = []
+    if not results.test_rows:
+        blocks.append(Text("The test split is scored once, when the search is over; there are no scores yet.", "note"))
+        return Section("test", "Test split", blocks)
+    blocks += [caption_tables.build_test_table(results), *explain_test(results)]
+    blocks.append(_plot_or_say(lambda: plots.plot_test_scores(results)))
+    for table in (
+        caption_tables.build_group_table(results),
+        caption_tables.build_fact_table(results),
+        caption_tables.build_concept_table(results),
+    ):
+        if table is not None:
+            blocks.append(table)
+    published = caption_tables.build_published_table(results)
+    if published is not None:
+        said = (
+            "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
+        )
+        blocks += [published, Text(said, "note")]
+    return Section("test", "Test split", blocks)
+
+
+def explain_test(results: RunResults) -> list[Text]:
+    """What the test table's figures mean."""
+    cider = OBJECTIVES["cider"]
+    said = [f"BLEU, METEOR and ROUGE-L run from 0 to 1, {cider.label} from 0 to {cider.upper_bound:g}."]
+    drawn = results.section("resampling")
+    if any(results.section("intervals").values()):
+        over = f" over {drawn['num_units']:,} {drawn['unit']}s, {drawn['num_resamples']:,} resamples" if drawn else ""
+        said.append(f"Ranges are 95% bootstrap intervals{over}.")
+    comparisons = results.section("comparisons")
+    if comparisons.get("rows"):
+        baseline = caption_tables.describe_row(results, comparisons["baseline"])
+        said.append(f"p: paired sign-flip test of the difference to {baseline}, then corrected by Holm.")
+    if results.metrics.get("caption_preprocessing", "none") != "none":
+        said.append(f"Captions and references were preprocessed as {results.metrics['caption_preprocessing']}.")
+    if "caption_prior" in results.test_rows:
+        said.append(
+            f"The caption prior is one fixed training caption for all {results.noun}s, shuffled {results.noun}s the "
+            f"best model's captions given to wrong {results.noun}s: a model that does not beat them has learnt the "
+            "words, not the pictures."
+        )
+    if results.space.test == "all":
+        said.append(
+            "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
+        )
+    blocks = [Text(" ".join(said), "note")]
+    if results.metrics.get("caption_prior_text"):
+        blocks.append(Text(f"The caption prior says: “{results.metrics['caption_prior_text']}”", "note"))
+    return blocks
+
+
+def _build_leaderboard(results: RunResults) -> Section:
+    if not results.records:
+        return Section("trials", "Leaderboard", [Text("No trial has begun yet.", "note")])
+    blocks: list[Block] = [trial_tables.build_leaderboard(results)]
+    objective = results.space.objective
+    if objective.meaning:
+        blocks.append(Text(f"{objective.title}: {objective.meaning}, 0 to {objective.upper_bound:g}.", "note"))
+    if any(record.whole_validation_score is not None for record in results.records):
+        blocks.append(
+            Text(
+                "The leading trials were scored again on the whole validation split, which decides among them; "
+                f"{objective.label} on a part of it is another figure.",
+                "note",
+            )
+        )
+    return Section("trials", "Leaderboard", blocks)
+
+
+def _build_ablation(results: RunResults) -> Section:
+    table = trial_tables.build_ablation_table(results)
+    if table is None:
+        said = "Only one setting has a score, so there is no ablation to show."
+        return Section("ablation", "Ablation", [Text(said, "note")])
+    blocks: list[Block] = [table]
+    if results.space.sampler == "grid":
+        if any(len(row["trials"].split()) > 1 for row in table.rows):
+            blocks.append(Text("± is the standard deviation over seeds; costs are means over them.", "note"))
+    else:
+        blocks.append(
+            Text("A search, not a grid: each freeze mode is represented by its best trial on validation.", "note")
+        )
+    return Section("ablation", "Ablation", blocks)
+
+
+def _build_curves(results: RunResults) -> Section:
+    blocks: list[Block] = [
+        _plot_or_say(lambda: plots.plot_learning_curves(results)),
+        _plot_or_say(lambda: plots.plot_losses(results)),
+    ]
+    if any(record.epochs for record in results.records):
+        blocks.append(trial_tables.build_learning_curves(results))
+    return Section("curves", "Learning curves", blocks)
+
+
+def _build_knobs(results: RunResults) -> Section:
+    searched = find_searched(results)
+    if not searched:
+        return Section("search", "What mattered", [Text("Nothing was searched, so no knob can be compared.", "note")])
+    shown = [knob for knob in searched if knob != "seed"][:MAX_KNOB_PLOTS]
+    blocks = [_plot_or_say(lambda knob=knob: plots.plot_knob(results, knob)) for knob in shown]  # type: ignore[misc]
+    blocks.append(_plot_or_say(lambda: optuna_plots.plot_parallel(results, searched)))
+    blocks.append(_plot_or_say(lambda: optuna_plots.plot_importances(results, searched)))
+    return Section("search", "What mattered", blocks)
+
+
+def _build_pareto(results: RunResults) -> Section:
+    def training_seconds(record: TrialRecord) -> float | None:
+        return trial_tables.find_costs(record)["training_seconds"]
+
+    def trained(record: TrialRecord) -> float | None:
+        return record.last_count("trainable_parameters")
+
+    blocks: list[Block] = [
+        _plot_or_say(
+            lambda: optuna_plots.plot_pareto(results, cost="time", title="Training time (s)", of=training_seconds)
+        ),
+        _plot_or_say(
+            lambda: optuna_plots.plot_pareto(results, cost="parameters", title="Trained parameters", of=trained)
+        ),
+    ]
+    return Section("costs", "Scores and costs", blocks)
+
+
+def _build_samples_section(results: RunResults, with_images: bool) -> Section:
+    title = f"Sample {results.noun}s"
+    try:
+        how, galleries = build_samples(results, with_images=with_images)
+    except NoPictures as reason:
+        return Section("samples", title, [Text(str(reason), "note")])
+    return Section("samples", title, [Text(how, "note"), *galleries])
+
+
+def _build_attention(results: RunResults) -> Section:
+    try:
+        said, gallery = load_attention(results.directory)
+    except NoPictures as reason:
+        return Section("attention", "Attention", [Text(str(reason), "note")])
+    return Section("attention", "Attention", [*(Text(line, "note") for line in said), gallery])
+
+
+def _build_provenance(results: RunResults) -> Section:
+    blocks: list[Block] = []
+    if results.provenance:
+        blocks.append(trial_tables.build_provenance_table(results))
+        typed = [shlex.join(start["command"]) for start in results.provenance if start.get("command")]
+        blocks.append(Code("\n".join(f"$ {line}" for line in typed), "The commands of this run, as typed"))
+    else:
+        blocks.append(Text("The run has not come as far as writing down its provenance.", "note"))
+    again = f"$ python -m sweep.run {shlex.quote(str(results.directory / 'space.yaml'))}"
+    blocks.append(Code(again, "To run it again, from the space file below"))
+    blocks.append(Code(dump_space(results.space), "space.yaml, every key written out", "yaml"))
+    return Section("provenance", "Provenance and how to run it again", blocks)
+
+
+def _plot_or_say(build: Callable[[], Plot]) -> Block:
+    try:
+        return build()
+    except NothingToPlot as reason:
+        return Text(str(reason), "note")
+
+
+def _base_name(name: str) -> str:
+    """A Hub name as it is, of a path its last part."""
+    return fold_white_space(name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name)
+
+
+_BUILDERS: tuple[Callable[..., Section], ...] = (
+    _build_notes,
+    _build_test,
+    answer_sections.build_diagnosis,
+    answer_sections.build_questions,
+    _build_leaderboard,
+    _build_ablation,
+    _build_curves,
+    _build_knobs,
+    _build_pareto,
+    _build_samples_section,
+    _build_attention,
+    _build_provenance,
+)
+_WITH_PICTURES = (_build_samples_section, answer_sections.build_questions)
+NUM_STEPS = len(_BUILDERS)

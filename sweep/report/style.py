@@ -1,0 +1,81 @@
+"""The look that the plots of a report share, and the words on their axes.
+
+Colours stand out from light and dark paper alike (contrast of at least 3); text and grid are coloured by the page.
+"""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.objective import Objective
+from sweep.space.fields import field_kind
+from sweep.space.ranges import LogUniform
+from sweep.study.results import RunResults
+from sweep.tables.blocks import Plot
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+PALETTE = ("#0077bb", "#d45500", "#008a66", "#b8568c", "#7a6fd0", "#a07010")
+GREY = "#808080"
+FREEZE_COLOURS = dict(zip(FreezeMode, PALETTE, strict=False))
+LOG_AXIS = {"type": "log", "dtick": "D2"}
+MIN_TRIALS_TO_COMPARE = 2
+
+
+class NothingToPlot(Exception):
+    """A plot would make no sense for this run; the message says why, as a sentence."""
+
+
+def is_numeric(knob: str) -> bool:
+    """Whether a knob's values are numbers."""
+    return field_kind(TrialConfig, knob) in ("int", "float")
+
+
+def is_log(results: RunResults, knob: str) -> bool:
+    """Whether a knob belongs on a logarithmic axis."""
+    branches = results.space.search.get(knob, ())
+    return knob == "learning_rate" or any(isinstance(branch.range, LogUniform) for branch in branches)
+
+
+def axis_title(knob: str) -> str:
+    """A knob in words, such as `Learning rate`."""
+    words = {"num_epochs": "Number of epochs", "lora_rank": "LoRA rank", "freeze": "Freeze mode"}
+    return words.get(knob) or knob.replace("_", " ").replace("lora", "LoRA").capitalize().replace("Lora", "LoRA")
+
+
+def escape(text: str) -> str:
+    """Plotly reads a few HTML tags in texts; what a user wrote is no tag."""
+    return html.escape(text, quote=False)
+
+
+def hover_template(objective: Objective) -> str:
+    """What plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
+    return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.{objective.num_decimals}f}}<extra></extra>"
+
+
+def finish(
+    name: str,
+    title: str,
+    figure: "Figure",
+    summary: str,
+    *,
+    height: int = 400,
+    min_width: int = 0,
+    margin: int = 12,
+    **data: Any,
+) -> Plot:
+    """Give a figure the shared look, and what the page needs to know of it; `data` goes to `Plot`."""
+    figure.update_layout(
+        template="none",
+        title=None,
+        height=height,
+        autosize=True,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": margin, "t": 24, "b": 50},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "bgcolor": "rgba(0,0,0,0)"},
+        hoverlabel={"bgcolor": "#20242a", "font": {"color": "#ffffff"}},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    return Plot(name, title, str(figure.to_json()), summary, min_width=min_width, **data)

@@ -1,0 +1,63 @@
+"""Write the report of a run: page, Markdown and tables."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from medcap_core.errors import RunFault
+from medcap_core.runtime.files import replace_durably
+
+WHAT = "writing the report"
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def write_report(
+    directory: Path, *, out: Path | None = None, with_images: bool = True, progress: Progress | None = None
+) -> Path:
+    """Write the report of the run in `directory`, into it or into the folder `out`; returns the path of the page.
+
+    Reads the run as it stands and takes no lock. Raises RunFault if `directory` is no run or `out` cannot be written.
+    """
+    from sweep.report.page import render_page
+    from sweep.report.sections import NUM_STEPS, build_report
+    from sweep.study.results import load_results
+    from sweep.tables.blocks import format_csv_table
+    from sweep.tables.markdown import format_markdown
+
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(WHAT, done, NUM_STEPS + 1)
+
+    if progress is not None:
+        progress(WHAT, 0, NUM_STEPS + 1)
+    report = build_report(load_results(directory), with_images=with_images, step=step)
+    folder = out or directory
+    try:
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+        for table in report.tables:
+            _write(folder / "tables" / f"{table.name}.csv", format_csv_table(table))
+        _write(folder / "report.md", format_markdown(report))
+        _write(folder / "report.html", render_page(report))
+    except OSError as error:
+        raise RunFault(
+            f"{folder}: the report cannot be written ({error.strerror}); free some space or choose another folder by "
+            f"python -m sweep.report {directory} --out DIR."
+        ) from None
+    step()
+    return folder / "report.html"
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace `path` in one step; two processes that report on one run at once do not mix their files."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        replace_durably(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

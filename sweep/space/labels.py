@@ -1,0 +1,103 @@
+"""Name a point in a few words, such as `lora r8 lr1e-2 e4`."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweep.space.fields import show
+
+_LABEL_PREFIXES = {
+    "lora_rank": "r",
+    "lora_alpha": "a",
+    "lora_dropout": "do",
+    "learning_rate": "lr",
+    "num_epochs": "e",
+    "batch_size": "b",
+    "accumulation_steps": "acc",
+    "weight_decay": "wd",
+    "warmup_fraction": "wu",
+    "label_smoothing": "ls",
+    "max_grad_norm": "clip",
+    "image_size": "px",
+    "data_fraction": "df",
+    "max_train_images": "n",
+    "num_beams": "beam",
+    "max_rotation_degrees": "rot",
+    "max_brightness_change": "bri",
+    "seed": "s",
+}
+
+_NAMED_BY_VALUE = ("model", "freeze", "lora_targets", "schedule", "precision")
+
+_SWITCHES = {"augment": "aug", "lora_vision": "vision"}
+
+_LABEL_ORDER = (
+    "model",
+    "freeze",
+    "lora_targets",
+    "lora_vision",
+    "lora_rank",
+    "lora_alpha",
+    "learning_rate",
+    "num_epochs",
+)
+
+
+def short_label(point: Mapping[str, Any]) -> str:
+    """A telling ASCII name for a point, such as `lora r8 lr1e-3 e4`; `default` for an empty one."""
+    known = [knob for knob in _LABEL_ORDER if knob in point]
+    ordered = known + [knob for knob in point if knob not in known]
+    return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
+
+
+def group_label(point: Mapping[str, Any]) -> str:
+    """The label of a point whatever its seed. Points of other configs may share it; see `label_groups`."""
+    return short_label(_without_seed(point))
+
+
+def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each point whatever its seed, the same for repeats of one config and for these alone.
+
+    Configs that `group_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
+    """
+    configs: dict[str, set[frozenset[tuple[str, Any]]]] = {}
+    for point in points:
+        configs.setdefault(group_label(point), set()).add(frozenset(_without_seed(point).items()))
+    return [
+        group_label(point)
+        if len(configs[group_label(point)]) == 1
+        else " ".join(f"{knob}={value}" for knob, value in _without_seed(point).items())
+        for point in points
+    ]
+
+
+def _without_seed(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {knob: value for knob, value in point.items() if knob != "seed"}
+
+
+def _label_part(knob: str, value: Any) -> str:
+    if knob in _NAMED_BY_VALUE:
+        return str(value)
+    if knob in _SWITCHES:
+        return ("" if value else "no-") + _SWITCHES[knob]
+    if isinstance(value, float):
+        text = _short_number(value, scientific=knob == "learning_rate")
+    elif isinstance(value, bool) or value is None:
+        text = show(value)
+    else:
+        text = re.sub(r"\s+", "-", _to_ascii(str(value)).strip())
+    return f"{_LABEL_PREFIXES.get(knob, knob + '=')}{text}"
+
+
+def _to_ascii(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    return "".join(letter for letter in plain if letter.isprintable() or letter.isspace())
+
+
+def _short_number(value: float, *, scientific: bool) -> str:
+    """Two significant digits: `1e-3`, `4.5e-5`, `0.25`, `16`."""
+    if scientific or (value and not 0.01 <= abs(value) < 1000):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"

@@ -1,0 +1,115 @@
+"""Where a run lives on disk: finding it a free folder, holding it for one process, reading back what it left."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medcap_core.errors import ConfigFault, RunFault
+from sweep.space import SearchSpace, load_space
+from sweep.study.record import TrialRecord, load_record
+
+_LOCK_NAME = "run.lock"
+
+
+def next_run_directory(root: Path, name: str) -> Path:
+    """Make and return the next free `<root>/<name>-NNN`, counting from 001; two callers never get the same.
+
+    Raises RunFault if `root` cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [path.name.removeprefix(f"{name}-") for path in root.glob("*") if path.name.startswith(f"{name}-")]
+        number = max((int(end) for end in taken if end.isascii() and end.isdigit()), default=0) + 1
+        while True:
+            directory = root / f"{name}-{number:03d}"
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return directory
+    except OSError as error:
+        raise RunFault(
+            f"{root}: cannot make a run directory here ({error.strerror}); choose another with --out."
+        ) from None
+
+
+def show_path(path: Path) -> str:
+    """A path as the user would type it from here."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def check_new_directory(directory: Path) -> None:
+    """Raise RunFault unless `directory` is free for a new run: absent, or an empty folder."""
+    if directory.exists() and not directory.is_dir():
+        raise RunFault(f"--out {directory} is a file; choose a folder.")
+    if directory.is_dir() and any(path.name != _LOCK_NAME for path in directory.iterdir()):
+        raise RunFault(
+            f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
+        )
+
+
+def take_lock(directory: Path) -> FileLock:
+    """Hold the run for this process; the system gives the lock back however the process ends.
+
+    Raises RunFault if another process holds it.
+    """
+    lock = FileLock(directory / _LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunFault(f"{directory} is in use by another sweep.run; wait until it ends or stop it first.") from None
+    except OSError as error:
+        raise RunFault(
+            f"{directory}: cannot be locked ({error.strerror}); make it writable or choose another."
+        ) from None
+    return lock
+
+
+def find_holder(directory: Path) -> bool:
+    """Whether a process of this machine is seen to hold the run, told without touching its lock.
+
+    False also where that cannot be seen: the system has no `/proc/locks`, or the run goes on on another machine.
+    """
+    try:
+        inode = str((directory / _LOCK_NAME).stat().st_ino)
+        held = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    # Such as `1: FLOCK  ADVISORY  WRITE 8544 fe:00:2154512 0 EOF`.
+    return any(
+        fields[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and fields[5].rpartition(":")[2] == inode
+        for fields in map(str.split, held.splitlines())
+        if len(fields) > 5
+    )
+
+
+def load_run_space(path: Path) -> SearchSpace:
+    """Read a run's own space.yaml. Raises RunFault if it is damaged."""
+    try:
+        return load_space(path)
+    except ConfigFault as fault:
+        raise RunFault(fault.faults) from None
+
+
+def load_run_records(directory: Path) -> list[TrialRecord]:
+    """All trial records by number. Raises RunFault with every one that is damaged or missing."""
+    paths = sorted((directory / "trials").glob("trial_*/trial.json"))
+    records: list[TrialRecord] = []
+    faults: list[str] = []
+    for path in paths:
+        try:
+            records.append(load_record(path))
+        except RunFault as fault:
+            faults += fault.faults
+    records.sort(key=lambda record: record.number)
+    if not faults:
+        missing = sorted(set(range(len(records))) - {record.number for record in records})
+        faults = [
+            f"{directory}/trials/trial_{number:04d}/trial.json is missing; restore it from a copy."
+            for number in missing
+        ]
+    if faults:
+        raise RunFault(faults)
+    return records

@@ -1,0 +1,142 @@
+"""The next point of a search: from the list (first points, grid rows) or from the sampler.
+
+A proposal depends on the space, its seed, the trial's number and the trials so far, on nothing else: the sampler is
+built afresh each time with a seed derived from the number. So a search that was interrupted goes on as if it had not
+been, and never proposes again what it proposed before. Drawing happens in a copy of the study in memory; the run's own
+record is written only when the point is complete and valid.
+"""
+
+import json
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from medcap_core.config import TrialConfig
+from medcap_core.errors import ConfigFault
+from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
+from sweep.study.record import TrialRecord
+
+MAX_INVALID_DRAWS = 100
+MAX_REPEATED_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point to try: as the space says it, as Optuna says it (`parameters`, `distributions`), and as a config."""
+
+    point: dict[str, Any]
+    config: TrialConfig
+    parameters: dict[str, Any]
+    distributions: dict[str, Any]
+
+
+def build_proposal(
+    space: SearchSpace, number: int, history: Sequence[FrozenTrial], tried: Collection[TrialConfig]
+) -> Proposal:
+    """The point of trial `number` (from 0), given all trials before it.
+
+    Points whose fields do not go together are drawn again, up to a bound, and so are configs in `tried`; after that
+    bound a repeat is accepted, since a small space has no more to give. Raises ConfigFault if no draw is valid.
+    """
+    if space.sampler == "grid":
+        return _take_grid_row(space, number)
+    given = encode_point(space, space.first_points[number]) if number < len(space.first_points) else None
+    fault: ConfigFault | None = None
+    repeat: Proposal | None = None
+    num_repeats = 0
+    for attempt in range(MAX_INVALID_DRAWS):
+        try:
+            proposal = _draw(space, number, attempt, history, given)
+        except ConfigFault as error:
+            fault = error
+            continue
+        if proposal.config not in tried:
+            return proposal
+        repeat = repeat or proposal
+        num_repeats += 1
+        if num_repeats == MAX_REPEATED_DRAWS:
+            break
+    if repeat is not None:
+        return repeat
+    assert fault is not None
+    raise ConfigFault(
+        (
+            f"search space {space.name}: {MAX_INVALID_DRAWS} draws for one trial were all invalid; narrow its ranges "
+            "or add conditions. The last one:",
+            *fault.faults,
+        )
+    )
+
+
+def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The first trial that this space would not have given, because the space was changed since; None if there is none.
+
+    Mixing the two would compare trials of different settings, and Optuna refuses a knob whose choices change.
+    """
+    return next((record for record in records if not _is_of_space(space, record)), None)
+
+
+def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
+    try:
+        again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
+    except (ConfigFault, ValueError, IndexError):  # invalid now, a knob more or another choice, a row less
+        return False
+    return (again.point, again.config, again.distributions) == (record.point, record.config, record.distributions)
+
+
+def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:
+    trial = optuna.trial.FixedTrial(parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a value outside its range now; the comparison tells
+        point = propose(space, trial)
+    return Proposal(point, build_config(space, point), parameters, _dump_distributions(trial.distributions))
+
+
+def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:
+    """Optuna's sampler for one proposal. TPE starts after a third of the trials (4 to 10 of them)."""
+    seed = int(np.random.SeedSequence([space.seed, number, attempt]).generate_state(1)[0])
+    if space.sampler == "random":
+        return RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group` is marked experimental
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=min(10, max(4, num_trials(space) // 3)),
+            multivariate=True,
+            group=True,  # without it, knobs under a condition are drawn independently of all others
+            constant_liar=True,  # trials that run at the same time keep away from each other
+        )
+
+
+def _draw(
+    space: SearchSpace, number: int, attempt: int, history: Sequence[FrozenTrial], given: dict[str, Any] | None
+) -> Proposal:
+    scratch = optuna.create_study(direction="maximize", sampler=build_sampler(space, number, attempt))
+    scratch.add_trials(history)
+    if given is not None:
+        scratch.enqueue_trial(given)  # what it leaves out is drawn
+    trial = scratch.ask()
+    point = propose(space, trial)
+    return Proposal(point, build_config(space, point), trial.params, _dump_distributions(trial.distributions))
+
+
+def _take_grid_row(space: SearchSpace, number: int) -> Proposal:
+    rows = grid_rows(space)
+    row = rows[number]
+    distributions: dict[str, BaseDistribution] = {}
+    for name in row:
+        values = {repr(other[name]): other[name] for other in rows if name in other}
+        distributions[name] = CategoricalDistribution(tuple(values.values()))
+    return Proposal(row, build_config(space, row), dict(row), _dump_distributions(distributions))
+
+
+def _dump_distributions(distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+    return {name: json.loads(distribution_to_json(distribution)) for name, distribution in distributions.items()}

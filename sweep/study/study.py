@@ -1,0 +1,393 @@
+"""A run directory: its trials, what to try next, what is best, and how a stopped run goes on.
+
+The order of writing makes any stop safe, `kill -9` and power cuts included. Every file is replaced in one step, and
+each change goes first to the trial's `trial.json`, then to `study.db`, then to `trials.csv`. The JSON files are the
+truth; the other two follow from them and are brought up to date when the run is opened. A proposal is complete in
+`trial.json` before Optuna hears of it, so no trial is half known and no number is used twice.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock
+
+from medcap_core.errors import RunFault
+from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
+from sweep.space import SearchSpace, best_space, dump_space, num_trials
+from sweep.study.database import StudyDatabase
+from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
+from sweep.study.proposal import build_proposal, find_trial_outside
+from sweep.study.pruning import build_rungs, should_prune
+from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
+from sweep.study.record import TrialRecord, TrialState, dump_record, format_csv
+from sweep.study.row import TrialRow, build_row
+
+
+class Study:
+    """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
+
+    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, database: StudyDatabase) -> None:
+        self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
+        self.space = space
+        self._lock = lock
+        self._database = database
+        self._records: dict[str, TrialRecord] = {}
+        self._to_resume: list[str] = []
+
+    # Making, opening, closing
+
+    @classmethod
+    def create(cls, directory: Path, space: SearchSpace) -> Self:
+        """Start a run in `directory`, which is new or empty. Raises RunFault if it is not, or cannot be written."""
+        check_new_directory(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFault(f"{directory}: cannot be made ({error.strerror}); choose another with --out.") from None
+        lock = take_lock(directory)
+        try:
+            check_new_directory(directory)
+            write_text_atomically(directory / "trials.csv", format_csv([], space.metric))
+            write_text_atomically(directory / "space.yaml", dump_space(space))
+            study = cls(directory, space, lock, StudyDatabase.open(directory / "study.db", space.name))
+        except BaseException:
+            lock.release()
+            raise
+        return study
+
+    @classmethod
+    def open(cls, directory: Path, *, retry_failed: bool = False) -> Self:
+        """Open a run to go on with it; trials that were cut off become STOPPED and are proposed first.
+
+        With `retry_failed` those that FAILED are too, and begin anew. Raises RunFault if it is no run directory,
+        another process holds it, or one of its files is damaged.
+        """
+        for name in ("space.yaml", "trials.csv"):  # a folder of space files has the former alone
+            is_made_anew = name == "trials.csv" and (directory / "trials").is_dir()
+            if not (directory / name).is_file() and not is_made_anew:
+                raise RunFault(
+                    f"{directory} is not a run directory (it has no {name}); name one such as runs/lora-001."
+                )
+        lock = take_lock(directory)
+        try:
+            space = load_run_space(directory / "space.yaml")
+            records = load_run_records(directory)
+            if retry_failed:
+                _forget_failures(directory, records)
+            database = StudyDatabase.open(directory / "study.db", space.name)
+        except BaseException:
+            lock.release()
+            raise
+        study = cls(directory, space, lock, database)
+        try:
+            study._take_up(records)
+        except BaseException:
+            study.close()
+            raise
+        return study
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the directory back; its files are already up to date."""
+        self._database.close()
+        self._lock.release()
+
+    def _take_up(self, records: list[TrialRecord]) -> None:
+        """Reconcile study.db with the records and queue what was cut off."""
+        outside = find_trial_outside(self.space, records)
+        if outside is not None:
+            raise RunFault(
+                f"{self.directory}/space.yaml was changed since {outside.name} was drawn from it; undo the change, or "
+                "start a new run with the changed space."
+            )
+        self._database.mirror_all(records)
+        for record in records:
+            self._records[record.name] = record
+            if record.state.is_final:
+                continue
+            self._to_resume.append(record.name)
+            if record.state is TrialState.RUNNING:
+                record.state, record.reason = TrialState.STOPPED, "cut off"
+                self._write_record(record)
+        self._write_csv()
+
+    # Looking
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials so far, by number. Do not change them."""
+        return list(self._records.values())
+
+    def record(self, trial: str) -> TrialRecord:
+        """The trial of that name. Raises KeyError."""
+        return self._records[trial]
+
+    def trial_directory(self, trial: str) -> Path:
+        """Where a trial keeps its record, log and checkpoints."""
+        return self.directory / "trials" / trial
+
+    @property
+    def num_wanted(self) -> int:
+        """How many trials the run is to have in all."""
+        return num_trials(self.space)
+
+    @property
+    def num_finished(self) -> int:
+        """How many trials are over for good."""
+        return sum(record.state.is_final for record in self.records)
+
+    @property
+    def num_remaining(self) -> int:
+        """How many trials `propose` will still hand out."""
+        return len(self._to_resume) + max(0, self.num_wanted - len(self._records))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every wanted trial is over for good."""
+        return self.num_finished >= self.num_wanted
+
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether there are more trials to be had than the run wants."""
+        return self.space.sampler != "grid" and bool(self.space.search)
+
+    def rows(self) -> list[TrialRow]:
+        """The trials as the live table shows them."""
+        return [build_row(record) for record in self.records]
+
+    # The life of a trial
+
+    def propose(self) -> TrialRecord | None:
+        """The next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
+
+        None when the wanted number has been handed out. Raises ConfigFault if the space gives no valid point.
+        """
+        if self._to_resume:
+            record = self._records[self._to_resume.pop(0)]
+            record.state, record.reason = TrialState.PENDING, ""
+            self._save(record)
+            return record
+        number = len(self._records)
+        if number >= self.num_wanted:
+            return None
+        tried = {record.config for record in self.records}
+        proposal = build_proposal(self.space, number, self._database.load_trials(), tried)
+        record = TrialRecord(
+            name=f"trial_{number:04d}",
+            number=number,
+            point=proposal.point,
+            config=proposal.config,
+            parameters=proposal.parameters,
+            distributions=proposal.distributions,
+        )
+        self._save(record)
+        return record
+
+    def start(self, trial: str) -> None:
+        """Note that a process has begun or begun again with the trial. `attempts` counts these calls."""
+        record = self.record(trial)
+        record.attempts += 1
+        record.state = TrialState.RUNNING
+        self._save(record)
+
+    def report(self, trial: str, epoch_report: Mapping[str, Any]) -> bool:
+        """Take the report of one epoch (`EPOCH_FIELDS`); False if the trial is to stop now, as pruned or already over.
+
+        A report that is known already changes nothing and gets the answer it got, so a resumed trial may tell its past.
+        """
+        record = self.record(trial)
+        epoch = int(epoch_report["epoch"])
+        if record.state.is_final:
+            return False
+        if record.pruned_at_epoch is not None:
+            return epoch < record.pruned_at_epoch
+        if record.has_epoch(epoch):
+            return True
+        record.add_epoch(epoch_report)
+        record.state = TrialState.RUNNING
+        if self._is_to_prune(record):
+            record.pruned_at_epoch = epoch
+        self._save(record)
+        return record.pruned_at_epoch is None
+
+    def finish(self, trial: str, state: TrialState, reason: str = "") -> TrialRecord:
+        """Note how a trial ended; the first final state stands.
+
+        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED.
+        """
+        if state in (TrialState.PENDING, TrialState.RUNNING):
+            raise ValueError(f"{state} is no end of a trial")
+        record = self.record(trial)
+        if record.state.is_final:
+            return record
+        if state is TrialState.SUCCEEDED and record.best_score is None:
+            state = TrialState.FAILED
+            reason = f"no epoch gave a finite {record.objective.label}; look at its log"
+        record.state, record.reason = state, reason
+        self._save(record)
+        return record
+
+    def stop_unfinished(self, reason: str) -> None:
+        """Note that every trial that is not over was stopped, such as by Ctrl-C; resuming the run goes on with them."""
+        for record in self.records:
+            if not record.state.is_final:
+                self.finish(record.name, TrialState.STOPPED, reason)
+
+    def _is_to_prune(self, record: TrialRecord) -> bool:
+        if not self.space.stops_weak_trials:
+            return False
+        others = [other.build_curve() for other in self.records if other is not record]
+        rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
+        return should_prune(record.build_curve(), others, rungs, self.space.reduction_factor)
+
+    def requeue_stopped(self) -> None:
+        """Propose again, and first, the trials that were stopped on their way."""
+        self._to_resume = [record.name for record in self.records if not record.state.is_final]
+
+    # The best
+
+    def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
+        """The best `n` trials by the search's own score; see `rank_by_search`."""
+        return rank_by_search(self.records)[:n]
+
+    def best(self, n: int = 1) -> list[TrialRecord]:
+        """The best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
+        return rank_for_choice(self.records)[:n]
+
+    def rescore(self, trial: str, score: float) -> None:
+        """Keep a trial's score on the whole validation split, which decides among the candidates.
+
+        `best_score` stays what it was in the search. Raises ValueError if `score` is not finite.
+        """
+        record = self.record(trial)
+        if not math.isfinite(score):
+            raise ValueError(f"{record.objective.title} of {trial} on the whole validation split is {score}")
+        record.whole_validation_score = score
+        self._save(record)
+
+    def write_best(self, record: TrialRecord) -> Path:
+        """Write `best.yaml`, a space file with nothing left to search, and return its path."""
+        path = self.directory / "best.yaml"
+        text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
+        show = record.objective.show
+        scored = f"{record.objective.label} {show(record.best_score)} on validation after epoch {record.best_epoch}"
+        if record.whole_validation_score is not None:
+            scored += f" as the search saw it, {show(record.whole_validation_score)} on the whole split"
+        write_text_atomically(path, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
+        return path
+
+    def tidy_checkpoints(self) -> None:
+        """Free the disk of trials that are over: optimizer state, and weights unless they may still be needed.
+
+        Needed are those of the candidates, and with `test: all` those of succeeded trials not yet scored on the test
+        split. `keep_checkpoints` in the space keeps everything.
+        """
+        if self.space.keep_checkpoints:
+            return
+        needed = {record.name for record in self.candidates()}
+        if self.space.test == "all":
+            succeeded = {record.name for record in self.records if record.state is TrialState.SUCCEEDED}
+            needed |= succeeded - self.tested_trials()
+        for record in self.records:
+            if not record.state.is_final:
+                continue
+            checkpoints = self.trial_directory(record.name) / "checkpoints"
+            for name in ("last",) if record.name in needed else ("last", "best"):
+                if (checkpoints / name).exists():
+                    shutil.rmtree(checkpoints / name)
+
+    # The test split, which nothing scores twice
+
+    def read_test_metrics(self) -> dict[str, Any]:
+        """`test_metrics.json`, empty if there is none yet. Raises RunFault if it is damaged."""
+        path = self.directory / "test_metrics.json"
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise RunFault(f"{path} is damaged; move it away and resume: the test split is then scored again.")
+        return content
+
+    def write_test_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Replace `test_metrics.json`."""
+        write_json_atomically(self.directory / "test_metrics.json", dict(metrics))
+
+    def tested_trials(self) -> set[str]:
+        """Names of the trials that `test_metrics.json` has under `trials`."""
+        return set(self.read_test_metrics().get("trials", {}))
+
+    def add_test_score(self, trial: str, scores: Mapping[str, float]) -> None:
+        """Keep a trial's scores on the test split under `trials`. Raises ValueError if it has some already."""
+        metrics = self.read_test_metrics()
+        if trial in metrics.get("trials", {}):
+            raise ValueError(f"{trial} is already scored on the test split")
+        self.write_test_metrics(metrics | {"trials": metrics.get("trials", {}) | {trial: dict(scores)}})
+
+    # Going on
+
+    def check_sources(self) -> None:
+        """Raise RunFault where a folder or file of the run's data or models is not there any more."""
+        for name in (self.space.data, *(self.space.models.values() or [self.space.model])):
+            if Path(name).is_absolute() and not Path(name).exists():
+                raise RunFault(
+                    f"{name} is not there any more; put it back, or a link to where it is now: a run goes on with the "
+                    "data and models it began with."
+                )
+
+    def check_extension(self, num_more: int) -> None:
+        """Raise RunFault where there are not so many trials more: of a grid, and where nothing is searched."""
+        if not self.can_be_extended:
+            why = "a grid has its rows and no more" if self.space.sampler == "grid" else "nothing is searched"
+            raise RunFault(f"{self.directory}: {why}; leave --trials out, it is for tpe and random searches.")
+        if num_more < 1:
+            raise RunFault(f"--trials +{num_more}: add at least one trial.")
+
+    def extend(self, num_more: int) -> None:
+        """Want so many trials more, for good: `trials` in the run's space.yaml grows. Raises as `check_extension`."""
+        self.check_extension(num_more)
+        self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
+        write_text_atomically(self.directory / "space.yaml", dump_space(self.space))
+
+    # Writing
+
+    def _save(self, record: TrialRecord) -> None:
+        self._write_record(record)
+        self._records[record.name] = record
+        self._database.mirror(record)
+        self._write_csv()
+
+    def _write_record(self, record: TrialRecord) -> None:
+        folder = self.trial_directory(record.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(folder / "trial.json", dump_record(record))
+
+    def _write_csv(self) -> None:
+        """Not durably, since it follows from the records."""
+        replace_text(self.directory / "trials.csv", format_csv(self.records, self.space.metric))
+
+
+def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
+    """Let failed trials be as if they had been cut off before their first epoch."""
+    failed = [record for record in records if record.state is TrialState.FAILED]
+    if failed:
+        (directory / "study.db").unlink(missing_ok=True)  # Optuna takes no end back; it is made anew from the records
+    for record in failed:
+        folder = directory / "trials" / record.name
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
+        write_json_atomically(folder / "trial.json", dump_record(record))

@@ -1,0 +1,1 @@
+"""Tables, each built once and rendered to a terminal, HTML, Markdown or CSV."""

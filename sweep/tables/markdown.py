@@ -1,0 +1,79 @@
+"""A report as Markdown, for a paper or a repository: its texts and tables, without plots and pictures."""
+
+import re
+
+from sweep.tables.blocks import Code, Gallery, Plot, Report, Section, Table, Text, format_uncertainty, format_value
+
+_MARKUP = re.compile(r"([\\`*\[\]<>|#~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
+_MAX_ROWS = 60
+_LONG_TABLES = ("learning_curves",)
+
+
+def format_markdown(report: Report) -> str:
+    """The whole of `report.md`; tables that are long go to `tables/` alone, and the text says so."""
+    parts = [f"# {escape(report.title)}", escape(report.status), escape(report.summary)]
+    for section in report.sections:
+        parts += format_section(section)
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def format_section(section: Section) -> list[str]:
+    """One section as paragraphs."""
+    parts = [f"## {escape(section.title)}"]
+    for block in section.blocks:
+        if isinstance(block, Text):
+            parts.append(escape(block.text))
+        elif isinstance(block, Code):
+            parts += [f"{escape(block.label)}:", _fence(block)]
+        elif isinstance(block, Table):
+            parts += _format_table(block)
+        elif isinstance(block, Plot):
+            parts += [escape(f"{block.title} (plot in report.html). {block.summary}")]
+            parts += _format_table(block.table) if block.table else []
+        elif isinstance(block, Gallery):
+            parts += _format_gallery(block)
+    return parts
+
+
+def _fence(block: Code) -> str:
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", block.text)), default=0))
+    return f"{ticks}{block.language}\n{block.text.rstrip()}\n{ticks}"
+
+
+def _format_table(table: Table) -> list[str]:
+    heading = f"**{escape(table.title)}**" + (f" (`tables/{table.name}.csv`)" if table.name else "")
+    if table.name in _LONG_TABLES:
+        return [heading]
+    lines = [
+        _row([escape(column.title) for column in table.shown]),
+        _row(["---:" if column.is_numeric else "---" for column in table.shown]),
+    ]
+    for index, row in enumerate(table.rows[:_MAX_ROWS]):
+        cells = []
+        for column in table.shown:
+            value = row.get(column.name)
+            spread = format_uncertainty(value, column.kind)
+            text = escape(format_value(value, column.kind))
+            text += f" ({escape(spread)})" if spread and not spread.startswith("±") else f" {spread}".rstrip()
+            cells.append(f"**{text}**" if index in table.emphasised else text)
+        lines.append(_row(cells))
+    if len(table.rows) > _MAX_ROWS:
+        return [heading, "\n".join(lines), f"and {len(table.rows) - _MAX_ROWS} rows more in the CSV file."]
+    return [heading, "\n".join(lines)]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _format_gallery(gallery: Gallery) -> list[str]:
+    lines = [f"**{escape(gallery.title)}**"]
+    for picture in gallery.pictures:
+        told = "; ".join(f"{label}: {text}" for label, text in picture.texts)
+        lines.append(f"- {escape(picture.title)}{': ' if told else ''}{escape(told)}")
+    return ["\n".join([lines[0], "", *lines[1:]])]

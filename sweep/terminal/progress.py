@@ -1,0 +1,198 @@
+"""How far a sweep has come: the rows shown of it, the best so far, the time left, and changes told as lines.
+
+Plain data in, plain data out; how it looks on a screen is `sweep.terminal.view`'s concern.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from medcap_core.objective import Objective
+from sweep.study.row import TrialRow
+from sweep.tables.formats import format_score, format_seconds
+
+_PLAIN_STEP_SECONDS = 10.0
+_PLAIN_STEP_SHARE = 0.1
+_PLAIN_SILENCE_SECONDS = 60.0
+
+
+def order_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Running trials as given, then finished ones from the best score down, failed ones, waiting ones."""
+
+    def key(row: TrialRow) -> tuple[int, float]:
+        if row.state == "RUNNING":
+            return 0, 0.0
+        if not row.finished:
+            return 3, 0.0
+        return (2, 0.0) if row.state == "FAILED" else (1, -row.ranked_score)
+
+    return sorted(rows, key=key)
+
+
+class SweepProgress:
+    """Counts, the best trial and the time left, from the rows seen so far."""
+
+    def __init__(self, total_trials: int, clock: Callable[[], float], objective: Objective) -> None:
+        self.objective = objective
+        self._total_trials = total_trials
+        self._clock = clock
+        self._started = clock()
+        self._work_started: float | None = None
+        self._epochs_before = self._epochs = 0
+        self._last_epoch_ended = 0.0
+        self.rows: tuple[TrialRow, ...] = ()
+
+    def update(self, rows: Sequence[TrialRow]) -> None:
+        """Take the present rows of all trials."""
+        self.rows = tuple(rows)
+        epochs = sum(row.epoch for row in rows)
+        if self._work_started is None:  # epochs of an earlier start of this sweep say nothing about its speed now
+            self._epochs_before = self._epochs = epochs
+            if any(row.state == "RUNNING" for row in rows):
+                self._work_started = self._clock()
+        elif epochs != self._epochs:
+            self._epochs, self._last_epoch_ended = epochs, self._clock()
+
+    @property
+    def total_trials(self) -> int:
+        """As planned, or more if more rows have come."""
+        return max(self._total_trials, len(self.rows))
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that ended, in whatever way."""
+        return sum(row.finished for row in self.rows)
+
+    @property
+    def states(self) -> Counter[str]:
+        """Number of trials in each state."""
+        return Counter(row.state for row in self.rows)
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The trial with the highest best score, running ones included, failed ones not."""
+        best = max(self.rows, key=lambda row: row.ranked_score, default=None)
+        return None if best is None or best.ranked_score == -math.inf else best
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since this object was made."""
+        return self._clock() - self._started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Epochs still to run at the speed so far; None before the first epoch has ended.
+
+        A trial not yet begun is taken to last as long as the finished ones did, which pruning shortens.
+        """
+        done = self._epochs - self._epochs_before
+        if self._work_started is None or done <= 0:
+            return None
+        epochs_a_second = done / max(self._last_epoch_ended - self._work_started, 1e-9)
+        left_then = self._epochs_left() / epochs_a_second
+        return max(0.0, left_then - (self._clock() - self._last_epoch_ended))
+
+    def _epochs_left(self) -> float:
+        finished = [row.epoch for row in self.rows if row.finished and row.state != "FAILED"]
+        lengths = finished or [row.num_epochs for row in self.rows]
+        unseen = self.total_trials - len(self.rows)
+        known = sum(max(0, row.num_epochs - row.epoch) for row in self.rows if not row.finished)
+        return known + unseen * sum(lengths) / len(lengths)
+
+    def describe_best(self) -> str:
+        """The best so far in words."""
+        best = self.best
+        return "no score yet" if best is None else f"best so far {format_score(best.best_score)} ({best.trial})"
+
+    def describe_time(self) -> str:
+        """Time gone and, where it can be told, time left."""
+        left = self.seconds_left
+        gone = f"{format_seconds(self.elapsed_seconds)} elapsed"
+        if left is None or self.num_finished == self.total_trials:
+            return gone
+        return f"{gone}, about {format_seconds(left)} left"
+
+
+def describe_changes(before: Sequence[TrialRow] | None, progress: SweepProgress) -> list[str]:
+    """One self-contained line for each trial that began, ended an epoch, was interrupted or ended.
+
+    `before` holds the rows last told of; None at the first call, when all trials that already ended share one line.
+    """
+    known = {row.trial: row for row in before or ()}
+    lines = []
+    if before is None and progress.num_finished:
+        lines.append(f"{progress.num_finished} of {progress.total_trials} trials are done; {progress.describe_best()}")
+        known |= {row.trial: row for row in progress.rows if row.finished}
+    for row in progress.rows:
+        lines += _describe_change(known.get(row.trial), row, progress)
+    return lines
+
+
+def _describe_change(old: TrialRow | None, row: TrialRow, progress: SweepProgress) -> list[str]:
+    old_state, old_epoch = (old.state, old.epoch) if old else ("PENDING", 0)
+    note = f" ({row.note})" if row.note else ""
+    if row.finished:
+        if row.state == old_state:
+            return []
+        score = f"best {progress.objective.label} {format_score(row.best_score)}; {progress.describe_best()}"
+        done = f"{progress.num_finished} of {progress.total_trials} trials done, {progress.describe_time()}"
+        epochs = f"{row.epoch} of {row.num_epochs} epochs"
+        return [f"{row.trial} {row.state} after {epochs}, {format_seconds(row.seconds)}{note}: {score}; {done}"]
+    if row.state != "RUNNING":
+        return [] if row.state == old_state else [f"{row.trial} waits to go on after epoch {row.epoch}{note}"]
+    lines = []
+    if old_state != "RUNNING":
+        since = f" after epoch {old_epoch}" if old_epoch else ""
+        lines.append(f"{row.trial} started{since}: {row.label}")
+    if row.epoch > old_epoch:
+        score = f"{progress.objective.label} {format_score(row.score)}; {progress.describe_best()}"
+        lines.append(f"{row.trial} epoch {row.epoch}/{row.num_epochs}, {format_seconds(row.seconds)}: {score}")
+    return lines
+
+
+class StepProgress:
+    """One long step with a known amount of work, such as decoding images."""
+
+    def __init__(self, what: str, done: int, total: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._done_before = done
+        self._told: tuple[float, int] | None = None  # when, and how much was done then
+        self.what, self.done, self.total = what, done, total
+
+    @property
+    def finished(self) -> bool:
+        """All of it is done."""
+        return self.done >= self.total
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed since this step began; None before any progress."""
+        progress = self.done - self._done_before
+        if progress <= 0:
+            return None
+        return (self._clock() - self._started) / progress * (self.total - self.done)
+
+    def describe(self) -> str:
+        """What, how much, and how long it took or will take."""
+        if self.finished:
+            return f"{self.what}: {self.total:,} done in {format_seconds(self._clock() - self._started)}"
+        left = self.seconds_left
+        ending = "" if left is None else f", about {format_seconds(left)} left"
+        return f"{self.what}: {self.done:,} of {self.total:,}{ending}"
+
+    def due(self) -> bool:
+        """Whether a plain line is worth printing now; if so it counts as printed.
+
+        The first and the last always; between them one every 10 s at most, and only after a tenth more work or a
+        minute of silence.
+        """
+        now = self._clock()
+        if self._told is not None and not self.finished:
+            when, done = self._told
+            waited = now - when
+            advanced = self.done - done >= _PLAIN_STEP_SHARE * self.total
+            if waited < _PLAIN_STEP_SECONDS or not (advanced or waited >= _PLAIN_SILENCE_SECONDS):
+                return False
+        self._told = now, self.done
+        return True

@@ -1,0 +1,230 @@
+"""The terminal while a sweep runs: one live table, or plain lines where there is no terminal.
+
+Fed by plain data; knows nothing of Ray.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from medcap_core.objective import Objective
+from sweep.process.interrupts import raise_if_interrupted
+from sweep.study.row import TrialRow
+from sweep.tables.console import TABLE_LOOK
+from sweep.tables.formats import format_score, format_seconds
+from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
+
+__all__ = ["SweepView", "TrialRow", "format_seconds"]
+
+_REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
+_WIDE = 110  # columns from which the last score and a bar for each running trial have room too
+_MIN_ROWS = 3
+
+_STYLES = {
+    "RUNNING": "cyan",
+    "SUCCEEDED": "green",
+    "PRUNED": "yellow",
+    "STOPPED": "magenta",
+    "FAILED": "red",
+    "PENDING": "dim",
+}
+_QUIET_STATES = ("PRUNED", "STOPPED", "FAILED", "PENDING")
+
+
+class SweepView:
+    """What the user sees of a running sweep; a context manager.
+
+    On a terminal: `header_lines` once, then a table that is redrawn in place, running trials first, and lines of
+    `message` above it; the caller keeps all other output off the terminal meanwhile. Elsewhere: one plain line for
+    each change, without colours and of any length.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        name: str,
+        total_trials: int,
+        header_lines: list[str],
+        objective: Objective,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._name = name
+        self._header_lines = header_lines
+        self._clock = clock
+        self._progress = SweepProgress(total_trials, clock, objective)
+        self._told: tuple[TrialRow, ...] | None = None
+        self._step: StepProgress | None = None
+        self._interrupted_step: StepProgress | None = None
+        self._live = (
+            Live(
+                self,
+                console=console,
+                refresh_per_second=_REFRESHES_A_SECOND,
+                vertical_overflow="crop",
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            if console.is_interactive
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        for line in self._header_lines:
+            self.message(line)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._step = None  # one cut short is not worth keeping on the screen
+        if self._live:
+            self._live.stop()
+
+    def update(self, rows: Sequence[TrialRow]) -> None:
+        """Show the present state of all trials that exist so far."""
+        self._progress.update(rows)
+        if self._live:
+            self._tell_failures()
+        else:
+            for line in describe_changes(self._told, self._progress):
+                self.message(f"[{format_seconds(self._progress.elapsed_seconds)}] {line}")
+        self._told = self._progress.rows
+
+    def message(self, text: str) -> None:
+        """One line that stays: above the table, or among the plain lines."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Progress of a long step; it ends when `done` reaches `total`.
+
+        Another `what` may come between. A step of the same name that begins after it has ended, such as for another
+        model, is another one.
+        """
+        raise_if_interrupted()
+        before = self._step
+        if before is None or before.what != what or (before.finished and done < total):
+            waiting = self._interrupted_step
+            goes_on = waiting is not None and (waiting.what, waiting.total) == (what, total) and done >= waiting.done
+            self._step = waiting if goes_on else StepProgress(what, done, total, self._clock)
+            self._interrupted_step = None if before is None or before.finished else before
+        elif before.finished:
+            return
+        assert self._step is not None
+        self._step.done, self._step.total = done, total
+        if self._step.finished or (not self._live and self._step.due()):
+            self.message(self._step.describe())
+
+    def _tell_failures(self) -> None:
+        """A failure's reason is longer than a row of the table and must not scroll out of it."""
+        if self._told is None:  # those of an earlier start were told then
+            return
+        known = {row.trial for row in self._told if row.state == "FAILED"}
+        for row in self._progress.rows:
+            if row.state == "FAILED" and row.trial not in known:
+                self._console.print(Text(f"{row.trial} FAILED: {row.note or row.label}", "red"), soft_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The frame as it looks now, never taller than the screen."""
+        parts: list[Table | Text] = []
+        step = self._step
+        step_line = None if step is None or step.finished else _build_step_line(step)
+        if self._progress.rows:
+            num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, the cursor's
+            num_rows = max(_MIN_ROWS, console.height - num_fixed)
+            parts += [_build_table(self._name, self._progress, num_rows, options), Text()]
+        if step_line is not None:
+            parts.append(step_line)
+        if self._progress.rows:
+            parts += [_build_total_line(self._progress), _build_state_line(self._progress)]
+        yield Group(*parts)
+
+
+def _build_table(name: str, progress: SweepProgress, num_rows: int, options: ConsoleOptions) -> Table:
+    rows = order_rows(progress.rows)
+    best = progress.best
+    wide = options.max_width >= _WIDE
+    label = progress.objective.short_label
+    table = Table(expand=True, **TABLE_LOOK)
+    table.add_column("")
+    table.add_column(Text(name), no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    if wide:
+        table.add_column("", width=12)
+    table.add_column("epoch", justify="right", no_wrap=True)
+    if wide:
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_column("best" if wide else label, justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("config", ratio=1, no_wrap=True, overflow="ellipsis")
+    for row in rows[:num_rows]:
+        is_best = best is not None and row.trial == best.trial
+        table.add_row(*_build_cells(row, is_best, wide, options), style="bold" if is_best else "")
+    hidden = rows[num_rows:]
+    if hidden:
+        table.add_row("", Text(f"... and {len(hidden)} more", "dim"))
+    return table
+
+
+def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptions) -> list[Text | ProgressBar]:
+    style = _STYLES.get(row.state, "")
+    star = "*" if options.ascii_only else "★"
+    quiet = "dim" if row.state in _QUIET_STATES and not is_best else ""
+    cells: list[Text | ProgressBar] = [
+        Text(star if is_best else "", "green"),
+        Text(row.trial),
+        Text(row.state.lower(), style),
+    ]
+    if wide:
+        running = row.state == "RUNNING"
+        cells.append(_build_bar(row.epoch, row.num_epochs, 12) if running else Text())
+    cells.append(Text(f"{row.epoch}/{row.num_epochs}"))
+    if wide:
+        cells.append(Text(format_score(row.score), quiet))
+    cells.append(Text(format_score(row.best_score), "green" if is_best else ""))
+    cells.append(Text(format_seconds(row.seconds), quiet))
+    config = Text(row.label, quiet)
+    if row.note:
+        note = Text(row.note, style)
+        config = Text(", ").join([note, config] if row.state == "FAILED" else [config, note])
+    return [*cells, config]
+
+
+def _build_step_line(step: StepProgress) -> Table:
+    return _build_bar_line(step.done, step.total, step.describe())
+
+
+def _build_total_line(progress: SweepProgress) -> Table:
+    done = f"{progress.num_finished} of {progress.total_trials} trials done"
+    return _build_bar_line(progress.num_finished, progress.total_trials, f"{done}, {progress.describe_time()}")
+
+
+def _build_bar_line(done: int, total: int, text: str) -> Table:
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=20)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_row(_build_bar(done, total, 20), Text(text))
+    return line
+
+
+def _build_state_line(progress: SweepProgress) -> Text:
+    best = progress.describe_best().replace("best so far", "best")  # all states fit beside it on 80 columns
+    line = Text(best, "bold green" if progress.best else "", no_wrap=True, overflow="ellipsis")
+    for state, style in _STYLES.items():
+        if count := progress.states[state]:
+            line.append(f"  {count} {state.lower()}", f"not bold {style}")
+    return line
+
+
+def _build_bar(done: int, total: int, width: int) -> ProgressBar:
+    return ProgressBar(total, done, width=width, complete_style="cyan", finished_style="green")

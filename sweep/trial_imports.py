@@ -1,6 +1,0 @@
-"""What a trial's process imports; Ray imports this in the processes it keeps ready, before there is work for them."""
-
-from medcap_core.imports import quick_imports
-
-with quick_imports():
-    import sweep.trial  # noqa: F401

@@ -1,0 +1,170 @@
+"""Parquet files and Hub data sets through the `datasets` library."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medcap_core.data.records import Dataset, SkippedRecord
+from medcap_core.data.sources import load_data
+from medcap_core.data.sources.hub import ArrowImage, read_hub
+from medcap_core.errors import DataFault
+
+datasets.disable_progress_bars()
+
+
+def encode(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 3), level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def build_table(start: int, count: int, **columns: object) -> datasets.Dataset:
+    features = datasets.Features(
+        {"image": datasets.Image(), "image_id": datasets.Value("string"), "caption": datasets.Value("string")}
+    )
+    rows = range(start, start + count)
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": encode(row), "path": None} for row in rows],
+            "image_id": [f"img.{row}" for row in rows],
+            "caption": [f" caption\u00a0{row}" for row in rows],
+        },
+        features=features,
+    )
+    for name, values in columns.items():
+        table = table.add_column(name, values)
+    return table
+
+
+def levels(data: Dataset) -> dict[str, list[int]]:
+    return {
+        split: [int(np.asarray(record.image.open())[0, 0]) for record in records]
+        for split, records in data.splits.items()
+    }
+
+
+def test_the_hubs_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    cuis = [["C1", "C2"], [], ["C3"]]
+    build_table(0, 3, cui=cuis).to_parquet(folder / "train-00000-of-00002.parquet")
+    build_table(3, 2, cui=cuis[:2]).to_parquet(folder / "train-00001-of-00002.parquet")
+    build_table(10, 2, cui=cuis[:2]).to_parquet(folder / "validation-00000-of-00001.parquet")
+    build_table(20, 2, cui=cuis[:2]).to_parquet(folder / "test-00000-of-00001.parquet")
+    data = load_data(str(tmp_path / "set"))
+    assert data.kind == "parquet files in the Hub's layout"
+    assert levels(data) == {"train": [0, 1, 2, 3, 4], "validation": [10, 11], "test": [20, 21]}
+    first = data.splits["train"][0]
+    assert (first.id, first.caption, first.truth) == ("img.0", "caption 0", {"concepts": ["C1", "C2"]})
+    assert data.notes == []
+    prints = {record.image.fingerprint() for part in data.splits.values() for record in part}
+    assert len(prints) == 9
+
+
+def test_references_are_small_and_picklable(tmp_path: Path) -> None:
+    build_table(0, 7).to_parquet(tmp_path / "one.parquet")
+    record = load_data(str(tmp_path / "one.parquet")).splits["train"][0]
+    assert isinstance(record.image, ArrowImage)
+    dump = pickle.dumps(record.image)
+    assert len(dump) < 1000
+    copy = pickle.loads(dump)
+    assert copy == record.image
+    assert hash(copy) == hash(record.image)
+    assert copy.open().getpixel((0, 0)) == record.image.open().getpixel((0, 0))
+
+
+def test_train_and_test_only(tmp_path: Path) -> None:
+    build_table(0, 30).to_parquet(tmp_path / "train-00000-of-00003.parquet")
+    build_table(50, 4).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    data = load_data(str(tmp_path))
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 27, "validation": 3, "test": 4}
+    assert sorted(levels(data)["train"] + levels(data)["validation"]) == list(range(30))
+    assert data.notes == [
+        "Only 1 of the 3 parquet files of train are there; the rest is left out.",
+        "There is no validation split: 3 images were cut from train, image by image, by seed 0.",
+    ]
+
+
+def test_plain_columns_of_bytes_without_ids(tmp_path: Path) -> None:
+    for split, start in (("train", 0), ("dev", 10), ("test", 20)):
+        (tmp_path / split).mkdir()
+        frame = pd.DataFrame({"image": [encode(start), encode(start + 1)], "text": ["one", "  "]})
+        frame.to_parquet(tmp_path / split / "0000.parquet")
+    data = load_data(str(tmp_path))
+    assert levels(data) == {"train": [0], "validation": [10], "test": [20]}
+    assert [record.id for record in data.splits["validation"]] == ["validation_000000"]
+    assert SkippedRecord("test", "test_000001", "empty caption") in data.skipped
+
+
+def test_rows_without_image_bytes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": [encode(1), None, b"junk"] * 3, "text": ["x"] * 9})
+    frame.to_parquet(tmp_path / "one.parquet")
+    data = load_data(str(tmp_path / "one.parquet"))
+    records = {record.id: record for part in data.splits.values() for record in part}
+    with pytest.raises(ValueError, match="holds no image bytes"):
+        records["train_000001"].image.open()
+    with pytest.raises(OSError, match="cannot identify image file"):
+        records["train_000002"].image.open()
+
+
+def test_faults(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataFault, match="needs a column image and a column caption or text; its columns are a"):
+        load_data(str(tmp_path))
+    build_table(0, 3).to_parquet(tmp_path / "more.parquet")
+    with pytest.raises(DataFault, match=r"more\.parquet: its name does not say which split"):
+        load_data(str(tmp_path))
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "more.parquet").read_bytes()[:300])
+    with pytest.raises(DataFault, match=r"cut\.parquet cannot be read as parquet"):
+        load_data(str(tmp_path / "cut.parquet"))
+
+
+def test_a_hub_set_seen_before_is_read_without_the_network(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    files = {}
+    for split, start in (("train", 0), ("val", 10), ("test", 20), ("extra", 30)):
+        build_table(start, 2).save_to_disk(tmp_path / split)
+        files[split] = [str(path) for path in (tmp_path / split).glob("*.arrow")]
+    (cache / "hub").mkdir(parents=True)
+    (cache / "hub" / "some-owner--some-set.json").write_text(json.dumps(files))
+    data = load_data("some-owner/some-set")
+    assert data.kind == "Hub data set some-owner/some-set"
+    assert levels(data) == {"train": [0, 1], "validation": [10, 11], "test": [20, 21]}
+    assert data.notes == ["The split 'extra' was not used: it is neither train, validation nor test."]
+    next((tmp_path / "val").glob("*.arrow")).unlink()
+    with pytest.raises(DataFault, match="the Hugging Face Hub cannot be reached"):
+        read_hub("some-owner/some-set")
+
+
+def test_a_hub_set_in_the_hubs_own_cache_is_read_offline(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_cache = tmp_path / "hf"
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", hub_cache)
+    build_table(40, 3).to_parquet(tmp_path / "train.parquet")
+    made = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "made")
+    )
+    source = Path(made["train"].cache_files[0]["filename"]).parent
+    place = hub_cache / "some-owner___cached-set" / "default" / "0.0.0" / source.name
+    place.parent.mkdir(parents=True)
+    source.rename(place)
+    for file in place.glob("*.arrow"):
+        file.rename(place / file.name.replace("parquet-", "cached-set-"))
+    info = json.loads((place / "dataset_info.json").read_text())
+    (place / "dataset_info.json").write_text(
+        json.dumps({**info, "dataset_name": "cached-set", "builder_name": "parquet"})
+    )
+    reading = read_hub("some-owner/cached-set")
+    assert [record.id for record in reading.splits["train"]] == ["img.40", "img.41", "img.42"]
+    assert (cache / "hub" / "some-owner--cached-set.json").is_file()

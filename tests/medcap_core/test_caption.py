@@ -1,0 +1,139 @@
+"""Captioning images from the command line."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from medcap_core.caption import caption_images, main, read_settings
+from medcap_core.config import TrialConfig
+from medcap_core.training.export import TRIAL_CONFIG_FILE, export_captioner
+from tests.support.tiny_blip import IMAGE_SIZE, tiny_config
+
+app = typer.Typer()
+app.command()(main)
+
+
+@pytest.fixture(scope="module")
+def best(tiny_blip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a run exports it: untrained, with a prompt, few tokens and three beams."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    config = tiny_config(tiny_blip, freeze="zero_shot", prompt="a picture of", max_new_tokens=6, num_beams=3)
+    export_captioner(config, None, folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for index, size in enumerate((31, 48, 90)):
+        paths.append(tmp_path / f"scan {index}.png")
+        Image.fromarray(generator.integers(0, 256, (size, IMAGE_SIZE), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def caption() -> Callable[..., Result]:
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_each_image_has_a_line(best: Path, images: list[Path], caption: Callable[..., Result]) -> None:
+    result = caption(*images, "--model", best)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [path for path, _ in lines] == [str(path) for path in images]
+    assert [text for _, text in lines] == caption_images(images, read_settings(str(best)))
+    assert len({text for _, text in lines}) > 1
+
+
+def test_images_are_captioned_as_in_the_run(
+    best: Path, tiny_blip: Path, images: list[Path], caption: Callable[..., Result]
+) -> None:
+    settings = read_settings(str(best))
+    assert (settings.prompt, settings.max_new_tokens, settings.num_beams) == ("a picture of", 6, 3)
+    config = tiny_config(tiny_blip, prompt="a picture of", max_new_tokens=6, num_beams=3)
+    assert caption_images(images, settings) == caption_images(images, config)
+    other = config.model_copy(update={"prompt": "the left", "num_beams": 1, "max_new_tokens": 4})
+    result = caption(*images, "--model", best, "--prompt", "the left", "--beams", 1, "--max-new-tokens", 4)
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == caption_images(images, other)
+    assert caption_images(images, other) != caption_images(images, config)
+
+
+def test_the_best_folder_may_be_moved(best: Path, images: list[Path], tmp_path: Path) -> None:
+    moved = best.rename(tmp_path / "elsewhere")
+    try:
+        assert caption_images(images, read_settings(str(moved)))
+    finally:
+        moved.rename(best)
+
+
+def test_all_bad_images_are_named_at_once(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "note.png").write_text("no image")
+    result = caption(images[0], tmp_path / "none.png", tmp_path / "note.png", "--model", best)
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, second = result.stderr.splitlines()
+    assert re.fullmatch(rf"error: {tmp_path}/none.png: .*; give an image file\.", first)
+    assert second.startswith(f"error: {tmp_path}/note.png: not an image")
+
+
+def test_a_model_that_is_none_is_named(images: list[Path], caption: Callable[..., Result], tmp_path: Path) -> None:
+    result = caption(images[0], "--model", tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "config.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_cuda_nothing_is_quantized(best: Path, tmp_path: Path) -> None:
+    values = json.loads((best / TRIAL_CONFIG_FILE).read_text())
+    (tmp_path / TRIAL_CONFIG_FILE).write_text(json.dumps(values | {"quantization": "4bit"}))
+    expected = "4bit" if torch.cuda.is_available() else "none"
+    assert read_settings(str(tmp_path)).quantization == expected
+
+
+@pytest.mark.parametrize("damaged", ['{"data": "phantoms", "mod', "3", '["data"]'])
+def test_damaged_settings_are_named(
+    best: Path, images: list[Path], caption: Callable[..., Result], damaged: str
+) -> None:
+    path = best / "trial_config.json"
+    text = path.read_text()
+    try:
+        path.write_text(damaged)
+        result = caption(images[0], "--model", best)
+    finally:
+        path.write_text(text)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {path} is damaged; delete it to caption with default settings.\n"
+
+
+def test_a_real_volume_is_read_and_asked_about(head_template: Path, tmp_path: Path) -> None:
+    """MNI152 from its NIfTI file to an answer of the embedded, untrained 3D model."""
+    config = TrialConfig(
+        model="medblip3d", image_size=32, patch_size=16, num_queries=4, freeze="zero_shot", max_new_tokens=8,
+        language_model="brain-gpt2",
+    )  # fmt: skip
+    export_captioner(config, None, tmp_path / "model")
+    questions = ["What is the sex of this subject?", "How large are the ventricles?"]
+    flags = [flag for question in questions for flag in ("--question", question)]
+    result = CliRunner().invoke(app, [str(head_template), "--model", str(tmp_path / "model"), *flags])
+    assert result.exit_code == 0, result.output
+    path, sex, size = result.stdout.rstrip("\n").split("\t")
+    assert path == str(head_template)
+    assert sex in ("female", "male")  # what the language model says of a subject it sees nothing of
+    assert size
+
+
+def test_a_2d_model_is_not_asked(images: list[Path], best: Path) -> None:
+    result = CliRunner().invoke(app, [str(images[0]), "--model", str(best), "--question", "left or right?"])
+    assert result.exit_code == 2
+    assert "--question: the blip model" in result.stderr

@@ -1,0 +1,126 @@
+"""What a trial is scored by: captions by CIDEr, answers on the diagnosis by balanced accuracy.
+
+The model that answers is a tiny BLIP whose answers are written here; what is tested is who is asked and what is made of
+the answers.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medcap_core.config import TrialConfig
+from medcap_core.data import prepare
+from medcap_core.data.prepare import PreparedData, prepare_data
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
+from medcap_core.errors import ConfigFault, ModelFault
+from medcap_core.models import load_captioner
+from medcap_core.models.blip.captioner import BlipCaptioner
+from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.loop import fit
+from medcap_core.training.validation import check_metric, check_truth, choose_scored, score_predictions
+from tests.support.scans import DEMENTIA, HEALTHY, MCI, write_scans
+from tests.support.tiny_blip import tiny_config, tiny_data
+
+ANSWERS = ("MCI.", "dementia", "I do not know", "The diagnosis is dementia.", "alzheimer's disease")
+"""To the five scans of known diagnosis: MCI, dementia, not demented, MCI, dementia."""
+SCORE = (0 / 1 + 1 / 2 + 2 / 2) / 3
+
+
+class Oracle:
+    """Gives the answers above in order, and keeps what it was asked."""
+
+    def __init__(self, answers: Iterable[str]) -> None:
+        self.answers = list(answers)
+        self.questions: list[str] = []
+        self.seen: list[torch.Tensor] = []
+
+    def answer(self, hidden_states: torch.Tensor, questions: list[str], _: object) -> list[str]:
+        start = len(self.questions)
+        self.questions += questions
+        self.seen.append(hidden_states)
+        return self.answers[start : len(self.questions)]
+
+
+def let_answer(answers: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> Oracle:
+    """Make every BLIP answer so, in the order of the questions."""
+    oracle = Oracle(answers)
+    monkeypatch.setattr(BlipCaptioner, "answers_questions", True)
+    monkeypatch.setattr(BlipCaptioner, "answer", oracle.answer)
+    return oracle
+
+
+@pytest.fixture
+def config(tiny_blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
+    monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
+    dataset = write_scans(tmp_path / "scans")
+    monkeypatch.setattr(prepare, "load_data", lambda *_, **__: dataset)
+    return tiny_config(tiny_blip, data=dataset.name, metric="balanced_accuracy", freeze="zero_shot", eval_batch_size=3)
+
+
+@pytest.fixture
+def data(config: TrialConfig) -> PreparedData:
+    return prepare_data(config, load_captioner(config.model).geometry)
+
+
+def test_answers_on_the_scans_of_known_diagnosis_are_scored(
+    config: TrialConfig, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = let_answer(ANSWERS, monkeypatch)
+    reports: list[EpochReport] = []
+    fit(config, data, tmp_path / "checkpoints", reports.append)
+    assert [report.score for report in reports] == [pytest.approx(SCORE)]
+    assert oracle.questions == [DIAGNOSIS_QUESTION] * 5
+    pixels = torch.from_numpy(data.splits["validation"].pixels(np.array([1, 2, 4, 5, 6])))
+    with torch.inference_mode():
+        expected = load_captioner(config.model).eval().encode_images(pixels)
+    torch.testing.assert_close(torch.cat(oracle.seen), expected, rtol=0, atol=1e-5)
+
+
+def test_texts_of_a_split_are_scored_by_the_metric(data: PreparedData) -> None:
+    split = data.splits["validation"]
+    every = ["dementia", *ANSWERS[:2], "MCI", *ANSWERS[2:]]  # two more, to scans of unknown diagnosis
+    assert score_predictions(split, every, "balanced_accuracy") == pytest.approx(SCORE)
+    scored = choose_scored(split, "answers")
+    assert scored.ids == [f"validation-{index}" for index in (1, 2, 4, 5, 6)]
+    assert score_predictions(scored, ANSWERS, "balanced_accuracy") == pytest.approx(SCORE)
+    assert choose_scored(split, "captions") is split
+    captions = [*split.captions[:4], "a scan", "the subject", ""]
+    assert score_predictions(split, captions, "cider") == CaptionScorer(split.captions).cider(captions) > 0
+    with pytest.raises(ValueError, match="shorter"):
+        score_predictions(split, ANSWERS, "balanced_accuracy")
+
+
+def test_a_family_that_cannot_answer_is_told(config: TrialConfig, data: PreparedData, tmp_path: Path) -> None:
+    captioner = load_captioner(config.model)
+    with pytest.raises(ConfigFault) as raised:
+        fit(config, data, tmp_path, lambda _: None)
+    assert raised.value.faults == (
+        f"metric balanced_accuracy needs a model that answers questions, such as medblip3d, but {config.model} is of "
+        "the family 'blip'; choose such a model, or metric: cider.",
+    )
+    with pytest.raises(ModelFault, match="family 'blip' answer no questions"):
+        captioner.answer(torch.zeros(1, 1, 1), ["?"], config)
+    captions = tiny_data().splits["validation"].records
+    with pytest.raises(ConfigFault) as raised:
+        check_metric(config, captioner, captions)
+    assert len(raised.value.faults) == 2
+    check_metric(config.model_copy(update={"metric": "cider"}), captioner, captions)
+
+
+@pytest.mark.parametrize(
+    ("diagnoses", "told"),
+    [
+        ((None, None), "those of here have none"),
+        ((MCI, None, MCI), "those of here have mild cognitive impairment alone"),
+    ],
+)
+def test_scans_of_one_diagnosis_cannot_be_scored(diagnoses: tuple[object, ...], told: str, tmp_path: Path) -> None:
+    records = write_scans(tmp_path / "scans", diagnoses).splits["validation"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigFault, match=told):
+        check_truth("balanced_accuracy", "here", records)
+    check_truth("cider", "here", records)
+    check_truth("balanced_accuracy", "here", write_scans(tmp_path / "two", (HEALTHY, DEMENTIA)).splits["validation"])

@@ -1,0 +1,82 @@
+"""Run directories for tests of the report: made-up trials and scores, and all files that a finished run has."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcap_core.scoring.captions import METRICS
+from sweep.study.provenance import begin_provenance, end_provenance
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.small_runs import report_of, score
+
+HOSTILE = "<script>alert('caption')</script> & <b>mass</b> | `x` _y_"
+
+
+def scores(cider: float) -> dict[str, float]:
+    return {name: round(cider / 10 + index / 100, 4) for index, name in enumerate(METRICS[:-1])} | {"CIDEr": cider}
+
+
+def fill(study: Study, num_trials: int | None = None) -> None:
+    """Run the study's trials with made-up figures; the second fails, the third has a loss that is not finite."""
+    while num_trials is None or len(study.records) < num_trials:
+        record = study.propose()
+        if record is None:
+            return
+        study.start(record.name)
+        if record.number == 1:
+            study.finish(record.name, TrialState.FAILED, f"The loss was not finite. {HOSTILE}")
+            continue
+        state = TrialState.SUCCEEDED
+        for epoch in range(1, record.config.num_epochs + 1):
+            figures = {
+                "validation_loss": float("nan") if record.number == 2 else 2.0 / epoch,
+                "training_seconds": 7.0 + record.number,
+                "trainable_parameters": 1000 * (record.number + 1),
+            }
+            if not study.report(record.name, report_of(record, epoch, score(record, epoch), **figures)):
+                state = TrialState.PRUNED
+                break
+        study.finish(record.name, state)
+
+
+def finish(study: Study, **metrics: Any) -> Path:
+    """Add what comes after the search: the test split's scores and captions, the best config, the provenance."""
+    directory, best = study.directory, study.best()[0]
+    study.write_best(best)
+    study.write_test_metrics(
+        {
+            "best": scores(2.5),
+            "zero_shot": scores(0.25),
+            "caption_prior": scores(0.75),
+            "shuffled_images": scores(0.5),
+            "caption_prior_text": HOSTILE,
+            "trials": {best.name: scores(2.5)},
+            "best_trial": best.name,
+            "num_images": 3,
+        }
+        | metrics
+    )
+    long_caption = " ".join(["opacity"] * 700)
+    captions = {
+        "id": ["a", "b", "c"],
+        "reference": ["a lung", HOSTILE, long_caption],
+        "prediction": ["a lung", "a heart", long_caption],
+        "zero_shot": ["", "NA", HOSTILE],
+    }
+    pd.DataFrame(captions).to_csv(directory / "test_predictions.csv", index=False)
+    begin_provenance(
+        directory,
+        command=["python", "-m", "sweep.run", "my space.yaml"],
+        gpus=[],
+        data={"name": "images", "kind": HOSTILE, "notes": ["cut from train"], "sizes": {"train": 11}, "skipped": 0},
+        model={"name": "phantom-blip", "sha256": "0" * 64},
+    )
+    end_provenance(directory)
+    return directory
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,183 @@
+"""The cluster a sweep runs on, and what each trial takes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medcap_core.errors import RunFault
+from sweep.execution.cluster import DRIVER_CPUS, NodeSize, check_shared_directory, choose_resources
+from sweep.space.schema import Resources
+from tests.support.real_runs import (
+    Materials,
+    ended_afterwards,
+    family,
+    find_trial_process,
+    start_run,
+    wait_until,
+    wait_until_gone,
+)
+from tests.support.small_runs import read_optuna
+
+
+class TestResources:
+    @pytest.mark.parametrize(
+        ("cpus", "gpus", "wanted", "num_trials", "expected"),
+        [
+            (2, 0, {}, 12, (1, 1.0, 0.0, 2)),
+            (2, 0, {}, 1, (1, 2.0, 0.0, 1)),
+            (17, 0, {}, 12, (1, 4.0, 0.0, 4)),  # no more than four at once on CPUs
+            (17, 0, {"max_concurrent": 3}, 12, (1, 5.0, 0.0, 3)),
+            (16, 0, {"cpus_per_trial": 2}, 12, (1, 2.0, 0.0, 8)),
+            (16, 3, {}, 12, (1, 5.0, 1.0, 3)),
+            (16, 1, {"gpus_per_trial": 0.25}, 12, (1, 4.0, 0.25, 4)),
+            (16, 4, {"workers_per_trial": 2}, 12, (2, (8 - DRIVER_CPUS) / 2, 1.0, 2)),
+            (2, 0, {"workers_per_trial": 2}, 12, (2, (2 - DRIVER_CPUS) / 2, 0.0, 1)),
+            (1, 0, {"workers_per_trial": 2}, 12, (2, (1 - DRIVER_CPUS) / 2, 0.0, 1)),
+        ],
+    )
+    def test_are_shared_out(
+        self,
+        cpus: float,
+        gpus: float,
+        wanted: dict[str, float],
+        num_trials: int,
+        expected: tuple[int, float, float, int],
+    ) -> None:
+        chosen = choose_resources([NodeSize(cpus, gpus)], Resources.model_validate(wanted), num_trials)
+        assert (
+            chosen.num_workers,
+            chosen.cpus_per_worker,
+            chosen.gpus_per_worker,
+            chosen.max_concurrent,
+        ) == pytest.approx(expected)
+
+    def test_of_a_worker_fit_on_one_node(self) -> None:
+        nodes = [NodeSize(cpus=6, gpus=2), NodeSize(cpus=11), NodeSize(cpus=16, gpus=1)]
+        chosen = choose_resources(nodes, Resources(), num_trials=9)
+        assert (chosen.cpus_per_worker, chosen.gpus_per_worker, chosen.max_concurrent) == (3.0, 1.0, 3)
+        chosen = choose_resources([NodeSize(3), NodeSize(5)], Resources(), num_trials=1)
+        assert chosen.cpus_per_worker == 3.0  # so that it runs on either
+        with pytest.raises(RunFault, match=r"^resources.cpus_per_trial: no node of the cluster has 6 CPUs"):
+            choose_resources([NodeSize(3), NodeSize(5)], Resources(cpus_per_trial=6), num_trials=1)
+        with pytest.raises(RunFault, match=r"^resources.gpus_per_trial: no node of the cluster has 2 GPUs"):
+            choose_resources([NodeSize(4, 1), NodeSize(4, 1)], Resources(gpus_per_trial=2), num_trials=1)
+
+    def test_never_exceed_what_there_is(self) -> None:
+        for cpus in (1, 2, 3, 5, 8, 13):
+            for workers in (1, 2, 3):
+                chosen = choose_resources([NodeSize(cpus)], Resources(workers_per_trial=workers), 9)
+                driver = DRIVER_CPUS if workers > 1 else 0
+                assert chosen.max_concurrent * (workers * chosen.cpus_per_worker + driver) <= cpus + 1e-9
+
+    def test_that_cannot_be_had_are_a_fault(self) -> None:
+        with pytest.raises(RunFault, match=r"^resources.cpus_per_trial 9 exceeds the 8 CPUs there are; lower it.$"):
+            choose_resources([NodeSize(5), NodeSize(3)], Resources(cpus_per_trial=9), 2)
+        with pytest.raises(
+            RunFault, match=r"^resources.cpus_per_trial 0.1 leaves nothing for 2 workers: .* raise it.$"
+        ):
+            choose_resources([NodeSize(8)], Resources(workers_per_trial=2, cpus_per_trial=0.1), 5)
+        with pytest.raises(RunFault, match=r"^resources.gpus_per_trial 1 exceeds the 0 GPUs there are; lower it.$"):
+            choose_resources([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
+
+
+@pytest.mark.usefixtures("local_ray")
+class TestSharedDirectory:
+    def test_that_all_see_is_fine_and_left_clean(self, tmp_path: Path) -> None:
+        check_shared_directory(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a path that means another place elsewhere")
+    def test_that_another_process_does_not_see_is_a_fault(self, tmp_path: Path) -> None:
+        descriptor = os.dup2(os.open(tmp_path, os.O_RDONLY), 200, inheritable=False)
+        directory = Path("/proc/self/fd") / str(descriptor)  # a folder for this process alone
+        with pytest.raises(RunFault, match=rf"^{directory}: not reachable from .+ nodes share \(--out DIR\)\.$"):
+            check_shared_directory(directory)
+        os.close(descriptor)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_does_not_take_our_way_of_ending() -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+TWO_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+WHERE_IS_THE_CODE = """
+import sys
+from sweep.environment import set_environment
+set_environment(sys.argv[1])
+import ray
+from sweep.cluster import connect
+with connect(sys.argv[1]) as starting:
+    starting.result()
+    @ray.remote(num_cpus=1)
+    def find():
+        import medcap_core, sweep
+        return medcap_core.__file__ + " " + sweep.__file__
+    print(ray.get(find.remote()))
+"""
+
+
+@pytest.fixture
+def two_nodes(materials: Materials, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A cluster of two nodes of one CPU each; gives its process, whose next line of output is its address."""
+    environment = {name: value for name, value in materials.environment.items() if name != "PYTHONPATH"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", TWO_NODES], cwd=tmp_path, env=environment, **pipes)  # type: ignore[call-overload]
+    processes = []
+    try:
+        yield process
+        processes = family(process.pid)
+        process.communicate(timeout=60)  # the end of its input ends it
+    finally:
+        process.kill()
+        wait_until_gone(processes)
+
+
+def test_a_sweep_joins_a_cluster_and_uses_all_its_nodes(
+    two_nodes: "subprocess.Popen[str]", materials: Materials, tmp_path: Path
+) -> None:
+    assert two_nodes.stdout is not None
+    address = two_nodes.stdout.readline().strip()
+    directory = tmp_path / "run"
+    flags = ("--data", materials.images, "--model", materials.model, "--address", address, "--trials", 2)
+    driver = start_run(materials, materials.space, *flags, "--out", directory)
+    raylets: set[int] = set()
+
+    def look() -> bool:
+        for number in range(2):
+            process = find_trial_process(two_nodes.pid, directory / "trials" / f"trial_{number:04d}")
+            if process is not None:
+                raylets.update(parent.pid for parent in process.parents() if "raylet" in parent.name())
+        return len(raylets) == 2
+
+    with ended_afterwards(driver):
+        wait_until(look, "both nodes ran a trial", driver)
+        output, errors = driver.communicate()
+    assert (driver.returncode, errors) == (0, "")
+    assert "2 at once, on a Ray cluster of 2 nodes (2 CPUs)" in output
+    assert (directory / "test_metrics.json").is_file()
+    assert {trial.state.name for trial in read_optuna(directory)} <= {"COMPLETE", "PRUNED"}
+    assert not list(directory.glob(".shared-*"))
+
+    ask = [sys.executable, "-c", WHERE_IS_THE_CODE, address]
+    found = subprocess.run(
+        ask, env=materials.environment, cwd=materials.working_directory, stdout=subprocess.PIPE, text=True, check=True
+    )
+    files = found.stdout.split()
+    assert len(files) == 2
+    assert all("py_modules_files" in file for file in files), files

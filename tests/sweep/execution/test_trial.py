@@ -1,0 +1,64 @@
+"""One trial: in one process, and over two workers."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from sweep.execution.cluster import NodeSize, choose_resources
+from sweep.execution.trial import Assignment, ProgressNote
+from sweep.execution.tune import run_search
+from sweep.space.schema import Resources
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.real_runs import LOOPBACK, quiet_view, wait_until, watching_listening
+from tests.sweep.conftest import FinishedRun
+from tests.sweep.execution.test_tune import build_study
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: FinishedRun, tmp_path: Path) -> None:
+    points = [
+        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
+    ]
+    resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2)
+    assert (resources.num_workers, resources.max_concurrent) == (2, 1)
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=2) as study:
+        with watching_listening(os.getpid(), seconds_between=1) as listening:
+            run_search(study, resources, quiet_view())
+        first, second = study.records
+        assert {path.name for path in study.directory.glob("trials/*/*")} == {
+            "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
+        }  # fmt: skip
+        assert not (study.directory / "ray").exists()
+    assert any(name.startswith("ray::") for name, _ in listening)
+    assert {address for _, address in listening} <= LOOPBACK
+    with Study.open(finished_run.directory) as alone:
+        expected = alone.records[1].epochs
+    assert first.state is TrialState.SUCCEEDED, first.reason
+    assert [epoch["score"] for epoch in first.epochs] == [epoch["score"] for epoch in expected]
+    for name in ("training_loss", "validation_loss"):
+        assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
+    assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
+    all_cpus = ray.cluster_resources()["CPU"]
+    wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
+
+
+def test_progress_notes_are_few(tmp_path: Path) -> None:
+    assignment = Assignment(
+        trial="trial_0000",
+        label="full",
+        config={},
+        directory=str(tmp_path),
+        scratch=str(tmp_path),
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        num_workers=1,
+    )
+    note = ProgressNote(assignment, rank=0)
+    note("training", 1, 9)
+    note("training", 2, 9)  # too soon
+    assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}

@@ -1,0 +1,102 @@
+"""Trials under Tune: what becomes of processes that die, of failures, and of neighbours."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sweep.execution.cluster import TrialResources
+from sweep.execution.tune import run_search
+from sweep.space import build_space, load_space
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.real_runs import Materials, family, find_trial_process, quiet_view, wait_until
+from tests.sweep.conftest import FinishedRun
+
+ONE_CPU_EACH = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=2)
+
+
+def build_study(directory: Path, finished_run: FinishedRun, **changes: Any) -> Study:
+    """A study whose first two trials are those of the finished run."""
+    values = load_space(finished_run.directory / "space.yaml").to_mapping()
+    return Study.create(directory, build_space(values | changes, "test"))
+
+
+def read_epochs(directory: Path) -> list[dict[str, Any]]:
+    path = directory / "checkpoints" / "history.json"
+    history: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return history
+
+
+def kill_trial(directory: Path) -> None:
+    process = wait_until(lambda: find_trial_process(psutil.Process().pid, directory), f"{directory} is at work")
+    process.kill()
+    process.wait(timeout=60)
+
+
+def kill_after_an_epoch(directory: Path) -> list[dict[str, Any]]:
+    """Kill a trial's process once; returns what it had done by then."""
+    wait_until(lambda: read_epochs(directory), "a trial had an epoch")
+    kill_trial(directory)
+    return read_epochs(directory)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """And trials give the same scores alone, beside another, and cut off and gone on with."""
+    points = [
+        {"freeze": "decoder_only", "learning_rate": 1e-3, "num_epochs": 6},
+        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
+    ]
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=3, scheduler="none") as study:
+        killed_always, killed_once = (study.trial_directory(f"trial_{number:04d}") for number in range(2))
+        with ThreadPoolExecutor(2) as killers:
+            view = quiet_view()
+            killings = killers.submit(lambda: [kill_trial(killed_always) for _ in range(3)])
+            killing = killers.submit(kill_after_an_epoch, killed_once)
+            run_search(study, ONE_CPU_EACH, view)
+            killings.result()
+            known = killing.result()
+        first, second, third = study.records
+    assert (first.state, first.attempts) == (TrialState.FAILED, 3)
+    assert first.reason.startswith("its process failed 3 times: ")
+    assert (second.state, second.attempts) == (TrialState.SUCCEEDED, 2)
+    assert (third.state, third.attempts) == (TrialState.SUCCEEDED, 1)
+    told = view._console.file.getvalue()  # type: ignore[attr-defined]
+    assert told.count("trial_0000: its process died; another goes on from its last epoch") == 2
+    assert told.count("trial_0001: its process died; another goes on from its last epoch") == 1
+    num_known = len(known)
+    assert 1 <= num_known < 6
+    assert [epoch["seconds"] for epoch in second.epochs[:num_known]] == [epoch["seconds"] for epoch in known]
+    assert f"{num_known} epochs done before" in (killed_once / "log.txt").read_text()
+    with Study.open(finished_run.directory) as alone:
+        assert [epoch["score"] for epoch in third.epochs] == [epoch["score"] for epoch in alone.records[0].epochs]
+        assert [epoch["score"] for epoch in second.epochs] == [epoch["score"] for epoch in alone.records[1].epochs]
+    assert not (tmp_path / "run" / "ray").exists()
+    assert not (killed_always / "checkpoints" / "last").exists()
+    assert len(family(psutil.Process().pid)) > 1  # Ray itself lives on
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_loss_that_is_not_finite_fails_a_trial_at_once(
+    finished_run: FinishedRun, materials: Materials, tmp_path: Path
+) -> None:
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for path in materials.model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name in weights if name.startswith("text_decoder") and name.endswith("LayerNorm.weight"))
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with build_study(tmp_path / "run", finished_run, model=str(broken), trials=1) as study:
+        run_search(study, ONE_CPU_EACH, quiet_view())
+        (record,) = study.records
+    assert (record.state, record.attempts) == (TrialState.FAILED, 1)
+    assert record.reason.startswith("The loss was not finite at step 1 (freeze lora, learning_rate 0.02, ")

@@ -1,0 +1,149 @@
+"""Attention pictures and the pointing game of a run on scans, by the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from medcap_core.config import TrialConfig
+from medcap_core.data.prepare import prepare_data
+from medcap_core.data.records import Record
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
+from medcap_core.data.scans.volumes import VolumeGeometry
+from medcap_core.training.export import export_captioner
+from sweep.explain.__main__ import app, read_attention_pictures
+from sweep.explain.sheet import BOX_COLOUR, SHEET_WIDTH
+from sweep.explain.volume_sheet import LabelledMap, VolumeSheet, draw_volume_sheet
+from sweep.held_out.questions import list_questions
+from sweep.report.pictures import load_attention
+
+NUM_SCANS, SIZE, SIDE, NUM_QUERIES = 6, 32, 2, 5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a finished run on synthetic heads leaves that is read here; the answers to two scans are right."""
+    directory = tmp_path_factory.mktemp("runs") / "heads-001"
+    config = TrialConfig.model_validate({
+        "data": "brain_phantoms", "model": "medblip3d", "image_size": SIZE, "patch_size": SIZE // SIDE,
+        "num_queries": NUM_QUERIES, "qformer_layers": 1, "freeze": "zero_shot", "max_new_tokens": 4, "num_beams": 1,
+        "max_test_images": NUM_SCANS,
+    })  # fmt: skip
+    export_captioner(config, None, directory / "best")
+    records = load_test_scans()
+    rows = [
+        (record.id, asked.kind, asked.text, asked.answer, asked.answer if index < 2 else "who knows")
+        for index, record in enumerate(records)
+        for asked in list_questions(record)
+    ]
+    pd.DataFrame(rows, columns=["id", "kind", "question", "answer", "best"]).to_csv(
+        directory / "test_answers.csv", index=False
+    )
+    return directory
+
+
+def load_test_scans() -> list[Record]:
+    config = TrialConfig(data="brain_phantoms", max_test_images=NUM_SCANS)
+    return prepare_data(config, VolumeGeometry(SIZE), splits=("test",)).splits["test"].records
+
+
+def explain(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_pictures_of_answers_and_the_game_and_the_report(run: Path) -> None:
+    result = explain(run, "--num", 6, "--method", "gradient")
+    assert result.exit_code == 0, result.stderr
+    pictures = read_attention_pictures(run)
+    index = json.loads((run / "attention" / "attention.json").read_text())
+    assert (index["method"], index["num_layers"]) == ("gradient", 4)
+    entries = index["images"]
+    assert [entry["kind"] for entry in entries] == ["best"] * 3 + ["worst"] * 2 + ["random"]
+    assert len({entry["question_kind"] for entry in entries[:3]}) == 3
+    assert {entry["image_id"] for entry in entries[:3]} <= {record.id for record in load_test_scans()[:2]}
+    maps = np.load(run / "attention" / "attention.npz")
+    for number, (picture, entry) in enumerate(zip(pictures, entries, strict=True)):
+        assert picture.is_synthetic
+        assert picture.reference
+        assert entry["question"] in picture.alt
+        with Image.open(picture.path) as image:
+            assert (image.format, image.width) == ("PNG", SHEET_WIDTH)
+        words = maps[entry["maps"]]
+        assert words.shape == (len(entry["words"]), SIDE, SIDE, SIDE)
+        shares, queries = maps[f"queries_{number:03d}"], maps[f"query_maps_{number:03d}"]
+        np.testing.assert_allclose(np.einsum("wq,qxyz->wxyz", shares, queries), words, rtol=1e-4, atol=1e-6)
+        strongest = [query["share"] for query in entry["queries"]]
+        assert strongest == sorted(strongest, reverse=True)
+        for word, own in zip(entry["words"], words, strict=True):
+            place = tuple(int(share * SIDE) for share in word["peak"])
+            assert own[place] == own.max()
+            assert (word["peak_in_structure"] is None) is (not entry["structures"])
+
+    game = json.loads((run / "attention" / "pointing_game.json").read_text())
+    assert set(game["kinds"]) <= {"structure", "side", "ventricles"}
+    assert game["num_words"] == sum(own["num_words"] for own in game["kinds"].values())
+    lines = result.stdout.splitlines()
+    assert lines[len(pictures)].startswith(f"Pointing game (gradient, layer mean), all: {game['share']:.3f} [")
+
+    said, gallery = load_attention(run)
+    assert any(f"ventricles: {game['kinds']['ventricles']['share']:.3f}" in sentence for sentence in said)
+    assert gallery.pictures[0].texts[0][1] == entries[0]["question"]
+
+
+def test_a_volume_from_a_file_with_questions_of_ones_own(run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "head.npy", np.random.default_rng(1).random((11, 13, 7), dtype=np.float32))
+    question = "Is there a tumour?"
+    result = explain(run, "--image", tmp_path / "head.npy", "--question", question, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    (picture,) = read_attention_pictures(run, tmp_path / "out")
+    assert (picture.image_id, picture.reference, picture.is_synthetic) == ("head.npy", None, False)
+    assert question in picture.alt
+    assert "Pointing" not in result.stdout
+
+    both = explain(run, "--image", tmp_path / "head.npy", "--out", tmp_path / "out")
+    assert both.exit_code == 0, both.stderr
+    entries = json.loads((tmp_path / "out" / "attention.json").read_text())["images"]
+    assert [entry["question"] for entry in entries] == [DIAGNOSIS_QUESTION, None]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {entry["file"] for entry in entries}
+
+
+def test_a_test_scan_is_asked_its_own_questions(run: Path, tmp_path: Path) -> None:
+    record = load_test_scans()[3]
+    result = explain(run, "--image", record.id, "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    entries = json.loads((tmp_path / "attention.json").read_text())["images"]
+    assert [(entry["question"], entry["reference"]) for entry in entries] == [
+        (question.text, question.answer) for question in list_questions(record)
+    ]
+
+
+def test_unusable_scans_are_all_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat.npy").write_bytes(b"no array")
+    (tmp_path / "scan.png").write_bytes(b"")
+    result = explain(run, "--image", tmp_path / "flat.npy", "--image", tmp_path / "scan.png", "--image", "nobody")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "flat.npy: " in said
+    assert said.count("; give a scan.") == 2
+    assert "--image nobody: no such file, and no scan of the run's test split has this id" in said
+
+
+def test_the_ring_and_the_rim_of_the_structure_are_where_they_belong() -> None:
+    cube = np.zeros((16, 16, 16), dtype=np.uint8)
+    values = np.full((2, 2, 2), 0.05, dtype=np.float32)
+    values[0, 1, 1] = 0.65
+    mask = np.zeros(cube.shape, dtype=bool)
+    mask[2:6, 10:14, 10:14] = True
+    sheet = VolumeSheet(cube, "title", [], [], [("Words", [LabelledMap("left", values)])], mask)
+    with_rim = np.asarray(draw_volume_sheet(sheet))
+    rim = (with_rim == BOX_COLOUR).all(-1)
+    without = VolumeSheet(cube, "title", [], [], sheet.sections)
+    assert not (np.asarray(draw_volume_sheet(without)) == BOX_COLOUR).all(-1).any()
+    height = with_rim.shape[0]
+    assert rim[height // 2 :].any()
+    assert draw_volume_sheet(VolumeSheet(cube, "title", [], [], [("Words", [])])).height < height

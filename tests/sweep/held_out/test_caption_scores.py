@@ -1,0 +1,82 @@
+"""Figures of one row beside its scores: facts and concepts with their intervals, and what they rest on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcap_core.data.images import ImageGeometry
+from medcap_core.data.phantoms import load_phantoms
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import ImageFile, Record
+from medcap_core.data.stores.images import ImageStore
+from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.scoring.statistics import number_units
+from sweep.held_out.caption_scores import compute_details, describe_resampling
+
+NAMES = {"C1": "Hematoma", "C2": "Pleural Effusion"}
+
+
+def build_split(records: list[Record], root: Path) -> PreparedSplit:
+    """Records without pixels: none of this looks at an image."""
+    return PreparedSplit("test", records, ImageStore(records, ImageGeometry(size=16), root), np.arange(len(records)))
+
+
+def build_radiographs(cases: list[str | None]) -> list[Record]:
+    concepts = [["C1"], ["C2"], ["C1", "C2"], []]
+    return [
+        Record(str(number), ImageFile(Path("x.png")), f"caption {number}", case, {"concepts": concepts[number % 4]})
+        for number, case in enumerate(cases)
+    ]
+
+
+@pytest.fixture(scope="module")
+def scorer_of_four():
+    scorer = CaptionScorer([f"caption {number}" for number in range(4)])
+    yield scorer
+    scorer.close()
+
+
+def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+    split = build_split(build_radiographs([None] * 4), tmp_path)
+    captions = ["a hematoma", "a hematoma", "pleural effusion, hematoma", "nothing"]
+    details = compute_details(split, captions, scorer_of_four, NAMES, seed=0)
+    assert details.facts is None
+    assert details.concepts is not None
+    assert details.concepts | {"interval": None} == {
+        "precision": 3 / 4,
+        "recall": 3 / 4,
+        "f1": 3 / 4,
+        "interval": None,
+        "num_images": 3,
+    }
+    low, high = details.concepts["interval"]
+    assert 0 <= low < 0.75 < high <= 1
+    assert compute_details(split, captions, scorer_of_four, {}, seed=0).concepts is None
+    assert list(details.per_image) == ["id", "METEOR", "ROUGE-L", "CIDEr"]
+    assert set(details.intervals) == set(details.scores)
+    assert all(low <= high for low, high in details.intervals.values())
+
+
+def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+    split = build_split(build_radiographs(["one"] * 4), tmp_path)
+    details = compute_details(split, split.captions, scorer_of_four, {}, seed=0)
+    assert details.intervals == {}
+    assert details.scores["METEOR"] == 1
+    assert describe_resampling(split) == {"unit": "case", "num_units": 1, "num_resamples": 1000}
+
+
+def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+    records = load_phantoms(num_train=0, num_validation=0, num_test=40).splits["test"]
+    split = build_split(records, tmp_path)
+    scorer = CaptionScorer(split.captions)
+    scorer._meteor = scorer_of_four._meteor  # starting it takes seconds
+    details = compute_details(split, split.captions, scorer, {}, seed=0)
+    num_abnormal = sum(not record.truth["normal"] for record in records)
+    assert details.facts == {
+        fact: {"accuracy": 1.0, "interval": [1.0, 1.0], "num_images": count}
+        for fact, count in {"finding": 40, "side": num_abnormal, "level": num_abnormal}.items()
+    }
+    num_cases = len({record.case for record in records})
+    assert num_cases < 40
+    assert describe_resampling(split)["num_units"] == num_cases == number_units([r.case for r in records]).max() + 1

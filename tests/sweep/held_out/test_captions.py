@@ -1,0 +1,168 @@
+"""The rows of the test table on a tiny model: what is captioned, what is scored, what an older run gains."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.meteor import MeteorScorer
+from sweep.held_out.board import ScoreBoard
+from sweep.held_out.captions import score_on_test
+from sweep.space import build_space
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.real_runs import NUM_IMAGES, Materials
+from tests.support.small_runs import report_of
+from tests.sweep.execution.test_jobs import TWO_AT_ONCE
+
+NUM_TEST = NUM_IMAGES["test"]
+BLIND = ("caption_prior", "nearest_image", "shuffled_images")
+ROWS = ("best", "zero_shot", *BLIND, "trial_0000", "trial_0001", "trial_0002")
+
+
+class Steps:
+    """What a run shows while it works."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int]] = []
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.seen.append((what, done, total))
+
+    def last(self, what: str) -> tuple[int, int]:
+        return [(done, total) for name, done, total in self.seen if name == what][-1]
+
+
+@pytest.fixture(scope="module")
+def scored(
+    empty_runs: Callable[..., Study], materials: Materials, local_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Steps]]:
+    """A comparison of zero-shot rows alone, two seeds and a longer caption, so that nothing need be trained."""
+    values = {
+        "name": "compare",
+        "data": str(materials.images),
+        "model": str(materials.model),
+        "fixed": {"freeze": "zero_shot", "num_beams": 2, "eval_batch_size": 4, "max_caption_tokens": 16},
+        "search": {"max_new_tokens": {"grid": [10, 14]}},
+        "sampler": "grid",
+        "seeds": [0, 1],
+        "test": "all",
+        "extra_scores": ["rouge1"],
+        "caption_preprocessing": "imageclef2025",
+    }
+    directory = tmp_path_factory.mktemp("compared") / "run"
+    study = empty_runs(directory, build_space(values, "test"))
+    with study:
+        for number in range(4):
+            record = study.propose()
+            assert record is not None
+            study.start(record.name)
+            study.report(record.name, report_of(record, 1, 0.5 - number / 10))
+            study.finish(record.name, TrialState.FAILED if number == 3 else TrialState.SUCCEEDED)
+        steps = Steps()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MeteorScorer, "close", lambda _: None)  # it serves all tests here: starting it takes seconds
+            score_on_test(study, study.best()[0], TWO_AT_ONCE, steps)
+            yield directory, steps
+
+
+@pytest.fixture
+def copied(scored: tuple[Path, Steps], tmp_path: Path) -> Path:
+    shutil.copytree(scored[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def read(directory: Path) -> dict[str, dict[str, object]]:
+    content: dict[str, dict[str, object]] = json.loads((directory / "test_metrics.json").read_text())
+    return content
+
+
+def test_equal_untrained_models_are_captioned_once(scored: tuple[Path, Steps]) -> None:
+    directory, steps = scored
+    assert steps.last("captioning the test split") == (2 * NUM_TEST, 2 * NUM_TEST)  # one captioning for each length
+    tables = [pd.read_csv(directory / "trials" / f"trial_000{n}" / "test_predictions.csv") for n in range(3)]
+    assert tables[0].equals(tables[1])
+    assert not tables[0].equals(tables[2])
+    whole = pd.read_csv(directory / "test_predictions.csv")
+    assert whole["prediction"].tolist() == whole["zero_shot"].tolist() == tables[0]["prediction"].tolist()
+
+
+def test_every_row_has_every_figure(scored: tuple[Path, Steps]) -> None:
+    directory, steps = scored
+    metrics = read(directory)
+    assert set(metrics["intervals"]) == set(ROWS)
+    names = [*METRICS, "ROUGE-1"]
+    for row in ROWS:
+        scores = metrics["trials"].get(row) or metrics[row]
+        assert list(scores) == names  # type: ignore[call-overload]
+        assert list(metrics["intervals"][row]) == names  # type: ignore[call-overload]
+    assert metrics["best"] == metrics["trials"]["trial_0000"] == metrics["zero_shot"]
+    assert metrics["resampling"] == {"unit": "image", "num_units": NUM_TEST, "num_resamples": 1000}
+    assert metrics["caption_preprocessing"] == "imageclef2025"
+    assert "facts" not in metrics
+    assert set(metrics["comparisons"]["rows"]) == set(ROWS) - {"zero_shot"}  # type: ignore[call-overload]
+    assert [(group["label"], group["trials"]) for group in metrics["groups"]] == [  # type: ignore[index]
+        ("max_new_tokens=10", ["trial_0000", "trial_0001"]),
+        ("max_new_tokens=14", ["trial_0002"]),
+    ]
+    table = pd.read_csv(directory / "tables" / "per_image_scores.csv")
+    assert set(table["row"]) == set(ROWS)
+    assert list(table) == ["row", "id", "METEOR", "ROUGE-L", "CIDEr", "ROUGE-1"]
+    best = table[table["row"] == "best"]
+    assert best["CIDEr"].mean() == pytest.approx(metrics["best"]["CIDEr"])
+    assert best["id"].tolist() == pd.read_csv(directory / "test_predictions.csv")["id"].tolist()
+    done, total = steps.last("scoring the test split")
+    assert done == total
+
+
+def test_the_nearest_image_gives_its_caption(scored: tuple[Path, Steps], materials: Materials) -> None:
+    """Bright squares of two sizes on two sides: the nearest drawing has the same caption."""
+    metrics = read(scored[0])
+    assert metrics["nearest_image"]["CIDEr"] > metrics["caption_prior"]["CIDEr"]  # type: ignore[operator]
+    assert metrics["nearest_image"]["BLEU-1"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_its_scores(copied: Path) -> None:
+    """Without Ray, so nothing could be captioned."""
+    whole = read(copied)
+    kept = ("zero_shot", "caption_prior", "shuffled_images", "best", "trials", "caption_prior_text", "best_trial")
+    old = {key: whole[key] for key in (*kept, "num_images", "evaluation")}
+    old["evaluation"] = {name: value for name, value in whole["evaluation"].items() if name != "vision_model"}
+    old["zero_shot"] = whole["zero_shot"] | {"CIDEr": 0.0625}  # not what a second scoring would give
+    (copied / "test_metrics.json").write_text(json.dumps(old))
+    shutil.rmtree(copied / "tables")
+    with Study.open(copied) as study:
+        metrics = score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, Steps())
+    assert metrics["zero_shot"]["CIDEr"] == 0.0625
+    assert metrics == whole | {"zero_shot": old["zero_shot"]} == read(copied)
+
+
+def test_blind_rows_follow_the_training_images_of_the_best_trial(copied: Path) -> None:
+    whole = read(copied)
+    with Study.open(copied) as study:
+        best = study.record("trial_0000")
+        fewer = replace(best, config=best.config.model_copy(update={"max_train_images": 2}))
+        metrics = score_on_test(study, fewer, TWO_AT_ONCE, Steps())
+    assert metrics["nearest_image"]["CIDEr"] < whole["nearest_image"]["CIDEr"]  # some captions are not to be had now
+    assert metrics["zero_shot"] == whole["zero_shot"]
+    assert metrics["shuffled_images"] == whole["shuffled_images"]
+
+
+def test_a_killed_scoring_goes_on_with_the_rows_that_are_left(copied: Path) -> None:
+    whole = read(copied)
+    with Study.open(copied) as study:
+        board = ScoreBoard(study)
+        board.forget(["shuffled_images", "best"])
+        board.metrics.pop("comparisons")
+        study.write_test_metrics(board.metrics)
+        steps = Steps()
+        assert score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, steps) == whole
+        assert [step[1:] for step in steps.seen if step[0] == "scoring the test split"] == [(0, 2), (2, 2)]
+        before = (copied / "test_metrics.json").stat().st_ino
+        score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, steps)
+        assert (copied / "test_metrics.json").stat().st_ino == before

@@ -1,0 +1,53 @@
+"""An interruption that others' code swallows is not lost."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.real_runs import REPOSITORY
+
+SWALLOWED = """
+import os, signal, sys
+from sweep.interrupts import heed_interrupts, raise_if_interrupted
+from sweep.terminal import SweepView
+from tests.support.real_runs import quiet_view
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):  # Python raises what the signal brings here, and drops it
+            pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+heed_interrupts()
+view = quiet_view()
+raise_if_interrupted()
+view.step("anything", 0, 2)
+swallows = Swallows()
+del swallows
+print("swallowed", flush=True)
+try:
+    view.step("anything", 1, 2)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_swallowed_interruption_is_raised_at_the_next_step(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SWALLOWED, str(int(number))]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["swallowed", "raised"]
+    assert "Exception ignored" in run.stderr
+
+
+def test_a_command_in_the_background_of_a_shell_goes_on_ignoring_the_key() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from sweep.interrupts import heed_interrupts; "
+        "heed_interrupts(); assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)

@@ -1,0 +1,441 @@
+"""The report: what it says of runs of every kind, its tables, and how the page behaves in a real browser."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sweep.report.__main__ import app
+from sweep.report.style import FREEZE_COLOURS, GREY, PALETTE
+from sweep.report.writing import write_report
+from sweep.space import SearchSpace
+from sweep.study.record import TrialState
+from sweep.study.results import load_results
+from sweep.study.study import Study
+from sweep.tables.blocks import Column, Estimate, Table, format_csv_table, format_uncertainty, format_value
+from tests.support import REPOSITORY
+from tests.support.chromium import Browser, find_chromium, open_browser
+from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json
+from tests.support.small_runs import fixed_length, run_one, space
+from tests.sweep.study.test_results import grid
+
+Create = Callable[..., Study]
+
+ALL_KEYS = {
+    "intervals": {"best": {"CIDEr": [2.25, 2.75]}, "zero_shot": {"CIDEr": [0.125, 0.375]}},
+    "comparisons": {
+        "baseline": "zero_shot",
+        "metric": "CIDEr",
+        "rows": {"best": {"difference": 2.25, "interval": [2.0, 2.5], "p_value": 0.0002, "p_adjusted": 0.0312}},
+    },
+    "nearest_image": scores(1.0),
+    "facts": {"best": {"side": {"accuracy": 0.75, "interval": [0.5, 1.0], "num_images": 3}}},
+    "concepts": {"best": {"precision": 0.5, "recall": 0.25, "f1": 0.375, "interval": [0.25, 0.5], "num_images": 3}},
+    "groups": [
+        {"label": "lora", "trials": ["trial_0000"], "scores": {"CIDEr": {"mean": 2.5, "std": 0.125, "num_seeds": 2}}}
+    ],
+}
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and its visible text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def plots(self) -> list[str]:
+        return [str(found["id"]) for tag, found in self.elements if found.get("class") == "plot"]
+
+
+@pytest.fixture(scope="module")
+def reported(
+    empty_runs: Callable[[Path, SearchSpace], Study], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Page]:
+    """A finished run of nine trials, all of whose files are there, and its page."""
+    wanted = space(trials=9, scheduler="none", sampler="random")
+    with empty_runs(tmp_path_factory.mktemp("reported") / "run", wanted) as study:
+        fill(study)
+        directory = finish(study, **ALL_KEYS)
+    return directory, report_on(directory)
+
+
+def report_on(directory: Path) -> Page:
+    return Page(write_report(directory, with_images=False))
+
+
+# What it says
+
+
+def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
+    directory, page = reported
+    wanted = {
+        "plot-test-scores",
+        "plot-curves",
+        "plot-knob-learning_rate",
+        "plot-knob-lora_rank",
+        "plot-knob-num_epochs",
+    }
+    wanted |= {"plot-parallel", "plot-importances", "plot-pareto-time", "plot-pareto-parameters"}
+    assert wanted <= set(page.plots())
+    for said in (
+        "Finished: 9 of 9 trials are done",
+        "On 3 test images: CIDEr 2.500 (95% interval 2.250 to 2.750), against 0.250 zero-shot",
+        "nearest training image",
+        "+2.250 +2.000 to +2.500",
+        "0.031",
+        "Side, accuracy",
+        "± 0.125",
+        "python -m sweep.run 'my space.yaml'",
+        "SHA-256 of its weights " + "0" * 64,
+    ):
+        assert said in page.text
+    assert "< 0.001" in page.text
+    test = pd.read_csv(directory / "tables" / "test.csv").set_index("row")
+    assert test.loc["best", ["CIDEr", "CIDEr_low", "CIDEr_high", "p_adjusted"]].tolist() == [2.5, 2.25, 2.75, 0.0312]
+    assert list(test.index) == ["best", "zero_shot", "caption_prior", "nearest_image", "shuffled_images"]
+    leaderboard = pd.read_csv(directory / "tables" / "leaderboard.csv")
+    records = load_results(directory).records
+    assert leaderboard["trial"].tolist()[0] == load_results(directory).ranked[0].name
+    assert leaderboard["state"].tolist()[-1] == "failed"
+    curves = pd.read_csv(directory / "tables" / "learning_curves.csv")
+    assert len(curves) == sum(len(record.epochs) for record in records)
+
+
+def test_text_of_the_run_is_never_markup(reported: tuple[Path, Page]) -> None:
+    directory, page = reported
+    scripts = [found for tag, found in page.elements if tag == "script"]
+    assert len(scripts) == len(page.plots()) + 2  # a figure each, plotly and the page's own
+    assert HOSTILE in page.text
+    assert not [tag for tag, _ in page.elements if tag == "b"]
+    markdown = (directory / "report.md").read_text(encoding="utf-8")
+    assert "<script>" not in markdown.replace("\\<script\\>", "")
+    (row,) = [line for line in markdown.splitlines() if line.startswith("| – | trial_0001")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", _heading(markdown)))
+
+
+def test_nothing_on_the_page_is_loaded_from_elsewhere(reported: tuple[Path, Page]) -> None:
+    _, page = reported
+    addresses = [
+        value
+        for _, found in page.elements
+        for name, value in found.items()
+        if name in ("src", "href", "srcset", "action")
+    ]
+    assert addresses
+    assert all(address is not None and address.startswith(("#", "data:")) for address in addresses)
+    (policy,) = [found["content"] for tag, found in page.elements if found.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_plot_and_picture_has_an_alternative_and_a_table(reported: tuple[Path, Page]) -> None:
+    _, page = reported
+    tables = {found["id"] for tag, found in page.elements if tag == "table"}
+    linked = {
+        str(found["href"])[1:] for tag, found in page.elements if tag == "a" and "table-" in str(found.get("href"))
+    }
+    assert linked <= tables
+    assert "table-importances" in tables
+    for _, found in page.elements:
+        if found.get("class") == "plot":
+            assert found["role"] == "img"
+            assert len(str(found["aria-label"])) > 30
+
+
+@pytest.mark.parametrize("states", [[], ["FAILED"], ["FAILED", "FAILED"]])
+def test_a_run_without_a_score_is_told_in_sentences(create: Create, states: list[str]) -> None:
+    study = create(space(trials=3, sampler="random"))
+    for state in states:
+        record = study.propose()
+        assert record is not None
+        study.finish(record.name, TrialState(state), "No memory left.")
+    page = report_on(study.directory)
+    assert page.plots() == []
+    assert "No trial has given a model" in page.text
+    assert ("No trial has begun yet." in page.text) == (not states)
+    assert ("No memory left." in page.text) == bool(states)
+
+
+def test_a_single_trial_gives_no_plot_that_compares(create: Create) -> None:
+    study = create(space(search={}, first_points=[], fixed={"num_epochs": 2}))
+    run_one(study, float("nan"), 1.0)
+    page = report_on(study.directory)
+    assert page.plots() == ["plot-curves", "plot-losses"]
+    assert "Nothing was searched" in page.text
+    assert "there is no ablation" in page.text
+    assert "Fewer than two trials have a score" in page.text
+
+
+def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
+    study = create(space(trials=5, sampler="random"))
+    fill(study, 3)
+    page = report_on(study.directory)
+    assert ("Still running: 3 of 5" if Path("/proc/locks").exists() else "Not ended: 3 of 5") in page.text
+    assert "there are no scores yet" in page.text
+    fill(study)  # the run goes on unharmed
+    assert study.is_complete
+
+
+def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
+    study = create(fixed_length(3, trials=500, scheduler="none"))
+    record, _ = run_one(study, 1.0, 2.0, 3.0)
+    text = (study.trial_directory(record.name) / "trial.json").read_text()
+    for number in range(1, 500):
+        content = json.loads(text)
+        content |= {"trial": f"trial_{number:04d}", "number": number, "point": {"learning_rate": 1e-5 * 1.015**number}}
+        content["config"] |= content["point"]
+        for epoch in content["epochs"]:
+            epoch["score"] += number / 500
+        folder = study.trial_directory(content["trial"])
+        folder.mkdir()
+        (folder / "trial.json").write_text(json.dumps(content))
+    page = report_on(study.directory)
+    figure = _figure(study.directory, "curves")
+    assert [len(trace["x"]) for trace in figure["data"]] == [494 * 4, 3, 3, 3, 3, 3, 3]
+    assert sum(1 for tag, _ in page.elements if tag == "tr") > 500
+
+
+def test_a_run_by_another_metric_names_it_everywhere(create: Create) -> None:
+    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=5))
+    for low, high in ((0.25, 0.5), (0.5, 0.75), (0.25, 0.25), (0.5, 0.5), (0.25, 1.0)):
+        record, _ = run_one(study, low, high, training_seconds=7.0 * len(study.records))
+    study.rescore(record.name, 0.875)
+    page = report_on(study.directory)
+    for said in (
+        "Best by validation: trial_0004",
+        ", balanced accuracy 1.000, 0.875 on the whole split; the test split is not scored yet.",
+        "Balanced accuracy: mean recall over the classes, of the generated answers, 0 to 1.",
+        "balanced accuracy on a part of it is another figure.",
+        "Balanced accuracy after each epoch",
+        "Balanced accuracy against learning rate",
+        "Balanced accuracy against training time (s)",
+    ):
+        assert said in page.text
+    assert "CIDEr" not in page.text
+    tables = study.directory / "tables"
+    assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy"].tolist() == [1.0, 0.75, 0.5, 0.5, 0.25]
+    assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy_whole"].tolist()[0] == 0.875
+    assert pd.read_csv(tables / "learning_curves.csv")["balanced_accuracy"].tolist()[:4] == [0.25, 0.5, 0.5, 0.75]
+    assert _figure(study.directory, "curves")["layout"]["yaxis"]["title"]["text"] == "Balanced accuracy, validation"
+
+
+def test_a_grid_over_seeds_has_one_row_a_setting(create: Create) -> None:
+    study = create(grid(seeds=[3, 5, 7], test="all"))
+    for ciders in ((1.0, 2.0), (1.0, 3.0), (1.0, 4.0), (0.25, 0.25), (0.5, 0.75), (0.5, 0.5)):
+        run_one(study, *ciders, training_seconds=7.0)
+    trials = {record.name: scores(1.0 + record.number) for record in study.records}
+    directory = finish(study, trials=trials, best_trial="trial_0002")
+    report_on(directory)
+    table = pd.read_csv(directory / "tables" / "ablation.csv")
+    assert table["setting"].tolist() == ["full", "lora"]
+    assert table["cider"].tolist() == [3.0, 0.5]
+    assert table["cider_std"].tolist() == [1.0, pytest.approx(0.0625**0.5)]
+    assert table["test_CIDEr"].tolist() == [2.0, 5.0]
+    assert table["training_seconds"].tolist() == [14.0, 14.0]
+    assert table["trials"].tolist()[1] == "trial_0003 trial_0004 trial_0005"
+
+
+def test_best_and_worst_cases_come_from_the_scores_of_images(create: Create) -> None:
+    study = create(space(trials=1, sampler="random"))
+    fill(study)
+    directory = finish(study)
+    assert "in the order of the data set" in report_on(directory).text
+    (directory / "tables").mkdir(exist_ok=True)
+    table = pd.DataFrame({"id": ["a", "b", "c"], "CIDEr": [0.5, 9.0, 0.25]})
+    table.to_csv(directory / "tables" / "per_image_scores.csv", index=False)
+    text = report_on(directory).text
+    assert "Chosen by CIDEr of the best model's caption for each of 3 test images." in text
+    samples = text[text.index("Chosen by") :]
+    assert samples.index(" b Reference") < samples.index(" a Reference") < samples.index(" c Reference")
+
+
+def test_attention_sheets_come_with_their_texts(create: Create) -> None:
+    study = create(space(trials=1, sampler="random"))
+    fill(study)
+    folder = finish(study) / "attention"
+    assert "No attention pictures yet" in report_on(study.directory).text
+    folder.mkdir()
+    Image.new("RGB", (1801, 13), "white").save(folder / "01-best-a.png")
+    entry = {"image_id": "a", "caption": HOSTILE, "reference": None, "alt": f"Image a: {HOSTILE}"}
+    entries = [entry | {"file": "01-best-a.png"}, entry | {"file": "gone.png"}]
+    about = {"model": "best", "method": "cumulative", "layer": "mean"}
+    write_json(folder / "attention.json", about | {"images": entries})
+    game = {"split": "test", "share": 0.25, "interval": [0.125, 0.5], "num_words": 1234, "num_images": 7}
+    write_json(folder / "pointing_game.json", about | game | {"area_chance": 0.0625, "shuffled_chance": 0.125})
+    page = report_on(study.directory)
+    (picture,) = [found for tag, found in page.elements if tag == "img"]
+    assert picture["alt"] == f"Image a: {HOSTILE}"
+    assert "0.250 (0.125 to 0.500) of 1,234 finding words in 7 test images peak in the true box" in page.text
+
+
+def test_figures_of_others_stand_beside_ours_on_the_same_data(create: Create) -> None:
+    study = create(space(trials=1, sampler="random", data="rocov2"))
+    fill(study)
+    page = report_on(finish(study))
+    assert "none measured here" in page.text
+    table = pd.read_csv(study.directory / "tables" / "published.csv").set_index("system")
+    assert table.loc["ViT-B with Phi-2 and LoRA", "CIDEr"] == 0.118
+
+
+def test_images_of_the_data_are_embedded(create: Create) -> None:
+    study = create(space(trials=1, sampler="random"))
+    fill(study)
+    directory = finish(study)
+    ids = [f"phantom-target-0-test-{number:05d}" for number in (0, 5)]
+    captions = {"id": [*ids, "gone"], "reference": "r", "prediction": "p", "zero_shot": "z"}
+    pd.DataFrame(captions).to_csv(directory / "test_predictions.csv", index=False)
+    page = Page(write_report(directory))
+    pictures = [found for tag, found in page.elements if tag == "img"]
+    assert [str(found["src"])[:23] for found in pictures] == ["data:image/jpeg;base64,"] * 2
+    assert [str(found["alt"]).partition(";")[0] for found in pictures] == [f"Test image {name}" for name in ids]
+    assert "1 of 3 images can no longer be read." in page.text
+
+
+# Its parts
+
+
+def test_cells_say_what_is_known_of_them() -> None:
+    assert format_value(Estimate(-0.5), "difference") == "−0.500"
+    assert format_uncertainty(Estimate(0.5, low=-0.25, high=1.0), "score") == "−0.250 to 1.000"
+    assert format_uncertainty(Estimate(0.5, std=0.0625), "score") == "± 0.062"
+    assert [format_value(value, "score") for value in (None, float("nan"), float("inf"))] == ["–", "–", "–"]
+    assert format_value(0.00004, "p") == "< 0.001"
+    assert [format_value(value, "seconds") for value in (9.25, 61.0)] == ["9.2 s", "1:01"]
+    columns = (Column("a", "A", "score"), Column("b", ""))
+    table = Table("t", "T", columns, ({"a": Estimate(1.5, 1.0, 2.0), "b": 'x,"y"'}, {"a": 2.5}))
+    assert format_csv_table(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#14181d"])
+def test_colours_stand_out_from_light_and_dark_paper(paper: str) -> None:
+    for colour in {*PALETTE, *FREEZE_COLOURS.values(), GREY}:
+        assert contrast(colour, paper) >= 3, colour
+
+
+def test_text_stands_out_from_its_ground() -> None:
+    style = (REPOSITORY / "sweep" / "report" / "assets" / "report.css").read_text("utf-8")
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2])
+    for theme in (light, dark):
+        for ink in ("ink", "quiet", "link", "warning"):
+            for ground in ("paper", "raised", "best"):
+                assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast ratio of two colours #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+# The command
+
+
+def test_the_command_writes_elsewhere_and_names_faults(reported: tuple[Path, Page], tmp_path: Path) -> None:
+    directory, _ = reported
+    before = (directory / "report.html").stat().st_ino
+    done = CliRunner().invoke(app, [str(directory), "--out", str(tmp_path / "there"), "--no-images"])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["report.html", "report.md", "tables"]
+    assert (directory / "report.html").stat().st_ino == before
+    failed = CliRunner().invoke(app, [str(tmp_path / "there")])
+    assert failed.exit_code == 2
+    assert failed.stderr.count("error: ") == 1
+    (tmp_path / "file").write_text("")
+    failed = CliRunner().invoke(app, [str(directory), "--out", str(tmp_path / "file")])
+    assert failed.exit_code == 2
+    assert "the report cannot be written" in failed.stderr
+
+
+# The page in a browser
+
+
+def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path) -> None:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium here; install Debian's package chromium")
+    directory, page = reported
+    path, num_plots = directory / "report.html", len(page.plots())
+    with open_browser(program, tmp_path / "profile") as browser:
+        for width in (1400, 400):
+            browser.events.clear()
+            browser.set_width(width)
+            browser.visit(path.as_uri())
+            assert browser.told("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled") == []
+            requests = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+            assert {address.partition(":")[0] for address in requests} <= {"file", "data", "blob"}
+            drawn = browser.evaluate(
+                "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg .trace, svg .bars')).length"
+            )
+            assert drawn == num_plots
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        check_sorting(browser)
+
+
+def check_sorting(browser: Browser) -> None:
+    before = column_of(browser, "CIDEr, validation")
+    numbers = [float(value) for value in before if value]
+    assert numbers == sorted(numbers, reverse=True)
+    browser.evaluate(press("CIDEr, validation"))
+    assert column_of(browser, "CIDEr, validation") == before  # the highest first at the first press
+    browser.evaluate(press("CIDEr, validation"))
+    assert column_of(browser, "CIDEr, validation") == [*sorted(filter(None, before), key=float), ""]
+    assert browser.evaluate(f"{header('CIDEr, validation')}.getAttribute('aria-sort')") == "ascending"
+    browser.evaluate(press("Trial"))
+    assert column_of(browser, "Trial") == [f"trial_{number:04d}" for number in range(9)]
+    assert browser.evaluate("document.querySelectorAll('#table-leaderboard [aria-sort]').length") == 1
+
+
+def header(title: str) -> str:
+    return f"[...document.querySelectorAll('#table-leaderboard th')].find(h => h.textContent === {json.dumps(title)})"
+
+
+def press(title: str) -> str:
+    return f"{header(title)}.querySelector('button').click()"
+
+
+def column_of(browser: Browser, title: str) -> list[str]:
+    script = f"""(() => {{
+        const column = {header(title)}.cellIndex;
+        return [...document.querySelectorAll('#table-leaderboard tbody tr')].map(r => r.cells[column].dataset.value);
+    }})()"""
+    values: list[str] = browser.evaluate(script)
+    return values
+
+
+def _heading(markdown: str) -> str:
+    return next(line for line in markdown.splitlines() if line.startswith("| Rank"))
+
+
+def _figure(directory: Path, name: str) -> dict[str, Any]:
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    found = re.search(rf'id="figure-{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    figure: dict[str, Any] = json.loads(found[1])
+    return figure

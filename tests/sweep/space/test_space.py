@@ -1,0 +1,176 @@
+"""Space files: read, dumped, and the ready ones in search_spaces/."""
+
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+
+from medcap_core.config import TrialConfig
+from sweep.space import best_space, build_config, dump_space, grid_rows, load_space, num_trials, propose
+from tests.support import REPOSITORY
+from tests.support.space_files import ABLATION, LORA, load, search_of
+
+SHIPPED = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
+
+
+def test_name_alone_gives_every_default(tmp_path: Path) -> None:
+    space = load(tmp_path, "name: bare")
+    assert dump_space(space).splitlines() == [
+        "name: bare",
+        "data: phantoms",
+        "model: phantom-blip",
+        "models: {}",
+        "fixed: {}",
+        "search: {}",
+        "first_points: []",
+        "trials: 1",  # nothing is searched
+        "sampler: tpe",
+        "seeds: []",
+        "scheduler: asha",
+        "reduction_factor: 2",
+        "grace_fraction: 0.25",
+        "metric: cider",
+        "seed: 0",
+        "test: best",
+        "baseline: zero_shot",
+        "extra_scores: []",
+        "bertscore_model: FacebookAI/roberta-large",
+        "caption_preprocessing: none",
+        "keep_checkpoints: false",
+        "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto}",
+    ]
+    assert build_config(space, {}) == TrialConfig()
+
+
+def test_twelve_trials_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert load(tmp_path, search_of("num_epochs: {int: [2, 5]}")).trials == 12
+
+
+def test_values_take_the_declared_type(tmp_path: Path) -> None:
+    text = """
+name: types
+fixed: {learning_rate: 1e-5, batch_size: "8", max_train_images: 1e3, lora_alpha: 16, schedule: cosine, augment: yes}
+search: {weight_decay: {uniform: [0, 1]}, warmup_fraction: {choice: [0, 1e-1]}, lora_alpha_: }
+"""
+    text = text.replace(", lora_alpha_: ", "")
+    space = load(tmp_path, text)
+    assert space.fixed == {
+        "learning_rate": 1e-5,
+        "batch_size": 8,
+        "max_train_images": 1000,
+        "lora_alpha": 16.0,
+        "schedule": "cosine",
+        "augment": True,
+    }
+    assert [type(value) for value in space.fixed.values()] == [float, int, int, float, str, bool]
+    drawn = space.search["warmup_fraction"][0].range.to_list()
+    assert drawn == [0.0, 0.1]
+    assert all(isinstance(value, float) for value in drawn)
+
+
+def test_sections_whose_lines_are_commented_out_are_empty(tmp_path: Path) -> None:
+    space = load(tmp_path, "name: x\nfixed:\nsearch:\n  # freeze\nfirst_points:\nresources:\n")
+    assert (space.fixed, space.search, space.first_points) == ({}, {}, ())
+
+
+def test_existing_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    space = load(tmp_path, "name: x\ndata: images\nmodel: owner/name")
+    assert (space.data, space.model) == (str(tmp_path / "images"), "owner/name")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_dump_reads_back_equal(path: Path, tmp_path: Path) -> None:
+    space = load_space(path)
+    assert load(tmp_path, dump_space(space)) == space
+
+
+def test_dump_keeps_every_kind_of_value(tmp_path: Path) -> None:
+    text = """
+name: all-kinds
+data: "null"
+fixed: {prompt: "a picture of ", lora_alpha: null, learning_rate: 1e-05}
+search:
+  augment: {choice: [true, false]}
+  max_rotation_degrees: {uniform: [1e-9, 2.5], when: {augment: true}}
+  image_size: {choice: [null, 96]}
+  num_epochs:
+    - {int: [2, 3], when: {image_size: null, augment: [true, false]}}
+    - {int: [4, 5], when: {image_size: 96}}
+resources: {gpus_per_trial: 0.25, max_concurrent: 3}
+keep_checkpoints: true
+"""
+    space = load(tmp_path, text)
+    again = load(tmp_path, dump_space(space))
+    assert again == space
+    assert again.data == "null"
+    assert again.fixed == {"prompt": "a picture of ", "lora_alpha": None, "learning_rate": 1e-5}
+    assert again.search["max_rotation_degrees"][0].range.to_list() == [1e-9, 2.5]
+
+
+def test_best_space_has_exactly_the_best_config(tmp_path: Path) -> None:
+    space = load(tmp_path, LORA + "\nresources: {workers_per_trial: 2}\n")
+    config = build_config(
+        space, {"freeze": "lora", "learning_rate": 1.7e-3, "lora_rank": 8, "num_epochs": 5, "seed": 3}
+    )
+    best = load(tmp_path, dump_space(best_space(space, config, "tiny-best")))
+    assert (best.name, best.search, num_trials(best), best.resources.workers_per_trial) == ("tiny-best", {}, 1, 2)
+    assert (best.scheduler, best.trials) == ("none", 1)
+    assert build_config(best, {}) == config
+
+
+def test_best_space_of_a_grid_may_be_zero_shot(tmp_path: Path) -> None:
+    space = load(tmp_path, ABLATION)
+    config = build_config(space, grid_rows(space)[0])
+    assert build_config(best_space(space, config, "best"), {}) == config
+
+
+def test_shipped_spaces_are_all_there() -> None:
+    assert {path.stem for path in SHIPPED} >= {"lora", "quick", "full", "rocov2_recipe"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_space_opens_with_its_command(path: Path) -> None:
+    first, second, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first == f"# python -m sweep.run search_spaces/{path.name}"
+    assert second.startswith("# Expect: ")
+    assert load_space(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_space_samples_valid_configs(path: Path) -> None:
+    space = load_space(path)
+    if space.sampler == "grid":
+        points = grid_rows(space)
+    else:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        points = [*space.first_points, *(propose(space, study.ask()) for _ in range(50))]
+    configs = [build_config(space, point) for point in points]
+    assert len(set(configs)) == len(points)
+
+
+def test_lora_space_searches_what_it_says() -> None:
+    space = load_space(next(path for path in SHIPPED if path.stem == "lora"))
+    assert list(space.search) == ["freeze", "learning_rate", "lora_rank", "lora_targets", "num_epochs"]
+    assert space.first_points
+
+
+def test_rocov2_recipe_states_what_its_source_does() -> None:
+    path = next(path for path in SHIPPED if path.stem == "rocov2_recipe")
+    space = load_space(path)
+    configs = [build_config(space, row) for row in grid_rows(space)]
+    assert [config.num_epochs for config in configs] == [4, 6]
+    stated = {
+        "image_size": 224,
+        "data_fraction": 0.1,
+        "freeze": "lora",
+        "lora_targets": "query_key",
+        "schedule": "linear",
+        "batch_size": 3,
+    }
+    assert all(config.model_dump(mode="json").items() >= stated.items() for config in configs)
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if re.match(r" *\w+: *\S", line)]
+    uncommented = {line.split(":")[0].strip() for line in lines if "# not stated there; chosen" not in line}
+    assert uncommented == {"name", "data", "model", "num_epochs", *stated}

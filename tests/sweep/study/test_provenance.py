@@ -1,0 +1,128 @@
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from medcap_core.errors import RunFault
+from sweep.study.provenance import (
+    PACKAGES,
+    begin_provenance,
+    check_same_origin,
+    describe_checkout,
+    end_provenance,
+    find_versions,
+    read_provenance,
+)
+from tests.support import REPOSITORY
+
+
+def begin(directory: Path, command: list[str]) -> None:
+    begin_provenance(
+        directory,
+        command=command,
+        gpus=["NVIDIA H100"],
+        data={"kind": "phantoms", "sizes": {"train": 7}},
+        model={"name": "phantom-blip", "sha256": "ab12"},
+    )
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(root), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "code.py").write_text("one = 1\n")
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "--quiet", "-m", "One")
+    return tmp_path
+
+
+def test_each_start_adds_an_entry_and_only_an_orderly_end_is_noted(tmp_path: Path) -> None:
+    begin(tmp_path, ["space.yaml", "--seed", "3"])
+    begin(tmp_path, ["--resume", "runs/a-001"])
+    end_provenance(tmp_path)
+    first, second = read_provenance(tmp_path)
+    assert first["command"] == ["space.yaml", "--seed", "3"]
+    assert first["ended_at"] is None
+    assert second["command"] == ["--resume", "runs/a-001"]
+    assert second["started_at"] <= second["ended_at"]
+    assert second["data"] == {"kind": "phantoms", "sizes": {"train": 7}}
+    assert second["model"] == {"name": "phantom-blip", "sha256": "ab12"}
+    assert second["gpus"] == ["NVIDIA H100"]
+    assert second["num_cpus"] >= 1
+    assert second["cpu_products"] in ("oneDNN", "PyTorch's default")
+
+
+def test_other_data_or_weights_than_the_run_began_with_are_told(tmp_path: Path) -> None:
+    data = {"name": "d", "sha256": {"train": "1", "test": "2"}}
+    towers = {
+        "name": "a = /a, b = /b",
+        "models": {"a": {"name": "/a", "sha256": "x"}, "b": {"name": "/b", "sha256": None}},
+    }
+    check_same_origin(tmp_path, data, towers)
+    begin(tmp_path, [])  # by a version that noted less
+    begin_provenance(tmp_path, command=[], gpus=[], data=data, model=towers)
+    check_same_origin(tmp_path, data, towers)
+    with pytest.raises(RunFault, match=r"^data d: the test split has other records, captions or another order than"):
+        check_same_origin(tmp_path, {"name": "d", "sha256": {"train": "1", "test": "3"}}, towers)
+    others = {"name": "/a", "sha256": "y", "vision_models": {"/b": "z"}}
+    with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; undo that"):
+        check_same_origin(tmp_path, data, others)
+
+
+def test_no_home_folder_host_or_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "jane.doe")
+    monkeypatch.setenv("HOME", "/home/jane.doe")
+    monkeypatch.setattr("platform.node", lambda: "hospital-pc")
+    begin(tmp_path, ["space.yaml"])
+    text = (tmp_path / "provenance.json").read_text()
+    assert "jane.doe" not in text
+    assert "hospital-pc" not in text
+    assert str(REPOSITORY) not in text
+
+
+def test_versions_are_the_installed_ones_and_none_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_versions()["optuna"] == version("optuna")
+    assert find_versions().keys() == set(PACKAGES)
+    monkeypatch.setattr("sweep.study.study.provenance.PACKAGES", ("no-such-package-here",))
+    assert find_versions() == {"no-such-package-here": None}
+
+
+def test_a_checkout_tells_its_commit_and_whether_it_was_changed(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    (checkout / "new.txt").write_text("not under version control")
+    assert describe_checkout(checkout) == {"commit": commit, "dirty": False}
+    (checkout / "code.py").write_text("one = 2\n")
+    assert describe_checkout(checkout) == {"commit": commit, "dirty": True}
+
+
+def test_a_folder_inside_another_checkout_is_none(checkout: Path) -> None:
+    inside = checkout / "venv" / "site-packages"
+    inside.mkdir(parents=True)
+    assert describe_checkout(inside) is None
+
+
+def test_a_checkout_without_git_or_commit_is_none(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert describe_checkout(checkout) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "provenance.json").write_text(content)
+    with pytest.raises(RunFault, match=r"provenance\.json is damaged; move it away"):
+        begin(tmp_path, [])
+
+
+def test_figures_that_json_cannot_hold_leave_the_old_file_whole(tmp_path: Path) -> None:
+    begin(tmp_path, ["first"])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        begin_provenance(tmp_path, command=[], gpus=[], data={"share": float("nan")}, model={})
+    starts = json.loads((tmp_path / "provenance.json").read_text())["starts"]
+    assert [entry["command"] for entry in starts] == [["first"]]

@@ -1,0 +1,178 @@
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from medcap_core.config import TrialConfig
+from medcap_core.errors import RunFault
+from sweep.study.record import TrialRecord, TrialState, compute_step, dump_record, format_csv, load_record
+
+
+def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) -> dict[str, float]:
+    report = {
+        "epoch": epoch,
+        "num_epochs": num_epochs,
+        "score": score,
+        "validation_loss": 2.5,
+        "training_loss": 3.5,
+        "seconds": 10.0,
+        "training_seconds": 4.0,
+        "images_per_second": 100.0,
+        "peak_memory_bytes": 700,
+        "trainable_parameters": 11,
+        "total_parameters": 13,
+        "learning_rate": 1e-4,
+    }
+    return report | figures
+
+
+def build_record(*scores: float, num_epochs: int = 4) -> TrialRecord:
+    record = TrialRecord("trial_0003", 3, {"num_epochs": num_epochs}, TrialConfig(num_epochs=num_epochs))
+    for index, value in enumerate(scores):
+        record.add_epoch(epoch_report(index + 1, num_epochs, value))
+    return record
+
+
+def test_the_best_epoch_counts_and_the_earliest_of_equals() -> None:
+    record = build_record(1.0, 3.9, 3.5, 3.9)
+    assert (record.best_score, record.best_epoch, record.last_score, record.epochs_done) == (3.9, 2, 3.9, 4)
+    assert record.build_curve() == {25: 1.0, 50: 3.9, 75: 3.9, 100: 3.9}
+
+
+def test_before_any_epoch_nothing_is_known() -> None:
+    record = build_record()
+    assert (record.best_score, record.best_epoch, record.last_score) == (None, None, None)
+    assert (record.epochs_done, record.num_epochs, record.seconds) == (0, 4, 0.0)
+    assert (record.images_per_second, record.peak_memory_bytes, record.last_count("total_parameters")) == (None,) * 3
+    assert record.build_curve() == {}
+
+
+def test_a_figure_that_is_not_finite_is_unknown() -> None:
+    record = build_record(math.nan, 1.5, math.inf)
+    assert [epoch["score"] for epoch in record.epochs] == [None, 1.5, None]
+    assert (record.best_score, record.best_epoch, record.last_score) == (1.5, 2, None)
+    assert record.build_curve() == {50: 1.5, 75: 1.5}
+
+
+def test_epochs_are_kept_in_order_and_summed_up() -> None:
+    record = build_record()
+    record.add_epoch(epoch_report(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
+    record.add_epoch(epoch_report(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
+    assert [epoch["epoch"] for epoch in record.epochs] == [1, 2]
+    assert record.images_per_second == (50 * 6 + 100 * 2) / 8
+    assert (record.seconds, record.peak_memory_bytes, record.last_score) == (20.0, 900, 1.0)
+    assert record.has_epoch(2)
+    assert not record.has_epoch(3)
+
+
+def test_a_report_without_a_field_is_refused() -> None:
+    report = epoch_report(1, 2, 1.0)
+    del report["training_seconds"]
+    with pytest.raises(KeyError, match="training_seconds"):
+        build_record().add_epoch(report)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "num_epochs", "step"), [(1, 4, 25), (1, 3, 33), (2, 3, 67), (7, 7, 100), (0, 0, 100)]
+)
+def test_steps_are_per_cent_of_the_trials_own_schedule(epoch: int, num_epochs: int, step: int) -> None:
+    assert compute_step(epoch, num_epochs) == step
+
+
+def test_json_gives_back_an_equal_record(tmp_path: Path) -> None:
+    record = build_record(0.1 + 0.2, 1.0)
+    record.state, record.reason, record.attempts = TrialState.PRUNED, "söon", 2
+    record.pruned_at_epoch, record.whole_validation_score = 2, 1.25
+    record.parameters, record.distributions = {"num_epochs": 4}, {"num_epochs": {"name": "IntDistribution"}}
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(dump_record(record)), encoding="utf-8")
+    assert load_record(path) == record
+
+
+def test_a_name_stays_a_name_though_a_folder_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = build_record()
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(dump_record(record)), encoding="utf-8")
+    (tmp_path / "phantoms").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_record(path).config == record.config
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "LOST"}, {"config": {"data": "a", "model": "b", "rank": 1}}, {"config": 3}]
+)
+def test_a_record_of_another_kind_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(dump_record(build_record()) | change), encoding="utf-8")
+    with pytest.raises(RunFault, match=r"trial\.json: cannot be read as the record of a trial"):
+        load_record(path)
+
+
+def test_a_cut_off_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(dump_record(build_record()))[:-20], encoding="utf-8")
+    with pytest.raises(RunFault, match=r"trial\.json: cannot be read as the record of a trial"):
+        load_record(path)
+
+
+def test_the_csv_names_its_scores_by_the_metric() -> None:
+    header = format_csv([], "balanced_accuracy").split(",")
+    assert header[3:6] == ["best_balanced_accuracy", "best_epoch", "last_balanced_accuracy"]
+
+
+def test_a_record_of_a_run_that_knew_only_cider_is_read(tmp_path: Path) -> None:
+    record = build_record(0.5, 2.0)
+    record.whole_validation_score = 1.75
+    content = dump_record(record)
+    old = content | {"whole_validation_cider": content["whole_validation_score"]}
+    del old["whole_validation_score"], old["config"]["metric"]
+    old["epochs"] = [
+        {"cider" if name == "score" else name: value for name, value in epoch.items()} for epoch in content["epochs"]
+    ]
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert '"score"' not in path.read_text()
+    assert load_record(path) == record
+
+
+def test_csv_columns_and_cells() -> None:
+    done = build_record(1.5, 1.25, num_epochs=2)
+    done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
+    header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], "cider")))
+    assert header[:12] == [
+        "trial",
+        "state",
+        "reason",
+        "best_cider",
+        "best_epoch",
+        "last_cider",
+        "epochs_done",
+        "seconds",
+        "images_per_second",
+        "peak_memory_bytes",
+        "trainable_parameters",
+        "total_parameters",
+    ]
+    assert header[12:] == [f"config.{name}" for name in TrialConfig.model_fields]
+    assert first[:12] == (
+        [
+            "trial_0003",
+            "FAILED",
+            "step 3: loss, not finite",
+            "1.5",
+            "1",
+            "1.25",
+            "2",
+            "20.0",
+            "100.0",
+            "700",
+            "11",
+            "13",
+        ]
+    )
+    assert second[:12] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", ""]
+    cells = dict(zip(header, first, strict=True))
+    assert (cells["config.freeze"], cells["config.learning_rate"], cells["config.lora_alpha"]) == ("lora", "0.0001", "")

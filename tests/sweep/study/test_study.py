@@ -1,0 +1,388 @@
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+from optuna.trial import TrialState as OptunaState
+
+from medcap_core.config import TrialConfig
+from medcap_core.errors import RunFault
+from sweep.space import build_space, load_space
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.study import Study
+from tests.support.small_runs import (
+    CONDITIONAL,
+    Trainer,
+    essence,
+    fixed_length,
+    optuna_essence,
+    read_optuna,
+    report_of,
+    run_one,
+    score,
+    space,
+)
+
+# States, objective, table
+
+
+def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4))
+    run_one(study, 2.0, 3.0, 2.5, 2.75)
+    run_one(study, 1.0)
+    failed, stopped, running, pending = (study.propose() for _ in range(4))
+    assert failed and stopped and running and pending
+    study.report(failed.name, report_of(failed, 1, 9.0))
+    study.finish(failed.name, TrialState.FAILED, "step 3: the loss is not finite; lower learning_rate")
+    study.report(stopped.name, report_of(stopped, 1, 9.0))
+    study.finish(stopped.name, TrialState.STOPPED, "interrupted")
+    study.start(running.name)
+    trials = read_optuna(study.directory)
+    assert [trial.state for trial in trials] == [
+        OptunaState.COMPLETE,
+        OptunaState.PRUNED,
+        OptunaState.FAIL,
+        OptunaState.RUNNING,
+        OptunaState.RUNNING,
+        OptunaState.RUNNING,
+    ]
+    assert trials[0].value == 3.0
+    assert trials[0].intermediate_values == {25: 2.0, 50: 3.0, 75: 3.0, 100: 3.0}
+    assert trials[1].intermediate_values == {25: 1.0}
+    table = pd.read_csv(study.directory / "trials.csv")
+    assert list(table["trial"]) == [f"trial_{number:04d}" for number in range(6)]
+    assert list(table["state"]) == ["SUCCEEDED", "PRUNED", "FAILED", "STOPPED", "RUNNING", "PENDING"]
+    assert list(table["best_cider"][:4]) == [3.0, 1.0, 9.0, 9.0]
+    assert list(table["epochs_done"]) == [4, 1, 1, 1, 0, 0]
+    assert list(table["config.learning_rate"]) == [record.config.learning_rate for record in study.records]
+    assert list(table.columns[12:]) == [f"config.{name}" for name in TrialConfig.model_fields]
+    assert [study.num_finished, study.num_remaining, study.is_complete] == [3, 3, False]
+
+
+def test_the_first_final_state_stands(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(1))
+    record, _ = run_one(study, 1.5)
+    study.finish(record.name, TrialState.FAILED, "late")
+    assert (record.state, record.reason) == (TrialState.SUCCEEDED, "")
+    assert study.report(record.name, report_of(record, 2, 9.0)) is False
+    assert record.best_score == 1.5
+    with pytest.raises(ValueError, match="RUNNING is no end"):
+        study.finish(record.name, TrialState.RUNNING)
+
+
+def test_a_trial_without_a_finite_cider_failed(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2))
+    record, _ = run_one(study, math.nan, math.inf)
+    assert record.state is TrialState.FAILED
+    assert "finite CIDEr" in record.reason
+    one_finite, _ = run_one(study, math.nan, 0.5)
+    assert (one_finite.state, one_finite.best_score, one_finite.best_epoch) == (TrialState.SUCCEEDED, 0.5, 2)
+    assert [trial.state for trial in read_optuna(study.directory)] == [OptunaState.FAIL, OptunaState.COMPLETE]
+    assert study.best() == [one_finite]
+
+
+def test_an_untrained_trial_has_one_report_and_no_epochs(create: Callable[..., Study]) -> None:
+    grid = {"search": {"freeze": {"grid": ["zero_shot", "lora"]}}, "sampler": "grid", "first_points": []}
+    study = create(space(**grid))
+    record = study.propose()
+    assert record is not None
+    assert study.report(record.name, report_of(record, 0, 0.25, num_epochs=0))
+    study.finish(record.name, TrialState.SUCCEEDED)
+    assert (record.best_score, record.best_epoch, record.epochs_done) == (0.25, 0, 0)
+    assert read_optuna(study.directory)[0].intermediate_values == {100: 0.25}
+
+
+# Proposals
+
+
+def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(create: Callable[..., Study]) -> None:
+    study = create(space())
+    trainer = Trainer()
+    trainer.run(study)
+    assert study.records[0].point == CONDITIONAL["first_points"][0]
+    assert trainer.proposed == [f"trial_{number:04d}" for number in range(5)]
+    assert study.propose() is None
+    assert study.is_complete
+    assert len({record.config for record in study.records}) == 5
+
+
+def test_a_grid_is_walked_row_by_row_and_each_seed(create: Callable[..., Study]) -> None:
+    grid = {"search": {"freeze": {"grid": ["full", "lora"]}}, "seeds": [3, 5], "sampler": "grid", "first_points": []}
+    study = create(space(**grid))
+    Trainer().run(study)
+    rows = [(record.config.freeze.value, record.config.seed) for record in study.records]
+    assert rows == [("full", 3), ("full", 5), ("lora", 3), ("lora", 5)]
+    assert [trial.params for trial in read_optuna(study.directory)] == [record.point for record in study.records]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(
+    create: Callable[..., Study], sampler: str
+) -> None:
+    wanted = space(sampler=sampler, trials=9)
+    whole, parts = create(wanted, "whole"), create(wanted, "parts")
+    Trainer().run(whole)
+    trainer = Trainer()
+    for number in range(9):
+        trainer.run(parts, most_trials=number + 1)
+        parts.close()
+        parts = Study.open(parts.directory)
+    assert essence(parts) == essence(whole)
+    assert optuna_essence(parts.directory) == optuna_essence(whole.directory)
+    assert len({record.config for record in whole.records}) == 9
+    parts.close()
+
+
+def test_two_trials_at_once_are_two_trials(create: Callable[..., Study]) -> None:
+    study = create(space(trials=8))
+    running: list[TrialRecord] = []
+    finished = 0
+    while finished < 8:
+        while len(running) < 2 and (proposed := study.propose()) is not None:
+            running.append(proposed)
+        for record in list(running):
+            epoch = record.epochs_done + 1
+            go_on = study.report(record.name, report_of(record, epoch, score(record, epoch)))
+            if not go_on or epoch == record.config.num_epochs:
+                study.finish(record.name, TrialState.SUCCEEDED if go_on else TrialState.PRUNED)
+                running.remove(record)
+                finished += 1
+    assert len({record.config for record in study.records}) == 8
+    assert [trial.params for trial in read_optuna(study.directory)] == [record.parameters for record in study.records]
+    assert study.propose() is None
+
+
+def test_fields_that_do_not_go_together_are_drawn_again(create: Callable[..., Study]) -> None:
+    search = {"batch_size": {"choice": [8, 9]}, "accumulation_steps": {"choice": [4, 9]}, "num_epochs": {"int": [1, 9]}}
+    study = create(build_space({"name": "odd", "search": search, "sampler": "random", "trials": 6}, "test"))
+    pairs = {(r.config.batch_size, r.config.accumulation_steps) for r in (study.propose() for _ in range(6)) if r}
+    assert pairs <= {(8, 4), (9, 9)}
+    assert len(study.records) == 6
+
+
+def test_a_config_is_repeated_only_when_the_space_is_exhausted(create: Callable[..., Study]) -> None:
+    search = {"lora_rank": {"choice": [2, 3, 5]}}
+    study = create(build_space({"name": "tiny", "search": search, "sampler": "random", "trials": 4}, "test"))
+    ranks = [record.config.lora_rank for record in (study.propose() for _ in range(4)) if record]
+    assert sorted(ranks[:3]) == [2, 3, 5]
+    assert ranks[3] in (2, 3, 5)
+
+
+def test_more_trials_are_wanted_for_good_but_not_of_a_grid(create: Callable[..., Study]) -> None:
+    study = create(space(trials=2))
+    Trainer().run(study)
+    study.extend(3)
+    assert (study.num_wanted, study.num_remaining, study.is_complete) == (5, 3, False)
+    study.close()
+    with Study.open(study.directory) as again:
+        assert again.num_wanted == 5
+        Trainer().run(again)
+        assert len(again.records) == 5
+        with pytest.raises(RunFault, match="add at least one trial"):
+            again.extend(0)
+    grid = create(space(search={"freeze": {"grid": ["full", "lora"]}}, sampler="grid", first_points=[]), "grid")
+    with pytest.raises(RunFault, match="a grid has its rows and no more"):
+        grid.extend(1)
+    single = create(build_space({"name": "single"}, "test"), "single")
+    with pytest.raises(RunFault, match="nothing is searched"):
+        single.extend(1)
+    assert (study.can_be_extended, grid.can_be_extended, single.can_be_extended) == (True, False, False)
+
+
+# Reports and pruning
+
+
+def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4))
+    run_one(study, 2.0, 3.0, 3.0, 3.0)
+    record = study.propose()
+    assert record is not None
+    assert study.report(record.name, report_of(record, 1, 2.5))
+    assert study.report(record.name, report_of(record, 1, 9.9))
+    assert not study.report(record.name, report_of(record, 2, 2.6))
+    assert study.report(record.name, report_of(record, 1, 9.9))
+    assert not study.report(record.name, report_of(record, 2, 9.9))
+    assert not study.report(record.name, report_of(record, 3, 9.9))
+    assert [epoch["score"] for epoch in record.epochs] == [2.5, 2.6]
+
+
+def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4))
+    table = [
+        ((1.0, 1.5, 2.0, 2.1), [True, True, True, True]),  # the first: nothing to compare with
+        ((0.5,), [False]),  # at 25%: 1.0, 0.5; one stays
+        ((1.2, 1.4), [True, False]),  # at 25%: 1.2, 1.0, 0.5; at 50%: 1.5, 1.4
+        ((1.1, 1.45), [True, False]),  # at 25% the second of four; at 50%: 1.5, 1.45, 1.4
+        ((1.1, 0.3), [True, False]),  # equal to the second of five; at 50% its best so far is 1.1
+        ((1.3, 1.6, 0.1, 0.2), [True, True, True, True]),  # never pruned after 50%
+    ]
+    for ciders, answers in table:
+        record, given = run_one(study, *ciders)
+        assert given == answers, record.name
+    assert [record.state.value for record in study.records] == ["SUCCEEDED", *["PRUNED"] * 4, "SUCCEEDED"]
+    assert [record.best_score for record in study.best(6)] == [2.1, 1.6, 1.45, 1.4, 1.1, 0.5]
+
+
+def test_short_and_long_schedules_are_compared_at_equal_shares(create: Callable[..., Study]) -> None:
+    search = {"num_epochs": {"choice": [2, 4]}, "lora_rank": {"choice": [4, 8]}}
+    points = [{"num_epochs": num_epochs, "lora_rank": rank} for num_epochs, rank in ((4, 4), (2, 4), (4, 8))]
+    study = create(space(search=search, first_points=points, trials=3))
+    assert run_one(study, 1.0, 2.0, 3.0, 3.5)[1] == [True] * 4
+    assert run_one(study, 1.9)[1] == [False]  # half-way like the 2.0, not like the 1.0
+    assert run_one(study, 1.1, 2.1, 2.1, 2.1)[1] == [True] * 4  # at 25% compared with 1.0 alone
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheduler": "none"},
+        {"search": {"learning_rate": {"grid": [1e-4, 1e-3]}}, "sampler": "grid", "test": "all"},
+    ],
+)
+def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(
+    create: Callable[..., Study], changes: dict[str, Any]
+) -> None:
+    study = create(fixed_length(2, **changes))
+    run_one(study, 2.0, 2.0)
+    assert run_one(study, 0.1, 0.1)[1] == [True, True]
+
+
+# The best
+
+
+def test_ranking_by_best_epoch_then_fewer_trained_parameters_then_number(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2, scheduler="none"))
+    run_one(study, 1.0, 2.0, trainable_parameters=50)
+    run_one(study, 3.0, 0.5, trainable_parameters=50)
+    run_one(study, 2.0, 1.0, trainable_parameters=20)
+    run_one(study, 1.0, 2.0, trainable_parameters=50)
+    failed = study.propose()
+    assert failed is not None
+    study.report(failed.name, report_of(failed, 1, 9.0))
+    study.finish(failed.name, TrialState.FAILED, "died")
+    assert [record.number for record in study.best(9)] == [1, 2, 0, 3]
+    assert [record.number for record in study.candidates()] == [1, 2, 0]
+    assert [record.number for record in study.best()] == [1]
+
+
+def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(1))
+    for cider in (2.0, 2.2, 2.1, 1.0):
+        run_one(study, cider)
+    study.rescore("trial_0000", 9.0)
+    study.rescore("trial_0001", 1.5)
+    assert [record.number for record in study.best(4)] == [1, 2, 0, 3]
+    study.rescore("trial_0002", 1.7)
+    assert [record.number for record in study.best(4)] == [0, 2, 1, 3]
+    assert [record.number for record in study.candidates()] == [1, 2, 0]
+    assert list(pd.read_csv(study.directory / "trials.csv")["best_cider"]) == [2.0, 2.2, 2.1, 1.0]
+    with pytest.raises(ValueError, match="nan"):
+        study.rescore("trial_0003", math.nan)
+    study.close()
+    with Study.open(study.directory) as again:
+        assert again.best()[0].whole_validation_score == 9.0
+
+
+def test_a_run_by_another_metric_names_it_everywhere(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=4))
+    best, _ = run_one(study, 0.25, 0.75)
+    failed, _ = run_one(study, math.nan, math.nan)
+    assert failed.reason == "no epoch gave a finite balanced accuracy; look at its log"
+    table = pd.read_csv(study.directory / "trials.csv")
+    assert table["best_balanced_accuracy"].tolist()[0] == 0.75
+    assert "best_cider" not in table
+    assert table["config.metric"].tolist() == ["balanced_accuracy"] * 2
+    with pytest.raises(ValueError, match="Balanced accuracy of trial_0000 on the whole validation split is inf"):
+        study.rescore(best.name, math.inf)
+    study.rescore(best.name, 0.625)
+    path = study.write_best(best)
+    assert path.read_text().startswith(
+        "# trial_0000 of run: balanced accuracy 0.750 on validation after epoch 2 as the search saw it, 0.625 on the "
+        "whole split.\n"
+    )
+    again = load_space(path)
+    assert (again.metric, "metric" in again.fixed) == ("balanced_accuracy", False)
+    study.close()
+    with Study.open(study.directory) as reopened:
+        assert reopened.record(best.name) == best
+
+
+def test_best_yaml_is_a_space_with_this_one_config(create: Callable[..., Study]) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=2)
+    best = study.best()[0]
+    path = study.write_best(best)
+    assert path.read_text().startswith(f"# {best.name} of run: CIDEr {best.best_score:.3f} on validation")
+    copy = study.directory.parent / "copy"
+    with Study.create(copy, load_space(path)) as again:
+        record = again.propose()
+        assert record is not None
+        assert record.config == best.config
+        assert again.propose() is None
+
+
+def write_checkpoints(study: Study, trial: str) -> None:
+    for name in ("last/state.safetensors", "best/weights.safetensors", "history.json"):
+        path = study.trial_directory(trial) / "checkpoints" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def checkpoints(study: Study) -> list[list[str]]:
+    folders = [study.trial_directory(record.name) / "checkpoints" for record in study.records]
+    return [sorted(path.name for path in folder.iterdir()) for folder in folders]
+
+
+def run_with_checkpoints(study: Study) -> None:
+    for cider in (1.0, 4.0, 2.0, 3.0):
+        record, _ = run_one(study, cider)
+        write_checkpoints(study, record.name)
+    running = study.propose()
+    assert running is not None
+    write_checkpoints(study, running.name)
+
+
+def test_ended_trials_keep_weights_only_if_among_the_best_three(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(1))
+    run_with_checkpoints(study)
+    study.tidy_checkpoints()
+    kept = ["best", "history.json"]
+    assert checkpoints(study) == [["history.json"], kept, kept, kept, ["best", "history.json", "last"]]
+
+
+def test_with_every_row_to_be_tested_weights_stay_until_then(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(1, test="all"))
+    run_with_checkpoints(study)
+    study.tidy_checkpoints()
+    assert checkpoints(study)[0] == ["best", "history.json"]
+    study.add_test_score("trial_0000", {"CIDEr": 0.5})
+    study.tidy_checkpoints()
+    assert checkpoints(study)[0] == ["history.json"]
+
+
+def test_nothing_scores_the_test_split_twice(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(1))
+    assert study.read_test_metrics() == {}
+    study.write_test_metrics({"zero_shot": {"CIDEr": 0.25}, "num_images": 7})
+    study.add_test_score("trial_0001", {"CIDEr": 1.5})
+    assert study.tested_trials() == {"trial_0001"}
+    assert json.loads((study.directory / "test_metrics.json").read_text()) == {
+        "zero_shot": {"CIDEr": 0.25},
+        "num_images": 7,
+        "trials": {"trial_0001": {"CIDEr": 1.5}},
+    }
+    with pytest.raises(ValueError, match="trial_0001 is already scored"):
+        study.add_test_score("trial_0001", {"CIDEr": 1.6})
+    (study.directory / "test_metrics.json").write_text("[1")
+    with pytest.raises(RunFault, match=r"test_metrics\.json is damaged"):
+        study.read_test_metrics()
+
+
+def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2))
+    run_one(study, 2.0, 1.5)
+    row = study.rows()[0]
+    assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
+    assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)

@@ -1,0 +1,293 @@
+"""The command line: what a whole run leaves and prints, exit codes, and faults told in one sentence."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from transformers import AutoProcessor, BlipForConditionalGeneration
+from typer.testing import CliRunner
+
+from medcap_core.config import TrialConfig
+from medcap_core.scoring.captions import METRICS
+from sweep.run import app
+from sweep.space import build_space, load_space
+from sweep.study.record import result_columns
+from sweep.study.study import Study
+from tests.support.real_runs import LOOPBACK, NUM_IMAGES, Materials, ended_afterwards, start_run
+from tests.support.small_runs import read_optuna
+from tests.sweep.conftest import FinishedRun
+
+RUN_FILES = {
+    "best",
+    "best.yaml",
+    "duplicate_images.csv",
+    "log.txt",
+    "provenance.json",
+    "report.html",
+    "report.md",
+    "run.lock",
+    "skipped_records.csv",
+    "space.yaml",
+    "study.db",
+    "tables",
+    "test_metrics.json",
+    "test_predictions.csv",
+    "trials",
+    "trials.csv",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """The command line in this process, which spares the imports; from an empty folder."""
+    on_termination = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    signal.signal(signal.SIGTERM, on_termination)
+
+
+class TestAWholeRun:
+    def test_ends_well_and_says_where_things_are(self, finished_run: FinishedRun) -> None:
+        assert (finished_run.exit_code, finished_run.stderr) == (0, "")
+        lines = finished_run.stdout.splitlines()
+        assert lines[0] == "Run directory  runs/tiny-001"
+        assert any(re.fullmatch(r"Dashboard      http://127\.0\.0\.1:\d+ \(.*\)", line) for line in lines)
+        assert lines[-1] == "Search further   python -m sweep.run --resume runs/tiny-001 --trials +4"
+        assert "Model            runs/tiny-001/best (loads with transformers' from_pretrained)" in lines
+
+    def test_keeps_the_noise_of_libraries_out_of_the_terminal(self, finished_run: FinishedRun) -> None:
+        for noise in ("INFO", "WARNING", "Traceback", "it/s", "\x1b", "(raylet)", "Warning"):
+            assert noise not in finished_run.stdout
+
+    def test_listens_on_loopback_alone(self, finished_run: FinishedRun) -> None:
+        names = {name for name, _ in finished_run.listening}
+        assert {"gcs_server", "raylet"} <= names
+        assert {address for _, address in finished_run.listening} <= LOOPBACK
+
+    def test_leaves_the_files_it_promises(self, finished_run: FinishedRun) -> None:
+        assert {path.name for path in finished_run.directory.iterdir()} == RUN_FILES
+        trials = finished_run.directory / "trials"
+        assert sorted(path.name for path in trials.iterdir()) == [f"trial_{number:04d}" for number in range(4)]
+        for trial in trials.iterdir():
+            assert {"trial.json", "log.txt", "checkpoints"} <= {path.name for path in trial.iterdir()}
+            assert not (trial / "checkpoints" / "last").exists()
+        assert len(list(trials.glob("*/checkpoints/best/weights.safetensors"))) == 3
+        assert (finished_run.directory / "skipped_records.csv").read_text() == "split,id,reason\n"
+
+    def test_lists_trials_with_results_and_configs(self, finished_run: FinishedRun, materials: Materials) -> None:
+        with (finished_run.directory / "trials.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == [*result_columns("cider"), *(f"config.{name}" for name in TrialConfig.model_fields)]
+        assert [row["config.freeze"] for row in rows[:2]] == ["lora", "full"]
+        assert {row["config.data"] for row in rows} == {str(materials.images)}
+        assert {row["config.model"] for row in rows} == {str(materials.model)}
+        for row in rows:
+            assert row["state"] in ("SUCCEEDED", "PRUNED")
+            assert (row["epochs_done"] == row["config.num_epochs"]) == (row["state"] == "SUCCEEDED")
+            assert float(row["best_cider"]) >= float(row["last_cider"])
+
+    def test_tells_optuna_the_same(self, finished_run: FinishedRun) -> None:
+        states = {"COMPLETE": "SUCCEEDED", "PRUNED": "PRUNED", "FAIL": "FAILED"}
+        table = pd.read_csv(finished_run.directory / "trials.csv")
+        trials = read_optuna(finished_run.directory)
+        assert [states[trial.state.name] for trial in trials] == table["state"].tolist()
+        finished = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
+        assert [trial.value for trial in finished] == table[table["state"] == "SUCCEEDED"]["best_cider"].tolist()
+
+    def test_scores_the_best_and_three_baselines_on_the_test_split(self, finished_run: FinishedRun) -> None:
+        metrics = json.loads((finished_run.directory / "test_metrics.json").read_text())
+        for name in ("best", "zero_shot", "caption_prior", "shuffled_images"):
+            assert list(metrics[name]) == list(METRICS)
+        assert metrics["num_images"] == NUM_IMAGES["test"]
+        assert metrics["trials"] == {metrics["best_trial"]: metrics["best"]}
+
+    def test_chooses_among_the_leaders_on_the_whole_validation_split(self, finished_run: FinishedRun) -> None:
+        records = [json.loads(path.read_text()) for path in finished_run.directory.glob("trials/*/trial.json")]
+        whole = {record["trial"]: record["whole_validation_score"] for record in records}
+        leaders = {name: cider for name, cider in whole.items() if cider is not None}
+        assert len(leaders) == 3
+        chosen = json.loads((finished_run.directory / "test_metrics.json").read_text())["best_trial"]
+        assert leaders[chosen] == max(leaders.values())
+        assert (finished_run.directory / "best" / "trial.txt").read_text() == f"{chosen}\n"
+
+    def test_writes_a_best_config_that_is_a_space(
+        self, finished_run: FinishedRun, run: Callable[..., Result], tmp_path: Path
+    ) -> None:
+        path = finished_run.directory / "best.yaml"
+        assert not load_space(path).search
+        result = run(path, "--dry-run")
+        assert result.exit_code == 0, result.output
+        assert "1 (nothing is searched)" in result.output
+        assert re.search(r"time +about \d+ s in all", result.output)
+        assert not list(tmp_path.iterdir())
+
+    def test_exports_a_model_that_captions_as_it_did(self, finished_run: FinishedRun, materials: Materials) -> None:
+        table = pd.read_csv(finished_run.directory / "test_predictions.csv", keep_default_na=False, dtype=str)
+        assert list(table) == ["id", "reference", "prediction", "zero_shot"]
+        assert len(table) == NUM_IMAGES["test"]
+        model = BlipForConditionalGeneration.from_pretrained(finished_run.directory / "best")
+        processor = AutoProcessor.from_pretrained(finished_run.directory / "best")
+        for row in table.itertuples():
+            image = Image.open(materials.images / "test" / row.id).convert("RGB")
+            pixels = processor(images=image, return_tensors="pt").pixel_values
+            with torch.inference_mode():
+                ids = model.generate(pixel_values=pixels, generation_config=model.generation_config)
+            text = processor.decode(ids[0], skip_special_tokens=True).removeprefix("[DEC]")  # special to true BLIPs
+            assert text.strip() == row.prediction
+
+
+def says_one_thing(result: Result, *words: str) -> None:
+    """One sentence on standard error, exit code 2, and no run directory begun."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
+    for word in words:
+        assert word in result.stderr
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+class TestFaults:
+    def test_no_space(self, run: Callable[..., Result]) -> None:
+        says_one_thing(run(), "No space file given")
+
+    def test_a_space_that_is_not_there(self, run: Callable[..., Result]) -> None:
+        says_one_thing(run("spaces/none.yaml"), "spaces/none.yaml", "no such file")
+
+    def test_every_fault_of_a_space_at_once(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        space = tmp_path / "bad.yaml"
+        space.write_text("name: bad\ntrails: 3\nfixed: {batch_size: many}\n")
+        result = run(space)
+        assert result.exit_code == 2
+        assert [("trails" in line, "batch_size" in line) for line in result.stderr.splitlines()] in (
+            [(True, False), (False, True)],
+            [(False, True), (True, False)],
+        )
+
+    def test_data_that_is_not_there(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run(materials.space, "--model", materials.model, "--data", "/no/such"), "/no/such")
+
+    def test_a_folder_that_is_no_model(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run(materials.space, "--data", materials.images, "--model", materials.home), "config.json")
+
+    def test_a_metric_that_is_not_for_this_model(self, run: Callable[..., Result], materials: Materials) -> None:
+        result = run(
+            materials.space, "--data", materials.images, "--model", materials.model, "--set", "metric=balanced_accuracy"
+        )
+        assert (result.exit_code, result.stdout) == (2, "")
+        asks, lacks = result.stderr.splitlines()
+        assert asks.startswith(
+            "error: metric balanced_accuracy needs a model that answers questions, such as medblip3d"
+        )
+        assert lacks.endswith("give their diagnoses, raise max_validation_images, or use metric: cider.")
+
+    def test_an_out_that_is_taken(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run(materials.space, "--out", materials.home), f"--out {materials.home} is not empty")
+
+    @pytest.mark.parametrize("trials", ["0", "-3", "+3", "many", "²"])
+    def test_a_number_of_trials_that_is_none(
+        self, run: Callable[..., Result], materials: Materials, trials: str
+    ) -> None:
+        says_one_thing(run(materials.space, "--trials", trials), f"--trials {trials}")
+
+    @pytest.mark.parametrize("trials", ["3", "+0", "+-1", "+"])
+    def test_a_number_to_add_that_is_none(
+        self, run: Callable[..., Result], finished_run: FinishedRun, trials: str
+    ) -> None:
+        says_one_thing(run("--resume", finished_run.directory, "--trials", trials), "such as --trials +20")
+
+    def test_failed_trials_of_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run(materials.space, "--retry-failed"), "name one by --resume DIR")
+
+    def test_a_flag_that_a_resumed_run_cannot_take(self, run: Callable[..., Result], finished_run: FinishedRun) -> None:
+        result = run("--resume", finished_run.directory, "--data", "phantoms", "--seed", 3)
+        says_one_thing(result, "--data, --seed cannot be given")
+
+    def test_more_trials_than_there_are(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        with Study.create(tmp_path / "single", build_space({"name": "single", "data": "/no/such"}, "test")) as study:
+            pass
+        result = run("--resume", study.directory, "--trials", "+2")
+        says_one_thing(result, "nothing is searched; leave --trials out")  # told before the data are looked for
+
+    def test_a_folder_that_is_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
+        says_one_thing(run("--resume", materials.images), "is not a run directory", "no space.yaml")
+        says_one_thing(run("--resume", materials.home), "is not a run directory", "no trials.csv")
+
+    @pytest.mark.parametrize("address", ["ray://localhost:10001", "localhost", "localhost:ray", "127.0.0.1:1"])
+    def test_a_cluster_that_is_not_there(self, run: Callable[..., Result], materials: Materials, address: str) -> None:
+        flags = ("--data", materials.images, "--model", materials.model, "--address", address)
+        says_one_thing(run(materials.space, *flags), f"--address {address}: no Ray cluster answers there")
+
+    def test_a_working_directory_that_cannot_be_written(
+        self, run: Callable[..., Result], materials: Materials, tmp_path: Path
+    ) -> None:
+        (tmp_path / "runs").write_text("a file where the folder would be")
+        result = run(materials.space, "--data", materials.images, "--model", materials.model)
+        assert result.exit_code == 2
+        assert re.fullmatch(r"error: \S+runs: cannot make a run directory here .*--out\.\n", result.stderr)
+
+
+def test_a_dry_run_starts_nothing(run: Callable[..., Result], materials: Materials, tmp_path: Path) -> None:
+    import ray
+
+    was_running = ray.is_initialized()
+    result = run(materials.space, "--data", materials.images, "--model", materials.model, "--dry-run")
+    assert result.exit_code == 0, result.output
+    for part in ("Searched", "First points", "Sample configs", "at once", "time         about", "disk         about"):
+        assert part in result.output
+    assert not list(tmp_path.iterdir())
+    assert ray.is_initialized() == was_running
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+GRID = """
+name: rows
+fixed: {batch_size: 8, max_caption_tokens: 16, max_new_tokens: 10, num_beams: 2, num_epochs: 1}
+search: {freeze: {grid: [zero_shot, decoder_only]}}
+sampler: grid
+test: all
+resources: {cpus_per_trial: 1, max_concurrent: 1}
+"""
+
+
+def test_two_runs_at_once_one_of_them_extended_and_one_a_comparison(
+    finished_run: FinishedRun, materials: Materials, tmp_path: Path
+) -> None:
+    directory = tmp_path / "extended"
+    shutil.copytree(finished_run.directory, directory)
+    (materials.home / "rows.yaml").write_text(GRID)
+    extending = start_run(materials, "--resume", directory, "--trials", "+1", "--max-concurrent", 1)
+    comparing = start_run(
+        materials, "../rows.yaml", "--data", materials.images, "--model", materials.model, "--out", tmp_path / "rows"
+    )
+    with ended_afterwards(extending), ended_afterwards(comparing):
+        outputs = [run.communicate() for run in (extending, comparing)]
+    assert [(run.returncode, errors) for run, (_, errors) in zip((extending, comparing), outputs, strict=True)] == [
+        (0, ""), (0, "")
+    ]  # fmt: skip
+
+    before, after = (pd.read_csv(folder / "trials.csv") for folder in (finished_run.directory, directory))
+    assert len(after) == 5
+    pd.testing.assert_frame_equal(after[:4], before, check_dtype=False)
+    assert set(json.loads((directory / "test_metrics.json").read_text())["trials"]) >= set(
+        json.loads((finished_run.directory / "test_metrics.json").read_text())["trials"]
+    )
+
+    rows = pd.read_csv(tmp_path / "rows" / "trials.csv")
+    assert rows["config.freeze"].tolist() == ["zero_shot", "decoder_only"]
+    assert rows["state"].tolist() == ["SUCCEEDED"] * 2
+    metrics = json.loads((tmp_path / "rows" / "test_metrics.json").read_text())
+    assert list(metrics["trials"]) == ["trial_0000", "trial_0001"]
+    assert metrics["trials"]["trial_0000"] == metrics["zero_shot"]
+    assert metrics["best"] in metrics["trials"].values()
+    assert "--trials +" not in outputs[1][0]  # a grid has its rows and no more
