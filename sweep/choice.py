@@ -1,18 +1,16 @@
 """After the search: which trial is the best, by validation alone, and its model in Hub format."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from medcap_core.runtime.files import write_text_atomically
+from medcap_core.runtime.progress import Progress
 from medcap_core.training.export import export_captioner
 from medcap_core.training.validation import choose_scored, score_predictions
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import CaptionJob, load_split, predict_split
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
-
-Progress = Callable[[str, int, int], None]
 
 
 def rescore_candidates(study: Study, resources: TrialResources, progress: Progress) -> None:

@@ -16,9 +16,9 @@ from medcap_core.data.sources import load_data
 from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.data.stores.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
 from medcap_core.data.stores.images import ImageStore
-from medcap_core.data.stores.rows import Progress
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.progress import Progress
 
 _MIN_IMAGES = 2
 _NUM_LISTED = 10

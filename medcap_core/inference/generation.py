@@ -13,10 +13,10 @@ from medcap_core.data.batches import BatchMaker, ImageSource, MicroBatch, Positi
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.models import Captioner
 from medcap_core.runtime.device import autocast, choose_precision, is_small, threads_for_words
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import move, prefetch
 from medcap_core.runtime.workers import Workers
 
-OnProgress = Callable[[str, int, int], None]
 _Told = TypeVar("_Told")
 
 _BATCHES_OF_SMALL_MODELS = 4
@@ -24,16 +24,12 @@ _BATCHES_OF_SMALL_MODELS = 4
 write 1.25 times as many captions a second as one of 32 images."""
 
 
-def ignore_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
 def generate_captions(
     captioner: Captioner,
     images: ImageSource,
     config: TrialConfig,
     workers: Workers | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
     what: str = "captions",
 ) -> list[str]:
     """One caption for each image of the source, in order, on every worker."""
@@ -66,7 +62,7 @@ def generate_answers(
     questions: Sequence[Sequence[str]],
     config: TrialConfig,
     workers: Workers | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
     what: str = "answers",
     classes: Sequence[str] = (),
 ) -> list[ImageAnswers]:
@@ -100,7 +96,7 @@ def _generate(
     config: TrialConfig,
     write: Callable[[Tensor, Positions], list[_Told]],
     workers: Workers | None,
-    progress: OnProgress,
+    progress: Progress,
     what: str,
 ) -> list[_Told]:
     """What `write` gives for the hidden states of the images at some positions, put together on every worker.

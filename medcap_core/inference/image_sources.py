@@ -16,11 +16,11 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import ImageSource, PixelSource, Positions
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.stores.features import FeatureStore, features_folder, measure_stored_bytes
-from medcap_core.data.stores.rows import Progress
 from medcap_core.models import Captioner
 from medcap_core.models.tuning import encoder_is_frozen
 from medcap_core.runtime.cache import format_size, guard_cache_writes
 from medcap_core.runtime.device import autocast, choose_precision
+from medcap_core.runtime.progress import Progress
 from medcap_core.runtime.transfer import DEVICE_LOCK, move
 
 log = logging.getLogger(__name__)

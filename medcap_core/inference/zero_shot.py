@@ -10,10 +10,11 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import SourcePart
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.stores.captions import CaptionStore
-from medcap_core.inference.generation import OnProgress, generate_captions, ignore_progress
+from medcap_core.inference.generation import generate_captions
 from medcap_core.inference.image_sources import FrozenEncoder, open_images
 from medcap_core.models import COMPOSED_FAMILIES, Captioner, hash_weights
 from medcap_core.runtime.device import choose_precision
+from medcap_core.runtime.progress import Progress, ignore_progress
 
 SAVED_EVERY = 1024
 """Captions are kept as soon as there are so many new ones."""
@@ -35,7 +36,7 @@ DECIDING_FIELDS = (
 
 
 def caption_zero_shot(
-    captioner: Captioner, split: PreparedSplit, config: TrialConfig, progress: OnProgress = ignore_progress
+    captioner: Captioner, split: PreparedSplit, config: TrialConfig, progress: Progress = ignore_progress
 ) -> list[str]:
     """One caption for each image of the split by the untrained `captioner`, those known from earlier runs looked up."""
     store = CaptionStore(split.store.key, describe_captioner(captioner, config))

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import fold_white_space
-from medcap_core.data.stores.rows import Progress
+from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 from medcap_core.scoring.statistics import IntArray, number_units
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class History:
     """The whole epochs of a trial so far."""
 
     history: list[EpochReport] = field(default_factory=list)
@@ -75,34 +75,32 @@ class CheckpointFolder:
         self.best_path = directory / "best" / "weights.safetensors"
         self.history_path = directory / "history.json"
 
-    def save(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], progress: Progress
-    ) -> None:
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], done: History) -> None:
         """Write the state after a whole epoch, and its weights to `best/` too if it is the best."""
         weights = trained_weights(module)
         tensors = {f"weights/{name}": tensor for name, tensor in weights.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
-        history = json.dumps([asdict(report) for report in progress.history])
+        history = json.dumps([asdict(report) for report in done.history])
         save_weights(self.last_path, tensors, {"history": history, "scaler": json.dumps(scaler)})
-        if progress.best_epoch == len(progress.history):
-            self._save_best(weights, progress)
-        self._save_history(progress)
+        if done.best_epoch == len(done.history):
+            self._save_best(weights, done)
+        self._save_history(done)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> Progress:
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> History:
         """Load the last whole epoch if there is one; every worker of a trial may, since nothing is written.
 
         A damaged file, such as a failing disk leaves, is logged and the trial begins anew.
         """
         if not self.last_path.is_file():
-            return Progress()
+            return History()
         try:
             with safe_open(self.last_path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             log.warning("%s is damaged (%s); the trial begins anew", self.last_path, error)
-            return Progress()
+            return History()
         parameters = dict(module.named_parameters())
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
@@ -115,18 +113,18 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(json.loads(metadata["scaler"]))
-        return Progress([EpochReport(**rename_former(report)) for report in json.loads(metadata["history"])])
+        return History([EpochReport(**rename_former(report)) for report in json.loads(metadata["history"])])
 
-    def mend(self, module: nn.Module, progress: Progress) -> None:
+    def mend(self, module: nn.Module, done: History) -> None:
         """Write what a kill between two writes left out, given what `restore` gave; for one worker alone."""
-        if not progress.history:
+        if not done.history:
             return
-        if progress.best_epoch == len(progress.history) and self._best_epoch_on_disk() != progress.best_epoch:
-            self._save_best(trained_weights(module), progress)
-        self._save_history(progress)
+        if done.best_epoch == len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
+            self._save_best(trained_weights(module), done)
+        self._save_history(done)
 
-    def _save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
-        save_weights(self.best_path, weights, {"epoch": str(progress.best_epoch)})
+    def _save_best(self, weights: dict[str, Tensor], done: History) -> None:
+        save_weights(self.best_path, weights, {"epoch": str(done.best_epoch)})
 
     def _best_epoch_on_disk(self) -> int:
         if not self.best_path.is_file():
@@ -134,6 +132,6 @@ class CheckpointFolder:
         with safe_open(self.best_path, framework="pt") as file:
             return int(file.metadata()["epoch"])
 
-    def _save_history(self, progress: Progress) -> None:
-        history = json.dumps([asdict(report) for report in progress.history], indent=1)
+    def _save_history(self, done: History) -> None:
+        history = json.dumps([asdict(report) for report in done.history], indent=1)
         write_text_atomically(self.history_path, history)

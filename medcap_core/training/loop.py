@@ -15,14 +15,15 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import MicroBatch, SourcePart, derive_seed, order_of_epoch, split_step
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
-from medcap_core.inference.generation import OnProgress, compute_validation_loss, ignore_progress
+from medcap_core.inference.generation import compute_validation_loss
 from medcap_core.models.tuning import encoder_is_frozen
 from medcap_core.objective import OBJECTIVES
 from medcap_core.runtime.device import current_device
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
 from medcap_core.runtime.workers import current_workers
 from medcap_core.training.augmentation import Augmenter
-from medcap_core.training.checkpoint import CheckpointFolder, Progress
+from medcap_core.training.checkpoint import CheckpointFolder, History
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.trial import Trial, name_memory_faults, set_up
@@ -39,7 +40,7 @@ def fit(
     data: PreparedData,
     checkpoint_dir: Path,
     report: Callable[[EpochReport], None],
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Train `config` on `data`, calling `report` on every worker after each epoch.
 
@@ -70,7 +71,7 @@ def fit(
             report(done.history[-1])
 
 
-def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
+def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
     """Train one epoch, score it on validation, and add its report to `done`."""
     started = time.monotonic()
     epoch = len(done.history) + 1
@@ -103,7 +104,7 @@ def run_epoch(trial: Trial, done: Progress, progress: OnProgress) -> None:
     log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, label, score, validation_loss)
 
 
-def train_epoch(trial: Trial, epoch: int, progress: OnProgress) -> float:
+def train_epoch(trial: Trial, epoch: int, progress: Progress) -> float:
     """One pass over the training split; returns the mean loss a caption token. Raises NonFiniteLoss.
 
     The epoch is a function of the weights and optimizer it starts from, the config and its number: schedule, order,
@@ -161,7 +162,7 @@ def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
         )
 
 
-def score_validation(trial: Trial, what: str, progress: OnProgress) -> float:
+def score_validation(trial: Trial, what: str, progress: Progress) -> float:
     """The score of the trial's model on its validation split, the same on every worker; `what` names the step."""
     metric, split, images = trial.config.metric, trial.validation_split, trial.validation.images
     predictions = OBJECTIVES[metric].predictions

@@ -13,7 +13,6 @@ from medcap_core.data.batches import BatchMaker, derive_seed
 from medcap_core.data.prepare import PreparedData, PreparedSplit
 from medcap_core.data.records import SplitName
 from medcap_core.errors import ConfigFault, OutOfMemory
-from medcap_core.inference.generation import OnProgress, ignore_progress
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.models.tuning import (
@@ -28,6 +27,7 @@ from medcap_core.runtime.device import (
     choose_precision,
     is_out_of_memory,
 )
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.optimization import build_optimizer
 from medcap_core.training.steps import Steps, build_steps
@@ -65,7 +65,7 @@ def set_up(
     data: PreparedData,
     workers: Workers,
     device: torch.device,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> Trial:
     """Model, data and optimizer of a trial, its random state as if the process were new."""
     if config.batch_size < workers.size * config.accumulation_steps:

@@ -15,9 +15,10 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord, read_diagnosis
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import OnProgress, generate_answers, generate_captions, ignore_progress
+from medcap_core.inference.generation import generate_answers, generate_captions
 from medcap_core.models import Captioner
 from medcap_core.objective import OBJECTIVES, Metric, Predictions
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.workers import Workers
 from medcap_core.scoring.captions import load_caption_scorer
 from medcap_core.scoring.classification import compute_balanced_accuracy
@@ -55,7 +56,7 @@ def predict(
     config: TrialConfig,
     predictions: Predictions,
     workers: Workers | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
     what: str | None = None,
 ) -> list[str]:
     """One caption, or answer to the question for the diagnosis, an image of the source, in order, on every worker."""

@@ -16,13 +16,14 @@ from medcap_core.data.batches import Positions
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
-from medcap_core.inference.generation import ImageAnswers, OnProgress, generate_answers, ignore_progress
+from medcap_core.inference.generation import ImageAnswers, generate_answers
 from medcap_core.inference.image_sources import open_images
 from medcap_core.inference.zero_shot import caption_zero_shot
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.objective import Predictions
 from medcap_core.runtime.device import is_small
 from medcap_core.runtime.libraries import set_up_libraries
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import load_trained_captioner
 from medcap_core.training.trial import name_memory_faults
 from medcap_core.training.validation import choose_scored, predict
@@ -53,9 +54,7 @@ class SplitJob(Generic[T]):
         """What of the split is shown."""
         return split
 
-    def run(
-        self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: OnProgress
-    ) -> Sequence[T]:
+    def run(self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: Progress) -> Sequence[T]:
         """What the model says of `split`, the images at `positions` of those chosen."""
         raise NotImplementedError
 
@@ -76,7 +75,7 @@ class CaptionJob(SplitJob[str]):
         return choose_scored(split, self.predictions)
 
     def run(
-        self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: OnProgress
+        self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: Progress
     ) -> Sequence[str]:
         """See `SplitJob.run`."""
         if self.predictions == "captions" and self.weights is None and self.may_look_up:
@@ -93,7 +92,7 @@ class AnswerJob(SplitJob[ImageAnswers]):
     classes: tuple[str, ...] = ()
 
     def run(
-        self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: OnProgress
+        self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: Progress
     ) -> Sequence[ImageAnswers]:
         """See `SplitJob.run`."""
         asked = [self.questions[position] for position in positions.tolist()]
@@ -107,7 +106,7 @@ def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
 
 
 def predict_split(
-    jobs: Sequence[SplitJob[T]], resources: TrialResources, progress: OnProgress, what: str
+    jobs: Sequence[SplitJob[T]], resources: TrialResources, progress: Progress, what: str
 ) -> dict[str, list[T]]:
     """What every job's model says, in the order of its split, by job name."""
     if not resources.gpus_per_worker and _is_one_machine() and _is_little_work(jobs):
@@ -123,7 +122,7 @@ def _is_little_work(jobs: Sequence[SplitJob[Any]]) -> bool:
 
 
 def share_out(
-    jobs: Sequence[SplitJob[T]], resources: TrialResources, progress: OnProgress, what: str
+    jobs: Sequence[SplitJob[T]], resources: TrialResources, progress: Progress, what: str
 ) -> dict[str, list[T]]:
     """The same, whatever the size, in processes on all devices of the run."""
     num_devices = resources.max_concurrent * resources.num_workers
@@ -154,7 +153,7 @@ def _is_one_machine() -> bool:
     return len([node for node in ray.nodes() if node["Alive"]]) == 1
 
 
-def _predict_all_here(jobs: Sequence[SplitJob[T]], progress: OnProgress, what: str) -> dict[str, list[T]]:
+def _predict_all_here(jobs: Sequence[SplitJob[T]], progress: Progress, what: str) -> dict[str, list[T]]:
     told: dict[str, list[T]] = {}
     total = sum(job.num_images for job in jobs)
     for job in jobs:
@@ -192,7 +191,7 @@ def _predict_positions(job: SplitJob[T], positions: np.ndarray, num_threads: flo
 
 
 def predict_here(
-    job: SplitJob[T], positions: np.ndarray | None = None, progress: OnProgress = ignore_progress
+    job: SplitJob[T], positions: np.ndarray | None = None, progress: Progress = ignore_progress
 ) -> list[T]:
     """What the model says of these images of a job, by default of all, here; it stays for the next call.
 

@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich.progress
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from medcap_core.attention.maps import DEFAULT_WAY, AttentionMethod, AttentionWay
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import OnProgress
 from medcap_core.runtime.command_line import told_in_sentences
 from medcap_core.runtime.libraries import set_up_libraries
+from medcap_core.runtime.progress import Progress
 from sweep.explain.captions import write_attention_pictures
 from sweep.explain.files import AttentionPicture, read_attention_pictures
 from sweep.explain.pointing import compare_ways, describe_comparison, write_pointing_game
@@ -94,13 +95,13 @@ def _parse_layer(text: str) -> int | None:
 
 
 @contextmanager
-def _show_progress() -> Iterator[OnProgress]:
+def _show_progress() -> Iterator[Progress]:
     """On standard error, a bar for each step; where that is no terminal, a line every few seconds."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     tasks: dict[str, Any] = {}
     last_line = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def show(what: str, done: int, total: int) -> None:
             nonlocal last_line

@@ -11,8 +11,8 @@ from medcap_core.attention.maps import BATCH_SIZE, DEFAULT_WAY, AttentionWay
 from medcap_core.attention.volume_maps import ExplainedAnswer, VolumeExplainer, find_peak
 from medcap_core.attention.volume_pointing import Mask, draw_structures, find_patches, find_structures
 from medcap_core.data.brain_phantoms import BrainPhantom
-from medcap_core.inference.generation import OnProgress, ignore_progress
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.question_answering import compute_exact_match
 from sweep.explain.chosen import ExplainedRun
 from sweep.explain.chosen_answers import ChosenAnswer, choose_answers, read_given_scans
@@ -32,7 +32,7 @@ def write_volume_pictures(
     questions: Sequence[str] = (),
     num: int = 8,
     way: AttentionWay = DEFAULT_WAY,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> list[AttentionPicture]:
     """As `write_attention_pictures` for a run on scans: `num` pictures, each of one answer or report.
 
@@ -65,7 +65,7 @@ def _word(item: ChosenAnswer) -> str:
 
 
 def _explain(
-    explainer: VolumeExplainer, chosen: Sequence[ChosenAnswer], way: AttentionWay, progress: OnProgress
+    explainer: VolumeExplainer, chosen: Sequence[ChosenAnswer], way: AttentionWay, progress: Progress
 ) -> list[ExplainedAnswer]:
     explained: list[ExplainedAnswer] = []
     for start in range(0, len(chosen), BATCH_SIZE):

@@ -17,8 +17,8 @@ from medcap_core.attention.pointing import find_finding_words, is_inside
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import OnProgress, ignore_progress
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
+from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.explain.answers import write_volume_pictures
 from sweep.explain.chosen import (
     ChosenImage,
@@ -41,7 +41,7 @@ def write_attention_pictures(
     way: AttentionWay = DEFAULT_WAY,
     out: Path | None = None,
     model: str | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> list[AttentionPicture]:
     """Caption images of a finished run, and draw where the model looked for each word.
 

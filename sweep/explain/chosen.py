@@ -15,9 +15,9 @@ from medcap_core.data.geometry import Geometry
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import Record, SplitName
 from medcap_core.errors import DataFault, RunFault
-from medcap_core.inference.generation import OnProgress, ignore_progress
 from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.runtime.device import current_device
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.captions import load_caption_scorer
 from medcap_core.training.export import TRIAL_CONFIG_FILE
 
@@ -35,7 +35,7 @@ class ExplainedRun:
     captioner: Captioner
     config: TrialConfig
 
-    def load_split(self, split: SplitName, progress: OnProgress = ignore_progress) -> PreparedSplit:
+    def load_split(self, split: SplitName, progress: Progress = ignore_progress) -> PreparedSplit:
         """The run's own images of a split, all that it scores."""
         geometry = self.captioner.geometry
         return prepare_data(self.config, geometry, splits=(split,), whole_validation=True, progress=progress).splits[
@@ -86,7 +86,7 @@ def load_explained_run(run_directory: Path, model: str | None = None) -> Explain
     return ExplainedRun(run_directory, name, captioner, config)
 
 
-def choose_images(run: ExplainedRun, num: int, progress: OnProgress = ignore_progress) -> list[ChosenImage]:
+def choose_images(run: ExplainedRun, num: int, progress: Progress = ignore_progress) -> list[ChosenImage]:
     """Test images by the run's own test predictions: best and worst by CIDEr, three eighths each, and random ones.
 
     Raises RunFault where the run has not scored the test split yet.
@@ -128,7 +128,7 @@ def choose_rows(scores: NDArray[np.float64], num: int, seed: int = 0) -> list[tu
     return kinds + [(between[index], "random") for index in sorted(drawn.tolist())]
 
 
-def read_given_images(run: ExplainedRun, names: list[str], progress: OnProgress = ignore_progress) -> list[ChosenImage]:
+def read_given_images(run: ExplainedRun, names: list[str], progress: Progress = ignore_progress) -> list[ChosenImage]:
     """Images given by path, or by the id they have in the run's test split. Raises DataFault naming every bad one."""
     chosen: list[ChosenImage] = []
     faults: list[str] = []

@@ -11,7 +11,7 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.errors import RunFault
-from medcap_core.inference.generation import OnProgress, ignore_progress
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.question_answering import score_answers
 from sweep.explain.chosen import ChosenImage, ExplainedRun, Kind, choose_images, choose_rows, read_given_images
 from sweep.held_out.questions import list_questions
@@ -36,7 +36,7 @@ class ChosenAnswer:
 
 
 def choose_answers(
-    run: ExplainedRun, num: int, questions: Sequence[str], progress: OnProgress = ignore_progress
+    run: ExplainedRun, num: int, questions: Sequence[str], progress: Progress = ignore_progress
 ) -> list[ChosenAnswer]:
     """Up to `num` test answers by the run's own: right and wrong ones, three eighths each, and random ones.
 
@@ -72,7 +72,7 @@ def _read_answers(run: ExplainedRun, split: PreparedSplit, questions: Sequence[s
 
 
 def read_given_scans(
-    run: ExplainedRun, names: list[str], questions: Sequence[str], progress: OnProgress = ignore_progress
+    run: ExplainedRun, names: list[str], questions: Sequence[str], progress: Progress = ignore_progress
 ) -> list[ChosenAnswer]:
     """Scans given by path, or by the id they have in the run's test split, with `questions` on each.
 

@@ -12,9 +12,9 @@ from medcap_core.data.brain_phantoms import BrainPhantom
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.data.records import SplitName
 from medcap_core.errors import RunFault
-from medcap_core.inference.generation import OnProgress, ignore_progress
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.runtime.files import write_json_atomically
+from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.explain.chosen import ExplainedRun, load_explained_run, make_output_folder
 from sweep.explain.volume_pointing import list_games, play_on_volumes
 
@@ -28,7 +28,7 @@ def write_pointing_game(
     num_images: int | None = None,
     out: Path | None = None,
     model: str | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> str | None:
     """Score the maps on the run's test split, or its first `num_images`, and leave `pointing_game.json`.
 
@@ -56,7 +56,7 @@ def write_pointing_game(
 
 
 def _write_volume_game(
-    run: ExplainedRun, folder: Path, way: AttentionWay, num_scans: int | None, progress: OnProgress
+    run: ExplainedRun, folder: Path, way: AttentionWay, num_scans: int | None, progress: Progress
 ) -> str:
     games = play_on_volumes(run, "test", [way], num_scans, progress)[way]
     write_json_atomically(folder / GAME_NAME, _describe(run, "test", way) | list_games(games))
@@ -77,7 +77,7 @@ def compare_ways(
     *,
     model: str | None = None,
     out: Path | None = None,
-    progress: OnProgress = ignore_progress,
+    progress: Progress = ignore_progress,
 ) -> dict[AttentionWay, PointingGame | None]:
     """Play the game with each method and layer on validation, where choices belong; leaves `pointing_comparison.json`.
 
@@ -120,7 +120,7 @@ def describe_comparison(games: dict[AttentionWay, PointingGame | None]) -> str:
 
 
 def _play(
-    run: ExplainedRun, name: SplitName, ways: list[AttentionWay], num_images: int | None, progress: OnProgress
+    run: ExplainedRun, name: SplitName, ways: list[AttentionWay], num_images: int | None, progress: Progress
 ) -> dict[AttentionWay, PointingGame | None]:
     split = run.load_split(name)
     records = split.records[:num_images]

@@ -16,8 +16,8 @@ from medcap_core.attention.volume_pointing import (
     play_volume_game,
 )
 from medcap_core.data.records import SplitName
-from medcap_core.inference.generation import OnProgress
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
+from medcap_core.runtime.progress import Progress
 from sweep.explain.chosen import ExplainedRun
 from sweep.held_out.questions import list_questions
 
@@ -26,7 +26,7 @@ Games = dict[str | None, PointingGame]
 
 
 def play_on_volumes(
-    run: ExplainedRun, name: SplitName, ways: Sequence[AttentionWay], num_scans: int | None, progress: OnProgress
+    run: ExplainedRun, name: SplitName, ways: Sequence[AttentionWay], num_scans: int | None, progress: Progress
 ) -> dict[AttentionWay, Games]:
     """Ask a split's phantoms what has a place in the head, and see where each answer's map peaks, in each way."""
     assert isinstance(run.captioner, MedBlip3dCaptioner)

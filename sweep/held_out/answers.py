@@ -15,8 +15,9 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.inference.generation import ImageAnswers
 from medcap_core.models import find_family
 from medcap_core.runtime.files import write_json_atomically, write_text_atomically
+from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.question_answering import choose_answer_prior
-from sweep.choice import Progress, best_weights
+from sweep.choice import best_weights
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import AnswerJob, load_split, predict_split
 from sweep.held_out.answer_board import AnswerBoard

@@ -16,11 +16,12 @@ import pandas as pd
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit, load_dataset
 from medcap_core.runtime.files import write_text_atomically
+from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.baselines import choose_caption_prior, draw_wrong_images, find_nearest_captions
 from medcap_core.scoring.captions import load_caption_scorer
 from medcap_core.scoring.facts import collect_concept_names
 from medcap_core.scoring.java import ScoringFailure
-from sweep.choice import Progress, best_weights
+from sweep.choice import best_weights
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import CaptionJob, load_split, predict_split
 from sweep.held_out.board import ScoreBoard

@@ -1,16 +1,13 @@
 """Write the report of a run: page, Markdown and tables."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_durably
+from medcap_core.runtime.progress import Progress
 
 WHAT = "writing the report"
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def write_report(

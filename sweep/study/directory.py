@@ -6,6 +6,7 @@ from filelock import FileLock, Timeout
 
 from medcap_core.errors import ConfigFault, RunFault
 from sweep.space import SearchSpace, load_space
+from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, load_record
 
 _LOCK_NAME = "run.lock"
@@ -95,7 +96,7 @@ def load_run_space(path: Path) -> SearchSpace:
 
 def load_run_records(directory: Path) -> list[TrialRecord]:
     """All trial records by number. Raises RunFault with every one that is damaged or missing."""
-    paths = sorted((directory / "trials").glob("trial_*/trial.json"))
+    paths = RunPaths(directory).trial_records
     records: list[TrialRecord] = []
     faults: list[str] = []
     for path in paths:

@@ -16,6 +16,7 @@ from typing import Any
 from medcap_core.errors import RunFault
 from medcap_core.runtime.cpu import name_products
 from medcap_core.runtime.files import write_json_atomically
+from sweep.study.paths import RunPaths
 
 PACKAGES = (
     "medcap-sweep",
@@ -106,7 +107,7 @@ def end_provenance(directory: Path) -> None:
 
 def read_provenance(directory: Path) -> list[dict[str, Any]]:
     """The entries so far, oldest first; none if there is no file. Raises RunFault if it is damaged."""
-    path = directory / "provenance.json"
+    path = RunPaths(directory).provenance
     if not path.exists():
         return []
     try:
@@ -166,7 +167,7 @@ def _ask_git(root: Path, *arguments: str) -> str | None:
 
 
 def _write(directory: Path, entries: list[dict[str, Any]]) -> None:
-    write_json_atomically(directory / "provenance.json", {"starts": entries})
+    write_json_atomically(RunPaths(directory).provenance, {"starts": entries})
 
 
 def _now() -> str:

@@ -21,6 +21,7 @@ from medcap_core.runtime.files import replace_text, write_json_atomically, write
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.study.database import StudyDatabase
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
+from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside
 from sweep.study.pruning import build_rungs, should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
@@ -33,6 +34,7 @@ class Study:
 
     def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, database: StudyDatabase) -> None:
         self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
+        self.paths = RunPaths(self.directory)
         self.space = space
         self._lock = lock
         self._database = database
@@ -52,9 +54,10 @@ class Study:
         lock = take_lock(directory)
         try:
             check_new_directory(directory)
-            write_text_atomically(directory / "trials.csv", format_csv([], space.metric))
-            write_text_atomically(directory / "space.yaml", dump_space(space))
-            study = cls(directory, space, lock, StudyDatabase.open(directory / "study.db", space.name))
+            paths = RunPaths(directory)
+            write_text_atomically(paths.trials_table, format_csv([], space.metric))
+            write_text_atomically(paths.space, dump_space(space))
+            study = cls(directory, space, lock, StudyDatabase.open(paths.database, space.name))
         except BaseException:
             lock.release()
             raise
@@ -67,19 +70,20 @@ class Study:
         With `retry_failed` those that FAILED are too, and begin anew. Raises RunFault if it is no run directory,
         another process holds it, or one of its files is damaged.
         """
-        for name in ("space.yaml", "trials.csv"):  # a folder of space files has the former alone
-            is_made_anew = name == "trials.csv" and (directory / "trials").is_dir()
-            if not (directory / name).is_file() and not is_made_anew:
+        paths = RunPaths(directory)
+        for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
+            is_made_anew = path == paths.trials_table and paths.trials.is_dir()
+            if not path.is_file() and not is_made_anew:
                 raise RunFault(
-                    f"{directory} is not a run directory (it has no {name}); name one such as runs/lora-001."
+                    f"{directory} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
                 )
         lock = take_lock(directory)
         try:
-            space = load_run_space(directory / "space.yaml")
+            space = load_run_space(paths.space)
             records = load_run_records(directory)
             if retry_failed:
                 _forget_failures(directory, records)
-            database = StudyDatabase.open(directory / "study.db", space.name)
+            database = StudyDatabase.open(paths.database, space.name)
         except BaseException:
             lock.release()
             raise
@@ -109,7 +113,7 @@ class Study:
         outside = find_trial_outside(self.space, records)
         if outside is not None:
             raise RunFault(
-                f"{self.directory}/space.yaml was changed since {outside.name} was drawn from it; undo the change, or "
+                f"{self.paths.space} was changed since {outside.name} was drawn from it; undo the change, or "
                 "start a new run with the changed space."
             )
         self._database.mirror_all(records)
@@ -136,7 +140,7 @@ class Study:
 
     def trial_directory(self, trial: str) -> Path:
         """Where a trial keeps its record, log and checkpoints."""
-        return self.directory / "trials" / trial
+        return self.paths.trial(trial).root
 
     @property
     def num_wanted(self) -> int:
@@ -279,7 +283,7 @@ class Study:
 
     def write_best(self, record: TrialRecord) -> Path:
         """Write `best.yaml`, a space file with nothing left to search, and return its path."""
-        path = self.directory / "best.yaml"
+        path = self.paths.best_config
         text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
         show = record.objective.show
         scored = f"{record.objective.label} {show(record.best_score)} on validation after epoch {record.best_epoch}"
@@ -312,7 +316,7 @@ class Study:
 
     def read_test_metrics(self) -> dict[str, Any]:
         """`test_metrics.json`, empty if there is none yet. Raises RunFault if it is damaged."""
-        path = self.directory / "test_metrics.json"
+        path = self.paths.test_metrics
         if not path.exists():
             return {}
         try:
@@ -325,7 +329,7 @@ class Study:
 
     def write_test_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace `test_metrics.json`."""
-        write_json_atomically(self.directory / "test_metrics.json", dict(metrics))
+        write_json_atomically(self.paths.test_metrics, dict(metrics))
 
     def tested_trials(self) -> set[str]:
         """Names of the trials that `test_metrics.json` has under `trials`."""
@@ -361,7 +365,7 @@ class Study:
         """Want so many trials more, for good: `trials` in the run's space.yaml grows. Raises as `check_extension`."""
         self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
-        write_text_atomically(self.directory / "space.yaml", dump_space(self.space))
+        write_text_atomically(self.paths.space, dump_space(self.space))
 
     # Writing
 
@@ -372,22 +376,24 @@ class Study:
         self._write_csv()
 
     def _write_record(self, record: TrialRecord) -> None:
-        folder = self.trial_directory(record.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(folder / "trial.json", dump_record(record))
+        path = self.paths.trial(record.name).record
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, dump_record(record))
 
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
-        replace_text(self.directory / "trials.csv", format_csv(self.records, self.space.metric))
+        replace_text(self.paths.trials_table, format_csv(self.records, self.space.metric))
 
 
 def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
     """Let failed trials be as if they had been cut off before their first epoch."""
     failed = [record for record in records if record.state is TrialState.FAILED]
     if failed:
-        (directory / "study.db").unlink(missing_ok=True)  # Optuna takes no end back; it is made anew from the records
+        RunPaths(directory).database.unlink(
+            missing_ok=True
+        )  # Optuna takes no end back; it is made anew from the records
     for record in failed:
-        folder = directory / "trials" / record.name
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        paths = RunPaths(directory).trial(record.name)
+        shutil.rmtree(paths.checkpoints, ignore_errors=True)
         record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
-        write_json_atomically(folder / "trial.json", dump_record(record))
+        write_json_atomically(paths.record, dump_record(record))

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from medcap_core.data.records import SplitName
 from medcap_core.data.stores.images import ImageStore, count_usable_cpus
-from medcap_core.data.stores.rows import Progress
 from medcap_core.runtime.cache import guard_cache_writes, write_atomically
 from medcap_core.runtime.files import write_text_atomically
+from medcap_core.runtime.progress import Progress
 
 HASH_VERSION = 1  # raise it whenever a hash changes, so that kept ones are computed anew
 HASH_SIDE = 16

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medcap_core.data.stores.images import ImageStore
-from medcap_core.data.stores.rows import Progress, RowStore
+from medcap_core.data.stores.rows import RowStore
 from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.progress import Progress
 from medcap_core.runtime.transfer import prefetch
 
 CPU = torch.device("cpu")

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.data.records import Record, Reference
-from medcap_core.data.stores.rows import DONE, UNUSABLE, Progress, RowStore
+from medcap_core.data.stores.rows import DONE, UNUSABLE, RowStore
 from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.progress import Progress
 
 # Raise when decoding, scaling or the files' layout changes: older stores are then left alone.
 FORMAT_VERSION = 1

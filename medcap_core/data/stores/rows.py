@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import check_free_space, guard_cache_writes
+from medcap_core.runtime.progress import Progress
 
-Progress = Callable[[str, int, int], None]  # (what is being done, rows done, rows in total)
 Rows = NDArray[np.int64]
 
 TO_DO, DONE, UNUSABLE = 0, 1, 2

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medcap_core.errors import RunFault
-from medcap_core.training.checkpoint import CheckpointFolder, Progress, load_weights, save_weights
+from medcap_core.training.checkpoint import CheckpointFolder, History, load_weights, save_weights
 from medcap_core.training.epoch_report import EpochReport
 
 
@@ -41,7 +41,7 @@ class Rig:
         self.optimizer = torch.optim.AdamW(self.module["trained"].parameters(), lr=0.1, fused=True)
         self.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
         self.folder = CheckpointFolder(directory)
-        self.progress = Progress()
+        self.progress = History()
 
     def step(self) -> torch.Tensor:
         (self.module["trained"](torch.arange(6.0).view(2, 3)) ** 2).sum().backward()
@@ -77,7 +77,7 @@ def best_weight(directory: Path) -> torch.Tensor:
     [([], 0), ([0.0, 0.0], 1), ([0.1, 0.5, 0.2], 2), ([0.2, 0.5, 0.5, 0.4], 2), ([0.1, 0.2, 0.3], 3)],
 )
 def test_the_best_epoch_is_the_first_of_the_highest(scores: list[float], best: int) -> None:
-    assert Progress([report(index + 1, score) for index, score in enumerate(scores)]).best_epoch == best
+    assert History([report(index + 1, score) for index, score in enumerate(scores)]).best_epoch == best
 
 
 def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_trial_begun_when_cider_was_the_one_metric_goes_on(tmp_path: Path) -> 
 def test_restoring_writes_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.restore()
-    assert rig.progress == Progress()
+    assert rig.progress == History()
     rig.folder.mend(rig.module, rig.progress)
     assert read_files(tmp_path) == {}
     rig.end_epoch(0.5)

@@ -1,0 +1,280 @@
+"""The scores of the test split as types: what `test_metrics.json` holds.
+
+A figure that was not computed is None, or missing from its mapping. All scores are in the units of their metric: CIDEr
+0 to 10, the others 0 to 1. Intervals are 95% bootstrap intervals.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from medcap_core.errors import RunFault
+from medcap_core.runtime.files import write_json_atomically
+
+Scores = dict[str, float]
+"""Score by the name of its metric, such as `CIDEr` or `BLEU-4`."""
+Interval = tuple[float, float]
+Scope = Literal["unseen", "all"]
+"""Which test scans a figure is of: those of cohorts that are not in training, or all."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what has a default and is None or an empty mapping."""
+        optional = {name for name, info in type(self).model_fields.items() if not info.is_required()}
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name not in optional or value not in (None, {})}
+
+
+class Resampling(_Model):
+    """What the intervals rest on: what was drawn, how many of them there are, how often."""
+
+    unit: Literal["case", "image", "subject", "scan"]
+    num_units: int
+    num_resamples: int
+
+
+class Comparison(_Model):
+    """The paired difference of a row and a baseline, its sign-flip p-value, and that corrected by Holm."""
+
+    difference: float
+    interval: Interval
+    p_value: float
+    p_adjusted: float
+
+
+class Comparisons(_Model):
+    """The difference of each row's `metric` and that of the row or group `baseline`.
+
+    `missing_baseline` names the baseline that was asked for where it was not scored.
+    """
+
+    baseline: str
+    metric: str
+    rows: dict[str, Comparison]
+    missing_baseline: str | None = None
+
+
+class FactScore(_Model):
+    """The share of captions that name a fact rightly, of those images whose truth is known."""
+
+    accuracy: float
+    interval: Interval
+    num_images: int
+
+
+class ConceptScore(_Model):
+    """Medical concepts found in captions against those of the records."""
+
+    precision: float
+    recall: float
+    f1: float
+    interval: Interval
+    num_images: int
+
+
+class SeedScore(_Model):
+    """A score over seeds: its mean and the standard deviation of the sample, None for a single seed."""
+
+    mean: float
+    std: float | None
+    num_seeds: int
+
+
+class Group(_Model):
+    """Trials of one config under several seeds. `intervals` are over images, of the mean over the trials."""
+
+    label: str
+    trials: list[str]
+    scores: dict[str, SeedScore]
+    intervals: dict[str, Interval] = {}
+    comparison: Comparison | None = None
+
+
+class ClassificationScore(_Model):
+    """Classes named for scans against their diagnoses.
+
+    Rows of `confusion` are the true classes, its columns the classes named and, last, none of them.
+    """
+
+    balanced_accuracy: float
+    macro_f1: float
+    recalls: dict[str, float]
+    intervals: dict[str, Interval]
+    recall_intervals: dict[str, Interval]
+    confusion: list[list[int]]
+    num_scans: int
+
+
+class ClassificationScores(_Model):
+    """Scores of one way of naming classes: in each scope, and in each cohort."""
+
+    unseen: ClassificationScore | None = None
+    all: ClassificationScore | None = None
+    cohorts: dict[str, ClassificationScore] = {}
+
+    def of(self, scope: Scope) -> ClassificationScore | None:
+        """The scores in a scope; None where it has no scan of known diagnosis."""
+        return self.unseen if scope == "unseen" else self.all
+
+    @property
+    def headline(self) -> Scope:
+        """The scope to look at first: unseen cohorts, where the test split has scans of some."""
+        return "unseen" if self.unseen else "all"
+
+
+class ClassificationRow(_Model):
+    """One row: classes read from the generated answer, and the class whose words lie nearest to the scan."""
+
+    by_answer: ClassificationScores
+    by_similarity: ClassificationScores | None = None
+
+
+class Classification(_Model):
+    """The section `classification`: diagnoses of scans."""
+
+    classes: list[str] = []
+    unseen_cohorts: list[str] = []
+    rows: dict[str, ClassificationRow] = {}
+
+
+class AnswerScore(_Model):
+    """Answers against the true ones: means over questions."""
+
+    exact_match: float
+    f1: float
+    num_questions: int
+    intervals: dict[str, Interval]
+
+
+class AnswerScores(_Model):
+    """Scores over all questions of a scope and by kind of question, kinds in the order in which they first come."""
+
+    overall: AnswerScore
+    kinds: dict[str, AnswerScore]
+
+
+class AnswerRow(_Model):
+    """One row, in each scope."""
+
+    unseen: AnswerScores | None = None
+    all: AnswerScores | None = None
+
+    def of(self, scope: Scope) -> AnswerScores | None:
+        """The scores in a scope; None where it has no question."""
+        return self.unseen if scope == "unseen" else self.all
+
+    @property
+    def headline(self) -> Scope:
+        """The scope to look at first: unseen cohorts, where the test split has scans of some."""
+        return "unseen" if self.unseen else "all"
+
+
+class AnswerComparison(Comparison):
+    """The row `best` against the better of the rows that see no right scan, which `baseline` names."""
+
+    baseline: str
+
+
+AnswerComparisonsByMetric = dict[str, AnswerComparison]
+
+
+class AnswerComparisons(_Model):
+    """Comparisons by metric, over all questions of a scope and by kind."""
+
+    overall: AnswerComparisonsByMetric
+    kinds: dict[str, AnswerComparisonsByMetric]
+
+
+class AnswerComparisonScopes(_Model):
+    """Comparisons in each scope; None where all scans are of one subject."""
+
+    unseen: AnswerComparisons | None = None
+    all: AnswerComparisons | None = None
+
+    def of(self, scope: Scope) -> AnswerComparisons | None:
+        """The comparisons in a scope."""
+        return self.unseen if scope == "unseen" else self.all
+
+
+class QuestionAnswering(_Model):
+    """The section `question_answering`."""
+
+    best_trial: str | None = None
+    evaluation: dict[str, str | int | float | bool | None] = {}
+    unseen_cohorts: list[str] = []
+    num_scans: int | None = None
+    num_questions: int | None = None
+    resampling: Resampling | None = None
+    rows: dict[str, AnswerRow] = {}
+    comparisons: AnswerComparisonScopes | None = None
+
+
+class TestResults(_Model):
+    """All of `test_metrics.json`. `trials` and the detail mappings go by row: `best`, a trial, or a baseline.
+
+    `evaluation` is what decides the base model's predictions, `training` what decides which training images the blind
+    rows draw on: rows are kept only while these agree with the best trial's config.
+    """
+
+    __test__ = False  # no test class, whatever pytest makes of its name
+
+    best: Scores | None = None
+    zero_shot: Scores | None = None
+    caption_prior: Scores | None = None
+    nearest_image: Scores | None = None
+    shuffled_images: Scores | None = None
+    trials: dict[str, Scores] = {}
+    best_trial: str | None = None
+    caption_prior_text: str | None = None
+    intervals: dict[str, dict[str, Interval]] = {}
+    facts: dict[str, dict[str, FactScore]] = {}
+    concepts: dict[str, ConceptScore] = {}
+    comparisons: Comparisons | None = None
+    groups: list[Group] = []
+    num_images: int | None = None
+    noun: str | None = None
+    resampling: Resampling | None = None
+    caption_preprocessing: str = "none"
+    evaluation: dict[str, str | int | float | bool | None] = {}
+    training: dict[str, str | int | float | bool | None] = {}
+    classification: Classification | None = None
+    question_answering: QuestionAnswering | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read `test_metrics.json`; empty results where there is none. Raises RunFault if it is damaged."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValidationError) as error:
+            first = str(error) if isinstance(error, OSError) else describe_fault(error)
+            raise RunFault(
+                f"{path} is damaged ({first}); move it away and resume: the test split is then scored again."
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Replace `test_metrics.json`; what was not computed is left out."""
+        write_json_atomically(path, self.model_dump(mode="json"))
+
+    def scores_of(self, row: str) -> Scores | None:
+        """Scores of a row: `best`, a baseline, or a trial; None where it was not scored."""
+        if row in self.trials:
+            return self.trials[row]
+        return getattr(self, row) if row in ROW_FIELDS else None
+
+
+ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_images")
+"""Rows that stand at the top of `test_metrics.json`."""
+
+
+def describe_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a file, with the place in it."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
