@@ -90,7 +90,7 @@ def test_no_home_folder_host_or_user_is_named(tmp_path: Path, monkeypatch: pytes
 def test_versions_are_the_installed_ones_and_none_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_versions()["optuna"] == version("optuna")
     assert find_versions().keys() == set(PACKAGES)
-    monkeypatch.setattr("sweep.study.study.provenance.PACKAGES", ("no-such-package-here",))
+    monkeypatch.setattr("sweep.study.provenance.PACKAGES", ("no-such-package-here",))
     assert find_versions() == {"no-such-package-here": None}
 
 
