@@ -1,6 +1,6 @@
 """Make the embedded language model: train a small GPT-2 from nothing on texts of a synthetic world, no scans.
 
-python -m medcap_core.pretrain_brain_gpt2 OUT_DIR
+python -m medcap_core.pretraining.brain_gpt2 OUT_DIR
 
 Each text is in the order in which 3D MedBLIP uses the model: a prompt, a bag of words in the place of the image
 tokens, the answer or report that belongs to it. Words come in any order, alone or two melted into one embedding,

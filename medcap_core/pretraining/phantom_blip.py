@@ -1,6 +1,6 @@
 """Make the embedded model: train a small BLIP from nothing on the general phantom domain (synthetic images only).
 
-python -m medcap_core.pretrain_phantom_blip OUT_DIR
+python -m medcap_core.pretraining.phantom_blip OUT_DIR
 
 The one in `medcap_core/assets/phantom-blip` came from this command, run on one H100: 3 minutes, most of them to draw
 images; the epoch with the best validation CIDEr, 3.2 on the general domain, was kept.

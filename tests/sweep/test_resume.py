@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from optuna.storages import RDBStorage
 
-import sweep.study.study
 from medcap_core.errors import RunFault
 from sweep.space import dump_space
+from sweep.study import study as study_module
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support import REPOSITORY
@@ -137,8 +137,8 @@ class SnapshotEachWrite:
         self.study, self.trainer, self.folder = study, trainer, folder
         self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
         for owner, name in (
-            (sweep.study, "write_json_atomically"),
-            (sweep.study, "replace_text"),
+            (study_module, "write_json_atomically"),
+            (study_module, "replace_text"),
             (RDBStorage, "create_new_trial"),
             (RDBStorage, "set_trial_intermediate_value"),
             (RDBStorage, "set_trial_state_values"),
@@ -194,7 +194,7 @@ def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study
     code = """
         import os, signal, sys
         from pathlib import Path
-        from sweep.study import Study
+        from sweep.study.study import Study
         study = Study.open(Path(sys.argv[1]))
         study.start(study.propose().name)
         os.kill(os.getpid(), signal.SIGKILL)

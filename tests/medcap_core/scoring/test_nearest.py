@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from GONE import medcap_core_nearest as nearest
 from PIL import Image
 
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.stores.images import ImageStore
+from medcap_core.scoring import baselines
 from medcap_core.scoring.baselines import compute_descriptors, describe_pixels, find_nearest, find_nearest_captions
 
 
@@ -56,13 +56,13 @@ def test_blocks_change_nothing(monkeypatch):
     queries = generator.normal(size=(29, 7)).astype(np.float32)
     expected = [int(np.argmax([query @ other for other in candidates])) for query in queries]
     assert find_nearest(queries, candidates).tolist() == expected
-    monkeypatch.setattr(nearest, "_CHUNK_QUERIES", 11)
-    monkeypatch.setattr(nearest, "_CHUNK_CANDIDATES", 13)
+    monkeypatch.setattr(baselines, "_CHUNK_QUERIES", 11)
+    monkeypatch.setattr(baselines, "_CHUNK_CANDIDATES", 13)
     assert find_nearest(queries, candidates).tolist() == expected
 
 
 def test_of_equals_the_first_is_taken_in_whatever_block(monkeypatch):
-    monkeypatch.setattr(nearest, "_CHUNK_CANDIDATES", 2)
+    monkeypatch.setattr(baselines, "_CHUNK_CANDIDATES", 2)
     same = np.array([0.6, 0.8], np.float32)
     other = np.array([0.8, -0.6], np.float32)
     candidates = np.stack([other, same, same, other, same])
@@ -92,7 +92,7 @@ def prepare(images, split, root):
 
 
 def test_captions_of_the_nearest_with_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr(nearest, "_CHUNK_IMAGES", 2)
+    monkeypatch.setattr(baselines, "_CHUNK_IMAGES", 2)
     training = prepare([DrawnImage(seed) for seed in (3, 5, 7)], "train", tmp_path)
     images = prepare([DrawnImage(7, 50), DrawnImage(3, 20), DrawnImage(5, 70), DrawnImage(7)], "test", tmp_path)
     told = []

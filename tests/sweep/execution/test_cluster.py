@@ -118,10 +118,10 @@ cluster.shutdown()
 
 WHERE_IS_THE_CODE = """
 import sys
-from sweep.environment import set_environment
+from sweep.process.environment import set_environment
 set_environment(sys.argv[1])
 import ray
-from sweep.cluster import connect
+from sweep.execution.cluster import connect
 with connect(sys.argv[1]) as starting:
     starting.result()
     @ray.remote(num_cpus=1)

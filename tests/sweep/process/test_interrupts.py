@@ -11,8 +11,8 @@ from tests.support.real_runs import REPOSITORY
 
 SWALLOWED = """
 import os, signal, sys
-from sweep.interrupts import heed_interrupts, raise_if_interrupted
-from sweep.terminal import SweepView
+from sweep.process.interrupts import heed_interrupts, raise_if_interrupted
+from sweep.terminal.view import SweepView
 from tests.support.real_runs import quiet_view
 
 class Swallows:
@@ -47,7 +47,8 @@ def test_a_swallowed_interruption_is_raised_at_the_next_step(number: signal.Sign
 
 def test_a_command_in_the_background_of_a_shell_goes_on_ignoring_the_key() -> None:
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from sweep.interrupts import heed_interrupts; "
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "from sweep.process.interrupts import heed_interrupts; "
         "heed_interrupts(); assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)

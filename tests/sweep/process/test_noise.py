@@ -17,7 +17,7 @@ DIVERTS = """
 import os, subprocess, sys
 from pathlib import Path
 from rich.console import Console
-from sweep.noise import divert_noise
+from sweep.process.noise import divert_noise
 with divert_noise(Path(sys.argv[1]), Console()) as terminal:
     terminal.out("shown", *terminal.size, terminal.is_interactive, highlight=False)
     print("python's noise", flush=True)

@@ -268,14 +268,14 @@ KILLED = """
     import sys
     from pathlib import Path
     import numpy as np
-    from medcap_core.data import image_store, row_store
+    from medcap_core.data.stores import images, rows
     from medcap_core.data.images import ImageGeometry
     from medcap_core.data.records import ImageFile, Record
 
-    row_store._MAX_CHUNK_ROWS = 4
+    rows._MAX_CHUNK_ROWS = 4
     paths = [Path(sys.argv[1]) / f"{number}.png" for number in range(60)]
     records = [Record(path.name, ImageFile(path), "x") for path in paths]
-    store = image_store.ImageStore(records, ImageGeometry(5))
+    store = images.ImageStore(records, ImageGeometry(5))
     store.ensure(np.arange(60), lambda what, done, total: print(done, flush=True))
 """
 
