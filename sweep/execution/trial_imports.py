@@ -3,4 +3,4 @@
 from medcap_core.runtime.imports import quick_imports
 
 with quick_imports():
-    pass
+    import sweep.execution.trial  # noqa: F401
