@@ -1,6 +1,7 @@
 """Captions of the base model itself: made once for each image, whatever sweep asks."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import SourcePart
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.stores.captions import CaptionStore
-from medcap_core.inference.generation import generate_captions
+from medcap_core.inference.generation import ImagePrediction, Request, generate_predictions
 from medcap_core.inference.image_sources import FrozenEncoder, open_images
 from medcap_core.models import COMPOSED_FAMILIES, Captioner, hash_weights
 from medcap_core.runtime.device import choose_precision
@@ -35,26 +36,40 @@ DECIDING_FIELDS = (
 """Of a config: what decides an untrained captioner's captions beside weights, precision and images."""
 
 
-def caption_zero_shot(
-    captioner: Captioner, split: PreparedSplit, config: TrialConfig, progress: Progress = ignore_progress
-) -> list[str]:
-    """One caption for each image of the split by the untrained `captioner`, those known from earlier runs looked up."""
-    store = CaptionStore(split.store.key, describe_captioner(captioner, config))
-    missing = np.flatnonzero(np.isin(split.rows, store.missing(split.rows)))
-    if missing.size:
-        part = split.part(missing)
-        images = open_images(captioner, part, config)
-        for start in range(0, len(part), SAVED_EVERY):
-            positions = np.arange(start, min(start + SAVED_EVERY, len(part)))
+def predict_zero_shot(
+    captioner: Captioner,
+    split: PreparedSplit,
+    request: Request,
+    config: TrialConfig,
+    progress: Progress = ignore_progress,
+) -> list[ImagePrediction]:
+    """Predict captions, and what else is asked, by the untrained `captioner`; known captions are looked up.
 
-            def note(what: str, done: int, _: int, before: int = len(split) - len(part) + start) -> None:
+    Images are shown to the model where their caption is not known yet, all of them where questions are asked.
+    """
+    store = CaptionStore(split.store.key, describe_captioner(captioner, config))
+    is_missing = np.isin(split.rows, store.missing(split.rows))
+    shown = np.arange(len(split)) if request.questions else np.flatnonzero(is_missing)
+    found = [ImagePrediction()] * len(split)
+    if shown.size:
+        images = open_images(captioner, split.part(shown), config)
+        for start in range(0, len(shown), SAVED_EVERY):
+            places = np.arange(start, min(start + SAVED_EVERY, len(shown)))
+            positions = shown[places]
+
+            def note(what: str, done: int, _: int, before: int = len(split) - len(shown) + start) -> None:
                 progress(what, before + done, len(split))
 
-            captions = generate_captions(captioner, SourcePart(images, positions), config, progress=note)
-            store.add(part.rows[positions], captions)
+            wanted = replace(request.part(positions), captions=bool(is_missing[positions].any()))
+            part = generate_predictions(captioner, SourcePart(images, places), wanted, config, progress=note)
+            if wanted.captions:
+                store.add(split.rows[positions], [prediction.text for prediction in part])
+            for position, prediction in zip(positions.tolist(), part, strict=True):
+                found[position] = prediction
     else:
         progress("captions", len(split), len(split))
-    return store.captions(split.rows)
+    captions = store.captions(split.rows)
+    return [replace(prediction, caption=caption) for prediction, caption in zip(found, captions, strict=True)]
 
 
 def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, object]:

@@ -15,7 +15,7 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord, read_diagnosis
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import generate_answers, generate_captions
+from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner
 from medcap_core.objective import OBJECTIVES, Metric, Predictions
 from medcap_core.runtime.progress import Progress, ignore_progress
@@ -44,12 +44,6 @@ def check_truth(metric: Metric, data: str, records: Sequence[Record]) -> None:
         raise ConfigFault(faults)
 
 
-def choose_scored(split: PreparedSplit, predictions: Predictions) -> PreparedSplit:
-    """What of a split such predictions are wanted for: all of it, or the scans with a known diagnosis."""
-    scored = find_scored(split.records, predictions)
-    return split if len(scored) == len(split) else split.part(scored)
-
-
 def predict(
     captioner: Captioner,
     images: ImageSource,
@@ -60,12 +54,16 @@ def predict(
     what: str | None = None,
 ) -> list[str]:
     """One caption, or answer to the question for the diagnosis, an image of the source, in order, on every worker."""
-    what = what or predictions
+    request = build_request(predictions, len(images))
+    found = generate_predictions(captioner, images, request, config, workers, progress, what or predictions)
+    return [prediction.text for prediction in found]
+
+
+def build_request(predictions: Predictions, num_images: int) -> Request:
+    """Ask for a caption, or for the answer to the question for the diagnosis, of each image."""
     if predictions == "captions":
-        return generate_captions(captioner, images, config, workers, progress, what)
-    questions = [[DIAGNOSIS_QUESTION]] * len(images)
-    told = generate_answers(captioner, images, questions, config, workers, progress, what)
-    return [answers.texts[0] for answers in told]
+        return Request(captions=True)
+    return Request(questions=((DIAGNOSIS_QUESTION,),) * num_images)
 
 
 def score_predictions(split: PreparedSplit, texts: Sequence[str], metric: Metric) -> float:
@@ -96,7 +94,7 @@ _SCORES: dict[Metric, Callable[[PreparedSplit, Sequence[str]], float]] = {
 
 
 def find_scored(records: Sequence[Record], predictions: Predictions) -> NDArray[np.int64]:
-    """Positions of the records that such predictions are scored on: int64 (K,)."""
+    """Find the positions of the records that such predictions are scored on: int64 (K,)."""
     if predictions == "captions":
         return np.arange(len(records))
     return np.flatnonzero([_diagnosis_of(record) is not None for record in records])

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.batches import ImageSource
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.stores.captions import CaptionStore
 from medcap_core.inference import zero_shot
-from medcap_core.inference.generation import generate_captions
+from medcap_core.inference.generation import ImagePrediction, Request, generate_captions, generate_predictions
 from medcap_core.inference.image_sources import open_images
-from medcap_core.inference.zero_shot import caption_zero_shot, describe_captioner
+from medcap_core.inference.zero_shot import describe_captioner, predict_zero_shot
 from medcap_core.models import Captioner, load_captioner
+from medcap_core.runtime.progress import Progress, ignore_progress
 from tests.support.real_runs import write_images
 from tests.support.tiny_blip import save_tiny_blip, tiny_config
 
@@ -39,25 +41,36 @@ def test_each_image_is_captioned_once(
 ) -> None:
     expected = generate_captions(captioner, open_images(captioner, split, config), config)
     captioned: list[int] = []
+    asked: list[int] = []
 
-    def count(captioner: Captioner, images: object, *rest: object, **others: object) -> list[str]:
-        captioned.append(len(images))  # type: ignore[arg-type]
-        return generate_captions(captioner, images, *rest, **others)  # type: ignore[arg-type]
+    def count(
+        captioner: Captioner, images: ImageSource, request: Request, *rest: TrialConfig, **others: Progress
+    ) -> list[ImagePrediction]:
+        captioned.append(len(images) * request.captions)
+        asked.append(len(request.questions))
+        return generate_predictions(captioner, images, request, *rest, **others)
 
-    monkeypatch.setattr(zero_shot, "generate_captions", count)
+    def caption(split: PreparedSplit, progress: Progress = ignore_progress, questions: int = 0) -> list[str]:
+        request = Request(captions=True, questions=(("who",),) * questions)
+        found = predict_zero_shot(captioner, split, request, config, progress)
+        assert [prediction.answers for prediction in found] == [["nobody"] if questions else []] * len(split)
+        return [prediction.text for prediction in found]
+
+    monkeypatch.setattr(zero_shot, "generate_predictions", count)
     monkeypatch.setattr(zero_shot, "SAVED_EVERY", 4)
+    monkeypatch.setattr(captioner, "answer", lambda _, questions, __: ["nobody"] * len(questions))
     some = np.array([17, 3, 8, 20, 5])
     told: list[tuple[int, int]] = []
-    assert caption_zero_shot(captioner, split.part(some), config, lambda _, *n: told.append(n)) == [
-        expected[position] for position in some
-    ]
+    assert caption(split.part(some), lambda _, *n: told.append(n)) == [expected[position] for position in some]
     assert captioned == [4, 1]
     assert told[-1] == (5, 5)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert caption_zero_shot(captioner, split, config) == expected
-    assert captioned[2:] == [4, 4, 4, 4, 1]
-    assert caption_zero_shot(captioner, split, config) == expected
-    assert len(captioned) == 7
+    assert caption(split.part(some), questions=5) == [expected[position] for position in some]
+    assert (captioned[2:], asked) == ([0, 0], [0, 0, 4, 1])  # all are asked, none is captioned again
+    assert caption(split) == expected
+    assert captioned[4:] == [4, 4, 4, 4, 1]
+    assert caption(split) == expected
+    assert len(captioned) == 9
 
 
 def test_another_model_or_search_has_captions_of_its_own(
