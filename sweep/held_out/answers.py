@@ -16,8 +16,8 @@ from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.models import find_family
 from medcap_core.runtime.files import write_json_atomically, write_text_atomically
 from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.baselines import draw_wrong_images
 from medcap_core.scoring.question_answering import choose_answer_prior
-from medcap_core.scoring.statistics import NUM_RESAMPLES
 from sweep.execution.jobs import load_split
 from sweep.held_out.answer_scores import (
     compare_with_text_only,
@@ -27,8 +27,8 @@ from sweep.held_out.answer_scores import (
     name_by_answer,
     name_by_similarity,
 )
-from sweep.held_out.questions import ITEM_COLUMNS, AskedSplit, ask_split, find_unseen_cohorts, list_questions
-from sweep.held_out.task import Task, describe_evaluation
+from sweep.held_out.questions import ITEM_COLUMNS, AskedSplit, find_unseen_cohorts, list_questions
+from sweep.held_out.task import Task, describe_evaluation, describe_resampling
 from sweep.study.record import TrialRecord
 from sweep.study.scored_rows import TEXT_ONLY_ROWS
 from sweep.study.study import Study
@@ -37,7 +37,6 @@ from sweep.study.test_results import (
     Classification,
     ClassificationRow,
     QuestionAnswering,
-    Resampling,
     TestResults,
 )
 
@@ -73,6 +72,12 @@ class AnswerTask(Task[AnswersScore]):
             self._section.rows.pop(row, None)
             self._classification.rows.pop(row, None)
         self._section.best_trial, self._section.evaluation = best.name, self.evaluation
+        self.needed = [*self.trials, "zero_shot"]  # all, for the table of answers
+        rows = ("answer_prior", *self.needed, "shuffled_images")
+        self.missing = [row for row in rows if row not in self._section.rows]
+        has_all = not self.missing and "best" in self._section.rows and study.paths.answers.is_file()
+        can_answer = find_family(best.config).answers_questions
+        self.is_complete = has_all or not can_answer or self._ask(best.name).table.empty
 
     def choose_trials(self) -> dict[str, TrialRecord]:
         """See `Task`: of those whose models answer questions, the ones that are asked already or can still be."""
@@ -87,26 +92,6 @@ class AnswerTask(Task[AnswersScore]):
                 or self.study.paths.trial(name).best_weights.is_file()
             )
         }
-
-    @property
-    def is_complete(self) -> bool:
-        """See `Task`."""
-        if not find_family(self.best.config).answers_questions:
-            return True
-        if not self.missing and "best" in self._section.rows and self.study.paths.answers.is_file():
-            return True
-        return self._ask(self.best.name).table.empty
-
-    @property
-    def missing(self) -> list[str]:
-        """See `Task`."""
-        rows = ("answer_prior", *self.needed, "shuffled_images")
-        return [row for row in rows if row not in self._section.rows]
-
-    @property
-    def needed(self) -> list[str]:
-        """See `Task`: all, for the table of answers."""
-        return [*self.trials, "zero_shot"]
 
     def build_request(self, row: str) -> Request:
         """See `Task`."""
@@ -141,16 +126,14 @@ class AnswerTask(Task[AnswersScore]):
 
     def score(self, row: str, progress: Progress) -> AnswersScore:
         """See `Task`."""
-        asked, answers = self._ask(row), self._answer(row)
+        asked, answers, classes = self._ask(row), self._answer(row), None
         scopes = find_scopes(asked, self._unseen_cohorts)
-        if not asked.classes:
-            return AnswersScore(describe_answers(asked, answers, scopes, self.seed), None)
-        classes = ClassificationRow(
-            by_answer=describe_classification(asked, name_by_answer(asked, answers), scopes, self.seed)
-        )
-        if row != "answer_prior":
-            named = name_by_similarity([found.class_scores for _, found in self._look(row)])
-            classes.by_similarity = describe_classification(asked, named, scopes, self.seed)
+        if asked.classes:
+            named = name_by_answer(asked, answers)
+            classes = ClassificationRow(by_answer=describe_classification(asked, named, scopes, self.seed))
+            if row != "answer_prior":
+                nearest = name_by_similarity([found.class_scores for _, found in self._look(row)])
+                classes.by_similarity = describe_classification(asked, nearest, scopes, self.seed)
         return AnswersScore(describe_answers(asked, answers, scopes, self.seed), classes)
 
     def keep(self, row: str, score: AnswersScore) -> None:
@@ -178,11 +161,7 @@ class AnswerTask(Task[AnswersScore]):
         asked, section = self._ask(self.best.name), self._section
         section.unseen_cohorts = self._classification.unseen_cohorts = self._unseen_cohorts
         section.num_scans, section.num_questions = len(asked.records), len(asked.table)
-        section.resampling = Resampling(
-            unit="scan" if all(record.case is None for record in asked.records) else "subject",
-            num_units=int(asked.number_units(range(len(asked.records))).max()) + 1,
-            num_resamples=NUM_RESAMPLES,
-        )
+        section.resampling = describe_resampling(asked.records, "subject", "scan")
         self.results.question_answering = section
         if asked.classes:
             self._classification.classes = list(asked.classes)
@@ -193,7 +172,8 @@ class AnswerTask(Task[AnswersScore]):
         """Ask the test split as a row has it."""
         name = row if row in self.trials else self.best.name
         if name not in self._asked:
-            self._asked[name] = ask_split(self.split_of(name), self.seed)
+            records = self.split_of(name).records
+            self._asked[name] = AskedSplit(records, draw_wrong_images([record.case for record in records], self.seed))
         return self._asked[name]
 
     def _look(self, row: str) -> list[tuple[tuple[str, ...], ImagePrediction]]:

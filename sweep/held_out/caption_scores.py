@@ -10,7 +10,6 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
 from medcap_core.scoring.statistics import (
-    NUM_RESAMPLES,
     FloatArray,
     IntArray,
     compare_paired,
@@ -26,7 +25,6 @@ from sweep.study.test_results import (
     FactScore,
     Group,
     Interval,
-    Resampling,
     Scores,
     SeedScore,
 )
@@ -69,15 +67,6 @@ def score_captions(
         facts=_score_facts(split, captions, units, seed),
         concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
-    )
-
-
-def describe_resampling(split: PreparedSplit) -> Resampling:
-    """Describe what the intervals rest on."""
-    units = number_units([record.case for record in split.records])
-    has_cases = any(record.case is not None for record in split.records)
-    return Resampling(
-        unit="case" if has_cases else "image", num_units=int(units.max()) + 1, num_resamples=NUM_RESAMPLES
     )
 
 

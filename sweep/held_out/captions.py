@@ -18,8 +18,8 @@ from medcap_core.scoring.facts import collect_concept_names
 from medcap_core.scoring.java import ScoringFailure
 from sweep.execution.jobs import load_split
 from sweep.held_out.caption_rows import CaptionRows
-from sweep.held_out.caption_scores import CaptionScore, describe_resampling, score_captions
-from sweep.held_out.task import Task
+from sweep.held_out.caption_scores import CaptionScore, score_captions
+from sweep.held_out.task import Task, describe_resampling
 from sweep.study.record import TrialRecord
 from sweep.study.scored_rows import BASE_ROWS, BLIND_ROWS
 from sweep.study.study import Study
@@ -47,24 +47,12 @@ class CaptionTask(Task[CaptionScore]):
         if results.best_trial != best.name:
             self._rows.forget(["shuffled_images", "best"])
         results.evaluation, results.training = self.evaluation, training
+        rows = (*BLIND_ROWS, *self.trials, "zero_shot", "shuffled_images")
+        self.missing = [row for row in rows if self._rows.lacks(row)]
+        self.needed = [row for row in (*self.trials, "zero_shot") if row in {*self.missing, best.name, "zero_shot"}]
+        self.is_complete = not self.missing and not self._rows.lacks("best")
         self._scores: dict[tuple[str, ...], CaptionScore] = {}
         self._is_abandoned = False
-
-    @property
-    def is_complete(self) -> bool:
-        """See `Task`."""
-        return not self.missing and not self._rows.lacks("best")
-
-    @property
-    def missing(self) -> list[str]:
-        """See `Task`."""
-        return [row for row in (*BLIND_ROWS, *self.trials, "zero_shot", "shuffled_images") if self._rows.lacks(row)]
-
-    @property
-    def needed(self) -> list[str]:
-        """See `Task`."""
-        trials = {row: None for row in self.missing if row in self.trials} | {self.best.name: None}
-        return [*trials, "zero_shot"]
 
     def build_request(self, row: str) -> Request:
         """See `Task`."""
@@ -117,7 +105,7 @@ class CaptionTask(Task[CaptionScore]):
         """See `Task`."""
         self.results.num_images = len(self.split)
         self.results.noun = self.split.records[0].noun
-        self.results.resampling = describe_resampling(self.split)
+        self.results.resampling = describe_resampling(self.split.records, "case", "image")
         self.results.caption_preprocessing = self.study.space.caption_preprocessing
         cases = {record.id: record.case for record in load_dataset(self.best.config.data).splits["test"]}
         self._rows.finish(self.best.name, cases)

@@ -5,13 +5,14 @@ that see no image or the wrong one. What `test_metrics.json` holds is never scor
 after more trials.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from typing import Any
 
 from medcap_core.config import FreezeMode
-from medcap_core.inference.generation import Request
+from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.runtime.progress import Progress
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import PredictionJob, predict_split
@@ -24,6 +25,8 @@ from sweep.study.test_results import TestResults
 
 _TASKS: tuple[type[Task[Any]], ...] = (CaptionTask, AnswerTask)
 
+Row = tuple[Task[Any], str]
+
 _SCORING = "scoring the test split"
 _SCORING_BLIND = "scoring the blind checks"
 _PATIENCE_SECONDS = 0.5
@@ -35,42 +38,37 @@ def score_on_test(study: Study, best: TrialRecord, resources: TrialResources, pr
     tasks = [task for task in (build(study, best, results) for build in _TASKS) if not task.is_complete]
     if not tasks:
         return results
-    missing = {task: task.missing for task in tasks}
     waiting = [(task, row) for task in tasks for row in task.needed if not take_up(task, row)]
     jobs = list_jobs(study, waiting)
-    blind = _BlindRows([(task, row) for task in tasks for row in missing[task] if row in task.blind_rows])
+    blind = [(task, row) for task in tasks for row in task.missing if row in task.blind_rows]
+    latest = deque([(_SCORING_BLIND, 0, len(blind))], maxlen=1)
     with ThreadPoolExecutor(1) as beside:
         # Blind rows need no model: scoring them meanwhile also starts METEOR, which takes seconds.
-        scoring = beside.submit(blind.score)
+        scoring = beside.submit(score_blind, blind, latest)
         try:
-            if jobs:
-                activities = " and ".join(dict.fromkeys(task.activity for task, _ in waiting))
-                found = predict_split(jobs, resources, progress, f"{activities} the test split")
-                for task, row in waiting:
-                    model = task.model_of(row)
-                    if model not in task.predictions:
-                        task.predictions[model] = found[model]
-            for task, row in waiting:
-                task.save_predictions(row)
+            activities = " and ".join(dict.fromkeys(task.activity for task, _ in waiting))
+            found = predict_split(jobs, resources, progress, f"{activities} the test split") if jobs else {}
+            save_predictions(waiting, found)
             for task in tasks:
                 task.write_predictions()
-            blind.show_until_done(scoring, progress)
+            while not wait_for([scoring], timeout=_PATIENCE_SECONDS).done:
+                progress(*latest[-1])
+            if blind:
+                progress(_SCORING_BLIND, len(blind), len(blind))
         except BaseException:  # Ctrl-C above all, which is not to wait for METEOR
             for task in tasks:
                 task.abandon()
             raise
-    scoring.result()
-
-    total = len(tasks) + sum(row not in task.blind_rows for task in tasks for row in missing[task])
+    scores = scoring.result()
+    total = len(tasks) + sum(len(task.missing) for task in tasks) - len(blind)
     done = 0
     for task in tasks:
-        for row in missing[task]:
-            if row in task.blind_rows:
-                task.keep(row, blind.scores[task, row])
-            else:
+        for row in task.missing:
+            if (task, row) not in scores:
                 progress(_SCORING, done, total)
-                task.keep(row, task.score(row, progress))
+                scores[task, row] = task.score(row, progress)
                 done += 1
+            task.keep(row, scores[task, row])
         task.finish()
         done += 1
     progress(_SCORING, done, total)
@@ -85,7 +83,7 @@ def take_up(task: Task[Any], row: str) -> bool:
     return kept is not None
 
 
-def list_jobs(study: Study, waiting: list[tuple[Task[Any], str]]) -> list[PredictionJob]:
+def list_jobs(study: Study, waiting: list[Row]) -> list[PredictionJob]:
     """List each model that is to be asked, once for all that the tasks lack of it."""
     jobs: dict[str, PredictionJob] = {}
     for task, row in waiting:
@@ -98,25 +96,19 @@ def list_jobs(study: Study, waiting: list[tuple[Task[Any], str]]) -> list[Predic
     return list(jobs.values())
 
 
-class _BlindRows:
-    """The rows that need no model, scored in a thread of their own; `step` is how far it is."""
+def save_predictions(rows: list[Row], found: dict[str, list[ImagePrediction]]) -> None:
+    """Write the predictions of rows that had none on disk, `found` by model where no other row has the same one."""
+    for task, row in rows:
+        model = task.model_of(row)
+        if model not in task.predictions:
+            task.predictions[model] = found[model]
+        task.save_predictions(row)
 
-    def __init__(self, rows: list[tuple[Task[Any], str]]) -> None:
-        self.rows = rows
-        self.scores: dict[tuple[Task[Any], str], Any] = {}
-        self.step = (_SCORING_BLIND, 0, len(rows))
 
-    def score(self) -> None:
-        """Score all rows, in the thread."""
-        for task, row in self.rows:
-            self.scores[task, row] = task.score(row, self._note_step)
-            self._note_step(_SCORING_BLIND, len(self.scores), len(self.rows))
-
-    def show_until_done(self, scoring: "Future[None]", progress: Progress) -> None:
-        """Show how far the thread is, from the one that may."""
-        while not wait_for([scoring], timeout=_PATIENCE_SECONDS).done:
-            progress(*self.step)
-        progress(_SCORING_BLIND, len(self.rows), len(self.rows))
-
-    def _note_step(self, what: str, done: int, total: int) -> None:
-        self.step = what, done, total
+def score_blind(rows: list[Row], latest: deque[tuple[str, int, int]]) -> dict[Row, Any]:
+    """Score the rows that need no model; `latest` holds the step that this is at, for another thread."""
+    scores: dict[Row, Any] = {}
+    for task, row in rows:
+        scores[task, row] = task.score(row, lambda *step: latest.append(step))
+        latest.append((_SCORING_BLIND, len(scores), len(rows)))
+    return scores

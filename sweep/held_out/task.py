@@ -5,18 +5,21 @@ A task is one kind of prediction, such as captions. To add one, write a subclass
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import Record
 from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.inference.zero_shot import DECIDING_FIELDS
 from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.statistics import NUM_RESAMPLES, number_units
 from sweep.execution.jobs import load_split
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
-from sweep.study.test_results import Settings, TestResults
+from sweep.study.test_results import Resampling, Settings, TestResults, Unit
 
 RowScore = TypeVar("RowScore")
 
@@ -44,6 +47,12 @@ class Task(ABC, Generic[RowScore]):
     """What models do with the test split, for the progress line."""
     blind_rows: ClassVar[tuple[str, ...]]
     """Rows that no model has part in."""
+    missing: list[str]
+    """Rows to score: not scored yet, or scored of something that has changed since; blind ones come first."""
+    needed: list[str]
+    """Rows whose predictions are needed for that: trials, and last `zero_shot`, the base model."""
+    is_complete: bool
+    """Whether nothing is left to do, or nothing can be done with this model and these records."""
 
     def __init__(self, study: Study, best: TrialRecord, results: TestResults) -> None:
         self.study = study
@@ -84,21 +93,6 @@ class Task(ABC, Generic[RowScore]):
         """The test split as the best trial has it."""
         return load_split(self.best.config, "test")
 
-    @property
-    @abstractmethod
-    def is_complete(self) -> bool:
-        """Whether nothing is left to do, or nothing can be done with this model and these records."""
-
-    @property
-    @abstractmethod
-    def missing(self) -> list[str]:
-        """Rows to score: not scored yet, or scored of something that has changed since; blind ones come first."""
-
-    @property
-    @abstractmethod
-    def needed(self) -> list[str]:
-        """Rows whose predictions are needed: trials, and last `zero_shot`, the base model."""
-
     @abstractmethod
     def build_request(self, row: str) -> Request:
         """Ask what the task wants of the test images of a row."""
@@ -128,6 +122,13 @@ class Task(ABC, Generic[RowScore]):
 
     def abandon(self) -> None:
         """Let another thread that scores a row fail soon."""
+
+
+def describe_resampling(records: Sequence[Record], case: Unit, single: Unit) -> Resampling:
+    """Describe what intervals rest on: cases, called `case`, or single records where none has a case."""
+    cases = [record.case for record in records]
+    unit = single if all(name is None for name in cases) else case
+    return Resampling(unit=unit, num_units=int(number_units(cases).max()) + 1, num_resamples=NUM_RESAMPLES)
 
 
 def describe_evaluation(config: TrialConfig) -> Settings:

@@ -17,6 +17,7 @@ Scores = dict[str, float]
 Interval = tuple[float, float]
 Settings = dict[str, str | int | float | bool | None]
 """Fields of a trial's config."""
+Unit = Literal["case", "image", "subject", "scan"]
 Scope = Literal["unseen", "all"]
 """Which test scans a figure is of: those of cohorts that are not in training, or all."""
 
@@ -35,7 +36,7 @@ class _Model(BaseModel):
 class Resampling(_Model):
     """What the intervals rest on: what was drawn, how many of them there are, how often."""
 
-    unit: Literal["case", "image", "subject", "scan"]
+    unit: Unit
     num_units: int
     num_resamples: int
 

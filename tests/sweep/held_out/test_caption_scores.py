@@ -12,7 +12,8 @@ from medcap_core.data.records import ImageFile, Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.statistics import number_units
-from sweep.held_out.caption_scores import describe_resampling, score_captions
+from sweep.held_out.caption_scores import score_captions
+from sweep.held_out.task import describe_resampling
 from sweep.study.test_results import ConceptScore, FactScore, Resampling
 
 NAMES = {"C1": "Hematoma", "C2": "Pleural Effusion"}
@@ -58,7 +59,9 @@ def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp
     score = score_captions(split, split.captions, scorer_of_four, {}, seed=0)
     assert score.intervals == {}
     assert score.scores["METEOR"] == 1
-    assert describe_resampling(split) == Resampling(unit="case", num_units=1, num_resamples=1000)
+    assert describe_resampling(split.records, "case", "image") == Resampling(
+        unit="case", num_units=1, num_resamples=1000
+    )
 
 
 def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
@@ -74,4 +77,8 @@ def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer
     }
     num_cases = len({record.case for record in records})
     assert num_cases < 40
-    assert describe_resampling(split).num_units == num_cases == number_units([r.case for r in records]).max() + 1
+    assert (
+        describe_resampling(split.records, "case", "image").num_units
+        == num_cases
+        == number_units([r.case for r in records]).max() + 1
+    )
