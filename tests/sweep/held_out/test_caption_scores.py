@@ -77,8 +77,7 @@ def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer
     }
     num_cases = len({record.case for record in records})
     assert num_cases < 40
-    assert (
-        describe_resampling(split.records, "case", "image").num_units
-        == num_cases
-        == number_units([r.case for r in records]).max() + 1
-    )
+    resampling = describe_resampling(records, "case", "image")
+    assert resampling.num_units == num_cases == number_units([r.case for r in records]).max() + 1
+    without_cases = describe_resampling(build_radiographs([None] * 3), "case", "image")
+    assert without_cases == Resampling(unit="image", num_units=3, num_resamples=1000)
