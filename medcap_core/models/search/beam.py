@@ -21,10 +21,6 @@ _IMPOSSIBLE = -1e9
 _WORDS_BETWEEN_LOOKS = 8
 """On an accelerator, which the host then waits for; on a CPU every word is followed by a look."""
 
-_IMAGES_AT_ONCE = 8
-"""On a CPU settled images leave by so many, or the last ones do: few distinct shapes, for each of which oneDNN makes
-kernels."""
-
 _SLOTS_AT_ONCE = 32
 """On an accelerator attention goes over a multiple of this, slots not yet in use being seen by no beam: few distinct
 shapes, and rows that its attention kernels need not pad."""
@@ -127,21 +123,17 @@ class _Search:
     def _drop_settled(self, decoder: Decoder) -> bool:
         """Let settled images go, moving no more rows than leave; whether any image is left."""
         num_open = int(self.open.sum())
-        num_kept = min(self._round_images(num_open), len(self.open))
-        if num_open == 0 or num_kept == len(self.open):
+        if num_open in (0, len(self.open)):
             return num_open > 0
         self.captions[self.images] = self.best
-        origins = self.open[num_kept:].nonzero().flatten() + num_kept
-        places = (~self.open[:num_kept]).nonzero().flatten()[: len(origins)]
+        places = (~self.open[:num_open]).nonzero().flatten()
+        origins = self.open[num_open:].nonzero().flatten() + num_open
         for name in ("images", "open", "tokens", "best", "scores", "finished", "visible"):
             rows = getattr(self, name)
             rows[places] = rows[origins]
-            setattr(self, name, rows[:num_kept])
-        decoder.move_images(places, origins, num_kept)
+            setattr(self, name, rows[:num_open])
+        decoder.move_images(places, origins, num_open)
         return True
-
-    def _round_images(self, num_open: int) -> int:
-        return -(-num_open // _IMAGES_AT_ONCE) * _IMAGES_AT_ONCE if self.on_cpu else num_open
 
 
 class _GreedySearch(_Search):
