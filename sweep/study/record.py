@@ -15,7 +15,7 @@ from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.objective import OBJECTIVES, Metric, Objective
-from medcap_core.training.epoch_report import EpochReport, rename_former
+from medcap_core.training.epoch_report import EpochReport
 
 EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
 """What is kept of an epoch."""
@@ -194,7 +194,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
 def load_record(path: Path) -> TrialRecord:
     """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
-        content = rename_former(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
         values = content["config"]
         # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
         named = {"data": values["data"], "model": values["model"]}
@@ -209,7 +209,7 @@ def load_record(path: Path) -> TrialRecord:
             state=TrialState(content["state"]),
             reason=content["reason"],
             attempts=content["attempts"],
-            epochs=[rename_former(epoch) for epoch in content["epochs"]],
+            epochs=content["epochs"],
             pruned_at_epoch=content["pruned_at_epoch"],
             whole_validation_score=content["whole_validation_score"],
         )
