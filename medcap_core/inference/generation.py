@@ -1,4 +1,4 @@
-"""Captions, answers and class scores of the images of a split, shared out over the workers and put in order again."""
+"""Captions, answers and class scores of the images of a split, divided over the workers and merged by position."""
 
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +16,8 @@ from medcap_core.runtime.transfer import move, prefetch
 from medcap_core.runtime.workers import Workers
 
 _BATCHES_OF_SMALL_MODELS = 4
-"""What a token costs a small model on a CPU hardly depends on how few images are still searched: four batches at once
-give 1.25 times as many captions a second as one of 32 images."""
+"""Batches generated at once by a small model on a CPU, where a token costs about the same for more images: 1.25 times
+as many captions a second as in batches of 32 images."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ImagePrediction:
 
 
 def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
-    """Return the number of images that text is generated for at once."""
+    """Count the images of one generation batch."""
     return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
 
 
@@ -90,8 +90,8 @@ def generate_predictions(
 ) -> list[ImagePrediction]:
     """Predict all that is asked of each image, in order, on every worker; an image is encoded once for all of it.
 
-    Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards. Raises
-    ModelFault for questions to a family that answers none.
+    Worker r of n takes positions r, r + n, ... without padding. Raises ModelFault for questions to a family that
+    answers none.
     """
     if request.questions and len(request.questions) != len(images):
         raise ValueError(f"questions on {len(request.questions)} images, but there are {len(images)}")
@@ -140,7 +140,7 @@ def _predict_batch(
 def compute_validation_loss(
     captioner: Captioner, batches: BatchMaker, config: TrialConfig, workers: Workers | None = None
 ) -> float:
-    """Mean loss a caption token over the whole split, with the label smoothing used in training."""
+    """Compute the mean loss a caption token over the whole split, with the label smoothing of training."""
     workers = workers or Workers()
     precision = choose_precision(config, batches.device)
     own = np.arange(workers.rank, len(batches.images), workers.size)

@@ -18,7 +18,6 @@ from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.inference.generation import ImagePrediction, Request, generate_predictions
 from medcap_core.inference.image_sources import open_images
-from medcap_core.inference.zero_shot import predict_zero_shot
 from medcap_core.models import load_geometry, load_trial_captioner
 from medcap_core.runtime.device import is_small
 from medcap_core.runtime.libraries import set_up_libraries
@@ -39,8 +38,7 @@ SHARDS_PER_DEVICE = 4
 class PredictionJob:
     """One model to show images of one split to; `weights` None is the base model itself.
 
-    `positions` are those of the images in the split, and `request` has questions in their order. `may_look_up` lets
-    captions of a base model come from an earlier run.
+    `positions` are those of the images in the split, and `request` has questions in their order.
     """
 
     name: str
@@ -50,7 +48,6 @@ class PredictionJob:
     positions: Sequence[int]
     request: Request
     whole_validation: bool = True
-    may_look_up: bool = True
 
 
 def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
@@ -155,8 +152,5 @@ def predict_here(
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
         places = np.arange(len(job.positions)) if places is None else places
         split = data.splits[job.split].part(np.array(job.positions)[places])
-        request = job.request.part(places)
-        if job.weights is None and job.may_look_up and request.captions:
-            return predict_zero_shot(captioner, split, request, job.config, progress)
         images = open_images(captioner, split, job.config)
-        return generate_predictions(captioner, images, request, job.config, progress=progress)
+        return generate_predictions(captioner, images, job.request.part(places), job.config, progress=progress)

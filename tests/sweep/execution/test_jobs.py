@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from medcap_core.inference.generation import ImagePrediction, Request
-from sweep.execution import jobs
+from medcap_core.inference.generation import Request
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import PredictionJob, predict_here, predict_split, share_out
 from sweep.study.study import Study
@@ -74,15 +73,3 @@ def test_a_capped_job_takes_the_images_that_trials_see(trained: tuple[TrialConfi
     iterator = iter(every)
     assert all(prediction in iterator for prediction in capped)  # some of the same, in the same order
     assert predict_here(replace(whole, positions=[7, 2])) == [every[7], every[2]]
-
-
-def test_a_check_captions_anew_what_is_known(
-    trained: tuple[TrialConfig, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    untrained = trained[0].model_copy(update={"freeze": "zero_shot"})
-    base = PredictionJob("base", untrained, None, "validation", range(3), CAPTIONS)
-    known = predict_here(base)
-    anew = [ImagePrediction("made anew")] * 3
-    monkeypatch.setattr(jobs, "generate_predictions", lambda *_, **__: anew)
-    assert predict_here(base) == known
-    assert predict_here(replace(base, may_look_up=False)) == anew

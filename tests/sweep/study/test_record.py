@@ -123,21 +123,6 @@ def test_the_csv_names_its_scores_by_the_metric() -> None:
     assert header[3:6] == ["best_balanced_accuracy", "best_epoch", "last_balanced_accuracy"]
 
 
-def test_a_record_of_a_run_that_knew_only_cider_is_read(tmp_path: Path) -> None:
-    record = build_record(0.5, 2.0)
-    record.whole_validation_score = 1.75
-    content = dump_record(record)
-    old = content | {"whole_validation_cider": content["whole_validation_score"]}
-    del old["whole_validation_score"], old["config"]["metric"]
-    old["epochs"] = [
-        {"cider" if name == "score" else name: value for name, value in epoch.items()} for epoch in content["epochs"]
-    ]
-    path = tmp_path / "trial.json"
-    path.write_text(json.dumps(old), encoding="utf-8")
-    assert '"score"' not in path.read_text()
-    assert load_record(path) == record
-
-
 def test_csv_columns_and_cells() -> None:
     done = build_record(1.5, 1.25, num_epochs=2)
     done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
