@@ -224,7 +224,6 @@ def check_evaluation(
             "validation",
             len(split),
             whole_validation=False,
-            may_look_up=False,
             predictions=objective.predictions,
         )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
