@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.objective import Objective
 from sweep.space.fields import field_kind
-from sweep.space.ranges import LogUniform
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot
 
@@ -35,7 +34,7 @@ def is_numeric(knob: str) -> bool:
 def is_log(results: RunResults, knob: str) -> bool:
     """Whether a knob belongs on a logarithmic axis."""
     branches = results.space.search.get(knob, ())
-    return knob == "learning_rate" or any(isinstance(branch.range, LogUniform) for branch in branches)
+    return knob == "learning_rate" or any(branch.kind == "loguniform" for branch in branches)
 
 
 def axis_title(knob: str) -> str:

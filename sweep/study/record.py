@@ -1,4 +1,4 @@
-"""What a run knows of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
+"""The record of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
 
 import csv
 import io
@@ -18,11 +18,11 @@ from medcap_core.objective import OBJECTIVES, Metric, Objective
 from medcap_core.training.epoch_report import EpochReport
 
 EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
-"""What is kept of an epoch."""
+"""The fields kept of each epoch."""
 
 
 def result_columns(metric: Metric) -> list[str]:
-    """The columns of `trials.csv` before those of the config; the score's are named by the metric."""
+    """List the columns of `trials.csv` before those of the config; score columns are named by the metric."""
     return [
         "trial",
         "state",
@@ -40,7 +40,7 @@ def result_columns(metric: Metric) -> list[str]:
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -51,7 +51,7 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial is over for good; a STOPPED one goes on when the run is resumed."""
+        """Whether the trial has ended for good; a STOPPED one goes on when the run is resumed."""
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
 
 
@@ -62,8 +62,8 @@ EpochValues = dict[str, int | float | None]
 class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
-    `point` is what was drawn from the space, `parameters` and `distributions` the same as Optuna knows it. A figure of
-    an epoch that was NaN or infinite is None. `pruned_at_epoch` is the epoch after which the scheduler said stop.
+    `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. NaN and infinite values
+    of an epoch are None. `pruned_at_epoch` is the epoch after which the scheduler stopped the trial.
     """
 
     name: str
@@ -81,22 +81,22 @@ class TrialRecord:
 
     @property
     def objective(self) -> Objective:
-        """What its scores are scores of."""
+        """The metric of its scores."""
         return OBJECTIVES[self.config.metric]
 
     @cached_property
     def config_cells(self) -> list[Any]:
-        """The config as it stands in a table, in the order of its fields."""
+        """The config as table cells, in the order of its fields."""
         values = self.config.model_dump(mode="json")
         return [values[name] for name in TrialConfig.model_fields]
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
-        """Keep the report of an epoch, in the order of the epochs. Raises KeyError if a field is missing."""
+        """Add the report of an epoch, sorted by epoch. Raises KeyError if a field is missing."""
         self.epochs.append({name: _finite_or_none(report[name]) for name in EPOCH_FIELDS})
         self.epochs.sort(key=lambda epoch: epoch["epoch"] or 0)
 
     def has_epoch(self, number: int) -> bool:
-        """Whether the report of epoch `number` is already here."""
+        """Check for the report of epoch `number`."""
         return any(epoch["epoch"] == number for epoch in self.epochs)
 
     @property
@@ -106,33 +106,33 @@ class TrialRecord:
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best score, the earliest of equals."""
+        """Number of the epoch with the best score, the earliest of ties."""
         best = self.best_score
         return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["score"] == best), None)
 
     @property
     def last_score(self) -> float | None:
-        """Score after the last epoch done."""
+        """Score of the last finished epoch."""
         return self.epochs[-1]["score"] if self.epochs else None
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are done; a zero-shot trial is scored once and counts one."""
+        """Number of finished epochs; a zero-shot trial is scored once, which counts as one."""
         return int(self.epochs[-1]["epoch"] or 0) if self.epochs else 0
 
     @property
     def num_epochs(self) -> int:
-        """How many epochs the trial's own schedule has."""
+        """Number of epochs of the trial's own schedule."""
         return int(self.epochs[-1]["num_epochs"] or 0) if self.epochs else self.config.num_epochs
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, training and evaluation; a lost and repeated epoch counts once."""
+        """Time of all epochs, training and evaluation; a repeated epoch counts once."""
         return math.fsum(epoch["seconds"] or 0.0 for epoch in self.epochs)
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images per second over all epochs: each epoch counts by its training time."""
+        """Training images per second over all epochs, weighted by training time."""
         timed = [
             (epoch["images_per_second"], epoch["training_seconds"])
             for epoch in self.epochs
@@ -148,12 +148,12 @@ class TrialRecord:
         return max(peaks, default=None)
 
     def last_count(self, name: str) -> int | None:
-        """The newest value of a parameter count."""
+        """Return the latest value of a parameter count."""
         value = self.epochs[-1][name] if self.epochs else None
         return None if value is None else int(value)
 
     def build_curve(self) -> dict[int, float]:
-        """Best score so far by per cent of the trial's own schedule, the way Optuna and the pruner see a trial."""
+        """Build the curve for Optuna and the pruner: best score so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
@@ -165,7 +165,7 @@ class TrialRecord:
 
 
 def compute_step(epoch: int, num_epochs: int) -> int:
-    """Share of a trial's own schedule in whole per cent; a trial without epochs is at its end."""
+    """Compute the share of a trial's own schedule in whole per cent; 100 without epochs."""
     return round(100 * epoch / num_epochs) if num_epochs else 100
 
 
@@ -174,7 +174,7 @@ def _finite_or_none(value: float | int | None) -> float | int | None:
 
 
 def dump_record(record: TrialRecord) -> dict[str, Any]:
-    """The content of `trial.json`."""
+    """Build the content of `trial.json`."""
     return {
         "trial": record.name,
         "number": record.number,
@@ -192,11 +192,11 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
 
 
 def load_record(path: Path) -> TrialRecord:
-    """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
+    """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = content["config"]
-        # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
+        # Validation makes an existing path absolute, but a name must stay a name in any working directory.
         named = {"data": values["data"], "model": values["model"]}
         config = build_trial_config(values, str(path)).model_copy(update=named)
         return TrialRecord(
@@ -221,9 +221,9 @@ def load_record(path: Path) -> TrialRecord:
 
 
 def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:
-    """`trials.csv`: a header and one row for each trial, in the order given; an unknown value is an empty cell.
+    """Format `trials.csv`: a header and one row for each trial, in the order given; unknown values are empty cells.
 
-    The best score is the search's own figure (`max_validation_images` applies), not `whole_validation_score`.
+    The best score is of the search (`max_validation_images` applies), not `whole_validation_score`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
