@@ -15,7 +15,7 @@ import typer
 
 from medcap_core.config import FreezeMode
 from medcap_core.errors import RunFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
@@ -129,7 +129,7 @@ def best(
 ) -> None:
     """Print the best config of a run as YAML, or export its model with a model card."""
     set_environment(None)
-    with told_in_sentences():
+    with exit_on_fault():
         if export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:

@@ -25,7 +25,7 @@ from sweep.held_out.answers import score_answers_on_test
 from sweep.held_out.captions import score_on_test
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
 from sweep.process.log_target import LogTarget
-from sweep.process.noise import divert_noise
+from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
 from sweep.space.labels import short_label
 from sweep.space.model_aliases import describe_models
@@ -61,7 +61,7 @@ def run_study(
     EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
-    with divert_noise(study.directory / "log.txt", console) as terminal:
+    with redirect_output(study.directory / "log.txt", console) as terminal:
         try:
             view = SweepView(
                 terminal,

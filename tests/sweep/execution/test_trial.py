@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from sweep.execution.cluster import NodeSize, choose_resources
-from sweep.execution.trial import Assignment, ProgressNote
+from sweep.execution.trial import Assignment, ProgressWriter
 from sweep.execution.tune import run_search
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
@@ -58,7 +58,7 @@ def test_progress_notes_are_few(tmp_path: Path) -> None:
         gpus_per_worker=0,
         num_workers=1,
     )
-    note = ProgressNote(assignment, rank=0)
+    note = ProgressWriter(assignment, rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
     assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}
