@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,8 +20,7 @@ from sweep.execution.cluster import NodeSize, TrialResources, check_shared_direc
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.launch import Launch
 from sweep.execution.tune import run_search
-from sweep.held_out.answers import score_answers_on_test
-from sweep.held_out.captions import score_on_test
+from sweep.held_out.evaluation import score_on_test
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
 from sweep.process.log_target import LogTarget
 from sweep.process.output import redirect_output
@@ -35,6 +33,7 @@ from sweep.study.directory import show_path
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from sweep.tables.answer_console import print_answer_tables
 from sweep.tables.console import print_test_table
 from sweep.terminal.view import SweepView
@@ -77,8 +76,7 @@ def run_study(
                 run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
                 try:
                     best = choose_best(study, resources, view)
-                    score_on_test(study, best, resources, view.step)
-                    metrics = score_answers_on_test(study, best, resources, view.step)
+                    results = score_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                 except EveryTrialFailed:
                     end_run(study, view)
@@ -87,7 +85,7 @@ def run_study(
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
             raise
-        print_results(study, metrics, terminal)
+        print_results(study, results, terminal)
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
@@ -139,7 +137,7 @@ def end_run(study: Study, view: SweepView) -> None:
         view.message(str(fault))
 
 
-def print_results(study: Study, metrics: dict[str, Any], console: Console) -> None:
+def print_results(study: Study, results: TestResults, console: Console) -> None:
     """Print the best config, the test table and what to do next."""
     best = study.best()[0]
     directory = show_path(study.directory)
@@ -150,6 +148,7 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Best: {best.name} ({short_label(best.point)}), validation {best.objective.label} {show(best.best_score)} "
         f"at epoch {best.best_epoch}" + ("" if whole is None else f", {show(whole)} on the whole split"),
     )
+    metrics = results.model_dump(mode="json")  # what the two printers take
     print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
     print_answer_tables(console, metrics)
     write_lines(

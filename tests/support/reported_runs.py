@@ -10,6 +10,7 @@ from medcap_core.scoring.captions import METRICS
 from sweep.study.provenance import begin_provenance, end_provenance
 from sweep.study.record import TrialState
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.support.small_runs import report_of, score
 
 HOSTILE = "<script>alert('caption')</script> & <b>mass</b> | `x` _y_"
@@ -47,17 +48,19 @@ def finish(study: Study, **metrics: Any) -> Path:
     directory, best = study.directory, study.best()[0]
     study.write_best(best)
     study.write_test_metrics(
-        {
-            "best": scores(2.5),
-            "zero_shot": scores(0.25),
-            "caption_prior": scores(0.75),
-            "shuffled_images": scores(0.5),
-            "caption_prior_text": HOSTILE,
-            "trials": {best.name: scores(2.5)},
-            "best_trial": best.name,
-            "num_images": 3,
-        }
-        | metrics
+        TestResults.model_validate(
+            {
+                "best": scores(2.5),
+                "zero_shot": scores(0.25),
+                "caption_prior": scores(0.75),
+                "shuffled_images": scores(0.5),
+                "caption_prior_text": HOSTILE,
+                "trials": {best.name: scores(2.5)},
+                "best_trial": best.name,
+                "num_images": 3,
+            }
+            | metrics
+        )
     )
     long_caption = " ".join(["opacity"] * 700)
     captions = {
