@@ -5,15 +5,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from medcap_core.data.prepare import TooManyBadRecords, load_dataset
+from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
-from medcap_core.scoring.published import find_published
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
@@ -34,9 +32,11 @@ from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
+from sweep.study.results import load_results
 from sweep.study.study import Study
-from sweep.tables.answer_console import print_answer_tables
-from sweep.tables.console import print_test_table
+from sweep.tables.answer_tables import build_answer_tables
+from sweep.tables.caption_tables import build_caption_tables
+from sweep.tables.printing import print_table
 from sweep.terminal.view import SweepView
 
 EXIT_NOTE = "Interrupted; everything finished is kept. Go on with: python -m sweep.run --resume {directory}"
@@ -78,7 +78,7 @@ def run_study(
                 try:
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)
-                    metrics = score_answers_on_test(study, best, resources, view.step)
+                    score_answers_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                 except EveryTrialFailed:
                     end_run(study, view)
@@ -87,7 +87,7 @@ def run_study(
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
             raise
-        print_results(study, metrics, terminal)
+        print_results(study, terminal)
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
@@ -139,8 +139,8 @@ def end_run(study: Study, view: SweepView) -> None:
         view.message(str(fault))
 
 
-def print_results(study: Study, metrics: dict[str, Any], console: Console) -> None:
-    """Print the best config, the test table and what to do next."""
+def print_results(study: Study, console: Console) -> None:
+    """Print the best config, the tables on the test split and what to do next."""
     best = study.best()[0]
     directory = show_path(study.directory)
     whole, show = best.whole_validation_score, best.objective.show
@@ -150,10 +150,12 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Best: {best.name} ({short_label(best.point)}), validation {best.objective.label} {show(best.best_score)} "
         f"at epoch {best.best_epoch}" + ("" if whole is None else f", {show(whole)} on the whole split"),
     )
-    print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
-    print_answer_tables(console, metrics)
+    results = load_results(study.directory)
+    for table in (*build_caption_tables(results), *build_answer_tables(results)):
+        print_table(console, table)
     write_lines(
         console,
+        "",
         f"Config           {directory}/best.yaml",
         f"Model            {directory}/best (loads with {find_family(best.config).loader})",
         f"Trials           {directory}/trials.csv",

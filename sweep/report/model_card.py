@@ -13,17 +13,15 @@ from sweep.report.sections import explain_test
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import BASELINE_ROWS, UNSEEN
-from sweep.tables.answer_console import find_headline
+from sweep.study.scored_rows import BASELINE_ROWS
+from sweep.study.test_results import Scope
 from sweep.tables.blocks import Block, Code, Section, Table, Text
 from sweep.tables.caption_tables import build_test_table
 from sweep.tables.markdown import escape, format_section
 
 _CAPTIONING = ("image-to-text", "Image captioning")
-_ANSWER_TASKS = (
-    (("image-classification", "Diagnosis"), "classification", ("balanced_accuracy", "macro_f1")),
-    (("visual-question-answering", "Questions on scans"), "question_answering", ("exact_match", "f1")),
-)
+_DIAGNOSIS = ("image-classification", "Diagnosis")
+_QUESTIONS = ("visual-question-answering", "Questions on scans")
 _MAY_BE_FOLDERS = ("data", "model", "vision_model", "language_model")
 _LIMITS = (
     "Not for clinical use: no caption of this model may inform a decision about a patient. It is a research result.",
@@ -97,16 +95,25 @@ def _list_figures(results: RunResults, record: TrialRecord) -> Iterator[tuple[tu
     if row is not None:
         for metric in results.score_names:
             yield _CAPTIONING, "test split", metric, results.test_rows[row][metric]
-    if results.metrics.get("best_trial") != record.name:
+    classified, answering = results.metrics.classification, results.metrics.question_answering
+    if results.metrics.best_trial != record.name:
         return
-    for task, section, metrics in _ANSWER_TASKS:
-        figures = (results.section(section).get("rows") or {}).get("best")
-        if figures:
-            ways = figures.get("by_answer", figures)
-            told = ways[find_headline(ways)]
-            where = "unseen cohorts of the test split" if find_headline(ways) == UNSEEN else "test split"
-            for metric in metrics:
-                yield task, where, metric, told.get("overall", told)[metric]
+    if classified and classified.rows:
+        by_answer = classified.rows["best"].by_answer
+        if score := by_answer.of(by_answer.headline):
+            where = _name_scope(by_answer.headline)
+            yield _DIAGNOSIS, where, "balanced_accuracy", score.balanced_accuracy
+            yield _DIAGNOSIS, where, "macro_f1", score.macro_f1
+    if answering and answering.rows:
+        answered = answering.rows["best"]
+        if answers := answered.of(answered.headline):
+            where = _name_scope(answered.headline)
+            yield _QUESTIONS, where, "exact_match", answers.overall.exact_match
+            yield _QUESTIONS, where, "f1", answers.overall.f1
+
+
+def _name_scope(scope: Scope) -> str:
+    return "unseen cohorts of the test split" if scope == "unseen" else "test split"
 
 
 def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[str]:
@@ -128,10 +135,9 @@ def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[
 def _describe_data(results: RunResults) -> list[str]:
     if not results.provenance:
         return [f"{short_name(results.space.data)}."]
-    data = results.provenance[-1].get("data") or {}
-    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
-    name = short_name(str(data.get("name")))
-    return [f"{name}: {data.get('kind')}; {results.noun}s: {sizes}.", *map(str, data.get("notes") or [])]
+    data = results.provenance[-1].data
+    sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
+    return [f"{short_name(data.name)}: {data.kind}; {results.noun}s: {sizes}.", *data.notes]
 
 
 def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
@@ -143,12 +149,11 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
     if row is None:
         return [Text(f"{chosen} This trial was not scored on the test split.")]
     table = build_test_table(results)
-    kept = [cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS)]
-    title = f"Test split, {results.metrics.get('num_images', 0):,} {results.noun}s"
+    kept = tuple(cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS))
     return [
         Text(chosen),
         *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),
-        Table("", title, table.columns, tuple(kept), emphasised=frozenset({0})),
+        replace(table, name="", rows=kept, emphasised=frozenset({0})),
         *explain_test(results),
         *_build_answers(results, record),
     ]
@@ -156,7 +161,7 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
 
 def _build_answers(results: RunResults, record: TrialRecord) -> list[Block]:
     """Diagnosis and questions of the best trial; tables are named after no file, for none goes with the card."""
-    if results.metrics.get("best_trial") != record.name:
+    if results.metrics.best_trial != record.name:
         return []
     blocks = build_answer_blocks(results)
     return [replace(block, name="") if isinstance(block, Table) else block for block in blocks]
@@ -188,7 +193,7 @@ def _find_row(results: RunResults, record: TrialRecord) -> str | None:
     rows = results.test_rows
     if record.name in rows:
         return record.name
-    return "best" if "best" in rows and results.metrics.get("best_trial") == record.name else None
+    return "best" if "best" in rows and results.metrics.best_trial == record.name else None
 
 
 def hide_folders(values: Mapping[str, Any]) -> dict[str, Any]:

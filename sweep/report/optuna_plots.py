@@ -5,8 +5,8 @@ and joined: a knob with several branches is several parameters to the sampler, b
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from medcap_core.objective import Objective
 from sweep.report.style import (
@@ -26,7 +26,7 @@ from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Column, Plot, Table
+from sweep.tables.blocks import Column, Plot, Row, Table
 
 if TYPE_CHECKING:
     import optuna
@@ -41,7 +41,7 @@ _SCALE = [[0.0, GREY], [1.0, PALETTE[1]]]
 
 
 def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
-    """Optuna's parallel coordinates over the trials that ran to their end."""
+    """Draw Optuna's parallel coordinates over the trials that ran to their end."""
     from optuna.visualization import plot_parallel_coordinate
     from plotly.colors import sample_colorscale
 
@@ -81,7 +81,7 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
 
 
 def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
-    """Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
+    """Draw Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
     from optuna.visualization import plot_param_importances
 
     study, done = _build_study(results, searched)
@@ -100,7 +100,7 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     figure.update_layout(showlegend=False)
     figure.update_yaxes(automargin=True)
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
-    rows = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
+    rows: tuple[Row, ...] = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
     top = next(iter(shares))
     summary = (
         f"Bar chart of the knobs' importance for {objective.label}; the largest is {axis_title(top)} with "
@@ -110,30 +110,32 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     return finish("importances", "Importance of the knobs", figure, summary, table=table, height=120 + 40 * len(shares))
 
 
-def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[TrialRecord], float | None]) -> Plot:
-    """Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
+def plot_pareto(
+    results: RunResults, name: str, title: str, cost: Literal["training_seconds", "trainable_parameters"]
+) -> Plot:
+    """Draw Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
     import optuna
     from optuna.visualization import plot_pareto_front
 
-    costs = [(record, cost_of) for record in results.ranked if (cost_of := of(record)) is not None]
+    costs = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
     if len(costs) < MIN_TRIALS_TO_COMPARE:
         raise NothingToPlot(f"Fewer than two trials have a score and a {title.lower()}, so there is no front.")
-    if len({cost_of for _, cost_of in costs}) < 2:
+    if len({value for _, value in costs}) < 2:
         raise NothingToPlot(f"All trials have the same {title.lower()}, so there is no front.")
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.add_trials(
         [
             optuna.create_trial(
-                values=[float(cost_of), float(record.best_score or 0.0)],
+                values=[value, float(record.best_score or 0.0)],
                 user_attrs={"trial": record.name, "label": short_label(record.point)},
             )
-            for record, cost_of in costs
+            for record, value in costs
         ]
     )
     objective = results.space.objective
     figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
     _restyle_front(figure, costs, objective)
-    spread = max(cost_of for _, cost_of in costs) / max(min(cost_of for _, cost_of in costs), 1e-9)
+    spread = max(value for _, value in costs) / max(min(value for _, value in costs), 1e-9)
     if spread > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
     front = [costs[trial.number][0] for trial in study.best_trials]
@@ -143,12 +145,12 @@ def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[Tri
         f"No other trial is better in both than {named}."
     )
     return finish(
-        f"pareto-{cost}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
+        f"pareto-{name}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
     )
 
 
 def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.Study, list[TrialRecord]]":
-    """A study of the trials that ran to their end, one parameter a knob, absent where the knob is inactive."""
+    """Build a study of the trials that ran to their end, one parameter a knob, absent where the knob is inactive."""
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 

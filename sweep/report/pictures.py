@@ -25,9 +25,10 @@ from medcap_core.scoring.question_answering import score_answers
 from sweep.study.results import RunResults
 from sweep.study.scored_rows import PER_IMAGE_TABLE
 from sweep.tables.blocks import Gallery, Picture
+from sweep.tables.formats import format_score
 
 NUM_SAMPLES = 6
-"""So many of the best and as many of the worst cases."""
+"""Number of the best cases, and of the worst."""
 IMAGE_PIXELS = 288
 SHEET_PIXELS = 1600
 MAX_SHEETS = 12
@@ -149,7 +150,7 @@ def find_image_scores(results: RunResults) -> dict[str, float] | None:
     if table is None or not {"id", "CIDEr"} <= set(table.columns):
         return None
     if "row" in table.columns:
-        table = table[table["row"].isin(["best", results.metrics.get("best_trial")])]
+        table = table[table["row"].isin(["best", results.metrics.best_trial])]
     ids = [str(value) for value in table["id"]]
     scores = {name: float(value) for name, value in zip(ids, table["CIDEr"], strict=True) if np.isfinite(value)}
     return scores or None
@@ -186,7 +187,7 @@ def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunRes
     scores = find_image_scores(results) or {}
     texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
     if name in scores:
-        texts.append(("CIDEr", f"{scores[name]:.2f}"))
+        texts.append(("CIDEr", format_score(scores[name])))
     shown = tuple((label, str(text)) for label, text in texts)
     return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
 
@@ -201,7 +202,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 NUM_ANSWER_SAMPLES = 4
-"""So many scans of either kind."""
+"""Number of scans with most answers right, and of those with most wrong."""
 
 
 def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
@@ -209,7 +210,8 @@ def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str
     table = results.answers
     if table is None or table.empty or "best" not in table:
         raise NoPictures("There are no answers on the test split yet.")
-    unseen = results.section("question_answering").get("unseen_cohorts") or []
+    answering = results.metrics.question_answering
+    unseen = answering.unseen_cohorts if answering else []
     table = table.assign(is_right=score_answers(table["best"].tolist(), table["answer"].tolist())[:, 0])
     shown = table[table["cohort"].isin(unseen)] if unseen else table
     how = f"Scans{' of unseen cohorts' if unseen else ''} by the share of their questions that the best model answered"

@@ -35,10 +35,10 @@ _DASHES = ("solid", "dash", "dot")
 
 
 def plot_learning_curves(results: RunResults) -> Plot:
-    """Score on validation after each epoch: the best trials by name, all others in grey."""
+    """Draw the score on validation after each epoch: the best trials by name, all others in grey."""
     from plotly import graph_objects as go
 
-    records = [record for record in results.records if any(epoch["score"] is not None for epoch in record.epochs)]
+    records = [record for record in results.records if record.best_score is not None]
     if not records:
         raise NothingToPlot("No trial has a score of an epoch yet.")
     named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
@@ -64,7 +64,7 @@ def plot_learning_curves(results: RunResults) -> Plot:
 
 
 def plot_losses(results: RunResults) -> Plot:
-    """Training and validation loss of the best trial."""
+    """Draw training and validation loss of the best trial."""
     from plotly import graph_objects as go
 
     best = results.best
@@ -72,7 +72,7 @@ def plot_losses(results: RunResults) -> Plot:
         raise NothingToPlot("The best trial has fewer than two epochs, so there is no curve of its losses.")
     figure = go.Figure()
     for index, name in enumerate(("training_loss", "validation_loss")):
-        points = [(epoch["epoch"], epoch[name]) for epoch in best.epochs]
+        points = [(epoch.epoch, getattr(epoch, name)) for epoch in best.epochs]
         line = {"color": PALETTE[index], "dash": _DASHES[index]}
         _add_lines(figure, points, name.replace("_", " "), line)
     figure.update_xaxes(title="Epoch", dtick=1 if best.epochs_done <= 20 else None)
@@ -82,7 +82,7 @@ def plot_losses(results: RunResults) -> Plot:
 
 
 def plot_knob(results: RunResults, knob: str) -> Plot:
-    """Score against one searched knob; pruned trials are hollow, with the best of what they ran."""
+    """Draw the score against one searched knob; pruned trials are hollow, with the best of what they ran."""
     from plotly import graph_objects as go
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
@@ -121,21 +121,21 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
 
 
 def plot_test_scores(results: RunResults) -> Plot:
-    """CIDEr of each row of the test table, with its 95% interval where there is one."""
+    """Draw CIDEr of each row of the test table, with its 95% interval where there is one."""
     from plotly import graph_objects as go
 
-    rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if scores.get("CIDEr") is not None}
+    rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if "CIDEr" in scores}
     if len(rows) < 2:
         raise NothingToPlot("Fewer than two rows are scored on the test split, so there is nothing to compare.")
     if len(rows) > MAX_TEST_ROWS:
         raise NothingToPlot(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
-    intervals = results.section("intervals")
+    intervals = results.metrics.intervals
     ordered = sorted(rows, key=lambda row: rows[row])
-    known = {row: (intervals.get(row) or {}).get("CIDEr") or [rows[row], rows[row]] for row in ordered}
+    known = {row: intervals.get(row, {}).get("CIDEr", (rows[row], rows[row])) for row in ordered}
     figure = go.Figure()
     figure.add_scatter(
         x=[rows[row] for row in ordered],
-        y=[escape(describe_row(results, row)) for row in ordered],
+        y=[escape(str(describe_row(results, row))) for row in ordered],
         mode="markers",
         marker={"size": 10, "color": PALETTE[0]},
         error_x={
@@ -169,7 +169,7 @@ def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, l
 
 
 def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
-    return [(epoch["epoch"], epoch["score"]) for epoch in record.epochs]
+    return [(epoch.epoch, epoch.score) for epoch in record.epochs]
 
 
 def _group_by_freeze(points: Sequence[tuple[TrialRecord, Any]]) -> dict[FreezeMode, list[tuple[TrialRecord, Any]]]:
