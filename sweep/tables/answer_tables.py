@@ -46,7 +46,8 @@ def build_classification_table(results: RunResults) -> Table | None:
     scopes = [scope for scope in SCOPES if any(row.by_answer.of(scope) for row in rows_of.values())]
     columns = [*label_columns(), Column("way", "Class by")]
     for scope in scopes:
-        columns += [*_score_columns(scope, scopes), Column(f"num_scans_{scope}", "Scans", "count", rank=3)]
+        rank = 3 if scope == scopes[0] else None
+        columns += [*_score_columns(scope, scopes), Column(f"num_scans_{scope}", "Scans", "count", rank=rank)]
     rows: list[dict[str, Cell]] = []
     for row, found in rows_of.items():
         for source, scores in _list_sources(found).items():
@@ -165,22 +166,23 @@ def build_question_table(results: RunResults) -> Table | None:
     compared = {scope: answering.comparisons.of(scope) if answering.comparisons else None for scope in scopes}
     columns = (
         Column("scans", "Scans" if len(scopes) > 1 else "", rank=None),
-        Column("kind", "Kind of question"),
+        Column("kind", "Kind of question", short="Kind"),
         Column("num_questions", "Questions", "count", rank=3),
-        Column("exact_match", "Exact match, best model", "score", with_spread=False),
-        Column("f1", "F1, best model", "score", rank=1, with_spread=False),
+        Column("exact_match", "Exact match, best model", "score", short="best model", with_spread=False),
+        Column("f1", "F1, best model", "score", short="F1", rank=1, with_spread=False),
         *(
             Column(
                 f"exact_match_{row}",
                 f"Exact match, {ANSWER_ROWS[row]}",
                 "score",
+                short=ANSWER_ROWS[row],
                 rank=0 if row in TEXT_ONLY_ROWS else 2,
                 with_spread=False,
             )
             for row in baselines
         ),
         *(Column(f"f1_{row}", "", "score") for row in baselines),
-        Column("difference", "Gain in exact match", "difference"),
+        Column("difference", "Gain in exact match", "difference", short="gain"),
         Column("baseline", "over", rank=4),
         Column("p_value", "", "p"),
         Column("p_adjusted", "p, corrected", "p", short="p"),
@@ -208,7 +210,7 @@ def build_question_table(results: RunResults) -> Table | None:
         "Questions on the test split, by kind",
         columns,
         tuple(rows),
-        short=f"Questions on {SCOPES[best.headline]}, by kind",
+        short=f"Exact match on questions by kind, {SCOPES[best.headline]}",
         emphasised=frozenset(place for place, row in enumerate(rows) if row["kind"] == "all"),
         secondary=frozenset(place for place, row in enumerate(rows) if row["scans"] != SCOPES[best.headline]),
         notes=tuple(_explain_questions(answering, is_compared=any(compared.values()))),
@@ -334,7 +336,7 @@ def _explain_classification(classified: Classification, results: RunResults) -> 
     ]
     if classified.unseen_cohorts:
         said.append(f"Unseen cohorts, without any scan in training: {', '.join(classified.unseen_cohorts)}.")
-    return [*said, _ABOUT_ROWS, *_explain_intervals(results.metrics.question_answering)]
+    return [*said, *_explain_intervals(results.metrics.question_answering)]
 
 
 def _explain_questions(answering: QuestionAnswering, *, is_compared: bool) -> list[str]:

@@ -66,8 +66,10 @@ def _build(columns: Sequence[Column], rows: Sequence[Row], emphasised: Sequence[
     built = RichTable(**TABLE_LOOK)
     cells = [[_show(row, column) for row in rows] for column in columns]
     for column, own in zip(columns, cells, strict=True):
-        width = max(_MIN_HEADER_WIDTH, *map(len, own)) if own else _ANY_WIDTH
-        header = "\n".join(textwrap.wrap(column.short or column.title, width, break_long_words=False))
+        header = column.short or column.title
+        if column.is_numeric:
+            width = max([_MIN_HEADER_WIDTH, *map(len, own)])
+            header = "\n".join(textwrap.wrap(header, width, break_long_words=False))
         built.add_column(
             Text(header),
             justify="right" if column.is_numeric else "left",
