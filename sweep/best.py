@@ -7,9 +7,8 @@ python -m sweep.best RUN_DIR --export DIR
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,7 +64,10 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
             shutil.copytree(results.paths.best_model, partial, ignore=ignore)
         else:
             _export_trial(results, record, partial)
-        _hide_folders(partial / TRIAL_CONFIG_FILE, hide_folders)
+        config_path = partial / TRIAL_CONFIG_FILE
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+        # Data and base models go without the folders they lie in here: an exported model is there to be shared.
+        config_path.write_text(json.dumps(values | hide_folders(values), indent=1) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(format_model_card(results, record, partial), encoding="utf-8")
         partial.replace(target.resolve())
     except OSError as error:
@@ -73,13 +75,6 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def _hide_folders(path: Path, hide: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-    """Name data and base models without the folders they lie in here: an exported model is there to be shared."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values |= hide(values)
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _exported_trial(results: RunResults) -> str | None:

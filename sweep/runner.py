@@ -57,7 +57,7 @@ def run_study(
 ) -> None:
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
-    `launch` is the start of the Ray to run on, which may be on its way; `notes` are told first. Raises
+    `launch` is the start of the Ray to run on, which may be on its way; `notes` are printed first. Raises
     EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
@@ -97,7 +97,7 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
-    """All that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
+    """Do all that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
     if not launch.is_sure:
         cluster, _ = launch.settle(view)
         if not cluster.is_own:
@@ -112,7 +112,7 @@ def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
 
 
 def describe_study(study: Study) -> list[str]:
-    """What a run prints first: where, and on what."""
+    """Describe where the run is, and on what, as it is printed first."""
     return [
         f"Run directory  {show_path(study.directory)}",
         f"Data, model    {study.space.data}, {describe_models(study.space)}",
@@ -180,7 +180,7 @@ def write_lines(console: Console, *lines: str) -> None:
 
 
 def describe_run(space: SearchSpace, started: float) -> str:
-    """What a run would do and cost; starts nothing. `started` is when this process began, on the monotonic clock."""
+    """Describe what a run would do and cost; `started` is when this process began, on the monotonic clock."""
     notes = check_before_start(space)
     start_seconds = time.monotonic() - started
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))

@@ -12,7 +12,7 @@ from sweep.tables.formats import describe_score, format_score
 
 def build_diagnosis(results: RunResults) -> Section:
     """Build the section on classification by row, cohort and class; without blocks where no diagnosis is known."""
-    tables = _list_diagnosis_tables(results)
+    tables = _build_diagnosis_tables(results)
     blocks: list[Block] = [plot_confusion(table) if table.name == "confusion" else table for table in tables]
     return Section("diagnosis", "Diagnosis", blocks)
 
@@ -70,10 +70,10 @@ def plot_confusion(table: Table) -> Plot:
     return finish("confusion", title, figure, summary, height=140 + 70 * len(counts), table=table)
 
 
-def build_answer_blocks(results: RunResults) -> list[Block]:
-    """Build the tables on answers, without plots, pictures and examples; empty where nothing was asked."""
+def build_answer_tables(results: RunResults) -> list[Table]:
+    """Build the tables on answers, without plots and examples; empty where nothing was asked."""
     questions = answer_tables.build_question_table(results)
-    return [*_list_diagnosis_tables(results), *([questions] if questions else [])]
+    return [*_build_diagnosis_tables(results), *([questions] if questions else [])]
 
 
 def describe_answers(results: RunResults) -> str:
@@ -108,8 +108,8 @@ def describe_answers(results: RunResults) -> str:
     return " ".join(said)
 
 
-def _list_diagnosis_tables(results: RunResults) -> list[Table]:
-    """List the tables on the diagnosis that there are figures for."""
+def _build_diagnosis_tables(results: RunResults) -> list[Table]:
+    """Build the tables on the diagnosis that there are scores for."""
     built = (
         answer_tables.build_classification_table(results),
         answer_tables.build_classification_groups(results),

@@ -8,14 +8,14 @@ from typing import Any
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.medblip3d.network import MedBlip3dNetwork
-from sweep.report.answer_sections import build_answer_blocks
-from sweep.report.sections import explain_test
+from sweep.report.answer_sections import build_answer_tables
+from sweep.report.sections import explain_test, is_hub_name, shorten_name
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
 from sweep.study.scored_rows import BASELINE_ROWS
 from sweep.study.test_results import Scope
-from sweep.tables.blocks import Block, Code, Section, Table, Text
+from sweep.tables.blocks import Block, Code, Section, Text
 from sweep.tables.caption_tables import build_test_table
 from sweep.tables.markdown import escape, format_section
 
@@ -50,7 +50,7 @@ with torch.inference_mode():
 
 
 def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> str:
-    """Front matter as the Hub reads it, then the card. `model` is the folder of the exported model.
+    """Format the front matter as the Hub reads it, then the card. `model` is the folder of the exported model.
 
     Folders of the data and of the base model are named by their last part only, since a card is there to be shared.
     """
@@ -69,8 +69,8 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
         EvalResult(
             task_type=task_type,
             task_name=task_name,
-            dataset_type=short_name(config.data),
-            dataset_name=f"{short_name(config.data)}, {where}",
+            dataset_type=shorten_name(config.data),
+            dataset_name=f"{shorten_name(config.data)}, {where}",
             metric_type=metric.lower(),
             metric_name=metric.replace("_", " "),
             metric_value=round(value, 4),
@@ -78,8 +78,8 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
         for (task_type, task_name), where, metric, value in _list_figures(results, record)
     ]
     data = ModelCardData(
-        base_model=config.model if _is_hub_name(config.model) else None,
-        datasets=[config.data] if _is_hub_name(config.data) else None,
+        base_model=config.model if is_hub_name(config.model) else None,
+        datasets=[config.data] if is_hub_name(config.data) else None,
         library_name=None if _read_architecture(model) == _SCAN_ARCHITECTURE else "transformers",
         pipeline_tag="image-to-text",
         tags=["image-captioning", "medical", "radiology", "medcap-sweep"],
@@ -90,7 +90,7 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
 
 
 def _list_figures(results: RunResults, record: TrialRecord) -> Iterator[tuple[tuple[str, str], str, str, float]]:
-    """(task, where, metric, value) of a trial's scores on the test split: captions, diagnosis, questions."""
+    """List (task, where, metric, value) of a trial's scores on the test split: captions, diagnosis, questions."""
     row = _find_row(results, record)
     if row is not None:
         for metric in results.score_names:
@@ -119,7 +119,7 @@ def _name_scope(scope: Scope) -> str:
 def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[str]:
     space, config = results.space, record.config
     intro = (
-        f"{escape(short_name(config.model))}, trained to caption medical {results.noun}s by MedCap Sweep: "
+        f"{escape(shorten_name(config.model))}, trained to caption medical {results.noun}s by MedCap Sweep: "
         f"{record.name} of the sweep “{escape(space.name)}”. **Not for clinical use.**"
     )
     parts = [f"# {escape(space.name)}: {record.name}", intro]
@@ -134,10 +134,10 @@ def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[
 
 def _describe_data(results: RunResults) -> list[str]:
     if not results.provenance:
-        return [f"{short_name(results.space.data)}."]
+        return [f"{shorten_name(results.space.data)}."]
     data = results.provenance[-1].data
     sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
-    return [f"{short_name(data.name)}: {data.kind}; {results.noun}s: {sizes}.", *data.notes]
+    return [f"{shorten_name(data.name)}: {data.kind}; {results.noun}s: {sizes}.", *data.notes]
 
 
 def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
@@ -150,25 +150,18 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
         return [Text(f"{chosen} This trial was not scored on the test split.")]
     table = build_test_table(results)
     kept = tuple(cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS))
+    answers = build_answer_tables(results) if results.metrics.best_trial == record.name else []
     return [
         Text(chosen),
         *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),
-        replace(table, name="", rows=kept, emphasised=frozenset({0})),
+        replace(table, name="", rows=kept, emphasised=frozenset({0})),  # no CSV file goes with the card
         *explain_test(results),
-        *_build_answers(results, record),
+        *(replace(answer, name="") for answer in answers),
     ]
 
 
-def _build_answers(results: RunResults, record: TrialRecord) -> list[Block]:
-    """Diagnosis and questions of the best trial; tables are named after no file, for none goes with the card."""
-    if results.metrics.best_trial != record.name:
-        return []
-    blocks = build_answer_blocks(results)
-    return [replace(block, name="") if isinstance(block, Table) else block for block in blocks]
-
-
 def _read_architecture(model: Path) -> str:
-    """The class of the network in an exported model's folder. Raises ModelFault."""
+    """Read the class of the network in an exported model's folder. Raises ModelFault."""
     try:
         return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError):
@@ -189,7 +182,7 @@ def _build_example(model: Path) -> str:
 
 
 def _find_row(results: RunResults, record: TrialRecord) -> str | None:
-    """The row of the test table that holds this trial's scores."""
+    """Find the row of the test table that holds this trial's scores."""
     rows = results.test_rows
     if record.name in rows:
         return record.name
@@ -197,14 +190,5 @@ def _find_row(results: RunResults, record: TrialRecord) -> str | None:
 
 
 def hide_folders(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config's values those that may name a folder, without the folders above it."""
-    return {key: short_name(values[key]) for key in _MAY_BE_FOLDERS if values.get(key) is not None}
-
-
-def short_name(name: str) -> str:
-    """A Hub name as it is, of a path its last part."""
-    return name if _is_hub_name(name) else name.rstrip("/").rpartition("/")[2]
-
-
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    """Shorten those of a config's values that may name a folder to its last part."""
+    return {key: shorten_name(values[key]) for key in _MAY_BE_FOLDERS if values.get(key) is not None}

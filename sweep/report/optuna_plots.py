@@ -15,18 +15,17 @@ from sweep.report.style import (
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
     NothingToPlot,
-    axis_title,
     escape,
     finish,
     hover_template,
     is_log,
-    is_numeric,
 )
 from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Column, Plot, Row, Table
+from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
 if TYPE_CHECKING:
     import optuna
@@ -62,10 +61,10 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
         colorscale=_SCALE, reversescale=False, colorbar={"title": objective.title, "thickness": 14}
     )
     figure.update_annotations(bgcolor="rgba(255,255,255,0.9)")
-    figure.update_xaxes(ticktext=[objective.title, *(axis_title(name) for name in sorted(searched))])
+    figure.update_xaxes(ticktext=[objective.title, *(title_knob(name) for name in sorted(searched))])
     summary = (
         f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
-        f"values of {', '.join(axis_title(name) for name in searched)}, coloured by {objective.label} on validation."
+        f"values of {', '.join(title_knob(name) for name in searched)}, coloured by {objective.label} on validation."
     )
     width = 110 * (len(searched) + 2)
     return finish(
@@ -96,14 +95,14 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
         figure = plot_param_importances(study, params=list(searched), target_name=objective.validation_title)
     bars = figure.data[0]  # from the smallest up
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
-    figure.update_traces(marker_color=PALETTE[0], y=[axis_title(name) for name in bars.y])
+    figure.update_traces(marker_color=PALETTE[0], y=[title_knob(name) for name in bars.y])
     figure.update_layout(showlegend=False)
     figure.update_yaxes(automargin=True)
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
-    rows: tuple[Row, ...] = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
+    rows: tuple[Row, ...] = tuple({"knob": title_knob(name), "importance": share} for name, share in shares.items())
     top = next(iter(shares))
     summary = (
-        f"Bar chart of the knobs' importance for {objective.label}; the largest is {axis_title(top)} with "
+        f"Bar chart of the knobs' importance for {objective.label}; the largest is {title_knob(top)} with "
         f"{shares[top]:.2f}."
     )
     table = Table("importances", "Importance of each knob", columns, rows)
@@ -161,14 +160,16 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for knob in searched:
         values = [record.point[knob] for record in done if record.point.get(knob) is not None]
-        if is_numeric(knob) and values:
+        if is_numeric_knob(knob) and values:
             distributions[knob] = FloatDistribution(min(values), max(values), log=is_log(results, knob))
         else:
             distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
     study = optuna.create_study(direction="maximize")
     for record in done:
         active = {knob: record.point[knob] for knob in searched if record.point.get(knob) is not None}
-        parameters = {knob: float(value) if is_numeric(knob) else show_plain(value) for knob, value in active.items()}
+        parameters = {
+            knob: float(value) if is_numeric_knob(knob) else show_plain(value) for knob, value in active.items()
+        }
         study.add_trial(
             optuna.create_trial(
                 value=record.best_score,
@@ -180,7 +181,7 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
 
 
 def _restyle_front(figure: "Figure", costs: Sequence[tuple[TrialRecord, float]], objective: Objective) -> None:
-    """In place of Optuna's two colour scales by number, the front stands out by colour and shape."""
+    """Let the front stand out by colour and shape, in place of Optuna's two colour scales by number."""
     by_values = {
         (cost, record.best_score): escape(f"{record.name} {short_label(record.point)}") for record, cost in costs
     }

@@ -44,7 +44,7 @@ def sort_key(value: Cell) -> str:
 
 
 def _set_type(text: str, column: Column) -> str:
-    """A real minus, and a dash for what is unknown, in place of hyphens."""
+    """Set a real minus, and a dash for what is unknown, in place of hyphens."""
     if text == UNKNOWN:
         return "–"
     return text.replace("-", "−") if column.kind in ("score", "difference") else text

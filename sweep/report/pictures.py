@@ -40,7 +40,7 @@ class NoPictures(Exception):
 
 
 def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """A sentence on how the cases were chosen, and the cases. Raises NoPictures where no test caption is there."""
+    """Build a sentence on the choice of cases, and the cases. Raises NoPictures where no test caption is there."""
     captions = results.captions
     if captions is None or captions.empty:
         raise NoPictures("There are no captions of the test split yet.")
@@ -111,7 +111,7 @@ def _describe_volume_game(game: dict[str, Any]) -> list[str]:
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:
-    """The image as a data URI, no side longer than `max_side` pixels: JPEG, or PNG for drawings with transparency."""
+    """Encode the image as a data URI with no side above `max_side` pixels: JPEG, or PNG where it is transparent."""
     small = image.copy()
     small.thumbnail((max_side, max_side))
     is_photo = not small.has_transparency_data
@@ -145,7 +145,7 @@ def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dic
 
 
 def find_image_scores(results: RunResults) -> dict[str, float] | None:
-    """CIDEr of the best model for each test image by id; None where they are not known."""
+    """Find CIDEr of the best model for each test image by id; None where they are not known."""
     table = results.image_scores
     if table is None or not {"id", "CIDEr"} <= set(table.columns):
         return None
@@ -157,7 +157,7 @@ def find_image_scores(results: RunResults) -> dict[str, float] | None:
 
 
 def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], str]:
-    """The wanted test images by id, as data URIs, and a sentence on what is missing."""
+    """Load the wanted test images by id, as data URIs, and a sentence on what is missing."""
     config = results.best.config if results.best else None
     try:
         dataset = load_dataset(config.data if config else results.space.data)
@@ -175,7 +175,7 @@ def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], 
 
 
 def _draw(record: Record) -> Image.Image:
-    """An image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
+    """Draw an image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
     if isinstance(record, ScanRecord) and record.noun == ScanRecord.noun:
         cube = VolumeGeometry(IMAGE_PIXELS // 2).decode(record.image)
         return Image.fromarray(lay_out_slices(cut_slices(cube[0])))
@@ -206,7 +206,7 @@ NUM_ANSWER_SAMPLES = 4
 
 
 def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """A sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
+    """Build a sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
     table = results.answers
     if table is None or table.empty or "best" not in table:
         raise NoPictures("There are no answers on the test split yet.")
@@ -227,7 +227,7 @@ def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str
 
 
 def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Ids of scans with most answers right and with most answers wrong, no subject twice."""
+    """Choose ids of scans with most answers right and with most answers wrong, no subject twice."""
     of_scans = table.groupby("id", sort=False).agg(share=("is_right", "mean"), subject=("subject", "first"))
     order = [str(name) for name in of_scans.index[np.argsort(-of_scans["share"].to_numpy(), kind="stable")]]
     taken: set[str] = set()

@@ -11,12 +11,10 @@ from sweep.report.style import (
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
     NothingToPlot,
-    axis_title,
     escape,
     finish,
     hover_template,
     is_log,
-    is_numeric,
 )
 from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
@@ -24,6 +22,7 @@ from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot
 from sweep.tables.caption_tables import describe_row
+from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -87,8 +86,8 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
     if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot(f"{axis_title(knob)} has one value only among the trials that gave a score.")
-    numeric, objective = is_numeric(knob), results.space.objective
+        raise NothingToPlot(f"{title_knob(knob)} has one value only among the trials that gave a score.")
+    numeric, objective = is_numeric_knob(knob), results.space.objective
     figure = go.Figure()
     for index, (mode, members) in enumerate(_group_by_freeze(points).items()):
         figure.add_scatter(
@@ -107,16 +106,16 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
         )
     figure.update_layout(showlegend=True)
     log_scale = numeric and is_log(results, knob)
-    figure.update_xaxes(title=axis_title(knob), type=None if numeric else "category")
+    figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
     if log_scale:
         figure.update_xaxes(**LOG_AXIS)
     figure.update_yaxes(title=objective.validation_title)
     best, value = points[0]
     summary = (
-        f"Scatter chart of {objective.label} on validation against {axis_title(knob).lower()} for "
+        f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "
         f"{len(points)} trials. The highest is {objective.show(best.best_score)} at {show_plain(value)}."
     )
-    title = f"{objective.title} against {axis_title(knob)[0].lower()}{axis_title(knob)[1:]}".replace("loRA", "LoRA")
+    title = f"{objective.title} against {title_knob(knob)[0].lower()}{title_knob(knob)[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)
 
 

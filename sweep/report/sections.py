@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable
 
-from medcap_core.data.records import fold_white_space
 from medcap_core.objective import OBJECTIVES
 from sweep.report import answer_sections, optuna_plots, plots
 from sweep.report.pictures import NoPictures, build_samples, load_attention
@@ -49,8 +48,8 @@ def describe_results(results: RunResults) -> str:
     """Describe the run in two sentences: what was compared, and what came out."""
     space, best, objective = results.space, results.best, results.space.objective
     seconds = sum(record.seconds for record in results.records)
-    models = ", ".join(space.models) or _base_name(space.model)
-    said = f"{len(results.records)} trials of {models} on {_base_name(space.data)}"
+    models = ", ".join(space.models) or shorten_name(space.model)
+    said = f"{len(results.records)} trials of {models} on {shorten_name(space.data)}"
     said += f", {format_seconds(seconds)} of training and evaluation in all."
     if best is None:
         return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
@@ -209,9 +208,14 @@ def _plot_or_say(build: Callable[[], Plot]) -> Block:
         return Text(str(reason), "note")
 
 
-def _base_name(name: str) -> str:
-    """A Hub name as it is, of a path its last part."""
-    return fold_white_space(name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name)
+def shorten_name(name: str) -> str:
+    """Shorten a path to its last part; a Hub name stays as it is."""
+    return name if is_hub_name(name) else name.rstrip("/").rpartition("/")[2]
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether a name is one of the Hub, such as `owner/model`, and no path."""
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
 _BUILDERS: tuple[Callable[..., Section], ...] = (

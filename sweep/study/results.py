@@ -93,7 +93,7 @@ class RunResults:
         return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
     def trial_of_row(self, row: str) -> TrialRecord | None:
-        """The trial behind a row of the test table; None for a baseline."""
+        """Find the trial behind a row of the test table; None for a baseline."""
         name = self.metrics.best_trial if row == "best" else row
         return next((record for record in self.records if record.name == name), None)
 

@@ -17,7 +17,7 @@ _RANKS = {
 
 
 def build_caption_tables(results: RunResults) -> list[Table]:
-    """Every table on the captions of the test split that the run has scores for."""
+    """Build every table on the captions of the test split that the run has scores for."""
     if not results.test_rows:
         return []
     built = (build_test_table, build_group_table, build_fact_table, build_concept_table, build_published_table)
@@ -25,7 +25,7 @@ def build_caption_tables(results: RunResults) -> list[Table]:
 
 
 def build_test_table(results: RunResults) -> Table:
-    """Scores on the test split, each with its 95% interval, and the comparison with the named baseline.
+    """Build the scores on the test split, each with its 95% interval, and the comparison with the named baseline.
 
     Trials beside the best one are secondary: their settings have rows in the table of groups.
     """
@@ -49,7 +49,7 @@ def build_test_table(results: RunResults) -> Table:
 
 
 def build_group_table(results: RunResults) -> Table | None:
-    """Mean and spread over seeds of each setting, the highest CIDEr first; None where none were grouped."""
+    """Build mean and spread over seeds of each setting, the highest CIDEr first; None where none were grouped."""
     groups = sorted(results.metrics.groups, key=lambda group: -group.scores["CIDEr"].mean)
     if not groups:
         return None
@@ -86,7 +86,7 @@ def build_group_table(results: RunResults) -> Table | None:
 
 
 def build_fact_table(results: RunResults) -> Table | None:
-    """How often the captions name the true finding, side and level; None where the truth is not known."""
+    """Build how often captions name the true finding, side and level; None where the truth is not known."""
     facts = results.metrics.facts
     if not facts:
         return None
@@ -109,7 +109,7 @@ def build_fact_table(results: RunResults) -> Table | None:
 
 
 def build_concept_table(results: RunResults) -> Table | None:
-    """Precision, recall and F1 of medical concepts found in captions; None where the data has none."""
+    """Build precision, recall and F1 of medical concepts found in captions; None where the data has none."""
     concepts = results.metrics.concepts
     if not concepts:
         return None
@@ -135,7 +135,7 @@ def build_concept_table(results: RunResults) -> Table | None:
 
 
 def build_published_table(results: RunResults) -> Table | None:
-    """Figures that others have published on this data; None where there are none."""
+    """Build the figures that others have published on this data; None where there are none."""
     kind = results.provenance[-1].data.kind if results.provenance else ""
     figures = find_published(results.space.data, kind)
     if not figures:
@@ -184,17 +184,17 @@ def mark_rows(results: RunResults, table: Table) -> Table:
 
 
 def label_columns() -> tuple[Column, Column]:
-    """The columns that name the row: as in `test_metrics.json`, and for readers."""
+    """Build the columns that name the row: as in `test_metrics.json`, and for readers."""
     return Column("row", ""), Column("label", "Model or baseline")
 
 
 def _score_column(name: str) -> Column:
-    """The column of a score; on a terminal only CIDEr has its uncertainty beside it."""
+    """Build the column of a score; on a terminal only CIDEr has its uncertainty beside it."""
     return Column(name, name, "score", rank=_RANKS.get(name, 0), with_spread=name == "CIDEr")
 
 
 def _explain_statistics(results: RunResults) -> list[str]:
-    """What the intervals and p-values of the test table are."""
+    """Explain the intervals and p-values of the test table."""
     metrics, said = results.metrics, []
     drawn = metrics.resampling
     if any(metrics.intervals.values()):
@@ -223,12 +223,18 @@ def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:
     )
 
 
+def fill_comparison(found: Comparison, prefix: str = "") -> dict[str, Cell]:
+    """Fill the cells of a comparison with a baseline."""
+    return {
+        f"{prefix}difference": Estimate(found.difference, *found.interval),
+        f"{prefix}p_value": found.p_value,
+        f"{prefix}p_adjusted": found.p_adjusted,
+    }
+
+
 def _compare(found: Comparison | None) -> dict[str, Cell]:
-    """The cells of a comparison with the baseline; none where a row is the baseline under another name."""
-    if found is None or found.difference == 0:
-        return {}
-    difference = Estimate(found.difference, *found.interval)
-    return {"difference": difference, "p_value": found.p_value, "p_adjusted": found.p_adjusted}
+    """Fill the cells of a comparison; none where a row is the baseline under another name."""
+    return fill_comparison(found) if found and found.difference else {}
 
 
 def estimate(value: float | None, interval: Interval | None) -> Estimate:

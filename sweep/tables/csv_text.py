@@ -24,7 +24,7 @@ def format_csv(table: Table) -> str:
 
 
 def _find_parts(table: Table, name: str) -> list[str]:
-    """The parts of an uncertainty that any cell of a column has."""
+    """Find the parts of an uncertainty that any cell of a column has."""
     cells = [row.get(name) for row in table.rows]
     estimates = [cell for cell in cells if isinstance(cell, Estimate)]
     return [part for part in _PARTS if any(getattr(estimate, part) is not None for estimate in estimates)]

@@ -98,7 +98,7 @@ def _format_p(p_value: float) -> str:
 
 
 def _format_cost(seconds: float) -> str:
-    """Tenths of a second, which a minute hides."""
+    """Format a cost: below a minute tenths of a second count."""
     return f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds)
 
 

@@ -56,7 +56,7 @@ def _has_cells(rows: Sequence[Row], column: Column) -> bool:
 
 
 def _narrow(columns: Sequence[Column]) -> list[list[Column]]:
-    """The columns with one rank less at a time, then the rest without uncertainties."""
+    """List the columns with one rank less at a time, then the rest without uncertainties."""
     ranks = sorted({column.rank for column in columns if column.rank}, reverse=True)
     steps = [[column for column in columns if (column.rank or 0) < rank] for rank in ranks]
     return [*steps, [replace(column, with_spread=False) for column in (steps[-1] if steps else columns)]]
@@ -91,5 +91,5 @@ def _show(row: Row, column: Column) -> str:
 
 
 def _measure(console: Console, table: RichTable) -> int:
-    """Characters a line that the table takes unfolded."""
+    """Measure how many characters wide the table is unfolded."""
     return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum

@@ -1,6 +1,5 @@
 """The tables of a report on trials, epochs, settings and provenance."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
@@ -10,7 +9,7 @@ from sweep.study.provenance import ModelOrigin
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds
 from sweep.tables.blocks import Column, Table
-from sweep.tables.formats import Cell, Kind, summarise
+from sweep.tables.formats import Cell, summarise
 
 _COST_COLUMNS = (
     Column("training_seconds", "Training time", "seconds"),
@@ -21,25 +20,22 @@ _COST_COLUMNS = (
 
 
 def build_leaderboard(results: RunResults) -> Table:
-    """Every trial: the ranked ones, then the unfinished, then the failed."""
+    """Build a row for every trial: the ranked ones, then the unfinished, then the failed."""
     ranked = results.ranked
     rest = [record for record in results.records if record not in ranked]
     rest.sort(key=lambda record: (record.state is TrialState.FAILED, record.number))
     searched = find_searched(results)
     objective, metric = results.space.objective, results.space.metric
+    has_whole = any(record.whole_validation_score is not None for record in ranked)
     columns = [
         Column("rank", "Rank", "count"),
         Column("trial", "Trial"),
         Column("state", "State"),
         Column(metric, objective.validation_title, "score"),
-        *_if_any(
-            ranked,
-            "whole_validation_score",
-            Column(f"{metric}_whole", f"{objective.title}, all of validation", "score"),
-        ),
+        *([Column(f"{metric}_whole", f"{objective.title}, all of validation", "score")] if has_whole else []),
         Column("best_epoch", "Best epoch", "count"),
         Column("epochs_done", "Epochs done", "count"),
-        *(Column(name, _title(name), _knob_kind(name)) for name in searched),
+        *(Column(name, title_knob(name), "number" if is_numeric_knob(name) else "text") for name in searched),
         *_COST_COLUMNS,
         Column("total_parameters", "All parameters", "count"),
         *([Column("reason", "Reason")] if any(record.reason for record in results.records) else []),
@@ -54,7 +50,7 @@ def build_leaderboard(results: RunResults) -> Table:
             "best_epoch": record.best_epoch,
             "epochs_done": record.epochs_done,
             **{name: _plain(record.point.get(name)) for name in searched},
-            **_list_costs(record),
+            **{cost.name: getattr(record, cost.name) for cost in _COST_COLUMNS},
             "total_parameters": record.total_parameters,
             "reason": record.reason,
         }
@@ -66,7 +62,7 @@ def build_leaderboard(results: RunResults) -> Table:
 
 
 def build_learning_curves(results: RunResults) -> Table:
-    """Every epoch of every trial."""
+    """Build a row for every epoch of every trial."""
     objective, metric = results.space.objective, results.space.metric
     columns = (
         Column("trial", "Trial"),
@@ -90,7 +86,7 @@ def build_learning_curves(results: RunResults) -> Table:
 
 
 def build_ablation_table(results: RunResults) -> Table | None:
-    """What each setting costs and gives: one row a combination of a grid, else one a freeze mode.
+    """Build what each setting gives and costs: one row a combination of a grid, else one a freeze mode.
 
     Of a search each freeze mode is represented by its best trial. None where there is one row only.
     """
@@ -119,7 +115,11 @@ def build_ablation_table(results: RunResults) -> Table | None:
                 f"test_{name}": summarise(test_scores.get(record.name, {}).get(name) for record in group)
                 for name in tested
             },
-            **{name: _mean([_list_costs(record)[name] for record in group]) for name in _list_costs(group[0])},
+            **{
+                cost.name: mean.value
+                for cost in _COST_COLUMNS
+                if (mean := summarise(getattr(record, cost.name) for record in group))
+            },
         }
         for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
     ]
@@ -127,7 +127,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
 
 
 def build_provenance_table(results: RunResults) -> Table:
-    """Where the figures come from: the newest start of the driver, and when the first began."""
+    """Build where the figures come from: the newest start of the driver, and when the first began."""
     columns = (Column("what", "What"), Column("value", "Value"))
     newest = results.provenance[-1]
     project, data = newest.project, newest.data
@@ -150,7 +150,7 @@ def build_provenance_table(results: RunResults) -> Table:
 
 
 def _list_models(model: ModelOrigin) -> list[tuple[str, Cell]]:
-    """Name and weights of the base models: one, or several by their aliases, and other vision towers."""
+    """List name and weights of the base models: one, or several by their aliases, and other vision towers."""
     pairs: list[tuple[str, Cell]] = [("Base model", model.name)]
     if model.sha256:
         pairs.append(("SHA-256 of its weights", model.sha256))
@@ -165,30 +165,19 @@ def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:
     return list(best.values())
 
 
-def _list_costs(record: TrialRecord) -> dict[str, float | None]:
-    return {column.name: getattr(record, column.name) for column in _COST_COLUMNS}
+def title_knob(knob: str) -> str:
+    """Title a knob as it heads a column or an axis, such as `Learning rate`."""
+    title = {"num_epochs": "Number of epochs", "freeze": "Freeze mode"}.get(knob) or knob.replace("_", " ")
+    return (title[0].upper() + title[1:]).replace("lora", "LoRA").replace("Lora", "LoRA")
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    mean = summarise(values)
-    return mean.value if mean else None
-
-
-def _if_any(records: Sequence[TrialRecord], attribute: str, column: Column) -> list[Column]:
-    return [column] if any(getattr(record, attribute) is not None for record in records) else []
-
-
-def _title(field: str) -> str:
-    words = field.replace("_", " ").replace("lora", "LoRA").replace("num ", "")
-    return words[0].upper() + words[1:]
-
-
-def _knob_kind(field: str) -> Kind:
-    return "number" if field_kind(TrialConfig, field) in ("int", "float") else "text"
+def is_numeric_knob(knob: str) -> bool:
+    """Say whether a knob's values are numbers."""
+    return field_kind(TrialConfig, knob) in ("int", "float")
 
 
 def _plain(value: Any) -> Cell:
-    """The cell of a knob's value."""
+    """Show a knob's value in a cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value if isinstance(value, int | float) or value is None else str(value)

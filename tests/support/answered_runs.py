@@ -43,8 +43,8 @@ def build_answer_metrics(unseen: Sequence[str] = ("green",), rows: Sequence[str]
     answers = {row: ROWS.get(row, ANSWERS) for row in rows}
     near = name_by_similarity([[0.1, 0.3, 0.2]] * len(asked.records))
     classified: dict[str, Any] = {}
-    for row, own in answers.items():
-        classified[row] = {"by_answer": describe_classification(asked, name_by_answer(asked, own), scopes, 0)}
+    for row, told in answers.items():
+        classified[row] = {"by_answer": describe_classification(asked, name_by_answer(asked, told), scopes, 0)}
         if row != "answer_prior":
             classified[row]["by_similarity"] = describe_classification(asked, near, scopes, 0)
     return {
@@ -53,7 +53,7 @@ def build_answer_metrics(unseen: Sequence[str] = ("green",), rows: Sequence[str]
             "best_trial": "trial_0000",
             "unseen_cohorts": list(unseen),
             "resampling": {"unit": "subject", "num_units": 7, "num_resamples": 1000},
-            "rows": {row: describe_answers(asked, own, scopes, 0) for row, own in answers.items()},
+            "rows": {row: describe_answers(asked, told, scopes, 0) for row, told in answers.items()},
             "comparisons": compare_with_text_only(asked, answers, scopes, 0),
         },
     }
