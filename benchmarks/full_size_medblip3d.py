@@ -105,8 +105,8 @@ def compute_word_loss(network: MedBlip3dNetwork, volumes: Tensor, ids: Tensor) -
     found = network.query_scans(network.encoder(volumes))
     mask = torch.ones_like(ids)
     similarity = (
-        network.place_queries(found).flatten(1).mean()
-        * network.place_texts(ids, mask, mask, network.report_projection).mean()
+        network.project_queries(found).flatten(1).mean()
+        * network.project_texts(ids, mask, mask, network.report_projection).mean()
     )
     images = network.language_projection(found)
     if network.language_model.config.is_encoder_decoder:

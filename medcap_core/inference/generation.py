@@ -1,4 +1,4 @@
-"""Captions or answers for the images of a split, shared out over the workers and put together again by position."""
+"""Captions or answers for the images of a split, divided over the workers and merged by position."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import move, prefetch
 from medcap_core.runtime.workers import Workers
 
-_Told = TypeVar("_Told")
+_Result = TypeVar("_Result")
 
 _BATCHES_OF_SMALL_MODELS = 4
-"""What a word costs a small model on a CPU hardly depends on how few images are still searched: so many batches at once
-write 1.25 times as many captions a second as one of 32 images."""
+"""Batches generated at once by a small model on a CPU, where a token costs about the same for more images: 1.25 times
+as many captions a second as in batches of 32 images."""
 
 
 def generate_captions(
@@ -32,25 +32,22 @@ def generate_captions(
     progress: Progress = ignore_progress,
     what: str = "captions",
 ) -> list[str]:
-    """One caption for each image of the source, in order, on every worker."""
+    """Generate one caption for each image of the source, in order, on every worker."""
 
-    def write(hidden_states: Tensor, _: Positions) -> list[str]:
+    def generate(hidden_states: Tensor, _: Positions) -> list[str]:
         return captioner.generate(hidden_states, config)
 
-    return _generate(captioner, images, config, write, workers, progress, what)
+    return _generate(captioner, images, config, generate, workers, progress, what)
 
 
 def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
-    """How many images words are generated for at once."""
+    """Count the images of one generation batch."""
     return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
 
 
 @dataclass(frozen=True)
 class ImageAnswers:
-    """What a model says of one image: an answer to each question, and how near it lies to each class in question.
-
-    `class_scores` is empty where no classes were asked for.
-    """
+    """An answer to each question on one image, and its similarity to each class, empty if no classes were given."""
 
     texts: list[str]
     class_scores: list[float]
@@ -66,14 +63,14 @@ def generate_answers(
     what: str = "answers",
     classes: Sequence[str] = (),
 ) -> list[ImageAnswers]:
-    """The answers to each image's own questions, in order, on every worker; an image is encoded once for all of them.
+    """Generate the answers to each image's own questions, in order, on every worker; each image is encoded once.
 
-    With `classes`, the possible answers to the question for the diagnosis, also the similarity to each.
+    With `classes`, the possible answers to the question for the diagnosis, also compute the similarity to each.
     """
     if len(questions) != len(images):
         raise ValueError(f"questions on {len(questions)} images, but there are {len(images)}")
 
-    def write(hidden_states: Tensor, positions: Positions) -> list[ImageAnswers]:
+    def answer_all(hidden_states: Tensor, positions: Positions) -> list[ImageAnswers]:
         asked = [questions[position] for position in positions.tolist()]
         texts: list[list[str]] = [[] for _ in asked]
         for turn in range(max(map(len, asked))):
@@ -84,9 +81,9 @@ def generate_answers(
         scores: list[list[float]] = [[] for _ in asked]
         if classes:
             scores = captioner.compute_class_scores(hidden_states, DIAGNOSIS_QUESTION, classes).float().tolist()
-        return [ImageAnswers(*told) for told in zip(texts, scores, strict=True)]
+        return [ImageAnswers(*pair) for pair in zip(texts, scores, strict=True)]
 
-    return _generate(captioner, images, config, write, workers, progress, what)
+    return _generate(captioner, images, config, answer_all, workers, progress, what)
 
 
 @torch.inference_mode()
@@ -94,32 +91,32 @@ def _generate(
     captioner: Captioner,
     images: ImageSource,
     config: TrialConfig,
-    write: Callable[[Tensor, Positions], list[_Told]],
+    generate: Callable[[Tensor, Positions], list[_Result]],
     workers: Workers | None,
     progress: Progress,
     what: str,
-) -> list[_Told]:
-    """What `write` gives for the hidden states of the images at some positions, put together on every worker.
+) -> list[_Result]:
+    """Apply `generate` to the hidden states and positions of all images, and merge the results on every worker.
 
-    Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards.
+    Worker r of n takes positions r, r + n, ... without padding.
     """
     workers = workers or Workers()
     device = next(captioner.parameters()).device
     precision = choose_precision(config, device)
     own = np.arange(workers.rank, len(images), workers.size)
     captioner.eval()
-    told: dict[int, _Told] = {}
+    results: dict[int, _Result] = {}
     batches = _chunks(own, count_at_once(captioner, config))
     fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
             with threads_for_words(captioner):
-                of_batch = write(hidden_states, positions)
-        told.update(zip(positions.tolist(), of_batch, strict=True))
-        progress(what, min(len(told) * workers.size, len(images)), len(images))
-    merged: dict[int, _Told] = {}
-    for part in workers.gather(told):
+                batch_results = generate(hidden_states, positions)
+        results.update(zip(positions.tolist(), batch_results, strict=True))
+        progress(what, min(len(results) * workers.size, len(images)), len(images))
+    merged: dict[int, _Result] = {}
+    for part in workers.gather(results):
         merged |= part
     return [merged[position] for position in range(len(images))]
 
@@ -128,7 +125,7 @@ def _generate(
 def compute_validation_loss(
     captioner: Captioner, batches: BatchMaker, config: TrialConfig, workers: Workers | None = None
 ) -> float:
-    """Mean loss a caption token over the whole split, with the label smoothing used in training."""
+    """Compute the mean loss a caption token over the whole split, with the label smoothing of training."""
     workers = workers or Workers()
     precision = choose_precision(config, batches.device)
     own = np.arange(workers.rank, len(batches.images), workers.size)

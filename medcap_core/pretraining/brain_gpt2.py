@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from medcap_core.data.brain_phantoms.texts import FILLERS, TextExample, draw_example
 from medcap_core.data.brain_phantoms.wording import write_report
 from medcap_core.models.embedded.brain_gpt2 import build_brain_gpt2, save_brain_gpt2
-from medcap_core.models.medblip3d.captioner import REPORT_PROMPT, word_question
+from medcap_core.models.medblip3d.captioner import REPORT_PROMPT, format_question
 
 _IGNORED = -100
 _MAX_WORDS_IN_SLOT = 3
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
 def word_prompt(question: str | None) -> str:
     """What stands before the image: a question, or None for a report."""
-    return REPORT_PROMPT if question is None else word_question(question)
+    return REPORT_PROMPT if question is None else format_question(question)
 
 
 class BagWriter:

@@ -1,7 +1,7 @@
-"""Light augmentation of training images, drawn by image and epoch so that it does not depend on how work is shared.
+"""Light augmentation of training images, drawn by image and epoch and so independent of the number of workers.
 
-A small rotation and a change of brightness, nothing else: a flip would swap left and right, which captions name, and a
-crop could cut a finding off.
+Only a small rotation and a change of brightness: a flip would swap left and right, which captions name, and a crop
+could remove a finding.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ class Augmenter:
         self.brightness = 1.0 + generator.uniform(-change, change, num_images)
 
     def apply(self, pixels: Tensor, positions: Positions) -> Tensor:
-        """Rotate about the centre (black fills the corners) and scale; uint8 (B, 3, S, S) -> float32 in 0..255."""
+        """Rotate about the centre, with black corners, and scale: uint8 (B, 3, S, S) -> float32 in 0..255."""
         angles = self.angles[positions]
         rotations = np.zeros((len(positions), 2, 3), dtype=np.float32)
         rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)

@@ -1,7 +1,6 @@
-"""How each finding is shaped and painted.
+"""Shape and paint of each finding.
 
-A shape gives the finding's coverage (H, W) alone, so that mask and box need no painting; a paint puts it on the
-anatomy.
+A shape computes the finding's coverage (H, W), which is enough for mask and box; a paint draws it on the anatomy.
 """
 
 import math
@@ -41,11 +40,11 @@ class Place:
     drift: tuple[float, float]
 
     def centre(self, wander: float = 0.12) -> tuple[float, float]:
-        """A point of the organ at the finding's level."""
+        """Compute a point of the organ at the finding's level."""
         return self.organ.at(wander * 2 * self.drift[0], self.level + wander * self.drift[1])
 
     def direction(self) -> tuple[float, float]:
-        """Unit vector (du, dv) from the middle of the surface to the finding, outwards and to its level."""
+        """Compute the unit vector (du, dv) from the centre of the surface to the finding."""
         angle = math.asin(max(-0.95, min(0.95, 0.95 * self.level + 0.1 * self.drift[1])))
         return self.outward * math.cos(angle), math.sin(angle)
 
@@ -67,7 +66,7 @@ class Finding:
 
 
 def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, wander: float = 0.12) -> Shape:
-    """A round or oval body; `irregular` roughens its outline, `edge` is its rim as a share of the radius."""
+    """Build the shape of a round or oval body; `irregular` roughens its outline, `edge` is its rim / radius."""
 
     def shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
         u, v = place.centre(wander)
@@ -82,7 +81,7 @@ def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, w
 
 
 def lip_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A round body that bulges from the organ's border at the finding's level."""
+    """Cover a round body that bulges from the organ's border at the finding's level."""
     u, v = place.organ.at(0.35 * place.drift[0], place.level * 1.35)
     return cover_from_radius(
         compute_radius(frame, Ellipse(u, v, place.radius, place.radius * float(rng.uniform(0.85, 1)))), 0.25
@@ -90,7 +89,7 @@ def lip_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
 
 
 def crescent_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A collection between the surface and the same outline pushed inwards."""
+    """Cover a collection between the surface and the same outline moved inwards."""
     surface = place.surface
     du, dv = place.direction()
     inner = surface.moved(-du * place.radius, -dv * place.radius)
@@ -101,7 +100,7 @@ def crescent_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Arra
 
 
 def lens_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A biconvex collection on the surface."""
+    """Cover a biconvex collection on the surface."""
     surface = place.surface
     du, dv = place.direction()
     tangent = math.atan2(dv / surface.rv, du / surface.ru) + math.pi / 2
@@ -117,7 +116,7 @@ def lens_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
 
 
 def wedge_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A territory: a wedge with its tip deep in the brain and its base on the surface."""
+    """Cover a vascular territory: a wedge with its tip deep in the brain and its base on the surface."""
     surface = place.surface
     du, dv = place.direction()
     tip_u, tip_v = surface.u + 0.16 * place.outward, surface.v + 0.35 * dv
@@ -130,7 +129,7 @@ def wedge_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
 
 
 def pool_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """Fluid that fills the organ's lower part to a meniscus climbing outwards."""
+    """Cover fluid in the organ's lower part, with a meniscus that rises outwards."""
     organ = place.organ
     top = organ.v + organ.rv * (0.86 - 2.6 * place.radius)
     rise = np.float32(0.5) * np.maximum(place.outward * (frame.u - np.float32(organ.u)), -0.05)
@@ -140,7 +139,7 @@ def pool_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
 
 
 def pelvis_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A widened collecting system: three lobes in the middle of the kidney, towards its level."""
+    """Cover a widened collecting system: three lobes in the kidney near the finding's level."""
     organ = place.organ
     cover = np.zeros_like(frame.u)
     for turn in (-0.9, 0.0, 0.9):
@@ -150,11 +149,11 @@ def pelvis_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
     return cover
 
 
-# Paints; `strength` is how plain the finding is to see, 0 to 1
+# Paints; `strength` in [0, 1] is the finding's contrast
 
 
 def add_tone(delta: float) -> Paint:
-    """Lay the finding over the anatomy, as a projection does: brightness adds up."""
+    """Build a paint that adds brightness to the anatomy, as in a projection."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -165,7 +164,7 @@ def add_tone(delta: float) -> Paint:
 
 
 def fill_tone(value: float, mottle: float = 0.0) -> Paint:
-    """Replace the anatomy by one brightness, as a slice does; `mottle` makes it uneven."""
+    """Build a paint that replaces the anatomy by one brightness, as in a slice; `mottle` makes it uneven."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -177,7 +176,7 @@ def fill_tone(value: float, mottle: float = 0.0) -> Paint:
 
 
 def hollow(rim: float, core: float, halo: float | None = None, core_share: float = 0.55) -> Paint:
-    """A rim around another brightness; `halo` is a soft zone around both (oedema)."""
+    """Build a paint of a rim around a core; `halo` is a soft zone around both (oedema)."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -194,7 +193,7 @@ def hollow(rim: float, core: float, halo: float | None = None, core_share: float
 
 
 def cystic(tail: float) -> Paint:
-    """Free of echoes, with a brighter (`tail` > 0) path behind it."""
+    """Build a paint without echoes, with a brighter (`tail` > 0) path behind the finding."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -206,7 +205,7 @@ def cystic(tail: float) -> Paint:
 
 
 def calcified(value: float, crust: float) -> Paint:
-    """A body of its own brightness with bright specks in its middle and a dark shadow behind."""
+    """Build a paint of a body with a bright speck in its middle and a dark shadow behind."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -221,7 +220,7 @@ def calcified(value: float, crust: float) -> Paint:
 
 
 def spongy(frame_tone: float) -> Paint:
-    """Many small black chambers between walls of brightness `frame_tone`."""
+    """Build a paint of many small black chambers between walls of brightness `frame_tone`."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -234,7 +233,7 @@ def spongy(frame_tone: float) -> Paint:
 
 
 def free_air(inside: float) -> Paint:
-    """Air without lung markings, bounded by a fine bright pleural line."""
+    """Build a paint of air without lung markings, bounded by a thin bright pleural line."""
 
     def paint(
         canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
@@ -251,7 +250,7 @@ def free_air(inside: float) -> Paint:
 
 
 def cover_path(frame: Frame, place: Place) -> Array:
-    """The stripe behind the finding as the ultrasound beam sees it: straight down from its middle."""
+    """Cover the stripe behind the finding in the ultrasound beam: straight down from its middle."""
     u, v = place.centre()
     stripe = clip((place.radius * 0.8 - np.abs(frame.u - np.float32(u))) / 0.04 + 0.5)
     return stripe * clip((frame.v - np.float32(v + 0.5 * place.radius)) / 0.05)

@@ -94,7 +94,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
     captioner, _ = model
     recorder = build_recording_copy(captioner)
     prompt = captioner.build_prompt(QUESTION)
-    ids = torch.tensor(captioner._split_words(" the left lung"))[None].expand(3, -1)
+    ids = torch.tensor(captioner._tokenize_text(" the left lung"))[None].expand(3, -1)
     hidden_states, _ = record_encoder(recorder, torch.from_numpy(pixels), with_attention=False)
     language_model = captioner.network.language_model
     is_causal = captioner.start_id is None
@@ -167,7 +167,7 @@ def test_gradient_maps_have_the_slope_of_the_log_probability(
     recorder = build_recording_copy(captioner)
     hidden_states, _ = record_encoder(recorder, torch.from_numpy(pixels[:1]), with_attention=False)
     end = captioner.end_id
-    ids = torch.tensor([[*captioner._split_words(" left lung"), end, end]])
+    ids = torch.tensor([[*captioner._tokenize_text(" left lung"), end, end]])
     recorded = record_answer(recorder, hidden_states, captioner.build_prompt(QUESTION), ids)
     told = recorded.logits.log_softmax(-1)[0, torch.arange(ids.shape[1] - 1), ids[0, :-1]].sum()  # one end token counts
     slopes = torch.autograd.grad(told, recorded.bridge, retain_graph=True)

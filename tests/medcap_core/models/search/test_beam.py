@@ -30,7 +30,7 @@ def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
         self.visible = torch.nn.functional.pad(self.visible, (0, extra))
 
     monkeypatch.setattr(beam._Search, "__init__", pretend)
-    monkeypatch.setattr(beam, "_WORDS_BETWEEN_LOOKS", 3)
+    monkeypatch.setattr(beam, "_TOKENS_BETWEEN_CHECKS", 3)
     monkeypatch.setattr(beam, "_SLOTS_AT_ONCE", 11)
 
 
@@ -146,10 +146,10 @@ class Grammar:
         )
         return self.table[torch.arange(len(tokens))[:, None], tokens]
 
-    def move_images(self, places: Tensor, origins: Tensor, num_images: int) -> None:
+    def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
         self.slots = [slot.clone() for slot in self.slots]
         for rows in (self.table, *self.slots):
-            rows[places] = rows[origins]
+            rows[targets] = rows[origins]
         self.table, self.slots = self.table[:num_images], [slot[:num_images] for slot in self.slots]
 
 
