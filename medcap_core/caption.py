@@ -1,4 +1,4 @@
-"""Caption images with a trained model, or ask it about scans.
+"""Caption images with a trained model, or answer questions on scans.
 
 python -m medcap_core.caption IMAGE... --model runs/lora-001/best
 python -m medcap_core.caption SCAN... --model runs/medblip3d-001/best --question "How large are the ventricles?"
@@ -27,11 +27,11 @@ from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
 _PARTS = ("image_size", "vision_model", "language_model", "patch_size", "num_queries", "qformer_layers")
-"""Settings that made a base model: an exported one has them in itself."""
+"""Settings that compose a base model; an exported model has its parts saved."""
 
 
 class LooseImages:
-    """Images already decoded, in the shape of a prepared split."""
+    """Decoded images with the interface of a prepared split."""
 
     def __init__(self, images: list[NDArray[np.uint8]]) -> None:
         self.images = images
@@ -40,20 +40,20 @@ class LooseImages:
         return len(self.images)
 
     def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """uint8 (B, 3, S, S), of scans (B, 1, S, S, S)."""
+        """Return the images at `positions`, uint8 (B, 3, S, S), or scans (B, 1, S, S, S)."""
         return np.stack([self.images[position] for position in positions])
 
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
-    """One caption for each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
+    """Generate a caption for each image or scan by the model of `config`. Raises DataFault with every bad file."""
     captioner = _load_model(config)
     return generate_captions(captioner, _read_files(paths, captioner.geometry), config)
 
 
 def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence[str]) -> list[list[str]]:
-    """For each scan its answers to all questions.
+    """Generate the answers of each scan to all questions.
 
-    Raises DataFault naming every bad file, ModelFault where the model of `config` answers nothing.
+    Raises DataFault with every bad file, ModelFault where the model of `config` answers no questions.
     """
     captioner = _load_model(config)
     if not captioner.answers_questions:
@@ -61,8 +61,8 @@ def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence
             f"--question: the {captioner.family} model {config.model} answers none; remove the flag, or give a model "
             "of medblip3d."
         )
-    told = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
-    return [answers.texts for answers in told]
+    answers = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
+    return [answer.texts for answer in answers]
 
 
 def _load_model(config: TrialConfig) -> Captioner:
@@ -82,9 +82,9 @@ def _read_files(paths: list[Path], geometry: Geometry) -> PixelSource:
 
 
 def read_settings(model: str) -> TrialConfig:
-    """How the run that made a model generated captions; the defaults for a model that no run made.
+    """Read the config of the run that trained a model; the defaults for other models.
 
-    Without a CUDA device the model, which is exported whole, is not quantized, whatever the run did.
+    Without a CUDA device the exported model is not quantized, whatever its run used.
     """
     path = Path(model) / TRIAL_CONFIG_FILE
     if not path.is_file():
@@ -115,11 +115,11 @@ def main(
             update={name: value for name, value in flags.items() if value is not None}
         )
         if question:
-            told = answer_questions(images, config, question)
+            texts = answer_questions(images, config, question)
         else:
-            told = [[caption] for caption in caption_images(images, config)]
-        for path, texts in zip(images, told, strict=True):
-            sys.stdout.write("\t".join([str(path), *texts]) + "\n")
+            texts = [[caption] for caption in caption_images(images, config)]
+        for path, columns in zip(images, texts, strict=True):
+            sys.stdout.write("\t".join([str(path), *columns]) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every knob of one trial: typed, bounded, units stated."""
+"""The config of one trial: every knob with type, bounds and unit."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,11 +12,11 @@ from medcap_core.objective import Metric
 RESERVED_NAMES = frozenset(
     {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "medblip3d", "brain-gpt2"}
 )
-"""Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
+"""Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
 
 def absolute_if_path(value: str) -> str:
-    """An existing path made absolute, because Ray changes the working directory; other names unchanged."""
+    """Make an existing path absolute, because Ray changes the working directory; other names are unchanged."""
     path = Path(value).expanduser()
     return str(path.resolve()) if value not in RESERVED_NAMES and path.exists() else value
 
@@ -47,7 +47,7 @@ _TRAIN_THE_LANGUAGE_MODEL = (FreezeMode.FULL, FreezeMode.DECODER_ONLY)
 
 
 class TrialConfig(BaseModel):
-    """One trial, whole: with the same config a trial gives the same scores on a CPU.
+    """The config of one trial; with the same config a trial gives the same scores on a CPU.
 
     Immutable. Values are coerced by declared type (YAML reads `1e-5` as a string); unknown keys are errors.
     """
@@ -109,7 +109,7 @@ class TrialConfig(BaseModel):
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of all steps with rising learning rate")
     max_grad_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="0.1 is what BLIP was trained with")
-    contrastive_weight: float = Field(1.0, ge=0, description="of medblip3d's contrastive losses beside that of words")
+    contrastive_weight: float = Field(1.0, ge=0, description="of medblip3d's contrastive losses, beside the token loss")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")
 
     # Captions
@@ -172,10 +172,7 @@ class TrialConfig(BaseModel):
 
 
 def build_trial_config(values: dict[str, Any], where: str) -> TrialConfig:
-    """Validate `values` once, at the border.
-
-    `where` names the file or flag the values came from. Raises ConfigFault with every fault at once.
-    """
+    """Build a config from `values`; `where` names their file or flag. Raises ConfigFault with all faults."""
     try:
         return TrialConfig.model_validate(values)
     except ValidationError as error:
@@ -183,7 +180,7 @@ def build_trial_config(values: dict[str, Any], where: str) -> TrialConfig:
 
 
 def describe_validation_error(error: ValidationError, where: str) -> list[str]:
-    """One sentence for each fault pydantic found: file, key, value and remedy."""
+    """Write one sentence for each of pydantic's errors: file, key, value and remedy."""
     faults = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])

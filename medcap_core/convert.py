@@ -1,8 +1,8 @@
-"""Pickled weights to safetensors, for checkpoints that are published without them; done once, by hand.
+"""Command that converts pickled weights to safetensors, for checkpoints published without them.
 
 python -m medcap_core.convert owner/name FOLDER
 
-Nothing else in this project reads pickled weights. Here PyTorch's restricted unpickler reads tensors and nothing else.
+Only this command reads pickled weights, by PyTorch's restricted unpickler, which loads nothing but tensors.
 """
 
 import pickle
@@ -47,7 +47,7 @@ def convert_weights(source: str, folder: Path) -> None:
         for path in origin.glob(pattern):
             if not path.name.endswith(".index.json"):
                 shutil.copy(path, folder / path.name)
-    # Tensors that share their memory, such as tied embeddings, are written once each.
+    # Tensors with shared memory, such as tied embeddings, are cloned, as safetensors requires.
     tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 

@@ -1,4 +1,4 @@
-"""Before the first trial: data and models are checked, images decoded and encoded, the evaluation tried once."""
+"""Preparation of a run: check data and models, decode and encode images, try the evaluation once."""
 
 import sys
 import textwrap
@@ -37,13 +37,13 @@ NUM_CHECK_BATCHES = 2
 MOST_CAPTIONS_COUNTED = 1000
 MORE_TOKENS_THAN_ANY = 100_000
 NUM_DRAWS = 64
-"""So many random points stand for a space that is not a grid."""
+"""Number of random points that represent a space that is not a grid."""
 
 
 def check_before_start(space: SearchSpace) -> list[str]:
-    """Load data and models that the space names, so that what is wrong shows before a run directory is made.
+    """Load the data and models of the space, so that faults appear before a run directory is made.
 
-    Returns what is right but ought to be known, a line each.
+    Returns notes for the user, one line each.
     """
     notes: dict[tuple[object, ...], list[str]] = {}
     if "bertscore" in space.extra_scores:
@@ -52,17 +52,17 @@ def check_before_start(space: SearchSpace) -> list[str]:
         splits = load_dataset(config.data).splits
         captioner = load_trial_captioner(config, current_device())
         check_metric(config, captioner, splits["validation"])
-        reading = (*_model_of(config), config.prompt, config.max_caption_tokens)
-        if config.freeze is not FreezeMode.ZERO_SHOT and reading not in notes:
+        key = (*_model_of(config), config.prompt, config.max_caption_tokens)
+        if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [record.caption for record in splits["train"]]
-            notes[reading] = describe_cut_captions(captioner, captions, config)
+            notes[key] = describe_cut_captions(captioner, captions, config)
         apply_tuning(captioner, config)
-    release_memory()  # quantized weights lie on the GPU
+    release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]
 
 
 def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
-    """How many of MOST_CAPTIONS_COUNTED training captions `max_caption_tokens` cuts; nothing if none."""
+    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED, if any."""
     some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
     whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
     longest = max(map(len, whole), default=0)
@@ -78,8 +78,8 @@ def describe_cut_captions(captioner: Captioner, captions: list[str], config: Tri
 
 
 def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
-    """One config for each way in which the space's trials use their models."""
-    ways = {
+    """List one config for each distinct use of a model among the space's trials."""
+    by_use = {
         (
             *_model_of(c),
             c.image_size,
@@ -92,11 +92,11 @@ def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
         ): c
         for c in draw_configs(space, NUM_DRAWS)
     }
-    return list(ways.values())
+    return list(by_use.values())
 
 
 def _model_of(config: TrialConfig) -> tuple[object, ...]:
-    """What decides which model is loaded, and how."""
+    """Return the fields that determine the loaded model."""
     return (
         config.model,
         config.vision_model,
@@ -110,11 +110,11 @@ def _model_of(config: TrialConfig) -> tuple[object, ...]:
 
 
 def prepare_run(study: Study, view: SweepView) -> PreparedData:
-    """Decode what the trials share, list what was left out, and write down where everything comes from.
+    """Decode the images of all trials, write the skipped records and the provenance.
 
-    Returns the data of one trial; other trials may take other shares of it, which are decoded here too.
+    Returns the data with the largest share of images; those of the other selections are decoded too.
     """
-    skipped_path = study.directory / "skipped_records.csv"
+    skipped_path = study.paths.skipped_records
     try:
         parts = [
             prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
@@ -157,7 +157,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
 
 
 def list_duplicates(study: Study, view: SweepView) -> None:
-    """Find the train images that other splits hold too, list them in `duplicate_images.csv`, and say how many."""
+    """Find the train images that other splits also hold, write `duplicate_images.csv` and show their number."""
     config = _configs_by_images(study.space)[0]
     found = find_duplicate_images(config, load_geometry(config), view.step)
     path = study.directory / "duplicate_images.csv"
@@ -169,20 +169,20 @@ def list_duplicates(study: Study, view: SweepView) -> None:
 
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
-    """One config for each selection and size of images that the space's trials use, the largest share first."""
-    ways = {
+    """List one config for each selection and size of images among the space's trials, the largest share first."""
+    by_images = {
         (config.model, config.vision_model, config.image_size, config.data_fraction, config.max_train_images): config
         for config in draw_configs(space, NUM_DRAWS)
     }
-    return sorted(ways.values(), key=lambda config: -config.data_fraction)
+    return sorted(by_images.values(), key=lambda config: -config.data_fraction)
 
 
 def encode_ahead(space: SearchSpace, view: SweepView) -> None:
-    """Encode here, with all cores, what the trials' frozen encoders would; else the first trial would, the others wait.
+    """Encode the images of trials with frozen encoders here, on all cores, rather than in the first trial.
 
-    Where trials have GPUs they encode on those.
+    Not called where trials have GPUs, which encode faster.
     """
-    ways = {
+    by_features = {
         (
             *_model_of(c),
             c.image_size,
@@ -196,7 +196,7 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
         for c in draw_configs(space, NUM_DRAWS)
         if encoder_is_frozen(c)
     }
-    for config in ways.values():
+    for config in by_features.values():
         captioner = load_trial_captioner(config)
         for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
             augmented = name == "train" and config.augment
@@ -206,9 +206,9 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 def check_evaluation(
     study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
 ) -> None:
-    """Score two batches of validation by each untrained model where trials will run, so that a fault shows at once.
+    """Score two validation batches by each untrained model where trials will run, so that faults appear at once.
 
-    On this machine's CPUs that is this process, which has imported and loaded everything already.
+    On this machine's CPUs this process does it, which has imported and loaded everything already.
     """
     names = {name: alias for alias, name in study.space.models.items()}
     objective = study.space.objective
@@ -225,7 +225,6 @@ def check_evaluation(
             "validation",
             len(split),
             whole_validation=False,
-            may_look_up=False,
             predictions=objective.predictions,
         )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"

@@ -1,4 +1,4 @@
-"""Micro-batches: rows of a split as tensors on the device, ordered by seed and epoch."""
+"""Micro-batches: rows of a split as tensors on the device, ordered and augmented by seed and epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcap_core.config import TrialConfig
 from medcap_core.runtime.transfer import move
 
 
@@ -152,3 +153,31 @@ class BatchMaker:
     def for_epoch(self, epoch: int) -> "BatchMaker":
         """Return a maker with the same images and the texts of `epoch`."""
         return BatchMaker(self.images, self.texts.for_epoch(epoch), self.device)
+
+
+class Augmenter:
+    """The augmentation of one epoch: an angle and a brightness for each image, independent of the number of workers.
+
+    There are no flips, which would swap left and right in the image but not in the caption, and no crops, which could
+    remove a finding.
+    """
+
+    def __init__(self, config: TrialConfig, num_images: int, epoch: int) -> None:
+        generator = np.random.default_rng(derive_seed(config.seed, epoch, 1))
+        bound, change = config.max_rotation_degrees, config.max_brightness_change
+        self.angles = np.radians(generator.uniform(-bound, bound, num_images))
+        self.brightness = 1.0 + generator.uniform(-change, change, num_images)
+
+    def apply(self, pixels: Tensor, positions: Positions) -> Tensor:
+        """Rotate about the centre, with black corners, and scale: uint8 (B, 3, S, S) -> float32 in 0..255."""
+        angles = self.angles[positions]
+        rotations = np.zeros((len(positions), 2, 3), dtype=np.float32)
+        rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)
+        rotations[:, 1, 0] = np.sin(angles)
+        rotations[:, 0, 1] = -rotations[:, 1, 0]
+        grid = nn.functional.affine_grid(
+            move(torch.from_numpy(rotations), pixels.device), list(pixels.shape), align_corners=False
+        )
+        rotated = nn.functional.grid_sample(pixels.float(), grid, mode="bilinear", align_corners=False)
+        scale = move(torch.from_numpy(self.brightness[positions].astype(np.float32)), pixels.device)
+        return (rotated * scale.view(-1, 1, 1, 1)).clamp_(0.0, 255.0)

@@ -1,23 +1,5 @@
-"""Captions of the base model itself: made once for each image, whatever sweep asks."""
+"""What decides the captions of a model that nobody has trained."""
 
-import hashlib
-
-import numpy as np
-import torch
-import transformers
-
-from medcap_core.config import TrialConfig
-from medcap_core.data.batches import SourcePart
-from medcap_core.data.prepare import PreparedSplit
-from medcap_core.data.stores.captions import CaptionStore
-from medcap_core.inference.generation import generate_captions
-from medcap_core.inference.image_sources import FrozenEncoder, open_images
-from medcap_core.models import COMPOSED_FAMILIES, Captioner, hash_weights
-from medcap_core.runtime.device import choose_precision
-from medcap_core.runtime.progress import Progress, ignore_progress
-
-SAVED_EVERY = 1024
-"""Captions are kept as soon as there are so many new ones."""
 DECIDING_FIELDS = (
     "image_size",
     "patch_size",
@@ -33,54 +15,3 @@ DECIDING_FIELDS = (
     "repetition_penalty",
 )
 """Of a config: what decides an untrained captioner's captions beside weights, precision and images."""
-
-
-def caption_zero_shot(
-    captioner: Captioner, split: PreparedSplit, config: TrialConfig, progress: Progress = ignore_progress
-) -> list[str]:
-    """One caption for each image of the split by the untrained `captioner`, those known from earlier runs looked up."""
-    store = CaptionStore(split.store.key, describe_captioner(captioner, config))
-    missing = np.flatnonzero(np.isin(split.rows, store.missing(split.rows)))
-    if missing.size:
-        part = split.part(missing)
-        images = open_images(captioner, part, config)
-        for start in range(0, len(part), SAVED_EVERY):
-            positions = np.arange(start, min(start + SAVED_EVERY, len(part)))
-
-            def note(what: str, done: int, _: int, before: int = len(split) - len(part) + start) -> None:
-                progress(what, before + done, len(split))
-
-            captions = generate_captions(captioner, SourcePart(images, positions), config, progress=note)
-            store.add(part.rows[positions], captions)
-    else:
-        progress("captions", len(split), len(split))
-    return store.captions(split.rows)
-
-
-def describe_captioner(captioner: Captioner, config: TrialConfig) -> dict[str, object]:
-    """All that decides an untrained captioner's captions, except the images."""
-    device = next(captioner.parameters()).device
-    described: dict[str, object] = {name: getattr(config, name) for name in DECIDING_FIELDS}
-    described |= {
-        "model": _identify(config.model),
-        "encoder": FrozenEncoder(captioner, config).hash,
-        "vocabulary": _hash_vocabulary(captioner),
-        "precision": str(choose_precision(config, device)),
-        "device": device.type,
-        "versions": [torch.__version__, transformers.__version__],
-    }
-    if config.vision_model is not None:
-        described["vision_model"] = _identify(config.vision_model)
-    if captioner.family in COMPOSED_FAMILIES:
-        described["language_model"] = _identify(config.language_model or "brain-gpt2")
-    return described
-
-
-def _identify(model: str) -> str:
-    """The weights of a checkpoint; its name where they cannot be hashed, so that no two models are taken for one."""
-    return hash_weights(model) or model
-
-
-def _hash_vocabulary(captioner: Captioner) -> str:
-    vocabulary = sorted(captioner.processor.tokenizer.get_vocab().items())
-    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()

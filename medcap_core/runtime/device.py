@@ -1,7 +1,9 @@
 """The device a process computes on, and what it allows."""
 
+import ctypes
 import gc
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -18,6 +20,12 @@ _MODES_THAT_ADD = frozenset(
     {FreezeMode.ZERO_SHOT, FreezeMode.LORA, FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND_BRIDGE_LORA}
 )
 """They change no weight that a pre-trained model brings."""
+
+_LARGEST_HEAP_BLOCK_BYTES, _MOST_KEPT_BYTES = 32 << 20, 512 << 20
+"""The largest block that glibc takes from its heap, and how much of the heap it keeps when that is free."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""As in glibc's malloc.h."""
 
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What is said where an allocator has no exception of its own: on a CPU; by the driver and cuBLAS, which take memory
@@ -90,6 +98,14 @@ def threads_for_words(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
+
+
+def keep_freed_memory() -> None:
+    """Keep glibc from returning memory to the system after each step, which clears it before the next step gets it."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT_BYTES)
 
 
 def release_memory() -> None:

@@ -1,4 +1,4 @@
-"""Set the libraries up for a program: without progress bars and notices of their own, and fast; never for an import."""
+"""Set up the libraries of a program, never of an import: no progress bars and notices of their own; memory kept."""
 
 import logging
 import warnings
@@ -6,12 +6,12 @@ import warnings
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
-from medcap_core.runtime.cpu import use_cpu_fully
+from medcap_core.runtime.device import keep_freed_memory
 
 
 def set_up_libraries() -> None:
-    """Show errors only, no progress bars of loading and saving, since the project shows its own; use the whole CPU."""
-    use_cpu_fully()
+    """Show errors only, and no progress bars of loading and saving, since the project shows its own."""
+    keep_freed_memory()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells each try to reach the Hub

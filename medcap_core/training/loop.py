@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.batches import SourcePart, derive_seed, order_of_epoch, split_step
+from medcap_core.data.batches import Augmenter, SourcePart, derive_seed, order_of_epoch, split_step
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
 from medcap_core.inference.generation import compute_validation_loss
@@ -22,7 +22,6 @@ from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
 from medcap_core.runtime.workers import current_workers
-from medcap_core.training.augmentation import Augmenter
 from medcap_core.training.checkpoint import CheckpointFolder, History
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate

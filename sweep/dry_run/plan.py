@@ -12,7 +12,7 @@ from medcap_core.scoring.options import EXTRA_METRICS
 from sweep.space.fields import show_plain
 from sweep.space.model_aliases import describe_models
 from sweep.space.points import build_config, draw_points, num_trials
-from sweep.space.ranges import Branch
+from sweep.space.ranges import Range
 from sweep.space.schema import SearchSpace
 from sweep.study.pruning import build_rungs
 
@@ -146,11 +146,11 @@ def _describe_search(space: SearchSpace) -> list[str]:
     return lines
 
 
-def _describe_range(branch: Branch) -> str:
-    return f"{branch.range.kind} [{', '.join(map(_exact, branch.range.to_list()))}]"
+def _describe_range(branch: Range) -> str:
+    return f"{branch.kind} [{', '.join(map(_exact, branch.values))}]"
 
 
-def _describe_when(branch: Branch) -> str:
+def _describe_when(branch: Range) -> str:
     if not branch.when:
         return ""
     return "   when " + " and ".join(

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.worker import BaseContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medcap_core.errors import RunFault
-from sweep.execution.ready_processes import PRELOADED_MODULE
 from sweep.process.environment import CARRIED_VARIABLES
 from sweep.space.schema import Resources
 
@@ -60,16 +57,16 @@ class NodeSize:
 
 
 @contextmanager
-def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[ClusterInfo]"]:
-    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
+def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:
+    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), in the background.
 
-    In the background: `result()` of what this yields waits for it, and raises RunFault where no cluster answers. With
-    `preload` all processes of a Ray of our own import what trials need as they start.
+    Yields a future: `result()` waits for the cluster, and raises RunFault where none answers. Ray is shut down, or the
+    cluster left, at the end.
     """
     address = find_address(address)
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
-        started = thread.submit(_join, address) if address else thread.submit(_start, preload)
+        started = thread.submit(_join, address) if address else thread.submit(_start)
         try:
             yield started
         finally:
@@ -82,34 +79,21 @@ def find_address(address: str | None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _start(preload: bool) -> ClusterInfo:
-    # Ray keeps as many idle processes as there are cores; asked to keep more, it starts more than it has work for.
-    settings: dict[str, Any] = {"prestart_worker_first_driver": False}  # Tune's trials would not take them
-    if preload:
-        _let_workers_import()
-        settings["preload_python_modules"] = [PRELOADED_MODULE]
+def _start() -> ClusterInfo:
     context = ray.init(
         address="local",
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _system_config=settings,
     )
-    return _describe(context, is_own=True)
+    return _describe(context.dashboard_url, is_own=True)
 
 
-def _let_workers_import() -> None:
-    """See that Ray's processes find this project from their start; later they take over the driver's `sys.path`."""
-    if str(PACKAGES) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        paths = [str(PACKAGES), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-
-
-def _describe(context: BaseContext, *, is_own: bool) -> ClusterInfo:
+def _describe(dashboard_url: str | None, *, is_own: bool) -> ClusterInfo:
     sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return ClusterInfo(
-        dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+        dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         sign_in=_describe_sign_in(),
         nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
         is_own=is_own,
@@ -136,7 +120,7 @@ def _join(address: str) -> ClusterInfo:
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "
             "the flag out to use this machine alone."
         ) from error
-    return _describe(context, is_own=False)
+    return _describe(context.dashboard_url, is_own=False)
 
 
 def _probe(address: str) -> None:

@@ -18,7 +18,6 @@ from medcap_core.data.records import SplitName
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.inference.generation import ImageAnswers, generate_answers
 from medcap_core.inference.image_sources import open_images
-from medcap_core.inference.zero_shot import caption_zero_shot
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.objective import Predictions
 from medcap_core.runtime.device import is_small
@@ -61,13 +60,12 @@ class SplitJob(Generic[T]):
 
 @dataclass(frozen=True)
 class CaptionJob(SplitJob[str]):
-    """One text an image. `may_look_up` lets captions of a base model come from an earlier run.
+    """One text an image.
 
     With `predictions` "answers" the texts are answers to the question for the diagnosis, and `num_images` counts the
     scans whose diagnosis is known.
     """
 
-    may_look_up: bool = True
     predictions: Predictions = "captions"
 
     def choose(self, split: PreparedSplit) -> PreparedSplit:
@@ -78,8 +76,6 @@ class CaptionJob(SplitJob[str]):
         self, captioner: Captioner, split: PreparedSplit, positions: Positions, progress: Progress
     ) -> Sequence[str]:
         """See `SplitJob.run`."""
-        if self.predictions == "captions" and self.weights is None and self.may_look_up:
-            return caption_zero_shot(captioner, split, self.config, progress)
         images = open_images(captioner, split, self.config)
         return predict(captioner, images, self.config, self.predictions, progress=progress)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,11 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray._raylet import PlacementGroupID, setproctitle  # type: ignore[attr-defined]  # compiled
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group, remove_placement_group
-from ray.util.placement_group import PlacementGroup
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
@@ -33,6 +32,15 @@ from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
 from sweep.execution.cluster import worker_resources
 from sweep.execution.rendezvous import choose_torch_config
+
+try:
+    # Ray's own, a private name, so that no other package is needed; the dashboard and `ps` show the title.
+    from ray._raylet import setproctitle as set_process_title  # type: ignore[attr-defined]  # compiled
+except ImportError:
+
+    def set_process_title(title: str) -> None:
+        """Do without a title."""
+
 
 SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
 
@@ -66,7 +74,7 @@ class Assignment:
     @property
     def reservation(self) -> Path:
         """Where several workers note what Ray holds for them."""
-        return Path(self.scratch) / "reservations" / f"{self.trial}.txt"
+        return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
 
 
 def run_trial(params: dict[str, Any]) -> None:
@@ -116,7 +124,7 @@ def _train_worker(params: dict[str, Any]) -> None:
     group = get_current_placement_group()
     if ray.train.get_context().get_world_rank() == 0 and group is not None:
         assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
-        assignment.reservation.write_text(group.id.hex(), encoding="utf-8")
+        assignment.reservation.write_bytes(pickle.dumps(group))
     train_here(assignment, ray.train.report)
 
 
@@ -127,8 +135,7 @@ def free_workers(assignment: Assignment) -> None:
     machine, and gives up where there are two.
     """
     if assignment.reservation.is_file():
-        identity = bytes.fromhex(assignment.reservation.read_text(encoding="utf-8"))
-        remove_placement_group(PlacementGroup(PlacementGroupID(identity)))
+        remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
         assignment.reservation.unlink()
 
 
@@ -174,7 +181,7 @@ class ProgressNote:
         if now - self.last_told < SECONDS_BETWEEN_PROGRESS_NOTES:
             return
         self.last_told = now
-        setproctitle(f"{self.title} ({what})")
+        set_process_title(f"{self.title} ({what})")
         if self.path is None:
             return
         partial = self.path.with_suffix(".partial")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from medcap_core.config import FreezeMode
 from medcap_core.objective import Objective
-from sweep.space.ranges import LogUniform
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot
 
@@ -29,7 +28,7 @@ class NothingToPlot(Exception):
 def is_log(results: RunResults, knob: str) -> bool:
     """Say whether a knob belongs on a logarithmic axis."""
     branches = results.space.search.get(knob, ())
-    return knob == "learning_rate" or any(isinstance(branch.range, LogUniform) for branch in branches)
+    return knob == "learning_rate" or any(branch.kind == "loguniform" for branch in branches)
 
 
 def escape(text: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.cpu import name_products
 from medcap_core.runtime.files import write_json_atomically
 from sweep.study.paths import RunPaths
 
@@ -91,7 +90,6 @@ class Start(_Model):
     python: str
     platform: str
     num_cpus: int | None
-    cpu_products: str
     gpus: list[str]
     project: Checkout | None
     data: DataOrigin
@@ -119,7 +117,6 @@ def begin_provenance(
         python=platform.python_version(),
         platform=platform.platform(),
         num_cpus=os.cpu_count(),
-        cpu_products=name_products(),
         gpus=list(gpus),
         project=describe_checkout(Path(__file__).parents[2]),
         data=data,

@@ -47,7 +47,7 @@ EPOCH_FIELDS = tuple(Epoch.model_fields)
 
 
 def result_columns(metric: Metric) -> list[str]:
-    """List the columns of `trials.csv` before those of the config; the score's are named by the metric."""
+    """List the columns of `trials.csv` before those of the config; score columns are named by the metric."""
     return [
         "trial",
         "state",
@@ -65,7 +65,7 @@ def result_columns(metric: Metric) -> list[str]:
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -76,7 +76,7 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial is over for good; a STOPPED one goes on when the run is resumed."""
+        """Whether the trial has ended for good; a STOPPED one goes on when the run is resumed."""
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
 
 
@@ -84,8 +84,8 @@ class TrialState(StrEnum):
 class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
-    `point` is what was drawn from the space, `parameters` and `distributions` the same as Optuna knows it.
-    `pruned_at_epoch` is the epoch after which the scheduler said stop.
+    `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
+    epoch after which the scheduler stopped the trial.
     """
 
     name: str
@@ -103,22 +103,22 @@ class TrialRecord:
 
     @property
     def objective(self) -> Objective:
-        """What its scores are scores of."""
+        """The metric of its scores."""
         return OBJECTIVES[self.config.metric]
 
     @cached_property
     def config_cells(self) -> list[Any]:
-        """The config as it stands in a table, in the order of its fields."""
+        """The config as table cells, in the order of its fields."""
         values = self.config.model_dump(mode="json")
         return [values[name] for name in TrialConfig.model_fields]
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
-        """Keep the report of an epoch, in the order of the epochs. Raises KeyError if a field is missing."""
+        """Add the report of an epoch, sorted by epoch. Raises KeyError if a field is missing."""
         self.epochs.append(Epoch.model_validate({name: report[name] for name in EPOCH_FIELDS}))
         self.epochs.sort(key=lambda epoch: epoch.epoch)
 
     def has_epoch(self, number: int) -> bool:
-        """Say whether the report of epoch `number` is already here."""
+        """Check for the report of epoch `number`."""
         return any(epoch.epoch == number for epoch in self.epochs)
 
     @property
@@ -128,28 +128,28 @@ class TrialRecord:
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best score, the earliest of equals."""
+        """Number of the epoch with the best score, the earliest of ties."""
         best = self.best_score
         return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
 
     @property
     def last_score(self) -> float | None:
-        """Score after the last epoch done."""
+        """Score of the last finished epoch."""
         return self.epochs[-1].score if self.epochs else None
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are done; a zero-shot trial is scored once and counts one."""
+        """Number of finished epochs; a zero-shot trial is scored once, which counts as one."""
         return self.epochs[-1].epoch if self.epochs else 0
 
     @property
     def num_epochs(self) -> int:
-        """How many epochs the trial's own schedule has."""
+        """Number of epochs of the trial's own schedule."""
         return self.epochs[-1].num_epochs if self.epochs else self.config.num_epochs
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, training and evaluation; a lost and repeated epoch counts once."""
+        """Time of all epochs, training and evaluation; a repeated epoch counts once."""
         return math.fsum(epoch.seconds or 0.0 for epoch in self.epochs)
 
     @property
@@ -160,7 +160,7 @@ class TrialRecord:
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images per second over all epochs: each epoch counts by its training time."""
+        """Training images per second over all epochs, weighted by training time."""
         timed = [
             (epoch.images_per_second, epoch.training_seconds)
             for epoch in self.epochs
@@ -187,7 +187,7 @@ class TrialRecord:
         return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
-        """Build the best score so far by per cent of the trial's own schedule, as Optuna and the pruner see a trial."""
+        """Build the curve for Optuna and the pruner: best score so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
@@ -199,7 +199,7 @@ class TrialRecord:
 
 
 def compute_step(epoch: int, num_epochs: int) -> int:
-    """Compute the share of a trial's own schedule in whole per cent; a trial without epochs is at its end."""
+    """Compute the share of a trial's own schedule in whole per cent; 100 without epochs."""
     return round(100 * epoch / num_epochs) if num_epochs else 100
 
 
@@ -222,11 +222,11 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
 
 
 def load_record(path: Path) -> TrialRecord:
-    """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
+    """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = content["config"]
-        # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
+        # Validation makes an existing path absolute, but a name must stay a name in any working directory.
         named = {"data": values["data"], "model": values["model"]}
         config = build_trial_config(values, str(path)).model_copy(update=named)
         return TrialRecord(
@@ -251,9 +251,9 @@ def load_record(path: Path) -> TrialRecord:
 
 
 def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:
-    """Format `trials.csv`: a header and one row for each trial, in the order given; an unknown value is an empty cell.
+    """Format `trials.csv`: a header and one row for each trial, in the order given; unknown values are empty cells.
 
-    The best score is the search's own figure (`max_validation_images` applies), not `whole_validation_score`.
+    The best score is of the search (`max_validation_images` applies), not `whole_validation_score`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -24,11 +24,6 @@ of this times the number of captions. With captions of 24 +- 12 tokens that comp
 (simulated).
 """
 
-_LENGTHS_BETWEEN_POWERS = 16
-"""Elsewhere the number of tokens is rounded up to one of this many values between successive powers of two: by 2% on
-average. oneDNN builds kernels for each shape of product, which takes 1 ms and 0.6 MB.
-"""
-
 _CLEARLY_LESS = 0.6
 """Below this ratio of multiplications, matrix products of more but smaller matrices are still faster."""
 
@@ -47,7 +42,7 @@ class PackedCaptions(TokenizedCaptions):
         """Pad to `(input_ids, labels, slots)`, int64 (B, T), (B, T) and (W).
 
         `slots` are indices into the flattened (B, T): all but the last token of each caption, and padding up to a
-        rounded number of tokens.
+        rounded number of tokens where `pad_to_multiple` is above 1.
         """
         input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled, alike=alike)
         lengths = self._count_inputs(positions)
@@ -57,9 +52,7 @@ class PackedCaptions(TokenizedCaptions):
         num_tokens = max(int(self._count_inputs(part).sum()) for part in parts)
         if pad_to_multiple > 1:
             multiple = _round_up(_ROUNDED_TOKENS * max(map(len, parts)), pad_to_multiple)
-        else:
-            multiple = max(1, (1 << num_tokens.bit_length() - 1) // _LENGTHS_BETWEEN_POWERS)
-        num_tokens = _round_up(num_tokens, multiple)
+            num_tokens = _round_up(num_tokens, multiple)
         padding = np.flatnonzero(~is_token)[: num_tokens - len(slots)]
         return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
 

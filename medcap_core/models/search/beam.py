@@ -21,9 +21,6 @@ _IMPOSSIBLE = -1e9
 _TOKENS_BETWEEN_CHECKS = 8
 """Tokens between checks for final captions on an accelerator, where a check makes the host wait; on a CPU 1."""
 
-_IMAGES_AT_ONCE = 8
-"""On a CPU the number of images is a multiple of this: few distinct shapes, for each of which oneDNN builds kernels."""
-
 _SLOTS_AT_ONCE = 32
 """On an accelerator attention covers a multiple of this, with unused slots masked: few distinct shapes, and rows that
 its attention kernels need not pad."""
@@ -124,18 +121,16 @@ class _Search:
     def _drop_final(self, decoder: Decoder) -> bool:
         """Drop images with a final caption, moving as few rows as possible; returns whether any is left."""
         num_open = int(self.open.sum())
-        rounded = -(-num_open // _IMAGES_AT_ONCE) * _IMAGES_AT_ONCE if self.on_cpu else num_open
-        num_kept = min(rounded, len(self.open))
-        if num_open == 0 or num_kept == len(self.open):
+        if num_open in (0, len(self.open)):
             return num_open > 0
         self.captions[self.images] = self.best
-        origins = self.open[num_kept:].nonzero().flatten() + num_kept
-        targets = (~self.open[:num_kept]).nonzero().flatten()[: len(origins)]
+        targets = (~self.open[:num_open]).nonzero().flatten()
+        origins = self.open[num_open:].nonzero().flatten() + num_open
         for name in ("images", "open", "tokens", "best", "scores", "finished", "visible"):
             rows = getattr(self, name)
             rows[targets] = rows[origins]
-            setattr(self, name, rows[:num_kept])
-        decoder.move_images(targets, origins, num_kept)
+            setattr(self, name, rows[:num_open])
+        decoder.move_images(targets, origins, num_open)
         return True
 
 

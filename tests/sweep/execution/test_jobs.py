@@ -1,7 +1,6 @@
 """Captions of a split, shared out over Ray's processes."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from safetensors.torch import save_file
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from sweep.execution import jobs
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import CaptionJob, predict_here, predict_split, share_out
 from sweep.study.study import Study
@@ -63,13 +61,3 @@ def test_a_capped_job_takes_the_images_that_trials_see(trained: tuple[TrialConfi
     assert (len(whole), len(capped)) == (9, 6)
     iterator = iter(whole)
     assert all(caption in iterator for caption in capped)  # some of the same, in the same order
-
-
-def test_a_check_captions_anew_what_is_known(
-    trained: tuple[TrialConfig, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = CaptionJob("base", trained[0].model_copy(update={"freeze": "zero_shot"}), None, "validation", 3)
-    known = predict_here(base)
-    monkeypatch.setattr(jobs, "predict", lambda *_, **__: ["made anew"] * 3)
-    assert predict_here(base) == known
-    assert predict_here(replace(base, may_look_up=False)) == ["made anew"] * 3

@@ -66,10 +66,10 @@ def test_set_knob_is_searched_no_more(tmp_path: Path) -> None:
 def test_set_parent_settles_its_conditions(tmp_path: Path) -> None:
     full = apply_overrides(load(tmp_path, LORA), set_values=["freeze=full"])
     assert list(full.search) == ["learning_rate", "num_epochs"]
-    assert [branch.range.to_list() for branch in full.search["learning_rate"]] == [[1e-5, 1e-3]]
+    assert [branch.values for branch in full.search["learning_rate"]] == [(1e-5, 1e-3)]
     assert full.first_points == ({"learning_rate": 1e-4, "num_epochs": 3},)
     lora = apply_overrides(load(tmp_path, LORA), set_values=["freeze=lora"])
-    assert [branch.range.to_list() for branch in lora.search["learning_rate"]] == [[1e-4, 1e-2]]
+    assert [branch.values for branch in lora.search["learning_rate"]] == [(1e-4, 1e-2)]
     assert set(propose(lora, optuna.create_study().ask())) == {"learning_rate", "lora_rank", "num_epochs"}
     zero_shot_only = apply_overrides(load(tmp_path, ABLATION), set_values=["freeze=zero_shot"])
     assert grid_rows(zero_shot_only) == [{"seed": 3}, {"seed": 5}]

@@ -64,8 +64,8 @@ search: {weight_decay: {uniform: [0, 1]}, warmup_fraction: {choice: [0, 1e-1]}, 
         "augment": True,
     }
     assert [type(value) for value in space.fixed.values()] == [float, int, int, float, str, bool]
-    drawn = space.search["warmup_fraction"][0].range.to_list()
-    assert drawn == [0.0, 0.1]
+    drawn = space.search["warmup_fraction"][0].values
+    assert drawn == (0.0, 0.1)
     assert all(isinstance(value, float) for value in drawn)
 
 
@@ -107,7 +107,7 @@ keep_checkpoints: true
     assert again == space
     assert again.data == "null"
     assert again.fixed == {"prompt": "a picture of ", "lora_alpha": None, "learning_rate": 1e-5}
-    assert again.search["max_rotation_degrees"][0].range.to_list() == [1e-9, 2.5]
+    assert again.search["max_rotation_degrees"][0].values == (1e-9, 2.5)
 
 
 def test_best_space_has_exactly_the_best_config(tmp_path: Path) -> None:
