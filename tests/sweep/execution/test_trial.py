@@ -39,9 +39,10 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     with Study.open(finished_run.directory) as alone:
         expected = alone.records[1].epochs
     assert first.state is TrialState.SUCCEEDED, first.reason
-    assert [epoch["score"] for epoch in first.epochs] == [epoch["score"] for epoch in expected]
+    assert [epoch.score for epoch in first.epochs] == [epoch.score for epoch in expected]
     for name in ("training_loss", "validation_loss"):
-        assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
+        losses = [getattr(epoch, name) for epoch in expected]
+        assert [getattr(epoch, name) for epoch in first.epochs] == pytest.approx(losses, abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
     all_cpus = ray.cluster_resources()["CPU"]
     wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
