@@ -33,7 +33,7 @@ from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.provenance import begin_provenance, check_same_origin, find_gpus
+from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, check_same_origin, find_gpus
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
@@ -139,15 +139,16 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
-    found = {
-        "name": data.name,
-        "kind": data.kind,
-        "notes": data.notes,
-        "sizes": sizes,
-        "skipped": len(skipped),
-        "sha256": {name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
-    }
-    models = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    found = DataOrigin(
+        name=data.name,
+        kind=data.kind,
+        notes=data.notes,
+        sizes=sizes,
+        skipped=len(skipped),
+        sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+    )
+    identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    models = ModelOrigin.model_validate(identity)
     check_same_origin(study.directory, found, models)
     begin_provenance(
         study.directory,

@@ -25,7 +25,7 @@ _MACHINE_FAULTS = {
 
 
 class UnreadableImage(Exception):
-    """An image or volume that cannot be used; `lasting` is False where its file is only out of reach for now."""
+    """An image or volume that cannot be used; `lasting` is False for a file that is inaccessible for now."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)

@@ -10,7 +10,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import BatchMaker, ImageSource, MicroBatch, Positions
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.models import Captioner
-from medcap_core.runtime.device import autocast, choose_precision, is_small, threads_for_words
+from medcap_core.runtime.device import autocast, choose_precision, is_small, one_thread_if_small
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import move, prefetch
 from medcap_core.runtime.workers import Workers
@@ -106,7 +106,7 @@ def generate_predictions(
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
-            with threads_for_words(captioner):
+            with one_thread_if_small(captioner):
                 predictions = _predict_batch(captioner, hidden_states, request.part(positions), config)
         found.update(zip(positions.tolist(), predictions, strict=True))
         progress(what, min(len(found) * workers.size, len(images)), len(images))

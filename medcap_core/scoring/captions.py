@@ -62,22 +62,18 @@ class CaptionScorer:
         """Compute the CIDEr of each image, (num_images,), with the document frequencies of the whole corpus."""
         return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
-    def all_scores(self, predictions: Sequence[str]) -> dict[str, float]:
-        """Compute the scores of METRICS, in that order, then the optional ones.
+    def score(self, predictions: Sequence[str]) -> ScoredCaptions:
+        """Compute the scores of METRICS, then the optional ones, and the statistics of each image for resamples.
 
         The first call also starts METEOR (about 5 s); later calls of the same scorer reuse it until `close()`.
         """
-        return self.score(predictions).scores
-
-    def score(self, predictions: Sequence[str]) -> ScoredCaptions:
-        """Compute all scores, and the statistics of each image, from which any resample of the images can be scored."""
         texts = self._preprocess(predictions)
         tokens = tokenize_captions(texts)
         bleu_scorer = BleuScorer(n=4)
         for text, references in zip(tokens, self._references, strict=True):
             bleu_scorer += (text, references)
         bleu, _ = bleu_scorer.compute_score(option="closest", verbose=0)
-        meteor, _, meteor_counts = self._meteor.compute_all(self._references, tokens)
+        meteor, _, meteor_counts = self._meteor.compute_scores(self._references, tokens)
         rouge, rouge_each = Rouge().compute_score(
             dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
         )

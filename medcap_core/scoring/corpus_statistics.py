@@ -54,13 +54,6 @@ class CaptionStatistics:
             scores[name] = sums[..., column] / num_images
         return scores
 
-    def score_all(self) -> dict[str, float]:
-        """Score the whole corpus."""
-        return {
-            name: float(value)
-            for name, value in self.score_sums(self.stack().sum(axis=0), np.float64(self.num_images)).items()  # type: ignore[arg-type]
-        }
-
     def score_each(self) -> dict[str, FloatArray]:
         """Score single images by METEOR and the means, each (N,); BLEU is not meant for single sentences."""
         return {"METEOR": score_meteor(self.meteor), **self.means}

@@ -32,20 +32,11 @@ class MeteorScorer:
 
     def compute_scores(
         self, references: Sequence[Sequence[str]], predictions: Sequence[str]
-    ) -> tuple[float, np.ndarray]:
-        """Compute the corpus score and one score per image, both 0 to 1, of tokenised captions.
-
-        Raises ScoringFailure when the program dies or its answer is not a number.
-        """
-        corpus, per_image, _ = self.compute_all(references, predictions)
-        return corpus, per_image
-
-    def compute_all(
-        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
     ) -> tuple[float, np.ndarray, list[str]]:
-        """Compute the scores and, for each image, the counts whose sums determine the corpus score.
+        """Compute the corpus score, one score per image, both 0 to 1, and the counts of each, of tokenised captions.
 
-        `medcap_core.scoring.corpus_statistics.collect_meteor` parses the counts.
+        The sums of the counts determine the corpus score; `corpus_statistics.collect_meteor` parses them. Raises
+        ScoringFailure when the program dies or its answer is not a number.
         """
         with self._lock:
             process = self._start()

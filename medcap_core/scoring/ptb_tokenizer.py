@@ -47,17 +47,16 @@ def tokenize_captions(captions: Sequence[str]) -> list[str]:
     if not captions:
         return []
     lines = [fold_white_space(caption) for caption in captions]
-    return [_drop_punctuation(line) for line in _own_tokenizer(os.getpid()).tokenize(lines)]
+    return [
+        " ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION)
+        for line in _own_tokenizer(os.getpid()).tokenize(lines)
+    ]
 
 
 @lru_cache(maxsize=1)
 def _own_tokenizer(process_id: int) -> "PtbTokenizer":
     """Return the tokenizer of this process: a forked child must not use its parent's."""
     return PtbTokenizer()
-
-
-def _drop_punctuation(line: str) -> str:
-    return " ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION)
 
 
 class PtbTokenizer:
@@ -121,7 +120,10 @@ class _Program:
                 self._read()
             answers = list(iter(self._read, _FILLER))
         except OSError as error:
-            raise ScoringFailure(self._describe_end()) from error
+            code = self._process.wait()
+            self._errors.seek(0)
+            ending = self._errors.read()[-500:].decode(errors="replace").strip()
+            raise ScoringFailure(f"The PTB tokenizer ended with code {code}: {ending}") from error
         self._num_fillers -= num_stale + 1
         return answers
 
@@ -141,12 +143,6 @@ class _Program:
             if line is None:
                 raise BrokenPipeError
             return line
-
-    def _describe_end(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        ending = self._errors.read()[-500:].decode(errors="replace").strip()
-        return f"The PTB tokenizer ended with code {code}: {ending}"
 
 
 def _read_lines(stream: IO[bytes], lines: "queue.SimpleQueue[str | None]") -> None:

@@ -31,7 +31,7 @@ MOST_RECORDINGS = 32
 
 
 class Steps(Protocol):
-    """Takes optimizer steps."""
+    """Executes optimizer steps."""
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
         """Take one step over its micro-batches; returns this worker's summed loss, () float32 on the device.
@@ -68,8 +68,10 @@ class LaunchedSteps:
         """Accumulate the gradients of `scale` times the loss; returns the summed loss."""
         step_loss = torch.zeros((), device=self.device)
         for part in parts:
-            wait = self._defer_exchange() if part is not parts[-1] else contextlib.nullcontext()
-            with wait, autocast(self.device, self.precision):
+            exchange: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if isinstance(self.module, DistributedDataParallel) and part is not parts[-1]:
+                exchange = self.module.no_sync()  # workers exchange gradients at the last micro-batch alone
+            with exchange, autocast(self.device, self.precision):
                 loss = self.module(
                     part.images, *part.texts, label_smoothing=self.config.label_smoothing, encoded=part.encoded
                 )
@@ -84,12 +86,6 @@ class LaunchedSteps:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _defer_exchange(self) -> contextlib.AbstractContextManager[None]:
-        """Defer the exchange of gradients between workers to the last micro-batch of a step."""
-        if isinstance(self.module, DistributedDataParallel):
-            return self.module.no_sync()
-        return contextlib.nullcontext()
 
 
 @dataclass

@@ -38,7 +38,7 @@ SHARDS_PER_DEVICE = 4
 class PredictionJob:
     """One model to show images of one split to; `weights` None is the base model itself.
 
-    `positions` are those of the images in the split, and `request` has questions in their order.
+    `positions` are the indices of the images in the split; `request` has questions in their order.
     """
 
     name: str

@@ -66,7 +66,7 @@ class AskedSplit:
         return [answers[scan][text] for scan, text in zip(self.table["scan"], self.table["question"], strict=True)]
 
     def number_units(self, scans: Iterable[int]) -> IntArray:
-        """Number the subjects of these scans, given by position, as they come; a scan without one is its own."""
+        """Return the subject number of each of these scans, by first appearance; one without a subject is its own."""
         own = number_units([record.case for record in self.records])
         return number_units([str(own[scan]) for scan in scans])
 

@@ -77,19 +77,24 @@ class StudyDatabase:
                 missing = RunPaths(self.path.parent).trial(f"trial_{len(records):04d}").record
                 raise RunFault(f"{self.path} knows a trial whose record {missing} is missing; restore it from a copy.")
             for record in records:
-                self._mirror(record, trials[record.number] if record.number < len(trials) else None)
+                self.mirror(record, trials[record.number] if record.number < len(trials) else None)
         except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError) as error:
             raise _database_fault(self.path, "is damaged", error) from None
 
-    def mirror(self, record: TrialRecord) -> None:
-        """Write what the study lacks of `record`; a trial finished in the study is not changed."""
-        self._mirror(record, None)
+    def mirror(self, record: TrialRecord, trial: FrozenTrial | None = None) -> None:
+        """Write what the study lacks of `record`; a trial finished in the study is not changed.
 
-    def _mirror(self, record: TrialRecord, trial: FrozenTrial | None) -> None:
-        """Mirror a record; `trial` is the study's, for a record that this process has not mirrored before."""
+        `trial` is the study's trial of a record that this process has not mirrored before, None if it has none.
+        """
         known = self._mirrored.get(record.number)
         if known is None:
-            known = self._add(record) if trial is None else _recall(trial)
+            if trial is None:
+                template = _build_running_trial(record)
+                trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+                known = _MirroredTrial(trial_id, record.parameters)
+            else:
+                curve = dict(trial.intermediate_values)
+                known = _MirroredTrial(trial._trial_id, trial.params, curve, trial.state.is_finished())
             self._mirrored[record.number] = known
         if known.parameters != record.parameters:
             raise RunFault(
@@ -107,10 +112,6 @@ class StudyDatabase:
             self._study.tell(record.number, value, state=_FINAL_STATES[record.state])
             known.is_finished = True
 
-    def _add(self, record: TrialRecord) -> "_MirroredTrial":
-        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=_build_running_trial(record))
-        return _MirroredTrial(trial_id, record.parameters)
-
 
 @dataclass
 class _MirroredTrial:
@@ -120,10 +121,6 @@ class _MirroredTrial:
     parameters: dict[str, Any]
     curve: dict[int, float] = field(default_factory=dict)
     is_finished: bool = False
-
-
-def _recall(trial: FrozenTrial) -> _MirroredTrial:
-    return _MirroredTrial(trial._trial_id, trial.params, dict(trial.intermediate_values), trial.state.is_finished())
 
 
 def _build_running_trial(record: TrialRecord) -> FrozenTrial:

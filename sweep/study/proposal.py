@@ -87,7 +87,7 @@ def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> Tr
 def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
     try:
         again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
-    except (ConfigFault, ValueError, IndexError):  # invalid now, a knob more or another choice, a row less
+    except (ConfigFault, ValueError, IndexError):  # now invalid, another knob or choice, or a row less
         return False
     return (again.point, again.config, again.distributions) == (record.point, record.config, record.distributions)
 

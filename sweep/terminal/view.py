@@ -14,11 +14,9 @@ from rich.text import Text
 from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.study.row import TrialRow
-from sweep.tables.console import TABLE_LOOK
 from sweep.tables.formats import format_score, format_seconds
+from sweep.tables.printing import TABLE_LOOK
 from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
-
-__all__ = ["SweepView", "TrialRow", "format_seconds"]
 
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
 _WIDE = 110  # columns from which the last score and a bar for each running trial are shown too
@@ -134,7 +132,9 @@ class SweepView:
         """Render the present frame, never taller than the screen."""
         parts: list[Table | Text] = []
         step = self._step
-        step_line = None if step is None or step.finished else _build_step_line(step)
+        step_line = None
+        if step is not None and not step.finished:
+            step_line = _build_bar_line(step.done, step.total, step.describe())
         if self._progress.rows:
             num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, cursor
             num_rows = max(_MIN_ROWS, console.height - num_fixed)
@@ -194,10 +194,6 @@ def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptio
         note = Text(row.note, style)
         config = Text(", ").join([note, config] if row.state == "FAILED" else [config, note])
     return [*cells, config]
-
-
-def _build_step_line(step: StepProgress) -> Table:
-    return _build_bar_line(step.done, step.total, step.describe())
 
 
 def _build_total_line(progress: SweepProgress) -> Table:

@@ -75,20 +75,16 @@ def _read_visits(table: Table) -> list[Visit]:
     for row in table.rows:
         name, day = read_cell(row, subject), read_date(read_cell(row, date))
         at_start = read_age(read_cell(row, age))
+        last_diagnosis = read_cell(row, diagnosis).rpartition(" to ")[2].strip()
         visits.append(
             Visit(
                 subject=name,
                 session=read_viscode(read_cell(row, viscode)),
                 day=day,
-                diagnosis=_read_diagnosis(read_cell(row, diagnosis)),
+                diagnosis=Diagnosis.NOT_DEMENTED if last_diagnosis == "NL" else read_diagnosis(last_diagnosis),
                 age_years=None if at_start is None or day is None else at_start + (day - starts[name]) / _DAYS_PER_YEAR,
                 sex=read_sex(read_cell(row, sex)),
                 mmse=read_mmse(read_cell(row, mmse)),
             )
         )
     return visits
-
-
-def _read_diagnosis(text: str) -> Diagnosis | None:
-    last = text.rpartition(" to ")[2].strip()
-    return Diagnosis.NOT_DEMENTED if last == "NL" else read_diagnosis(last)

@@ -58,13 +58,14 @@ def read_aibl(paths: Sequence[Path]) -> CohortTables:
     for (subject, code), label in _read_by_visit(tables["diagnoses"], "dxcurren").items():
         sex, birth_year = subjects.get(subject, (None, None))
         day = read_date(dates.get((subject, code), ""))
+        age = "" if birth_year is None or day is None else str(datetime.date.fromordinal(day).year - birth_year)
         visits.append(
             Visit(
                 subject=subject,
                 session=read_viscode(code),
                 day=day,
                 diagnosis=_CLASSES.get(label),
-                age_years=_count_years(birth_year, day),
+                age_years=read_age(age),
                 sex=sex,
                 mmse=read_mmse(scores.get((subject, code), "")),
             )
@@ -104,9 +105,3 @@ def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], 
             if text not in ("", "-4"):
                 cells[read_cell(row, subject), read_cell(row, visit)] = text
     return cells
-
-
-def _count_years(birth_year: int | None, day: int | None) -> float | None:
-    if birth_year is None or day is None:
-        return None
-    return read_age(str(datetime.date.fromordinal(day).year - birth_year))

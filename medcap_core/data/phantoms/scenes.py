@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medcap_core.data.phantoms.artefacts import finish
 from medcap_core.data.phantoms.drawing import IMAGE_SIZE, NUM_JITTER, SIGNS, Array, Frame, Pose, Side, build_frame
-from medcap_core.data.phantoms.findings import FINDINGS, RADII, Place
+from medcap_core.data.phantoms.findings import FINDINGS, RADII, Location
 from medcap_core.data.phantoms.views import VIEWS
 
 Domain = Literal["general", "target"]
@@ -52,9 +52,6 @@ SCENES: dict[Domain, tuple[Scene, ...]] = {
         ),
     ),
 }
-
-# Concepts that both domains show in the same kind of view, worded differently; all others of the target are unseen.
-SHARED_CONCEPTS: frozenset[str] = frozenset({"nodule"})
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class Layout:
 
     frame: Frame
     jitter: Array
-    place: Place | None
+    location: Location | None
     strength: float
 
 
@@ -144,16 +141,16 @@ def build_layout(key: Key) -> Layout:
         return Layout(frame, jitter, None, strength)
     radius = RADII[plan.size] * size_jitter * FINDINGS[plan.finding].size_factor
     organ, surface = view.sites(jitter)[plan.side], view.build_surface(jitter, plan.side)
-    place = Place(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
-    return Layout(frame, jitter, place, strength)
+    location = Location(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
+    return Layout(frame, jitter, location, strength)
 
 
 def draw_cover(key: Key, layout: Layout) -> Array | None:
     """Compute the finding's coverage (H, W); None in a normal image."""
     finding = build_plan(key).finding
-    if finding is None or layout.place is None:
+    if finding is None or layout.location is None:
         return None
-    return FINDINGS[finding].shape(layout.frame, layout.place, key.build_generator(_FINDING))
+    return FINDINGS[finding].shape(layout.frame, layout.location, key.build_generator(_FINDING))
 
 
 def draw_mask(key: Key) -> NDArray[np.bool_]:
@@ -168,7 +165,7 @@ def draw_canvas(key: Key) -> Array:
     view = VIEWS[plan.view]
     canvas = view.paint(layout.frame, layout.jitter, key.build_generator(_BUILD + 16))
     cover = draw_cover(key, layout)
-    if cover is not None and plan.finding is not None and layout.place is not None:
+    if cover is not None and plan.finding is not None and layout.location is not None:
         rng = key.build_generator(_FINDING + 16)
-        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.place, layout.strength, rng)
+        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.location, layout.strength, rng)
     return finish(canvas, view, layout.frame, key.build_generator(_SHOT + 16, of_shot=True))

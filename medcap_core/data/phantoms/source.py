@@ -16,7 +16,7 @@ from medcap_core.data.phantoms.views import VIEWS
 from medcap_core.data.phantoms.wording import write_caption
 from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
 
-DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that caches of drawn images are made anew
+DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that stored images are redrawn
 
 DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
     "general": {"train": 20_000, "validation": 200, "test": 200},

@@ -31,18 +31,6 @@ def list_phrases() -> list[str]:
     return [_SLOT.sub(" ", phrase) for phrase in phrases]
 
 
-def list_fact_wordings(domain: Domain, plan: Plan) -> dict[str, set[str]]:
-    """List, for each fact of an abnormal image, the phrases (without article) of which its caption holds one."""
-    if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
-        return {}
-    wordings: dict[str, set[str]] = {"finding": set(), "side": {plan.side}, "level": set(), "size": set()}
-    for register in REGISTERS[domain]:
-        wordings["finding"].update(cut_article(noun) for noun in register.findings[plan.finding])
-        wordings["level"].update(register.styles[plan.view].levels[plan.level])
-        wordings["size"].update(register.sizes[plan.size])
-    return wordings
-
-
 def list_finding_wordings() -> set[str]:
     """List the phrases (without article) that name a finding in any register."""
     registers = (PLAIN, FORMAL, REPORT)
@@ -65,10 +53,6 @@ def cut_article(noun: str) -> str:
     return noun.split(" ", 1)[1]
 
 
-def _add_article(noun: str) -> str:
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
     """Write one image's facts as a sentence."""
     registers = REGISTERS[domain]
@@ -84,7 +68,7 @@ def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
             bare = f"{size} {bare}"
         sentence = _choose(rng, style.templates).format(
             name=name,
-            finding=_add_article(bare),
+            finding=f"{'an' if bare[0].lower() in 'aeiou' else 'a'} {bare}",
             bare=bare,
             side=plan.side,
             level=_choose(rng, style.levels[plan.level]),

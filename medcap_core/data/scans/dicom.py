@@ -37,7 +37,8 @@ def read_dicom_series(folder: Path) -> Volume:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
+        *_, last_line = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"its DICOM slices cannot be read ({last_line})") from error
     slices = [number for number in range(len(names)) if reader.HasMetaDataKey(number, _POSITION)]
     positions = [reader.GetMetaData(number, _POSITION).split("\\") for number in slices]
     _require_even_steps([[float(number) for number in position] for position in positions])
@@ -57,7 +58,3 @@ def _require_even_steps(positions: list[list[float]]) -> None:
         raise ValueError(
             f"slices are missing: most lie {np.median(steps):g} mm apart, but two of them {steps.max():g} mm"
         )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -26,7 +26,7 @@ class NiftiFile(VolumeReference):
         return read_nifti(self.path)
 
     def fingerprint(self) -> str:
-        """File name, size and modification time."""
+        """Join file name, size and modification time."""
         return fingerprint_file(self.path)
 
 
@@ -54,7 +54,7 @@ class NpyFile(VolumeReference):
         return Volume(voxels.astype(np.float32), (1.0, 1.0, 1.0))
 
     def fingerprint(self) -> str:
-        """File name, size and modification time."""
+        """Join file name, size and modification time."""
         return fingerprint_file(self.path)
 
 

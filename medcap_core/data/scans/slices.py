@@ -10,14 +10,14 @@ Point = tuple[float, float]
 
 
 def cut_slices(
-    cube: NDArray[Value], place: tuple[int, int, int] | None = None
+    cube: NDArray[Value], voxel: tuple[int, int, int] | None = None
 ) -> tuple[NDArray[Value], NDArray[Value], NDArray[Value]]:
     """Cut the sagittal, coronal and axial slices of a cube (S, S, S) in RAS through a voxel, by default the middle.
 
     Each is (S, S), with superior (axial: anterior) at the top. The sagittal slice faces left; in the others the
     subject's right is on the left, the radiological convention.
     """
-    x, y, z = place or tuple(side // 2 for side in cube.shape)
+    x, y, z = voxel or tuple(side // 2 for side in cube.shape)
     sagittal = cube[x, ::-1, ::-1].T
     coronal = cube[::-1, y, ::-1].T
     axial = cube[::-1, ::-1, z].T

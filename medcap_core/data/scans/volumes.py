@@ -42,7 +42,10 @@ class VolumeGeometry:
         Raises UnreadableImage where it cannot be used, DataFault where the machine fails to read it.
         """
         with reading(reference):
-            return to_cube(_read_volume(reference), self.size)
+            read = getattr(reference, "read", None)
+            if read is None:
+                raise ValueError("an image, where a volume is needed")
+            return to_cube(read(), self.size)
 
     def refer_to(self, path: Path) -> VolumeReference:
         """Build a reference to the volume at `path` by its suffix. Raises ValueError for another suffix."""
@@ -79,14 +82,6 @@ def compute_shape(volume: Volume, size: int) -> tuple[int, int, int]:
     extents = [count * length for count, length in zip(volume.voxels.shape, volume.voxel_size_mm, strict=True)]
     x, y, z = (max(1, round(size * extent / max(extents))) for extent in extents)
     return x, y, z
-
-
-def _read_volume(reference: Reference) -> Volume:
-    read = getattr(reference, "read", None)
-    if read is None:
-        raise ValueError("an image, where a volume is needed")
-    volume: Volume = read()
-    return volume
 
 
 def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:

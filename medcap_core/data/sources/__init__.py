@@ -79,7 +79,11 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
     if path.exists():
         for source in PATH_SOURCES:
             if source.recognises(path):
-                return source.kind, _read_path(source, path.absolute())
+                try:
+                    return source.kind, source.read(path.absolute())
+                except PermissionError as error:
+                    blocked = error.filename or path.absolute()
+                    raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
     if name_or_path == "roco":
         raise DataFault(
@@ -92,10 +96,3 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         "rocov2 or a Hub data set as owner/name."
     )
-
-
-def _read_path(source: PathSource, path: Path) -> Reading:
-    try:
-        return source.read(path)
-    except PermissionError as error:
-        raise DataFault(f"{error.filename or path} may not be read by this user: change its permissions.") from error

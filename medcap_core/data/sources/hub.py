@@ -57,7 +57,7 @@ class ArrowImage:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form `owner/name`."""
+    """Check for the form `owner/name`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -96,7 +96,7 @@ def read_parquet(path: Path) -> Reading:
     found = _find_parquet(path)
     by_split: dict[str, list[str]] = {}
     for file in found:
-        split = _split_of_parquet(file)
+        split = recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
         if split is None and len(found) > 1:
             raise DataFault(
                 f"{file}: its name does not say which split it is: begin it with train, validation or test, or put it "
@@ -234,10 +234,6 @@ def _find_parquet(path: Path) -> list[Path]:
             if found:
                 return found
     return []
-
-
-def _split_of_parquet(file: Path) -> SplitName | None:
-    return recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
 
 
 def _describe_missing_shards(files: Iterable[Path]) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SPLITS, Record, SplitName
-from medcap_core.data.sources.image_places import index_images
+from medcap_core.data.sources.image_index import index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.tables import read_rows, require_columns
 from medcap_core.errors import DataFault

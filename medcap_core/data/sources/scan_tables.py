@@ -14,7 +14,7 @@ from medcap_core.data.scans.records import (
     ask_diagnosis,
     read_diagnosis,
 )
-from medcap_core.data.sources.image_places import IMAGE_SUFFIXES
+from medcap_core.data.sources.image_index import IMAGE_SUFFIXES
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.scan_rows import (
     PATH_COLUMNS,

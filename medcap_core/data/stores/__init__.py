@@ -1,1 +1,1 @@
-"""Stores on disk: decoded images, features, captions."""
+"""Stores on disk: decoded images and features."""

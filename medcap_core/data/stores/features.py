@@ -89,7 +89,8 @@ class FeatureStore:
             return
 
         def encode_batch(batch: NDArray[np.int64]) -> NDArray[np.generic]:
-            return _to_numpy(encode(self.images.pixels(batch)).to(self.dtype))
+            features = encode(self.images.pixels(batch)).to(self.dtype).cpu().contiguous()
+            return (features.view(torch.uint16) if self.dtype is torch.bfloat16 else features).numpy()
 
         with self._rows.locked(wanted, progress, what):
             to_do = self._rows.still_to_do(wanted)
@@ -126,8 +127,3 @@ def _measure_file(path: Path) -> int:
         return path.stat().st_blocks * 512
     except FileNotFoundError:  # another process has just discarded it
         return 0
-
-
-def _to_numpy(features: Tensor) -> NDArray[np.generic]:
-    on_cpu = features.cpu().contiguous()
-    return (on_cpu.view(torch.uint16) if on_cpu.dtype is torch.bfloat16 else on_cpu).numpy()

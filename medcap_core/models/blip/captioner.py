@@ -165,9 +165,11 @@ class BlipCaptioner(Captioner):
         """Record attention, see `Captioner.record_attention`."""
         with torch.no_grad():
             encoded = self.network.vision_model(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+        num_tokens, lowest = input_ids.shape[1], torch.finfo(torch.float32).min
+        causal_mask = torch.full((1, 1, num_tokens, num_tokens), lowest, device=input_ids.device).triu(1)
         decoded = self.network.text_decoder(
             input_ids=input_ids,
-            attention_mask=_build_causal_mask(input_ids.shape[1], input_ids.device),
+            attention_mask=causal_mask,
             encoder_hidden_states=encoded.last_hidden_state,
             output_attentions=True,
             use_cache=False,
@@ -176,9 +178,3 @@ class BlipCaptioner(Captioner):
         return RecordedAttention(
             decoded.cross_attentions, tuple(encoded.attentions or ()), decoded.logits, (side, side)
         )
-
-
-def _build_causal_mask(num_tokens: int, device: torch.device) -> Tensor:
-    """Build the additive causal mask (1, 1, T, T): 0 up to the token itself, the lowest float32 after it."""
-    lowest = torch.full((num_tokens, num_tokens), torch.finfo(torch.float32).min, device=device)
-    return lowest.triu(1)[None, None]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Blip2QFormerConfig
 
 from medcap_core.errors import ModelFault
@@ -53,19 +54,12 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = MedBlip3dNetwork(config, vision_tower, language_model)
         inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
-        _match_embedding_spread(network)
+        # Image tokens start with the standard deviation of token embeddings: larger ones would outweigh positions and
+        # text tokens in a language model that was not trained on them.
+        spread = float(network.language_model.get_input_embeddings().weight.float().std())
+        projection = network.language_projection
+        nn.init.normal_(projection.weight, std=spread / projection.in_features**0.5)
     return network, tokenizer
-
-
-@torch.no_grad()
-def _match_embedding_spread(network: MedBlip3dNetwork) -> None:
-    """Initialise the language projection so that image tokens have the standard deviation of token embeddings.
-
-    Larger ones would outweigh positions and text tokens in a language model that was not trained on them.
-    """
-    spread = float(network.language_model.get_input_embeddings().weight.float().std())
-    width = network.language_projection.in_features
-    network.language_projection.weight.normal_(std=spread / width**0.5)
 
 
 def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int | None) -> dict[str, Any]:

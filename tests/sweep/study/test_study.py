@@ -206,7 +206,7 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
     assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 9.9))
     assert not study.report(record.name, report_of(record, 3, 9.9))
-    assert [epoch["score"] for epoch in record.epochs] == [2.5, 2.6]
+    assert [epoch.score for epoch in record.epochs] == [2.5, 2.6]
 
 
 def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
