@@ -40,7 +40,7 @@ class Request:
 
     def part(self, positions: Positions) -> "Request":
         """Ask the same of some of the images, in the order given."""
-        return replace(self, questions=self.questions and tuple(self.questions[place] for place in positions.tolist()))
+        return replace(self, questions=self.questions and tuple(self.questions[index] for index in positions.tolist()))
 
 
 @dataclass(frozen=True)

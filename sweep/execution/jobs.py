@@ -38,7 +38,8 @@ SHARDS_PER_DEVICE = 4
 class PredictionJob:
     """One model to show images of one split to; `weights` None is the base model itself.
 
-    `positions` are the indices of the images in the split; `request` has questions in their order.
+    `positions` are the indices of the images in the split; `request` has questions in their order. A shard is some of
+    a job's images, as indices of `positions`.
     """
 
     name: str
@@ -86,17 +87,17 @@ def share_out(
         num_shards = max(
             1, min(num_devices * shards_per_device, math.ceil(len(job.positions) / job.config.eval_batch_size))
         )
-        for places in np.array_split(np.arange(len(job.positions)), num_shards):
-            task = run.remote(job, places, resources.cpus_per_worker)
-            pending[task] = (job.name, places)
+        for shard in np.array_split(np.arange(len(job.positions)), num_shards):
+            task = run.remote(job, shard, resources.cpus_per_worker)
+            pending[task] = (job.name, shard)
     found: dict[str, dict[int, ImagePrediction]] = {job.name: {} for job in jobs}
     total = sum(len(job.positions) for job in jobs)
     while pending:
         (task, *_), _ = ray.wait(list(pending), num_returns=1)
-        name, places = pending.pop(task)
-        found[name].update(zip(places.tolist(), _fetch(task), strict=True))
+        name, shard = pending.pop(task)
+        found[name].update(zip(shard.tolist(), _fetch(task), strict=True))
         progress(what, sum(map(len, found.values())), total)
-    return {name: [part[place] for place in range(len(part))] for name, part in found.items()}
+    return {name: [part[index] for index in range(len(part))] for name, part in found.items()}
 
 
 def _is_one_machine() -> bool:
@@ -133,24 +134,24 @@ def _fetch(task: "ray.ObjectRef[list[ImagePrediction]]") -> list[ImagePrediction
     return found
 
 
-def _predict_shard(job: PredictionJob, places: Positions, num_threads: float) -> list[ImagePrediction]:
+def _predict_shard(job: PredictionJob, shard: Positions, num_threads: float) -> list[ImagePrediction]:
     """Predict some of a job's images in a Ray worker."""
     set_up_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
-    return predict_here(job, places)
+    return predict_here(job, shard)
 
 
 def predict_here(
-    job: PredictionJob, places: Positions | None = None, progress: Progress = ignore_progress
+    job: PredictionJob, shard: Positions | None = None, progress: Progress = ignore_progress
 ) -> list[ImagePrediction]:
-    """Predict what a job asks of its images at `places`, by default of all, here; the model stays for the next call.
+    """Predict what a job asks of the images of a shard, by default of all, here; the model stays for the next call.
 
     Raises OutOfMemory.
     """
     with name_memory_faults(job.config):
         captioner = load_trained_captioner(job.config, job.weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
-        places = np.arange(len(job.positions)) if places is None else places
-        split = data.splits[job.split].part(np.array(job.positions)[places])
+        shard = np.arange(len(job.positions)) if shard is None else shard
+        split = data.splits[job.split].part(np.array(job.positions)[shard])
         images = open_images(captioner, split, job.config)
-        return generate_predictions(captioner, images, job.request.part(places), job.config, progress=progress)
+        return generate_predictions(captioner, images, job.request.part(shard), job.config, progress=progress)

@@ -16,7 +16,7 @@ from medcap_core.scoring.statistics import (
     resample_sums,
 )
 from sweep.held_out.questions import CLASSES, AskedSplit, cohort_of
-from sweep.study.scored_rows import ALL, TEXT_ONLY_ROWS, UNSEEN
+from sweep.study.scored_rows import TEXT_ONLY_ROWS
 from sweep.study.test_results import (
     AnswerComparison,
     AnswerComparisons,
@@ -33,9 +33,9 @@ from sweep.study.test_results import (
 
 def find_scopes(asked: AskedSplit, unseen_cohorts: Sequence[str]) -> dict[Scope, IntArray]:
     """Find the scans of each scope: those of unseen cohorts where there are some, and all."""
-    unseen = [place for place, record in enumerate(asked.records) if cohort_of(record) in unseen_cohorts]
-    scopes: dict[Scope, IntArray] = {UNSEEN: np.array(unseen, dtype=np.int64)} if unseen else {}
-    return scopes | {ALL: np.arange(len(asked.records))}
+    unseen = [scan for scan, record in enumerate(asked.records) if cohort_of(record) in unseen_cohorts]
+    scopes: dict[Scope, IntArray] = {"unseen": np.array(unseen, dtype=np.int64)} if unseen else {}
+    return scopes | {"all": np.arange(len(asked.records))}
 
 
 def describe_classification(
@@ -47,18 +47,18 @@ def describe_classification(
     """
     truth = asked.diagnoses
     cohorts: dict[str, list[int]] = {}
-    for place, record in enumerate(asked.records):
+    for scan, record in enumerate(asked.records):
         cohort = cohort_of(record)
         if cohort is not None:
-            cohorts.setdefault(cohort, []).append(place)
+            cohorts.setdefault(cohort, []).append(scan)
 
-    def describe(places: Sequence[int] | IntArray) -> ClassificationScore | None:
-        known = [int(place) for place in places if truth[place] is not None]
+    def describe(scans: Sequence[int] | IntArray) -> ClassificationScore | None:
+        known = [int(scan) for scan in scans if truth[scan] is not None]
         if not known:
             return None
         result = evaluate_classification(
-            [str(truth[place]) for place in known],
-            [named[place] for place in known],
+            [str(truth[scan]) for scan in known],
+            [named[scan] for scan in known],
             CLASSES,
             asked.number_units(known),
             seed,
@@ -73,9 +73,9 @@ def describe_classification(
             num_scans=int(result.confusion.sum()),
         )
 
-    of_cohorts = {cohort: describe(places) for cohort, places in sorted(cohorts.items())}
+    of_cohorts = {cohort: describe(scans) for cohort, scans in sorted(cohorts.items())}
     return ClassificationScores(
-        **{scope: describe(places) for scope, places in scopes.items()},
+        **{scope: describe(scans) for scope, scans in scopes.items()},
         cohorts={cohort: score for cohort, score in of_cohorts.items() if score is not None},
     )
 
@@ -142,8 +142,8 @@ def _group_items(
     scans = asked.table["scan"].to_numpy(dtype=np.int64)
     kinds = asked.table["kind"].to_numpy(dtype=object)
     grouped: dict[Scope, tuple[IntArray, dict[str, IntArray]]] = {}
-    for scope, places in scopes.items():
-        inside = np.isin(scans, places)
+    for scope, of_scope in scopes.items():
+        inside = np.isin(scans, of_scope)
         if inside.any():
             own = {kind: np.flatnonzero(inside & (kinds == kind)) for kind in dict.fromkeys(kinds[inside].tolist())}
             grouped[scope] = np.flatnonzero(inside), own
