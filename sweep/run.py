@@ -1,6 +1,7 @@
 """The command line: read, check, launch, print where the results are.
 
-python -m sweep.run search_spaces/lora.yaml
+python -m sweep.run lora
+python -m sweep.run my_space.yaml --data FOLDER
 python -m sweep.run --resume runs/lora-001
 """
 
@@ -22,6 +23,7 @@ from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import num_trials
+from sweep.space.ready import find_space
 from sweep.space.schema import Resources, SearchSpace
 from sweep.study.directory import check_new_directory, next_run_directory
 
@@ -34,7 +36,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def run(
-    space: Annotated[Path | None, typer.Argument(help="Space file, such as search_spaces/lora.yaml.")] = None,
+    space: Annotated[str | None, typer.Argument(help="A ready space, such as lora, or a space file.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set: phantoms, rocov2, a Hub name or a path.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model: phantom-blip, a Hub name or a path.")] = None,
     trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds so many.")] = None,
@@ -71,9 +73,9 @@ def run(
         if retry_failed:
             raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
         if space is None:
-            raise ConfigFault("No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR.")
+            raise ConfigFault("No space given; name a ready one, such as lora, or a space file, or use --resume DIR.")
         resolved = apply_overrides(
-            load_space(space),
+            load_space(find_space(space)),
             data=data,
             model=model,
             trials=_parse_count(trials),
