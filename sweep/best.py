@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def read_best(directory: Path, trial: str | None = None) -> str:
-    """The config of the run's best trial, or of the one named, as a space file with nothing left to search.
+    """Write the config of the run's best trial, or of the one named, as a space file with nothing left to search.
 
     Raises RunFault where there is no such run or trial, or where the run has not chosen a best one yet.
     """
@@ -82,7 +82,7 @@ def _hide_folders(path: Path, hide: Callable[[Mapping[str, Any]], dict[str, Any]
 
 
 def _exported_trial(directory: Path) -> str | None:
-    """The trial whose model lies in `best/`."""
+    """Read which trial's model lies in `best/`."""
     try:
         return (directory / "best" / "trial.txt").read_text(encoding="utf-8").strip()
     except FileNotFoundError:

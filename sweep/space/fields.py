@@ -31,7 +31,9 @@ _TYPE_NAMES = {
     "boolean": "true or false",
     "string": "text",
     "null": "null",
+    "object": "a mapping",
 }
+_ITEM_NAMES = {"integer": "whole numbers", "object": "mappings"}
 _BOUND_NAMES = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
@@ -176,7 +178,7 @@ def _field_adapter(model: type[BaseModel], field: str) -> TypeAdapter[Any]:
 
 
 @cache
-def _field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+def field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """Return the JSON schema of each field, enumerations written out."""
     schema = model.model_json_schema()
     named = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
@@ -185,7 +187,7 @@ def _field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 def _variants(model: type[BaseModel], field: str) -> list[dict[str, Any]]:
     """Return the JSON schemas of the types a field may have, null last."""
-    schema = _field_schemas(model)[field]
+    schema = field_schemas(model)[field]
     return sorted(schema.get("anyOf", [schema]), key=lambda variant: variant.get("type") == "null")
 
 
@@ -198,7 +200,8 @@ def _describe_type(variant: dict[str, Any]) -> str:
     if listed:
         return f"one of {', '.join(listed)}" if len(listed) > 1 else f"'{listed[0]}'"
     if variant["type"] == "array":
-        return f"a list of {', '.join(_listed_values(variant['items'])) or 'whole numbers'}"
+        items = ", ".join(_listed_values(variant["items"]))
+        return f"a list of {items or _ITEM_NAMES[variant['items']['type']]}"
     limits = [text.format(variant[bound]) for bound, text in _BOUND_NAMES.items() if bound in variant]
     name = _TYPE_NAMES[variant["type"]]
     return f"{name} ({', '.join(limits)})" if limits else name
