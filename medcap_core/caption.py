@@ -26,6 +26,8 @@ from medcap_core.runtime.command_line import exit_on_fault
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 _PARTS = ("image_size", "vision_model", "language_model", "patch_size", "num_queries", "qformer_layers")
 """Settings that compose a base model; an exported model has its parts saved."""
 
@@ -100,7 +102,8 @@ def read_settings(model: str) -> TrialConfig:
     return build_trial_config(values, str(path))
 
 
-def main(
+@app.command()
+def caption(
     images: Annotated[list[Path], typer.Argument(help="Image files, or scans for a model of volumes.")],
     model: Annotated[str, typer.Option(help="A run's best folder, a Hub name or a path.")] = "phantom-blip",
     prompt: Annotated[str | None, typer.Option(help="Text that captions begin with; default: as trained.")] = None,
@@ -124,4 +127,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,37 +1,34 @@
-"""The declared types of the values in a space file, and the halves of a sentence on a value that does not fit.
+"""Read single values by the declared type of a pydantic field, and describe what a field takes.
 
 pydantic decides what is valid; the sentences are ours, so that every fault reads alike and names its remedy.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, field_validator
+from pydantic import ValidationInfo as Info
+from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from medcap_core.config import TrialConfig
 
+Kind = Literal["int", "float", "bool", "text", "listed"]
+
 _MAX_SHOWN = 80
-_MAX_SHOWN_DEPTH = 8
 _MAX_LISTED = 12
+_KINDS: dict[str, Kind] = {"boolean": "bool", "number": "float", "integer": "int", "string": "text"}
 _TYPE_NAMES = {
     "integer": "a whole number",
     "number": "a number",
     "boolean": "true or false",
     "string": "text",
     "null": "null",
+    "object": "a mapping",
 }
+_ITEM_NAMES = {"integer": "whole numbers", "object": "mappings"}
 _BOUND_NAMES = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
@@ -62,28 +59,34 @@ def unknown_key(name: Any, known: Iterable[str], noun: str = "key") -> WrongKey:
     return WrongKey(f"unknown {noun} {show(name)}", suggest_spelling(name, known) or listed)
 
 
-class Section(BaseModel):
-    """A mapping of the space file; each value takes its declared type or raises WrongValue.
+def read_field(model: type[BaseModel], field: str, value: Any) -> Any:
+    """Read one value by the type and bounds of a field, as a plain YAML scalar. Raises WrongValue.
 
-    Fields named in `sections` hold further keys and values, which are read one by one.
+    Checks across fields are the model's. pydantic would take true for 1 and 1 for true; YAML 1.1 takes 1e3 for text.
     """
+    for form in (value, _as_number(value)):
+        try:
+            result = _field_adapter(model, field).validate_python(form)
+        except ValidationError:
+            continue
+        if isinstance(value, bool) == isinstance(result, bool):
+            return result.value if isinstance(result, Enum) else result
+    listed = [item for variant in _variants(model, field) for item in _listed_values(variant)]
+    remedy = suggest_spelling(value, listed) or "correct the value"
+    raise WrongValue(f"{show(value)} is not {describe_field(model, field)}", remedy)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+class Section(BaseModel):
+    """A mapping of the space file, whose values are read one by one; `sections` names its fields with inner keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
     sections: ClassVar[tuple[str, ...]] = ()
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _read(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    def _read(cls, value: Any, handler: Handler, info: Info) -> Any:
         assert info.field_name is not None, "a validator of fields"
-        return handler(value) if info.field_name in cls.sections else _as_declared(cls, info.field_name, value, handler)
-
-
-def read_field(model: type[BaseModel], field: str, value: Any) -> Any:
-    """Read one value by the type and bounds of a field, as a plain YAML scalar. Raises WrongValue.
-
-    Checks across fields are the model's.
-    """
-    return _as_declared(model, field, value, _field_adapter(model, field).validate_python)
+        return handler(value) if info.field_name in cls.sections else read_field(cls, info.field_name, value)
 
 
 def read_keyed_field(keyed: tuple[str, Any], noun: str = "knob") -> Any:
@@ -103,16 +106,10 @@ def with_keys(raw: Any) -> Any:
     return {str(key): (key, value) for key, value in raw.items()} if isinstance(raw, dict) else raw
 
 
-def field_kind(model: type[BaseModel], field: str) -> Literal["int", "float", "bool", "text", "listed"]:
+def field_kind(model: type[BaseModel], field: str) -> Kind:
     """Name the kind of values a field takes, null aside."""
     types = {variant["type"] for variant in _variants(model, field) if not _listed_values(variant)}
-    if "boolean" in types:
-        return "bool"
-    if "number" in types:
-        return "float"
-    if "integer" in types:
-        return "int"
-    return "text" if "string" in types else "listed"
+    return next((kind for name, kind in _KINDS.items() if name in types), "listed")
 
 
 def describe_field(model: type[BaseModel], field: str) -> str:
@@ -126,18 +123,16 @@ def suggest_spelling(word: Any, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else ""
 
 
-def show(value: Any, depth: int = 0) -> str:
-    """Format a value as a user wrote it in YAML, cut when long or deep."""
+def show(value: Any) -> str:
+    """Format a value as a user wrote it in YAML, cut when long."""
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple | dict) and depth > _MAX_SHOWN_DEPTH:
-        text = "..."
+        text = str(value).lower()
+    elif value is None:
+        text = "null"
     elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(show(item, depth + 1) for item in value) + "]"
+        text = "[" + ", ".join(map(show, value)) + "]"
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {show(item, depth + 1)}" for key, item in value.items()) + "}"
+        text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     else:
         text = repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
@@ -148,21 +143,15 @@ def show_plain(value: Any) -> str:
     return value if isinstance(value, str) and value.strip() == value != "" else show(value)
 
 
-def _as_declared(model: type[BaseModel], field: str, value: Any, read: Callable[[Any], Any]) -> Any:
-    for form in (value, _as_number(value)):
-        try:
-            result = read(form)
-        except ValidationError:
-            continue
-        if isinstance(value, bool) == isinstance(result, bool):  # pydantic takes true for 1 and 1 for true
-            return result.value if isinstance(result, Enum) else result
-    listed = [item for variant in _variants(model, field) for item in _listed_values(variant)]
-    remedy = suggest_spelling(value, listed) or "correct the value"
-    raise WrongValue(f"{show(value)} is not {describe_field(model, field)}", remedy)
+@cache
+def field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Return the JSON schema of each field, enumerations written out."""
+    schema = model.model_json_schema()
+    named = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
+    return {field: named.get(own.get("$ref"), {}) | own for field, own in schema["properties"].items()}
 
 
 def _as_number(value: Any) -> Any:
-    """Read text such as `1e3`, which YAML 1.1 takes for no number."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -175,17 +164,9 @@ def _field_adapter(model: type[BaseModel], field: str) -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))  # type: ignore[arg-type]
 
 
-@cache
-def _field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Return the JSON schema of each field, enumerations written out."""
-    schema = model.model_json_schema()
-    named = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
-    return {field: named.get(own.get("$ref"), {}) | own for field, own in schema["properties"].items()}
-
-
 def _variants(model: type[BaseModel], field: str) -> list[dict[str, Any]]:
     """Return the JSON schemas of the types a field may have, null last."""
-    schema = _field_schemas(model)[field]
+    schema = field_schemas(model)[field]
     return sorted(schema.get("anyOf", [schema]), key=lambda variant: variant.get("type") == "null")
 
 
@@ -198,7 +179,7 @@ def _describe_type(variant: dict[str, Any]) -> str:
     if listed:
         return f"one of {', '.join(listed)}" if len(listed) > 1 else f"'{listed[0]}'"
     if variant["type"] == "array":
-        return f"a list of {', '.join(_listed_values(variant['items'])) or 'whole numbers'}"
+        items = ", ".join(_listed_values(variant["items"]))
+        return f"a list of {items or _ITEM_NAMES[variant['items']['type']]}"
     limits = [text.format(variant[bound]) for bound, text in _BOUND_NAMES.items() if bound in variant]
-    name = _TYPE_NAMES[variant["type"]]
-    return f"{name} ({', '.join(limits)})" if limits else name
+    return _TYPE_NAMES[variant["type"]] + (f" ({', '.join(limits)})" if limits else "")

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from medcap_core.config import TrialConfig
 from sweep.space.conditions import fold_fixed
 from sweep.space.faults import FaultList
-from sweep.space.fields import WrongValue, field_kind, read_field
+from sweep.space.fields import WrongValue, field_kind, read_field, unknown_key
 from sweep.space.reading import build_space
 from sweep.space.schema import SECTIONS, SETTINGS, Resources, SearchSpace
 from sweep.space.yaml_text import parse_value
@@ -33,25 +33,23 @@ def apply_overrides(
     do first points that lie in another branch. Raises ConfigFault with every fault at once.
     """
     options = {"data": data, "model": model, "trials": trials, "seed": seed, "resources.max_concurrent": max_concurrent}
-    written = [
+    given: list[tuple[str, str, str | None]] = [
         (f"--{key.rpartition('.')[2].replace('_', '-')} {value}", key, str(value))
         for key, value in options.items()
         if value is not None
     ]
+    for item in set_values:
+        key, equals, text = item.partition("=")
+        given.append((f"--set {item}", key, text if equals else None))
     faults = FaultList("command line")
-    written += _split_settings(space, set_values, faults)
     flags: dict[str, str] = {}  # by key
     changes: dict[str, Any] = {}
-    for flag, key, text in written:
-        if key == "model" and space.models:
-            aliases = " or ".join(f"--set models.{alias}=NAME" for alias in space.models)
-            faults.add(flag, "this sweep compares several models", f"replace one of them by {aliases}")
-            continue
+    for flag, key, value in given:
         if key in flags:
             faults.add(flag, f"{key} is given twice", "keep one")
         flags[key] = flag
         try:
-            changes[key] = _read(key, text)
+            changes[key] = _read(space, key, value)
         except WrongValue as wrong:
             faults.add_wrong(flag, wrong)
     faults.raise_if_any()
@@ -68,27 +66,19 @@ def apply_overrides(
     return changed
 
 
-def _split_settings(space: SearchSpace, set_values: Sequence[str], faults: FaultList) -> list[tuple[str, str, str]]:
-    """Split each `--set` into flag, key and text; note what has no known key."""
+def _read(space: SearchSpace, key: str, text: str | None) -> Any:
+    """Read a value as YAML does, then by declared type; a text field takes it as written, unless quoted."""
     aliases = [f"models.{alias}" for alias in space.models]
     known = dict.fromkeys([*SETTINGS, *_RESOURCES, *TrialConfig.model_fields, *aliases])
-    split = []
-    for item in set_values:
-        key, equals, text = item.partition("=")
-        flag = f"--set {item}"
-        if not equals:
-            faults.add(flag, "it has no value", "write it as key=value")
-        elif key in SECTIONS or key.startswith("search."):
-            faults.add(flag, f"'{key}' cannot be given on the command line", "change it in the space file")
-        elif key not in known:
-            faults.add_unknown(flag, key, known)
-        else:
-            split.append((flag, key, text))
-    return split
-
-
-def _read(key: str, text: str) -> Any:
-    """Read the text as YAML does, then by declared type; a text field takes it as written, unless quoted."""
+    if text is None:
+        raise WrongValue("it has no value", "write it as key=value")
+    if key in SECTIONS or key.startswith("search."):
+        raise WrongValue(f"'{key}' cannot be given on the command line", "change it in the space file")
+    if key not in known:
+        raise unknown_key(key, known)
+    if key == "model" and aliases:
+        one_of_them = " or ".join(f"--set {alias}=NAME" for alias in aliases)
+        raise WrongValue("this sweep compares several models", f"replace one of them by {one_of_them}")
     section, _, field = key.rpartition(".")
     owner: type[BaseModel] = SearchSpace if key in SETTINGS else TrialConfig
     if section == "resources":

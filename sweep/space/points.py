@@ -5,41 +5,40 @@ A point maps the searched knobs that are active there to their values, by field 
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.errors import ConfigFault
 from sweep.space.conditions import active_range, order_knobs, parameter_name
-from sweep.space.ranges import Suggester
+from sweep.space.ranges import Range, Suggester
 from sweep.space.schema import SearchSpace
 
 
 def propose(space: SearchSpace, trial: Suggester) -> dict[str, Any]:
     """Draw one point from an Optuna trial (or any `Suggester`), parents before the knobs that depend on them."""
     point: dict[str, Any] = {}
-    for knob in order_knobs(space.search):
-        ranges = space.search[knob]
-        active = active_range(ranges, point)
-        if active is not None:
-            point[knob] = active.suggest(trial, parameter_name(knob, ranges, active))
+    for knob, active, name in _active_ranges(space, point):
+        point[knob] = active.suggest(trial, name)
     return point
 
 
 def encode_point(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
     """Encode a point as parameters of a study, for `study.enqueue_trial`; knobs that the point lacks stay free."""
-    parameters: dict[str, Any] = {}
-    for knob in order_knobs(space.search):
-        ranges = space.search[knob]
-        active = active_range(ranges, point)
-        if active is not None and knob in point:
-            parameters[parameter_name(knob, ranges, active)] = point[knob]
-    return parameters
+    return {name: point[knob] for knob, _, name in _active_ranges(space, point) if knob in point}
 
 
 def is_complete(space: SearchSpace, point: Mapping[str, Any]) -> bool:
     """Say whether a point has a value for every knob that is active in it."""
-    return all(knob in point or active_range(ranges, point) is None for knob, ranges in space.search.items())
+    return all(knob in point for knob, _, _ in _active_ranges(space, point))
+
+
+def _active_ranges(space: SearchSpace, point: Mapping[str, Any]) -> Iterator[tuple[str, Range, str]]:
+    """Yield each knob that is active in a point, its range and its parameter; the point may grow meanwhile."""
+    for knob in order_knobs(space.search):
+        active = active_range(space.search[knob], point)
+        if active is not None:
+            yield knob, active, parameter_name(knob, space.search[knob], active)
 
 
 class RandomDraw:
@@ -79,12 +78,11 @@ def grid_rows(space: SearchSpace) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = [{}]
     for knob in order_knobs(space.search):
-        actives = [(row, active_range(space.search[knob], row)) for row in rows]
-        rows = [
-            taken
-            for row, active in actives
-            for taken in ([row] if active is None else [row | {knob: value} for value in active.values])
-        ]
+        longer = []
+        for row in rows:
+            active = active_range(space.search[knob], row)
+            longer += [row] if active is None else [row | {knob: value} for value in active.values]
+        rows = longer
     return [row | {"seed": seed} for row in rows for seed in space.seeds] if space.seeds else rows
 
 

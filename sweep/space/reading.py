@@ -45,7 +45,8 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
     check_conditions(search, space.fixed, broken, faults)
     _check_sampler(space, faults)
     space = space.model_copy(update={"search": fold_fixed(search, space.fixed)})
-    numbers = [n for n, _ in enumerate(given.get("first_points", ())) if ("first_points", str(n)) not in faulty]
+    lost = {loc[1] for loc in faulty if loc[0] == "first_points" and len(loc) > 1}
+    numbers = [number for number in range(len(space.first_points) + len(lost)) if str(number) not in lost]
     _check_points(space, set(search) | broken, numbers, faults)
     faults.raise_if_any()
     space = space.model_copy(update={"trials": num_trials(space)})
@@ -68,7 +69,7 @@ def _leave_out(given: Mapping[str, Any], faulty: set[tuple[str, ...]]) -> dict[s
 
 def _check_points(space: SearchSpace, named: set[str], numbers: Sequence[int], faults: FaultList) -> None:
     """Note first points outside the space. `named` are all knobs of the file, `numbers` the points' places in it."""
-    for place, (number, point) in enumerate(zip(numbers, space.first_points, strict=False)):
+    for place, (number, point) in enumerate(zip(numbers, space.first_points, strict=True)):
         key = f"first_points[{number}]"
         if point in space.first_points[:place]:
             first = numbers[space.first_points.index(point)]
