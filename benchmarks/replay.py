@@ -97,7 +97,7 @@ def record(out: Path) -> None:
             knobs = {name: getattr(trial.config, name) for name in KNOBS}
             if knobs["freeze"] != "lora":
                 knobs["lora_targets"] = ""
-            rows += [knobs | {"epoch": e["epoch"], "cider": e["score"], "seconds": e["seconds"]} for e in trial.epochs]
+            rows += [knobs | {"epoch": e.epoch, "cider": e.score, "seconds": e.seconds} for e in trial.epochs]
     pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
 
 

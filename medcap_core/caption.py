@@ -20,9 +20,9 @@ from medcap_core.data.batches import PixelSource
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
-from medcap_core.inference.generation import generate_answers, generate_captions
+from medcap_core.inference.generation import Request, generate_captions, generate_predictions
 from medcap_core.models import Captioner
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
@@ -61,8 +61,9 @@ def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence
             f"--question: the {captioner.family} model {config.model} answers none; remove the flag, or give a model "
             "of medblip3d."
         )
-    answers = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
-    return [answer.texts for answer in answers]
+    request = Request(questions=(tuple(questions),) * len(paths))
+    found = generate_predictions(captioner, _read_files(paths, captioner.geometry), request, config)
+    return [prediction.answers for prediction in found]
 
 
 def _load_model(config: TrialConfig) -> Captioner:
@@ -109,7 +110,7 @@ def main(
 ) -> None:
     """Print one line for each image: its path, a tab, its caption or its answers, with tabs between."""
     set_up_libraries()
-    with told_in_sentences():
+    with exit_on_fault():
         flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
         config = read_settings(model).model_copy(
             update={name: value for name, value in flags.items() if value is not None}

@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
 from medcap_core.errors import ModelFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 
 _KEPT_FILES = ("*.json", "*.txt", "*.model")
 
@@ -68,7 +68,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="New folder for the converted one.")],
 ) -> None:
     """Convert the pickled weights of a checkpoint to safetensors."""
-    with told_in_sentences():
+    with exit_on_fault():
         convert_weights(source, folder)
     sys.stdout.write(f"Written to {folder}; give it as the model.\n")
 

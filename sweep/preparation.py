@@ -4,8 +4,6 @@ import sys
 import textwrap
 import time
 
-import numpy as np
-
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import (
     PreparedData,
@@ -22,14 +20,20 @@ from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.scoring.bertscore import load_bert_scorer
-from medcap_core.training.validation import check_metric, check_truth, choose_scored, score_predictions
+from medcap_core.training.validation import (
+    build_request,
+    check_metric,
+    check_truth,
+    find_scored,
+    score_predictions,
+)
 from sweep.execution.cluster import ClusterInfo, TrialResources
-from sweep.execution.jobs import CaptionJob, predict_here, predict_split
+from sweep.execution.jobs import PredictionJob, predict_here, predict_split
 from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.provenance import begin_provenance, check_same_origin, find_gpus
+from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, check_same_origin, find_gpus
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
@@ -135,15 +139,16 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
-    found = {
-        "name": data.name,
-        "kind": data.kind,
-        "notes": data.notes,
-        "sizes": sizes,
-        "skipped": len(skipped),
-        "sha256": {name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
-    }
-    models = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    found = DataOrigin(
+        name=data.name,
+        kind=data.kind,
+        notes=data.notes,
+        sizes=sizes,
+        skipped=len(skipped),
+        sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+    )
+    identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    models = ModelOrigin.model_validate(identity)
     check_same_origin(study.directory, found, models)
     begin_provenance(
         study.directory,
@@ -211,28 +216,31 @@ def check_evaluation(
     """
     names = {name: alias for alias, name in study.space.models.items()}
     objective = study.space.objective
-    check_truth(study.space.metric, study.space.data, data.splits["validation"].records)
-    whole = choose_scored(data.splits["validation"], objective.predictions)
+    validation = data.splits["validation"]
+    check_truth(study.space.metric, study.space.data, validation.records)
+    scored = find_scored(validation.records, objective.predictions)
     for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-        split = whole.part(np.arange(min(NUM_CHECK_BATCHES * config.eval_batch_size, len(whole))))
+        positions = scored[: NUM_CHECK_BATCHES * config.eval_batch_size]
+        split = validation.part(positions)
         started = time.monotonic()
-        job = CaptionJob(
+        job = PredictionJob(
             "check",
             untrained,
             None,
             "validation",
-            len(split),
+            positions.tolist(),
+            build_request(objective.predictions, len(split)),
             whole_validation=False,
-            predictions=objective.predictions,
         )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(split))
-            texts = predict_here(job)
+            found = predict_here(job)
             view.step(what, len(split), len(split))
         else:
-            texts = predict_split([job], resources, view.step, what)["check"]
+            found = predict_split([job], resources, view.step, what)["check"]
+        texts = [prediction.text for prediction in found]
         score = objective.show(score_predictions(split, texts, config.metric))
         checked = f"{len(split)} validation {split.records[0].noun}s"
         view.message(

@@ -14,10 +14,9 @@ import typer
 from rich.console import Console
 
 from medcap_core.errors import ConfigFault, UserFault
-from medcap_core.runtime.command_line import told_in_sentences
-from medcap_core.runtime.imports import quick_imports
+from medcap_core.runtime.command_line import exit_on_fault, quick_imports
 from sweep.process.environment import set_environment
-from sweep.process.interrupts import heed_interrupts
+from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
@@ -53,8 +52,8 @@ def run(
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
-    heed_interrupts()
-    with told_in_sentences():
+    install_interrupt_handlers()
+    with exit_on_fault():
         if log_to is not None:
             prepare_log(log_to)
         if resume is not None:
@@ -153,7 +152,7 @@ def _launched(address: str | None, wanted: Resources, count: int) -> "Iterator[L
     """A Ray that starts for `count` trials; a fault meanwhile is told before it is left, which may take seconds."""
     from sweep.execution.launch import launch
 
-    with launch(address, wanted, count) as launched, told_in_sentences():
+    with launch(address, wanted, count) as launched, exit_on_fault():
         yield launched
 
 

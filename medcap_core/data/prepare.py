@@ -100,7 +100,7 @@ def prepare_data(
     num_drawn = num_unreadable = 0
     unit = "px" if geometry.noun == "image" else "voxels a side"
     for split in splits:
-        drawn = _draw(dataset, split, config, whole_validation=whole_validation)
+        drawn = draw_rows(dataset, split, config, whole_validation=whole_validation)
         store = _open_store(config.data, split, geometry, cache_root())
         store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
         usable = drawn[store.readable(drawn)]
@@ -190,7 +190,8 @@ def _require_geometry(config: TrialConfig, dataset: Dataset, geometry: Geometry)
         raise DataFault(f"{config.data} holds {holds}, but the model {config.model} takes {takes}: use {remedy}.")
 
 
-def _draw(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
+def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
+    """Draw the rows of a split that `config` asks for, sorted; see `prepare_data`."""
     caps = {
         "train": config.max_train_images,
         "validation": None if whole_validation else config.max_validation_images,

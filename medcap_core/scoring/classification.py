@@ -76,8 +76,8 @@ class ClassificationResult:
     balanced_accuracy: float
     macro_f1: float
     recalls: dict[str, float]
-    intervals: dict[str, list[float]]
-    recall_intervals: dict[str, list[float]]
+    intervals: dict[str, tuple[float, float]]
+    recall_intervals: dict[str, tuple[float, float]]
 
 
 def evaluate_classification(
@@ -92,9 +92,9 @@ def evaluate_classification(
         raise ValueError("no classes to score")
     confusion = count_confusion(truth, predicted, classes)
     scores = score_confusion(confusion)
-    occurring = [index for index, count in enumerate(confusion.sum(1)) if count]
-    intervals: dict[str, list[float]] = {}
-    recall_intervals: dict[str, list[float]] = {}
+    occurring = [place for place, count in enumerate(confusion.sum(1)) if count]
+    intervals: dict[str, tuple[float, float]] = {}
+    recall_intervals: dict[str, tuple[float, float]] = {}
     if units.max() > 0:
         each = np.zeros((len(truth), *confusion.shape))
         for row, (actual, named) in enumerate(zip(truth, predicted, strict=True)):

@@ -42,10 +42,11 @@ def resample_sums(
     return sums[:, :-1], sums[:, -1]
 
 
-def compute_interval(resampled: FloatArray) -> list[float]:
-    """Compute the central 95% of a resampled score (B,): [low, high], to six decimals (percentile bootstrap)."""
+def compute_interval(resampled: FloatArray) -> tuple[float, float]:
+    """Compute the middle 95% of a resampled figure (B,): low and high, to six decimals (percentile bootstrap)."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    return [round(float(bound), 6) for bound in np.percentile(resampled, [tail, 100 - tail])]
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return round(float(low), 6), round(float(high), 6)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PairedComparison:
     """Comparison of one row with the baseline on the same images; `difference` is row less baseline."""
 
     difference: float
-    interval: list[float]
+    interval: tuple[float, float]
     p_value: float
 
 

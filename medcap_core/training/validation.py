@@ -15,7 +15,7 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord, read_diagnosis
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import generate_answers, generate_captions
+from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner
 from medcap_core.objective import OBJECTIVES, Metric, Predictions
 from medcap_core.runtime.progress import Progress, ignore_progress
@@ -44,12 +44,6 @@ def check_truth(metric: Metric, data: str, records: Sequence[Record]) -> None:
         raise ConfigFault(faults)
 
 
-def choose_scored(split: PreparedSplit, predictions: Predictions) -> PreparedSplit:
-    """Choose the part of a split to predict: all of it for captions, the scans with a known diagnosis for answers."""
-    scored = find_scored(split.records, predictions)
-    return split if len(scored) == len(split) else split.part(scored)
-
-
 def predict(
     captioner: Captioner,
     images: ImageSource,
@@ -59,13 +53,17 @@ def predict(
     progress: Progress = ignore_progress,
     what: str | None = None,
 ) -> list[str]:
-    """Generate one caption, or answer to the question for the diagnosis, for each image, in order, on every worker."""
-    what = what or predictions
+    """One caption, or answer to the question for the diagnosis, an image of the source, in order, on every worker."""
+    request = build_request(predictions, len(images))
+    found = generate_predictions(captioner, images, request, config, workers, progress, what or predictions)
+    return [prediction.text for prediction in found]
+
+
+def build_request(predictions: Predictions, num_images: int) -> Request:
+    """Ask for a caption, or for the answer to the question for the diagnosis, of each image."""
     if predictions == "captions":
-        return generate_captions(captioner, images, config, workers, progress, what)
-    questions = [[DIAGNOSIS_QUESTION]] * len(images)
-    answers = generate_answers(captioner, images, questions, config, workers, progress, what)
-    return [answer.texts[0] for answer in answers]
+        return Request(captions=True)
+    return Request(questions=((DIAGNOSIS_QUESTION,),) * num_images)
 
 
 def score_predictions(split: PreparedSplit, texts: Sequence[str], metric: Metric) -> float:

@@ -81,7 +81,7 @@ class ExperimentLog:
         if self._target is LogTarget.MLFLOW:
             self._note(trial)["run"] = self._logger._trial_runs[view]
         for epoch in self._study.record(trial).epochs:
-            self.take_epoch(trial, epoch)
+            self.take_epoch(trial, epoch.model_dump())
 
     def take_epoch(self, trial: str, epoch: Mapping[str, Any]) -> None:
         """Tell of one epoch (`EPOCH_FIELDS`); one that was told before is left out."""

@@ -1,4 +1,4 @@
-"""One trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
+"""Run one trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
 
 import json
 import logging
@@ -42,15 +42,15 @@ except ImportError:
         """Do without a title."""
 
 
-SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
+SECONDS_BETWEEN_WRITES = 2.0
 
 FAILURE = "failure"
-"""Key of a result that says why the trial cannot go on; a trial reports it rather than raise, so no one retries it."""
+"""Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a trial process is told; plain values, since Ray carries and shows them."""
+    """The parameters of a trial process; plain values, since Ray serializes and shows them."""
 
     trial: str
     label: str
@@ -63,22 +63,22 @@ class Assignment:
 
     @property
     def trial_config(self) -> TrialConfig:
-        """The config as validated by the driver."""
+        """The config, as the driver validated it."""
         return TrialConfig.model_validate(self.config)
 
     @property
     def checkpoints(self) -> Path:
-        """Where the trial keeps what it needs to go on."""
+        """The folder of the trial's checkpoints."""
         return Path(self.directory) / "checkpoints"
 
     @property
     def reservation(self) -> Path:
-        """Where several workers note what Ray holds for them."""
+        """The file with the placement group of several workers."""
         return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
 
 
 def run_trial(params: dict[str, Any]) -> None:
-    """Tune's function trainable: run one assignment to its end, reporting each epoch."""
+    """Run one assignment to its end and report each epoch: Tune's function trainable."""
     assignment = Assignment(**params)
     if assignment.num_workers == 1:
         train_here(assignment, tune.report)
@@ -129,10 +129,10 @@ def _train_worker(params: dict[str, Any]) -> None:
 
 
 def free_workers(assignment: Assignment) -> None:
-    """Give back what the workers of a trial that is over have reserved, where Train has not.
+    """Remove the placement group of a finished trial's workers, where Train has not.
 
-    A trial that Tune stops takes Train's controller with it; Train's own clean-up then asks for the one Ray on the
-    machine, and gives up where there are two.
+    Tune stops a trial together with Train's controller; Train's own clean-up then looks for the only Ray on the
+    machine, and fails if there are two.
     """
     if assignment.reservation.is_file():
         remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
@@ -140,13 +140,13 @@ def free_workers(assignment: Assignment) -> None:
 
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
-    """Fit in this process, with its log and progress note in the trial's folder."""
+    """Fit in this process, with log and progress in the trial's folder."""
     config, directory = assignment.trial_config, Path(assignment.directory)
     set_up_libraries()
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank
-    note_progress = ProgressNote(assignment, rank)
+    write_progress = ProgressWriter(assignment, rank)
     with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
         try:
             data = prepare_data(config, load_geometry(config))
@@ -154,33 +154,33 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
             def report_epoch(epoch: EpochReport) -> None:
                 report(asdict(epoch))
 
-            fit(config, data, assignment.checkpoints, report_epoch, note_progress)
+            fit(config, data, assignment.checkpoints, report_epoch, write_progress)
         except (TrialFailure, UserFault) as failure:
             if assignment.num_workers > 1:
-                raise  # the other workers wait for this one; only its end frees them
+                raise  # the other workers wait until this one ends
             report({FAILURE: fold_white_space(str(failure))})
         finally:
-            release_memory()  # the process goes on to another trial
+            release_memory()  # the process is reused for another trial
 
 
-class ProgressNote:
-    """Tells now and then where a trial stands within its epoch: to the driver's table, and to who looks at processes.
+class ProgressWriter:
+    """Publishes the progress of a trial within its epoch at intervals.
 
-    The table reads a small file that the first worker leaves. The dashboard and `ps` show each process's title, which
-    Ray sets anew at every call and which would otherwise name the function alone.
+    The driver's table reads a small file that the first worker writes. The dashboard and `ps` show the title of each
+    process, which Ray resets at every call to the name of the function.
     """
 
     def __init__(self, assignment: Assignment, rank: int) -> None:
         self.path = Path(assignment.directory) / "progress.json" if rank == 0 else None
         self.title = f"ray::{assignment.trial} {assignment.label}"
-        self.last_told = 0.0
+        self.last_write = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Tell `{what, done, total}` if the last time is long enough ago."""
+        """Write `{what, done, total}` if the last time is long enough ago."""
         now = time.monotonic()
-        if now - self.last_told < SECONDS_BETWEEN_PROGRESS_NOTES:
+        if now - self.last_write < SECONDS_BETWEEN_WRITES:
             return
-        self.last_told = now
+        self.last_write = now
         set_process_title(f"{self.title} ({what})")
         if self.path is None:
             return
@@ -191,7 +191,7 @@ class ProgressNote:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send this project's log records to `path` while a trial runs in this process."""
+    """Send the log records of `medcap_core` to `path` while a trial runs in this process."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("medcap_core")

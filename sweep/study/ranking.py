@@ -15,7 +15,7 @@ def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     trainable parameters, then by the earlier trial.
     """
     scored = [
-        (-record.best_score, record.last_count("trainable_parameters") or 0, record.number, record)
+        (-record.best_score, record.trainable_parameters or 0, record.number, record)
         for record in records
         if record.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and record.best_score is not None
     ]

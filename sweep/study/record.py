@@ -5,20 +5,45 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.objective import OBJECTIVES, Metric, Objective
-from medcap_core.training.epoch_report import EpochReport
 
-EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
-"""The fields kept of each epoch."""
+
+class Epoch(BaseModel):
+    """The report of an epoch (`EpochReport`) as a run keeps it: a figure that was NaN or infinite is None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epoch: int
+    num_epochs: int
+    score: float | None
+    validation_loss: float | None
+    training_loss: float | None
+    learning_rate: float | None
+    seconds: float | None
+    training_seconds: float | None
+    images_per_second: float | None
+    peak_memory_bytes: int | None
+    trainable_parameters: int
+    total_parameters: int
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _drop_infinite(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+EPOCH_FIELDS = tuple(Epoch.model_fields)
 
 
 def result_columns(metric: Metric) -> list[str]:
@@ -55,15 +80,12 @@ class TrialState(StrEnum):
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
 
 
-EpochValues = dict[str, int | float | None]
-
-
 @dataclass
 class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
-    `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. NaN and infinite values
-    of an epoch are None. `pruned_at_epoch` is the epoch after which the scheduler stopped the trial.
+    `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
+    epoch after which the scheduler stopped the trial.
     """
 
     name: str
@@ -75,7 +97,7 @@ class TrialRecord:
     state: TrialState = TrialState.PENDING
     reason: str = ""
     attempts: int = 0
-    epochs: list[EpochValues] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
     pruned_at_epoch: int | None = None
     whole_validation_score: float | None = None
 
@@ -92,51 +114,57 @@ class TrialRecord:
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
         """Add the report of an epoch, sorted by epoch. Raises KeyError if a field is missing."""
-        self.epochs.append({name: _finite_or_none(report[name]) for name in EPOCH_FIELDS})
-        self.epochs.sort(key=lambda epoch: epoch["epoch"] or 0)
+        self.epochs.append(Epoch.model_validate({name: report[name] for name in EPOCH_FIELDS}))
+        self.epochs.sort(key=lambda epoch: epoch.epoch)
 
     def has_epoch(self, number: int) -> bool:
         """Check for the report of epoch `number`."""
-        return any(epoch["epoch"] == number for epoch in self.epochs)
+        return any(epoch.epoch == number for epoch in self.epochs)
 
     @property
     def best_score(self) -> float | None:
         """The highest validation score of any epoch, as measured during the search."""
-        return max((epoch["score"] for epoch in self.epochs if epoch["score"] is not None), default=None)
+        return max((epoch.score for epoch in self.epochs if epoch.score is not None), default=None)
 
     @property
     def best_epoch(self) -> int | None:
         """Number of the epoch with the best score, the earliest of ties."""
         best = self.best_score
-        return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["score"] == best), None)
+        return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
 
     @property
     def last_score(self) -> float | None:
         """Score of the last finished epoch."""
-        return self.epochs[-1]["score"] if self.epochs else None
+        return self.epochs[-1].score if self.epochs else None
 
     @property
     def epochs_done(self) -> int:
         """Number of finished epochs; a zero-shot trial is scored once, which counts as one."""
-        return int(self.epochs[-1]["epoch"] or 0) if self.epochs else 0
+        return self.epochs[-1].epoch if self.epochs else 0
 
     @property
     def num_epochs(self) -> int:
         """Number of epochs of the trial's own schedule."""
-        return int(self.epochs[-1]["num_epochs"] or 0) if self.epochs else self.config.num_epochs
+        return self.epochs[-1].num_epochs if self.epochs else self.config.num_epochs
 
     @property
     def seconds(self) -> float:
         """Time of all epochs, training and evaluation; a repeated epoch counts once."""
-        return math.fsum(epoch["seconds"] or 0.0 for epoch in self.epochs)
+        return math.fsum(epoch.seconds or 0.0 for epoch in self.epochs)
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Training time of all epochs; None where it is not known of any."""
+        known = [epoch.training_seconds for epoch in self.epochs if epoch.training_seconds is not None]
+        return sum(known) if known else None
 
     @property
     def images_per_second(self) -> float | None:
         """Training images per second over all epochs, weighted by training time."""
         timed = [
-            (epoch["images_per_second"], epoch["training_seconds"])
+            (epoch.images_per_second, epoch.training_seconds)
             for epoch in self.epochs
-            if epoch["images_per_second"] and epoch["training_seconds"]
+            if epoch.images_per_second and epoch.training_seconds
         ]
         whole = math.fsum(seconds for _, seconds in timed)
         return math.fsum(rate * seconds for rate, seconds in timed) / whole if whole else None
@@ -144,33 +172,35 @@ class TrialRecord:
     @property
     def peak_memory_bytes(self) -> int | None:
         """The highest peak of any epoch."""
-        peaks = [int(epoch["peak_memory_bytes"]) for epoch in self.epochs if epoch["peak_memory_bytes"] is not None]
-        return max(peaks, default=None)
+        return max(
+            (epoch.peak_memory_bytes for epoch in self.epochs if epoch.peak_memory_bytes is not None), default=None
+        )
 
-    def last_count(self, name: str) -> int | None:
-        """Return the latest value of a parameter count."""
-        value = self.epochs[-1][name] if self.epochs else None
-        return None if value is None else int(value)
+    @property
+    def trainable_parameters(self) -> int | None:
+        """Number of parameters that are trained."""
+        return self.epochs[-1].trainable_parameters if self.epochs else None
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Number of parameters, frozen ones included."""
+        return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
         """Build the curve for Optuna and the pruner: best score so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
-            if epoch["score"] is not None:
-                best = max(best, epoch["score"])
+            if epoch.score is not None:
+                best = max(best, epoch.score)
             if best > -math.inf:
-                curve[compute_step(int(epoch["epoch"] or 0), int(epoch["num_epochs"] or 0))] = best
+                curve[compute_step(epoch.epoch, epoch.num_epochs)] = best
         return curve
 
 
 def compute_step(epoch: int, num_epochs: int) -> int:
     """Compute the share of a trial's own schedule in whole per cent; 100 without epochs."""
     return round(100 * epoch / num_epochs) if num_epochs else 100
-
-
-def _finite_or_none(value: float | int | None) -> float | int | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def dump_record(record: TrialRecord) -> dict[str, Any]:
@@ -187,7 +217,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
         "config": record.config.model_dump(mode="json"),
         "parameters": record.parameters,
         "distributions": record.distributions,
-        "epochs": record.epochs,
+        "epochs": [epoch.model_dump() for epoch in record.epochs],
     }
 
 
@@ -209,7 +239,7 @@ def load_record(path: Path) -> TrialRecord:
             state=TrialState(content["state"]),
             reason=content["reason"],
             attempts=content["attempts"],
-            epochs=content["epochs"],
+            epochs=[Epoch.model_validate(epoch) for epoch in content["epochs"]],
             pruned_at_epoch=content["pruned_at_epoch"],
             whole_validation_score=content["whole_validation_score"],
         )
@@ -244,6 +274,6 @@ def _result_cells(record: TrialRecord) -> list[Any]:
         round(record.seconds, 3),
         record.images_per_second,
         record.peak_memory_bytes,
-        record.last_count("trainable_parameters"),
-        record.last_count("total_parameters"),
+        record.trainable_parameters,
+        record.total_parameters,
     ]

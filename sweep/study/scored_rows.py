@@ -1,10 +1,12 @@
 """Names and labels of the rows of the test table."""
 
 from pathlib import Path
+from typing import Final
 
 from medcap_core.data.records import Record
 
-UNSEEN, ALL = "unseen", "all"
+UNSEEN: Final = "unseen"
+ALL: Final = "all"
 
 TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")
 """Rows that know the questions alone; the first is the best model itself, the second not even a model."""

@@ -6,7 +6,6 @@ truth; the other two follow from them and are brought up to date when the run is
 `trial.json` before Optuna hears of it, so no trial is half known and no number is used twice.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from sweep.study.pruning import build_rungs, should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.study.record import TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.row import TrialRow, build_row
+from sweep.study.test_results import TestResults
 
 
 class Study:
@@ -314,33 +314,17 @@ class Study:
 
     # The test split, which nothing scores twice
 
-    def read_test_metrics(self) -> dict[str, Any]:
-        """`test_metrics.json`, empty if there is none yet. Raises RunFault if it is damaged."""
-        path = self.paths.test_metrics
-        if not path.exists():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise RunFault(f"{path} is damaged; move it away and resume: the test split is then scored again.")
-        return content
+    def read_test_metrics(self) -> TestResults:
+        """Read `test_metrics.json`; empty results where there is none yet. Raises RunFault if it is damaged."""
+        return TestResults.load(self.paths.test_metrics)
 
-    def write_test_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def write_test_metrics(self, results: TestResults) -> None:
         """Replace `test_metrics.json`."""
-        write_json_atomically(self.paths.test_metrics, dict(metrics))
+        results.save(self.paths.test_metrics)
 
     def tested_trials(self) -> set[str]:
-        """Names of the trials that `test_metrics.json` has under `trials`."""
-        return set(self.read_test_metrics().get("trials", {}))
-
-    def add_test_score(self, trial: str, scores: Mapping[str, float]) -> None:
-        """Keep a trial's scores on the test split under `trials`. Raises ValueError if it has some already."""
-        metrics = self.read_test_metrics()
-        if trial in metrics.get("trials", {}):
-            raise ValueError(f"{trial} is already scored on the test split")
-        self.write_test_metrics(metrics | {"trials": metrics.get("trials", {}) | {trial: dict(scores)}})
+        """Return the names of the trials that have scores on the test split."""
+        return set(self.read_test_metrics().trials)
 
     # Going on
 

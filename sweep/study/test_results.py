@@ -15,6 +15,9 @@ from medcap_core.runtime.files import write_json_atomically
 Scores = dict[str, float]
 """Score by the name of its metric, such as `CIDEr` or `BLEU-4`."""
 Interval = tuple[float, float]
+Settings = dict[str, str | int | float | bool | None]
+"""Fields of a trial's config."""
+Unit = Literal["case", "image", "subject", "scan"]
 Scope = Literal["unseen", "all"]
 """Which test scans a figure is of: those of cohorts that are not in training, or all."""
 
@@ -33,7 +36,7 @@ class _Model(BaseModel):
 class Resampling(_Model):
     """What the intervals rest on: what was drawn, how many of them there are, how often."""
 
-    unit: Literal["case", "image", "subject", "scan"]
+    unit: Unit
     num_units: int
     num_resamples: int
 
@@ -205,7 +208,7 @@ class QuestionAnswering(_Model):
     """The section `question_answering`."""
 
     best_trial: str | None = None
-    evaluation: dict[str, str | int | float | bool | None] = {}
+    evaluation: Settings = {}
     unseen_cohorts: list[str] = []
     num_scans: int | None = None
     num_questions: int | None = None
@@ -240,8 +243,8 @@ class TestResults(_Model):
     noun: str | None = None
     resampling: Resampling | None = None
     caption_preprocessing: str = "none"
-    evaluation: dict[str, str | int | float | bool | None] = {}
-    training: dict[str, str | int | float | bool | None] = {}
+    evaluation: Settings = {}
+    training: Settings = {}
     classification: Classification | None = None
     question_answering: QuestionAnswering | None = None
 

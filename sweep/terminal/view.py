@@ -14,13 +14,11 @@ from rich.text import Text
 from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.study.row import TrialRow
-from sweep.tables.console import TABLE_LOOK
 from sweep.tables.formats import format_score, format_seconds
+from sweep.tables.printing import TABLE_LOOK
 from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
 
-__all__ = ["SweepView", "TrialRow", "format_seconds"]
-
-_REFRESHES_A_SECOND = 2  # leaves the cores to the trials
+_REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
 _WIDE = 110  # columns from which the last score and a bar for each running trial are shown too
 _MIN_ROWS = 3
 

@@ -8,7 +8,7 @@ import typer
 
 from medcap_core.data.cohorts import COHORTS, find_cohort_scans, write_scan_table
 from medcap_core.errors import DataFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 
 _NUM_LISTED = 5
 
@@ -21,7 +21,7 @@ def main(
     only: Annotated[str, typer.Option(help="Pattern for the names of volumes, such as '*T1w*'.")] = "*",
 ) -> None:
     """Write the table of scans of one cohort, for the `data` of a sweep."""
-    with told_in_sentences():
+    with exit_on_fault():
         if not out.absolute().parent.is_dir():
             raise DataFault(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first.")
         sys.stdout.write(f"Looking for volumes in {images}\n")

@@ -46,8 +46,8 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     for epoch, score in ((1, 0.5), (2, float("nan"))):
         report = report_of(record, epoch, score)
         study.report(record.name, report)
-        log.take_epoch(record.name, record.epochs[-1])
-        log.take_epoch(record.name, record.epochs[-1])  # a retried trial tells its past
+        log.take_epoch(record.name, record.epochs[-1].model_dump())
+        log.take_epoch(record.name, record.epochs[-1].model_dump())  # a retried trial tells its past
     log.close()
     study.finish(record.name, TrialState.STOPPED, "interrupted")
 
@@ -55,7 +55,7 @@ def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., St
     resumed = ExperimentLog(study, LogTarget.TENSORBOARD)
     resumed.start(record.name)
     study.report(record.name, report_of(record, 4, 2.5))
-    resumed.take_epoch(record.name, record.epochs[-1])
+    resumed.take_epoch(record.name, record.epochs[-1].model_dump())
     resumed.end(record.name, failed=False)
     resumed.close()
 
@@ -96,7 +96,7 @@ def test_a_log_that_fails_on_the_way_takes_no_trial_with_it(create: Callable[...
     listener.on_trial_start(0, [], trial)  # type: ignore[arg-type]
     for epoch in (1, 2):
         study.report(record.name, report_of(record, epoch, 0.5))
-        listener.on_trial_result(0, [], trial, record.epochs[-1])  # type: ignore[arg-type]
+        listener.on_trial_result(0, [], trial, record.epochs[-1].model_dump())  # type: ignore[arg-type]
     listener.on_trial_complete(0, [], trial)  # type: ignore[arg-type]
     listener.close()
     assert said == ["--log-to tensorboard: Max retries exceeded; the run goes on without it."]

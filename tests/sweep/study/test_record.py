@@ -2,13 +2,15 @@ import csv
 import io
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from sweep.study.record import TrialRecord, TrialState, compute_step, dump_record, format_csv, load_record
+from medcap_core.training.epoch_report import EpochReport
+from sweep.study.record import EPOCH_FIELDS, TrialRecord, TrialState, compute_step, dump_record, format_csv, load_record
 
 
 def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) -> dict[str, float]:
@@ -46,13 +48,13 @@ def test_before_any_epoch_nothing_is_known() -> None:
     record = build_record()
     assert (record.best_score, record.best_epoch, record.last_score) == (None, None, None)
     assert (record.epochs_done, record.num_epochs, record.seconds) == (0, 4, 0.0)
-    assert (record.images_per_second, record.peak_memory_bytes, record.last_count("total_parameters")) == (None,) * 3
+    assert (record.images_per_second, record.peak_memory_bytes, record.total_parameters) == (None,) * 3
     assert record.build_curve() == {}
 
 
 def test_a_figure_that_is_not_finite_is_unknown() -> None:
     record = build_record(math.nan, 1.5, math.inf)
-    assert [epoch["score"] for epoch in record.epochs] == [None, 1.5, None]
+    assert [epoch.score for epoch in record.epochs] == [None, 1.5, None]
     assert (record.best_score, record.best_epoch, record.last_score) == (1.5, 2, None)
     assert record.build_curve() == {50: 1.5, 75: 1.5}
 
@@ -61,7 +63,7 @@ def test_epochs_are_kept_in_order_and_summed_up() -> None:
     record = build_record()
     record.add_epoch(epoch_report(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
     record.add_epoch(epoch_report(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
-    assert [epoch["epoch"] for epoch in record.epochs] == [1, 2]
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2]
     assert record.images_per_second == (50 * 6 + 100 * 2) / 8
     assert (record.seconds, record.peak_memory_bytes, record.last_score) == (20.0, 900, 1.0)
     assert record.has_epoch(2)
@@ -73,6 +75,10 @@ def test_a_report_without_a_field_is_refused() -> None:
     del report["training_seconds"]
     with pytest.raises(KeyError, match="training_seconds"):
         build_record().add_epoch(report)
+
+
+def test_an_epoch_keeps_every_figure_that_a_trial_reports() -> None:
+    assert list(EPOCH_FIELDS) == [item.name for item in fields(EpochReport)]
 
 
 @pytest.mark.parametrize(
