@@ -56,7 +56,7 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
         # Image tokens start with the standard deviation of token embeddings: larger ones would outweigh positions and
         # text tokens in a language model that was not trained on them.
-        spread = float(network.language_model.get_input_embeddings().weight.float().std())
+        spread = float(network.language_model.get_input_embeddings().weight.detach().float().std())
         projection = network.language_projection
         nn.init.normal_(projection.weight, std=spread / projection.in_features**0.5)
     return network, tokenizer
