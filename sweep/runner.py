@@ -73,7 +73,7 @@ def run_study(
                 resources = prepare(study, launch, view)
                 if num_more:
                     study.extend(num_more)  # only now, so that a fault found above does not add them for good
-                run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
+                run_search(study, resources, view, ExperimentLog(study, log_to, view.message) if log_to else None)
                 try:
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)

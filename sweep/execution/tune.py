@@ -4,7 +4,6 @@ Small adapters connect Tune's interfaces to the `Study`. Tune's own state files 
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
-from sweep.execution.trial import FAILURE, Assignment, free_workers, run_trial
+from sweep.execution.trial import Assignment, free_workers, run_trial
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord
@@ -33,26 +32,21 @@ MOST_ROUNDS = 3
 def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
     """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
 
-    Raises RunFault if `log` cannot be connected, or if Ray drops trials in every round.
+    Raises RunFault if Ray drops trials in every round.
     """
-    listener = None if log is None else LogCallback(log, view)
-    try:
-        for _ in range(MOST_ROUNDS):
-            if study.num_remaining:
-                _run_round(study, resources, view, listener)
-            if study.is_complete:
-                return
-            study.requeue_stopped()  # Tune drops a trial that takes too long to stop
-    finally:
-        if listener is not None:
-            listener.close()
+    for _ in range(MOST_ROUNDS):
+        if study.num_remaining:
+            _run_round(study, resources, view, log)
+        if study.is_complete:
+            return
+        study.requeue_stopped()  # Tune drops a trial that takes too long to stop
     raise RunFault(
         f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
         "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
     )
 
 
-def _run_round(study: Study, resources: TrialResources, view: SweepView, listener: "LogCallback | None") -> None:
+def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
     """Run everything the study proposes under one Tuner."""
     ledger = Ledger(study, view)
     scratch = scratch_directory(study)
@@ -73,7 +67,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, listene
             name="tune",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=MOST_RETRIES),
-            callbacks=[LedgerCallback(ledger), *([listener] if listener else [])],
+            callbacks=[LedgerCallback(ledger), *([log] if log else [])],
             verbose=0,
         ),
     )
@@ -192,51 +186,6 @@ class LedgerCallback(NotPickled, Callback):
         """Record a trial whose process died once more than it is retried."""
         free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"], _describe_death(trial))
-
-
-class LogCallback(NotPickled, Callback):
-    """Passes the events of trials to the experiment log; runs after the ledger's callback, which records them.
-
-    If the log fails, one message is shown, nothing more is sent, and the trials continue.
-    """
-
-    def __init__(self, log: ExperimentLog, view: SweepView) -> None:
-        self.log = log
-        self.view = view
-        self.has_failed = False
-        log.connect()
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Log the start of a trial in a process, for the first time or again."""
-        self._send(self.log.start, trial.config["trial"])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Log the metrics of an epoch; failures are left out."""
-        if FAILURE not in result:
-            self._send(self.log.take_epoch, trial.config["trial"], result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Log the end of a trial that finished or was stopped."""
-        self._send(self.log.end, trial.config["trial"], failed=False)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Log the end of a trial whose process died once more than it is retried."""
-        self._send(self.log.end, trial.config["trial"], failed=True)
-
-    def close(self) -> None:
-        """Close the log at the end of the search."""
-        self._send(self.log.close)
-
-    def _send(self, method: Callable[..., None], *values: Any, **named: Any) -> None:
-        if self.has_failed:
-            return
-        try:
-            method(*values, **named)
-        except Exception as error:  # noqa: BLE001  # whatever the target's package raises
-            self.has_failed = True
-            self.view.message(f"--log-to {self.log.describe_fault(error)}; the run goes on without it.")
 
 
 def _describe_death(trial: Trial) -> str:
