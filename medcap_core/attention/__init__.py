@@ -1,1 +1,1 @@
-"""Maps of where a model looked, and their score on phantoms."""
+"""Maps of where a captioner looked, and their score on phantoms."""

@@ -5,13 +5,12 @@ true box. Departs from it in counting words instead of classes, and in allowing 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, computed_field
 
-from medcap_core.attention.maps import ExplainedCaption
+from medcap_core.attention.explained import ExplainedText, find_peak
 from medcap_core.data.phantoms.wording import list_finding_wordings
 from medcap_core.data.records import Record
 from medcap_core.scoring.statistics import compute_interval, number_units, resample_sums
@@ -22,14 +21,15 @@ _FUNCTION_WORDS = frozenset({"a", "an", "like", "of", "with"})
 _MARKS = ".,:;()"
 
 
-@dataclass(frozen=True)
-class PointingGame:
+class PointingGame(BaseModel):
     """The outcome over some images; shares are of finding words, intervals are 95% bootstrap intervals over cases.
 
     `area_chance` is the mean share of the image that the true boxes cover: what a peak thrown anywhere would hit.
     `shuffled_chance` is what the same peaks hit in the other images' boxes: it also knows where findings usually lie.
-    `gain` is `share` less `shuffled_chance`. In volumes answers stand for words, patches for the image's area.
+    `gain` is `share` less `shuffled_chance`.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     num_images: int
     num_words: int
@@ -40,18 +40,15 @@ class PointingGame:
     gain: float
     gain_interval: tuple[float, float]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def is_above_chance(self) -> bool:
         """Whether the whole interval lies above both kinds of chance."""
         return self.interval[0] > self.area_chance and self.gain_interval[0] > 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures, for JSON."""
-        return asdict(self) | {"is_above_chance": self.is_above_chance}
-
 
 def find_finding_words(words: Sequence[str]) -> list[int]:
-    """Positions of the words that name a finding, right or wrong; `of`, `with` and articles are left out."""
+    """Find the positions of words that name a finding, right or wrong; `of`, `with` and articles are left out."""
     plain = [word.lower().strip(_MARKS) for word in words]
     found: set[int] = set()
     taken: set[int] = set()
@@ -65,23 +62,23 @@ def find_finding_words(words: Sequence[str]) -> list[int]:
     return sorted(found)
 
 
-def is_inside(point: tuple[float, float], box: Box) -> bool:
-    """Whether (x, y) lies in (x0, y0, x1, y1)."""
+def is_inside(point: Sequence[float], box: Box) -> bool:
+    """Decide whether (x, y) lies in (x0, y0, x1, y1)."""
     return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
 
 
 def play_pointing_game(
-    explained: Sequence[ExplainedCaption], records: Sequence[Record], *, seed: int = 0
+    explained: Sequence[ExplainedText], records: Sequence[Record], *, seed: int = 0
 ) -> PointingGame | None:
     """Score the maps of captions of phantoms; None where no caption of an abnormal image names a finding."""
-    peaks: list[list[tuple[float, float]]] = []
+    peaks: list[list[tuple[float, ...]]] = []
     boxes: list[Box] = []
     cases: list[str | None] = []
     for caption, record in zip(explained, records, strict=True):
         positions = find_finding_words([word.text for word in caption.words])
         box = record.truth["box"]
         if box is not None and positions:
-            peaks.append([caption.words[position].peak for position in positions])
+            peaks.append([find_peak(caption.words[position].map) for position in positions])
             boxes.append(box)
             cases.append(record.case)
     if not peaks:
@@ -90,36 +87,22 @@ def play_pointing_game(
     num_words = np.array([len(own) for own in peaks], float)
     shuffled = _count_shuffled_hits(peaks, boxes)
     areas = np.array([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes])
-    return build_game(len(boxes), hits, shuffled, num_words, areas, number_units(cases), seed=seed)
-
-
-def build_game(
-    num_images: int,
-    hits: NDArray[np.float64],
-    shuffled: NDArray[np.float64],
-    num_words: NDArray[np.float64],
-    areas: NDArray[np.float64],
-    units: NDArray[np.int64],
-    *,
-    seed: int,
-) -> PointingGame:
-    """The outcome of rows of `num_words` words each, all (N,); `units` (N,) says which rows are drawn together."""
-    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), units, seed=seed)[0].T
+    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), number_units(cases), seed=seed)[0].T
     share, chance = hits.sum() / num_words.sum(), shuffled.sum() / num_words.sum()
     return PointingGame(
-        num_images=num_images,
+        num_images=len(boxes),
         num_words=int(num_words.sum()),
         share=float(share),
-        interval=_compute_interval(resampled[0] / resampled[2]),
+        interval=compute_interval(resampled[0] / resampled[2]),
         area_chance=float((areas * num_words).sum() / num_words.sum()),
         shuffled_chance=float(chance),
         gain=float(share - chance),
-        gain_interval=_compute_interval((resampled[0] - resampled[1]) / resampled[2]),
+        gain_interval=compute_interval((resampled[0] - resampled[1]) / resampled[2]),
     )
 
 
-def _count_shuffled_hits(peaks: Sequence[Sequence[tuple[float, float]]], boxes: Sequence[Box]) -> NDArray[np.float64]:
-    """For each image, the hits its peaks would have on average if its box were any other image's."""
+def _count_shuffled_hits(peaks: Sequence[Sequence[tuple[float, ...]]], boxes: Sequence[Box]) -> NDArray[np.float64]:
+    """Count for each image the hits its peaks would have on average if its box were any other image's."""
     if len(boxes) < 2:
         return np.zeros(len(boxes))
     x0, y0, x1, y1 = np.array(boxes).T
@@ -129,8 +112,3 @@ def _count_shuffled_hits(peaks: Sequence[Sequence[tuple[float, float]]], boxes: 
             inside = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
             counts[index] += (inside.sum() - inside[index]) / (len(boxes) - 1)
     return counts
-
-
-def _compute_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = compute_interval(resampled)
-    return low, high

@@ -6,7 +6,7 @@ V entries of the vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -69,17 +69,25 @@ class TokenizedCaptions:
 
 @dataclass(frozen=True)
 class RecordedAttention:
-    """The attention of a network under teacher forcing; H heads.
+    """What a network attended to while a text was given to it token by token.
 
-    `cross` holds (B, H, T, N) for each decoder layer: row t is the attention that predicts token t + 1. `encoder` holds
-    (B, H, N, N) for each encoder layer, empty if not requested. `logits` is (B, T, V). `grid` is (rows, columns) of the
-    image's patches, the last rows x columns of the N encoder tokens, row by row.
+    H heads, R and C rows and columns of a layer's attention, Q queries of a bridge.
+
+    `decoder` has the attention (B, H, R, C) of each decoder layer: of its rows, and of those of `logits` (B, R, V),
+    `steps` predict tokens 1 to T - 1; of its columns, `places` are the image's: the N encoder tokens, or the Q queries.
+    `bridge` has for each layer that sees the image (B, H, Q, N), and is empty without a bridge. `encoder` has for each
+    encoder layer (B, H, N, N), and is empty where not asked for. The last of the N encoder tokens are the image's
+    patches: rows x columns, or those along x, y and z. `is_text` (B, T - 1) is 0 at what comes after a text's end.
     """
 
-    cross: tuple[Tensor, ...]
+    decoder: tuple[Tensor, ...]
     encoder: tuple[Tensor, ...]
     logits: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
+    bridge: tuple[Tensor, ...] = ()
+    steps: slice = field(default_factory=lambda: slice(-1))
+    places: slice = field(default_factory=lambda: slice(None))
+    is_text: Tensor | None = None
 
 
 class EncoderCache:
@@ -207,6 +215,10 @@ class Captioner(nn.Module, ABC):
         """
         raise self._without_answers()
 
+    def format_question(self, question: str) -> str:
+        """The prompt to which the model writes its answer. Raises ModelFault as `answer` does."""
+        raise self._without_answers()
+
     def _without_answers(self) -> ModelFault:
         return ModelFault(
             f"Models of the family '{self.family}' answer no questions; choose one that does, such as medblip3d."
@@ -226,7 +238,8 @@ class Captioner(nn.Module, ABC):
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
         """Record the attention under teacher forcing with captions (B, T) of uint8 pixels (B, 3, S, S).
 
-        With gradients enabled, `logits` depend on `cross` in the graph. Raises ModelFault as `generate_ids`.
+        With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Raises ModelFault as
+        `generate_ids` does.
         """
         raise self._without_attention_maps()
 

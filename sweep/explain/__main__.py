@@ -9,25 +9,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import rich.progress
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from medcap_core.attention.maps import DEFAULT_WAY, AttentionMethod, AttentionWay
+from medcap_core.attention.maps import DEFAULT_SETTINGS, AttentionMethod, MapSettings
 from medcap_core.errors import ConfigFault
 from medcap_core.runtime.command_line import exit_on_fault
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress
-from sweep.explain.captions import write_attention_pictures
-from sweep.explain.files import AttentionPicture, read_attention_pictures
-from sweep.explain.pointing import compare_ways, describe_comparison, write_pointing_game
+from sweep.explain.answers import AnswerTask
+from sweep.explain.captions import CaptionTask
+from sweep.explain.explained_run import load_explained_run, make_output_folder
+from sweep.explain.pictures import write_attention_pictures
+from sweep.explain.pointing import write_pointing_game
 from sweep.process.environment import set_environment
 from sweep.study.directory import show_path
-
-__all__ = ["AttentionPicture", "read_attention_pictures", "write_attention_pictures"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -42,46 +42,33 @@ def explain(
         list[str] | None, typer.Option(help="Asked of each scan instead of its own questions; models of scans only.")
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Test images to draw where no --image is given.")] = 8,
-    layer: Annotated[str, typer.Option(help="Decoder layer, from 1, or mean of all.")] = DEFAULT_WAY.layer_name,
-    method: Annotated[AttentionMethod, typer.Option(help="How attention becomes a map.")] = DEFAULT_WAY.method,
+    layer: Annotated[str, typer.Option(help="Decoder layer, from 1, or mean of all.")] = DEFAULT_SETTINGS.layer_name,
+    method: Annotated[AttentionMethod, typer.Option(help="How attention becomes a map.")] = DEFAULT_SETTINGS.method,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN_DIR/attention.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model on the run's data: a name or a folder.")] = None,
     pointing_images: Annotated[
         int | None, typer.Option(min=2, help="Test images in the pointing game; default: all.")
     ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Only: the pointing game for each method and layer, on validation.")
-    ] = False,
 ) -> None:
     """Draw where a run's model looked when it wrote each word; on phantoms, also score it by the pointing game."""
     set_environment(None)
     set_up_libraries()
     console = Console()
     with exit_on_fault():
-        way = AttentionWay(method, _parse_layer(layer))
+        settings = MapSettings(method, _parse_layer(layer))
         with _show_progress() as progress:
-            pictures, outcome = [], None
-            if compare:
-                outcome = describe_comparison(compare_ways(run_directory, model=model, out=out, progress=progress))
-            else:
-                pictures = write_attention_pictures(
-                    run_directory,
-                    images=image or (),
-                    questions=question or (),
-                    num=num,
-                    way=way,
-                    out=out,
-                    model=model,
-                    progress=progress,
-                )
-            if not compare and not image and not question:
-                outcome = write_pointing_game(
-                    run_directory, way=way, num_images=pointing_images, out=out, model=model, progress=progress
-                )
-        for picture in pictures:
-            console.print(
-                f"{show_path(picture.path)}  {picture.caption}", soft_wrap=True, highlight=False, markup=False
-            )
+            run = load_explained_run(run_directory, model)
+            if question and not run.captioner.answers_questions:
+                raise ConfigFault("--question is for models that answer questions on scans; leave it out.")
+            task = (AnswerTask if run.captioner.answers_questions else CaptionTask)(run, settings, question or ())
+            folder = make_output_folder(run, out)
+            entries = write_attention_pictures(task, folder, names=image or [], num=num, progress=progress)
+            outcome = None
+            if not image and not question:
+                outcome = write_pointing_game(run, folder, settings, pointing_images, progress)
+        for entry in entries:
+            line = f"{show_path(folder / entry.file)}  {entry.caption}"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         if outcome is not None:
             console.print(outcome, soft_wrap=True, highlight=False, markup=False)
 
@@ -99,7 +86,7 @@ def _show_progress() -> Iterator[Progress]:
     """On standard error, a bar for each step; where that is no terminal, a line every few seconds."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, rich.progress.TaskID] = {}
     last_line = time.monotonic()
     with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 

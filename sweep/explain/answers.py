@@ -1,193 +1,229 @@
-"""Pictures of what a model of volumes saw: one for each answer, words and strongest queries over the scan."""
+"""Explain answers to questions on scans, and reports."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
-from medcap_core.attention.maps import BATCH_SIZE, DEFAULT_WAY, AttentionWay
-from medcap_core.attention.volume_maps import ExplainedAnswer, VolumeExplainer, find_peak
-from medcap_core.attention.volume_pointing import Mask, draw_structures, find_patches, find_structures
+from medcap_core.attention.explained import ExplainedText, enlarge_map, find_peak
 from medcap_core.data.brain_phantoms import BrainPhantom
-from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
-from medcap_core.runtime.progress import Progress, ignore_progress
-from medcap_core.scoring.question_answering import compute_exact_match
-from sweep.explain.chosen import ExplainedRun
-from sweep.explain.chosen_answers import ChosenAnswer, choose_answers, read_given_scans
-from sweep.explain.files import AttentionPicture, describe_run, list_earlier, save_picture, slug, write_index
-from sweep.explain.volume_sheet import LabelledMap, VolumeSheet, draw_volume_sheet
+from medcap_core.data.brain_phantoms.anatomy import MaskName
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import Record
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
+from medcap_core.data.scans.slices import cut_slices, find_in_slices, lay_out_slices
+from medcap_core.errors import RunFault
+from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.question_answering import compute_exact_match, score_answers
+from sweep.explain.captions import choose_captions
+from sweep.explain.explained_run import Item, choose_rows, read_given, take
+from sweep.explain.sheet import Panel, Sheet, View
+from sweep.explain.task import Task, build_title, is_synthetic
+from sweep.held_out.questions import list_questions
+from sweep.study.attention import Kind
 
 NUM_QUERIES_SHOWN = 4
 NUM_WORDS_SHOWN = 16
 """Of a report on one picture, its first; `attention.npz` has the maps of all."""
+_SEED = 0
+_BILINEAR = Image.Resampling.BILINEAR
+
+Mask = NDArray[np.bool_]
+
+_STRUCTURES: dict[str, tuple[MaskName, ...]] = {
+    "hippocampus": ("left_hippocampus", "right_hippocampus"),
+    "cortex": ("cortex",),
+    "left": ("left_hippocampus",),
+    "right": ("right_hippocampus",),
+    "ventricles": ("ventricles",),
+}
 
 
-def write_volume_pictures(
-    run: ExplainedRun,
-    folder: Path,
-    *,
-    images: Sequence[str] = (),
-    questions: Sequence[str] = (),
-    num: int = 8,
-    way: AttentionWay = DEFAULT_WAY,
-    progress: Progress = ignore_progress,
-) -> list[AttentionPicture]:
-    """As `write_attention_pictures` for a run on scans: `num` pictures, each of one answer or report.
+class AnswerTask(Task):
+    """The answer to one question on each scan, or its report where it was asked none; on phantoms with the structure.
 
-    `images` are paths or ids of the test split, `questions` what they are asked instead of their own. In
-    `attention.npz` lie `maps_000` (words, n, n, n), `queries_000` (words, Q) and `query_maps_000` (Q, n, n, n).
+    Maps are shown in three slices: of words, and of the queries that these attended to most.
     """
-    assert isinstance(run.captioner, MedBlip3dCaptioner)
-    explainer = VolumeExplainer(run.captioner, run.config)
-    if images:
-        chosen = read_given_scans(run, list(images), questions, progress)
-    else:
-        chosen = choose_answers(run, num, questions, progress)
-    earlier = list_earlier(folder)
-    entries: list[dict[str, Any]] = []
-    maps: dict[str, NDArray[np.float32]] = {}
-    for index, (item, explained) in enumerate(zip(chosen, _explain(explainer, chosen, way, progress), strict=True)):
-        mask = _draw_mask(item)
-        entry = _describe(item, explained, mask)
-        name = f"{index + 1:02d}-{item.kind}-{slug(item.record.id)}-{slug(item.question_kind or _word(item))}.png"
-        entry |= {"file": name, "maps": f"maps_{index:03d}"}
-        maps |= _collect_maps(index, explained)
-        save_picture(draw_volume_sheet(_build_sheet(run, item, explained, way, explainer, mask)), folder / name)
-        entries.append(entry)
-        progress("drawing pictures", index + 1, len(chosen))
-    return write_index(folder, describe_run(run, way, explainer.num_layers), entries, maps, earlier)
 
+    noun = "answers"
 
-def _word(item: ChosenAnswer) -> str:
-    return "report" if item.question is None else "question"
+    def choose(self, num: int, progress: Progress) -> list[Item]:
+        """See `Task.choose`.
 
+        All kinds of questions come by turns; with `questions` only these are asked, and where the run was not asked
+        them, of random scans. Where the run answered no question at all its reports are chosen as captions are.
+        """
+        path = self.run.paths.answers
+        if not path.is_file() and not self.questions:
+            return choose_captions(self.run, num, progress)
+        split = self.run.load_split("test", progress)
+        table = self._read_answers(split) if path.is_file() else pd.DataFrame()
+        items: list[tuple[int, str, Kind]]
+        if not table.empty:
+            scores = score_answers(table["best"].tolist(), table["answer"].tolist())[:, 1]
+            places = {record_id: place for place, record_id in enumerate(split.ids)}
+            rows = choose_rows(scores, num)
+            items = [(places[table["id"].iloc[row]], table["question"].iloc[row], kind) for row, kind in rows]
+        elif self.questions:
+            drawn = np.random.default_rng(_SEED).permutation(len(split.records))[:num].tolist()
+            items = [(place, self.questions[turn % len(self.questions)], "random") for turn, place in enumerate(drawn)]
+        else:
+            raise RunFault(f"{path} names no scan of {self.run.config.data}: the data set has changed since the run.")
+        return [_ask(take(split, place, kind), question) for place, question, kind in items]
 
-def _explain(
-    explainer: VolumeExplainer, chosen: Sequence[ChosenAnswer], way: AttentionWay, progress: Progress
-) -> list[ExplainedAnswer]:
-    explained: list[ExplainedAnswer] = []
-    for start in range(0, len(chosen), BATCH_SIZE):
-        part = chosen[start : start + BATCH_SIZE]
-        pixels = np.stack([item.pixels for item in part])
-        told = explainer.explain(pixels, [[item.question] for item in part], [way])[way]
-        explained += [answer for (answer,) in told]
-        progress("explaining answers", len(explained), len(chosen))
-    return explained
+    def _read_answers(self, split: PreparedSplit) -> pd.DataFrame:
+        """Read the answers to `questions`, or to all, on scans of the split; kinds of questions by turns."""
+        table = pd.read_csv(self.run.paths.answers, keep_default_na=False, dtype=str)
+        table = table[
+            table["id"].isin(split.ids) & (table["question"].isin(self.questions) if self.questions else True)
+        ]
+        table = table.sample(frac=1, random_state=_SEED)
+        return table.assign(turn=table.groupby("kind").cumcount()).sort_values(["turn", "kind"]).reset_index(drop=True)
 
+    def read(self, names: list[str], progress: Progress) -> list[Item]:
+        """See `Task.read`; without `questions` a test scan is asked its own, another for its diagnosis and report."""
+        items = []
+        for item in read_given(self.run, names, progress):
+            wanted = list(self.questions) or [question.text for question in list_questions(item.record)]
+            items += [_ask(item, question) for question in wanted or [DIAGNOSIS_QUESTION]]
+            items += [] if wanted else [item]
+        return items
 
-def _draw_mask(item: ChosenAnswer) -> Mask | None:
-    """What a phantom's question is about, in the cube; None where that is no known place."""
-    names = find_structures(item.record, item.question_kind or "")
-    return draw_structures(item.record, names, item.pixels.shape[-1]) if names else None
+    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
+        """See `Task.describe`; peaks are shares of the scan along x, y, z."""
+        mask = draw_structures(item)
+        target = None if mask is None else find_patches(mask, explained.grid[0])
 
+        def locate(values: NDArray[np.float32]) -> dict[str, Any]:
+            in_structure = None if target is None else bool(target[_find_patch(values)])
+            return {"peak": find_peak(values), "peak_in_structure": in_structure}
 
-def _collect_maps(index: int, explained: ExplainedAnswer) -> dict[str, NDArray[np.float32]]:
-    num_queries, *grid = explained.query_maps.shape
-    words = np.array([word.map for word in explained.words], dtype=np.float32).reshape(-1, *grid)
-    shares = np.array([word.queries for word in explained.words], dtype=np.float32).reshape(-1, num_queries)
-    return {
-        f"maps_{index:03d}": words,
-        f"queries_{index:03d}": shares,
-        f"query_maps_{index:03d}": explained.query_maps,
-    }
-
-
-def find_strongest_queries(explained: ExplainedAnswer, count: int = NUM_QUERIES_SHOWN) -> list[int]:
-    """The queries to which the answer's words attend most, strongest first."""
-    return [int(query) for query in np.argsort(-explained.queries, kind="stable")[:count]]
-
-
-def _describe(item: ChosenAnswer, explained: ExplainedAnswer, mask: Mask | None) -> dict[str, Any]:
-    """What `attention.json` says of one answer, but for its files; peaks are shares of the cube along x, y, z."""
-    side = explained.query_maps.shape[-1]
-    target = None if mask is None else find_patches(mask, side)
-
-    def locate(values: NDArray[np.float32]) -> dict[str, Any]:
-        peak = find_peak(values)
+        strongest, num_words = find_strongest_queries(explained), len(explained.words)
+        asked = "its report" if item.question is None else f'the question "{item.question}"'
         return {
-            "peak": [(place + 0.5) / side for place in peak],
-            "peak_in_structure": None if target is None else bool(target[peak]),
+            "question": item.question,
+            "question_kind": item.question_kind,
+            "structures": find_structures(item.record, item.question_kind),
+            **locate(explained.map),
+            "words": [{"text": word.text, **locate(word.map)} for word in explained.words],
+            "queries": [{"query": query, "share": share, **locate(values)} for query, share, values in strongest],
+            "alt": f"{'Synthetic scan' if is_synthetic(item) else 'Scan'} {item.record.id}, {asked}, answered "
+            f'"{explained.text}"; three slices each under heat maps of where the model looked for '
+            f"{min(num_words, NUM_WORDS_SHOWN)} words and {len(strongest)} queries.",
         }
 
-    is_synthetic = isinstance(item.record.image, BrainPhantom)
-    asked = "its report" if item.question is None else f'the question "{item.question}"'
-    strongest, num_words = find_strongest_queries(explained), len(explained.words)
-    return {
-        "image_id": item.record.id,
-        "kind": item.kind,
-        "question": item.question,
-        "question_kind": item.question_kind,
-        "caption": explained.answer,
-        "reference": item.reference,
-        "is_synthetic": is_synthetic,
-        "structures": list(find_structures(item.record, item.question_kind or "")),
-        **locate(explained.map),
-        "words": [{"text": word.text, **locate(word.map)} for word in explained.words],
-        "queries": [
-            {"query": query, "share": float(explained.queries[query]), **locate(explained.query_maps[query])}
-            for query in strongest
-        ],
-        "alt": f'{"Synthetic scan" if is_synthetic else "Scan"} {item.record.id}, {asked}, answered "{explained.answer}'
-        f'"; three slices each under heat maps of where the model looked for {min(num_words, NUM_WORDS_SHOWN)} words '
-        f"and {len(strongest)} queries.",
-    }
+    def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
+        """See `Task.lay_out`."""
+        cube, mask, num_words = item.pixels[0], draw_structures(item), len(explained.words)
+        legend = [
+            f"{self.describe_maps(explained)} Sagittal, coronal and axial slice through the ring, the strongest patch; "
+            "the subject's right is on the left."
+        ]
+        if mask is not None:
+            legend.append("Blue: the structure that the question is about, where it truly lies.")
+
+        def build_panel(label: str, values: NDArray[np.float32]) -> Panel:
+            x, y, z = find_peak(values)
+            voxel = _locate(cube, (x, y, z))
+            outlines = (None, None, None) if mask is None else cut_slices(mask, voxel)
+            # Bilinear, so that no two patches outshine the strongest one between them.
+            heats = [enlarge_map(part, (len(cube),) * 2, _BILINEAR) for part in cut_slices(values, _find_patch(values))]
+            planes = zip(cut_slices(cube, voxel), heats, outlines, find_in_slices((x, y, z)), strict=True)
+            views = [View(image, heat, mask=outline, ring=ring) for image, heat, outline, ring in planes]
+            return Panel(label, views, float(values.max()))
+
+        words = [build_panel(word.text, word.map) for word in explained.words[:NUM_WORDS_SHOWN]]
+        queries = [
+            build_panel(f"query {query} · {share:.0%} of the attention to the image", values)
+            for query, share, values in find_strongest_queries(explained)
+        ]
+        heading = (
+            "Word by word" if num_words <= NUM_WORDS_SHOWN else f"The first {NUM_WORDS_SHOWN} of {num_words} words"
+        )
+        middle = (
+            None if mask is None else _locate(mask, [(places.mean() + 0.5) / len(cube) for places in np.nonzero(mask)])
+        )
+        plain = View(lay_out_slices(cut_slices(cube, middle)))
+        if mask is not None:
+            plain = replace(plain, mask=lay_out_slices(cut_slices(mask, middle)))
+        return Sheet(
+            build_title(item),
+            plain,
+            _list_texts(item, explained.text),
+            legend,
+            [(heading, words), ("Queries that the text's words attended to most", queries)],
+        )
 
 
-def _build_sheet(
-    run: ExplainedRun,
-    item: ChosenAnswer,
-    explained: ExplainedAnswer,
-    way: AttentionWay,
-    explainer: VolumeExplainer,
-    mask: Mask | None,
-) -> VolumeSheet:
-    side, num_words = explained.query_maps.shape[-1], len(explained.words)
-    layer = f"mean of {explainer.num_layers} layers" if way.layer is None else f"layer {way.layer}"
-    legend = [
-        f"Model {run.model_name}; method {way.method.value}, {layer}, {side}×{side}×{side} patches. Sagittal, coronal "
-        "and axial slice through the ring, the strongest patch; the subject's right is on the left. Each map has its "
-        f"own scale; in the corner, the strongest patch's share ({1 / side**3:.1%} if spread evenly).",
-    ]
-    if mask is not None:
-        legend.append("Blue: the structure that the question is about, where it truly lies.")
-    title = (
-        f"{item.record.id} · synthetic data, no patient"
-        if isinstance(item.record.image, BrainPhantom)
-        else item.record.id
-    )
-    return VolumeSheet(
-        cube=item.pixels[0],
-        title=title,
-        texts=_list_texts(item, explained),
-        legend=legend,
-        sections=[
-            (
-                "Words" if num_words <= NUM_WORDS_SHOWN else f"The first {NUM_WORDS_SHOWN} of {num_words} words",
-                [LabelledMap(word.text, word.map) for word in explained.words[:NUM_WORDS_SHOWN]],
-            ),
-            (
-                "Queries that the answer's words attended to most",
-                [
-                    LabelledMap(
-                        f"query {query} · {explained.queries[query]:.0%} of the attention to the image",
-                        explained.query_maps[query],
-                    )
-                    for query in find_strongest_queries(explained)
-                ],
-            ),
-        ],
-        mask=mask,
-    )
+def _ask(item: Item, text: str) -> Item:
+    """Ask a question of a scan; its true answer is known if it is one of the scan's own."""
+    for question in list_questions(item.record):
+        if question.text == text:
+            return replace(item, question=text, question_kind=question.kind, reference=question.answer)
+    return replace(item, question=text, reference=None)
 
 
-def _list_texts(item: ChosenAnswer, explained: ExplainedAnswer) -> list[tuple[str, str]]:
+def find_structures(record: Record, question_kind: str | None) -> tuple[MaskName, ...]:
+    """Find what the true answer to a phantom's question is about; empty where that is no place in the head.
+
+    A question on the `structure` is about what has shrunk most, one on the `side` about the smaller hippocampus.
+    """
+    if not isinstance(record.image, BrainPhantom):
+        return ()
+    truth = {"structure": record.truth["structure"], "side": record.truth["side"], "ventricles": "ventricles"}
+    return _STRUCTURES.get(truth.get(question_kind or "", ""), ())
+
+
+def draw_structures(item: Item) -> Mask | None:
+    """Draw what a phantom's question is about in the cube that the model sees; None where that is no known place."""
+    names = find_structures(item.record, item.question_kind)
+    if not names:
+        return None
+    assert isinstance(item.record.image, BrainPhantom)
+    return _draw_masks(item.record.image, names, item.pixels.shape[-1])
+
+
+@lru_cache(maxsize=4)
+def _draw_masks(phantom: BrainPhantom, names: tuple[MaskName, ...], size: int) -> Mask:
+    mask: Mask = np.any([phantom.cube_mask(name, size) for name in names], axis=0)
+    return mask
+
+
+def find_patches(mask: Mask, num_patches: int) -> Mask:
+    """Find which patches, `num_patches` along each axis, hold a voxel of a mask (S, S, S): bool (n, n, n)."""
+    side = len(mask) // num_patches
+    patches: Mask = np.any(mask.reshape([num_patches, side] * 3), axis=(1, 3, 5))
+    return patches
+
+
+def _find_patch(values: NDArray[np.float32]) -> tuple[int, int, int]:
+    return _locate(values, find_peak(values))
+
+
+def _locate(cube: NDArray[Any], point: Sequence[float]) -> tuple[int, int, int]:
+    """Find the voxel at a point that is given in shares of a cube."""
+    x, y, z = (min(int(share * len(cube)), len(cube) - 1) for share in point)
+    return x, y, z
+
+
+def find_strongest_queries(explained: ExplainedText) -> list[tuple[int, float, NDArray[np.float32]]]:
+    """Find the queries to which the text's words attend most, strongest first: number, share, map."""
+    assert explained.query_maps is not None
+    order = np.argsort(-explained.queries, kind="stable")[:NUM_QUERIES_SHOWN].tolist()
+    return [(query, float(explained.queries[query]), explained.query_maps[query]) for query in order]
+
+
+def _list_texts(item: Item, text: str) -> list[tuple[str, str]]:
     if item.question is None:
-        texts = [("Report by the model", explained.answer)]
-        return texts if item.reference is None else [("Reference report", item.reference), *texts]
-    texts = [("Question", item.question)]
+        texts = [] if item.reference is None else [("Reference report", item.reference)]
+        return [*texts, ("Report by the model", text)]
+    asked = ("Question", item.question)
     if item.reference is None:
-        return [*texts, ("Answer by the model", explained.answer)]
-    verdict = "right" if compute_exact_match(explained.answer, item.reference) else "wrong"
-    return [*texts, ("True answer", item.reference), (f"Answer by the model ({verdict})", explained.answer)]
+        return [asked, ("Answer by the model", text)]
+    verdict = "right" if compute_exact_match(text, item.reference) else "wrong"
+    return [asked, ("True answer", item.reference), (f"Answer by the model ({verdict})", text)]

@@ -1,147 +1,109 @@
-"""Draw where a model looks as it writes captions."""
+"""Explain captions of images."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
-from medcap_core.attention.maps import (
-    DEFAULT_WAY,
-    AttentionWay,
-    ExplainedCaption,
-    count_layers,
-    explain_captions,
-)
-from medcap_core.attention.pointing import find_finding_words, is_inside
+from medcap_core.attention.explained import ExplainedText, WordMap, find_peak
+from medcap_core.attention.pointing import Box, find_finding_words, is_inside
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
-from medcap_core.errors import ConfigFault
-from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
-from medcap_core.runtime.progress import Progress, ignore_progress
-from sweep.explain.answers import write_volume_pictures
-from sweep.explain.chosen import (
-    ChosenImage,
-    ExplainedRun,
-    choose_images,
-    load_explained_run,
-    make_output_folder,
-    read_given_images,
-)
-from sweep.explain.files import AttentionPicture, describe_run, list_earlier, save_picture, slug, write_index
-from sweep.explain.sheet import Sheet, draw_sheet
+from medcap_core.errors import RunFault
+from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.captions import load_caption_scorer
+from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
+from sweep.explain.sheet import Panel, Sheet, View
+from sweep.explain.task import Task, build_title, is_synthetic
+
+_IMAGE_PIXELS = 560
 
 
-def write_attention_pictures(
-    run_directory: Path,
-    *,
-    images: Sequence[str] = (),
-    questions: Sequence[str] = (),
-    num: int = 8,
-    way: AttentionWay = DEFAULT_WAY,
-    out: Path | None = None,
-    model: str | None = None,
-    progress: Progress = ignore_progress,
-) -> list[AttentionPicture]:
-    """Caption images of a finished run, and draw where the model looked for each word.
+class CaptionTask(Task):
+    """The caption of each image; on phantoms with the finding's box and the words that name it."""
 
-    `images` are paths or ids of the run's test split; without them `num` test images are taken, the best, the worst
-    and random ones by the run's test predictions. `out` is by default `run_directory/attention`; pictures of an earlier
-    call there are replaced. Beside the pictures lie `attention.json` (captions, words, peaks) and `attention.npz`
-    (maps). For a model of volumes see `write_volume_pictures`; `questions` are for these. Raises UserFault.
-    """
-    run = load_explained_run(run_directory, model)
-    folder = make_output_folder(run_directory, out)
-    if isinstance(run.captioner, MedBlip3dCaptioner):
-        return write_volume_pictures(
-            run, folder, images=images, questions=questions, num=num, way=way, progress=progress
-        )
-    if questions:
-        raise ConfigFault("--question is for models that answer questions on scans; leave it out.")
-    chosen = read_given_images(run, list(images), progress) if images else choose_images(run, num, progress)
-    pixels = np.stack([image.pixels for image in chosen])
-    explained = explain_captions(
-        run.captioner, pixels, run.config, [way], lambda done, total: progress("explaining captions", done, total)
-    )[way]
-    earlier = list_earlier(folder)
-    num_layers = count_layers(run.captioner, pixels, run.config)
-    entries, maps = [], {}
-    for index, (image, caption) in enumerate(zip(chosen, explained, strict=True)):
-        entry = _describe(image, caption)
-        entry |= {"file": f"{index + 1:02d}-{image.kind}-{slug(image.record.id)}.png", "maps": f"maps_{index:03d}"}
-        maps[entry["maps"]] = np.stack([word.map for word in caption.words]) if caption.words else np.zeros((0, 1, 1))
-        sheet = _build_sheet(run, image, caption, way, num_layers, entry)
-        save_picture(draw_sheet(sheet), folder / entry["file"])
-        entries.append(entry)
-        progress("drawing pictures", index + 1, len(chosen))
-    return write_index(folder, describe_run(run, way, num_layers), entries, maps, earlier)
+    noun = "captions"
 
+    def choose(self, num: int, progress: Progress) -> list[Item]:
+        """See `Task.choose`."""
+        return choose_captions(self.run, num, progress)
 
-def _describe(image: ChosenImage, explained: ExplainedCaption) -> dict[str, Any]:
-    """What `attention.json` says of one image, but for its files."""
-    record = image.record
-    is_synthetic = isinstance(record.image, PhantomImage)
-    box = record.truth["box"] if isinstance(record.image, PhantomImage) else None
-    named = set()
-    if isinstance(record.image, PhantomImage):
-        named = set(find_finding_words([word.text for word in explained.words]))
-    words = [
-        {
-            "text": word.text,
-            "peak": list(word.peak),
-            "names_finding": index in named,
-            "peak_in_box": None if box is None else is_inside(word.peak, box),
+    def read(self, names: list[str], progress: Progress) -> list[Item]:
+        """See `Task.read`."""
+        return read_given(self.run, names, progress)
+
+    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
+        """See `Task.describe`; peaks are shares of the image's width and height."""
+        box, named = _find_box(item), _find_named(item, explained)
+        words = []
+        for index, word in enumerate(explained.words):
+            peak = find_peak(word.map)
+            in_box = None if box is None else is_inside(peak, box)
+            words.append({"text": word.text, "peak": peak, "names_finding": index in named, "peak_in_box": in_box})
+        return {
+            "cider": item.cider,
+            "box": box,
+            "words": words,
+            "alt": f"{'Synthetic image' if is_synthetic(item) else 'Image'} {item.record.id} with the caption "
+            f'"{explained.text}" and, for each of its {len(words)} words, a heat map of where the model looked.',
         }
-        for index, word in enumerate(explained.words)
-    ]
-    return {
-        "image_id": record.id,
-        "kind": image.kind,
-        "caption": explained.caption,
-        "reference": image.reference,
-        "cider": image.cider,
-        "is_synthetic": is_synthetic,
-        "box": None if box is None else list(box),
-        "words": words,
-        "alt": f'{"Synthetic image" if is_synthetic else "Image"} {record.id} with the caption "{explained.caption}" '
-        f"and, for each of its {len(words)} words, a heat map of where the model looked.",
-    }
+
+    def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
+        """See `Task.lay_out`."""
+        image = decode_rgb(item.record.image)
+        image.thumbnail((_IMAGE_PIXELS, _IMAGE_PIXELS), Image.Resampling.BICUBIC)
+        plain = View(np.asarray(image), box=_find_box(item))
+        named = _find_named(item, explained)
+        legend = [self.describe_maps(explained)]
+        if plain.box is not None:
+            legend.append("Blue box: where the finding was drawn.")
+        if named:
+            legend.append("Bold: words that name a finding; ring: where their map is strongest.")
+        heading = "Caption by the model"
+        if item.cider is not None:
+            among = f", among the {item.kind}" if item.kind in ("best", "worst") else ""
+            heading += f" (CIDEr {item.cider:.2f}{among})"
+        texts = [] if item.reference is None else [("Reference caption", item.reference)]
+
+        def build_panel(word: WordMap, *, is_named: bool) -> Panel:
+            view = replace(plain, heat=word.map, box=None)
+            if is_named:
+                x, y = find_peak(word.map)
+                view = replace(view, box=plain.box, ring=(x, y))
+            return Panel(word.text, [view], float(word.map.max()), is_bold=is_named)
+
+        panels = [build_panel(word, is_named=index in named) for index, word in enumerate(explained.words)]
+        return Sheet(build_title(item), plain, [*texts, (heading, explained.text)], legend, [("Word by word", panels)])
 
 
-def _build_sheet(
-    run: ExplainedRun,
-    image: ChosenImage,
-    explained: ExplainedCaption,
-    way: AttentionWay,
-    num_layers: int,
-    entry: dict[str, Any],
-) -> Sheet:
-    rows, columns = explained.words[0].map.shape if explained.words else (1, 1)
-    layer = f"mean of {num_layers} layers" if way.layer is None else f"layer {way.layer} of {num_layers}"
-    legend = [
-        f"Model {run.model_name}; method {way.method.value}, {layer}, {rows}×{columns} patches. Each word has its own "
-        f"scale; in the corner, its strongest patch's share ({1 / (rows * columns):.1%} if spread evenly)."
+def choose_captions(run: ExplainedRun, num: int, progress: Progress) -> list[Item]:
+    """Choose test records by the CIDEr of the run's own captions. Raises RunFault where it has not written any yet."""
+    path = run.paths.predictions
+    if not path.is_file():
+        raise RunFault(f"{path} is missing: the run has not scored its test split yet; let it end, or give --image.")
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    split = run.load_split("test", progress)
+    places = {record_id: position for position, record_id in enumerate(split.ids)}
+    known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
+    if not known:
+        raise RunFault(f"{path} names no {run.noun} of {run.config.data}: the data set has changed since the run.")
+    scores = load_caption_scorer(table["reference"].tolist()).cider_per_image(table["prediction"].tolist())[known]
+    return [
+        replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
+        for row, kind in choose_rows(scores, num)
     ]
-    marked = frozenset(index for index, word in enumerate(entry["words"]) if word["names_finding"])
-    if entry["box"] is not None:
-        legend.append("Blue box: where the finding was drawn.")
-    if marked:
-        legend.append("Bold: words that name a finding; ring: where their map is strongest.")
-    title = f"{image.record.id} · synthetic data, no patient" if entry["is_synthetic"] else image.record.id
-    caption_name = "Caption by the model"
-    if image.cider is not None:
-        caption_name += f" (CIDEr {image.cider:.2f}" + {"best": ", among the best)", "worst": ", among the worst)"}.get(
-            image.kind, ")"
-        )
-    texts = [(caption_name, explained.caption)]
-    if image.reference is not None:
-        texts.insert(0, ("Reference caption", image.reference))
-    return Sheet(
-        image=decode_rgb(image.record.image),
-        title=title,
-        texts=texts,
-        words=explained.words,
-        legend=legend,
-        box=entry["box"],
-        marked=marked,
-    )
+
+
+def _find_box(item: Item) -> Box | None:
+    """Find where a phantom's finding was drawn; None for other images and where nothing is wrong."""
+    box: Box | None = item.record.truth["box"] if isinstance(item.record.image, PhantomImage) else None
+    return box
+
+
+def _find_named(item: Item, explained: ExplainedText) -> set[int]:
+    """Find the words that name a finding, on phantoms."""
+    if not isinstance(item.record.image, PhantomImage):
+        return set()
+    return set(find_finding_words([word.text for word in explained.words]))

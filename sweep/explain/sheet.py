@@ -1,218 +1,230 @@
-"""One picture for one caption: the image, the caption, a legend, and the words in rows, each over its heat map.
+"""Draw one picture for one text: the image, the text, a legend, and each word over the heat map of where it looked.
 
-Pillow draws, because each pixel's place is then known; the font (with Greek, dashes and accents) and the colours are
-matplotlib's. The colours rise steadily in brightness, so they can be told apart without colour vision and in gray.
+All is drawn on one pair of axes in inches from the upper left corner, so the page grows with its words. The colours
+rise steadily in brightness, so they can be read without colour vision and in gray.
 """
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Circle, Rectangle
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from medcap_core.attention.maps import WordMap, enlarge_map
+from medcap_core.attention.explained import enlarge_map
+from medcap_core.attention.pointing import Box
+from medcap_core.runtime.files import replace_durably
 
-Box = tuple[float, float, float, float]
+WIDTH, DPI = 16.0, 100
+MARGIN, GAP, COLUMNS = 0.4, 0.2, 6
+CELL = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
+PLAIN_WIDTH = 2 * CELL
+TITLE_SIZE, TEXT_SIZE, SMALL_SIZE, SMALLEST_SIZE = 20.0, 18.0, 15.0, 11.0
+"""Points; a page shows a sheet at two thirds of its width."""
+_POINT = 1 / 72
+INK, FAINT, TRUTH_COLOUR = "#191919", "#555555", "#00e5ff"
+_COLOURS, _MOST_HEAT = "inferno", 0.75  # how much of the colour lies over the image where attention is strongest
 
-SHEET_WIDTH = 1400
-"""Pixels; texts are large enough to be read at 400."""
-MARGIN, GAP = 40, 20
-COLUMNS = 6
-CELL_WIDTH = (SHEET_WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
-_PLAIN_SIDE = 430
-WORD_SIZE, _SMALLEST_WORD_SIZE, _TEXT_SIZE, _SMALL_SIZE, _NOTE_SIZE = 34, 20, 30, 26, 24
-_LINE = 1.28
-_MOST_HEAT = 0.75  # how much of the colour lies over the image where attention is strongest
-INK, _FAINT, PAPER, BOX_COLOUR = (25, 25, 25), (85, 85, 85), (255, 255, 255), (0, 229, 255)
-_COLOUR_MAP = "inferno"
+
+@dataclass(frozen=True)
+class View:
+    """One image, uint8 (H, W) or (H, W, 3), under a map `heat` (R, C) of any scale where there is one.
+
+    The truth is outlined where it is known: a `box` in shares of the image, or a `mask` (H, W) of bool. `ring` is a
+    point (x, y) in such shares.
+    """
+
+    image: NDArray[np.uint8]
+    heat: NDArray[np.float32] | None = None
+    box: Box | None = None
+    mask: NDArray[np.bool_] | None = None
+    ring: tuple[float, float] | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Height by width, kept within 1 : 2 so that no row becomes a strip or a tower."""
+        height, width = self.image.shape[:2]
+        return float(min(max(height / width, 0.5), 2.0))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A word or a query above its map in one view or three planes; `share` of the attention lies on one patch."""
+
+    label: str
+    views: Sequence[View]
+    share: float
+    is_bold: bool = False
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What one picture shows; `box` is where a phantom's finding truly lies, as shares of the image."""
+    """What one picture shows; `texts` are pairs of a heading and what stands under it, `sections` have headings too."""
 
-    image: Image.Image
     title: str
+    plain: View
     texts: Sequence[tuple[str, str]]
-    words: Sequence[WordMap]
     legend: Sequence[str]
-    box: Box | None = None
-    marked: frozenset[int] = frozenset()
+    sections: Sequence[tuple[str, Sequence[Panel]]]
 
 
-def draw_sheet(sheet: Sheet) -> Image.Image:
-    """The picture, RGB, SHEET_WIDTH pixels wide and as high as its words need."""
-    top = draw_top(sheet)
-    rows = _draw_words(sheet)
-    picture = Image.new("RGB", (SHEET_WIDTH, top.height + rows.height + MARGIN), PAPER)
-    picture.paste(top, (0, 0))
-    picture.paste(rows, (0, top.height))
-    return picture
+def save_sheet(sheet: Sheet, path: Path) -> None:
+    """Draw a sheet as PNG, WIDTH x DPI pixels wide and as high as its panels need; the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with warnings.catch_warnings(), style.context("default"):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
+        page = _Page()
+        y = page.draw_top(sheet)
+        for heading, panels in sheet.sections:
+            if panels:
+                y = page.draw_panels(heading, panels, y)
+        page.save(temporary, y + MARGIN)
+    replace_durably(temporary, path)
 
 
-def draw_top(sheet: Sheet) -> Image.Image:
-    """What stands above the words: title, plain image, texts, legend with the scale of colours."""
-    left = MARGIN + _PLAIN_SIDE + MARGIN
-    width = SHEET_WIDTH - left - MARGIN
-    lines: list[tuple[str, int, tuple[int, int, int]]] = []
-    for name, text in sheet.texts:
-        lines.append((name, _SMALL_SIZE, _FAINT))
-        lines += [(line, _TEXT_SIZE, INK) for line in _wrap(text or "(nothing)", _TEXT_SIZE, width)]
-        lines.append(("", _SMALL_SIZE // 2, INK))
-    notes = [line for note in sheet.legend for line in _wrap(note, _SMALL_SIZE, width)]
-    title = _wrap(sheet.title, _TEXT_SIZE, SHEET_WIDTH - 2 * MARGIN)
-    title_height = len(title) * line_height(_TEXT_SIZE) + GAP
-    text_height = (
-        sum(line_height(size) for _, size, _ in lines)
-        + len(notes) * line_height(_SMALL_SIZE)
-        + 2 * line_height(_SMALL_SIZE)
-    )
-    plain = fit_width(sheet.image, _PLAIN_SIDE)
-    height = MARGIN + title_height + max(plain.height, text_height) + MARGIN
-    canvas = Image.new("RGB", (SHEET_WIDTH, height), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    y = MARGIN
-    for line in title:
-        pen.text((MARGIN, y), line, INK, font_of(_TEXT_SIZE, bold=True))
-        y += line_height(_TEXT_SIZE)
-    y = MARGIN + title_height
-    if sheet.box is not None:
-        plain = _outline(plain, sheet.box)
-    canvas.paste(plain, (MARGIN, y))
-    for text, size, colour in lines:
-        pen.text((left, y), text, colour, font_of(size))
-        y += line_height(size)
-    for note in notes:
-        pen.text((left, y), note, _FAINT, font_of(_SMALL_SIZE))
-        y += line_height(_SMALL_SIZE)
-    _draw_scale(canvas, left, y + GAP // 2, width)
-    return canvas
+class _Page:
+    """A page that grows downward; places and sizes are in inches, `y` is the upper edge of what is drawn."""
 
+    def __init__(self) -> None:
+        self.figure = Figure((WIDTH, 1.0), dpi=DPI)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
 
-def _draw_scale(canvas: Image.Image, left: int, y: int, width: int) -> None:
-    """A bar from no attention to the strongest patch of a word."""
-    pen = ImageDraw.Draw(canvas)
-    font = font_of(_SMALL_SIZE)
-    low, high = "no attention", "strongest patch of a word"
-    start = left + int(pen.textlength(low, font)) + 10
-    stop = left + width - int(pen.textlength(high, font)) - 10
-    bar = _paint(np.linspace(0, 1, max(stop - start, 40), dtype=np.float32)[None]).repeat(_SMALL_SIZE, axis=0)
-    pen.text((left, y), low, _FAINT, font)
-    canvas.paste(Image.fromarray(bar), (start, y + 4))
-    pen.text((start + bar.shape[1] + 10, y), high, _FAINT, font)
+    def save(self, path: Path, height: float) -> None:
+        self.figure.set_size_inches(WIDTH, height)
+        self.axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        self.figure.savefig(path, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
 
+    def put(self, x: float, y: float, text: str, size: float, colour: str = INK, **options: Any) -> None:
+        """Put a line of text on the line of that size; a dollar sign is a dollar sign."""
+        font = options.pop("font", _build_font(size))
+        options |= {"fontproperties": font, "color": colour, "va": "baseline", "parse_math": False}
+        self.axes.text(x, y + 1.05 * size * _POINT, text, **options)
 
-def _draw_words(sheet: Sheet) -> Image.Image:
-    """All words in rows of COLUMNS."""
-    plain = fit_width(sheet.image, CELL_WIDTH)
-    label_height = line_height(WORD_SIZE) + 4
-    cell_height = label_height + plain.height + GAP
-    num_rows = -(-len(sheet.words) // COLUMNS)
-    canvas = Image.new("RGB", (SHEET_WIDTH, num_rows * cell_height), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for index, word in enumerate(sheet.words):
-        row, column = divmod(index, COLUMNS)
-        x, y = MARGIN + column * (CELL_WIDTH + GAP), row * cell_height
-        is_marked = index in sheet.marked
-        text, font = shrink(word.text, CELL_WIDTH, bold=is_marked)
-        pen.text((x, y + label_height - 12), text, INK, font, anchor="ls")
-        heat = _lay_over(plain, word.map)
-        if is_marked:
-            heat = mark_peak(heat if sheet.box is None else _outline(heat, sheet.box), word.peak)
-        canvas.paste(note_share(heat, float(word.map.max())), (x, y + label_height))
-    return canvas
+    def write(self, x: float, y: float, text: str, size: float, colour: str = INK, *, bold: bool = False) -> float:
+        """Write a text, wrapped at the right margin; returns where the next may stand."""
+        font = _build_font(size, bold=bold)
+        for line in _wrap(text, font, WIDTH - MARGIN - x):
+            self.put(x, y, line, size, colour, font=font)
+            y += _height(size)
+        return y
 
+    def draw_top(self, sheet: Sheet) -> float:
+        """Draw title, plain image, texts and legend."""
+        top = self.write(MARGIN, MARGIN, sheet.title, TITLE_SIZE, bold=True) + GAP
+        x = MARGIN + PLAIN_WIDTH + 2 * GAP
+        y = top
+        for heading, text in sheet.texts:
+            y = self.write(x, y, heading, SMALL_SIZE, FAINT)
+            y = self.write(x, y, text or "(nothing)", TEXT_SIZE) + GAP
+        for note in sheet.legend:
+            y = self.write(x, y, note, SMALL_SIZE, FAINT)
+        y += GAP / 2
+        low, high = "no attention", "strongest patch of a map"
+        self.put(x, y, low, SMALL_SIZE, FAINT)
+        self.put(WIDTH - MARGIN, y, high, SMALL_SIZE, FAINT, ha="right")
+        left, right = (_measure(text, _build_font(SMALL_SIZE)) + GAP / 2 for text in (low, high))
+        scale = (x + left, y + 0.05, WIDTH - MARGIN - right - x - left, 0.2)
+        self.show(np.linspace(0, 1, 256)[None], scale, _COLOURS, 1)
+        return max(top + self.draw_view(sheet.plain, MARGIN, top, PLAIN_WIDTH), y + _height(SMALL_SIZE))
 
-def _lay_over(plain: Image.Image, values: NDArray[np.float32]) -> Image.Image:
-    heat = enlarge_map(values, plain.size)
-    return lay_heat_over(plain, heat / max(float(heat.max()), 1e-12))
+    def draw_panels(self, heading: str, panels: Sequence[Panel], y: float) -> float:
+        """Draw panels in rows under a heading, each with a bar for its strongest patch's share of attention."""
+        y = self.write(MARGIN, y + 2 * GAP, heading, TEXT_SIZE, bold=True) + GAP / 2
+        num_views, most = len(panels[0].views), max(panel.share for panel in panels)
+        width, height = num_views * (CELL + GAP) - GAP, CELL * panels[0].views[0].ratio
+        row_height = _height(TEXT_SIZE) + height + _height(SMALL_SIZE) + 1.5 * GAP
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, COLUMNS // num_views)
+            x, top = MARGIN + column * (width + GAP), y + row * row_height
+            label, font = _fit(panel.label, width, bold=panel.is_bold)
+            self.put(x, top, label, TEXT_SIZE, font=font)
+            top += _height(TEXT_SIZE) + GAP / 4
+            for plane, view in enumerate(panel.views):
+                self.draw_view(view, x + plane * (CELL + GAP), top, CELL)
+            top += height + GAP / 4
+            share = f"{panel.share:.0%}" if panel.share >= 0.095 else f"{panel.share:.1%}"
+            self.put(x + width, top, share, SMALL_SIZE, FAINT, ha="right")
+            for length, colour in ((1.0, "#e4e4e4"), (panel.share / most, INK)):
+                bar = Rectangle((x, top + 0.1), (width - 0.7) * length, 0.07, facecolor=colour, linewidth=0)
+                self.axes.add_patch(bar)
+        return y + (row + 1) * row_height - GAP
 
-
-def lay_heat_over(plain: Image.Image, share: NDArray[np.float32]) -> Image.Image:
-    """An image in gray under the colours of its heat (height, width) from 0 to 1; where that is low the image shows."""
-    gray = np.asarray(plain.convert("L").convert("RGB"), dtype=np.float32)
-    weight = (_MOST_HEAT * share**0.7)[..., None]
-    mixed = gray * (1 - weight) * 0.9 + _paint(share) * weight
-    return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
-
-
-def mark_peak(image: Image.Image, peak: tuple[float, float]) -> Image.Image:
-    """Draw a ring around a point, given as shares of width and height."""
-    x, y = peak[0] * image.width, peak[1] * image.height
-    pen = ImageDraw.Draw(image)
-    for radius, colour, width in ((9, (0, 0, 0), 5), (8, (255, 255, 255), 3)):
-        pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=colour, width=width)
-    return image
-
-
-def note_share(image: Image.Image, share: float) -> Image.Image:
-    """How much of the word's attention its strongest patch has, in the lower right corner."""
-    text = f"{share:.0%}" if share >= 0.095 else f"{share:.1%}"
-    pen = ImageDraw.Draw(image)
-    place = (image.width - 6, image.height - 6)
-    pen.text(place, text, (255, 255, 255), font_of(_NOTE_SIZE), anchor="rs", stroke_width=2, stroke_fill=(0, 0, 0))
-    return image
-
-
-def _paint(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Shares (H, W) from 0 to 1 in colours, uint8 (H, W, 3)."""
-    colours: NDArray[np.uint8] = mpl.colormaps[_COLOUR_MAP](shares, bytes=True)[..., :3]
-    return colours
-
-
-def _outline(image: Image.Image, box: Box) -> Image.Image:
-    outlined = image.copy()
-    width, height = image.size
-    corners = [box[0] * width, box[1] * height, box[2] * width - 1, box[3] * height - 1]
-    pen = ImageDraw.Draw(outlined)
-    pen.rectangle([corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1], outline=(0, 0, 0), width=1)
-    pen.rectangle(corners, outline=BOX_COLOUR, width=max(2, width // 120))
-    return outlined
-
-
-def fit_width(image: Image.Image, side: int) -> Image.Image:
-    """The image at this width, its shape kept within 1 : 2 so that no row becomes a strip or a tower."""
-    ratio = min(max(image.height / image.width, 0.5), 2.0)
-    return image.convert("RGB").resize((side, round(side * ratio)), Image.Resampling.BICUBIC)
-
-
-def line_height(size: int) -> int:
-    """Pixels from line to line of a text."""
-    return round(size * _LINE)
-
-
-@lru_cache(maxsize=32)
-def font_of(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font in which sheets are written."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / name, size)
-
-
-def _wrap(text: str, size: int, width: int) -> list[str]:
-    """Lines that fit `width` pixels; a word too long for a line is broken."""
-    font = font_of(size, bold=True)  # the wider of the two
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
+    def draw_view(self, view: View, x: float, y: float, width: float) -> float:
+        """Draw an image with all that lies over it; returns its height."""
+        height = width * view.ratio
+        frame = (x, y, width, height)
+        if view.heat is None:
+            self.show(view.image, frame)
         else:
-            most = max(1, int(len(word) * width / max(font.getlength(word), 1)))
-            lines += [word] if font.getlength(word) <= width else textwrap.wrap(word, max(1, most - 1))
-    return lines
+            gray = view.image if view.image.ndim == 2 else view.image @ np.array([0.299, 0.587, 0.114])
+            share = enlarge_map(view.heat, (256, round(256 * view.ratio)))
+            share = share / max(float(share.max()), 1e-12)
+            colours = mpl.colormaps[_COLOURS](share)
+            colours[..., 3] = _MOST_HEAT * share**0.7
+            self.show(gray, frame, top=255 / 0.9)
+            self.show(colours, frame)
+        if view.box is not None:
+            left, upper, right, lower = np.array(view.box) * ([width, height] * 2) + [x, y] * 2
+            box = Rectangle((left, upper), right - left, lower - upper, fill=False, edgecolor=TRUTH_COLOUR, linewidth=2)
+            self.axes.add_patch(box)
+        if view.mask is not None and view.mask.any() and not view.mask.all():
+            inside, extent = view.mask.astype(float), (x, x + width, y, y + height)
+            self.axes.contour(inside, levels=[0.5], extent=extent, origin="lower", colors=TRUTH_COLOUR, linewidths=1.5)
+        if view.ring is not None:
+            centre = (x + view.ring[0] * width, y + view.ring[1] * height)
+            for colour, line in (("black", 5.0), ("white", 2.5)):
+                self.axes.add_patch(Circle(centre, 0.09, fill=False, edgecolor=colour, linewidth=line))
+        return height
+
+    def show(
+        self, image: NDArray[Any], frame: tuple[float, float, float, float], colours: str = "gray", top: float = 255
+    ) -> None:
+        """Show an image in a frame (x, y, width, height): (H, W) in a colour map from 0 to `top`, or RGB."""
+        x, y, width, height = frame
+        extent = (x, x + width, y + height, y)
+        self.axes.imshow(image, colours, vmin=0, vmax=top, extent=extent, aspect="auto", interpolation="bilinear")
 
 
-def shrink(word: str, width: int, *, bold: bool) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The word in the largest size that fits; beyond the smallest size its end gives way."""
-    for size in range(WORD_SIZE, _SMALLEST_WORD_SIZE - 1, -2):
-        if font_of(size, bold).getlength(word) <= width:
-            return word, font_of(size, bold)
-    font = font_of(_SMALLEST_WORD_SIZE, bold)
-    while word and font.getlength(word + "…") > width:
-        word = word[:-1]
-    return word + "…", font
+def _build_font(size: float, *, bold: bool = False) -> FontProperties:
+    return FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+
+
+def _height(size: float) -> float:
+    """Height of a line of text."""
+    return size * _POINT * 1.3
+
+
+def _measure(text: str, font: FontProperties) -> float:
+    """Width of a line of text."""
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * _POINT
+
+
+def _wrap(text: str, font: FontProperties, width: float) -> list[str]:
+    """Break a text into lines that fit; a word too long for a line is broken too."""
+    most = len(text)
+    while most > 1:
+        lines = textwrap.wrap(text, most)
+        widest = max((_measure(line, font) for line in lines), default=0.0)
+        if widest <= width:
+            return lines
+        most = min(most - 1, round(1.1 * most * width / widest))
+    return list(text)
+
+
+def _fit(text: str, width: float, *, bold: bool) -> tuple[str, FontProperties]:
+    """Find the largest font in which a label fits; in the smallest its end gives way."""
+    for size in np.arange(TEXT_SIZE, SMALLEST_SIZE - 1, -1):
+        font = _build_font(float(size), bold=bold)
+        if _measure(text, font) <= width:
+            return text, font
+    return _wrap(text, font, width - 0.2)[0] + "…", font

@@ -5,9 +5,7 @@ Scans are shown as their middle slices in three planes.
 
 import base64
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +18,10 @@ from medcap_core.data.records import Record
 from medcap_core.data.scans.records import ScanRecord
 from medcap_core.data.scans.slices import cut_slices, lay_out_slices
 from medcap_core.data.scans.volumes import VolumeGeometry
-from medcap_core.errors import DataFault
+from medcap_core.errors import DataFault, RunFault
 from medcap_core.scoring.question_answering import score_answers
+from sweep.study.attention import AttentionIndex, PointingResult
+from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
 from sweep.study.scored_rows import PER_IMAGE_TABLE
 from sweep.tables.blocks import Gallery, Picture
@@ -59,55 +59,34 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
 
     Raises NoPictures where there are none.
     """
-    folder = directory / "attention"
-    about = _read_json(folder / "attention.json")
+    folder = RunPaths(directory).attention
+    try:
+        index, game = AttentionIndex.load(folder), PointingResult.load(folder)
+    except RunFault as fault:
+        raise NoPictures(str(fault)) from None
     pictures = []
-    for entry in list(about.get("images") or [])[:MAX_SHEETS]:
+    for entry in index.images[:MAX_SHEETS] if index else []:
         try:
-            with Image.open(folder / entry["file"]) as image:
+            with Image.open(folder / entry.file) as image:
                 uri = encode_image(image, SHEET_PIXELS)
         except (OSError, ValueError):
             continue  # just being replaced
-        told = "Answer" if entry.get("question") else "Caption"
-        texts = (
-            ("Question", str(entry.get("question") or "")),
-            ("Reference", str(entry.get("reference") or "")),
-            (told, str(entry.get("caption") or "")),
-        )
+        text = "Answer" if entry.question else "Caption"
+        texts = (("Question", entry.question), ("Reference", entry.reference), (text, entry.caption))
         shown = tuple((label, text) for label, text in texts if text)
-        pictures.append(Picture(str(entry["image_id"]), uri, str(entry["alt"]), shown, wide=True))
-    if not pictures:
+        pictures.append(Picture(entry.image_id, uri, entry.alt, shown, wide=True))
+    if not index or not pictures:
         raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
-    said = [
-        f"Where {about.get('model')} looked for each word: method {about.get('method')}, layer {about.get('layer')}."
-    ]
-    game = _read_json(folder / "pointing_game.json")
-    if "kinds" in game:
-        said += _describe_volume_game(game)
-    elif "share" in game:
-        low, high = game["interval"]
+    said = [f"Where {index.model} looked for each word: method {index.method}, layer {index.layer}."]
+    if game:
+        low, high = game.interval
         said.append(
-            f"Pointing game ({game.get('method')}, layer {game.get('layer')}): {game['share']:.3f} ({low:.3f} to "
-            f"{high:.3f}) of {game['num_words']:,} finding words in {game['num_images']:,} {game.get('split')} images "
-            f"peak in the true box; chance is {game['area_chance']:.3f} by area and {game['shuffled_chance']:.3f} by "
-            "other images' boxes."
+            f"Pointing game ({game.method}, layer {game.layer}): {game.share:.3f} ({low:.3f} to {high:.3f}) of "
+            f"{game.num_words:,} finding words in {game.num_images:,} {game.split} images peak in the true box; chance "
+            f"is {game.area_chance:.3f} by area and {game.shuffled_chance:.3f} by other images' boxes."
         )
     said.append("A map shows where attention lay, which is no proof of what the caption came from.")
     return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
-
-
-def _describe_volume_game(game: dict[str, Any]) -> list[str]:
-    """A sentence on all answers and one on each kind of question."""
-    said = []
-    for kind, scores in {"all": game, **game["kinds"]}.items():
-        low, high = scores["interval"]
-        said.append(
-            f"Pointing game ({game.get('method')}, layer {game.get('layer')}), {kind}: {scores['share']:.3f} "
-            f"({low:.3f} to {high:.3f}) of {scores['num_words']:,} answers on {scores['num_images']:,} "
-            f"{game.get('split')} scans peak in the true structure; chance is {scores['area_chance']:.3f} by patches "
-            f"and {scores['shuffled_chance']:.3f} by other subjects' structures."
-        )
-    return said
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:
@@ -190,15 +169,6 @@ def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunRes
         texts.append(("CIDEr", format_score(scores[name])))
     shown = tuple((label, str(text)) for label, text in texts)
     return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where the file is not there or not whole."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 NUM_ANSWER_SAMPLES = 4

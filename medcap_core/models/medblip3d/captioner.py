@@ -28,7 +28,7 @@ from medcap_core.data.records import Record, fold_white_space
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import IGNORED_LABEL, Captioner, TokenizedCaptions
+from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network
 from medcap_core.models.medblip3d.composing import compose_network, load_tokenizer
@@ -38,6 +38,7 @@ from medcap_core.models.medblip3d.network import (
     compute_contrastive_loss,
     compute_similarity,
 )
+from medcap_core.models.medblip3d.recording import build_recording_copy, record_attention
 from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts
 
 REPORT_PROMPT = "Report:"
@@ -334,14 +335,14 @@ class MedBlip3dCaptioner(Captioner):
         answers = [""] * len(questions)
         for question in dict.fromkeys(questions):  # equal prompts need no padding
             rows = [row for row, asked in enumerate(questions) if asked == question]
-            prompt = self.build_prompt(question)
+            prompt = self._tokenize_text(format_question(question))
             for row, text in zip(rows, self._generate_texts(query_outputs[rows], prompt, config), strict=True):
                 answers[row] = text
         return answers
 
-    def build_prompt(self, question: str | None) -> Ids:
-        """Build the prompt before the image: of a question, or of a report where it is None."""
-        return self.report_prompt if question is None else self._tokenize_text(format_question(question))
+    def format_question(self, question: str) -> str:
+        """See `Captioner.format_question`."""
+        return format_question(question)
 
     def _generate_texts(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
         generated = self.write_ids(query_outputs, prompt, config)
@@ -371,6 +372,23 @@ class MedBlip3dCaptioner(Captioner):
         pooling_mask[:, : len(self._tokenize_text(format_question(question)))] = 0
         projected = self.network.project_texts(ids, mask, pooling_mask, self.network.answer_projection)
         return compute_similarity(queries, projected)
+
+    # Attention
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """See `Captioner.generate_ids`; the first token stands for prompt and image, as in `tokenize`."""
+        assert config.prompt == self.prompt, "set_prompt comes before generate_ids"
+        ids = self.write_ids(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
+        begin = self.end_id if self.start_id is None else self.start_id
+        return nn.functional.pad(ids, (1, 0), value=begin), 1
+
+    def build_recording_copy(self) -> Self:
+        """See `Captioner.build_recording_copy`."""
+        return build_recording_copy(self)
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """See `Captioner.record_attention`; `pixels` is uint8 (B, 1, S, S, S)."""
+        return record_attention(self, pixels, input_ids, with_encoder=with_encoder)
 
 
 def _refuse_other_parts(source: str, options: LoadOptions) -> None:

@@ -1,43 +1,27 @@
-"""What MedBLIP in 3D attended to while it wrote: queries to patches, words to queries.
+"""Record what MedBLIP in 3D attends to while it writes: its queries to patches, its language model to the queries.
 
-Shape letters: B scans, Q queries, N tokens of a scan (a class token, then patches, x slowest), T tokens of an answer,
-H heads, V words; R and C rows and columns of a language model's own attention.
+Shape letters: B scans, Q queries, N tokens of a scan (a class token, then patches, x slowest), T tokens of a text,
+H heads.
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
-from medcap_core.models.medblip3d.texts import Ids
+from medcap_core.models.captioner import RecordedAttention
 
-Layers = tuple[Tensor, ...]
+if TYPE_CHECKING:
+    from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 
-
-@dataclass(frozen=True)
-class RecordedAnswer:
-    """What a network attended to while answers were given to it token by token.
-
-    `language` has for each decoder layer of the language model its whole attention (B, H, R, C): of its rows, `steps`
-    (T of them) foretell the answer's tokens; of its columns, `places` (Q) are the image's. `bridge` has for each layer
-    of the Q-Former that sees the scan (B, H, Q, N). Entry t of `logits` (B, T, V) foretells token t, and hangs on both
-    in the graph where gradients are enabled.
-    """
-
-    language: Layers
-    bridge: Layers
-    logits: Tensor
-    steps: slice
-    places: slice
+Model = TypeVar("Model", bound="MedBlip3dCaptioner")
 
 
-def build_recording_copy(captioner: MedBlip3dCaptioner) -> MedBlip3dCaptioner:
-    """A copy with the same weights whose attention writes its scores out.
+def build_recording_copy(captioner: Model) -> Model:
+    """Copy a captioner, weights and all, with attention whose scores can be read.
 
-    Nothing but the query tokens takes part in training, which is enough for a graph to hang on all attention.
+    Of its parameters the query tokens alone require gradients, which puts all attention into the graph.
     """
     recorder = copy.deepcopy(captioner).eval().requires_grad_(False)
     network = recorder.network
@@ -50,46 +34,67 @@ def build_recording_copy(captioner: MedBlip3dCaptioner) -> MedBlip3dCaptioner:
     return recorder
 
 
-def record_answer(recorder: MedBlip3dCaptioner, hidden_states: Tensor, prompt: Ids, ids: Tensor) -> RecordedAnswer:
-    """Attention while the answers `ids` (B, T) to one prompt are given for encoded scans (B, N, D).
+def record_attention(
+    recorder: "MedBlip3dCaptioner", pixels: Tensor, input_ids: Tensor, *, with_encoder: bool
+) -> RecordedAttention:
+    """Record attention while the texts `input_ids` (B, T) to the report's prompt are given for uint8 scans.
 
-    `recorder` is a `build_recording_copy`; with gradients enabled the graph is kept.
+    The first of the T tokens stands for prompt and image. A decoder-only language model sees the image in its
+    self-attention, of which whole layers are kept: gradients flow through these.
     """
     network: Any = recorder.network
+    hidden_states, encoder = _record_encoder(recorder, pixels, with_attention=with_encoder)
     seen = network.qformer(
         query_embeds=network.query_tokens.expand(len(hidden_states), -1, -1),
         encoder_hidden_states=network.image_norm(hidden_states),
         output_attentions=True,
     )
+    prompt, ids = recorder.report_prompt, input_ids[:, 1:]
     embedded = recorder.embed_prompt(seen.last_hidden_state, prompt)
-    start = len(prompt)
-    places = slice(start, start + recorder.num_queries)
-    given = ids[:, :-1]
+    places = slice(len(prompt), len(prompt) + recorder.num_queries)
     inputs: dict[str, Tensor] = {}
     if recorder.start_id is None:
-        embedded = torch.cat([embedded, network.get_input_embeddings()(given)], dim=1)
-        steps = slice(places.stop - 1, places.stop - 1 + ids.shape[1])  # the last image token foretells the first word
+        embedded = torch.cat([embedded, network.get_input_embeddings()(ids[:, :-1])], dim=1)
+        steps = slice(places.stop - 1, places.stop - 1 + ids.shape[1])  # the last query predicts the first token
     else:
-        inputs["decoder_input_ids"] = nn.functional.pad(given, (1, 0), value=recorder.start_id)
+        inputs["decoder_input_ids"] = input_ids[:, :-1]
         steps = slice(0, ids.shape[1])
-    mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
-    told = network.language_model(
-        inputs_embeds=embedded, attention_mask=mask, use_cache=False, output_attentions=True, **inputs
+    output = network.language_model(
+        inputs_embeds=embedded,
+        attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.int64),
+        use_cache=False,
+        output_attentions=True,
+        **inputs,
     )
-    language = told.attentions if recorder.start_id is None else told.cross_attentions
-    logits = told.logits[:, -ids.shape[1] :]
-    return RecordedAnswer(tuple(language), tuple(seen.cross_attentions), logits, steps, places)
+    side = recorder.geometry.size // int(network.config.patch_size)
+    is_end = (ids == recorder.end_id).long()
+    return RecordedAttention(
+        decoder=tuple(output.attentions if recorder.start_id is None else output.cross_attentions),
+        encoder=encoder,
+        logits=output.logits,
+        grid=(side, side, side),
+        bridge=tuple(seen.cross_attentions),
+        steps=steps,
+        places=places,
+        is_text=is_end.cumsum(1) == is_end,
+    )
 
 
 @torch.no_grad()
-def record_encoder(recorder: MedBlip3dCaptioner, pixels: Tensor, *, with_attention: bool) -> tuple[Tensor, Layers]:
-    """Hidden states (B, N, D) of uint8 scans (B, 1, S, S, S), and where wanted each block's attention (B, H, N, N).
+def _record_encoder(
+    recorder: "MedBlip3dCaptioner", pixels: Tensor, *, with_attention: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Encode uint8 scans (B, 1, S, S, S): hidden states (B, N, D), and if wanted each block's attention (B, H, N, N).
 
-    The latter is empty where the blocks do not tell it.
+    The latter is empty where the blocks do not return it.
     """
     attentions: list[Tensor] = []
-    modules = _find_attention(recorder) if with_attention else []
-    handles = [module.register_forward_hook(_Listener(attentions)) for module in modules]
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
+            attentions.append(output[1])
+
+    handles = [module.register_forward_hook(keep) for module in _find_attention(recorder) if with_attention]
     try:
         hidden_states = recorder.encode_images(pixels)
     finally:
@@ -99,21 +104,10 @@ def record_encoder(recorder: MedBlip3dCaptioner, pixels: Tensor, *, with_attenti
     return hidden_states, tuple(attentions) if len(attentions) == num_blocks else ()
 
 
-def _find_attention(recorder: MedBlip3dCaptioner) -> list[nn.Module]:
-    """The attention of each block; BLIP's towers and ViT name it differently."""
+def _find_attention(recorder: "MedBlip3dCaptioner") -> list[nn.Module]:
+    """Find the attention of each block; BLIP's towers and ViT name it differently."""
     found = []
     for block in recorder.network.encoder.blocks:
         own = [getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)]
         found += [getattr(module, "attention", module) for module in own]
     return found
-
-
-class _Listener:
-    """Notes the scores, second of what an attention module gives."""
-
-    def __init__(self, attentions: list[Tensor]) -> None:
-        self.attentions = attentions
-
-    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
-            self.attentions.append(output[1])

@@ -10,18 +10,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
+from medcap_core.attention.explained import ExplainedText, enlarge_map, find_peak, join_words
 from medcap_core.attention.maps import (
     AttentionMethod,
-    AttentionWay,
-    WordMap,
+    MapSettings,
     build_maps,
+    compute_maps,
     compute_rollout,
-    compute_token_maps,
-    count_layers,
-    enlarge_map,
-    explain_captions,
+    explain_texts,
     generate_ids,
-    join_words,
+    record,
     weigh_tokens,
 )
 from medcap_core.config import TrialConfig
@@ -71,19 +69,19 @@ IDS = torch.tensor([[1, 2, 3]])
 
 
 @pytest.mark.parametrize(
-    ("way", "expected"),
+    ("settings", "expected"),
     [
-        (AttentionWay(CROSS, 1), [[2 / 3, 1 / 3], [4 / 9, 5 / 9]]),  # (0.5, 0.25), (0.4, 0.5)
-        (AttentionWay(CROSS, 2), [[2 / 3, 1 / 3], [1 / 2, 1 / 2]]),  # (0.5, 0.25), nothing: even
-        (AttentionWay(CROSS, None), [[2 / 3, 1 / 3], [4 / 9, 5 / 9]]),  # (0.5, 0.25), (0.2, 0.25)
-        (AttentionWay(CUMULATIVE, 1), [[2 / 3, 1 / 3], [6 / 11, 5 / 11]]),  # then (0.9, 0.75) / 2
-        (AttentionWay(CUMULATIVE, 2), [[2 / 3, 1 / 3], [2 / 3, 1 / 3]]),
+        (MapSettings(CROSS, 1), [[2 / 3, 1 / 3], [4 / 9, 5 / 9]]),  # (0.5, 0.25), (0.4, 0.5)
+        (MapSettings(CROSS, 2), [[2 / 3, 1 / 3], [1 / 2, 1 / 2]]),  # (0.5, 0.25), nothing: even
+        (MapSettings(CROSS, None), [[2 / 3, 1 / 3], [4 / 9, 5 / 9]]),  # (0.5, 0.25), (0.2, 0.25)
+        (MapSettings(CUMULATIVE, 1), [[2 / 3, 1 / 3], [6 / 11, 5 / 11]]),  # then (0.9, 0.75) / 2
+        (MapSettings(CUMULATIVE, 2), [[2 / 3, 1 / 3], [2 / 3, 1 / 3]]),
     ],
 )
 def test_layers_and_steps_are_taken_together_as_worked_out_by_hand(
-    way: AttentionWay, expected: list[list[float]]
+    settings: MapSettings, expected: list[list[float]]
 ) -> None:
-    maps = build_maps(weigh_tokens(recorded(FIRST, SECOND), IDS, way), (1, 2))
+    maps = build_maps(weigh_tokens(recorded(FIRST, SECOND), IDS, settings), (1, 2))
     assert maps.shape == (1, 2, 1, 2)
     np.testing.assert_allclose(maps[0, :, 0], expected, rtol=1e-6)
 
@@ -101,7 +99,7 @@ def test_rollout_traces_tokens_back_to_patches() -> None:
     # The class token comes from the second patch; rollout halves it with what it was.
     encoder = torch.tensor([[[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]]])
     step = [[[0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
-    weights = weigh_tokens(recorded(step, encoder=(encoder,)), IDS, AttentionWay(ROLLOUT))
+    weights = weigh_tokens(recorded(step, encoder=(encoder,)), IDS, MapSettings(ROLLOUT))
     np.testing.assert_allclose(weights[0], [[0.3, 0.3, 0.4], [0.5, 0.0, 0.5]], rtol=1e-6)
 
 
@@ -114,7 +112,7 @@ def test_gradient_weights_worked_out_by_hand() -> None:
     logits = torch.stack([torch.zeros_like(scores), scores], dim=-1)
     made = RecordedAttention((cross,), (), logits, (1, 2))
     ids = torch.tensor([[0, 1, 0]])
-    weights = weigh_tokens(made, ids, AttentionWay(GRADIENT, 1))
+    weights = weigh_tokens(made, ids, MapSettings(GRADIENT, 1))
     first = 1 / (1 + math.exp(0.1))  # of word 0 at step 0, whose score is 0.1
     second = 1 / (1 + math.exp(-0.35))  # of word 1 at step 1: 0.3 + 0.05
     np.testing.assert_allclose(weights[0, 0].numpy(), [0, 0.5 * 2 * first, 0], rtol=1e-5)
@@ -131,7 +129,7 @@ def test_a_map_with_no_weight_is_even_and_class_tokens_are_left_out() -> None:
 def test_the_peak_is_where_the_drawn_map_is_strongest() -> None:
     values = np.zeros((2, 3), np.float32)
     values[1, 2] = 1
-    x, y = WordMap("word", values).peak
+    x, y = find_peak(values)
     assert x > 2 / 3
     assert y > 1 / 2
     drawn = enlarge_map(values, (31, 17))
@@ -148,11 +146,11 @@ def test_word_pieces_become_whole_words() -> None:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "pneumo", "##tho", "##rax", "left", ",", "of", "a"]
     tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(tokens)})
     ids = [2, 11, 10, 5, 6, 7, 9, 8, 3, 0]  # begin, a of | pneumothorax , left | end, padding
-    explained = join_words(tokenizer, ids, 3, word_maps(9))
-    assert [word.text for word in explained.words] == ["pneumothorax,", "left"]
-    np.testing.assert_allclose(explained.words[0].map, word_maps(9)[2:5].mean(0))
-    np.testing.assert_array_equal(explained.words[1].map, word_maps(9)[6])
-    assert explained.caption.replace(" ", "") == "pneumothorax,left"
+    text, words = join_words(tokenizer, ids, 3, word_maps(9))
+    assert [word.text for word in words] == ["pneumothorax,", "left"]
+    np.testing.assert_allclose(words[0].map, word_maps(9)[2:5].mean(0))
+    np.testing.assert_array_equal(words[1].map, word_maps(9)[6])
+    assert text.replace(" ", "") == "pneumothorax,left"
 
 
 def test_pieces_of_letters_become_whole_words() -> None:
@@ -161,18 +159,19 @@ def test_pieces_of_letters_become_whole_words() -> None:
     made = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
     made.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
-    explained = join_words(tokenizer, [7, 0, 1, 2, 3, 4, 5, 6, 7], 1, word_maps(8))
-    assert explained.caption == "a 5 µm."
-    assert [word.text for word in explained.words] == ["a", "5", "µm."]
-    np.testing.assert_allclose(explained.words[0].map, word_maps(8)[0])
-    np.testing.assert_allclose(explained.words[1].map, word_maps(8)[1])
-    assert explained.words[2].map.reshape(-1)[[4, 5]].min() > 0
-    np.testing.assert_allclose(explained.words[2].map.sum(), 1, rtol=1e-6)
+    text, words = join_words(tokenizer, [7, 0, 1, 2, 3, 4, 5, 6, 7], 1, word_maps(8))
+    assert text == "a 5 µm."
+    assert [word.text for word in words] == ["a", "5", "µm."]
+    np.testing.assert_allclose(words[0].map, word_maps(8)[0])
+    np.testing.assert_allclose(words[1].map, word_maps(8)[1])
+    assert words[2].map.reshape(-1)[[4, 5]].min() > 0
+    np.testing.assert_allclose(words[2].map.sum(), 1, rtol=1e-6)
 
 
 def test_an_empty_caption_has_no_words(captioner: Captioner) -> None:
-    explained = join_words(captioner.processor.tokenizer, [5, 3, 0], 1, word_maps(2))
-    assert (explained.caption, explained.words) == ("", ())
+    text, words = join_words(captioner.processor.tokenizer, [5, 3, 0], 1, word_maps(2))
+    assert (text, words) == ("", ())
+    np.testing.assert_array_equal(ExplainedText(text, words, (2, 5), 1).map, np.full((2, 5), 0.1, np.float32))
 
 
 @pytest.mark.parametrize("method", list(AttentionMethod))
@@ -182,20 +181,27 @@ def test_every_map_of_a_model_sums_to_one_over_its_patches(
 ) -> None:
     pixels = torch.from_numpy(PIXELS[:3])
     ids, _ = generate_ids(any_captioner, pixels, config)
-    maps = compute_token_maps(any_captioner.build_recording_copy(), pixels, ids, AttentionWay(method, layer))
+    settings = MapSettings(method, layer)
+    maps = compute_token_maps(any_captioner.build_recording_copy(), pixels, ids, settings)
     assert maps.shape == (3, ids.shape[1] - 1, SIDE, SIDE)
     assert maps.min() >= 0
     np.testing.assert_allclose(maps.sum((-2, -1)), 1, rtol=1e-5)
     assert maps.std() > 1e-4
 
 
+def compute_token_maps(
+    recorder: Captioner, pixels: torch.Tensor, ids: torch.Tensor, settings: MapSettings
+) -> np.ndarray:
+    return compute_maps(record(recorder, pixels, ids, settings), ids, settings).tokens
+
+
 def test_layers_and_methods_differ(any_captioner: Captioner, config: TrialConfig) -> None:
-    ways = [AttentionWay(method, layer) for method in AttentionMethod for layer in (1, 2, None)]
-    explained = explain_captions(any_captioner, PIXELS[:1], config, ways)
-    maps = {
-        np.concatenate([word.map for word in captions[0].words]).round(7).tobytes() for captions in explained.values()
-    }
-    assert len(maps) == len(ways)
+    choices = [MapSettings(method, layer) for method in AttentionMethod for layer in (1, 2, None)]
+    maps = set()
+    for settings in choices:
+        (explained,) = explain_texts(any_captioner, PIXELS[:1], config, settings)
+        maps.add(np.concatenate([word.map for word in explained.words]).round(7).tobytes())
+    assert len(maps) == len(choices)
 
 
 @pytest.mark.parametrize("prompt", ["", "the left lung shows"])
@@ -203,14 +209,14 @@ def test_the_explained_caption_is_the_generated_one(any_captioner: Captioner, co
     asked = config.model_copy(update={"prompt": prompt})
     with torch.inference_mode():
         generated = any_captioner.generate(any_captioner.encode_images(torch.from_numpy(PIXELS)), asked)
-    done: list[tuple[int, int]] = []
-    (explained,) = explain_captions(any_captioner, PIXELS, asked, progress=lambda *part: done.append(part)).values()
-    assert [caption.caption for caption in explained] == generated
+    done: list[tuple[str, int, int]] = []
+    explained = explain_texts(any_captioner, PIXELS, asked, progress=lambda *part: done.append(part))
+    assert [caption.text for caption in explained] == generated
     assert ["".join(word.text for word in caption.words).replace(" ", "") for caption in explained] == [
         text.replace(" ", "") for text in generated
     ]
     assert len(set(generated)) > 1
-    assert done == [(5, 5)]
+    assert done == [("explaining captions", 5, 5)]
 
 
 def test_a_recording_copy_computes_as_the_model_does(any_captioner: Captioner, config: TrialConfig) -> None:
@@ -238,22 +244,28 @@ def test_maps_of_a_decoder_whose_attention_is_known(captioner: Captioner, config
     patches = heads.softmax(1).mean(-1)[:, 1:]
     expected = (patches / patches.sum(1, keepdim=True)).reshape(2, 1, SIDE, SIDE)
     ids, _ = generate_ids(captioner, pixels, config)
-    maps = compute_token_maps(recorder, pixels, ids, AttentionWay(CROSS, 2))
+    maps = compute_token_maps(recorder, pixels, ids, MapSettings(CROSS, 2))
     np.testing.assert_allclose(maps, np.broadcast_to(expected.numpy(), maps.shape), rtol=1e-4, atol=1e-6)
-    other = compute_token_maps(recorder, pixels, ids, AttentionWay(CROSS, 1))
+    other = compute_token_maps(recorder, pixels, ids, MapSettings(CROSS, 1))
     assert np.abs(other - maps).max() > 1e-3
 
 
 def test_a_layer_that_is_not_there_is_named(captioner: Captioner, config: TrialConfig) -> None:
-    assert count_layers(captioner, PIXELS, config) == TEXT_LAYERS
+    (explained,) = explain_texts(captioner, PIXELS[:1], config)
+    assert (explained.num_layers, explained.grid) == (TEXT_LAYERS, (SIDE, SIDE))
     with pytest.raises(ConfigFault, match=r"--layer 3: the model's decoder has 2 layers; give 1 to 2, or mean\."):
-        explain_captions(captioner, PIXELS[:1], config, [AttentionWay(CROSS, 3)])
+        explain_texts(captioner, PIXELS[:1], config, MapSettings(CROSS, 3))
+
+
+def test_a_family_without_answers_is_asked_nothing(captioner: Captioner, config: TrialConfig) -> None:
+    with pytest.raises(ModelFault, match="Models of the family 'blip' answer no questions"):
+        explain_texts(captioner, PIXELS[:1], config, questions=["left or right?"])
 
 
 def test_rollout_needs_a_tower_whose_patches_all_meet() -> None:
     made = recorded(FIRST, encoder=(torch.full((1, 2, 2, 2), 0.5),))
     with pytest.raises(ModelFault, match="--method rollout needs a vision tower whose patches all attend"):
-        weigh_tokens(made, IDS, AttentionWay(ROLLOUT))
+        weigh_tokens(made, IDS, MapSettings(ROLLOUT))
 
 
 CALLS: list[Callable[[Captioner, TrialConfig], object]] = [

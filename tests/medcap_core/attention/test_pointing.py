@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcap_core.attention.maps import ExplainedCaption, WordMap
+from medcap_core.attention.explained import ExplainedText, WordMap
 from medcap_core.attention.pointing import find_finding_words, is_inside, play_pointing_game
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.data.records import ImageFile, Record
@@ -40,10 +40,10 @@ def test_the_edges_of_a_box() -> None:
     assert not is_inside((0.5, 0.49), box)
 
 
-def look(*quarters: tuple[str, int]) -> ExplainedCaption:
+def look(*quarters: tuple[str, int]) -> ExplainedText:
     """Words that look at the upper left (0), upper right (1), lower left (2) or lower right (3) quarter."""
     maps = np.eye(4, dtype=np.float32).reshape(4, 2, 2)
-    return ExplainedCaption("", tuple(WordMap(word, maps[quarter]) for word, quarter in quarters))
+    return ExplainedText("", tuple(WordMap(word, maps[quarter]) for word, quarter in quarters), (2, 2), 1)
 
 
 def record(name: str, box: tuple[float, float, float, float] | None, case: str | None = None) -> Record:

@@ -7,25 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcap_core.attention.maps import AttentionMethod, AttentionWay
-from medcap_core.attention.volume_maps import (
-    ExplainedAnswer,
-    VolumeExplainer,
-    VolumeWord,
-    find_peak,
-    weigh_patches,
-    weigh_queries,
-)
+from medcap_core.attention.explained import ExplainedText, WordMap, find_peak
+from medcap_core.attention.maps import AttentionMethod, MapSettings, explain_texts, weigh_patches, weigh_tokens
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from medcap_core.models import load_trial_captioner
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
-from medcap_core.models.medblip3d.recording import build_recording_copy, record_answer, record_encoder
 from tests.support.tiny_models import save_tiny_gpt2, save_tiny_t5, save_tiny_tower
 
 SIZE, PATCH, NUM_QUERIES, SIDE = 18, 6, 5, 3
 QUESTION = "left or right?"
-METHODS = [AttentionWay(method) for method in AttentionMethod]
+METHODS = [MapSettings(method) for method in AttentionMethod]
 
 
 @pytest.fixture(scope="module", params=["gpt2", "t5"])
@@ -81,9 +73,9 @@ def test_query_maps_are_the_q_formers_cross_attention(
         by_hand = [attend(module, 2, given, keys).mean(1) for module, given in zip(crossing, caught, strict=True)]
     patches = torch.stack(by_hand).mean(0)[..., 1:]
     expected = (patches / patches.sum(-1, keepdim=True)).view(3, NUM_QUERIES, SIDE, SIDE, SIDE).numpy()
-    way = AttentionWay(AttentionMethod.CROSS_ATTENTION)
-    explained = VolumeExplainer(captioner, config).explain(pixels, [[QUESTION]] * 3, [way])[way]
-    for (answer,), maps in zip(explained, expected, strict=True):
+    settings = MapSettings(AttentionMethod.CROSS_ATTENTION)
+    for answer, maps in zip(explain_texts(captioner, pixels, config, settings, [QUESTION] * 3), expected, strict=True):
+        assert answer.query_maps is not None
         np.testing.assert_allclose(answer.query_maps, maps, rtol=2e-4, atol=1e-6)
 
 
@@ -92,16 +84,15 @@ def test_words_share_out_the_language_models_attention_to_the_image(
 ) -> None:
     """By GPT-2's or T5's own weights: the last layer's scores of the step that foretells each token."""
     captioner, _ = model
-    recorder = build_recording_copy(captioner)
-    prompt = captioner.build_prompt(QUESTION)
+    recorder, prompt = ask(captioner)
     ids = torch.tensor(captioner._tokenize_text(" the left lung"))[None].expand(3, -1)
-    hidden_states, _ = record_encoder(recorder, torch.from_numpy(pixels), with_attention=False)
     language_model = captioner.network.language_model
     is_causal = captioner.start_id is None
     last = language_model.transformer.h[-1].attn.c_attn if is_causal else language_model.decoder.block[-1].layer[1]
     caught: list[Tensor] = []
     with torch.no_grad():
-        recorded = record_answer(recorder, hidden_states, prompt, ids)
+        hidden_states = captioner.encode_images(torch.from_numpy(pixels))
+        recorded = recorder.record_attention(torch.from_numpy(pixels), begin(captioner, ids), with_encoder=False)
         found = captioner.network.query_scans(hidden_states)
         embedded = captioner.embed_prompt(found, prompt)
         if is_causal:
@@ -124,55 +115,71 @@ def test_words_share_out_the_language_models_attention_to_the_image(
     rows = range(len(prompt) + NUM_QUERIES - 1, scores.shape[2]) if is_causal else range(3)
     columns = slice(len(prompt), len(prompt) + NUM_QUERIES)
     expected = torch.stack([scores.softmax(-1)[:, :, row, columns] for row in rows], dim=2)
-    got = recorded.language[-1][:, :, recorded.steps, recorded.places]
+    got = recorded.decoder[-1][:, :, recorded.steps, recorded.places]
     assert got.shape == (3, 4, ids.shape[1], NUM_QUERIES)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
-    assert recorded.logits.shape[:2] == ids.shape
+    assert recorded.logits[:, recorded.steps].shape[:2] == ids.shape
     means = expected.mean(1)
-    own = weigh_queries(recorded, ids, AttentionWay(AttentionMethod.CROSS_ATTENTION, layer=2))
+    input_ids = begin(captioner, ids)
+    own = weigh_tokens(recorded, input_ids, MapSettings(AttentionMethod.CROSS_ATTENTION, layer=2))
     torch.testing.assert_close(own, means, rtol=1e-3, atol=1e-5)
-    cumulative = weigh_queries(recorded, ids, AttentionWay(AttentionMethod.CUMULATIVE, layer=2))
+    cumulative = weigh_tokens(recorded, input_ids, MapSettings(AttentionMethod.CUMULATIVE, layer=2))
     torch.testing.assert_close(cumulative[:, 1], (means[:, 0] + means[:, 1]) / 2, rtol=1e-3, atol=1e-5)
 
 
+def ask(captioner: MedBlip3dCaptioner) -> tuple[MedBlip3dCaptioner, list[int]]:
+    """A copy that records what is attended to after QUESTION, and the tokens of that prompt."""
+    recorder = captioner.build_recording_copy()
+    recorder.set_prompt(captioner.format_question(QUESTION))
+    return recorder, recorder.report_prompt
+
+
+def begin(captioner: MedBlip3dCaptioner, ids: Tensor) -> Tensor:
+    """Tokens after the one that stands for prompt and image."""
+    first = captioner.end_id if captioner.start_id is None else captioner.start_id
+    return torch.nn.functional.pad(ids, (1, 0), value=first)
+
+
+@pytest.mark.parametrize("settings", METHODS, ids=[settings.method.value for settings in METHODS])
 def test_words_are_those_of_the_answer_and_maps_sum_to_one(
-    model: tuple[MedBlip3dCaptioner, TrialConfig], pixels: np.ndarray
+    model: tuple[MedBlip3dCaptioner, TrialConfig], pixels: np.ndarray, settings: MapSettings
 ) -> None:
     captioner, config = model
-    asked: list[list[str | None]] = [[QUESTION, None], [], [None]]
-    explained = VolumeExplainer(captioner, config).explain(pixels, asked, METHODS)
+    asked = [None, QUESTION, None]
+    explained = explain_texts(captioner, pixels, config, settings, asked)
     with torch.inference_mode():
         hidden_states = captioner.encode_images(torch.from_numpy(pixels))
         reports = captioner.generate(hidden_states, config)
-        told = captioner.answer(hidden_states[:1], [QUESTION], config)
-    for answers in explained.values():
-        assert [[answer.question for answer in own] for own in answers] == asked
-        assert [[answer.answer for answer in own] for own in answers] == [[told[0], reports[0]], [], [reports[2]]]
-        for answer in (answer for own in answers for answer in own):
-            assert "".join(word.text for word in answer.words) == answer.answer.replace(" ", "")
-            assert answer.query_maps.shape == (NUM_QUERIES, SIDE, SIDE, SIDE)
-            np.testing.assert_allclose(answer.query_maps.sum((1, 2, 3)), 1, rtol=1e-5)
-            for word in answer.words:
-                assert float(word.queries.sum()) == pytest.approx(1, rel=1e-5)
-                assert word.map.min() >= 0
-                assert float(word.map.sum()) == pytest.approx(1, rel=1e-5)
-                laid = sum(share * own for share, own in zip(word.queries, answer.query_maps, strict=True))
-                np.testing.assert_allclose(word.map, laid, rtol=1e-4, atol=1e-7)
+        answers = captioner.answer(hidden_states[1:2], [QUESTION], config)
+    assert [text.text for text in explained] == [reports[0], answers[0], reports[2]]
+    for text in explained:
+        assert "".join(word.text for word in text.words) == text.text.replace(" ", "")
+        assert text.query_maps is not None
+        assert text.query_maps.shape == (NUM_QUERIES, *text.grid) == (NUM_QUERIES, SIDE, SIDE, SIDE)
+        np.testing.assert_allclose(text.query_maps.sum((1, 2, 3)), 1, rtol=1e-5)
+        for word in text.words:
+            assert word.queries is not None
+            assert float(word.queries.sum()) == pytest.approx(1, rel=1e-5)
+            assert word.map.min() >= 0
+            assert float(word.map.sum()) == pytest.approx(1, rel=1e-5)
+            laid = sum(share * own for share, own in zip(word.queries, text.query_maps, strict=True))
+            np.testing.assert_allclose(word.map, laid, rtol=1e-4, atol=1e-7)
 
 
 def test_gradient_maps_have_the_slope_of_the_log_probability(
     model: tuple[MedBlip3dCaptioner, TrialConfig], pixels: np.ndarray
 ) -> None:
     captioner, _ = model
-    recorder = build_recording_copy(captioner)
-    hidden_states, _ = record_encoder(recorder, torch.from_numpy(pixels[:1]), with_attention=False)
+    recorder, _ = ask(captioner)
     end = captioner.end_id
     ids = torch.tensor([[*captioner._tokenize_text(" left lung"), end, end]])
-    recorded = record_answer(recorder, hidden_states, captioner.build_prompt(QUESTION), ids)
-    told = recorded.logits.log_softmax(-1)[0, torch.arange(ids.shape[1] - 1), ids[0, :-1]].sum()  # one end token counts
-    slopes = torch.autograd.grad(told, recorded.bridge, retain_graph=True)
+    input_ids = begin(captioner, ids)
+    recorded = recorder.record_attention(torch.from_numpy(pixels[:1]), input_ids, with_encoder=False)
+    logits = recorded.logits[0, recorded.steps].log_softmax(-1)
+    target = logits[torch.arange(ids.shape[1] - 1), ids[0, :-1]].sum()  # one end token counts
+    slopes = torch.autograd.grad(target, recorded.bridge, retain_graph=True)
     products = [(layer * slope).clamp(min=0)[0].mean(0) for layer, slope in zip(recorded.bridge, slopes, strict=True)]
-    weights = weigh_patches(recorded, (), ids, end, AttentionWay(AttentionMethod.GRADIENT))
+    weights = weigh_patches(recorded, input_ids, AttentionMethod.GRADIENT)
     torch.testing.assert_close(weights[0], sum(products) / 2)
     assert float(weights.sum()) > 0
 
@@ -181,36 +188,38 @@ def test_rollout_goes_through_every_block_of_any_tower(tmp_path: Path, pixels: n
     language_model = save_tiny_gpt2(tmp_path / "lm", num_positions=200)
     for tower in ("phantom-blip", save_tiny_tower(tmp_path / "vit", "vit")):
         captioner, _ = build(language_model, tower)
-        recorder = build_recording_copy(captioner)
-        hidden_states, attentions = record_encoder(recorder, torch.from_numpy(pixels), with_attention=True)
-        assert len(attentions) == len(captioner.network.encoder.blocks)
-        for attention in attentions:
+        ids = begin(captioner, torch.tensor([captioner._tokenize_text(" left lung")]).expand(3, -1))
+        recorder = captioner.build_recording_copy()
+        images = torch.from_numpy(pixels)
+        recorded = recorder.record_attention(images, ids, with_encoder=True)
+        assert len(recorded.encoder) == len(captioner.network.encoder.blocks)
+        for attention in recorded.encoder:
             assert attention.shape[2:] == (1 + SIDE**3, 1 + SIDE**3)
             torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:3]))
-        with torch.inference_mode():
-            torch.testing.assert_close(
-                hidden_states, captioner.encode_images(torch.from_numpy(pixels)), rtol=1e-3, atol=1e-4
-            )
+        assert recorder.record_attention(images, ids, with_encoder=False).encoder == ()
+        logits = captioner.compute_logits(captioner.encode_images(images), ids[:, :-1])
+        torch.testing.assert_close(recorded.logits[:, recorded.steps], logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_layer_the_language_model_has_not_got(
     model: tuple[MedBlip3dCaptioner, TrialConfig], pixels: np.ndarray
 ) -> None:
-    explainer = VolumeExplainer(*model)
-    assert explainer.num_layers == 2
+    captioner, config = model
+    (explained,) = explain_texts(captioner, pixels[:1], config)
+    assert explained.num_layers == 2
     with pytest.raises(ConfigFault, match=r"--layer 3: the model's decoder has 2 layers"):
-        explainer.explain(pixels[:1], [[None]], [AttentionWay(layer=3)])
+        explain_texts(captioner, pixels[:1], config, MapSettings(layer=3))
 
 
-def test_an_answers_map_is_the_mean_of_its_words() -> None:
+def test_a_texts_map_is_the_mean_of_its_words() -> None:
     queries = np.zeros((2, 2, 2, 2), dtype=np.float32)
     queries[0, 1, 0, 1] = queries[1, 0, 1, 1] = 1
     shares = [np.array(share, dtype=np.float32) for share in ([0.75, 0.25], [0.85, 0.15])]
-    words = tuple(VolumeWord("left", share, np.tensordot(share, queries, 1)) for share in shares)
-    answer = ExplainedAnswer(QUESTION, "left left", words, queries)
+    words = tuple(WordMap("left", np.tensordot(share, queries, 1), share) for share in shares)
+    answer = ExplainedText("left left", words, (2, 2, 2), 1, queries)
     np.testing.assert_allclose(answer.queries, [0.8, 0.2], rtol=1e-6)
     assert float(answer.map[1, 0, 1]) == pytest.approx(0.8)
-    assert find_peak(answer.map) == (1, 0, 1)
-    silent = ExplainedAnswer(QUESTION, "", (), queries)
+    assert find_peak(answer.map) == (0.75, 0.25, 0.75)
+    silent = ExplainedText("", (), (2, 2, 2), 1, queries)
     np.testing.assert_allclose(silent.queries, [0.5, 0.5])
-    assert find_peak(silent.map) == (0, 1, 1)
+    assert find_peak(silent.map) == (0.25, 0.75, 0.75)

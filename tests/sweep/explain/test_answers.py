@@ -1,6 +1,7 @@
-"""Attention pictures and the pointing game of a run on scans, by the command line."""
+"""Attention pictures of a run on scans, by the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.brain_phantoms import load_brain_phantoms
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.training.export import export_captioner
-from sweep.explain.__main__ import app, read_attention_pictures
-from sweep.explain.sheet import BOX_COLOUR, SHEET_WIDTH
-from sweep.explain.volume_sheet import LabelledMap, VolumeSheet, draw_volume_sheet
+from sweep.explain.__main__ import app
+from sweep.explain.answers import draw_structures, find_patches, find_structures
+from sweep.explain.explained_run import Item
+from sweep.explain.sheet import DPI, WIDTH
 from sweep.held_out.questions import list_questions
 from sweep.report.pictures import load_attention
+from sweep.study.attention import AttentionIndex
 
 NUM_SCANS, SIZE, SIDE, NUM_QUERIES = 6, 32, 2, 5
 
@@ -56,10 +60,9 @@ def explain(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_pictures_of_answers_and_the_game_and_the_report(run: Path) -> None:
+def test_pictures_of_answers_and_the_report(run: Path) -> None:
     result = explain(run, "--num", 6, "--method", "gradient")
     assert result.exit_code == 0, result.stderr
-    pictures = read_attention_pictures(run)
     index = json.loads((run / "attention" / "attention.json").read_text())
     assert (index["method"], index["num_layers"]) == ("gradient", 4)
     entries = index["images"]
@@ -67,12 +70,12 @@ def test_pictures_of_answers_and_the_game_and_the_report(run: Path) -> None:
     assert len({entry["question_kind"] for entry in entries[:3]}) == 3
     assert {entry["image_id"] for entry in entries[:3]} <= {record.id for record in load_test_scans()[:2]}
     maps = np.load(run / "attention" / "attention.npz")
-    for number, (picture, entry) in enumerate(zip(pictures, entries, strict=True)):
-        assert picture.is_synthetic
-        assert picture.reference
-        assert entry["question"] in picture.alt
-        with Image.open(picture.path) as image:
-            assert (image.format, image.width) == ("PNG", SHEET_WIDTH)
+    for number, entry in enumerate(entries):
+        assert entry["is_synthetic"]
+        assert entry["reference"]
+        assert entry["question"] in entry["alt"]
+        with Image.open(run / "attention" / entry["file"]) as image:
+            assert (image.format, image.width) == ("PNG", WIDTH * DPI)
         words = maps[entry["maps"]]
         assert words.shape == (len(entry["words"]), SIDE, SIDE, SIDE)
         shares, queries = maps[f"queries_{number:03d}"], maps[f"query_maps_{number:03d}"]
@@ -84,14 +87,13 @@ def test_pictures_of_answers_and_the_game_and_the_report(run: Path) -> None:
             assert own[place] == own.max()
             assert (word["peak_in_structure"] is None) is (not entry["structures"])
 
-    game = json.loads((run / "attention" / "pointing_game.json").read_text())
-    assert set(game["kinds"]) <= {"structure", "side", "ventricles"}
-    assert game["num_words"] == sum(own["num_words"] for own in game["kinds"].values())
-    lines = result.stdout.splitlines()
-    assert lines[len(pictures)].startswith(f"Pointing game (gradient, layer mean), all: {game['share']:.3f} [")
+    assert not (run / "attention" / "pointing_game.json").exists()
+    assert "Pointing" not in result.stdout
+    assert len(result.stdout.splitlines()) == len(entries)
+    assert "cider" not in entries[0]
 
     said, gallery = load_attention(run)
-    assert any(f"ventricles: {game['kinds']['ventricles']['share']:.3f}" in sentence for sentence in said)
+    assert "method gradient, layer mean" in said[0]
     assert gallery.pictures[0].texts[0][1] == entries[0]["question"]
 
 
@@ -100,7 +102,9 @@ def test_a_volume_from_a_file_with_questions_of_ones_own(run: Path, tmp_path: Pa
     question = "Is there a tumour?"
     result = explain(run, "--image", tmp_path / "head.npy", "--question", question, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    (picture,) = read_attention_pictures(run, tmp_path / "out")
+    index = AttentionIndex.load(tmp_path / "out")
+    assert index is not None
+    (picture,) = index.images
     assert (picture.image_id, picture.reference, picture.is_synthetic) == ("head.npy", None, False)
     assert question in picture.alt
     assert "Pointing" not in result.stdout
@@ -133,17 +137,38 @@ def test_unusable_scans_are_all_named(run: Path, tmp_path: Path) -> None:
     assert "--image nobody: no such file, and no scan of the run's test split has this id" in said
 
 
-def test_the_ring_and_the_rim_of_the_structure_are_where_they_belong() -> None:
-    cube = np.zeros((16, 16, 16), dtype=np.uint8)
-    values = np.full((2, 2, 2), 0.05, dtype=np.float32)
-    values[0, 1, 1] = 0.65
-    mask = np.zeros(cube.shape, dtype=bool)
-    mask[2:6, 10:14, 10:14] = True
-    sheet = VolumeSheet(cube, "title", [], [], [("Words", [LabelledMap("left", values)])], mask)
-    with_rim = np.asarray(draw_volume_sheet(sheet))
-    rim = (with_rim == BOX_COLOUR).all(-1)
-    without = VolumeSheet(cube, "title", [], [], sheet.sections)
-    assert not (np.asarray(draw_volume_sheet(without)) == BOX_COLOUR).all(-1).any()
-    height = with_rim.shape[0]
-    assert rim[height // 2 :].any()
-    assert draw_volume_sheet(VolumeSheet(cube, "title", [], [], [("Words", [])])).height < height
+def load_heads(count: int) -> list[Record]:
+    return load_brain_phantoms(num_train=count, num_validation=0, num_test=0).splits["train"]
+
+
+def test_what_questions_on_phantoms_are_about() -> None:
+    records = load_heads(40)
+    about = {(record.truth["side"], find_structures(record, "side")) for record in records}
+    assert about == {("left", ("left_hippocampus",)), ("right", ("right_hippocampus",)), ("neither", ())}
+    about = {(record.truth["structure"], find_structures(record, "structure")) for record in records}
+    assert about == {("hippocampus", ("left_hippocampus", "right_hippocampus")), ("cortex", ("cortex",)), ("none", ())}
+    assert find_structures(records[0], "ventricles") == ("ventricles",)
+    assert find_structures(records[0], "sex") == find_structures(records[0], None) == ()
+
+
+def test_masks_lie_where_the_model_sees_the_structures() -> None:
+    """RAS: x grows to the subject's right, so the left hippocampus lies in the lower half of x."""
+    pixels = np.zeros((1, 32, 32, 32), dtype=np.uint8)
+    items = [Item(record, "given", pixels, None, "?", "side") for record in load_heads(40)]
+    masks = {item.record.truth["side"]: draw_structures(item) for item in items}
+    left, right = masks["left"], masks["right"]
+    assert masks["neither"] is None
+    assert left is not None
+    assert right is not None
+    assert np.nonzero(left)[0].max() < 16 <= np.nonzero(right)[0].min()
+    both = next(item for item in items if item.record.truth["structure"] == "hippocampus")
+    mask = draw_structures(replace(both, question_kind="structure"))
+    assert mask is not None
+    assert np.nonzero(mask)[0].min() < 16 <= np.nonzero(mask)[0].max()
+
+
+def test_a_patch_counts_if_it_holds_one_voxel() -> None:
+    mask = np.zeros((6, 6, 6), dtype=bool)
+    mask[2, 3, 5] = mask[3, 0, 0] = True
+    assert np.argwhere(find_patches(mask, 2)).tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert np.argwhere(find_patches(mask, 3)).tolist() == [[1, 0, 0], [1, 1, 2]]

@@ -279,16 +279,20 @@ def test_attention_sheets_come_with_their_texts(create: Create) -> None:
     assert "No attention pictures yet" in report_on(study.directory).text
     folder.mkdir()
     Image.new("RGB", (1801, 13), "white").save(folder / "01-best-a.png")
-    entry = {"image_id": "a", "caption": HOSTILE, "reference": None, "alt": f"Image a: {HOSTILE}"}
+    entry = {"image_id": "a", "kind": "best", "caption": HOSTILE, "reference": None, "alt": f"Image a: {HOSTILE}"}
+    entry |= {"is_synthetic": False, "words": [], "maps": "maps_000"}
     entries = [entry | {"file": "01-best-a.png"}, entry | {"file": "gone.png"}]
     about = {"model": "best", "method": "cumulative", "layer": "mean"}
-    write_json(folder / "attention.json", about | {"images": entries})
+    write_json(folder / "attention.json", about | {"data": "phantoms", "num_layers": 3, "images": entries})
     game = {"split": "test", "share": 0.25, "interval": [0.125, 0.5], "num_words": 1234, "num_images": 7}
-    write_json(folder / "pointing_game.json", about | game | {"area_chance": 0.0625, "shuffled_chance": 0.125})
+    game |= {"area_chance": 0.0625, "shuffled_chance": 0.125, "gain": 0.125, "gain_interval": [0.0, 0.25]}
+    write_json(folder / "pointing_game.json", about | game)
     page = report_on(study.directory)
     (picture,) = [found for tag, found in page.elements if tag == "img"]
     assert picture["alt"] == f"Image a: {HOSTILE}"
     assert "0.250 (0.125 to 0.500) of 1,234 finding words in 7 test images peak in the true box" in page.text
+    (folder / "attention.json").write_text('{"images": [{}]}')
+    assert "attention.json is damaged; delete it" in report_on(study.directory).text
 
 
 def test_figures_of_others_stand_beside_ours_on_the_same_data(create: Create) -> None:

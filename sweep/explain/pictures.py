@@ -1,0 +1,103 @@
+"""Draw where a run's model looks as it writes: one picture a text, for every task."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.attention.explained import ExplainedText
+from medcap_core.attention.maps import explain_texts
+from medcap_core.errors import RunFault
+from medcap_core.runtime.files import replace_durably
+from medcap_core.runtime.progress import Progress, ignore_progress
+from sweep.explain.sheet import save_sheet
+from sweep.explain.task import Task, is_synthetic
+from sweep.study.attention import AttentionIndex, PictureEntry
+
+MAPS_NAME = "attention.npz"
+
+
+def write_attention_pictures(
+    task: Task, folder: Path, *, names: list[str], num: int = 8, progress: Progress = ignore_progress
+) -> list[PictureEntry]:
+    """Explain the records `names` (paths, or ids of the test split), or `num` chosen ones, and draw each text.
+
+    Pictures of an earlier call in the folder are replaced. Beside them lie `attention.json` (texts, words, peaks) and
+    `attention.npz`: `maps_000` (words, *grid) and, with a bridge, `queries_000` (words, Q) and `query_maps_000`
+    (Q, *grid). Raises UserFault.
+    """
+    items = task.read(names, progress) if names else task.choose(num, progress)
+    explained = explain_texts(
+        task.run.captioner,
+        np.stack([item.pixels for item in items]),
+        task.run.config,
+        task.settings,
+        [item.question for item in items],
+        progress,
+        f"explaining {task.noun}",
+    )
+    earlier = _list_earlier(folder)
+    entries: list[PictureEntry] = []
+    maps: dict[str, NDArray[np.float32]] = {}
+    for index, (item, text) in enumerate(zip(items, explained, strict=True)):
+        parts = [item.kind, item.record.id] + ([item.question_kind or "question"] if item.question else [])
+        entry = PictureEntry(
+            image_id=item.record.id,
+            kind=item.kind,
+            caption=text.text,
+            reference=item.reference,
+            is_synthetic=is_synthetic(item),
+            file="-".join([f"{index + 1:02d}", *map(_make_slug, parts)]) + ".png",
+            maps=f"maps_{index:03d}",
+            **task.describe(item, text),
+        )
+        save_sheet(task.lay_out(item, text), folder / entry.file)
+        maps |= _collect_maps(index, text)
+        entries.append(entry)
+        progress("drawing pictures", index + 1, len(items))
+    _save_maps(maps, folder / MAPS_NAME)
+    AttentionIndex(
+        model=task.run.model_name,
+        data=task.run.config.data,
+        method=task.settings.method.value,
+        layer=task.settings.layer_name,
+        num_layers=explained[0].num_layers,
+        images=entries,
+    ).save(folder)
+    for path in earlier - {folder / entry.file for entry in entries}:
+        path.unlink(missing_ok=True)
+    return entries
+
+
+def _collect_maps(index: int, explained: ExplainedText) -> dict[str, NDArray[np.float32]]:
+    def stack(arrays: list[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        return np.array(arrays, dtype=np.float32).reshape(-1, *shape)
+
+    maps = {f"maps_{index:03d}": stack([word.map for word in explained.words], explained.grid)}
+    if explained.query_maps is not None:
+        shares = stack([word.queries for word in explained.words], explained.query_maps.shape[:1])
+        maps |= {f"queries_{index:03d}": shares, f"query_maps_{index:03d}": explained.query_maps}
+    return maps
+
+
+def _list_earlier(folder: Path) -> set[Path]:
+    """List pictures that are to be replaced; a damaged index names none."""
+    try:
+        index = AttentionIndex.load(folder)
+    except RunFault:
+        return set()
+    return set() if index is None else {folder / entry.file for entry in index.images}
+
+
+def _save_maps(maps: dict[str, NDArray[np.float32]], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **maps)
+    replace_durably(temporary, path)
+
+
+def _make_slug(name: str) -> str:
+    """Keep of a name what can stand in a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-60:].strip("-.") or "image"

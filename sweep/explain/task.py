@@ -1,0 +1,62 @@
+"""What a task decides: which texts of a run are explained, and what their pictures show. One loop serves every task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from medcap_core.attention.explained import ExplainedText
+from medcap_core.attention.maps import MapSettings
+from medcap_core.data.brain_phantoms import BrainPhantom
+from medcap_core.data.phantoms import PhantomImage
+from medcap_core.runtime.progress import Progress
+from sweep.explain.explained_run import ExplainedRun, Item
+from sweep.explain.sheet import Sheet
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Texts of a model to explain; `questions` are asked instead of the records' own."""
+
+    noun: ClassVar[str]
+    """What its texts are called."""
+
+    run: ExplainedRun
+    settings: MapSettings
+    questions: Sequence[str] = ()
+
+    @abstractmethod
+    def choose(self, num: int, progress: Progress) -> list[Item]:
+        """Choose up to `num` texts of the test split: best, worst and random ones by the run's own. Raises RunFault."""
+
+    @abstractmethod
+    def read(self, names: list[str], progress: Progress) -> list[Item]:
+        """Read records by path or id, with what is asked of each. Raises DataFault naming every bad one."""
+
+    @abstractmethod
+    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
+        """Describe a picture: the fields of `PictureEntry` that belong to the task alone, `words` and `alt`."""
+
+    @abstractmethod
+    def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
+        """Lay out what is drawn."""
+
+    def describe_maps(self, explained: ExplainedText) -> str:
+        """Say whose maps these are and how they were made."""
+        layer = f"layer {self.settings.layer} of" if self.settings.layer else "mean of"
+        grid = "×".join(map(str, explained.grid))
+        return (
+            f"Model {self.run.model_name}; method {self.settings.method.value}, {layer} {explained.num_layers} layers, "
+            f"{grid} patches. Each map has its own scale; under it, its strongest patch's share of attention "
+            f"({explained.even_share:.1%} if spread evenly), as a bar beside the highest share."
+        )
+
+
+def is_synthetic(item: Item) -> bool:
+    """Decide whether a record was drawn by this project."""
+    return isinstance(item.record.image, PhantomImage | BrainPhantom)
+
+
+def build_title(item: Item) -> str:
+    """Name a record, and say so where it is of no patient."""
+    return item.record.id + " · synthetic data, no patient" * is_synthetic(item)
