@@ -13,7 +13,6 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.inference.generation import ImagePrediction, Request
-from medcap_core.inference.zero_shot import DECIDING_FIELDS
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.statistics import NUM_RESAMPLES, number_units
 from sweep.execution.jobs import load_split
@@ -31,7 +30,18 @@ _EVALUATION_FIELDS = (
     "language_model",
     "max_test_images",
     "precision",
-    *DECIDING_FIELDS,
+    "image_size",
+    "patch_size",
+    "num_queries",
+    "qformer_layers",
+    "quantization",
+    "weights_dtype",
+    "prompt",
+    "num_beams",
+    "max_new_tokens",
+    "min_new_tokens",
+    "length_penalty",
+    "repetition_penalty",
 )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from medcap_core.config import TrialConfig
-from sweep.held_out.evaluation_key import describe_evaluation
+from sweep.held_out.task import describe_evaluation
 
 CONFIG = TrialConfig(model="phantom-blip", data="phantoms")
 
