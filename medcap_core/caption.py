@@ -47,13 +47,13 @@ class LooseImages:
 
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
-    """One caption for each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
+    """Caption each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
     captioner = _load_model(config)
     return generate_captions(captioner, _read_files(paths, captioner.geometry), config)
 
 
 def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence[str]) -> list[list[str]]:
-    """For each scan its answers to all questions.
+    """Answer all questions on each scan.
 
     Raises DataFault naming every bad file, ModelFault where the model of `config` answers nothing.
     """
@@ -63,8 +63,8 @@ def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence
             f"--question: the {captioner.family} model {config.model} answers none; remove the flag, or give a model "
             "of medblip3d."
         )
-    told = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
-    return [answers.texts for answers in told]
+    answered = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
+    return [answers.texts for answers in answered]
 
 
 def _load_model(config: TrialConfig) -> Captioner:
@@ -84,7 +84,7 @@ def _read_files(paths: list[Path], geometry: Geometry) -> PixelSource:
 
 
 def read_settings(model: str) -> TrialConfig:
-    """How the run that made a model generated captions; the defaults for a model that no run made.
+    """Read how the run that made a model generated captions; the defaults for a model that no run made.
 
     Without a CUDA device the model, which is exported whole, is not quantized, whatever the run did.
     """
@@ -118,10 +118,10 @@ def caption(
             update={name: value for name, value in flags.items() if value is not None}
         )
         if question:
-            told = answer_questions(images, config, question)
+            texts_by_image = answer_questions(images, config, question)
         else:
-            told = [[caption] for caption in caption_images(images, config)]
-        for path, texts in zip(images, told, strict=True):
+            texts_by_image = [[text] for text in caption_images(images, config)]
+        for path, texts in zip(images, texts_by_image, strict=True):
             sys.stdout.write("\t".join([str(path), *texts]) + "\n")
 
 
