@@ -231,7 +231,7 @@ class TrialConfig(BaseModel):
     )
 
     metric: Metric = Field(
-        "cider", description="Score of a trial on validation: that of its best epoch, which the search maximises."
+        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of new parameters, of the order of images, of augmentation and of dropout."

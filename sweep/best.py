@@ -40,7 +40,7 @@ def read_best(directory: Path, trial: str | None = None) -> str:
 
 
 def export(directory: Path, target: Path, trial: str | None = None) -> Path:
-    """Copy the best model, or that of the trial named, into `target` with a model card; returns `target`.
+    """Copy the best model, or the model of the trial named, into `target` with a model card; returns `target`.
 
     `target` is new or empty, and is complete or not there. Raises RunFault where that is not so, where there is no such
     run or trial, or where its weights are gone.

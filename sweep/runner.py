@@ -57,7 +57,7 @@ def run_study(
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
     `launch` is the start of the Ray to run on, which may be on its way; `notes` are printed first. Raises
-    EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
+    EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after printing how to go on.
     """
     space = study.space
     with redirect_output(study.paths.log, console) as terminal:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
 from sweep.execution.trial import FAILURE
-from sweep.study.record import EPOCH_FIELDS, TrialRecord, TrialState
+from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
@@ -53,7 +53,7 @@ class Ledger:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]))
             return False
         with self.keep_fault():
-            continues = self.study.report(name, {field: result[field] for field in EPOCH_FIELDS})
+            continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
         if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "")
             return False

@@ -112,7 +112,7 @@ class SearchSpace(Section):
         0.25, gt=0, le=1, description="Share of a trial's own schedule that it trains before the first rung."
     )
     metric: Metric = Field(
-        "cider", description="Score of a trial on validation: that of its best epoch, which the search maximises."
+        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the search, and of each trial that has none of its own.")
     test: Literal["best", "all"] = Field("best", description="Trials that are scored on the test split.")

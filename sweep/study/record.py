@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -112,9 +112,9 @@ class TrialRecord:
         values = self.config.model_dump(mode="json")
         return [values[name] for name in TrialConfig.model_fields]
 
-    def add_epoch(self, report: Mapping[str, Any]) -> None:
-        """Add the report of an epoch, sorted by epoch. Raises KeyError if a field is missing."""
-        self.epochs.append(Epoch.model_validate({name: report[name] for name in EPOCH_FIELDS}))
+    def add_epoch(self, epoch: Epoch) -> None:
+        """Add the report of an epoch, sorted by epoch."""
+        self.epochs.append(epoch)
         self.epochs.sort(key=lambda epoch: epoch.epoch)
 
     def has_epoch(self, number: int) -> bool:

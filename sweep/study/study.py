@@ -8,10 +8,9 @@ truth; the other two follow from them and are brought up to date when the run is
 
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock
 
@@ -24,7 +23,7 @@ from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside
 from sweep.study.pruning import build_rungs, should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
-from sweep.study.record import TrialRecord, TrialState, dump_record, format_csv
+from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.row import TrialRow, build_row
 from sweep.study.test_results import TestResults
 
@@ -206,23 +205,23 @@ class Study:
         record.state = TrialState.RUNNING
         self._save(record)
 
-    def report(self, trial: str, epoch_report: Mapping[str, Any]) -> bool:
-        """Take the report of one epoch (`EPOCH_FIELDS`); False if the trial is to stop now, as pruned or already over.
+    def report(self, trial: str, epoch: Epoch) -> bool:
+        """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
-        A report that is known already changes nothing and gets the answer it got, so a resumed trial may tell its past.
+        A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
+        epochs again.
         """
         record = self.record(trial)
-        epoch = int(epoch_report["epoch"])
         if record.state.is_final:
             return False
         if record.pruned_at_epoch is not None:
-            return epoch < record.pruned_at_epoch
-        if record.has_epoch(epoch):
+            return epoch.epoch < record.pruned_at_epoch
+        if record.has_epoch(epoch.epoch):
             return True
-        record.add_epoch(epoch_report)
+        record.add_epoch(epoch)
         record.state = TrialState.RUNNING
         if self._is_to_prune(record):
-            record.pruned_at_epoch = epoch
+            record.pruned_at_epoch = epoch.epoch
         self._save(record)
         return record.pruned_at_epoch is None
 
@@ -338,7 +337,7 @@ class Study:
                 )
 
     def check_extension(self, num_more: int) -> None:
-        """Raise RunFault where there are not so many trials more: of a grid, and where nothing is searched."""
+        """Raise RunFault where no trials can be added: to a grid, and where nothing is searched."""
         if not self.can_be_extended:
             why = "a grid has its rows and no more" if self.space.sampler == "grid" else "nothing is searched"
             raise RunFault(f"{self.directory}: {why}; leave --trials out, it is for tpe and random searches.")
@@ -346,7 +345,7 @@ class Study:
             raise RunFault(f"--trials +{num_more}: add at least one trial.")
 
     def extend(self, num_more: int) -> None:
-        """Want so many trials more, for good: `trials` in the run's space.yaml grows. Raises as `check_extension`."""
+        """Add trials to the wanted number, in the run's space.yaml too. Raises as `check_extension`."""
         self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
         write_text_atomically(self.paths.space, dump_space(self.space))

@@ -19,7 +19,7 @@ from sweep.process import log_target
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
-from tests.support.small_runs import report_of, space
+from tests.support.small_runs import figures_of, space
 
 Points = list[tuple[int, float]]
 
@@ -69,7 +69,7 @@ def running(create: Callable[..., Study]) -> tuple[Study, TrialRecord]:
 
 def log_epochs(log: ExperimentLog, record: TrialRecord, *scores: float) -> None:
     for epoch, score in enumerate(scores, start=1):
-        log.on_trial_result(0, [], name_trial(record), report_of(record, epoch, score))
+        log.on_trial_result(0, [], name_trial(record), figures_of(record, epoch, score))
 
 
 def test_each_epoch_is_logged_once_over_stops_and_resumes(running: tuple[Study, TrialRecord]) -> None:

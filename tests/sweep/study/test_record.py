@@ -6,14 +6,24 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.training.epoch_report import EpochReport
-from sweep.study.record import EPOCH_FIELDS, TrialRecord, TrialState, compute_step, dump_record, format_csv, load_record
+from sweep.study.record import (
+    EPOCH_FIELDS,
+    Epoch,
+    TrialRecord,
+    TrialState,
+    compute_step,
+    dump_record,
+    format_csv,
+    load_record,
+)
 
 
-def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) -> dict[str, float]:
+def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> Epoch:
     report = {
         "epoch": epoch,
         "num_epochs": num_epochs,
@@ -28,13 +38,13 @@ def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) ->
         "total_parameters": 13,
         "learning_rate": 1e-4,
     }
-    return report | figures
+    return Epoch.model_validate(report | figures)
 
 
 def build_record(*scores: float, num_epochs: int = 4) -> TrialRecord:
     record = TrialRecord("trial_0003", 3, {"num_epochs": num_epochs}, TrialConfig(num_epochs=num_epochs))
     for index, value in enumerate(scores):
-        record.add_epoch(epoch_report(index + 1, num_epochs, value))
+        record.add_epoch(build_epoch(index + 1, num_epochs, value))
     return record
 
 
@@ -61,8 +71,8 @@ def test_a_figure_that_is_not_finite_is_unknown() -> None:
 
 def test_epochs_are_kept_in_order_and_summed_up() -> None:
     record = build_record()
-    record.add_epoch(epoch_report(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
-    record.add_epoch(epoch_report(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
+    record.add_epoch(build_epoch(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
+    record.add_epoch(build_epoch(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
     assert [epoch.epoch for epoch in record.epochs] == [1, 2]
     assert record.images_per_second == (50 * 6 + 100 * 2) / 8
     assert (record.seconds, record.peak_memory_bytes, record.last_score) == (20.0, 900, 1.0)
@@ -71,10 +81,9 @@ def test_epochs_are_kept_in_order_and_summed_up() -> None:
 
 
 def test_a_report_without_a_field_is_refused() -> None:
-    report = epoch_report(1, 2, 1.0)
-    del report["training_seconds"]
-    with pytest.raises(KeyError, match="training_seconds"):
-        build_record().add_epoch(report)
+    figures = build_epoch(1, 2, 1.0).model_dump(exclude={"training_seconds"})
+    with pytest.raises(ValidationError, match="training_seconds"):
+        Epoch.model_validate(figures)
 
 
 def test_an_epoch_keeps_every_figure_that_a_trial_reports() -> None:
