@@ -2,7 +2,7 @@
 
 import pytest
 
-from medcap_core.config import TrialConfig
+from medcap_core.config import FreezeMode, TrialConfig
 from sweep.held_out.task import describe_evaluation
 
 CONFIG = TrialConfig(model="phantom-blip", data="phantoms")
@@ -30,5 +30,5 @@ def test_another_model_search_or_split_has_predictions_of_its_own(changes: dict[
 
 
 def test_how_a_model_is_trained_does_not_matter() -> None:
-    trained = CONFIG.model_copy(update={"learning_rate": 0.5, "freeze": "full", "eval_batch_size": 1})
+    trained = CONFIG.model_copy(update={"learning_rate": 0.5, "freeze": FreezeMode.FULL, "eval_batch_size": 1})
     assert describe_evaluation(trained) == describe_evaluation(CONFIG)
