@@ -164,7 +164,7 @@ def list_duplicates(study: Study, view: SweepView) -> None:
     """Find the train images that other splits also hold, write `duplicate_images.csv` and show their number."""
     config = _configs_by_images(study.space)[0]
     found = find_duplicate_images(config, load_geometry(config), view.step)
-    path = study.directory / "duplicate_images.csv"
+    path = study.paths.duplicate_images
     write_duplicates(found.pairs, path)
     text = describe_duplicates(
         found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images, noun=found.noun

@@ -60,7 +60,7 @@ def run_study(
     EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
     """
     space = study.space
-    with redirect_output(study.directory / "log.txt", console) as terminal:
+    with redirect_output(study.paths.log, console) as terminal:
         try:
             view = SweepView(
                 terminal,

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -15,15 +16,15 @@ import pytest
 import typer
 
 from medcap_core.config import TrialConfig
+from sweep.cli import COMMANDS
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
+from sweep.space.ready import find_space
 from sweep.space.schema import SETTINGS, Resources
 from tests.support import REPOSITORY
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
-GENERATED = {"space_file.md"}
-"""Pages that another test holds."""
 
 PACKAGES = ("medcap_core", "sweep", "benchmarks")
 FOLDERS = (*PACKAGES, "search_spaces", "tests", "docs", ".ci")
@@ -53,7 +54,15 @@ class Fence:
         """The words of each command of a console block."""
         lines = self.text.replace("\\\n", " ").splitlines()
         parts = [part for line in lines if line.startswith("$ ") for part in line.removeprefix("$ ").split(" && ")]
-        return [shlex.split(part, comments=True) for part in parts]
+        return [find_module(shlex.split(part, comments=True)) for part in parts]
+
+
+def find_module(words: list[str]) -> list[str]:
+    """The words of a command, `medcap NAME` written as `python -m MODULE`."""
+    if words[0] != "medcap":
+        return words
+    module, _ = COMMANDS[words[1]]
+    return ["python", "-m", module.removesuffix(".__main__"), *words[2:]]
 
 
 def read_fences(page: Path) -> list[Fence]:
@@ -108,7 +117,8 @@ def test_a_console_block_is_run_by_a_test_or_says_why_not(fence: Fence) -> None:
 
 
 @pytest.mark.parametrize("fence", CONSOLES, ids=describe)
-def test_the_commands_of_a_console_block_parse(fence: Fence) -> None:
+def test_the_commands_of_a_console_block_parse(fence: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert fence.commands
     for words in fence.commands:
@@ -118,7 +128,7 @@ def test_the_commands_of_a_console_block_parse(fence: Fence) -> None:
             continue
         given = parse(words)
         if words[2] == "sweep.run" and given["space"] is not None:
-            space = load_space(REPOSITORY / given["space"])
+            space = load_space(find_space(str(given["space"])))
             trials = given["trials"] and int(given["trials"])
             names = ("data", "model", "seed", "max_concurrent")
             apply_overrides(
@@ -127,32 +137,28 @@ def test_the_commands_of_a_console_block_parse(fence: Fence) -> None:
 
 
 def list_inline_commands() -> list[str]:
-    commands = [text for page in PAGES for text in read_inline(page) if text.startswith("python -m ")]
+    commands = [text for page in PAGES for text in read_inline(page) if re.match(r"python -m |medcap \w+ ", text)]
     return [text for text in dict.fromkeys(commands) if len(text.split()) > 2]
 
 
 @pytest.mark.parametrize("text", list_inline_commands())
 def test_a_command_in_a_sentence_parses(text: str) -> None:
-    words = shlex.split(text)
-    if hasattr(importlib.import_module(words[2]), "argparse"):
-        assert len(words) == 3, "only commands of typer can be looked into"
-        return
-    if len(words) == 3:
-        load_command(words[2])
-    else:
+    words = find_module(shlex.split(text))
+    if len(words) > 3:
         parse(words)
+    else:
+        assert importlib.util.find_spec(words[2]), words[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 class TestPage:
     def test_linked_files_exist(self, page: Path) -> None:
         targets = [target for target in LINK.findall(page.read_text("utf-8")) if "://" not in target]
-        missing = [target for target in targets if not (page.parent / target).exists()]
-        assert [target for target in missing if Path(target).name not in GENERATED] == []
+        assert [target for target in targets if not (page.parent / target).exists()] == []
 
     def test_named_paths_exist(self, page: Path) -> None:
         texts = [text for text in read_inline(page) if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./*-]*", text)]
-        assert [text for text in texts if not list(REPOSITORY.glob(text)) and Path(text).name not in GENERATED] == []
+        assert [text for text in texts if not list(REPOSITORY.glob(text))] == []
         spaces = [text for text in read_inline(page) if re.fullmatch(r"\w+\.yaml", text) and text not in RUN_FILES]
         assert [text for text in spaces if not (REPOSITORY / "search_spaces" / text).is_file()] == []
 
@@ -174,7 +180,7 @@ class TestPage:
     def test_named_settings_exist(self, page: Path) -> None:
         known = {*SETTINGS, *TrialConfig.model_fields, *(f"resources.{name}" for name in Resources.model_fields)}
         named = {key for text in read_inline(page) for key in re.findall(r"--set ([\w.]+)=", text)}
-        assert {key for key in named - known if not key.startswith(("models.", "resources."))} <= {"key"}
+        assert {key for key in named - known if not key.startswith(("models.", "resources."))} <= {"key", "KEY"}
 
     def test_named_identifiers_stand_in_the_code(self, page: Path) -> None:
         named = {word for text in read_inline(page) for word in re.findall(r"\b\w+\b", text)}

@@ -216,7 +216,7 @@ class Captioner(nn.Module, ABC):
         raise self._without_answers()
 
     def format_question(self, question: str) -> str:
-        """The prompt to which the model writes its answer. Raises ModelFault as `answer` does."""
+        """Build the prompt that the model answers. Raises ModelFault as `answer` does."""
         raise self._without_answers()
 
     def _without_answers(self) -> ModelFault:

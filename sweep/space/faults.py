@@ -57,18 +57,17 @@ class FaultList:
 
 def _describe(item: ErrorDetails) -> WrongValue:
     loc, value = item["loc"], item["input"]
-    section, last = str(loc[0]), str(loc[-1])
     if "error" in item.get("ctx", {}):
         wrong: WrongValue = item["ctx"]["error"]
         return wrong
     if item["type"] == "missing":
         return WrongValue("the key is missing", "give the sweep a name, such as 'name: lora'")
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "invalid_key"):  # the latter is no text
         known = {"resources": Resources.model_fields, "search": Range.model_fields}
-        return unknown_key(last, known[section] if len(loc) > 1 else SearchSpace.model_fields)
+        return unknown_key(loc[-1], known[str(loc[0])] if len(loc) > 1 else SearchSpace.model_fields)
     if isinstance(loc[-1], int):
         return WrongValue(f"{show(value)} is no point", "write it as {knob: value, ...}")
-    problem, remedy = _SHAPES.get(last, _MAPPING)
+    problem, remedy = _SHAPES.get(loc[-1], _MAPPING)
     return WrongValue(f"{show(value)} {problem}", remedy)
 
 

@@ -126,7 +126,7 @@ class Range(BaseModel):
         if self.kind in _LISTED:
             return value in self.values
         low, high = self.values
-        return not isinstance(value, str | None) and bool(low <= value <= high)
+        return value is not None and bool(low <= value <= high)
 
     def suggest(self, suggester: Suggester, name: str) -> Any:
         """Draw one value under the parameter `name`."""
@@ -158,7 +158,7 @@ def _read_range(keyed: tuple[str, Any]) -> Range:
     elif all(name in Range.model_fields for name in raw):  # a misspelt type is reported as an unknown key
         found = f"{len(kinds)} range types ({', '.join(kinds)})" if kinds else "no range type"
         raise WrongValue(f"{found} in one range", f"write exactly one, such as {_example(knob)}")
-    return Range.model_validate({str(key): (knob, value) if key in kinds else value for key, value in raw.items()})
+    return Range.model_validate({key: (knob, value) if key in kinds else value for key, value in raw.items()})
 
 
 _SEVERAL_RANGES = TypeAdapter(tuple[Annotated[Range, PlainValidator(_read_range)], ...])

@@ -9,8 +9,6 @@ from sweep.space import SearchSpace, load_space
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, load_record
 
-_LOCK_NAME = "run.lock"
-
 
 def next_run_directory(root: Path, name: str) -> Path:
     """Create the next free `<root>/<name>-NNN`, counting from 001; concurrent callers get different ones.
@@ -45,7 +43,8 @@ def check_new_directory(directory: Path) -> None:
     """Raise RunFault unless `directory` is free for a new run: absent, or an empty folder."""
     if directory.exists() and not directory.is_dir():
         raise RunFault(f"--out {directory} is a file; choose a folder.")
-    if directory.is_dir() and any(path.name != _LOCK_NAME for path in directory.iterdir()):
+    lock = RunPaths(directory).lock
+    if directory.is_dir() and any(path != lock for path in directory.iterdir()):
         raise RunFault(
             f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
         )
@@ -56,7 +55,7 @@ def take_lock(directory: Path) -> FileLock:
 
     Raises RunFault if another process holds it.
     """
-    lock = FileLock(directory / _LOCK_NAME)
+    lock = FileLock(RunPaths(directory).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -74,7 +73,7 @@ def find_holder(directory: Path) -> bool:
     False also without `/proc/locks`, or where the run is on another machine.
     """
     try:
-        inode = str((directory / _LOCK_NAME).stat().st_ino)
+        inode = str(RunPaths(directory).lock.stat().st_ino)
         held = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
         return False

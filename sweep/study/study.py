@@ -135,7 +135,7 @@ class Study:
         return list(self._records.values())
 
     def record(self, trial: str) -> TrialRecord:
-        """The trial of that name. Raises KeyError."""
+        """Find a trial by name. Raises KeyError."""
         return self._records[trial]
 
     def trial_directory(self, trial: str) -> Path:
@@ -168,13 +168,13 @@ class Study:
         return self.space.sampler != "grid" and bool(self.space.search)
 
     def rows(self) -> list[TrialRow]:
-        """The trials as the live table shows them."""
+        """Build the rows of the live table."""
         return [build_row(record) for record in self.records]
 
     # The life of a trial
 
     def propose(self) -> TrialRecord | None:
-        """The next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
+        """Choose the next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
 
         None when the wanted number has been handed out. Raises ConfigFault if the space gives no valid point.
         """
@@ -263,11 +263,11 @@ class Study:
     # The best
 
     def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
-        """The best `n` trials by the search's own score; see `rank_by_search`."""
+        """List the best `n` trials by the search's own score; see `rank_by_search`."""
         return rank_by_search(self.records)[:n]
 
     def best(self, n: int = 1) -> list[TrialRecord]:
-        """The best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
+        """List the best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
         return rank_for_choice(self.records)[:n]
 
     def rescore(self, trial: str, score: float) -> None:
@@ -307,7 +307,7 @@ class Study:
         for record in self.records:
             if not record.state.is_final:
                 continue
-            checkpoints = self.trial_directory(record.name) / "checkpoints"
+            checkpoints = self.paths.trial(record.name).checkpoints
             for name in ("last",) if record.name in needed else ("last", "best"):
                 if (checkpoints / name).exists():
                     shutil.rmtree(checkpoints / name)

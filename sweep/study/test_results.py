@@ -121,7 +121,7 @@ class ClassificationScores(_Model):
     cohorts: dict[str, ClassificationScore] = {}
 
     def of(self, scope: Scope) -> ClassificationScore | None:
-        """The scores in a scope; None where it has no scan of known diagnosis."""
+        """Get the scores in a scope; None where it has no scan of known diagnosis."""
         return self.unseen if scope == "unseen" else self.all
 
     @property
@@ -168,7 +168,7 @@ class AnswerRow(_Model):
     all: AnswerScores | None = None
 
     def of(self, scope: Scope) -> AnswerScores | None:
-        """The scores in a scope; None where it has no question."""
+        """Get the scores in a scope; None where it has no question."""
         return self.unseen if scope == "unseen" else self.all
 
     @property
@@ -200,7 +200,7 @@ class AnswerComparisonScopes(_Model):
     all: AnswerComparisons | None = None
 
     def of(self, scope: Scope) -> AnswerComparisons | None:
-        """The comparisons in a scope."""
+        """Get the comparisons in a scope."""
         return self.unseen if scope == "unseen" else self.all
 
 
@@ -277,7 +277,7 @@ ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_i
 
 
 def describe_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a file, with the place in it."""
+    """Describe the first fault of a file, with its place."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

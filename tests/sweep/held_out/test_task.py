@@ -1,9 +1,9 @@
 """When predictions of an untrained model still hold."""
 
 import pytest
-from sweep.held_out.evaluation_key import describe_evaluation
 
 from medcap_core.config import TrialConfig
+from sweep.held_out.task import describe_evaluation
 
 CONFIG = TrialConfig(model="phantom-blip", data="phantoms")
 
