@@ -227,6 +227,7 @@ def test_the_readme_is_short() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     assert max(len(fence.text.splitlines()) for fence in read_fences(README)) <= 15
+    assert all(path.stat().st_size < 150_000 for path in (REPOSITORY / "docs" / "images").iterdir())
 
 
 def test_the_readme_names_every_ready_space_and_every_page() -> None:
