@@ -1,10 +1,10 @@
 """Conditions between knobs: their order, which range holds, and which conditions can never or doubly hold.
 
 A knob is active where one of its ranges holds; a range holds where every knob in its `when` is active and has one of
-the values listed. Checks are exact: the part of the space in which a range holds is written out as regions.
+the values listed. Checks are exact: every combination of the values that conditions name is written out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 from typing import Any
@@ -14,7 +14,6 @@ from sweep.space.fields import show, show_plain, suggest_spelling
 from sweep.space.ranges import Range
 
 Knobs = Mapping[str, tuple[Range, ...]]
-Region = dict[str, frozenset[Any]]  # knob -> the values it may have there; a knob left out is free
 
 
 def order_knobs(search: Knobs) -> list[str]:
@@ -30,10 +29,7 @@ def order_knobs(search: Knobs) -> list[str]:
 
 def active_range(ranges: tuple[Range, ...], point: Mapping[str, Any]) -> Range | None:
     """Return the range that holds given the values of `point`, or None where the knob is inactive."""
-    for item in ranges:
-        if all(parent in point and point[parent] in values for parent, values in item.when.items()):
-            return item
-    return None
+    return next((item for item in ranges if _holds(item, point)), None)
 
 
 def parameter_name(knob: str, ranges: tuple[Range, ...], active: Range) -> str:
@@ -82,7 +78,7 @@ def check_conditions(search: Knobs, fixed: Mapping[str, Any], broken: set[str], 
     # What is left has met every condition on a fixed field, so folding drops conditions but no range.
     sound = fold_fixed({knob: ranges for knob, ranges in search.items() if knob not in doubtful}, fixed)
     _check_cycles(sound, faults)
-    _check_regions({knob: sound[knob] for knob in order_knobs(sound)}, faults)
+    _check_overlaps({knob: sound[knob] for knob in order_knobs(sound)}, faults)
 
 
 def _check_parent(
@@ -117,56 +113,51 @@ def _check_parent(
 
 def _check_cycles(search: Knobs, faults: FaultList) -> None:
     """Note the knobs whose conditions lead back to themselves, one fault a cycle."""
-    left = {knob: _parents(search, knob) for knob in search}
+    left = {knob: sorted(_parents(search, knob)) for knob in search}
     while True:
         try:
             TopologicalSorter(left).prepare()
         except CycleError as error:
-            cycle = error.args[1]
+            cycle = error.args[1][::-1]  # from child to parent
         else:
             return
         problem = f"its condition depends on itself ({' -> '.join(cycle)})"
         faults.add(f"search.{cycle[0]}", problem, "remove one of the conditions")
-        left = {knob: parents - set(cycle) for knob, parents in left.items() if knob not in cycle}
+        left = {knob: [] if knob in cycle else parents for knob, parents in left.items()}
 
 
-def _check_regions(search: Knobs, faults: FaultList) -> None:
+def _check_overlaps(search: Knobs, faults: FaultList) -> None:
     """Note ranges that no combination of values reaches, and pairs that hold together."""
     for knob, ranges in search.items():
-        reached = [(key, _compute_regions(search, item)) for key, item in _keyed(knob, ranges)]
-        for key, regions in reached:
-            if not regions:
+        rows = _list_parent_values(search, knob)
+        for key, item in _keyed(knob, ranges):
+            if not any(_holds(item, row) for row in rows):
                 faults.add(f"{key}.when", "these conditions never hold together", "remove one of them")
-        for (first, ones), (second, others) in combinations(reached, 2):
-            if any(_intersect(one, other) is not None for one in ones for other in others):
+        for (first, one), (second, other) in combinations(_keyed(knob, ranges), 2):
+            if any(_holds(one, row) and _holds(other, row) for row in rows):
                 place = second.removeprefix("search.")
                 faults.add(first, f"it can hold at the same time as {place}", "give them 'when' values that differ")
 
 
-def _compute_regions(search: Knobs, item: Range) -> list[Region]:
-    """Compute where a range holds, as regions: none if it never does. `search` must be free of cycles."""
-    regions: list[Region] = [{}]
-    for parent, values in item.when.items():
-        options = list(_parent_regions(search, parent, values))
-        regions = [joint for one in regions for other in options if (joint := _intersect(one, other)) is not None]
-    return regions
+def _list_parent_values(search: Knobs, knob: str) -> list[dict[str, Any]]:
+    """List the combinations of values that conditions of a knob, and of its parents in turn, name; without cycles."""
+    ordered, needed = order_knobs(search), {knob}
+    for name in reversed(ordered):
+        needed |= _parents(search, name) if name in needed else set()
+    rows: list[dict[str, Any]] = [{}]
+    for parent in ordered:
+        named = {value for name in needed for item in search[name] for value in item.when.get(parent, ())}
+        rows += [
+            row | {parent: value}
+            for row in rows
+            for value in named
+            if any(_holds(item, row) and item.contains(value) for item in search[parent])
+        ]
+    return rows
 
 
-def _parent_regions(search: Knobs, parent: str, values: tuple[Any, ...]) -> Iterator[Region]:
-    for item in search[parent]:
-        taken = frozenset(value for value in values if item.contains(value))
-        if taken:
-            for region in _compute_regions(search, item):
-                yield region | {parent: taken}
-
-
-def _intersect(one: Region, other: Region) -> Region | None:
-    joint = dict(one)
-    for knob, values in other.items():
-        joint[knob] = joint[knob] & values if knob in joint else values
-        if not joint[knob]:
-            return None
-    return joint
+def _holds(item: Range, point: Mapping[str, Any]) -> bool:
+    return all(parent in point and point[parent] in values for parent, values in item.when.items())
 
 
 def _settle(item: Range, search: Knobs, fixed: Mapping[str, Any]) -> Range | None:
