@@ -4,8 +4,6 @@ The bert-score package is not used: its last release fails on an empty caption u
 pickled weights. Scores equal its scores for the same model and layer. Weights are loaded from safetensors only.
 """
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -13,23 +11,6 @@ import torch
 
 from medcap_core.errors import ModelFault, first_line
 from medcap_core.runtime.device import current_device
-
-_WORD = re.compile(r"[a-z0-9]+")
-
-
-def compute_rouge1(prediction: str, references: Sequence[str]) -> float:
-    """Compute ROUGE-1, the F1 of shared words with their counts, 0 to 1; the best over several references.
-
-    Words are runs of ASCII letters and digits in lower case; a text without any scores 0.
-    """
-    predicted = Counter(_WORD.findall(prediction.lower()))
-    scores = []
-    for reference in references:
-        expected = Counter(_WORD.findall(reference.lower()))
-        num_shared = (predicted & expected).total()
-        scores.append(2 * num_shared / max(1, predicted.total() + expected.total()))
-    return max(scores)
-
 
 # The layer that agrees best with human judgement, as published with the bert-score package, by the last part of a name.
 _PUBLISHED_LAYERS = {

@@ -6,6 +6,8 @@ batches or subsets.
 """
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,13 +17,20 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from medcap_core.scoring.bertscore import compute_rouge1
 from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
 from medcap_core.scoring.meteor import MeteorScorer
-from medcap_core.scoring.options import DEFAULT_SCORING, EXTRA_METRICS, ScoringOptions, preprocess_captions
+from medcap_core.scoring.options import (
+    DEFAULT_SCORING,
+    EXTRA_METRICS,
+    ExtraScore,
+    ScoringOptions,
+    preprocess_captions,
+)
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+_ROUGE_N: dict[ExtraScore, int] = {"rouge1": 1}
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -103,10 +112,10 @@ class CaptionScorer:
     def _compute_extra_scores(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Compute the optional scores of each image, by name."""
         each: dict[str, list[float]] = {}
-        if "rouge1" in self._options.extra_scores:
-            each[EXTRA_METRICS["rouge1"]] = [
-                compute_rouge1(text, references) for text, references in zip(texts, self._texts, strict=True)
-            ]
+        for key, n in _ROUGE_N.items():
+            if key in self._options.extra_scores:
+                pairs = zip(texts, self._texts, strict=True)
+                each[EXTRA_METRICS[key]] = [compute_rouge_n(text, references, n) for text, references in pairs]
         if "bertscore" in self._options.extra_scores:
             from medcap_core.scoring.bertscore import load_bert_scorer
 
@@ -117,6 +126,26 @@ class CaptionScorer:
         scorer = copy.copy(self._cider)  # shallow: calls from several threads share only constant state
         scorer.ctest = [cook_test(text) for text in tokens]
         return np.array(scorer.compute_cider())
+
+
+def compute_rouge_n(prediction: str, references: Sequence[str], n: int) -> float:
+    """Compute the F1 of shared runs of `n` words, 0 to 1, each counted as often as both have it.
+
+    The best over several references. Words are runs of ASCII letters and digits in lower case; a text with fewer than
+    `n` scores 0.
+    """
+    predicted = _count_word_runs(prediction, n)
+    scores = []
+    for reference in references:
+        expected = _count_word_runs(reference, n)
+        num_shared = (predicted & expected).total()
+        scores.append(2 * num_shared / max(1, predicted.total() + expected.total()))
+    return max(scores)
+
+
+def _count_word_runs(text: str, n: int) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 @lru_cache(maxsize=4)

@@ -21,8 +21,8 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 from medcap_core.errors import ModelFault
 from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
 from medcap_core.scoring.baselines import choose_caption_prior
-from medcap_core.scoring.bertscore import BertScorer, compute_rouge1
-from medcap_core.scoring.captions import METRICS, CaptionScorer, load_caption_scorer
+from medcap_core.scoring.bertscore import BertScorer
+from medcap_core.scoring.captions import METRICS, CaptionScorer, compute_rouge_n, load_caption_scorer
 from medcap_core.scoring.java import ScoringFailure, java_executable
 from medcap_core.scoring.options import ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
@@ -435,10 +435,10 @@ def test_preprocessing_reaches_every_score(scorer):
 
 
 def test_rouge1_by_hand():
-    assert compute_rouge1("a a b", ["a b b b"]) == 2 * 2 / 7  # one a and one b are shared
-    assert compute_rouge1("T2-weighted.", ["t2 WEIGHTED image"]) == 2 * 2 / 5
-    assert compute_rouge1("x y", ["x", "x y z"]) == 2 * 2 / 5  # the best of several
-    assert compute_rouge1("...", ["?"]) == compute_rouge1("", ["a"]) == 0
+    assert compute_rouge_n("a a b", ["a b b b"], 1) == 2 * 2 / 7  # one a and one b are shared
+    assert compute_rouge_n("T2-weighted.", ["t2 WEIGHTED image"], 1) == 2 * 2 / 5
+    assert compute_rouge_n("x y", ["x", "x y z"], 1) == 2 * 2 / 5  # the best of several
+    assert compute_rouge_n("...", ["?"], 1) == compute_rouge_n("", ["a"], 1) == 0
 
 
 @pytest.fixture(scope="module")
