@@ -68,11 +68,11 @@ class ModelBench:
         self.flops_a_second = measure_matmul_rate(self.device, self.precision)
 
     def load(self) -> Captioner:
-        """A fresh model on the device, in eval mode."""
+        """Load a fresh model on the device, in eval mode."""
         return load_captioner(self.model).to(self.device).eval()
 
     def config(self, freeze: FreezeMode) -> TrialConfig:
-        """The trial that is measured."""
+        """Build the config of the measured trial."""
         return TrialConfig(
             model=self.model,
             freeze=freeze,
