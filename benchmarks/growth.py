@@ -37,7 +37,7 @@ from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import load_dataset, prepare_data
 config = TrialConfig(data=sys.argv[1])
 before, started = psutil.Process().memory_info().rss, time.perf_counter()
-load_dataset(config.data)
+load_dataset(config)
 read = time.perf_counter()
 prepare_data(config, ImageGeometry(int(sys.argv[2])))
 ended = time.perf_counter()

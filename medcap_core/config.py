@@ -77,6 +77,15 @@ class TrialConfig(BaseModel):
     max_bad_record_share: float = Field(
         0.05, ge=0, le=1, description="Share of unusable records above which a run stops."
     )
+    image_column: str | None = Field(
+        None, min_length=1, description="Column of a table's image paths; null takes the usual names."
+    )
+    caption_column: str | None = Field(
+        None, min_length=1, description="Column of a table's captions; null takes the usual names."
+    )
+    drop_shared_cases: bool = Field(
+        False, description="Leave out training images of cases that validation or test have too."
+    )
     drop_duplicate_train_images: bool = Field(
         False, description="Leave out training images that validation or test hold too."
     )

@@ -53,12 +53,12 @@ def check_before_start(space: SearchSpace) -> list[str]:
     if "bertscore" in space.extra_scores:
         load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
-        splits = load_dataset(config.data).splits
+        splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())
         check_metric(config, captioner, splits["validation"])
         key = (*_model_of(config), config.prompt, config.max_caption_tokens)
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
-            captions = [record.caption for record in splits["train"]]
+            captions = [caption for record in splits["train"] for caption in record.references]
             notes[key] = describe_cut_captions(captioner, captions, config)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights are on the GPU
@@ -139,13 +139,14 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
+    splits = load_dataset(_configs_by_images(study.space)[0]).splits
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
         notes=data.notes,
         sizes=sizes,
         skipped=len(skipped),
-        sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+        sha256={name: hash_records(records) for name, records in splits.items()},
     )
     identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
     models = ModelOrigin.model_validate(identity)

@@ -40,6 +40,39 @@ class TokenizedTexts(Protocol):
 Positions = NDArray[np.int64]
 
 
+class DrawnCaptions:
+    """Texts of images with several captions each: the first of each image, and in an epoch one drawn by the seed.
+
+    `captions` holds the captions of all images in a row, `counts[i]` of them of image i.
+    """
+
+    def __init__(self, captions: TokenizedTexts, counts: Positions, seed: int, epoch: int | None = None) -> None:
+        self._captions, self._counts, self._seed = captions, counts, seed
+        self._rows = np.cumsum(counts) - counts
+        if epoch is not None:
+            self._rows += np.random.default_rng(derive_seed(seed, epoch, 3)).integers(counts)
+
+    def count_labels(self, positions: Sequence[int] | Positions) -> int:
+        """Count the tokens with a loss, see `TokenizedTexts.count_labels`."""
+        return self._captions.count_labels(self._rows[positions])
+
+    def batch(
+        self,
+        positions: Sequence[int] | Positions,
+        pad_to_multiple: int = 1,
+        *,
+        unlabelled: bool = False,
+        alike: Sequence[Positions] = (),
+    ) -> tuple[Tensor, ...]:
+        """Return the texts, see `TokenizedTexts.batch`."""
+        rows = [self._rows[part] for part in alike]
+        return self._captions.batch(self._rows[positions], pad_to_multiple, unlabelled=unlabelled, alike=rows)
+
+    def for_epoch(self, epoch: int) -> "DrawnCaptions":
+        """Draw one caption of each image for `epoch`."""
+        return DrawnCaptions(self._captions, self._counts, self._seed, epoch)
+
+
 class ImageSource(Protocol):
     """The images of one split, by position in the split."""
 

@@ -13,6 +13,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.geometry import Geometry
 from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
 from medcap_core.data.sources import load_data
+from medcap_core.data.sources.tables import TableColumns
 from medcap_core.data.splits import DATA_SEED, select_rows
 from medcap_core.data.stores.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
 from medcap_core.data.stores.images import ImageStore
@@ -46,8 +47,13 @@ class PreparedSplit:
 
     @property
     def captions(self) -> list[str]:
-        """The caption of each record."""
+        """The first caption of each record."""
         return [record.caption for record in self.records]
+
+    @property
+    def references(self) -> list[tuple[str, ...]]:
+        """All captions of each record."""
+        return [record.references for record in self.records]
 
     @property
     def ids(self) -> list[str]:
@@ -91,7 +97,7 @@ def prepare_data(
     set stays in memory for later calls. Raises TooManyBadRecords above `max_bad_record_share`, and DataFault where a
     split is left with fewer than 2 images or where the data set holds scans and the model takes images, or vice versa.
     """
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config)
     _require_geometry(config, dataset, geometry)
     prepared: dict[SplitName, PreparedSplit] = {}
     skipped = [record for record in dataset.skipped if record.split in splits]
@@ -101,7 +107,7 @@ def prepare_data(
     unit = "px" if geometry.noun == "image" else "voxels a side"
     for split in splits:
         drawn = draw_rows(dataset, split, config, whole_validation=whole_validation)
-        store = _open_store(config.data, split, geometry, cache_root())
+        store = _open_store(_key_of(config), split, geometry, cache_root())
         store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
         usable = drawn[store.readable(drawn)]
         records = dataset.splits[split]
@@ -116,6 +122,7 @@ def prepare_data(
     bad_share = 1 - (1 - share_skipped) * (1 - num_unreadable / max(1, num_drawn))
     if bad_share > config.max_bad_record_share:
         raise TooManyBadRecords(_describe_bad_records(config, bad_share, skipped), skipped)
+    skipped.extend(record for record in dataset.dropped if record.split in splits)
     if config.drop_duplicate_train_images and "train" in prepared:
         prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
         skipped.extend(dropped)
@@ -171,15 +178,28 @@ def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
         writer.writerows((record.split, record.id, record.reason) for record in skipped)
 
 
+_DataKey = tuple[str, TableColumns, bool]
+
+
+def load_dataset(config: TrialConfig) -> Dataset:
+    """Load the data set as `config` has it read, once in a process. Raises DataFault."""
+    return read_dataset(_key_of(config))
+
+
+def _key_of(config: TrialConfig) -> _DataKey:
+    return config.data, TableColumns(config.image_column, config.caption_column), config.drop_shared_cases
+
+
 @functools.lru_cache(maxsize=4)
-def load_dataset(name_or_path: str) -> Dataset:
-    """Load the data set, once in a process. Raises DataFault."""
-    return load_data(name_or_path, seed=DATA_SEED)
+def read_dataset(key: _DataKey) -> Dataset:
+    """Read the data set; the cache of `load_dataset`."""
+    name_or_path, own, drop_shared_cases = key
+    return load_data(name_or_path, seed=DATA_SEED, own=own, drop_shared_cases=drop_shared_cases)
 
 
 @functools.lru_cache(maxsize=16)
-def _open_store(name: str, split: SplitName, geometry: Geometry, root: Path) -> ImageStore:
-    return ImageStore(load_dataset(name).splits[split], geometry, root)
+def _open_store(key: _DataKey, split: SplitName, geometry: Geometry, root: Path) -> ImageStore:
+    return ImageStore(read_dataset(key).splits[split], geometry, root)
 
 
 def _require_geometry(config: TrialConfig, dataset: Dataset, geometry: Geometry) -> None:

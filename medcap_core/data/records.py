@@ -93,8 +93,9 @@ Reference = ImageReference | VolumeReference
 class Record:
     """One image with its caption.
 
-    `caption` has its white space folded. `case` groups images of one patient or case; None where the source has no such
-    column. `truth` holds labels beside the caption (finding, side, level, concepts, ...), empty for most sources.
+    `caption` has its white space folded; `other_captions` are further references of the same image. `case` groups
+    images of one patient or case; None where the source has no such column. `truth` holds labels beside the caption
+    (finding, side, level, concepts, ...), empty for most sources.
     """
 
     noun: ClassVar[str] = "image"
@@ -105,6 +106,12 @@ class Record:
     caption: str
     case: str | None = None
     truth: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    other_captions: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All captions of the image, `caption` first."""
+        return (self.caption, *self.other_captions)
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Dataset:
     """All splits of one source.
 
     `kind` describes the recognised source; `notes` are sentences for the user (such as how a validation split was cut);
-    `skipped` lists the records left out when the source was read.
+    `skipped` lists the records left out when the source was read, `dropped` those of cases that another split has too.
     """
 
     name: str
@@ -129,6 +136,7 @@ class Dataset:
     splits: dict[SplitName, list[Record]]
     skipped: list[SkippedRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    dropped: list[SkippedRecord] = field(default_factory=list)
 
 
 def hash_records(records: Sequence[Record]) -> str:

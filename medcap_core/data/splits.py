@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from medcap_core.data.grouping import GROUP_NOUNS, group_records
 from medcap_core.data.records import SPLITS, Record, SplitName
 from medcap_core.errors import DataFault
 
@@ -14,7 +15,8 @@ DATA_SEED = 0
 
 CUT_SHARE = 0.1
 _MIN_CUT = 2
-_GROUP_NOUNS = {"image": "cases", "scan": "subjects"}
+_MOST_EQUAL_CAPTIONS = 20
+"""A caption of more images is a stock phrase ("Normal chest."), not that of one case."""
 
 
 def select_rows(num_records: int, *, fraction: float = 1.0, cap: int | None = None, seed: int) -> NDArray[np.int64]:
@@ -36,8 +38,8 @@ def cut_missing_splits(
     """Cut the splits a source lacks from train, and return them with one note on each.
 
     The only split of a source becomes train. A missing test or validation split is 10% of the train
-    records (at least 2), drawn by `seed`; where records carry a case, whole cases are drawn, so that no
-    case is in two splits. Raises DataFault where there is nothing to cut from.
+    records (at least 2), drawn by `seed`, in whole groups (`group_records`): by case, else by equal images and equal
+    captions, so that none of these is in two splits. Raises DataFault where there is nothing to cut from.
     """
     complete = dict(splits)
     notes = []
@@ -52,36 +54,39 @@ def cut_missing_splits(
     for split in ("test", "validation"):
         if split in complete:
             continue
-        kept, cut, by_case = _cut(complete["train"], num_to_cut, seed, where=f"{where}: a {split} split")
+        kept, cut, groups = _cut(complete["train"], num_to_cut, seed, where=f"{where}: a {split} split")
         complete["train"], complete[split] = kept, cut
         noun = cut[0].noun
-        unit = f"by whole {_GROUP_NOUNS[noun]}" if by_case else f"{noun} by {noun}"
+        unit = f"by {groups}" if groups else f"{noun} by {noun}"
         notes.append(f"There is no {split} split: {len(cut)} {noun}s were cut from train, {unit}, by seed {seed}.")
     return {split: complete[split] for split in SPLITS}, notes
 
 
 def _cut(
     records: Sequence[Record], num_to_cut: int, seed: int, *, where: str
-) -> tuple[list[Record], list[Record], bool]:
-    """Return (kept, cut, whether by case); both lists keep their order."""
-    by_case = any(record.case is not None for record in records)
-    groups: dict[tuple[bool, str | int], list[int]] = {}
-    for row, record in enumerate(records):
-        key = (False, row) if record.case is None else (True, record.case)
-        groups.setdefault(key, []).append(row)
-    members = list(groups.values())
-    taken: set[int] = set()
-    for index in np.random.default_rng(seed).permutation(len(members)):
-        # A case so large that it would double the cut stays in train.
-        if len(taken) < num_to_cut and len(taken) + len(members[index]) <= 2 * num_to_cut:
-            taken.update(members[index])
-    if len(taken) < _MIN_CUT or len(records) - len(taken) < _MIN_CUT:
+) -> tuple[list[Record], list[Record], str]:
+    """Return (kept, cut, what grouped them, empty for nothing); both lists keep their order."""
+    members, groups = group_records(records, most=min(2 * num_to_cut, _MOST_EQUAL_CAPTIONS))
+    taken = _draw(members, num_to_cut, seed)
+    if groups and not _MIN_CUT <= len(taken) <= len(records) - _MIN_CUT and all(r.case is None for r in records):
+        members, groups = [[row] for row in range(len(records))], ""  # images or captions almost all alike
+        taken = _draw(members, num_to_cut, seed)
+    if not _MIN_CUT <= len(taken) <= len(records) - _MIN_CUT:
         noun = records[0].noun if records else Record.noun
-        cases = f" of {len(members)} {_GROUP_NOUNS[noun]}" if by_case else ""
+        cases = f" of {len(members)} {GROUP_NOUNS[noun]}" if groups else ""
         raise DataFault(
             f"{where} cannot be cut from {len(records)} training {noun}s{cases}: add {noun}s or name the splits "
             "yourself."
         )
     kept = [record for row, record in enumerate(records) if row not in taken]
     cut = [record for row, record in enumerate(records) if row in taken]
-    return kept, cut, by_case
+    return kept, cut, groups
+
+
+def _draw(members: Sequence[Sequence[int]], num_to_cut: int, seed: int) -> set[int]:
+    """Draw whole groups of rows until `num_to_cut` rows are drawn; a group that would double this stays."""
+    taken: set[int] = set()
+    for index in np.random.default_rng(seed).permutation(len(members)):
+        if len(taken) < num_to_cut and len(taken) + len(members[index]) <= 2 * num_to_cut:
+            taken.update(members[index])
+    return taken

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.batches import TokenizedTexts
+from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
@@ -183,8 +183,13 @@ class Captioner(nn.Module, ABC):
         """Tokenize prompt and captions, cut to `config.max_caption_tokens`."""
 
     def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> TokenizedTexts:
-        """Tokenize the texts of a training step: the records' captions, and more in some families."""
-        return self.tokenize([record.caption for record in records], config)
+        """Tokenize the texts of a training step: the records' captions, and more in some families.
+
+        Of several captions of an image one is drawn in each epoch.
+        """
+        texts = self.tokenize([caption for record in records for caption in record.references], config)
+        counts = np.array([len(record.references) for record in records], dtype=np.int64)
+        return texts if len(texts.ids) == len(records) else DrawnCaptions(texts, counts, config.seed)
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:

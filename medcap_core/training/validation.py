@@ -75,7 +75,7 @@ def score_predictions(split: PreparedSplit, texts: Sequence[str], metric: Metric
 
 
 def _score_cider(split: PreparedSplit, captions: Sequence[str]) -> float:
-    return load_caption_scorer(split.captions).cider(captions)
+    return load_caption_scorer(split.references).cider(captions)
 
 
 def _score_balanced_accuracy(split: PreparedSplit, answers: Sequence[str]) -> float:

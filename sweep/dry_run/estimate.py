@@ -167,7 +167,7 @@ def busy_processes(count: int) -> Iterator[None]:
 @cache
 def count_images(config: TrialConfig, *, whole_validation: bool = False) -> dict[SplitName, int]:
     """Count the images of each split that a trial of this config uses, bad ones not yet taken off."""
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config)
     return {split: len(draw_rows(dataset, split, config, whole_validation=whole_validation)) for split in SPLITS}
 
 

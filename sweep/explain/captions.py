@@ -89,7 +89,8 @@ def choose_captions(run: ExplainedRun, num: int, progress: Progress) -> list[Ite
     known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
     if not known:
         raise RunFault(f"{path} names no {run.noun} of {run.config.data}: the data set has changed since the run.")
-    scores = load_caption_scorer(table["reference"].tolist()).cider_per_image(table["prediction"].tolist())[known]
+    references = [text.split("\n") for text in table["reference"]]
+    scores = load_caption_scorer(references).cider_per_image(table["prediction"].tolist())[known]
     return [
         replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
         for row, kind in choose_rows(scores, num)

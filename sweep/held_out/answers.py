@@ -199,7 +199,7 @@ class AnswerTask(Task[AnswersScore]):
 
     @cached_property
     def _unseen_cohorts(self) -> list[str]:
-        training = load_dataset(self.best.config.data).splits["train"]
+        training = load_dataset(self.best.config).splits["train"]
         return find_unseen_cohorts(training, self._ask(self.best.name).records)
 
 

@@ -75,7 +75,8 @@ class CaptionTask(Task[CaptionScore]):
 
     def write_predictions(self) -> None:
         """Write `test_predictions.csv`."""
-        columns = {"id": self.split.ids, "reference": self.split.captions}
+        references = ["\n".join(captions) for captions in self.split.references]
+        columns = {"id": self.split.ids, "reference": references}
         columns |= {"prediction": self._captions(self.best.name), "zero_shot": self._captions("zero_shot")}
         write_text_atomically(self.study.paths.predictions, pd.DataFrame(columns).to_csv(index=False))
 
@@ -107,7 +108,7 @@ class CaptionTask(Task[CaptionScore]):
         self.results.noun = self.split.records[0].noun
         self.results.resampling = describe_resampling(self.split.records, "case", "image")
         self.results.caption_preprocessing = self.study.space.caption_preprocessing
-        cases = {record.id: record.case for record in load_dataset(self.best.config.data).splits["test"]}
+        cases = {record.id: record.case for record in load_dataset(self.best.config).splits["test"]}
         self._rows.finish(self.best.name, cases)
         self._scorer(self.split).close()
 
@@ -122,14 +123,14 @@ class CaptionTask(Task[CaptionScore]):
 
     @cached_property
     def _concept_names(self) -> dict[str, str]:
-        dataset = load_dataset(self.best.config.data)
+        dataset = load_dataset(self.best.config)
         return collect_concept_names(record for part in dataset.splits.values() for record in part)
 
     def _captions(self, row: str) -> list[str]:
         return [prediction.text for prediction in self.predictions[self.model_of(row)]]
 
     def _scorer(self, split: PreparedSplit) -> CaptionScorer:
-        return load_caption_scorer(split.captions, self.study.space.scoring_options)
+        return load_caption_scorer(split.references, self.study.space.scoring_options)
 
     def _score(self, split: PreparedSplit, captions: list[str]) -> CaptionScore:
         if self._is_abandoned:

@@ -20,6 +20,7 @@ from medcap_core.data.scans.slices import cut_slices, lay_out_slices
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import DataFault, RunFault
 from medcap_core.scoring.question_answering import score_answers
+from sweep.space.points import draw_configs
 from sweep.study.attention import AttentionIndex, PointingResult
 from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
@@ -139,7 +140,7 @@ def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], 
     """Load the wanted test images by id, as data URIs, and a sentence on what is missing."""
     config = results.best.config if results.best else None
     try:
-        dataset = load_dataset(config.data if config else results.space.data)
+        dataset = load_dataset(config or draw_configs(results.space, 1)[0])
     except DataFault as fault:
         return {}, f"The {results.noun}s are left out: {fault.faults[0]}"
     images = {}

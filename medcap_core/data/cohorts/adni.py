@@ -36,7 +36,8 @@ from medcap_core.data.cohorts.visits import (
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
-from medcap_core.data.sources.tables import Table, find_column, require_columns
+from medcap_core.data.sources.rows import Table
+from medcap_core.data.sources.tables import find_column, require_columns
 
 _PTID = re.compile(r"(\d{3})_S_(\d{4,5})")
 _BIDS = re.compile(r"sub-ADNI(\d{3})S(\d{4,5})")

@@ -36,7 +36,8 @@ from medcap_core.data.cohorts.visits import (
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.tables import Table, find_column, require_columns
+from medcap_core.data.sources.rows import Table
+from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
 _NAME = re.compile(r"AIBL_?(\d+)(?:_|/|$)")

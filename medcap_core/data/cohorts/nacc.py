@@ -33,7 +33,8 @@ from medcap_core.data.cohorts.visits import (
     read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.tables import Row, Table, find_column, require_columns
+from medcap_core.data.sources.rows import Row, Table
+from medcap_core.data.sources.tables import find_column, require_columns
 
 _SUBJECT = re.compile(r"NACC\d{6}")
 _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEMENTIA}

@@ -42,7 +42,8 @@ from medcap_core.data.cohorts.visits import (
     read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
-from medcap_core.data.sources.tables import Row, Table, find_column, require_columns
+from medcap_core.data.sources.rows import Row, Table
+from medcap_core.data.sources.tables import find_column, require_columns
 
 _SESSION = re.compile(r"(OAS[12]_\d{4})_MR\d+")
 _OASIS3_SUBJECT = re.compile(r"OAS3\d{4}")

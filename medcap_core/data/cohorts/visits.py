@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.tables import Row, Table, find_column, read_rows
+from medcap_core.data.sources.rows import Row, Table, read_rows
+from medcap_core.data.sources.tables import find_column
 from medcap_core.errors import DataFault
 
 Sex = Literal["female", "male"]

@@ -4,53 +4,67 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap_core.data.records import Dataset
+from medcap_core.data.grouping import describe_shared, drop_shared, find_shared, note_shared
+from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.sources.hub import ROCOV2_ON_HUB, is_hub_name, is_parquet, read_hub, read_parquet
-from medcap_core.data.sources.image_folder import is_image_folder, read_image_folder
+from medcap_core.data.sources.image_folder import (
+    is_image_folder,
+    is_split_tables,
+    read_image_folder,
+    read_split_tables,
+)
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
 from medcap_core.data.sources.rocov2 import is_rocov2, read_rocov2
+from medcap_core.data.sources.rows import is_table
 from medcap_core.data.sources.scan_tables import is_scan_table, read_scan_table
-from medcap_core.data.sources.tables import is_table, read_table
+from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, read_table
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
 
 
 @dataclass(frozen=True)
 class PathSource:
-    """One layout on disk; `kind` describes it to the user."""
+    """One layout on disk; `kind` describes it to the user, `read_named` reads it by the user's own column names."""
 
     kind: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Reading]
+    read_named: Callable[[Path, TableColumns], Reading] | None = None
 
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("table of scans and reports", is_scan_table, read_scan_table),
-    PathSource("table of image paths and captions", is_table, read_table),
+    PathSource("table of image paths and captions", is_table, read_table, read_table),
     PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
     PathSource("ROCO v1, repacked with CSV files", is_repacked_roco, read_repacked_roco),
     PathSource("ROCO v1, original layout", is_roco, read_roco),
-    PathSource("image folder with metadata files", is_image_folder, read_image_folder),
+    PathSource("image folder with metadata files", is_image_folder, read_image_folder, read_image_folder),
+    PathSource("folder with a table for each split", is_split_tables, read_split_tables, read_split_tables),
     PathSource("parquet files in the Hub's layout", is_parquet, read_parquet),
 )
 
 _LAYOUTS = (
-    "a CSV, TSV or JSONL file of image paths and captions, or of scans and reports; a ROCOv2 folder "
+    "a CSV, TSV, JSONL or Excel file of image paths and captions, or of scans and reports; a ROCOv2 folder "
     "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
-    "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); parquet files "
-    "(data/train-*.parquet)"
+    "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); a folder "
+    "with a table for each split (train.csv, val.csv, test.csv); parquet files (data/train-*.parquet)"
 )
 
 
-def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
+def load_data(
+    name_or_path: str, *, seed: int = 0, own: TableColumns = USUAL_COLUMNS, drop_shared_cases: bool = False
+) -> Dataset:
     """Recognise the source `name_or_path` and read its records; no image is opened.
 
     Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, any Hub data set `owner/name`; else a
-    path. `roco` is a fault that asks for one. Missing validation and test splits are cut by `seed` and noted in
-    `Dataset.notes`. Raises DataFault.
+    path. `roco` is a fault that asks for one. `own` names the columns of a table. Missing validation and test splits
+    are cut by `seed` and noted in `Dataset.notes`. A case in two splits of the user's own making is a fault, in
+    published splits a note; with `drop_shared_cases` it is dropped from train. Raises DataFault.
     """
+    if name_or_path in ("phantoms", "phantoms-general", "brain_phantoms"):
+        _refuse_columns(own, name_or_path)
     if name_or_path in ("phantoms", "phantoms-general"):
         from medcap_core.data.phantoms import load_phantoms
 
@@ -59,32 +73,43 @@ def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
         from medcap_core.data.brain_phantoms import load_brain_phantoms
 
         return load_brain_phantoms(seed=seed)
-    kind, reading = _read(name_or_path)
+    kind, reading = _read(name_or_path, own)
     if not any(reading.splits.values()):
         first = [f"{record.split} {record.id}: {record.reason}" for record in reading.skipped[:3]]
         raise DataFault(
             f"{name_or_path} (read as: {kind}) holds no usable record; {len(reading.skipped)} were left out"
             + (f", such as {'; '.join(first)}." if first else ".")
         )
-    splits, notes = cut_missing_splits(reading.splits, seed=seed, where=name_or_path)
-    notes = [*reading.notes, *reading.describe_repeated_ids(), *notes]
-    return Dataset(name=name_or_path, kind=kind, splits=splits, skipped=reading.skipped, notes=notes)
+    notes = [*reading.notes, *reading.merge_captions()]
+    splits = reading.splits
+    dropped: list[SkippedRecord] = []
+    if drop_shared_cases:
+        splits, dropped = drop_shared(splits)
+        if dropped:
+            notes.append(f"{len(dropped):,} records were dropped, since another split has their case.")
+    elif reading.splits_by_user and find_shared(splits):
+        raise DataFault(describe_shared(splits, name_or_path))
+    notes += [*note_shared(splits), *reading.describe_repeated_ids()]
+    splits, notes_on_cuts = cut_missing_splits(splits, seed=seed, where=name_or_path)
+    return Dataset(name_or_path, kind, splits, reading.skipped, [*notes, *notes_on_cuts], dropped)
 
 
-def _read(name_or_path: str) -> tuple[str, Reading]:
+def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     """Return the kind of source and its records."""
     if name_or_path == "rocov2":
+        _refuse_columns(own, name_or_path)
         return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB)
     path = Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
             if source.recognises(path):
                 try:
-                    return source.kind, source.read(path.absolute())
+                    return source.kind, _read_path(source, path.absolute(), own)
                 except PermissionError as error:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
+    _refuse_columns(own, name_or_path)
     if name_or_path == "roco":
         raise DataFault(
             "ROCO v1 has no faithful copy on the Hub: pass the path of its folder (github razorx89/roco-dataset with "
@@ -96,3 +121,16 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         "rocov2 or a Hub data set as owner/name."
     )
+
+
+def _read_path(source: PathSource, path: Path, own: TableColumns) -> Reading:
+    if source.read_named is not None:
+        return source.read_named(path, own)
+    _refuse_columns(own, f"{path} (read as: {source.kind})")
+    return source.read(path)
+
+
+def _refuse_columns(own: TableColumns, what: str) -> None:
+    """Raise DataFault where columns are named for data without columns of the user's own."""
+    if own != USUAL_COLUMNS:
+        raise DataFault(f"{what} has columns of known names: leave out image_column and caption_column.")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from medcap_core.data.records import Record, SkippedRecord, SplitName, fold_white_space
+from medcap_core.data.records import Record, Reference, SkippedRecord, SplitName, fold_white_space
 
 EMPTY_CAPTION = "empty caption"
 
@@ -33,25 +33,51 @@ class Reading:
     """Records of one source as they are read.
 
     `splits` has a key for every split of the source, even if all its records were skipped; `notes` are sentences for
-    the user.
+    the user; `splits_by_user` marks splits that the user chose, not those published with a data set.
     """
 
     splits: dict[SplitName, list[Record]] = field(default_factory=dict)
     skipped: list[SkippedRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits_by_user: bool = False
+    _rows_of_images: dict[SplitName, dict[Reference, int]] = field(default_factory=dict)
+    _further: dict[tuple[SplitName, int], list[str]] = field(default_factory=dict)
     _taken_ids: dict[SplitName, set[str]] = field(default_factory=dict)
     _repeated_ids: dict[SplitName, list[str]] = field(default_factory=dict)
 
     def add(self, split: SplitName, record: Record) -> None:
-        """Add `record` with its caption folded and its id made unique in the split; skip it if the caption is empty."""
+        """Add `record` with its caption folded and its id made unique in the split; skip it if the caption is empty.
+
+        A further record of an image in the split leaves its caption to `merge_captions`.
+        """
         caption = fold_white_space(_replace_surrogates(record.caption))
         if not caption:
             self.skip(split, record.id, EMPTY_CAPTION)
             return
+        records = self.splits.setdefault(split, [])
+        row = self._rows_of_images.setdefault(split, {}).setdefault(record.image, len(records))
+        if row < len(records):
+            self._further.setdefault((split, row), []).append(caption)
+            return
         unique = self._make_unique(split, fold_white_space(_replace_surrogates(record.id)))
         if (unique, caption) != (record.id, record.caption):
             record = replace(record, id=unique, caption=caption)
-        self.splits.setdefault(split, []).append(record)
+        records.append(record)
+
+    def merge_captions(self) -> list[str]:
+        """Give the records the captions of further rows of their image; return one sentence if there were any."""
+        num_rows = sum(map(len, self._further.values()))
+        for (split, row), captions in self._further.items():
+            first = self.splits[split][row]
+            others = dict.fromkeys(caption for caption in captions if caption != first.caption)
+            self.splits[split][row] = replace(first, other_captions=tuple(others))
+        self._further.clear()
+        if not num_rows:
+            return []
+        return [
+            f"{num_rows:,} rows name the image of an earlier row: each image is one record, its captions are several "
+            "references, and training takes one of them at random in each epoch."
+        ]
 
     def skip(self, split: SplitName, record_id: str, reason: str) -> None:
         """Skip a record, with its id and the reason."""

@@ -1,14 +1,17 @@
 """ROCO version 1: the original layout (github razorx89/roco-dataset) and the repacked one with CSV files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SPLITS, Record, SplitName
 from medcap_core.data.sources.image_index import index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
-from medcap_core.data.sources.tables import read_rows, require_columns
+from medcap_core.data.sources.rows import read_rows
+from medcap_core.data.sources.tables import require_columns
 from medcap_core.errors import DataFault
 
+_PMC_ID = re.compile(r"PMC\d+")
 _CLASS = "radiology"  # the other class, non-radiology, is never read
 
 
@@ -21,8 +24,8 @@ def read_roco(folder: Path) -> Reading:
     """Read the original layout, `<split>/radiology/captions.txt` with `images/` beside it.
 
     An image is `images/<ROCO id>.jpg`, or `<PMC id>_<file>` as named by the data set's download script, looked up in
-    `dlinks.txt` and `licences.txt`. `cuis.txt` becomes `truth["concepts"]`. Many images can no longer be downloaded:
-    their records are skipped. Raises DataFault where `images/` is missing.
+    `dlinks.txt` and `licences.txt`; the article, `<PMC id>`, is the case. `cuis.txt` becomes `truth["concepts"]`. Many
+    images can no longer be downloaded: their records are skipped. Raises DataFault where `images/` is missing.
     """
     reading = Reading()
     found = _find_captions(folder)
@@ -37,13 +40,14 @@ def read_roco(folder: Path) -> Reading:
             record_id, tab, caption = line.partition("\t")
             record_id = record_id.strip()
             image = images.find(record_id, stored_names.get(record_id, ""))
+            article = find_article(stored_names.get(record_id, ""))
             truth: dict[str, Any] = {"concepts": concepts[record_id]} if record_id in concepts else {}
             if not tab:
                 reading.skip(split, f"{captions.name} line {number}", "no tab between id and caption")
             elif image is None:
                 reading.skip(split, record_id, f"image file not found in {parent / 'images'}")
             else:
-                reading.add(split, Record(id=record_id, image=image, caption=caption, truth=truth))
+                reading.add(split, Record(record_id, image, caption, article, truth))
     return reading
 
 
@@ -77,8 +81,14 @@ def read_repacked_roco(folder: Path) -> Reading:
             elif image is None:
                 reading.skip(split, record_id, f"image file '{name}' not found in {folders[split] / 'images'}")
             else:
-                reading.add(split, Record(id=record_id, image=image, caption=row.text(caption_column)))
+                reading.add(split, Record(record_id, image, row.text(caption_column), find_article(name)))
     return reading
+
+
+def find_article(text: str) -> str | None:
+    """Find the PMC id of an article in the name of one of its files or in an address."""
+    match = _PMC_ID.search(text)
+    return match[0] if match else None
 
 
 def _find_captions(folder: Path) -> dict[SplitName, Path]:

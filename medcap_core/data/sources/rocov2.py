@@ -1,13 +1,18 @@
 """ROCOv2 as published on Zenodo (record 10821435): `<split>_captions.csv` beside folders or archives of images."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SPLITS, Record, SplitName
 from medcap_core.data.sources.image_index import index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
-from medcap_core.data.sources.tables import read_rows, require_columns
+from medcap_core.data.sources.roco import find_article
+from medcap_core.data.sources.rows import read_rows
+from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
+
+_DOI = re.compile(r"\b10\.\d{4,9}/\S+")
 
 
 def is_rocov2(folder: Path) -> bool:
@@ -20,7 +25,8 @@ def read_rocov2(folder: Path) -> Reading:
 
     Images are `<ID>.jpg` in `<split>_images/` or `<split>/` (or a folder inside these), or in `<split>_images.zip`.
     `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs, and `cui_mapping.csv`
-    `truth["concept_names"]`, their names by CUI. Raises DataFault where a split has captions but no images.
+    `truth["concept_names"]`, their names by CUI. The article in an image's row of `license_information.csv` (a PMC id,
+    else a DOI) is its case. Raises DataFault where a split has captions but no images.
     """
     reading = Reading()
     faults = []
@@ -56,6 +62,7 @@ def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
 def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
     images = index_images(*sources)
     concepts = _read_concepts(captions.with_name(captions.name.replace("_captions", "_concepts")))
+    articles = _read_articles(captions.with_name("license_information.csv"))
     names = _read_concept_names(captions.with_name("cui_mapping.csv"))
     table = read_rows(captions)
     id_column, caption_column = require_columns(table, {"id": ("id",), "caption": ("caption",)})
@@ -74,7 +81,30 @@ def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tup
             searched = ", ".join(path.name for path in (*sources[0], *sources[1]))
             reading.skip(split, record_id, f"no image of that name in {searched}")
         else:
-            reading.add(split, Record(id=record_id, image=image, caption=row.text(caption_column), truth=truth))
+            reading.add(split, Record(record_id, image, row.text(caption_column), articles.get(record_id), truth))
+
+
+def _read_articles(path: Path) -> dict[str, str]:
+    """Read the article by image id, from any cell of its row; empty without the file or its ids."""
+    if not path.is_file():
+        return {}
+    table = read_rows(path)
+    id_column = find_column(table.columns, ("id", "image_id"))
+    if id_column is None:
+        return {}
+    articles = {}
+    for row in table.rows:
+        cells = [row.text(column) for column in table.columns if column != id_column]
+        found = [find_article(cell) for cell in cells] + [_find_doi(cell) for cell in cells]
+        article = next((name for name in found if name), None)
+        if article:
+            articles[row.text(id_column).strip()] = article
+    return articles
+
+
+def _find_doi(text: str) -> str | None:
+    match = _DOI.search(text)
+    return match[0].rstrip(".,;)").lower() if match else None
 
 
 def _read_concepts(path: Path) -> dict[str, list[str]]:

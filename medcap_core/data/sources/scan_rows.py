@@ -1,27 +1,26 @@
 """The rows of a table of scans, grouped by path, and the conflicts between rows of one scan."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medcap_core.data.records import SplitName, fold_white_space
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Question
 from medcap_core.data.sources.reading import Reading
+from medcap_core.data.sources.rows import Row, Table
 from medcap_core.data.sources.tables import (
     CAPTION_COLUMNS,
     CASE_COLUMNS,
     ID_COLUMNS,
-    IMAGE_COLUMNS,
     SPLIT_COLUMNS,
-    Row,
-    Table,
     find_column,
     find_splits,
     require_columns,
 )
+from medcap_core.data.sources.tables import PATH_COLUMNS as IMAGE_PATH_COLUMNS
 
-PATH_COLUMNS = (*IMAGE_COLUMNS, "scan", "volume", "img_path", "imgpath")
+PATH_COLUMNS = (*IMAGE_PATH_COLUMNS, "scan", "volume")
 REPORT_COLUMNS = ("report", *(name for name in CAPTION_COLUMNS if name != "report"))
-SUBJECT_COLUMNS = ("subject", *CASE_COLUMNS, "participant_id")
+SUBJECT_COLUMNS = ("subject", *CASE_COLUMNS)
 COHORT_COLUMNS = ("cohort",)
 DIAGNOSIS_COLUMNS = ("diagnosis",)
 QUESTION_COLUMNS = ("question",)
@@ -118,8 +117,9 @@ def gather_scans(table: Table, columns: ScanColumns, reading: Reading) -> list[S
     scans: dict[str, ScanRows] = {}
     for row, split in zip(table.rows, find_splits(table, columns.split, columns.path), strict=True):
         name = row.text(columns.path).strip()
-        if row.fault or not name:
-            reading.skip(split, name or f"{table.path.name} line {row.line}", row.fault or "no scan named")
+        fault = row.find_fault(columns.path, columns.report) or ("" if name else "no scan named")
+        if fault:
+            reading.skip(split, name or f"{table.path.name} line {row.line}", fault)
             continue
         scan = scans.setdefault(name, ScanRows(name, row, split))
         scan.note("split", split, row.line)
@@ -142,18 +142,3 @@ def _note_question(scan: ScanRows, row: Row, columns: ScanColumns) -> None:
         scan.questions.setdefault(text, Question(kind or OTHER_KIND, text, answer))
     elif text or answer:
         scan.num_half_questions += 1
-
-
-def describe_shared_subjects(scans: Iterable[ScanRows], where: str) -> list[str]:
-    """Write a sentence if subjects have scans in more than one split, else nothing."""
-    splits: dict[str, set[str]] = {}
-    for scan in scans:
-        splits.setdefault(scan.case, set()).update(scan.values.get("split", {}))
-    shared = [case for case, found in splits.items() if len(found) > 1]
-    if not shared:
-        return []
-    listed = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
-    return [
-        f"{where}: {len(shared)} subjects have scans in more than one split ({listed}): give all scans of a subject "
-        "one split, or name no splits, and they are cut by whole subjects."
-    ]

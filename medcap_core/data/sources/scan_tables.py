@@ -14,17 +14,17 @@ from medcap_core.data.scans.records import (
     ask_diagnosis,
     read_diagnosis,
 )
-from medcap_core.data.sources.image_index import IMAGE_SUFFIXES
+from medcap_core.data.sources.image_index import IMAGE_SUFFIXES, exists
 from medcap_core.data.sources.reading import Reading
+from medcap_core.data.sources.rows import Table, is_table, read_rows
 from medcap_core.data.sources.scan_rows import (
     PATH_COLUMNS,
     ScanColumns,
     ScanRows,
-    describe_shared_subjects,
     find_scan_columns,
     gather_scans,
 )
-from medcap_core.data.sources.tables import Table, exists, find_column, is_table, read_rows
+from medcap_core.data.sources.tables import find_column
 from medcap_core.errors import DataFault
 
 _DIAGNOSIS_SENTENCE = re.compile(
@@ -41,7 +41,7 @@ def is_scan_table(path: Path) -> bool:
     """Check whether `path` is a table of scans.
 
     Decided by the first row with a suffix of volumes or of images; without one, by the first path that exists, which
-    must be a folder (DICOM); without one, by a column `report`.
+    must be a folder (DICOM).
     """
     if not is_table(path):
         return False
@@ -56,9 +56,7 @@ def is_scan_table(path: Path) -> bool:
         if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
             return False
     found = next((path.parent / name for name in names if name and exists(path.parent / name)), None)
-    if found is not None:
-        return found.is_dir()
-    return path_column is not None and find_column(table.columns, ("report",)) is not None
+    return found is not None and found.is_dir()
 
 
 def read_scan_table(path: Path) -> Reading:
@@ -71,14 +69,13 @@ def read_scan_table(path: Path) -> Reading:
     `truth`, from the first row. The case of a record is its subject, preceded by the cohort where known since subject
     numbers repeat between cohorts; without a subject it is the path.
 
-    Raises DataFault for a scan whose rows differ, and for a subject in more than one split.
+    Raises DataFault for a scan whose rows differ.
     """
     table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
     columns = find_scan_columns(table)
-    reading = Reading(notes=list(table.notes))
+    reading = Reading(notes=list(table.notes), splits_by_user=True)
     scans = gather_scans(table, columns, reading)
     faults = [fault for scan in scans for fault in scan.describe_conflicts(path.name)]
-    faults += describe_shared_subjects(scans, path.name)
     if faults:
         rest = [f"... and {len(faults) - _NUM_LISTED} more"] if len(faults) > _NUM_LISTED else []
         raise DataFault([*faults[:_NUM_LISTED], *rest])

@@ -1,89 +1,55 @@
-"""CSV, TSV and JSONL files: rows as text, and records of image paths and captions."""
+"""Tables of image paths and captions: the names of their columns, and their records."""
 
-import csv
-import io
-import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.sources.image_index import FolderImages
 from medcap_core.data.sources.reading import Reading, recognise_split
+from medcap_core.data.sources.rows import Table, is_table, read_rows
 from medcap_core.errors import DataFault
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-
-IMAGE_COLUMNS = ("file_name", "image", "path", "image_path", "filename")
-CAPTION_COLUMNS = ("caption", "text", "report")
-CASE_COLUMNS = ("case", "case_id", "patient_id", "subject_id")
-SPLIT_COLUMNS = ("split",)
+# Compared without regard to case, spaces, underscores and hyphens.
+PATH_COLUMNS = (
+    "file_name", "image", "path", "image_path", "file", "file_path", "image_file", "image_file_name", "image_name",
+    "image_index", "img", "img_path",
+)  # fmt: skip
+IMAGE_COLUMNS = (*PATH_COLUMNS, "image_id", "id")
+CAPTION_COLUMNS = ("caption", "text", "report", "findings", "impression")
+# The coarsest first: a patient has several studies.
+CASE_COLUMNS = (
+    "patient", "patient_id", "subject", "subject_id", "participant", "participant_id", "case", "case_id", "study",
+    "study_id", "uid", "pmc", "pmc_id", "article", "article_id",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "data_split")
 ID_COLUMNS = ("id", "image_id")
 
-_MAX_CELL_CHARACTERS = 2**20
+_OWN_NAMES = ("image", "caption")
+_JOINED_COLUMNS = ("findings", "impression")
+_SEPARATORS_IN_NAMES = re.compile(r"[\s_-]+")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row; `line` is its number in the file, `fault` the reason it is unusable, empty if usable."""
+class TableColumns:
+    """The user's own names of the image and the caption column; None takes the usual names."""
 
-    line: int
-    cells: dict[str, Any]
-    fault: str = ""
-
-    def text(self, column: str) -> str:
-        """Return the cell as text; empty for a missing cell or null."""
-        value = self.cells.get(column)
-        return "" if value is None else str(value)
+    image: str | None = None
+    caption: str | None = None
 
 
-@dataclass(frozen=True)
-class Table:
-    """All rows of one file."""
-
-    path: Path
-    columns: list[str]
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
-
-
-def is_table(path: Path) -> bool:
-    """Check for a CSV, TSV or JSONL file, by its suffix."""
-    return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
-
-
-def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
-    """Read a CSV (standard quoting; `,` `;` or tab, by the header), TSV or JSONL file in UTF-8.
-
-    With `columns` the file has no header and tab-separated cells. At most `max_rows` rows are read. A TSV with unpaired
-    quotes is read with quotes as plain characters, and a note is added. Raises DataFault for another encoding, broken
-    quoting or a line that is not a JSON object.
-    """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataFault(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
-    if path.suffix.lower() == ".jsonl":
-        return _parse_jsonl(path, content, max_rows)
-    header = content.partition("\n")[0]
-    is_tsv = path.suffix.lower() == ".tsv" or columns is not None
-    delimiter = "\t" if is_tsv else max((",", ";", "\t"), key=header.count)
-    try:
-        return _parse_delimited(path, content, delimiter, csv.QUOTE_MINIMAL, columns, max_rows)
-    except csv.Error as error:
-        if delimiter != "\t":
-            raise DataFault(
-                f"{path}: broken quoting ({error}): put '\"' around cells and double quotes inside."
-            ) from error
-    table = _parse_delimited(path, content, delimiter, csv.QUOTE_NONE, columns, max_rows)
-    table.notes.append(f"The quotes in {path.name} do not pair, so they were read as plain characters.")
-    return table
+USUAL_COLUMNS = TableColumns()
 
 
 def find_column(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """Find the first of `wanted` among the columns, ignoring case."""
-    by_name = {column.strip().lower(): column for column in reversed(columns)}
-    return next((by_name[name] for name in wanted if name in by_name), None)
+    """Find the first of `wanted` among the columns, ignoring case, spaces, underscores and hyphens."""
+    by_name = {_fold_name(column): column for column in reversed(columns)}
+    return next((by_name[_fold_name(name)] for name in wanted if _fold_name(name) in by_name), None)
+
+
+def _fold_name(column: str) -> str:
+    return _SEPARATORS_IN_NAMES.sub("", column).lower()
 
 
 def require_columns(table: Table, wanted: Mapping[str, Sequence[str]]) -> list[str]:
@@ -93,55 +59,92 @@ def require_columns(table: Table, wanted: Mapping[str, Sequence[str]]) -> list[s
     if missing:
         raise DataFault(
             f"{table.path} has no column for the {need} (accepted: {', '.join(wanted[need])}); its columns are "
-            f"{', '.join(table.columns) or 'none'}."
+            f"{', '.join(table.columns) or 'none'}" + (f"; name yours by {need}_column." if need in _OWN_NAMES else ".")
             for need in missing
         )
     return [column for column in found if column is not None]
 
 
-def read_table(path: Path) -> Reading:
+def read_table(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the records of a file of image paths and captions; paths are relative to the file's folder."""
-    reading = Reading()
-    add_table(reading, path)
+    reading = Reading(splits_by_user=True)
+    add_table(reading, path, own=own)
+    beside = [other for paths in list_split_tables(path.parent).values() for other in paths if other.name != path.name]
+    if recognise_split(path.stem) and beside and list(reading.splits) == ["train"]:
+        reading.notes.append(
+            f"{path.name} was read alone, without {' and '.join(other.name for other in beside)} beside it: give the "
+            f"folder {path.parent} to take its tables as splits."
+        )
     return reading
 
 
-def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> None:
+def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
+    """List the tables of `folder` that are named like a split (`train.csv`, `val.tsv`)."""
+    found: dict[SplitName, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        split = recognise_split(path.stem)
+        if split and is_table(path):
+            found.setdefault(split, []).append(path)
+    return found
+
+
+def add_table(
+    reading: Reading, path: Path, split: SplitName | None = None, *, own: TableColumns = USUAL_COLUMNS
+) -> None:
     """Add the records of one file of image paths and captions to `reading`.
 
-    Required columns: an image and a caption; optional: `id` (else the path as written), a case and `split`; all other
-    columns go into `truth`. Without `split` as argument or column, the first folder of each path (`train/x.jpg`) is the
-    split if all paths begin with a split, else all records are train. Raises DataFault.
+    Required columns: an image and a caption, by their usual names or those in `own`; findings and impression are joined
+    where no other caption stands. Optional: `id` (else the path as written), a case and `split`; all other columns go
+    into `truth`. Without `split` as argument or column, the first folder of each path (`train/x.jpg`) is the split if
+    all paths begin with a split, else all records are train. Raises DataFault.
     """
     table = read_rows(path)
-    image_column, caption_column = require_columns(table, {"image": IMAGE_COLUMNS, "caption": CAPTION_COLUMNS})
+    image_column, caption_columns = find_own_columns(table, own)
     case_column = find_column(table.columns, CASE_COLUMNS)
     id_column = find_column(table.columns, ID_COLUMNS)
     split_column = None if split else find_column(table.columns, SPLIT_COLUMNS)
-    used = {image_column, caption_column, case_column, id_column, split_column}
+    used = {image_column, *caption_columns, case_column, id_column, split_column}
     extra_columns = [column for column in table.columns if column not in used]
     reading.notes.extend(table.notes)
+    images = FolderImages(path.parent)
     splits = [split] * len(table.rows) if split else find_splits(table, split_column, image_column)
     for row, row_split in zip(table.rows, splits, strict=True):
         name = row.text(image_column).strip()
         record_id = (row.text(id_column).strip() if id_column else "") or name or f"{path.name} line {row.line}"
-        if row.fault:
-            reading.skip(row_split, record_id, row.fault)
-        elif not name or not exists(path.parent / name):
-            reading.skip(
-                row_split, record_id, f"image file '{name}' not found in {path.parent}" if name else "no image named"
-            )
-        else:
-            case = row.text(case_column).strip() if case_column else ""
-            truth = {column: row.cells.get(column) for column in extra_columns}
-            image = ImageFile(path.parent / name)
-            reading.add(row_split, Record(record_id, image, row.text(caption_column), case or None, truth))
+        fault = row.find_fault(image_column, *caption_columns)
+        found = fault or (images.find(name) if name else "no image named")
+        if isinstance(found, str):
+            reading.skip(row_split, record_id, found)
+            continue
+        case = row.text(case_column).strip() if case_column else ""
+        truth = {column: row.cells.get(column) for column in extra_columns}
+        caption = " ".join(row.text(column).strip() for column in caption_columns)
+        reading.add(row_split, Record(record_id, ImageFile(found), caption, case or None, truth))
+
+
+def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:
+    """Find the image column and the caption columns, by the names in `own` or the usual ones. Raises DataFault."""
+    asked = {"image_column": own.image, "caption_column": own.caption}
+    faults = [
+        f"{key}: {table.path} has no column '{name}'; its columns are {', '.join(table.columns) or 'none'}."
+        for key, name in asked.items()
+        if name and find_column(table.columns, [name]) is None
+    ]
+    if faults:
+        raise DataFault(faults)
+    needs = {
+        "image": [own.image] if own.image else IMAGE_COLUMNS,
+        "caption": [own.caption] if own.caption else CAPTION_COLUMNS,
+    }
+    image, caption = require_columns(table, needs)
+    joined = [column for name in _JOINED_COLUMNS if (column := find_column(table.columns, [name]))]
+    return image, joined if caption in joined and not own.caption else [caption]
 
 
 def find_splits(table: Table, split_column: str | None, image_column: str) -> list[SplitName]:
     """Find the split of each row: by column, else by the path's first folder, else train. Raises DataFault."""
     if split_column is None:
-        by_folder = [recognise_split(row.text(image_column).partition("/")[0]) for row in table.rows]
+        by_folder = [recognise_split(row.text(image_column).replace("\\", "/").partition("/")[0]) for row in table.rows]
         named = [split for split in by_folder if split is not None]
         return named if len(named) == len(by_folder) else ["train"] * len(by_folder)
     splits = [recognise_split(row.text(split_column)) for row in table.rows]
@@ -152,52 +155,3 @@ def find_splits(table: Table, split_column: str | None, image_column: str) -> li
             "train, validation or test in every row."
         )
     return [split for split in splits if split is not None]
-
-
-def exists(path: Path) -> bool:
-    """Check whether the path exists; False also for an impossible name."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long or with a zero byte: no file can have it
-        return False
-
-
-def _parse_delimited(
-    path: Path, content: str, delimiter: str, quoting: Any, columns: Sequence[str] | None, max_rows: int | None
-) -> Table:
-    # Strict: a stray quote would otherwise silently swallow the following rows.
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    header = [column.strip() for column in columns or next(reader, [])]
-    rows: list[Row] = []
-    for cells in reader:
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-        if not any(cells):
-            continue
-        fault = ""
-        if len(cells) > len(header):
-            fault = f"line {reader.line_num} has {len(cells)} cells, the header {len(header)}: quote the caption"
-        rows.append(Row(reader.line_num, dict(zip(header, cells, strict=False)), fault))
-    return Table(path, header, rows)
-
-
-def _parse_jsonl(path: Path, content: str, max_rows: int | None) -> Table:
-    rows: list[Row] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFault(f"{path} line {number} is not JSON ({error.msg}): write one object a line.") from error
-        if not isinstance(cells, dict):
-            raise DataFault(f"{path} line {number} is not a JSON object: write one object a line.")
-        columns.update(dict.fromkeys(cells))
-        nested = [name for name in (*CAPTION_COLUMNS, *IMAGE_COLUMNS) if isinstance(cells.get(name), list | dict)]
-        fault = f"line {number}: {nested[0]} is not text" if nested else ""
-        rows.append(Row(number, cells, fault))
-    return Table(path, list(columns), rows)

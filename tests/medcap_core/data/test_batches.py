@@ -6,6 +6,7 @@ from torch import Tensor
 
 from medcap_core.data.batches import (
     BatchMaker,
+    DrawnCaptions,
     PixelSource,
     Positions,
     SourcePart,
@@ -115,3 +116,24 @@ def test_batches_are_made_in_order_and_only_when_asked_for_on_a_cpu() -> None:
     assert list(batches) == [10, 30]
     tensor = torch.zeros(1)
     assert move(tensor, CPU) is tensor
+
+
+def test_one_of_several_captions_is_drawn_in_each_epoch() -> None:
+    counts = np.array([1, 3, 2])
+    ids = [np.array([5, 10 + row, 3] + [4] * row) for row in range(6)]  # image 1 has rows 1, 2, 3; image 2 has 4, 5
+    texts = DrawnCaptions(TokenizedCaptions(ids, prompt_length=1, pad_token_id=0), counts, seed=7)
+
+    def rows(of: DrawnCaptions) -> list[int]:
+        return (of.batch([2, 0, 1])[0][:, 1] - 10).tolist()
+
+    assert rows(texts) == [4, 0, 1]  # not of an epoch: the first of each
+    epochs = [rows(texts.for_epoch(epoch)) for epoch in range(30)]
+    assert {third for third, _, _ in epochs} == {4, 5}
+    assert {first for _, first, _ in epochs} == {0}
+    assert {second for _, _, second in epochs} == {1, 2, 3}
+    drawn = texts.for_epoch(4)
+    assert drawn.count_labels([0, 1, 2]) == sum(len(ids[row]) - 1 for row in rows(drawn))
+    assert rows(texts.for_epoch(4)) == rows(drawn)
+    assert drawn.batch([0], alike=[np.array([2])])[0].shape[1] == len(ids[rows(drawn)[0]])
+    other = DrawnCaptions(TokenizedCaptions(ids, prompt_length=1, pad_token_id=0), counts, seed=8)
+    assert [rows(other.for_epoch(epoch)) for epoch in range(30)] != epochs

@@ -1,6 +1,7 @@
 """A config's draw of records, their images, and what is left out."""
 
 import csv
+import os
 import pickle
 import time
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_bad_records_are_left_out_and_listed(folder: Path, tmp_path: Path) -> No
     with (tmp_path / "skipped.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["split", "id", "reason"],
-            ["train", "8.png", f"image file '8.png' not found in {folder / 'train'}"],
+            ["train", "8.png", f"image file '8.png' not found in {folder / 'train'}; the nearest name is '48.png'"],
             ["train", "7.png", "unreadable image: not an image, or damaged from its first bytes on"],
         ]
 
@@ -117,7 +118,9 @@ def test_too_many_bad_records_stop_with_the_list(folder: Path) -> None:
         "raise max_bad_record_share if they are lost for good."
     )
     assert len(faults) == 12
-    assert faults[1] == f"validation 100.png: image file '100.png' not found in {folder / 'validation'}"
+    assert faults[1] == (
+        f"validation 100.png: image file '100.png' not found in {folder / 'validation'}; the nearest name is '110.png'"
+    )
     assert faults[11] == "... and 3 more"
     assert len(caught.value.skipped) == 13
     assert caught.value.skipped[12] == SkippedRecord(
@@ -150,11 +153,42 @@ def test_a_prepared_split_can_be_pickled(folder: Path) -> None:
 
 def test_sixty_thousand_records_are_cheap_after_the_first_call(tmp_path: Path, draw_image: DrawImage) -> None:
     draw_image(tmp_path / "x.png", 5)
-    rows = "".join(f"x.png,caption {number},train,id{number}\n" for number in range(60_000))
-    rest = "".join(f"x.png,text,{split},{split}{number}\n" for split in ("val", "test") for number in range(3))
+    for number in range(60_006):
+        os.link(tmp_path / "x.png", tmp_path / f"{number}.png")
+    rows = "".join(f"{number}.png,caption {number},train,id{number}\n" for number in range(60_000))
+    splits = ("val", "val", "val", "test", "test", "test")
+    rest = "".join(f"{60_000 + number}.png,text,{split},{split}{number}\n" for number, split in enumerate(splits))
     (tmp_path / "d.csv").write_text("path,caption,split,id\n" + rows + rest)
     config = TrialConfig(data=str(tmp_path / "d.csv"), data_fraction=0.001)
     prepare_data(config, GEOMETRY)
     start = time.process_time()
     assert len(prepare_data(config, GEOMETRY).splits["train"]) == 60
     assert time.process_time() - start < 0.3
+
+
+def test_records_of_shared_cases_are_dropped_and_listed_but_not_bad(tmp_path: Path, draw_image: DrawImage) -> None:
+    rows = []
+    for number in range(20):
+        draw_image(tmp_path / f"{number}.png", number)
+        split = "train" if number < 16 else ("val", "test")[number % 2]
+        rows.append(f"{number}.png,caption {number},{split},p{number if number < 8 else number % 8 + 4}\n")
+    (tmp_path / "d.csv").write_text("path,caption,split,patient\n" + "".join(rows))
+    config = TrialConfig(data=str(tmp_path / "d.csv"), drop_shared_cases=True, max_bad_record_share=0)
+    data = prepare_data(config, GEOMETRY, splits=["train", "validation", "test"])
+    cases = {name: {record.case for record in part.records} for name, part in data.splits.items()}
+    assert not cases["train"] & (cases["validation"] | cases["test"])
+    assert {record.reason for record in data.skipped} >= {"test has its case p5 too"}
+    assert len(data.skipped) + sum(map(len, data.splits.values())) == 20
+    with pytest.raises(DataFault, match="cases have images in more than one split"):
+        prepare_data(TrialConfig(data=str(tmp_path / "d.csv")), GEOMETRY)
+
+
+def test_columns_of_ones_own_reach_the_reader(tmp_path: Path, draw_image: DrawImage) -> None:
+    rows = [
+        f"{draw_image(tmp_path / f'{number}.png', number).name},text {number},Befund {number}\n" for number in range(20)
+    ]
+    (tmp_path / "d.csv").write_text("bild,text,befund\n" + "".join(rows))
+    config = TrialConfig(data=str(tmp_path / "d.csv"), image_column="bild", caption_column="befund")
+    assert all(caption.startswith("Befund") for caption in prepare_data(config, GEOMETRY).splits["train"].captions)
+    with pytest.raises(DataFault, match=r"no column for the image .*; name yours by image_column"):
+        prepare_data(TrialConfig(data=str(tmp_path / "d.csv")), GEOMETRY)

@@ -79,6 +79,30 @@ def test_whole_cases_are_cut() -> None:
     assert all("by whole cases" in note for note in notes)
 
 
+def test_without_cases_equal_images_and_equal_captions_stay_together(tmp_path: Path) -> None:
+    records = []
+    for row in range(60):
+        path = tmp_path / f"{row}.png"
+        path.write_bytes(f"image {row // 2 if row < 20 else row:05d}".encode())
+        caption = f"{row // 4}" if 20 <= row < 40 else f"row {row}"
+        records.append(Record(f"r{row}", ImageFile(path), caption))
+    for seed in range(5):
+        complete, notes = cut_missing_splits({"train": records}, seed=seed, where="x")
+        assert all("by equal images and equal captions, by seed" in note for note in notes)
+        rows = [{int(record.id[1:]) for record in part} for part in complete.values()]
+        groups = [{row // 2 if row < 20 else 100 + row // 4 for row in part if row < 40} for part in rows]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 15
+
+
+def test_a_stock_phrase_ties_no_images_together() -> None:
+    records = [
+        replace(record, caption=f"{row}" if row < 60 else "Normal.") for row, record in enumerate(build_records(90))
+    ]
+    complete, notes = cut_missing_splits({"train": records}, seed=0, where="x")
+    assert all({record.caption == "Normal." for record in part} == {True, False} for part in complete.values())
+    assert all("image by image" in note for note in notes)
+
+
 def test_a_huge_case_stays_in_train() -> None:
     huge = [Record(f"h{row}", ImageFile(Path("x")), "text", "huge") for row in range(60)]
     for seed in range(5):

@@ -55,7 +55,7 @@ class Answered:
 def give_data(patch: pytest.MonkeyPatch, name: str, test: tuple[Row, ...], train: tuple[Row, ...] = TRAIN) -> None:
     """Let any data set be this one."""
     patch.setattr(prepare, "load_data", lambda *_, **__: build_dataset(name, test, train))
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
 
 
 def build_run(home: Path) -> SearchSpace:
@@ -117,7 +117,7 @@ def answered(empty_runs: Callable[..., Study], tmp_path_factory: pytest.TempPath
             best, _ = add_trial(study, 0.5), add_trial(study, 0.25)
             results = score_on_test(study, best, ONE, steps)
         yield Answered(home / "run", results, steps, asked, patch)
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_a_killed_scoring_goes_on_with_the_rows_left(copied: Study, monkeypatch:
 def test_a_test_split_without_questions(copied: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     give_data(monkeypatch, "mute", tuple((subject, cohort, None, None, None) for subject, cohort, *_ in TEST))
     assert AnswerTask(copied, copied.best()[0], TestResults()).is_complete
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
 
 
 def test_a_model_that_answers_nothing_is_left_alone(create: Callable[..., Study]) -> None:

@@ -32,9 +32,9 @@ def answered(create: Create, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     directory = finish(study, noun="scan", **build_answer_metrics())
     build_answer_table().to_csv(directory / "test_answers.csv", index=False)
     monkeypatch.setattr(prepare, "load_data", lambda *_, **__: build_dataset("any"))
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
     yield directory
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
 
 
 def change_metrics(directory: Path, **changes: Any) -> None:

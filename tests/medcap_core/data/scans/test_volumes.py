@@ -254,8 +254,8 @@ def test_images_and_volumes_are_not_taken_for_each_other(tmp_path: Path, draw_im
     np.save(tmp_path / "a.npy", number_voxels())
     with pytest.raises(UnreadableImage, match=r"^a volume, where an image is needed$"):
         ImageGeometry(8).decode(NpyFile(tmp_path / "a.npy"))
-    draw_image(tmp_path / "t.png", 3)
-    (tmp_path / "t.csv").write_text("path,caption\n" + "t.png,x\n" * 30)
+    rows = [f"{draw_image(tmp_path / f'{number}.png', number).name},x\n" for number in range(30)]
+    (tmp_path / "t.csv").write_text("path,caption\n" + "".join(rows))
     with pytest.raises(DataFault, match=r"t.csv holds flat images, but the model phantom-blip takes scans"):
         prepare_data(TrialConfig(data=str(tmp_path / "t.csv")), GEOMETRY)
 

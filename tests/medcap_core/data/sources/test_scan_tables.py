@@ -188,9 +188,25 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert caught.value.faults == (
         "t.csv: rows of a.nii.gz differ in report (lines 2 and 3): let all rows of a scan say the same.",
         "t.csv: rows of a.nii.gz differ in the answer to 'Sex?' (lines 2 and 3): let all rows of a scan say the same.",
-        "t.csv: 2 subjects have scans in more than one split (1, 2): give all scans of a subject one split, or name no "
-        "splits, and they are cut by whole subjects.",
     )
+
+
+def test_a_subject_in_two_splits_is_refused_or_dropped_from_train(folder: Path) -> None:
+    rows = "a.nii.gz,One.,1,train\nsub/b.nii,Two.,1,test\nc.nii.gz,Three.,2,train\nd.npy,Four.,3,validation\n"
+    path = write(folder, "t.csv", "path,report,subject,split\n" + rows)
+    with pytest.raises(DataFault) as caught:
+        load_data(str(path))
+    assert caught.value.faults == (
+        f"{path}: 1 subjects have scans in more than one split (1): give all scans of a subject one split, or name no "
+        "splits, and they are cut by whole subjects, or set drop_shared_cases: true to drop them from train.",
+    )
+    data = load_data(str(path), drop_shared_cases=True)
+    assert {split: [record.id for record in part] for split, part in data.splits.items()} == {
+        "train": ["c.nii.gz"],
+        "validation": ["d.npy"],
+        "test": ["sub/b.nii"],
+    }
+    assert data.dropped == [SkippedRecord("train", "a.nii.gz", "test has its case 1 too")]
 
 
 def test_the_same_number_in_two_cohorts_is_two_subjects(folder: Path) -> None:
@@ -214,7 +230,7 @@ def test_many_faults_are_cut_short(folder: Path) -> None:
     [
         ("path,caption\nx/a.nii.gz,One\n", True),
         ("path,report\na.png,One\n", False),
-        ("path,report\nsome_name,One\n", True),
+        ("path,report\nsome_name,One\n", False),
         ("path,caption\nsome_name,One\n", False),
         ("path,report\nfile_without_suffix,One\n", False),
         ("path,caption\nsub,One\n", True),  # a folder: DICOM
@@ -230,8 +246,8 @@ def test_what_counts_as_a_table_of_scans(folder: Path, content: str, expected: b
 
 
 def test_a_table_of_images_is_still_one(folder: Path, draw_image: DrawImage) -> None:
-    draw_image(folder / "a.png", 3)
-    path = write(folder, "t.csv", "path,report\n" + "a.png,One\n" * 30)
+    rows = [f"{draw_image(folder / f'{number}.png', number).name},report {number}\n" for number in range(30)]
+    path = write(folder, "t.csv", "path,report\n" + "".join(rows))
     assert load_data(str(path)).kind == "table of image paths and captions"
 
 
@@ -244,7 +260,9 @@ def test_without_a_header_only_the_published_form_is_read(folder: Path, content:
 
 def test_a_table_without_reports_names_what_it_needs(folder: Path) -> None:
     path = write(folder, "t.csv", "path,diagnosis\na.nii.gz,AD\n")
-    with pytest.raises(DataFault, match=r"has no column for the report \(accepted: report, caption, text\)"):
+    with pytest.raises(
+        DataFault, match=r"column for the report \(accepted: report, caption, text, findings, impression\)"
+    ):
         load_data(str(path))
 
 

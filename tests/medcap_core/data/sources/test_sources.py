@@ -119,7 +119,37 @@ def test_roco_images_under_the_names_its_own_script_gives(tmp_path: Path, draw_i
     (place / "images" / "ROCO_00001.jpg").rename(place / "images" / "PMC47_b.jpg")
     (place / "dlinks.txt").write_text("ROCO_00000\twget -r ftp://x/8d/34/PMC46.tar.gz -P /d\tcro-0008.g01.jpg\n")
     (place / "licences.txt").write_text("ROCO_ID,PMC_ID,CC\nROCO_00001,PMC47_b.jpg,CC BY\n")
-    assert levels(load_data(str(tmp_path / "r")))["train"] == [0, 1]
+    data = load_data(str(tmp_path / "r"))
+    assert levels(data)["train"] == [0, 1]
+    assert [record.case for record in data.splits["train"]] == ["PMC46", "PMC47"]
+    assert data.notes == []
+    test = root / "test" / "radiology"
+    (test / "dlinks.txt").write_text("ROCO_20000\twget -r ftp://x/8d/34/PMC47.tar.gz -P /d\tc.jpg\n")
+    (test / "images" / "ROCO_20000.jpg").rename(test / "images" / "PMC47_c.jpg")
+    assert load_data(str(tmp_path / "r")).notes == [
+        "1 of 2 test images (50.0%) share a case with train; drop_shared_cases: true drops those cases from train."
+    ]
+    dropped = load_data(str(tmp_path / "r"), drop_shared_cases=True)
+    assert levels(dropped) == {"train": [0], "validation": [50, 51], "test": [100, 101]}
+    assert dropped.dropped == [SkippedRecord("train", "ROCO_00001", "test has its case PMC47 too")]
+
+
+def test_rocov2_takes_the_article_of_its_licence_table_as_case(tmp_path: Path, draw_image: DrawImage) -> None:
+    root = build_rocov2(tmp_path / "r", draw_image)
+    rows = [
+        "ROCOv2_2023_train_000001,CC BY,https://www.ncbi.nlm.nih.gov/pmc/articles/PMC12/",
+        "ROCOv2_2023_test_000001,CC BY,PMC12",
+        "ROCOv2_2023_test_000002,CC BY,https://doi.org/10.1155/2016/AB.",
+    ]
+    (root / "license_information.csv").write_text("\n".join(["ID,License,Source", *rows]))
+    data = load_data(str(root))
+    cases = {record.id: record.case for part in data.splits.values() for record in part if record.case}
+    assert cases == {
+        "ROCOv2_2023_train_000001": "PMC12",
+        "ROCOv2_2023_test_000001": "PMC12",
+        "ROCOv2_2023_test_000002": "10.1155/2016/ab",
+    }
+    assert data.notes[0].startswith("1 of 2 test images (50.0%) share a case with train")
 
 
 def test_roco_without_images_is_a_fault(tmp_path: Path, draw_image: DrawImage) -> None:
@@ -149,14 +179,14 @@ def test_image_folder(tmp_path: Path, draw_image: DrawImage, suffix: str) -> Non
     for number, split in enumerate(("train", "val", "test")):
         draw_image(tmp_path / "f" / split / "x.1.png", 20 + number)
         rows = {
-            "csv": "file_name,caption,case_id\nx.1.png,seen,c1\n",
+            "csv": f"file_name,caption,case_id\nx.1.png,seen,c{number}\n",
             "jsonl": '{"file_name": "x.1.png", "text": "seen"}\n',
         }
         (tmp_path / "f" / split / f"metadata.{suffix}").write_text(rows[suffix])
     data = load_data(str(tmp_path / "f"))
     assert data.kind == "image folder with metadata files"
     assert levels(data) == {"train": [20], "validation": [21], "test": [22]}
-    assert data.splits["train"][0].case == ("c1" if suffix == "csv" else None)
+    assert data.splits["train"][0].case == ("c0" if suffix == "csv" else None)
     assert data.notes == []
 
 

@@ -1,14 +1,17 @@
 """CSV, TSV and JSONL files of image paths and captions."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from medcap_core.data.records import SkippedRecord
+from medcap_core.data.records import Record, SkippedRecord
 from medcap_core.data.sources import load_data
-from medcap_core.data.sources.tables import read_rows, read_table
+from medcap_core.data.sources.rows import read_rows
+from medcap_core.data.sources.tables import TableColumns, read_table
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
 
@@ -44,9 +47,11 @@ def test_csv_with_every_column(folder: Path) -> None:
     assert reading.skipped == []
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ";"), ("csv", "\t"), ("tsv", "\t")])
+@pytest.mark.parametrize(
+    ("suffix", "delimiter"), [("csv", ";"), ("csv", "\t"), ("csv", "|"), ("tsv", "\t"), ("tsv", ",")]
+)
 def test_other_delimiters(folder: Path, suffix: str, delimiter: str) -> None:
-    content = f"image{delimiter}text\r\na.png{delimiter}one, two\r\n"
+    content = f'image{delimiter}text\r\na.png{delimiter}"one, two"\r\n'
     assert read_table(write(folder, f"d.{suffix}", content)).splits["train"][0].caption == "one, two"
 
 
@@ -91,17 +96,13 @@ def test_bad_rows_are_skipped_with_reasons(folder: Path) -> None:
     assert "not found" in reasons[5][1]
 
 
-def test_repeated_ids_are_made_unique_and_reported(folder: Path) -> None:
-    content = "path,caption\n" + "".join(f"a.png,caption {number}\n" for number in range(3))
-    rows = "".join(f"{name},filler\n" for name in NAMES[1:] * 2)
-    data = load_data(str(write(folder, "d.csv", content + rows)))
+def test_repeated_ids_are_made_unique_and_reported(tmp_path: Path, draw_image: DrawImage) -> None:
+    ids = ["a", "a", "a", "b", "c", "b", "c"]
+    rows = [f"{draw_image(tmp_path / f'{n}.png', n).name},text {n},{name}\n" for n, name in enumerate(ids)]
+    data = load_data(str(write(tmp_path, "d.csv", "path,caption,id\n" + "".join(rows))))
     everything = [record for split in data.splits.values() for record in split]
-    assert sorted(record.id for record in everything) == sorted(
-        ["a.png", "a.png#2", "a.png#3", "100%.png", "100%.png#2", "sub/b.v2.png", "sub/b.v2.png#2"]
-    )
-    assert data.notes[0] == (
-        "4 repeated ids in train were made unique by a suffix (#2, #3 ...): a.png, a.png, sub/b.v2.png, 100%.png."
-    )
+    assert sorted(record.id for record in everything) == ["a", "a#2", "a#3", "b", "b#2", "c", "c#2"]
+    assert data.notes[0] == "4 repeated ids in train were made unique by a suffix (#2, #3 ...): a, a, b, c."
 
 
 def test_splits_from_the_folders_of_the_paths(tmp_path: Path, draw_image: DrawImage) -> None:
@@ -133,10 +134,143 @@ def test_broken_files_are_faults(folder: Path, name: str, content: str, message:
     assert all(str(folder / name) in fault for fault in caught.value.faults)
 
 
-def test_another_encoding_is_a_fault(folder: Path) -> None:
-    (folder / "d.csv").write_bytes("path,caption\na.png,Röntgen\n".encode("cp1252"))
-    with pytest.raises(DataFault, match=r"d\.csv is not UTF-8 \(byte 20\)"):
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [
+        ("utf-8", None),
+        ("utf-16", "d.csv is not UTF-8; it was read as UTF-16."),
+        ("utf-16-le", "d.csv is not UTF-8; it was read as UTF-16."),
+        ("utf-16-be", "d.csv is not UTF-8; it was read as UTF-16."),
+        (
+            "cp1252",
+            "d.csv is not UTF-8; it was read as cp1252 (Western European Windows); save it as UTF-8 if letters with "
+            "accents come out wrong.",
+        ),
+    ],
+)
+def test_encodings_are_recognised_and_said(folder: Path, encoding: str, note: str | None) -> None:
+    (folder / "d.csv").write_bytes("path,caption\na.png,Röntgen\n".encode(encoding))
+    reading = read_table(folder / "d.csv")
+    assert reading.splits["train"][0].caption == "Röntgen"
+    assert reading.notes == ([note] if note else [])
+
+
+def test_an_unknown_encoding_is_a_fault(folder: Path) -> None:
+    (folder / "d.csv").write_bytes(b"path,caption\na.png,R\x81ntgen\n")
+    with pytest.raises(DataFault, match=r"d\.csv is not UTF-8, UTF-16 or cp1252 \(byte 20\): save it as UTF-8"):
         read_table(folder / "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "caption"),
+    [
+        ("Image Index,Findings,Impression", "clear lungs. no effusion"),
+        ("FILE,impression,findings", "no effusion clear lungs."),
+        ("ID,Report,impression", "clear lungs."),
+        ("Image-Name,Caption,Study ID", "clear lungs."),
+    ],
+)
+def test_columns_by_their_usual_names(folder: Path, header: str, caption: str) -> None:
+    path = write(folder, "d.csv", f"{header}\na.png,clear lungs.,no effusion\n")
+    (record,) = read_table(path).splits["train"]
+    assert sorted(record.caption.split()) == sorted(caption.split())
+    assert record.case == ("no effusion" if "Study ID" in header else None)
+
+
+def test_columns_by_names_of_ones_own(folder: Path) -> None:
+    path = write(folder, "d.csv", "caption,scan_ref,Befund\nwrong,a.png,right\n")
+    (record,) = read_table(path, TableColumns("scan_ref", "befund")).splits["train"]
+    assert (record.caption, record.truth) == ("right", {"caption": "wrong"})
+    with pytest.raises(DataFault, match=r"image_column: .*d\.csv has no column 'nope'; its columns are caption"):
+        load_data(str(path), own=TableColumns(image="nope"))
+    with pytest.raises(DataFault, match="phantoms has columns of known names: leave out image_column"):
+        load_data("phantoms", own=TableColumns(image="nope"))
+
+
+def test_the_header_decides_on_the_separator_even_with_commas_in_a_name(folder: Path) -> None:
+    path = write(folder, "d.csv", 'image|text|"age, in years"\na.png|one, two|5\n')
+    assert read_table(path).splits["train"][0].caption == "one, two"
+
+
+def test_excel(folder: Path) -> None:
+    pytest.importorskip("openpyxl", reason="Excel files need the extra excel")
+    sheet = pd.DataFrame({"Image Index": ["a.png", None, "100%.png"], "Findings": ["one", None, "NA"]})
+    sheet.assign(case=[7, None, 8]).to_excel(folder / "d.xlsx", index=False)
+    records = load_rows(folder / "d.xlsx")
+    assert [(record.id, record.caption) for record in records] == [("a.png", "one"), ("100%.png", "NA")]
+    (folder / "bad.xlsx").write_bytes(b"junk")
+    with pytest.raises(DataFault, match=r"bad\.xlsx cannot be read as an Excel file \(.*\): save it as CSV"):
+        read_table(folder / "bad.xlsx")
+
+
+def load_rows(path: Path) -> list[Record]:
+    return read_table(path).splits["train"]
+
+
+def test_excel_without_openpyxl_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    path = write(folder, "d.xlsx", "any")
+    with pytest.raises(DataFault, match=r"d\.xlsx is an Excel file, which needs openpyxl: pip install .*\[excel\]"):
+        read_table(path)
+
+
+def test_a_table_for_each_split(tmp_path: Path, draw_image: DrawImage) -> None:
+    for number, name in enumerate(("Train.csv", "dev.tsv", "test.jsonl")):
+        image = draw_image(tmp_path / "img" / f"{number}.png", number)
+        row = f"img/{image.name}"
+        content = {
+            "csv": f"path,caption\n{row},x\n",
+            "tsv": f"path\tcaption\n{row}\tx\n",
+            "jsonl": json.dumps({"path": row, "caption": "x"}),
+        }
+        write(tmp_path, name, content[name.rpartition(".")[2]])
+    data = load_data(str(tmp_path))
+    assert data.kind == "folder with a table for each split"
+    assert {split: [r.id for r in part] for split, part in data.splits.items()} == {
+        "train": ["img/0.png"],
+        "validation": ["img/1.png"],
+        "test": ["img/2.png"],
+    }
+    assert data.notes == []
+    assert read_table(tmp_path / "Train.csv").notes == [
+        f"Train.csv was read alone, without dev.tsv and test.jsonl beside it: give the folder {tmp_path} to take its "
+        "tables as splits."
+    ]
+    write(tmp_path, "val.csv", "path,caption\n")
+    with pytest.raises(DataFault, match=r"holds dev\.tsv and val\.csv, tables of one split: keep one of them"):
+        load_data(str(tmp_path))
+
+
+def test_rows_of_one_image_are_references_of_one_record(tmp_path: Path, draw_image: DrawImage) -> None:
+    rows = []
+    for number in range(20):
+        image = draw_image(tmp_path / f"{number}.png", number)
+        rows += [f"{image.name},caption {number} {text}\n" for text in ("one", "two", "one", "three")]
+    data = load_data(str(write(tmp_path, "d.csv", "path,caption\n" + "".join(rows))))
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 16, "validation": 2, "test": 2}
+    assert len({record.image for part in data.splits.values() for record in part}) == 20
+    first = data.splits["train"][0]
+    number = first.id.partition(".")[0]
+    assert first.references == tuple(f"caption {number} {text}" for text in ("one", "two", "three"))
+    assert data.notes[0] == (
+        "60 rows name the image of an earlier row: each image is one record, its captions are several references, and "
+        "training takes one of them at random in each epoch."
+    )
+
+
+def test_an_image_in_two_splits_is_refused(folder: Path) -> None:
+    path = write(folder, "d.csv", "path,caption,split\na.png,x,train\na.png,y,test\n100%.png,z,train\n")
+    with pytest.raises(DataFault, match=r"1 cases have images in more than one split \(a\.png\)"):
+        load_data(str(path))
+
+
+@pytest.mark.parametrize("name", ["PatientID", "Patient ID", "patient", "SUBJECT", "subject_id", "StudyID", "uid"])
+def test_cases_by_their_usual_names(tmp_path: Path, draw_image: DrawImage, name: str) -> None:
+    rows = [f"{draw_image(tmp_path / f'{n}.png', n).name},text {n},p{n // 5}\n" for n in range(50)]
+    data = load_data(str(write(tmp_path, "d.csv", f"path,caption,{name}\n" + "".join(rows))))
+    cases = [{record.case for record in part} for part in data.splits.values()]
+    assert sum(map(len, cases)) == len(set.union(*cases)) == 10
+    assert all("by whole cases" in note for note in data.notes)
 
 
 def test_very_long_captions_are_read(folder: Path) -> None:
