@@ -42,7 +42,7 @@ PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("ROCO v1, original layout", is_roco, read_roco),
     PathSource("image folder with metadata files", is_image_folder, read_image_folder, read_image_folder),
     PathSource("folder with a table for each split", is_split_tables, read_split_tables, read_split_tables),
-    PathSource("parquet files in the Hub's layout", is_parquet, read_parquet),
+    PathSource("parquet files in the Hub's layout", is_parquet, read_parquet, read_parquet),
 )
 
 _LAYOUTS = (
@@ -97,8 +97,7 @@ def load_data(
 def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     """Return the kind of source and its records."""
     if name_or_path == "rocov2":
-        _refuse_columns(own, name_or_path)
-        return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB)
+        return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB, own)
     path = Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
@@ -109,14 +108,13 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
-    _refuse_columns(own, name_or_path)
     if name_or_path == "roco":
         raise DataFault(
             "ROCO v1 has no faithful copy on the Hub: pass the path of its folder (github razorx89/roco-dataset with "
             "the images downloaded) in place of 'roco'."
         )
     if is_hub_name(name_or_path):
-        return f"Hub data set {name_or_path}", read_hub(name_or_path)
+        return f"Hub data set {name_or_path}", read_hub(name_or_path, own)
     raise DataFault(
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         "rocov2 or a Hub data set as owner/name."

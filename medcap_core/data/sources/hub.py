@@ -17,7 +17,13 @@ from PIL import Image
 
 from medcap_core.data.records import ImageFile, Record, SplitName, fingerprint_file
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.tables import CAPTION_COLUMNS, CASE_COLUMNS, find_column
+from medcap_core.data.sources.tables import (
+    CAPTION_COLUMNS,
+    CASE_COLUMNS,
+    USUAL_COLUMNS,
+    TableColumns,
+    find_column,
+)
 from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
 
@@ -61,7 +67,7 @@ def is_hub_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def read_hub(name: str) -> Reading:
+def read_hub(name: str, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the Hub data set `owner/name`, from the Hub or its local cache.
 
     The Hub is queried once: the resulting Arrow files are listed under the cache root, so that every process of a sweep
@@ -77,7 +83,7 @@ def read_hub(name: str) -> Reading:
             write_atomically(
                 listing, json.dumps({split: [str(path) for path in paths] for split, paths in files.items()})
             )
-    return _read_arrow_files(files, name)
+    return _read_arrow_files(files, name, own)
 
 
 def is_parquet(path: Path) -> bool:
@@ -85,7 +91,7 @@ def is_parquet(path: Path) -> bool:
     return bool(_find_parquet(path))
 
 
-def read_parquet(path: Path) -> Reading:
+def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read parquet files in the Hub's layout (`data/train-00000-of-00013.parquet`, `train/0000.parquet`) or one file.
 
     They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
@@ -113,7 +119,7 @@ def read_parquet(path: Path) -> Reading:
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
             raise DataFault(f"{path} cannot be read as parquet: {first_line(cause).rstrip('.')}.") from error
-    reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path))
+    reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path), own)
     reading.notes.extend(_describe_missing_shards(found))
     return reading
 
@@ -153,7 +159,7 @@ def _read_listing(listing: Path) -> ArrowFiles | None:
     return files if all(path.is_file() for paths in files.values() for path in paths) else None
 
 
-def _read_arrow_files(files: ArrowFiles, where: str) -> Reading:
+def _read_arrow_files(files: ArrowFiles, where: str, own: TableColumns) -> Reading:
     reading = Reading()
     names = {split: recognise_split(split) for split in files}
     if len(files) == 1 and None in names.values():
@@ -165,14 +171,16 @@ def _read_arrow_files(files: ArrowFiles, where: str) -> Reading:
         reading.splits.setdefault(split, [])
         start = 0
         for file in files[name]:
-            start += _read_arrow_file(reading, split, file, first_row=start, where=where)
+            start += _read_arrow_file(reading, split, file, first_row=start, where=where, own=own)
     return reading
 
 
-def _read_arrow_file(reading: Reading, split: SplitName, file: Path, *, first_row: int, where: str) -> int:
+def _read_arrow_file(
+    reading: Reading, split: SplitName, file: Path, *, first_row: int, where: str, own: TableColumns
+) -> int:
     """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
     table = _map_arrow_file(file, os.getpid())
-    image_column, caption_column = _find_columns(table, where)
+    image_column, caption_column = _find_columns(table, where, own)
     id_column = find_column(table.column_names, _ID_COLUMNS)
     case_column = find_column(table.column_names, CASE_COLUMNS)
     concept_column = find_column(table.column_names, _CONCEPT_COLUMNS)
@@ -193,18 +201,18 @@ def _read_arrow_file(reading: Reading, split: SplitName, file: Path, *, first_ro
     return len(table)
 
 
-def _find_columns(table: Any, where: str) -> tuple[str, str]:
+def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, str]:
     import datasets
 
-    image_column = find_column(table.column_names, ("image",))
-    if image_column is None:
+    image_column = find_column(table.column_names, (own.image or "image",))
+    if image_column is None and own.image is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
         image_column = typed[0] if len(typed) == 1 else None
-    caption_column = find_column(table.column_names, CAPTION_COLUMNS)
+    caption_column = find_column(table.column_names, (own.caption,) if own.caption else CAPTION_COLUMNS)
     if image_column is None or caption_column is None:
         raise DataFault(
-            f"{where} needs a column image and a column caption or text; its columns are "
-            f"{', '.join(table.column_names)}."
+            f"{where} needs a column {own.image or 'image'} and a column {own.caption or 'caption or text'}; its "
+            f"columns are {', '.join(table.column_names)}: name yours by image_column and caption_column."
         )
     return image_column, caption_column
 

@@ -14,6 +14,7 @@ from PIL import Image
 from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.hub import ArrowImage, read_hub
+from medcap_core.data.sources.tables import TableColumns
 from medcap_core.errors import DataFault
 
 datasets.disable_progress_bars()
@@ -101,6 +102,14 @@ def test_plain_columns_of_bytes_without_ids(tmp_path: Path) -> None:
     assert levels(data) == {"train": [0], "validation": [10], "test": [20]}
     assert [record.id for record in data.splits["validation"]] == ["validation_000000"]
     assert SkippedRecord("test", "test_000001", "empty caption") in data.skipped
+
+
+def test_columns_of_ones_own(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"scan": [encode(n) for n in range(20)], "text": "no", "befund": [f"b{n}" for n in range(20)]})
+    frame.to_parquet(tmp_path / "one.parquet")
+    data = load_data(str(tmp_path / "one.parquet"), own=TableColumns("scan", "Befund"))
+    assert {record.caption[0] for part in data.splits.values() for record in part} == {"b"}
+    assert sorted(level for part in levels(data).values() for level in part) == list(range(20))
 
 
 def test_rows_without_image_bytes(tmp_path: Path) -> None:
