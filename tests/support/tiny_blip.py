@@ -80,6 +80,10 @@ class TinySplit:
         return len(self.captions)
 
     @property
+    def references(self) -> list[tuple[str, ...]]:
+        return [record.references for record in self.records]
+
+    @property
     def records(self) -> list[Record]:
         return [
             Record(name, ImageFile(Path(name)), caption) for name, caption in zip(self.ids, self.captions, strict=True)

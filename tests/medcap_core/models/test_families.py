@@ -14,6 +14,7 @@ from medcap_core.caption import caption_images, read_settings
 from medcap_core.config import FreezeMode, LoraTargets
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
+from medcap_core.data.records import ImageFile, Record
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.inference.generation import generate_captions
 from medcap_core.models import Captioner, load_captioner, load_geometry, load_trial_captioner
@@ -71,6 +72,14 @@ def test_only_what_follows_the_prompt_has_a_loss(folder: Path, pixels: Tensor) -
     assert tokens.count_labels([0]) == len(places)
     words = captioner.processor.tokenizer.decode(input_ids[0, tokens.prompt_length :], skip_special_tokens=True)
     assert words.strip() == SHORT
+
+
+@every_family
+def test_of_several_captions_one_is_trained_on_in_each_epoch(folder: Path) -> None:
+    captioner, config = load_captioner(str(folder)), tiny_config(folder)
+    texts = captioner.tokenize_records([Record("a", ImageFile(folder), LONG, other_captions=(SHORT,))], config)
+    expected = {tuple(captioner.tokenize([caption], config).batch([0])[0][0].tolist()) for caption in (LONG, SHORT)}
+    assert {tuple(texts.for_epoch(epoch).batch([0])[0][0].tolist()) for epoch in range(20)} == expected
 
 
 @every_family

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medcap_core.config import TrialConfig
 from medcap_core.data import prepare
+from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedData, prepare_data
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.errors import ConfigFault, ModelFault
@@ -124,3 +126,18 @@ def test_scans_of_one_diagnosis_cannot_be_scored(diagnoses: tuple[object, ...], 
         check_truth("balanced_accuracy", "here", records)
     check_truth("cider", "here", records)
     check_truth("balanced_accuracy", "here", write_scans(tmp_path / "two", (HEALTHY, DEMENTIA)).splits["validation"])
+
+
+def test_each_reference_of_an_image_counts(tmp_path: Path) -> None:
+    rows = []
+    for number in range(30):
+        Image.new("L", (6, 4), number).save(tmp_path / f"{number}.png")
+        rows += [f"{number}.png,a nodule of {number} mm,val\n", f"{number}.png,small lesion number {number},val\n"]
+        Image.new("L", (6, 4), number).save(tmp_path / f"t{number}.png")
+        rows.append(f"t{number}.png,text {number},{'train' if number % 2 else 'test'}\n")
+    (tmp_path / "d.csv").write_text("path,caption,split\n" + "".join(rows))
+    split = prepare_data(TrialConfig(data=str(tmp_path / "d.csv")), ImageGeometry(8)).splits["validation"]
+    second = [record.references[1] for record in split.records]
+    assert second[0] == "small lesion number 0"
+    assert score_predictions(split, second, "cider") == pytest.approx(CaptionScorer(split.references).cider(second))
+    assert score_predictions(split, second, "cider") > 2 * CaptionScorer(split.captions).cider(second)
