@@ -16,7 +16,7 @@ PATH_COLUMNS = (
     "file_name", "image", "path", "image_path", "file", "file_path", "image_file", "image_file_name", "image_name",
     "image_index", "img", "img_path",
 )  # fmt: skip
-IMAGE_COLUMNS = (*PATH_COLUMNS, "image_id", "id")
+IMAGE_COLUMNS = (*PATH_COLUMNS, "dicom_id", "image_id", "id")
 CAPTION_COLUMNS = ("caption", "text", "report", "findings", "impression")
 # The coarsest first: a patient has several studies.
 CASE_COLUMNS = (

@@ -262,6 +262,11 @@ def test_an_image_in_two_splits_is_refused(folder: Path) -> None:
     path = write(folder, "d.csv", "path,caption,split\na.png,x,train\na.png,y,test\n100%.png,z,train\n")
     with pytest.raises(DataFault, match=r"1 cases have images in more than one split \(a\.png\)"):
         load_data(str(path))
+    path = write(folder, "e.csv", "path,caption,split\na.png,x,train\na.png,y,test\n")
+    with pytest.raises(
+        DataFault, match=r"e\.csv: drop_shared_cases leaves no record in train, since another split has"
+    ):
+        load_data(str(path), drop_shared_cases=True)
 
 
 @pytest.mark.parametrize("name", ["PatientID", "Patient ID", "patient", "SUBJECT", "subject_id", "StudyID", "uid"])
