@@ -88,8 +88,8 @@ def load_data(
         emptied = [split for split, records in splits.items() if not records and reading.splits[split]]
         if emptied:
             raise DataFault(
-                f"{name_or_path}: drop_shared_cases leaves no record in {' and '.join(emptied)}, since another split has "
-                "all their cases: name no splits, and they are cut by whole cases."
+                f"{name_or_path}: drop_shared_cases leaves no record in {' and '.join(emptied)}, since another split "
+                "has all their cases: name no splits, and they are cut by whole cases."
             )
         if dropped:
             notes.append(f"{len(dropped):,} records were dropped, since another split has their case.")
