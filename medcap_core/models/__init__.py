@@ -173,7 +173,7 @@ def _build_options(config: TrialConfig, dtype: torch.dtype) -> LoadOptions:
             language_model=options.language_model or resolve_model("brain-gpt2"),
         )
     strange = [name for name in _MEDBLIP3D_FIELDS if getattr(options, name) is not None]
-    if strange and _find_family(resolve_model(config.model)) is not MedBlip3dCaptioner:
+    if strange and _find_family(resolve_model(config.model)) not in COMPOSED_FAMILIES.values():
         raise ModelFault(f"model {config.model}: {', '.join(strange)} is for model medblip3d; remove it.")
     return options
 
