@@ -29,7 +29,7 @@ NUM_TEXT_TOKENS = 64
 
 
 def describe_language_model(name: LanguageModel) -> Any:
-    """The config of a published language model, by its shape."""
+    """Build the config of a published language model, by its shape."""
     if name == "flan-t5-xl":
         return T5Config(
             vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32,
@@ -101,12 +101,12 @@ def run_step(config: MedBlip3dConfig, batch_size: int, device: torch.device) -> 
 
 
 def compute_word_loss(network: MedBlip3dNetwork, volumes: Tensor, ids: Tensor) -> Tensor:
-    """The language model's loss on random words after the image, and the Q-Former's reading of them."""
+    """Compute the language model's loss on random tokens after the image, and let the Q-Former read them."""
     found = network.query_scans(network.encoder(volumes))
     mask = torch.ones_like(ids)
     similarity = (
-        network.place_queries(found).flatten(1).mean()
-        * network.place_texts(ids, mask, mask, network.report_projection).mean()
+        network.project_queries(found).flatten(1).mean()
+        * network.project_texts(ids, mask, mask, network.report_projection).mean()
     )
     images = network.language_projection(found)
     if network.language_model.config.is_encoder_decoder:

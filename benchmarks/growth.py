@@ -46,7 +46,7 @@ print(read - started, ended - read, psutil.Process().memory_info().rss - before)
 
 
 def write_large_folder(directory: Path, num_images: int) -> Path:
-    """An image folder of that many training images, most of them hard links to the same few files."""
+    """Make an image folder of that many training images, most of them hard links to the same few files."""
     write_phantom_folder(directory, min(NUM_DISTINCT_IMAGES, num_images), 2)
     train = directory / "train"
     header, *rows = (train / "metadata.csv").read_text(encoding="utf-8").splitlines()

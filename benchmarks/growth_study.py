@@ -37,7 +37,7 @@ def drive_study(directory: Path, num_trials: int) -> StudyCost:
 
 
 def build_driven_space(num_trials: int) -> SearchSpace:
-    """The knobs of the main search, with every trial 4 epochs long."""
+    """Build the knobs of the main search, with every trial 4 epochs long."""
     modes = ["full", "encoder_only", "decoder_only", "lora"]
     values = {
         "name": "growth",

@@ -18,7 +18,7 @@ _RATE_SHARE_OF_LARGE_MODELS = 1 / 30
 def build_list(
     name: str, *, data: str, model: str, model_name: str, fixed: dict[str, Any], early_stopping: bool = False
 ) -> SearchSpace:
-    """A named list of 8 trials as a grid space.
+    """Build a named list of 8 trials as a grid space.
 
     `named`: 4 with LoRA (two ranks, two rates) and 4 decoder-only (four rates). `all_modes`: two rates for each of the
     four freeze modes. `fixed` holds what all trials share. Raises ConfigFault.

@@ -22,7 +22,7 @@ from medcap_core.data.batches import BatchMaker, ImageSource, PixelSource, Posit
 from medcap_core.inference.generation import count_at_once
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
-from medcap_core.runtime.device import PeakMemory, autocast, choose_precision, release_memory, threads_for_words
+from medcap_core.runtime.device import PeakMemory, autocast, choose_precision, one_thread_if_small, release_memory
 from medcap_core.runtime.transfer import DEVICE_LOCK, move, prefetch
 from medcap_core.training.optimization import build_optimizer
 from medcap_core.training.steps import STEPS_BEFORE_RECORDING, RecordedSteps, Steps, build_steps
@@ -68,11 +68,11 @@ class ModelBench:
         self.flops_a_second = measure_matmul_rate(self.device, self.precision)
 
     def load(self) -> Captioner:
-        """A fresh model on the device, in eval mode."""
+        """Load a fresh model on the device, in eval mode."""
         return load_captioner(self.model).to(self.device).eval()
 
     def config(self, freeze: FreezeMode) -> TrialConfig:
-        """The trial that is measured."""
+        """Build the config of the measured trial."""
         return TrialConfig(
             model=self.model,
             freeze=freeze,
@@ -223,7 +223,7 @@ def measure_captions(bench: ModelBench) -> None:
 
     @torch.inference_mode()
     def generate() -> int:
-        with autocast(bench.device, bench.precision), threads_for_words(bench.captioner):
+        with autocast(bench.device, bench.precision), one_thread_if_small(bench.captioner):
             bench.captioner.generate(features, config)
             return torch.get_num_threads()
 
@@ -231,7 +231,7 @@ def measure_captions(bench: ModelBench) -> None:
     seconds = time_call(generate) / num_images
     executed = count_flop(generate) / num_images
     least = count_least_flop(bench, features[:1], config)
-    with threads_for_words(bench.captioner):
+    with one_thread_if_small(bench.captioner):
         floor = least / measure_matmul_rate(bench.device, bench.precision)
     print_table(
         ("images at once", "threads", "captions/s", "tokens/s", "GFLOP a caption, as run", "least GFLOP",

@@ -50,7 +50,7 @@ class Parts:
         return self.whole - self.start - self.training - self.evaluation
 
     def in_order(self) -> tuple[float, ...]:
-        """The columns of the table."""
+        """List the columns of the table."""
         return self.start, self.training, self.evaluation, self.between, self.whole
 
 
@@ -66,7 +66,7 @@ class PeerSetting:
 
 
 def split_ours(run: SweepRun) -> Parts:
-    """The parts of our run up to the choice of the best trial."""
+    """List the parts of our run up to the choice of the best trial."""
     slots = run.num_slots
     return Parts(
         start=run.first_step - run.started,
@@ -77,7 +77,7 @@ def split_ours(run: SweepRun) -> Parts:
 
 
 def split_peer(results: list[dict[str, Any]], started: float) -> Parts:
-    """The parts of the peer's run up to the end of its last trial."""
+    """List the parts of the peer's run up to the end of its last trial."""
     return Parts(
         start=results[0]["first_step"] - started,
         training=sum(result["training_seconds"] for result in results),
@@ -111,7 +111,7 @@ def run_peer(
 
 
 def choose_setting(trial: dict[str, Any], data: Path, scratch: Path) -> PeerSetting:
-    """The setting under which one epoch of a trial, evaluation included, is fastest."""
+    """Find the setting under which one epoch of a trial, evaluation included, is fastest."""
     seconds = {}
     for number, setting in enumerate(list_settings()):
         results, _ = run_peer([trial | {"num_epochs": 1}], data, setting, scratch / f"setting-{number}")

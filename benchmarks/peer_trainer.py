@@ -129,20 +129,20 @@ class Stopwatch(TrainerCallback):
         self.epoch_began = 0.0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An epoch begins, before its first batch is made."""
+        """Note the start of an epoch, before its first batch is made."""
         self.epoch_began = time.time()
         if self.first_step is None:
             self.first_step = self.epoch_began
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An epoch has ended; its evaluation comes after this."""
+        """Note the end of an epoch; its evaluation comes after this."""
         if args.device.type == "cuda":
             torch.cuda.synchronize()
         self.training_seconds += time.time() - self.epoch_began
 
 
 def build_model(config: dict[str, Any]) -> nn.Module:
-    """The base model with the trial's parameters set to be trained; `config` is a trial's, as plain values."""
+    """Load the base model with the trial's parameters set to be trained; `config` is a trial's, as plain values."""
     attention = {"attn_implementation": "sdpa"} if BlipForConditionalGeneration._supports_sdpa else {}
     model = BlipForConditionalGeneration.from_pretrained(config["model"], **attention)
     model.text_decoder.label_smoothing = config["label_smoothing"]
@@ -158,7 +158,7 @@ def build_model(config: dict[str, Any]) -> nn.Module:
 
 
 def build_trainer(config: dict[str, Any], data: Path, num_workers: int, scratch: Path) -> CaptionTrainer:
-    """A trainer for one trial, ready to train."""
+    """Build a trainer for one trial."""
     set_seed(config["seed"])
     processor = BlipProcessor.from_pretrained(config["model"])
     model = build_model(config)

@@ -97,7 +97,7 @@ def record(out: Path) -> None:
             knobs = {name: getattr(trial.config, name) for name in KNOBS}
             if knobs["freeze"] != "lora":
                 knobs["lora_targets"] = ""
-            rows += [knobs | {"epoch": e["epoch"], "cider": e["score"], "seconds": e["seconds"]} for e in trial.epochs]
+            rows += [knobs | {"epoch": e.epoch, "cider": e.score, "seconds": e.seconds} for e in trial.epochs]
     pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5g")
 
 
@@ -111,7 +111,7 @@ def load_table() -> Table:
 
 
 def find_nearest(table: Table, config: TrialConfig) -> RecordedTrial:
-    """The trial of the table that a config stands for."""
+    """Find the trial of the table that a config stands for."""
     targets = str(config.lora_targets) if config.freeze == "lora" else ""
 
     def distance(key: tuple[Any, ...]) -> float:
@@ -133,7 +133,7 @@ class SamplerSource:
         self.tried: set[TrialConfig] = set()
 
     def next(self) -> RecordedTrial:
-        """The next trial, known to the sampler as running."""
+        """Propose the next trial, known to the sampler as running."""
         proposal = build_proposal(self.space, len(self.history), self.history, self.tried)
         self.tried.add(proposal.config)
         distributions = {name: json_to_distribution(json.dumps(text)) for name, text in proposal.distributions.items()}
@@ -161,7 +161,7 @@ class GridSource:
         self.trials = [table[keys[index]] for index in np.random.default_rng(space.seed).permutation(len(keys))]
 
     def next(self) -> RecordedTrial:
-        """The next trial."""
+        """Propose the next trial."""
         return self.trials.pop()
 
     def finish(self, number: int, curve: dict[int, float], *, is_pruned: bool) -> None:

@@ -13,7 +13,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def show(value: object) -> str:
-    """A cell of a table: a number to three digits, or to the unit where it is larger; None as a dash."""
+    """Format a cell: a number to three digits, or to the unit where it is larger; None as a dash."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -92,13 +92,13 @@ def run_sweep(space: SearchSpace, scratch: Path, arguments: Sequence[str] = (), 
 
 
 def build_environment() -> dict[str, str]:
-    """This process's environment, in which a new Python finds the project from any folder and asks no network."""
+    """Build an environment in which a new Python finds the project from any folder and uses no network."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
 def read_trial(folder: Path) -> TrialTimes:
-    """The times of a trial from its `trial.json` and `log.txt`. Raises ValueError where no epoch is logged."""
+    """Read the times of a trial from `trial.json` and `log.txt`. Raises ValueError where no epoch is logged."""
     epochs: list[dict[str, Any]] = json.loads((folder / "trial.json").read_text(encoding="utf-8"))["epochs"]
     lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
     ends = [read_time(match[1]) for match in map(_EPOCH_LINE.match, lines) if match]

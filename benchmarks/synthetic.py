@@ -23,7 +23,7 @@ BLIP_SIZES = {
 
 
 def make_model(name: str, directory: Path, image_size: int | None = None) -> str:
-    """The folder of the embedded model, or of a new random BLIP of that size in `directory`, by default for 224 px."""
+    """Find the embedded model, or save a random BLIP of that size in `directory`, by default for 224 px."""
     if name == PHANTOM_BLIP:
         return resolve_model(name)
     return str(save_random_blip(directory, name, image_size or 224))

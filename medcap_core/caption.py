@@ -1,4 +1,4 @@
-"""Caption images with a trained model, or ask it about scans.
+"""Caption images with a trained model, or answer questions on scans.
 
 python -m medcap_core.caption IMAGE... --model runs/lora-001/best
 python -m medcap_core.caption SCAN... --model runs/medblip3d-001/best --question "How large are the ventricles?"
@@ -20,18 +20,20 @@ from medcap_core.data.batches import PixelSource
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
-from medcap_core.inference.generation import generate_answers, generate_captions
+from medcap_core.inference.generation import Request, generate_captions, generate_predictions
 from medcap_core.models import Captioner
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 _PARTS = ("image_size", "vision_model", "language_model", "patch_size", "num_queries", "qformer_layers")
-"""Settings that made a base model: an exported one has them in itself."""
+"""Settings that compose a base model; an exported model has its parts saved."""
 
 
 class LooseImages:
-    """Images already decoded, in the shape of a prepared split."""
+    """Decoded images with the interface of a prepared split."""
 
     def __init__(self, images: list[NDArray[np.uint8]]) -> None:
         self.images = images
@@ -40,20 +42,20 @@ class LooseImages:
         return len(self.images)
 
     def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """uint8 (B, 3, S, S), of scans (B, 1, S, S, S)."""
+        """Return the images at `positions`, uint8 (B, 3, S, S), or scans (B, 1, S, S, S)."""
         return np.stack([self.images[position] for position in positions])
 
 
 def caption_images(paths: list[Path], config: TrialConfig) -> list[str]:
-    """One caption for each image file, or scan, by the model of `config`. Raises DataFault naming every bad one."""
+    """Generate a caption for each image or scan by the model of `config`. Raises DataFault with every bad file."""
     captioner = _load_model(config)
     return generate_captions(captioner, _read_files(paths, captioner.geometry), config)
 
 
 def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence[str]) -> list[list[str]]:
-    """For each scan its answers to all questions.
+    """Generate the answers of each scan to all questions.
 
-    Raises DataFault naming every bad file, ModelFault where the model of `config` answers nothing.
+    Raises DataFault with every bad file, ModelFault where the model of `config` answers no questions.
     """
     captioner = _load_model(config)
     if not captioner.answers_questions:
@@ -61,8 +63,9 @@ def answer_questions(paths: list[Path], config: TrialConfig, questions: Sequence
             f"--question: the {captioner.family} model {config.model} answers none; remove the flag, or give a model "
             "of medblip3d."
         )
-    told = generate_answers(captioner, _read_files(paths, captioner.geometry), [questions] * len(paths), config)
-    return [answers.texts for answers in told]
+    request = Request(questions=(tuple(questions),) * len(paths))
+    found = generate_predictions(captioner, _read_files(paths, captioner.geometry), request, config)
+    return [prediction.answers for prediction in found]
 
 
 def _load_model(config: TrialConfig) -> Captioner:
@@ -82,9 +85,9 @@ def _read_files(paths: list[Path], geometry: Geometry) -> PixelSource:
 
 
 def read_settings(model: str) -> TrialConfig:
-    """How the run that made a model generated captions; the defaults for a model that no run made.
+    """Read the config of the run that trained a model; the defaults for other models.
 
-    Without a CUDA device the model, which is exported whole, is not quantized, whatever the run did.
+    Without a CUDA device the exported model is not quantized, whatever its run used.
     """
     path = Path(model) / TRIAL_CONFIG_FILE
     if not path.is_file():
@@ -99,7 +102,8 @@ def read_settings(model: str) -> TrialConfig:
     return build_trial_config(values, str(path))
 
 
-def main(
+@app.command()
+def caption(
     images: Annotated[list[Path], typer.Argument(help="Image files, or scans for a model of volumes.")],
     model: Annotated[str, typer.Option(help="A run's best folder, a Hub name or a path.")] = "phantom-blip",
     prompt: Annotated[str | None, typer.Option(help="Text that captions begin with; default: as trained.")] = None,
@@ -109,18 +113,18 @@ def main(
 ) -> None:
     """Print one line for each image: its path, a tab, its caption or its answers, with tabs between."""
     set_up_libraries()
-    with told_in_sentences():
+    with exit_on_fault():
         flags = {"prompt": prompt, "num_beams": beams, "max_new_tokens": max_new_tokens}
         config = read_settings(model).model_copy(
             update={name: value for name, value in flags.items() if value is not None}
         )
         if question:
-            told = answer_questions(images, config, question)
+            texts = answer_questions(images, config, question)
         else:
-            told = [[caption] for caption in caption_images(images, config)]
-        for path, texts in zip(images, told, strict=True):
-            sys.stdout.write("\t".join([str(path), *texts]) + "\n")
+            texts = [[caption] for caption in caption_images(images, config)]
+        for path, columns in zip(images, texts, strict=True):
+            sys.stdout.write("\t".join([str(path), *columns]) + "\n")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,10 +1,10 @@
-"""Every knob of one trial: typed, bounded, units stated."""
+"""The config of one trial: every knob with type, bounds and unit."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from medcap_core.errors import ConfigFault
 from medcap_core.objective import Metric
@@ -12,11 +12,11 @@ from medcap_core.objective import Metric
 RESERVED_NAMES = frozenset(
     {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "medblip3d", "brain-gpt2"}
 )
-"""Data sets and models known by name; a folder of the same name is meant only as `./NAME`."""
+"""Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
 
 def absolute_if_path(value: str) -> str:
-    """An existing path made absolute, because Ray changes the working directory; other names unchanged."""
+    """Make an existing path absolute, because Ray changes the working directory; leave other names unchanged."""
     path = Path(value).expanduser()
     return str(path.resolve()) if value not in RESERVED_NAMES and path.exists() else value
 
@@ -43,11 +43,16 @@ class LoraTargets(StrEnum):
     ATTENTION_MLP = "attention_mlp"
 
 
+def _unit(name: str) -> dict[str, JsonValue]:
+    """Return the schema entry that states the unit of a field."""
+    return {"unit": name}
+
+
 _TRAIN_THE_LANGUAGE_MODEL = (FreezeMode.FULL, FreezeMode.DECODER_ONLY)
 
 
 class TrialConfig(BaseModel):
-    """One trial, whole: with the same config a trial gives the same scores on a CPU.
+    """The config of one trial; with the same config a trial gives the same scores on a CPU.
 
     Immutable. Values are coerced by declared type (YAML reads `1e-5` as a string); unknown keys are errors.
     """
@@ -55,88 +60,182 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # What is trained on what
-    data: str = Field("phantoms", min_length=1, description="data set: a name, a Hub data set or a path")
-    model: str = Field("phantom-blip", min_length=1, description="base model: a name, a Hub model or a path")
-    data_fraction: float = Field(1.0, gt=0, le=1, description="share of the training split, drawn by seed")
-    max_train_images: int | None = Field(None, ge=1, description="cap on training images, after data_fraction")
-    max_validation_images: int | None = Field(None, ge=2, description="cap on validation images during the search")
-    max_test_images: int | None = Field(None, ge=2, description="cap on test images; None scores all of them")
-    max_bad_record_share: float = Field(0.05, ge=0, le=1, description="share of unusable records that stops a run")
-    drop_duplicate_train_images: bool = Field(
-        False, description="leave out train images that validation or test hold too"
+    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set or a path.")
+    model: str = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
+    data_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the training images; a smaller share lies within each larger one."
     )
-    image_size: int | None = Field(None, ge=16, le=1024, description="pixels a side; None takes the model's own")
+    max_train_images: int | None = Field(
+        None, ge=1, description="Cap on training images, after data_fraction.", json_schema_extra=_unit("images")
+    )
+    max_validation_images: int | None = Field(
+        None, ge=2, description="Cap on validation images during the search.", json_schema_extra=_unit("images")
+    )
+    max_test_images: int | None = Field(
+        None, ge=2, description="Cap on test images; null scores all of them.", json_schema_extra=_unit("images")
+    )
+    max_bad_record_share: float = Field(
+        0.05, ge=0, le=1, description="Share of unusable records above which a run stops."
+    )
+    drop_duplicate_train_images: bool = Field(
+        False, description="Leave out training images that validation or test hold too."
+    )
+    image_size: int | None = Field(
+        None,
+        ge=16,
+        le=1024,
+        description="Side of an image, or of the cube of a scan; null takes the model's own.",
+        json_schema_extra=_unit("pixels, of scans voxels"),
+    )
     vision_model: str | None = Field(
         None,
         min_length=1,
-        description="another vision tower for ViT-GPT2, or the 2D encoder of medblip3d: a Hub model or a path",
+        description="Another vision tower for ViT-GPT2, or the 2D encoder of medblip3d: a Hub model or a path.",
     )
     language_model: str | None = Field(
-        None, min_length=1, description="of medblip3d: a Hub model or a path; None takes the embedded brain-gpt2"
+        None,
+        min_length=1,
+        description="Language model of medblip3d: a Hub model or a path; null takes the embedded brain-gpt2.",
     )
-    num_queries: int | None = Field(None, ge=1, le=256, description="of medblip3d; None: 32, or the saved model's own")
+    num_queries: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Query tokens of medblip3d; null takes 32, or the saved model's own.",
+        json_schema_extra=_unit("tokens"),
+    )
     patch_size: int | None = Field(
-        None, ge=2, le=128, description="of medblip3d, voxels a side; None: 32, or the saved model's own"
+        None,
+        ge=2,
+        le=128,
+        description="Side of a 3D patch of medblip3d; null takes 32, or the saved model's own.",
+        json_schema_extra=_unit("voxels"),
     )
     qformer_layers: int | None = Field(
-        None, ge=1, le=48, description="of medblip3d's MedQFormer; None: as many as the encoder has, at most 12"
+        None,
+        ge=1,
+        le=48,
+        description="Layers of medblip3d's MedQFormer; null takes as many as the encoder has, at most 12.",
+        json_schema_extra=_unit("layers"),
     )
     quantization: Literal["none", "8bit", "4bit"] = Field(
-        "none", description="of the frozen language model of BLIP-2 and InstructBLIP, on CUDA, by bitsandbytes"
+        "none",
+        description="Quantization of the frozen language model of BLIP-2 and InstructBLIP, on CUDA.",
     )
     weights_dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of frozen weights of BLIP-2 and InstructBLIP; auto: as precision if that is bf16"
+        "auto",
+        description="Type of frozen weights of BLIP-2 and InstructBLIP; auto is bf16 where precision is.",
     )
 
-    cache_features: bool = Field(True, description="where the encoder is frozen, compute its output once an image")
-    max_feature_cache_gb: float = Field(100.0, ge=0, description="disk that all cached features may take, 1e9 bytes")
+    cache_features: bool = Field(
+        True, description="Compute the output of a frozen encoder once for each image and keep it on disk."
+    )
+    max_feature_cache_gb: float = Field(
+        100.0, ge=0, description="Disk space of all cached features together.", json_schema_extra=_unit("GB, 1e9 bytes")
+    )
 
     # Which parameters are trained
-    freeze: FreezeMode = FreezeMode.LORA
-    lora_rank: int = Field(8, ge=1, le=512)
-    lora_alpha: float | None = Field(None, gt=0, description="LoRA scale numerator; None means 2 x lora_rank")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    lora_targets: LoraTargets = LoraTargets.QUERY_KEY
-    lora_vision: bool = Field(False, description="LoRA also on the vision tower's attention")
+    freeze: FreezeMode = Field(FreezeMode.LORA, description="Parameters that are trained; all others are frozen.")
+    lora_rank: int = Field(8, ge=1, le=512, description="Rank of the LoRA factors.")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Numerator of the LoRA scale lora_alpha / lora_rank; null takes 2 x lora_rank."
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability on the input of the LoRA factors.")
+    lora_targets: LoraTargets = Field(
+        LoraTargets.QUERY_KEY, description="Linear layers of the text decoder that receive LoRA factors."
+    )
+    lora_vision: bool = Field(False, description="Put LoRA factors on the vision tower's attention too.")
 
     # Optimisation
-    learning_rate: float = Field(1e-4, gt=0, le=1)
-    num_epochs: int = Field(4, ge=1, le=1000)
-    batch_size: int = Field(16, ge=1, le=65536, description="images per optimizer step, over all workers")
-    accumulation_steps: int = Field(1, ge=1, description="micro-batches that one batch_size is split into")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="not applied to biases and norms")
-    schedule: Literal["linear", "cosine"] = "linear"
-    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of all steps with rising learning rate")
-    max_grad_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="0.1 is what BLIP was trained with")
-    contrastive_weight: float = Field(1.0, ge=0, description="of medblip3d's contrastive losses beside that of words")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on CPU")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    num_epochs: int = Field(
+        4, ge=1, le=1000, description="Passes over the training split.", json_schema_extra=_unit("epochs")
+    )
+    batch_size: int = Field(
+        16,
+        ge=1,
+        le=65536,
+        description="Images of one optimizer step, over all workers; a multiple of accumulation_steps.",
+        json_schema_extra=_unit("images"),
+    )
+    accumulation_steps: int = Field(
+        1, ge=1, description="Micro-batches that one batch is split into.", json_schema_extra=_unit("micro-batches")
+    )
+    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, not applied to biases and norms.")
+    schedule: Literal["linear", "cosine"] = Field(
+        "linear", description="Decay of the learning rate to zero, after the warm-up."
+    )
+    warmup_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises from zero."
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm that gradients are clipped to.")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="Label smoothing of the loss over tokens; BLIP was trained with 0.1."
+    )
+    contrastive_weight: float = Field(
+        1.0, ge=0, description="Weight of medblip3d's contrastive losses beside its loss over tokens."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Precision of training and generation; auto is bf16 on CUDA and fp32 on a CPU."
+    )
 
     # Captions
     prompt: str = Field(
         "",
-        description="text every caption begins with; masked in the labels, cut from predictions. To InstructBLIP, and "
-        "to BLIP-2 with FLAN-T5, an instruction",
+        description="Text that every caption begins with, masked in the labels and cut from predictions; "
+        "for InstructBLIP, and BLIP-2 with FLAN-T5, an instruction.",
     )
-    max_caption_tokens: int = Field(64, ge=4, le=512, description="longer training captions are cut, prompt included")
+    max_caption_tokens: int = Field(
+        64,
+        ge=4,
+        le=512,
+        description="Length that training captions are cut to, prompt included.",
+        json_schema_extra=_unit("tokens"),
+    )
 
     # Augmentation, in training only; no flips (side is a fact) and no crops (the finding may be at the border)
-    augment: bool = False
-    max_rotation_degrees: float = Field(5.0, ge=0, le=15)
-    max_brightness_change: float = Field(0.1, ge=0, le=0.3, description="relative")
-
-    # Generation
-    num_beams: int = Field(3, ge=1, le=16)
-    max_new_tokens: int = Field(48, ge=4, le=512)
-    min_new_tokens: int = Field(0, ge=0, le=256)
-    length_penalty: float = Field(1.0, ge=-5, le=5)
-    repetition_penalty: float = Field(1.0, ge=1, le=5)
-    eval_batch_size: int = Field(
-        32, ge=1, le=4096, description="images per generation batch and worker; small models on a CPU take four at once"
+    augment: bool = Field(False, description="Rotate training images and change their brightness at random.")
+    max_rotation_degrees: float = Field(
+        5.0, ge=0, le=15, description="Largest rotation of an augmented image.", json_schema_extra=_unit("degrees")
+    )
+    max_brightness_change: float = Field(
+        0.1, ge=0, le=0.3, description="Largest relative change of brightness of an augmented image."
     )
 
-    metric: Metric = Field("cider", description="what a trial is scored by on validation; best epoch, maximised")
-    seed: int = Field(0, ge=0, lt=2**31)
+    # Generation
+    num_beams: int = Field(
+        3, ge=1, le=16, description="Beams of beam search; 1 is greedy.", json_schema_extra=_unit("beams")
+    )
+    max_new_tokens: int = Field(
+        48, ge=4, le=512, description="Longest generated caption.", json_schema_extra=_unit("tokens")
+    )
+    min_new_tokens: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Shortest generated caption; at most max_new_tokens.",
+        json_schema_extra=_unit("tokens"),
+    )
+    length_penalty: float = Field(
+        1.0, ge=-5, le=5, description="Exponent of the length that a beam's log-probability is divided by."
+    )
+    repetition_penalty: float = Field(
+        1.0, ge=1, le=5, description="Divisor of the logits of tokens already generated; 1 is none."
+    )
+    eval_batch_size: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="Images of a generation batch on each worker; small models on a CPU take four batches at once.",
+        json_schema_extra=_unit("images"),
+    )
+
+    metric: Metric = Field(
+        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of new parameters, of the order of images, of augmentation and of dropout."
+    )
 
     @field_validator("data", "model", "vision_model", "language_model")
     @classmethod
@@ -172,10 +271,7 @@ class TrialConfig(BaseModel):
 
 
 def build_trial_config(values: dict[str, Any], where: str) -> TrialConfig:
-    """Validate `values` once, at the border.
-
-    `where` names the file or flag the values came from. Raises ConfigFault with every fault at once.
-    """
+    """Build a config from `values`; `where` names their file or flag. Raises ConfigFault with all faults."""
     try:
         return TrialConfig.model_validate(values)
     except ValidationError as error:
@@ -183,7 +279,7 @@ def build_trial_config(values: dict[str, Any], where: str) -> TrialConfig:
 
 
 def describe_validation_error(error: ValidationError, where: str) -> list[str]:
-    """One sentence for each fault pydantic found: file, key, value and remedy."""
+    """Write one sentence for each fault pydantic found: file, key, value and remedy."""
     faults = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])

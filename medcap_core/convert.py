@@ -1,8 +1,8 @@
-"""Pickled weights to safetensors, for checkpoints that are published without them; done once, by hand.
+"""Command that converts pickled weights to safetensors, for checkpoints published without them.
 
 python -m medcap_core.convert owner/name FOLDER
 
-Nothing else in this project reads pickled weights. Here PyTorch's restricted unpickler reads tensors and nothing else.
+Only this command reads pickled weights, by PyTorch's restricted unpickler, which loads nothing but tensors.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
 from medcap_core.errors import ModelFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 
 _KEPT_FILES = ("*.json", "*.txt", "*.model")
 
@@ -47,7 +47,7 @@ def convert_weights(source: str, folder: Path) -> None:
         for path in origin.glob(pattern):
             if not path.name.endswith(".index.json"):
                 shutil.copy(path, folder / path.name)
-    # Tensors that share their memory, such as tied embeddings, are written once each.
+    # Tensors with shared memory, such as tied embeddings, are cloned, as safetensors requires.
     tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
@@ -68,7 +68,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="New folder for the converted one.")],
 ) -> None:
     """Convert the pickled weights of a checkpoint to safetensors."""
-    with told_in_sentences():
+    with exit_on_fault():
         convert_weights(source, folder)
     sys.stdout.write(f"Written to {folder}; give it as the model.\n")
 

@@ -1,14 +1,14 @@
-"""The exceptions a user can meet.
+"""The exceptions of this project.
 
-`UserFault` and its children mean: the user can mend it. The command line prints their faults, one sentence each, and
-exits with code 2. `TrialFailure` ends one trial as FAILED and lets the sweep go on. Anything else is a bug.
+A `UserFault` is one the user can mend. The command line prints its faults, one sentence each, and exits with code 2. A
+`TrialFailure` ends one trial as FAILED while the sweep goes on. Any other exception is a bug.
 """
 
 from collections.abc import Iterable
 
 
 class MedcapError(Exception):
-    """Base of every exception this project raises on purpose."""
+    """Base of every exception raised on purpose."""
 
 
 class UserFault(MedcapError):
@@ -26,7 +26,7 @@ class UserFault(MedcapError):
 
 
 class ConfigFault(UserFault):
-    """A knob, a flag or a key of a space file is wrong."""
+    """A knob, flag or key of a space file is wrong."""
 
 
 class DataFault(UserFault):
@@ -54,5 +54,5 @@ class OutOfMemory(TrialFailure):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's exception says, as far as one line of ours has room for it."""
+    """Return the first line of another library's message, or the exception's name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a trial may be scored by on validation, and how each such metric is called wherever one is shown."""
+"""The metrics of the validation score, and their labels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,15 +7,15 @@ Metric = Literal["cider", "balanced_accuracy"]
 """Names of the metrics in space files, configs and columns; higher is better for all of them."""
 
 Predictions = Literal["captions", "answers"]
-"""What of a model is scored: its captions, or its answers to the question that asks for the class of an image."""
+"""The scored output of a model: captions, or answers to the question for the class of an image."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One metric as readers meet it.
+    """One metric, with scores in [0, `upper_bound`].
 
-    `label` stands within a sentence, `short_label` where a column is narrow; `meaning` says in a few words what the
-    figure is, and is empty where reports explain it beside their test scores. A score lies in [0, `upper_bound`].
+    `label` is for sentences, `short_label` for narrow columns; `meaning` is a short definition, empty where reports
+    explain the metric beside their test scores.
     """
 
     metric: Metric
@@ -28,16 +28,16 @@ class Objective:
 
     @property
     def title(self) -> str:
-        """The label as it begins a heading, a column or an axis."""
+        """The label for the start of a heading, a column or an axis."""
         return self.label[0].upper() + self.label[1:]
 
     @property
     def validation_title(self) -> str:
-        """Heading of the figure that trials are ranked by."""
+        """Heading of the score that trials are ranked by."""
         return f"{self.title}, validation"
 
     def show(self, score: float | None) -> str:
-        """A score in figures; an unknown one is shown as 0."""
+        """Format a score; an unknown one as 0."""
         return f"{score or 0:.{self.num_decimals}f}"
 
 

@@ -7,15 +7,14 @@ python -m sweep.best RUN_DIR --export DIR
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medcap_core.config import FreezeMode
 from medcap_core.errors import RunFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
@@ -25,7 +24,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def read_best(directory: Path, trial: str | None = None) -> str:
-    """The config of the run's best trial, or of the one named, as a space file with nothing left to search.
+    """Read the config of the run's best trial, or of the one named, as a space file with nothing left to search.
 
     Raises RunFault where there is no such run or trial, or where the run has not chosen a best one yet.
     """
@@ -35,13 +34,13 @@ def read_best(directory: Path, trial: str | None = None) -> str:
         text = dump_space(best_space(results.space, record.config, f"{results.space.name}-{trial.replace('_', '-')}"))
         return f"# {record.name} of {results.directory.name}.\n{text}"
     try:
-        return (results.directory / "best.yaml").read_text(encoding="utf-8")
+        return results.paths.best_config.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _no_best_yet(directory) from None
 
 
 def export(directory: Path, target: Path, trial: str | None = None) -> Path:
-    """Copy the best model, or that of the trial named, into `target` with a model card; returns `target`.
+    """Copy the best model, or the model of the trial named, into `target` with a model card; returns `target`.
 
     `target` is new or empty, and is complete or not there. Raises RunFault where that is not so, where there is no such
     run or trial, or where its weights are gone.
@@ -50,7 +49,7 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     from sweep.report.model_card import format_model_card, hide_folders
 
     results = load_results(directory)
-    exported = _exported_trial(results.directory)
+    exported = _exported_trial(results)
     name = trial or exported
     if name is None:
         raise _no_best_yet(directory)
@@ -61,10 +60,14 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
         if name == exported:
-            shutil.copytree(results.directory / "best", partial, ignore=shutil.ignore_patterns("trial.txt"))
+            ignore = shutil.ignore_patterns(results.paths.best_model_trial.name)
+            shutil.copytree(results.paths.best_model, partial, ignore=ignore)
         else:
             _export_trial(results, record, partial)
-        _hide_folders(partial / TRIAL_CONFIG_FILE, hide_folders)
+        config_path = partial / TRIAL_CONFIG_FILE
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+        # Data and base models go without the folders they lie in here: an exported model is there to be shared.
+        config_path.write_text(json.dumps(values | hide_folders(values), indent=1) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(format_model_card(results, record, partial), encoding="utf-8")
         partial.replace(target.resolve())
     except OSError as error:
@@ -74,17 +77,10 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     return target
 
 
-def _hide_folders(path: Path, hide: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-    """Name data and base models without the folders they lie in here: an exported model is there to be shared."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values |= hide(values)
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-def _exported_trial(directory: Path) -> str | None:
-    """The trial whose model lies in `best/`."""
+def _exported_trial(results: RunResults) -> str | None:
+    """Read which trial's model lies in `best/`."""
     try:
-        return (directory / "best" / "trial.txt").read_text(encoding="utf-8").strip()
+        return results.paths.best_model_trial.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
 
@@ -92,7 +88,7 @@ def _exported_trial(directory: Path) -> str | None:
 def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> None:
     from medcap_core.training.export import export_captioner
 
-    weights = results.directory / "trials" / record.name / "checkpoints" / "best" / "weights.safetensors"
+    weights = results.paths.trial(record.name).best_weights
     if not weights.is_file() and record.config.freeze is not FreezeMode.ZERO_SHOT:
         raise RunFault(
             f"{record.name} keeps no weights (it is {record.state.value}; only the best three trials keep theirs); "
@@ -129,7 +125,7 @@ def best(
 ) -> None:
     """Print the best config of a run as YAML, or export its model with a model card."""
     set_environment(None)
-    with told_in_sentences():
+    with exit_on_fault():
         if export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:

@@ -6,9 +6,9 @@ from pathlib import Path
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 from medcap_core.training.export import export_captioner
-from medcap_core.training.validation import choose_scored, score_predictions
+from medcap_core.training.validation import build_request, find_scored, score_predictions
 from sweep.execution.cluster import TrialResources
-from sweep.execution.jobs import CaptionJob, load_split, predict_split
+from sweep.execution.jobs import PredictionJob, load_split, predict_split
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
 
@@ -29,40 +29,30 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     if not waiting:
         return
     predictions = study.space.objective.predictions
-    splits = {record.name: choose_scored(load_split(record.config, "validation"), predictions) for record in waiting}
-    jobs = [
-        CaptionJob(
-            record.name,
-            record.config,
-            best_weights(study, record),
-            "validation",
-            len(splits[record.name]),
-            predictions=predictions,
-        )
-        for record in waiting
-    ]
-    texts = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
+    splits, jobs = {}, []
     for record in waiting:
-        score = score_predictions(splits[record.name], texts[record.name], record.config.metric)
-        study.rescore(record.name, score)
+        split = load_split(record.config, "validation")
+        positions = find_scored(split.records, predictions)
+        splits[record.name] = split.part(positions)
+        request = build_request(predictions, len(positions))
+        weights = study.paths.trial(record.name).best_weights
+        jobs.append(PredictionJob(record.name, record.config, weights, "validation", positions.tolist(), request))
+    found = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
+    for record in waiting:
+        texts = [prediction.text for prediction in found[record.name]]
+        study.rescore(record.name, score_predictions(splits[record.name], texts, record.config.metric))
 
 
 def export_best(study: Study, best: TrialRecord) -> Path:
     """Write `best.yaml` and `best/`; returns the latter. An unchanged best is not written again."""
-    directory = study.directory / "best"
-    mark = directory / "trial.txt"
+    directory, mark = study.paths.best_model, study.paths.best_model_trial
     study.write_best(best)
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() == best.name:
         return directory
-    partial = study.directory / "best.partial"
+    partial = directory.with_name("best.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    export_captioner(best.config, best_weights(study, best), partial)
+    export_captioner(best.config, study.paths.trial(best.name).best_weights, partial)
     write_text_atomically(partial / mark.name, f"{best.name}\n")
     shutil.rmtree(directory, ignore_errors=True)
     partial.replace(directory)
     return directory
-
-
-def best_weights(study: Study, record: TrialRecord) -> Path:
-    """The trained weights of a trial's best epoch."""
-    return study.trial_directory(record.name) / "checkpoints" / "best" / "weights.safetensors"

@@ -1,10 +1,8 @@
-"""Before the first trial: data and models are checked, images decoded and encoded, the evaluation tried once."""
+"""Preparation of a run: check data and models, decode and encode images, try the evaluation once."""
 
 import sys
 import textwrap
 import time
-
-import numpy as np
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import (
@@ -22,14 +20,20 @@ from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.scoring.bertscore import load_bert_scorer
-from medcap_core.training.validation import check_metric, check_truth, choose_scored, score_predictions
+from medcap_core.training.validation import (
+    build_request,
+    check_metric,
+    check_truth,
+    find_scored,
+    score_predictions,
+)
 from sweep.execution.cluster import ClusterInfo, TrialResources
-from sweep.execution.jobs import CaptionJob, predict_here, predict_split
+from sweep.execution.jobs import PredictionJob, predict_here, predict_split
 from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.provenance import begin_provenance, check_same_origin, find_gpus
+from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, check_same_origin, find_gpus
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
@@ -37,13 +41,13 @@ NUM_CHECK_BATCHES = 2
 MOST_CAPTIONS_COUNTED = 1000
 MORE_TOKENS_THAN_ANY = 100_000
 NUM_DRAWS = 64
-"""So many random points stand for a space that is not a grid."""
+"""Number of random points that represent a space that is not a grid."""
 
 
 def check_before_start(space: SearchSpace) -> list[str]:
-    """Load data and models that the space names, so that what is wrong shows before a run directory is made.
+    """Load the data and models of the space, so that faults appear before a run directory is made.
 
-    Returns what is right but ought to be known, a line each.
+    Returns notes for the user, one line each.
     """
     notes: dict[tuple[object, ...], list[str]] = {}
     if "bertscore" in space.extra_scores:
@@ -52,17 +56,17 @@ def check_before_start(space: SearchSpace) -> list[str]:
         splits = load_dataset(config.data).splits
         captioner = load_trial_captioner(config, current_device())
         check_metric(config, captioner, splits["validation"])
-        reading = (*_model_of(config), config.prompt, config.max_caption_tokens)
-        if config.freeze is not FreezeMode.ZERO_SHOT and reading not in notes:
+        key = (*_model_of(config), config.prompt, config.max_caption_tokens)
+        if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [record.caption for record in splits["train"]]
-            notes[reading] = describe_cut_captions(captioner, captions, config)
+            notes[key] = describe_cut_captions(captioner, captions, config)
         apply_tuning(captioner, config)
-    release_memory()  # quantized weights lie on the GPU
+    release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]
 
 
 def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
-    """How many of MOST_CAPTIONS_COUNTED training captions `max_caption_tokens` cuts; nothing if none."""
+    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED, if any."""
     some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
     whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
     longest = max(map(len, whole), default=0)
@@ -78,8 +82,8 @@ def describe_cut_captions(captioner: Captioner, captions: list[str], config: Tri
 
 
 def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
-    """One config for each way in which the space's trials use their models."""
-    ways = {
+    """List one config for each distinct use of a model among the space's trials."""
+    by_use = {
         (
             *_model_of(c),
             c.image_size,
@@ -92,11 +96,11 @@ def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
         ): c
         for c in draw_configs(space, NUM_DRAWS)
     }
-    return list(ways.values())
+    return list(by_use.values())
 
 
 def _model_of(config: TrialConfig) -> tuple[object, ...]:
-    """What decides which model is loaded, and how."""
+    """Return the fields that determine the loaded model."""
     return (
         config.model,
         config.vision_model,
@@ -110,11 +114,11 @@ def _model_of(config: TrialConfig) -> tuple[object, ...]:
 
 
 def prepare_run(study: Study, view: SweepView) -> PreparedData:
-    """Decode what the trials share, list what was left out, and write down where everything comes from.
+    """Decode the images of all trials, write the skipped records and the provenance.
 
-    Returns the data of one trial; other trials may take other shares of it, which are decoded here too.
+    Returns the data with the largest share of images; those of the other selections are decoded too.
     """
-    skipped_path = study.directory / "skipped_records.csv"
+    skipped_path = study.paths.skipped_records
     try:
         parts = [
             prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
@@ -135,15 +139,16 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
-    found = {
-        "name": data.name,
-        "kind": data.kind,
-        "notes": data.notes,
-        "sizes": sizes,
-        "skipped": len(skipped),
-        "sha256": {name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
-    }
-    models = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    found = DataOrigin(
+        name=data.name,
+        kind=data.kind,
+        notes=data.notes,
+        sizes=sizes,
+        skipped=len(skipped),
+        sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+    )
+    identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
+    models = ModelOrigin.model_validate(identity)
     check_same_origin(study.directory, found, models)
     begin_provenance(
         study.directory,
@@ -156,10 +161,10 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
 
 
 def list_duplicates(study: Study, view: SweepView) -> None:
-    """Find the train images that other splits hold too, list them in `duplicate_images.csv`, and say how many."""
+    """Find the train images that other splits also hold, write `duplicate_images.csv` and show their number."""
     config = _configs_by_images(study.space)[0]
     found = find_duplicate_images(config, load_geometry(config), view.step)
-    path = study.directory / "duplicate_images.csv"
+    path = study.paths.duplicate_images
     write_duplicates(found.pairs, path)
     text = describe_duplicates(
         found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images, noun=found.noun
@@ -168,20 +173,20 @@ def list_duplicates(study: Study, view: SweepView) -> None:
 
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
-    """One config for each selection and size of images that the space's trials use, the largest share first."""
-    ways = {
+    """List one config for each selection and size of images among the space's trials, the largest share first."""
+    by_images = {
         (config.model, config.vision_model, config.image_size, config.data_fraction, config.max_train_images): config
         for config in draw_configs(space, NUM_DRAWS)
     }
-    return sorted(ways.values(), key=lambda config: -config.data_fraction)
+    return sorted(by_images.values(), key=lambda config: -config.data_fraction)
 
 
 def encode_ahead(space: SearchSpace, view: SweepView) -> None:
-    """Encode here, with all cores, what the trials' frozen encoders would; else the first trial would, the others wait.
+    """Encode the images of trials with frozen encoders here, on all cores, rather than in the first trial.
 
-    Where trials have GPUs they encode on those.
+    Not called where trials have GPUs, which encode faster.
     """
-    ways = {
+    by_features = {
         (
             *_model_of(c),
             c.image_size,
@@ -195,7 +200,7 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
         for c in draw_configs(space, NUM_DRAWS)
         if encoder_is_frozen(c)
     }
-    for config in ways.values():
+    for config in by_features.values():
         captioner = load_trial_captioner(config)
         for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
             augmented = name == "train" and config.augment
@@ -205,35 +210,37 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 def check_evaluation(
     study: Study, data: PreparedData, cluster: ClusterInfo, resources: TrialResources, view: SweepView
 ) -> None:
-    """Score two batches of validation by each untrained model where trials will run, so that a fault shows at once.
+    """Score two validation batches by each untrained model where trials will run, so that faults appear at once.
 
-    On this machine's CPUs that is this process, which has imported and loaded everything already.
+    On this machine's CPUs this process does it, which has imported and loaded everything already.
     """
     names = {name: alias for alias, name in study.space.models.items()}
     objective = study.space.objective
-    check_truth(study.space.metric, study.space.data, data.splits["validation"].records)
-    whole = choose_scored(data.splits["validation"], objective.predictions)
+    validation = data.splits["validation"]
+    check_truth(study.space.metric, study.space.data, validation.records)
+    scored = find_scored(validation.records, objective.predictions)
     for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-        split = whole.part(np.arange(min(NUM_CHECK_BATCHES * config.eval_batch_size, len(whole))))
+        positions = scored[: NUM_CHECK_BATCHES * config.eval_batch_size]
+        split = validation.part(positions)
         started = time.monotonic()
-        job = CaptionJob(
+        job = PredictionJob(
             "check",
             untrained,
             None,
             "validation",
-            len(split),
+            positions.tolist(),
+            build_request(objective.predictions, len(split)),
             whole_validation=False,
-            may_look_up=False,
-            predictions=objective.predictions,
         )
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(split))
-            texts = predict_here(job)
+            found = predict_here(job)
             view.step(what, len(split), len(split))
         else:
-            texts = predict_split([job], resources, view.step, what)["check"]
+            found = predict_split([job], resources, view.step, what)["check"]
+        texts = [prediction.text for prediction in found]
         score = objective.show(score_predictions(split, texts, config.metric))
         checked = f"{len(split)} validation {split.records[0].noun}s"
         view.message(

@@ -1,6 +1,7 @@
 """The command line: read, check, launch, print where the results are.
 
-python -m sweep.run search_spaces/lora.yaml
+python -m sweep.run lora
+python -m sweep.run my_space.yaml --data FOLDER
 python -m sweep.run --resume runs/lora-001
 """
 
@@ -14,14 +15,14 @@ import typer
 from rich.console import Console
 
 from medcap_core.errors import ConfigFault, UserFault
-from medcap_core.runtime.command_line import told_in_sentences
-from medcap_core.runtime.imports import quick_imports
+from medcap_core.runtime.command_line import exit_on_fault, quick_imports
 from sweep.process.environment import set_environment
-from sweep.process.interrupts import heed_interrupts
+from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import num_trials
+from sweep.space.ready import find_space
 from sweep.space.schema import Resources, SearchSpace
 from sweep.study.directory import check_new_directory, next_run_directory
 
@@ -34,17 +35,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def run(
-    space: Annotated[Path | None, typer.Argument(help="Space file, such as search_spaces/lora.yaml.")] = None,
+    space: Annotated[str | None, typer.Argument(help="A ready space, such as lora, or a space file.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set: phantoms, rocov2, a Hub name or a path.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model: phantom-blip, a Hub name or a path.")] = None,
-    trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds so many.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its trials.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: the next free runs/NAME-NNN.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
-    log_to: Annotated[LogTarget | None, typer.Option(help="Tell this tool of every trial, too.")] = None,
+    log_to: Annotated[LogTarget | None, typer.Option(help="Log every trial to this tool too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
     retry_failed: Annotated[
@@ -53,8 +54,8 @@ def run(
 ) -> None:
     """Search hyperparameters of a medical image captioner, and evaluate the best model once on the test split."""
     set_environment(address)
-    heed_interrupts()
-    with told_in_sentences():
+    install_interrupt_handlers()
+    with exit_on_fault():
         if log_to is not None:
             prepare_log(log_to)
         if resume is not None:
@@ -71,9 +72,9 @@ def run(
         if retry_failed:
             raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
         if space is None:
-            raise ConfigFault("No space file given; name one, such as search_spaces/lora.yaml, or use --resume DIR.")
+            raise ConfigFault("No space given; name a ready one, such as lora, or a space file, or use --resume DIR.")
         resolved = apply_overrides(
-            load_space(space),
+            load_space(find_space(space)),
             data=data,
             model=model,
             trials=_parse_count(trials),
@@ -150,15 +151,15 @@ def _go_on(
 
 @contextmanager
 def _launched(address: str | None, wanted: Resources, count: int) -> "Iterator[Launch]":
-    """A Ray that starts for `count` trials; a fault meanwhile is told before it is left, which may take seconds."""
+    """Start Ray for `count` trials; a fault meanwhile is printed before Ray ends, which may take seconds."""
     from sweep.execution.launch import launch
 
-    with launch(address, wanted, count) as launched, told_in_sentences():
+    with launch(address, wanted, count) as launched, exit_on_fault():
         yield launched
 
 
 def _refuse_with_resume(**flags: object) -> None:
-    """A resumed run keeps its space; only what does not change results may be given anew."""
+    """Refuse flags that would change the space of a resumed run."""
     given = [
         ("SPACE" if name == "space" else "--" + name.replace("_", "-"))
         for name, value in flags.items()

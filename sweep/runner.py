@@ -5,15 +5,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from medcap_core.data.prepare import TooManyBadRecords, load_dataset
+from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
-from medcap_core.scoring.published import find_published
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
@@ -21,11 +19,10 @@ from sweep.execution.cluster import NodeSize, TrialResources, check_shared_direc
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.launch import Launch
 from sweep.execution.tune import run_search
-from sweep.held_out.answers import score_answers_on_test
-from sweep.held_out.captions import score_on_test
+from sweep.held_out.evaluation import score_on_test
 from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
 from sweep.process.log_target import LogTarget
-from sweep.process.noise import divert_noise
+from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
 from sweep.space.labels import short_label
 from sweep.space.model_aliases import describe_models
@@ -34,9 +31,11 @@ from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
+from sweep.study.results import load_results
 from sweep.study.study import Study
-from sweep.tables.answer_console import print_answer_tables
-from sweep.tables.console import print_test_table
+from sweep.tables.answer_tables import build_answer_tables
+from sweep.tables.caption_tables import build_caption_tables
+from sweep.tables.printing import print_table
 from sweep.terminal.view import SweepView
 
 EXIT_NOTE = "Interrupted; everything finished is kept. Go on with: python -m sweep.run --resume {directory}"
@@ -57,11 +56,11 @@ def run_study(
 ) -> None:
     """Run what is left of a study and `num_more` trials, choose its best trial, and score that on the test split.
 
-    `launch` is the start of the Ray to run on, which may be on its way; `notes` are told first. Raises
-    EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after telling how to go on.
+    `launch` is the start of the Ray to run on, which may be on its way; `notes` are printed first. Raises
+    EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after printing how to go on.
     """
     space = study.space
-    with divert_noise(study.directory / "log.txt", console) as terminal:
+    with redirect_output(study.paths.log, console) as terminal:
         try:
             view = SweepView(
                 terminal,
@@ -74,11 +73,10 @@ def run_study(
                 resources = prepare(study, launch, view)
                 if num_more:
                     study.extend(num_more)  # only now, so that a fault found above does not add them for good
-                run_search(study, resources, view, ExperimentLog(study, log_to) if log_to else None)
+                run_search(study, resources, view, ExperimentLog(study, log_to, view.message) if log_to else None)
                 try:
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)
-                    metrics = score_answers_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                 except EveryTrialFailed:
                     end_run(study, view)
@@ -87,7 +85,7 @@ def run_study(
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
             raise
-        print_results(study, metrics, terminal)
+        print_results(study, terminal)
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
@@ -97,7 +95,7 @@ def discard_unused(directory: Path, fault: UserFault) -> None:
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
-    """All that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
+    """Do all that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
     if not launch.is_sure:
         cluster, _ = launch.settle(view)
         if not cluster.is_own:
@@ -112,7 +110,7 @@ def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
 
 
 def describe_study(study: Study) -> list[str]:
-    """What a run prints first: where, and on what."""
+    """Describe where the run is, and on what, as it is printed first."""
     return [
         f"Run directory  {show_path(study.directory)}",
         f"Data, model    {study.space.data}, {describe_models(study.space)}",
@@ -139,8 +137,8 @@ def end_run(study: Study, view: SweepView) -> None:
         view.message(str(fault))
 
 
-def print_results(study: Study, metrics: dict[str, Any], console: Console) -> None:
-    """Print the best config, the test table and what to do next."""
+def print_results(study: Study, console: Console) -> None:
+    """Print the best config, the tables on the test split and what to do next."""
     best = study.best()[0]
     directory = show_path(study.directory)
     whole, show = best.whole_validation_score, best.objective.show
@@ -150,10 +148,12 @@ def print_results(study: Study, metrics: dict[str, Any], console: Console) -> No
         f"Best: {best.name} ({short_label(best.point)}), validation {best.objective.label} {show(best.best_score)} "
         f"at epoch {best.best_epoch}" + ("" if whole is None else f", {show(whole)} on the whole split"),
     )
-    print_test_table(console, metrics, find_published(study.space.data, load_dataset(study.space.data).kind))
-    print_answer_tables(console, metrics)
+    results = load_results(study.directory)
+    for table in (*build_caption_tables(results), *build_answer_tables(results)):
+        print_table(console, table)
     write_lines(
         console,
+        "",
         f"Config           {directory}/best.yaml",
         f"Model            {directory}/best (loads with {find_family(best.config).loader})",
         f"Trials           {directory}/trials.csv",
@@ -178,7 +178,7 @@ def write_lines(console: Console, *lines: str) -> None:
 
 
 def describe_run(space: SearchSpace, started: float) -> str:
-    """What a run would do and cost; starts nothing. `started` is when this process began, on the monotonic clock."""
+    """Describe what a run would do and cost; `started` is when this process began, on the monotonic clock."""
     notes = check_before_start(space)
     start_seconds = time.monotonic() - started
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))

@@ -6,6 +6,19 @@ from pathlib import Path
 
 import pytest
 
+SLOW_FIXTURES = {"local_ray": "ray", "finished_run": "runs", "two_nodes": "runs", "materials": "runs"}
+"""Fixtures that start Ray or whole runs, and the group of tests in which one worker of pytest-xdist shares them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray or a whole run as slow, and keep it together on one worker."""
+    for item in items:
+        groups = [group for name, group in SLOW_FIXTURES.items() if name in getattr(item, "fixturenames", ())]
+        if groups:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group(groups[0]))
+
 
 @pytest.fixture(scope="session")
 def sample_data() -> Path:

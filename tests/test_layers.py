@@ -36,6 +36,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"explain"},
         {"runner"},
         {"run", "best"},
+        {"cli"},
     ],
 }
 """Rows of folders and files; names in one row do not import each other. `scoring.options` has types alone."""

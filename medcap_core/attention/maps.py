@@ -86,7 +86,7 @@ def explain_texts(
     for question in dict.fromkeys(questions):  # equal prompts need no padding
         asked = config
         if question is not None:
-            asked = config.model_copy(update={"prompt": captioner.word_question(question)})
+            asked = config.model_copy(update={"prompt": captioner.format_question(question)})
         for model in (captioner, recorder):
             model.set_prompt(asked.prompt)
         rows = [row for row, own in enumerate(questions) if own == question]

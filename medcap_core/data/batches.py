@@ -1,4 +1,4 @@
-"""From rows of a split to tensors on the device, in an order that seed and epoch decide."""
+"""Micro-batches: rows of a split as tensors on the device, ordered and augmented by seed and epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcap_core.config import TrialConfig
 from medcap_core.runtime.transfer import move
 
 
@@ -16,7 +17,7 @@ class TokenizedTexts(Protocol):
     """The texts of a split as token ids, tokenized once and batched by position."""
 
     def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
-        """Number of tokens with a loss at these positions: what a mean over tokens divides by."""
+        """Count the tokens with a loss at these positions: the denominator of the mean loss."""
 
     def batch(
         self,
@@ -26,42 +27,42 @@ class TokenizedTexts(Protocol):
         unlabelled: bool = False,
         alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
-        """The texts as `Captioner.forward` takes them; `unlabelled` ones add nothing to a loss.
+        """Return the texts as `Captioner.forward` takes them; `unlabelled` ones have no token with a loss.
 
-        Of a family whose steps are recorded, batches at `alike` of as many texts get the same shape if each is given
-        all.
+        `alike` holds the positions of every batch of one step; families with recorded steps pad batches of equal row
+        count to one shape.
         """
 
     def for_epoch(self, epoch: int) -> "TokenizedTexts":
-        """What `epoch` shows, where epochs differ."""
+        """Return the texts of `epoch`, for families whose texts differ by epoch."""
 
 
 Positions = NDArray[np.int64]
 
 
 class ImageSource(Protocol):
-    """Where the images of one split come from, by position in the split."""
+    """The images of one split, by position in the split."""
 
     encoded: bool
-    """Whether `fetch` gives encoder hidden states (B, N, D) rather than uint8 pixels (B, 3, S, S)."""
+    """Whether `fetch` returns encoder hidden states (B, N, D) rather than uint8 pixels (B, 3, S, S)."""
 
     def __len__(self) -> int: ...
 
     def fetch(self, positions: Positions) -> Tensor:
-        """The images at `positions`, on the CPU or already on the device."""
+        """Return the images at `positions`, on the CPU or the device."""
 
 
 class Split(Protocol):
-    """What this module needs of a prepared split."""
+    """The part of `PreparedSplit` used here."""
 
     def __len__(self) -> int: ...
 
     def pixels(self, positions: Positions) -> NDArray[np.uint8]:
-        """uint8 (B, 3, S, S)."""
+        """Return the images at `positions`, uint8 (B, 3, S, S)."""
 
 
 class PixelSource:
-    """Images as pixels, from the decode-once store."""
+    """Images as pixels, from the store of decoded images."""
 
     encoded = False
 
@@ -72,12 +73,12 @@ class PixelSource:
         return len(self.split)
 
     def fetch(self, positions: Positions) -> Tensor:
-        """uint8 pixels (B, 3, S, S) on the CPU."""
+        """Return uint8 pixels (B, 3, S, S) on the CPU."""
         return torch.from_numpy(self.split.pixels(positions))
 
 
 class SourcePart:
-    """Some of the images of another source, in the order given."""
+    """The images of `whole` at `positions`, in that order."""
 
     def __init__(self, whole: ImageSource, positions: Positions) -> None:
         self.whole = whole
@@ -88,15 +89,15 @@ class SourcePart:
         return len(self.positions)
 
     def fetch(self, positions: Positions) -> Tensor:
-        """See `ImageSource.fetch`."""
+        """Return the images at these positions of the part."""
         return self.whole.fetch(self.positions[positions])
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes: images and, in the family's own layout, texts (for BLIP input ids and labels).
+    """The input of one forward pass: images, and texts in the family's layout (BLIP: input ids and labels).
 
-    An empty share of a step is one row without labels: it adds nothing to the loss.
+    A worker without rows gets one row without labels, which adds nothing to the loss.
     """
 
     positions: Positions
@@ -105,30 +106,30 @@ class MicroBatch:
     encoded: bool
 
     def copy(self) -> "MicroBatch":
-        """The same values in tensors of its own."""
+        """Return a copy with cloned tensors."""
         return replace(self, images=self.images.clone(), texts=tuple(text.clone() for text in self.texts))
 
 
 def derive_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers, so that neighbours such as (seed, epoch) do not run alike."""
+    """Derive one 63-bit seed from several numbers; neighbouring numbers give unrelated seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def order_of_epoch(num_images: int, seed: int, epoch: int) -> Positions:
-    """The positions of all images in the order in which `epoch` visits them."""
+    """Draw the order in which `epoch` visits all images, as positions."""
     return np.random.default_rng(derive_seed(seed, epoch)).permutation(num_images)
 
 
 def split_step(positions: Positions, num_parts: int) -> list[Positions]:
     """Deal the positions of one optimizer step to `num_parts` micro-batches (accumulation x workers).
 
-    Parts may differ by one row and be empty at the end of an epoch.
+    Parts differ by at most one row; at the end of an epoch some may be empty.
     """
     return [positions[part::num_parts] for part in range(num_parts)]
 
 
 class BatchMaker:
-    """Makes the micro-batches of a split, ready for `device`."""
+    """Builds the micro-batches of a split on `device`."""
 
     def __init__(self, images: ImageSource, texts: TokenizedTexts, device: torch.device) -> None:
         self.images = images
@@ -138,9 +139,9 @@ class BatchMaker:
         self.pad_to_multiple = 8 if device.type == "cuda" else 1
 
     def make(self, positions: Positions, step: Sequence[Positions] = ()) -> MicroBatch:
-        """The images and texts at `positions`; an empty share becomes one row without labels.
+        """Build the micro-batch at `positions`; without any, one row without labels.
 
-        `step` are all micro-batches of its step, which shall have few shapes together.
+        `step` holds the positions of all micro-batches of the step, so that they are padded to few shapes.
         """
         is_empty = len(positions) == 0
         rows = np.zeros(1, dtype=np.int64) if is_empty else positions
@@ -150,5 +151,33 @@ class BatchMaker:
         return MicroBatch(rows, images, tuple(move(text, self.device) for text in texts), self.images.encoded)
 
     def for_epoch(self, epoch: int) -> "BatchMaker":
-        """The same images with the texts that `epoch` shows."""
+        """Return a maker with the same images and the texts of `epoch`."""
         return BatchMaker(self.images, self.texts.for_epoch(epoch), self.device)
+
+
+class Augmenter:
+    """The augmentation of one epoch: an angle and a brightness for each image, independent of the number of workers.
+
+    There are no flips, which would swap left and right in the image but not in the caption, and no crops, which could
+    remove a finding.
+    """
+
+    def __init__(self, config: TrialConfig, num_images: int, epoch: int) -> None:
+        generator = np.random.default_rng(derive_seed(config.seed, epoch, 1))
+        bound, change = config.max_rotation_degrees, config.max_brightness_change
+        self.angles = np.radians(generator.uniform(-bound, bound, num_images))
+        self.brightness = 1.0 + generator.uniform(-change, change, num_images)
+
+    def apply(self, pixels: Tensor, positions: Positions) -> Tensor:
+        """Rotate about the centre, with black corners, and scale: uint8 (B, 3, S, S) -> float32 in 0..255."""
+        angles = self.angles[positions]
+        rotations = np.zeros((len(positions), 2, 3), dtype=np.float32)
+        rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)
+        rotations[:, 1, 0] = np.sin(angles)
+        rotations[:, 0, 1] = -rotations[:, 1, 0]
+        grid = nn.functional.affine_grid(
+            move(torch.from_numpy(rotations), pixels.device), list(pixels.shape), align_corners=False
+        )
+        rotated = nn.functional.grid_sample(pixels.float(), grid, mode="bilinear", align_corners=False)
+        scale = move(torch.from_numpy(self.brightness[positions].astype(np.float32)), pixels.device)
+        return (rotated * scale.view(-1, 1, 1, 1)).clamp_(0.0, 255.0)

@@ -1,4 +1,4 @@
-"""Why an image or a volume cannot be read: a sentence, and whether that is the file's fault or the machine's."""
+"""Faults of decoding: a damaged or absent file is left out, a failing machine ends the run."""
 
 import errno
 import struct
@@ -25,7 +25,7 @@ _MACHINE_FAULTS = {
 
 
 class UnreadableImage(Exception):
-    """An image or volume that cannot be used; `lasting` is False where its file is only out of reach for now."""
+    """An image or volume that cannot be used; `lasting` is False for a file that is inaccessible for now."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)
@@ -35,10 +35,10 @@ class UnreadableImage(Exception):
 
 @contextmanager
 def reading(reference: Reference) -> Iterator[None]:
-    """Open and convert `reference` in it: what decoders raise becomes one of two exceptions.
+    """Turn the exceptions of decoders, raised while `reference` is opened and converted, into one of two.
 
     UnreadableImage for a damaged, absent or forbidden file; DataFault where the machine fails to read (disk, memory,
-    open files, network): leaving such files out would silently change the data set.
+    open files, network), since leaving such files out would silently change the data set.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def _machine_fault(reference: Reference, reason: str) -> DataFault:
 
 
 def _describe(error: BaseException) -> str:
-    """One line on a damaged image, without the address of an in-memory file."""
+    """Describe a decoding error in one line, without the address of an in-memory file."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged from its first bytes on"
     if isinstance(error, OSError) and error.strerror:

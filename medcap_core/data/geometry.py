@@ -1,4 +1,4 @@
-"""What a store of decoded images and one of decoded volumes have in common."""
+"""The protocol shared by the geometry of images and of volumes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from medcap_core.data.records import Reference
 
 
 class Geometry(Protocol):
-    """What a model takes: `ImageGeometry` for images, `VolumeGeometry` for volumes. Frozen and hashable."""
+    """The input a model takes: `ImageGeometry` or `VolumeGeometry`, frozen and hashable."""
 
     def __hash__(self) -> int: ...
 
     @property
     def noun(self) -> str:
-        """What sentences call one of them, as `Record.noun`."""
+        """Noun for one input in messages, as `Record.noun`."""
 
     @property
     def size(self) -> int:
@@ -29,14 +29,14 @@ class Geometry(Protocol):
 
     @property
     def described(self) -> Mapping[str, int]:
-        """All that decides the values decoded from a given file, for the key of a store."""
+        """Every number that changes the values decoded from a file, for the key of a store."""
 
     def decode(self, reference: Reference) -> NDArray[np.uint8]:
-        """The image or volume as uint8 of `row_shape`.
+        """Decode the image or volume to uint8 of `row_shape`.
 
         Raises `medcap_core.data.decoding.UnreadableImage` where the file cannot be used, DataFault where the machine
         fails to read it.
         """
 
     def refer_to(self, path: Path) -> Reference:
-        """A reference to what lies at `path`. Raises ValueError for a file that cannot be one by its name."""
+        """Build a reference to the file at `path`. Raises ValueError where the name is of another kind of file."""

@@ -1,4 +1,4 @@
-"""How an image of any kind becomes 8-bit RGB pixels of one size."""
+"""Conversion of images of any mode and depth to 8-bit RGB pixels of one size."""
 
 import struct
 from dataclasses import asdict, dataclass
@@ -37,20 +37,20 @@ class ImageGeometry:
 
     @property
     def described(self) -> dict[str, int]:
-        """All that decides the pixels of a given file, for the key of a store."""
+        """Every number that changes the pixels of a file, for the key of a store."""
         return asdict(self)
 
     def decode(self, reference: Reference) -> NDArray[np.uint8]:
-        """The image as uint8 RGB (3, size, size); raises what `decode_rgb` raises."""
+        """Decode the image to uint8 RGB (3, size, size). Raises as `decode_rgb`."""
         return resize(decode_rgb(reference), self.size, self.resample)
 
     def refer_to(self, path: Path) -> ImageFile:
-        """A reference to the image file at `path`."""
+        """Build a reference to the image file at `path`."""
         return ImageFile(path)
 
 
 def decode_rgb(reference: Reference) -> Image.Image:
-    """The image in mode RGB and in its own size. Raises UnreadableImage and DataFault, see `reading`."""
+    """Decode the image to mode RGB at its own size. Raises UnreadableImage and DataFault, see `reading`."""
     with reading(reference):
         image = reference.open()
         if not isinstance(image, Image.Image):
@@ -59,10 +59,10 @@ def decode_rgb(reference: Reference) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` in mode RGB, upright by its EXIF orientation.
+    """Convert `image` to mode RGB, upright by its EXIF orientation.
 
-    Gray, palette, 1-bit and CMYK images are converted as they are. Transparent ones are laid on black; an alpha channel
-    that is 0 everywhere is taken for a broken one and dropped. Images with more than 8 bits a pixel (16-bit, 32-bit,
+    Gray, palette, 1-bit and CMYK images are converted by Pillow. Transparent images are laid on black; an alpha channel
+    that is 0 everywhere is dropped as broken. Images with more than 8 bits a pixel (16-bit, 32-bit,
     float) are scaled linearly from the 0.5th to the 99.5th percentile of their own pixels to 0 .. 255, so that a few
     burnt-in marks or dead pixels do not darken the anatomy; where both percentiles agree, from minimum to maximum; a
     constant image becomes black. NaN becomes black. Raises ValueError for a mode Pillow cannot convert (LAB).
@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, resample: int) -> NDArray[np.uint8]:
-    """Stretch an RGB image to uint8 (3, size, size), exactly as BLIP's image processor does before it normalises."""
+    """Stretch an RGB image to uint8 (3, size, size), exactly as BLIP's image processor does before normalisation."""
     resized = image.resize((size, size), Image.Resampling(resample))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
@@ -86,11 +86,11 @@ def _apply_orientation(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
-        return image  # an EXIF block that cannot be parsed says nothing about orientation
+        return image  # an EXIF block that cannot be parsed gives no orientation
 
 
 def _is_white_zero(image: Image.Image) -> bool:
-    """Pillow inverts 8-bit white-is-zero TIFFs, but leaves 16-bit ones as stored."""
+    """Check for a white-is-zero TIFF: Pillow inverts 8-bit ones, but leaves 16-bit ones as stored."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(_WHITE_IS_ZERO_TAG) == 0
 
@@ -103,7 +103,7 @@ def _lay_on_black(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(values: NDArray[np.generic], *, inverted: bool) -> NDArray[np.uint8]:
-    """Linear window of (H, W) values of any number type to uint8 (H, W)."""
+    """Window (H, W) values of any number type linearly to uint8 (H, W)."""
     pixels = values.astype(np.float64)
     finite = pixels[np.isfinite(pixels)]
     if finite.size == 0:

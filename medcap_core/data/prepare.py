@@ -1,4 +1,4 @@
-"""From a trial's config to the images (or scans) and captions of each split, ready to be read."""
+"""Preparation of the images (or scans) and captions of each split for a trial's config."""
 
 import csv
 import functools
@@ -34,7 +34,7 @@ class TooManyBadRecords(DataFault):
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """The usable records of a split in order, and the row of each in the image store."""
+    """The usable records of a split, in order, and the row of each in the image store."""
 
     split: SplitName
     records: list[Record]
@@ -46,27 +46,27 @@ class PreparedSplit:
 
     @property
     def captions(self) -> list[str]:
-        """One caption a record."""
+        """The caption of each record."""
         return [record.caption for record in self.records]
 
     @property
     def ids(self) -> list[str]:
-        """One id a record, unique in the split."""
+        """The id of each record, unique in the split."""
         return [record.id for record in self.records]
 
     def part(self, positions: NDArray[np.int64]) -> "PreparedSplit":
-        """Some of the images, in the order given."""
+        """Return the part of the split at `positions`, in that order."""
         records = [self.records[position] for position in positions.tolist()]
         return PreparedSplit(self.split, records, self.store, self.rows[positions])
 
     def pixels(self, positions: NDArray[np.int64] | slice | list[int]) -> NDArray[np.uint8]:
-        """Images at `positions` of `records`, uint8 (B, 3, S, S), RGB, or scans, (B, 1, S, S, S); not normalised."""
+        """Read the images at `positions`, uint8 RGB (B, 3, S, S), or scans (B, 1, S, S, S); not normalised."""
         return self.store.pixels(self.rows[positions])
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The splits asked for; `skipped` lists what was left out of them, when reading and when decoding."""
+    """The prepared splits; `skipped` lists the records left out when reading and when decoding."""
 
     name: str
     kind: str
@@ -86,11 +86,10 @@ def prepare_data(
     """Read the data set, draw the records `config` asks for and decode their images once.
 
     train: `data_fraction`, then `max_train_images`; validation: `max_validation_images` unless `whole_validation`;
-    test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. What was
-    read stays in memory, so a later call in the process costs little. Raises TooManyBadRecords above
-    `max_bad_record_share`, and DataFault where a split is left with fewer than 2 images or where the data set holds
-    scans and the geometry is that of images, or the other way round. With
-    `drop_duplicate_train_images`, train loses what validation (all of it) and test hold too.
+    test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. With
+    `drop_duplicate_train_images`, train loses the images that test or the whole validation split also hold. The data
+    set stays in memory for later calls. Raises TooManyBadRecords above `max_bad_record_share`, and DataFault where a
+    split is left with fewer than 2 images or where the data set holds scans and the model takes images, or vice versa.
     """
     dataset = load_dataset(config.data)
     _require_geometry(config, dataset, geometry)
@@ -99,10 +98,11 @@ def prepare_data(
     num_read = sum(len(dataset.splits[split]) for split in splits)
     share_skipped = len(skipped) / max(1, len(skipped) + num_read)
     num_drawn = num_unreadable = 0
+    unit = "px" if geometry.noun == "image" else "voxels a side"
     for split in splits:
-        drawn = _draw(dataset, split, config, whole_validation=whole_validation)
+        drawn = draw_rows(dataset, split, config, whole_validation=whole_validation)
         store = _open_store(config.data, split, geometry, cache_root())
-        store.ensure(drawn, progress, _describe_decoding(split, geometry))
+        store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
         usable = drawn[store.readable(drawn)]
         records = dataset.splits[split]
         reasons = store.unreadable
@@ -112,7 +112,7 @@ def prepare_data(
         )
         num_drawn, num_unreadable = num_drawn + len(drawn), num_unreadable + len(bad)
         prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
-    # Reading looks at all records, decoding only at the drawn ones: each share is taken of its own base.
+    # Reading covers all records, decoding only the drawn ones, so each share has a base of its own.
     bad_share = 1 - (1 - share_skipped) * (1 - num_unreadable / max(1, num_drawn))
     if bad_share > config.max_bad_record_share:
         raise TooManyBadRecords(_describe_bad_records(config, bad_share, skipped), skipped)
@@ -125,9 +125,9 @@ def prepare_data(
 
 @dataclass(frozen=True)
 class DuplicateImages:
-    """The train images that validation or test hold too; `num_blank` train images were compared exactly only.
+    """Train images that validation or test also hold; `num_blank` train images are blank, compared byte by byte only.
 
-    `noun` is what the records are called.
+    `noun` is `Record.noun`.
     """
 
     pairs: list[DuplicatePair]
@@ -136,9 +136,9 @@ class DuplicateImages:
 
 
 def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> DuplicateImages:
-    """Compare the train images that `config` draws, none dropped, with all of validation and with test.
+    """Compare the train images drawn by `config`, before any drop, with the whole validation split and with test.
 
-    Decodes what of these is not yet decoded. Raises as `prepare_data` does.
+    Decodes the images that are not yet decoded. Raises as `prepare_data`.
     """
     all_kept = config.model_copy(update={"drop_duplicate_train_images": False})
     splits = prepare_data(all_kept, geometry, splits=SPLITS, whole_validation=True, progress=progress).splits
@@ -153,7 +153,7 @@ def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Pro
 def _drop_duplicates(
     config: TrialConfig, geometry: Geometry, train: PreparedSplit, progress: Progress | None
 ) -> tuple[PreparedSplit, list[SkippedRecord]]:
-    """Train without what is in another split, and what was taken out."""
+    """Drop the train images that another split also holds; returns the rest and the dropped records."""
     reasons = {
         pair.id: f"{pair.kind} duplicate of {pair.other_split} {pair.other_id}"
         for pair in reversed(find_duplicate_images(config, geometry, progress).pairs)
@@ -164,7 +164,7 @@ def _drop_duplicates(
 
 
 def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
-    """Write a CSV `split,id,reason` of what was left out."""
+    """Write the skipped records as CSV, `split,id,reason`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("split", "id", "reason"))
@@ -173,7 +173,7 @@ def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
 
 @functools.lru_cache(maxsize=4)
 def load_dataset(name_or_path: str) -> Dataset:
-    """The data set as `prepare_data` sees it, read once in a process. Raises DataFault."""
+    """Load the data set, once in a process. Raises DataFault."""
     return load_data(name_or_path, seed=DATA_SEED)
 
 
@@ -190,12 +190,8 @@ def _require_geometry(config: TrialConfig, dataset: Dataset, geometry: Geometry)
         raise DataFault(f"{config.data} holds {holds}, but the model {config.model} takes {takes}: use {remedy}.")
 
 
-def _describe_decoding(split: SplitName, geometry: Geometry) -> str:
-    unit = "px" if geometry.noun == "image" else "voxels a side"
-    return f"decoding {split} {geometry.noun}s at {geometry.size} {unit}"
-
-
-def _draw(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
+def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
+    """Draw the rows of a split that `config` asks for, sorted; see `prepare_data`."""
     caps = {
         "train": config.max_train_images,
         "validation": None if whole_validation else config.max_validation_images,

@@ -1,4 +1,4 @@
-"""Records and splits: what every loader gives and everything else takes."""
+"""Records, references to images and volumes, and data sets: the output of every loader."""
 
 import hashlib
 import re
@@ -27,13 +27,13 @@ def fold_white_space(text: str) -> str:
 
 
 class ImageReference(Protocol):
-    """Where one image lies; small, hashable and picklable, opened on demand."""
+    """A reference to one image: small, hashable and picklable, opened on demand."""
 
     def open(self) -> Image.Image:
-        """The image as stored, not yet converted. Raises OSError or ValueError if it cannot be read."""
+        """Load the image as stored, not converted. Raises OSError or ValueError if it cannot be read."""
 
     def fingerprint(self) -> str:
-        """A string that changes when the image's content does; cheap, reads no pixels."""
+        """Return a string that changes with the image's content; cheap, reads no pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ImageFile:
     path: Path
 
     def open(self) -> Image.Image:
-        """Open by content, whatever the extension says (JPEG bytes in a `.png` are common)."""
+        """Load the image by its content, whatever its extension (JPEG bytes in a `.png` are common)."""
         # By file object: Pillow maps an uncompressed TIFF opened by path into memory, and garbles a rotated one.
         with self.path.open("rb") as file:
             image = Image.open(file)
@@ -51,9 +51,14 @@ class ImageFile:
             return image
 
     def fingerprint(self) -> str:
-        """File name, size and modification time."""
-        status = self.path.stat()
-        return f"{self.path.name}:{status.st_size}:{status.st_mtime_ns}"
+        """Join file name, size and modification time."""
+        return fingerprint_file(self.path)
+
+
+def fingerprint_file(path: Path) -> str:
+    """Join file name, size in bytes and modification time in ns."""
+    status = path.stat()
+    return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,17 @@ class Volume:
 
 
 class VolumeReference(Protocol):
-    """Where one volume lies; small, hashable and picklable, read on demand. Inherit from it to have `open`."""
+    """A reference to one volume: small, hashable and picklable, read on demand. Subclasses inherit `open`."""
 
     def read(self) -> Volume:
-        """The volume, not yet scaled or resized. Raises OSError or ValueError, in one clear line."""
+        """Load the volume, not scaled or resized. Raises OSError or ValueError with a message of one line."""
 
     def open(self) -> NDArray[np.float32]:
-        """The voxels alone, (X, Y, Z) in RAS. Raises what `read` raises."""
+        """Load the voxels alone, (X, Y, Z) in RAS. Raises as `read`."""
         return self.read().voxels
 
     def fingerprint(self) -> str:
-        """A string that changes when the volume's content does; cheap, reads no voxels."""
+        """Return a string that changes with the volume's content; cheap, reads no voxels."""
 
 
 Reference = ImageReference | VolumeReference
@@ -88,12 +93,12 @@ Reference = ImageReference | VolumeReference
 class Record:
     """One image with its caption.
 
-    `caption` is already folded. `case` groups images of one patient or case; None where the source has no such column.
-    `truth` holds what is known beside the caption (finding, side, level, concepts, ...), empty for most sources.
+    `caption` has its white space folded. `case` groups images of one patient or case; None where the source has no such
+    column. `truth` holds labels beside the caption (finding, side, level, concepts, ...), empty for most sources.
     """
 
     noun: ClassVar[str] = "image"
-    """What sentences call it."""
+    """Noun for the image or scan in messages."""
 
     id: str
     image: Reference
@@ -104,7 +109,7 @@ class Record:
 
 @dataclass(frozen=True)
 class SkippedRecord:
-    """One record left out, and why."""
+    """One record left out, with the reason."""
 
     split: SplitName
     id: str
@@ -115,8 +120,8 @@ class SkippedRecord:
 class Dataset:
     """All splits of one source.
 
-    `kind` says in words which source it was recognised as; `notes` are sentences for the user (such as how a
-    validation split was cut); `skipped` lists the records already left out when the source was read.
+    `kind` describes the recognised source; `notes` are sentences for the user (such as how a validation split was cut);
+    `skipped` lists the records left out when the source was read.
     """
 
     name: str
@@ -127,7 +132,7 @@ class Dataset:
 
 
 def hash_records(records: Sequence[Record]) -> str:
-    """SHA-256 (hex) over ids and texts in their order, and all else of records but where their images lie."""
+    """Compute the SHA-256 (hex) of the records in order: every field but `image` and `truth`."""
     digest = hashlib.sha256()
     names = [own.name for own in fields(records[0]) if own.name not in ("image", "truth")] if records else []
     for record in records:

@@ -1,4 +1,4 @@
-"""Which records a split takes: splits cut where a source has none, and draws by share and cap."""
+"""Selection of records: splits cut where a source lacks them, and draws by share and cap."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ _GROUP_NOUNS = {"image": "cases", "scan": "subjects"}
 
 
 def select_rows(num_records: int, *, fraction: float = 1.0, cap: int | None = None, seed: int) -> NDArray[np.int64]:
-    """Sorted rows drawn from `num_records`: a share of them, at most `cap`.
+    """Draw a share of `num_records` rows, at most `cap`, sorted.
 
-    They are the head of one seeded permutation, so a smaller draw lies inside every larger one of the same seed.
-    At least one row is drawn where there is one.
+    The draw is the head of one seeded permutation, so a smaller draw is a subset of every larger one of the same seed.
+    At least one row is drawn unless there are none.
     """
     count = min(num_records, max(1, round(fraction * num_records)))
     if cap is not None:
@@ -33,11 +33,11 @@ def select_rows(num_records: int, *, fraction: float = 1.0, cap: int | None = No
 def cut_missing_splits(
     splits: dict[SplitName, list[Record]], *, seed: int, where: str
 ) -> tuple[dict[SplitName, list[Record]], list[str]]:
-    """Fill in the splits a source lacks, with a sentence on each.
+    """Cut the splits a source lacks from train, and return them with one note on each.
 
-    A source with one split only is taken whole as train. A missing test or validation split is 10% of the train
-    records (at least 2), drawn by `seed`; where records carry a case, whole cases are drawn, so that all images of a
-    case lie on one side. Raises DataFault where there is nothing to cut from.
+    The only split of a source becomes train. A missing test or validation split is 10% of the train
+    records (at least 2), drawn by `seed`; where records carry a case, whole cases are drawn, so that no
+    case is in two splits. Raises DataFault where there is nothing to cut from.
     """
     complete = dict(splits)
     notes = []
@@ -63,7 +63,7 @@ def cut_missing_splits(
 def _cut(
     records: Sequence[Record], num_to_cut: int, seed: int, *, where: str
 ) -> tuple[list[Record], list[Record], bool]:
-    """(kept, cut, whether by case), both in their old order."""
+    """Return (kept, cut, whether by case); both lists keep their order."""
     by_case = any(record.case is not None for record in records)
     groups: dict[tuple[bool, str | int], list[int]] = {}
     for row, record in enumerate(records):

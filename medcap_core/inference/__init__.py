@@ -1,1 +1,1 @@
-"""Captions and answers for a split, from pixels or features."""
+"""Captions and answers of a split, generated from pixels or features."""

@@ -1,8 +1,6 @@
-"""Captions or answers for the images of a split, shared out over the workers and put together again by position."""
+"""Captions, answers and class scores of the images of a split, divided over the workers and merged by position."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,16 +10,59 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import BatchMaker, ImageSource, MicroBatch, Positions
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.models import Captioner
-from medcap_core.runtime.device import autocast, choose_precision, is_small, threads_for_words
+from medcap_core.runtime.device import autocast, choose_precision, is_small, one_thread_if_small
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import move, prefetch
 from medcap_core.runtime.workers import Workers
 
-_Told = TypeVar("_Told")
-
 _BATCHES_OF_SMALL_MODELS = 4
-"""What a word costs a small model on a CPU hardly depends on how few images are still searched: so many batches at once
-write 1.25 times as many captions a second as one of 32 images."""
+"""Batches generated at once by a small model on a CPU, where a token costs about the same for more images: 1.25 times
+as many captions a second as in batches of 32 images."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of the images of a source: captions, answers to questions, similarities to classes.
+
+    `questions` has for each image, in the order of the source, the questions on it, and is empty where none are asked.
+    `classes` are possible answers to the question for the diagnosis.
+    """
+
+    captions: bool = False
+    questions: tuple[tuple[str, ...], ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __or__(self, other: "Request") -> "Request":
+        """Ask for both."""
+        return Request(
+            self.captions or other.captions, self.questions or other.questions, self.classes or other.classes
+        )
+
+    def part(self, positions: Positions) -> "Request":
+        """Ask the same of some of the images, in the order given."""
+        return replace(self, questions=self.questions and tuple(self.questions[index] for index in positions.tolist()))
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """What a model predicts of one image; None or empty for what was not asked for.
+
+    `answers` has one answer a question, `class_scores` the similarity to each class.
+    """
+
+    caption: str | None = None
+    answers: list[str] = field(default_factory=list)
+    class_scores: list[float] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The caption, where there is none the first answer."""
+        return self.answers[0] if self.caption is None else self.caption
+
+
+def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
+    """Count the images of one generation batch."""
+    return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
 
 
 def generate_captions(
@@ -32,103 +73,74 @@ def generate_captions(
     progress: Progress = ignore_progress,
     what: str = "captions",
 ) -> list[str]:
-    """One caption for each image of the source, in order, on every worker."""
-
-    def write(hidden_states: Tensor, _: Positions) -> list[str]:
-        return captioner.generate(hidden_states, config)
-
-    return _generate(captioner, images, config, write, workers, progress, what)
-
-
-def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
-    """How many images words are generated for at once."""
-    return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
-
-
-@dataclass(frozen=True)
-class ImageAnswers:
-    """What a model says of one image: an answer to each question, and how near it lies to each class in question.
-
-    `class_scores` is empty where no classes were asked for.
-    """
-
-    texts: list[str]
-    class_scores: list[float]
-
-
-def generate_answers(
-    captioner: Captioner,
-    images: ImageSource,
-    questions: Sequence[Sequence[str]],
-    config: TrialConfig,
-    workers: Workers | None = None,
-    progress: Progress = ignore_progress,
-    what: str = "answers",
-    classes: Sequence[str] = (),
-) -> list[ImageAnswers]:
-    """The answers to each image's own questions, in order, on every worker; an image is encoded once for all of them.
-
-    With `classes`, the possible answers to the question for the diagnosis, also the similarity to each.
-    """
-    if len(questions) != len(images):
-        raise ValueError(f"questions on {len(questions)} images, but there are {len(images)}")
-
-    def write(hidden_states: Tensor, positions: Positions) -> list[ImageAnswers]:
-        asked = [questions[position] for position in positions.tolist()]
-        texts: list[list[str]] = [[] for _ in asked]
-        for turn in range(max(map(len, asked))):
-            rows = [row for row, own in enumerate(asked) if turn < len(own)]
-            answers = captioner.answer(hidden_states[rows], [asked[row][turn] for row in rows], config)
-            for row, answer in zip(rows, answers, strict=True):
-                texts[row].append(answer)
-        scores: list[list[float]] = [[] for _ in asked]
-        if classes:
-            scores = captioner.compute_class_scores(hidden_states, DIAGNOSIS_QUESTION, classes).float().tolist()
-        return [ImageAnswers(*told) for told in zip(texts, scores, strict=True)]
-
-    return _generate(captioner, images, config, write, workers, progress, what)
+    """Generate one caption for each image of the source, in order, on every worker."""
+    found = generate_predictions(captioner, images, Request(captions=True), config, workers, progress, what)
+    return [prediction.text for prediction in found]
 
 
 @torch.inference_mode()
-def _generate(
+def generate_predictions(
     captioner: Captioner,
     images: ImageSource,
+    request: Request,
     config: TrialConfig,
-    write: Callable[[Tensor, Positions], list[_Told]],
-    workers: Workers | None,
-    progress: Progress,
-    what: str,
-) -> list[_Told]:
-    """What `write` gives for the hidden states of the images at some positions, put together on every worker.
+    workers: Workers | None = None,
+    progress: Progress = ignore_progress,
+    what: str = "images",
+) -> list[ImagePrediction]:
+    """Predict all that is asked of each image, in order, on every worker; an image is encoded once for all of it.
 
-    Worker r of n takes positions r, r + n, ...; nothing is padded, so nothing has to be dropped afterwards.
+    Worker r of n takes positions r, r + n, ... without padding. Raises ModelFault for questions to a family that
+    answers none.
     """
+    if request.questions and len(request.questions) != len(images):
+        raise ValueError(f"questions on {len(request.questions)} images, but there are {len(images)}")
     workers = workers or Workers()
     device = next(captioner.parameters()).device
     precision = choose_precision(config, device)
     own = np.arange(workers.rank, len(images), workers.size)
     captioner.eval()
-    told: dict[int, _Told] = {}
+    found: dict[int, ImagePrediction] = {}
     batches = _chunks(own, count_at_once(captioner, config))
     fetched = prefetch(lambda positions: move(images.fetch(positions), device), batches, device)
     for positions, tensor in zip(batches, fetched, strict=True):
         with autocast(device, precision):
             hidden_states = tensor if images.encoded else captioner.encode_images(tensor)
-            with threads_for_words(captioner):
-                of_batch = write(hidden_states, positions)
-        told.update(zip(positions.tolist(), of_batch, strict=True))
-        progress(what, min(len(told) * workers.size, len(images)), len(images))
-    merged: dict[int, _Told] = {}
-    for part in workers.gather(told):
+            with one_thread_if_small(captioner):
+                predictions = _predict_batch(captioner, hidden_states, request.part(positions), config)
+        found.update(zip(positions.tolist(), predictions, strict=True))
+        progress(what, min(len(found) * workers.size, len(images)), len(images))
+    merged: dict[int, ImagePrediction] = {}
+    for part in workers.gather(found):
         merged |= part
     return [merged[position] for position in range(len(images))]
+
+
+def _predict_batch(
+    captioner: Captioner, hidden_states: Tensor, request: Request, config: TrialConfig
+) -> list[ImagePrediction]:
+    """Predict what is asked of the images of one batch, `hidden_states` (B, N, D)."""
+    size = len(hidden_states)
+    captions: list[str] | list[None] = [None] * size
+    if request.captions:
+        captions = captioner.generate(hidden_states, config)
+    answers: list[list[str]] = [[] for _ in range(size)]
+    for turn in range(max(map(len, request.questions), default=0)):
+        rows = [row for row, own in enumerate(request.questions) if turn < len(own)]
+        texts = captioner.answer(hidden_states[rows], [request.questions[row][turn] for row in rows], config)
+        for row, text in zip(rows, texts, strict=True):
+            answers[row].append(text)
+    scores: list[list[float]] = [[] for _ in range(size)]
+    if request.classes:
+        scores = captioner.compute_class_scores(hidden_states, DIAGNOSIS_QUESTION, request.classes).float().tolist()
+    return [ImagePrediction(*values) for values in zip(captions, answers, scores, strict=True)]
 
 
 @torch.inference_mode()
 def compute_validation_loss(
     captioner: Captioner, batches: BatchMaker, config: TrialConfig, workers: Workers | None = None
 ) -> float:
-    """Mean loss a caption token over the whole split, with the label smoothing used in training."""
+    """Compute the mean loss a caption token over the whole split, with the label smoothing of training."""
     workers = workers or Workers()
     precision = choose_precision(config, batches.device)
     own = np.arange(workers.rank, len(batches.images), workers.size)

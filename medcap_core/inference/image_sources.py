@@ -1,4 +1,4 @@
-"""Where the images of a split come from: pixels, or the output of a frozen encoder, computed once for all trials."""
+"""The images of a split: pixels, or the output of a frozen encoder, computed once for all trials."""
 
 import hashlib
 import logging
@@ -26,12 +26,12 @@ from medcap_core.runtime.transfer import DEVICE_LOCK, move
 log = logging.getLogger(__name__)
 
 NUM_CHECKED_ROWS = 8
-"""So many images are encoded again before stored features are used."""
+"""Images encoded again to verify stored features before use."""
 _LARGEST_DIFFERENCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Between stored and fresh features of an image: the difference's root mean square as a share of the features' own.
-More than rounding gives on another device, far less than two images differ by."""
+"""Largest difference between stored and fresh features of an image: RMS of the difference / RMS of the features. Above
+the rounding of another device, far below the difference of two images."""
 _SHARE_OF_FREE_MEMORY = 0.3
-"""Features that take no more than this share of an accelerator's free memory are kept there."""
+"""Share of an accelerator's free memory up to which features are kept there."""
 _SPARE_DISK_BYTES = 2**30
 
 
@@ -43,13 +43,12 @@ def open_images(
     augmented: bool = False,
     progress: Progress | None = None,
 ) -> ImageSource:
-    """The images of a split for a captioner that lies on its device, as cheap as they can be had.
+    """Open the images of a split for a captioner on its device, from the cheapest source.
 
-    With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels where
-    the encoder is trained, where images are augmented, where `cache_features` is off, where the features do not fit
-    into `max_feature_cache_gb` or on the disk, and where reading them is slower than encoding again. Nor is anything
-    encoded that no one looks at: the train split of a zero-shot trial. Where the encoder is trained, features of other
-    trials leave the accelerator's memory.
+    With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels if the
+    encoder is trained, images are augmented, `cache_features` is off, the features exceed `max_feature_cache_gb` or the
+    disk, or reading them is slower than encoding; also for the unused train split of a zero-shot trial. With a trained
+    encoder, features of other trials are removed from the accelerator's memory.
     """
     pixels = PixelSource(split)
     if not encoder_is_frozen(config):
@@ -63,14 +62,14 @@ def open_images(
     if not _fits(store, split.rows, config, what):
         return pixels
     store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
-    place = (store.folder, encoder.device)
-    if place not in _is_usable:
-        _is_usable[place] = _check(store, split.rows, encoder, config, progress, what)
-    return FeatureSource(store, split.rows, encoder.device) if _is_usable[place] else pixels
+    key = (store.folder, encoder.device)
+    if key not in _is_usable:
+        _is_usable[key] = _check(store, split.rows, encoder, config, progress, what)
+    return FeatureSource(store, split.rows, encoder.device) if _is_usable[key] else pixels
 
 
 _is_usable: dict[tuple[Path, torch.device], bool] = {}
-"""Stores that this process has checked."""
+"""Result of `_check` for each store and device, once in a process."""
 
 
 def _check(
@@ -81,7 +80,7 @@ def _check(
     progress: Progress | None,
     what: str,
 ) -> bool:
-    """Whether stored features are right, if need be after encoding anew, and read faster than made."""
+    """Check that stored features are correct, after encoding again if necessary, and faster to read than to encode."""
     if not _agree(store, rows, encoder):
         log.warning("%s: stored features do not belong to these images and this encoder; encoding anew", store.folder)
         store.discard()
@@ -97,27 +96,27 @@ class FrozenEncoder:
 
     def __init__(self, captioner: Captioner, config: TrialConfig) -> None:
         self.captioner = captioner
-        self.notes = captioner.encoder_notes
+        self.cache = captioner.encoder_cache
         self.device = next(captioner.parameters()).device
         self.precision = choose_precision(config, self.device)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over weights, settings and pixel normalisation of the encoder."""
-        if self.notes.hash is None:
-            self.notes.hash = hash_encoder(self.captioner)
-        return self.notes.hash
+        """SHA-256 of weights, settings and pixel normalisation of the encoder."""
+        if self.cache.hash is None:
+            self.cache.hash = hash_encoder(self.captioner)
+        return self.cache.hash
 
     def measure_output(self, split: PreparedSplit) -> tuple[int, int]:
-        """(tokens, width) of one image's hidden states."""
-        if self.notes.token_shape is None:
+        """Measure (tokens, width) of one image's hidden states."""
+        if self.cache.token_shape is None:
             _, num_tokens, width = self.encode(split.pixels(np.arange(1))).shape
-            self.notes.token_shape = (num_tokens, width)
-        return self.notes.token_shape
+            self.cache.token_shape = (num_tokens, width)
+        return self.cache.token_shape
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Hidden states (B, tokens, width) of uint8 pixels (B, 3, S, S)."""
+        """Encode uint8 pixels (B, 3, S, S) to hidden states (B, tokens, width)."""
         was_training = self.captioner.encoder.training
         self.captioner.encoder.eval()
         try:
@@ -128,7 +127,7 @@ class FrozenEncoder:
 
 
 class FeatureSource:
-    """Hidden states of a split's images: from the disk, or from the accelerator's memory where they fit into it."""
+    """Hidden states of a split's images, from the accelerator's memory where they fit, else from the disk."""
 
     encoded = True
 
@@ -142,16 +141,16 @@ class FeatureSource:
         return len(self.rows)
 
     def fetch(self, positions: Positions) -> Tensor:
-        """Hidden states (B, tokens, width) in the precision of the trial."""
+        """Return hidden states (B, tokens, width) in the precision of the trial."""
         if self.resident is None:
             return self.store.features(self.rows[positions])
-        places = move(torch.from_numpy(positions), self.device)
+        indices = move(torch.from_numpy(positions), self.device)
         with DEVICE_LOCK:
-            return self.resident[places]
+            return self.resident[indices]
 
 
 def hash_encoder(captioner: Captioner) -> str:
-    """SHA-256 over everything the encoder's output depends on: its weights, its config, the normalisation of pixels."""
+    """Compute the SHA-256 of all that the encoder's output depends on: weights, config, pixel normalisation."""
     config = getattr(captioner.encoder, "config", None)
     digest = hashlib.sha256(f"{captioner.family}\n{config.to_json_string() if config else ''}".encode())
     normalisation = {"pixel_scale": captioner.pixel_scale, "pixel_shift": captioner.pixel_shift}
@@ -162,7 +161,7 @@ def hash_encoder(captioner: Captioner) -> str:
 
 
 def _fits(store: FeatureStore, rows: NDArray[np.int64], config: TrialConfig, what: str) -> bool:
-    """Whether the rows that are missing may still be stored; says what to do where not."""
+    """Check that the missing rows can be stored; otherwise logs a warning with the remedy."""
     needed_bytes = store.missing(rows).size * store.row_bytes
     if not needed_bytes:
         return True
@@ -183,7 +182,7 @@ def _fits(store: FeatureStore, rows: NDArray[np.int64], config: TrialConfig, wha
 
 
 def _agree(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder) -> bool:
-    """Whether some stored rows are what the encoder makes of their images now."""
+    """Compare some stored rows with fresh ones."""
     some = _choose(rows, NUM_CHECKED_ROWS)
     fresh = encoder.encode(store.images.pixels(some)).cpu().float()
     stored = store.features(some).float()
@@ -192,7 +191,7 @@ def _agree(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder)
 
 
 def _is_worth_reading(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder, batch_size: int) -> bool:
-    """Whether a batch of features comes faster from the disk than from the encoder. A CPU need not be asked."""
+    """Check whether a batch is faster to read from the disk than to encode; always true on a CPU."""
     if encoder.device.type == "cpu":
         return True
     some = _choose(rows, batch_size)
@@ -204,7 +203,7 @@ def _is_worth_reading(store: FeatureStore, rows: NDArray[np.int64], encoder: Fro
     seconds = {}
     calls: dict[str, Callable[[], Tensor]] = {"encoding": lambda: encoder.encode(pixels), "reading": read}
     for name, call in calls.items():
-        call()  # what happens only once: kernels are loaded, the map is opened
+        call()  # warm-up: kernels are loaded, the map is opened
         torch.accelerator.synchronize()
         started = time.perf_counter()
         call()
@@ -215,12 +214,12 @@ def _is_worth_reading(store: FeatureStore, rows: NDArray[np.int64], encoder: Fro
 
 
 def _choose(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Some of `rows`, others in each process, so that over time all are looked at."""
+    """Draw some of `rows`, different ones in each process."""
     return np.sort(np.random.default_rng().permutation(rows)[:most])
 
 
 def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> bool:
-    """Whether the features may stay on the accelerator."""
+    """Check whether the features fit into the accelerator's memory."""
     if device.type != "cuda":
         return False
     free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -233,9 +232,9 @@ _LOADED_AT_ONCE = 256
 
 
 def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> Tensor | None:
-    """The features on the accelerator, loaded once a process and shared by its trials; None where they do not fit.
+    """Load the features to the accelerator, once in a process for all its trials; None where they do not fit.
 
-    Those of one encoder at a time, so that a sweep over several models does not fill the memory.
+    Only one encoder's features are kept, so that a sweep over several models does not fill the memory.
     """
     key = (store.encoder_hash, store.key, rows.tobytes(), device)
     if key in _resident:
@@ -248,7 +247,7 @@ def _load_resident(store: FeatureStore, rows: NDArray[np.int64], device: torch.d
         del _resident[next(iter(_resident))]
     try:
         features = torch.empty((len(rows), *store.token_shape), dtype=store.dtype, device=device)
-    except torch.OutOfMemoryError:  # another process on the card took it meanwhile
+    except torch.OutOfMemoryError:  # another process took it meanwhile
         return None
     for start in range(0, len(rows), _LOADED_AT_ONCE):
         stop = start + _LOADED_AT_ONCE

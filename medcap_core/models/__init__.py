@@ -45,10 +45,10 @@ FAMILIES: dict[str, type[Captioner]] = {
     "gpt2": ViTGpt2Captioner,  # with a vision_model beside it
     MODEL_TYPE: MedBlip3dCaptioner,
 }
-"""`model_type` in a checkpoint's config.json -> the family that loads it."""
+"""`model_type` in a checkpoint's config.json -> its family."""
 
 COMPOSED_FAMILIES: dict[str, type[Captioner]] = {"medblip3d": MedBlip3dCaptioner}
-"""Models given by family name: put together from parts that the config names."""
+"""Models named by family and composed of the parts named in the config."""
 
 _MEDBLIP3D_FIELDS = ("language_model", "num_queries", "patch_size", "qformer_layers")
 
@@ -57,13 +57,13 @@ EMBEDDED_MODELS: dict[str, Path] = {
     "phantom-blip": _ASSETS / "phantom-blip",
     "brain-gpt2": _ASSETS / "brain-gpt2",  # a language model for medblip3d
 }
-"""Models that come with the package."""
+"""Models shipped with the package."""
 
 AutoConfig.register(MODEL_TYPE, MedBlip3dConfig)
 
 
 def resolve_model(name_or_path: str) -> str:
-    """A folder or a Hub name from what the user gave. Raises ModelFault for a path that is no checkpoint folder."""
+    """Resolve the user's model to a folder or Hub name. Raises ModelFault for a path without a checkpoint."""
     if name_or_path in COMPOSED_FAMILIES:
         return name_or_path
     if name_or_path in EMBEDDED_MODELS:
@@ -84,19 +84,18 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def load_captioner(name_or_path: str, image_size: int | None = None) -> Captioner:
-    """A fresh captioner on the CPU in float32, whole.
+    """Load a new captioner on the CPU in float32.
 
     `name_or_path` is an embedded model, a folder in Hub format or a Hub name; `image_size` None takes the model's own.
-    Weights are read once a process: later calls copy them in memory. Raises ModelFault.
+    Weights are read once in a process; later calls copy them in memory. Raises ModelFault.
     """
     return _load(resolve_model(name_or_path), LoadOptions(image_size=image_size))
 
 
 def load_trial_captioner(config: TrialConfig, device: torch.device | None = None) -> Captioner:
-    """The base model of a trial as `device` (None: the CPU) is to hold it: prompt taken, checked, not yet moved.
+    """Load the base model of a trial for `device` (None: the CPU), with its prompt set and checked; it is on the CPU.
 
-    See `choose_load_dtype` for the dtype of its weights. Raises ModelFault, and ConfigFault where it is to be
-    quantized and cannot.
+    Its dtype is `choose_load_dtype`'s. Raises ModelFault, and ConfigFault where quantization is not possible.
     """
     captioner = _load(
         resolve_model(config.model), _build_options(config, choose_load_dtype(config, device or torch.device("cpu")))
@@ -107,7 +106,7 @@ def load_trial_captioner(config: TrialConfig, device: torch.device | None = None
 
 
 def load_geometry(config: TrialConfig) -> Geometry:
-    """The pixels or voxels a trial's model takes, without its weights. Raises ModelFault."""
+    """Read the geometry of a trial's model without its weights. Raises ModelFault."""
     source = resolve_model(config.model)
     family = _find_family(source)
     has_other_tower = config.vision_model is not None and source not in COMPOSED_FAMILIES
@@ -116,7 +115,7 @@ def load_geometry(config: TrialConfig) -> Geometry:
 
 
 def find_family(config: TrialConfig) -> type[Captioner]:
-    """The family of a trial's model, found without its weights. Raises ModelFault."""
+    """Find the family of a trial's model without its weights. Raises ModelFault."""
     return _find_family(resolve_model(config.model))
 
 
@@ -128,7 +127,7 @@ def _read_geometry(family: type[Captioner], tower: str, image_size: int | None, 
 
 @lru_cache(maxsize=16)
 def _read_settings(source: str, stamp: int) -> Any:
-    """A checkpoint's config.json, asked for once a process: of a Hub model even a local copy is looked up online."""
+    """Read a checkpoint's config.json, once in a process since even a cached Hub file is checked online."""
     with name_load_faults(f"model {source}", source):
         return AutoConfig.from_pretrained(source)
 
@@ -136,25 +135,25 @@ def _read_settings(source: str, stamp: int) -> Any:
 def _load(source: str, options: LoadOptions) -> Captioner:
     family = _find_family(source)
     if family.is_large:
-        return _load_family(family, source, options)  # billions of weights are not held twice
+        return _load_family(family, source, options)  # no second copy of billions of weights
     stamp = max(_stamp(source), _stamp(options.vision_model) if options.vision_model else 0)
     return copy.deepcopy(_load_pristine(source, replace(options, dtype=torch.float32), stamp))
 
 
 def _stamp(source: str) -> int:
-    """When a folder's weights and settings were written, so that they are read again if they change."""
+    """Return the latest modification time of a folder's weights and settings, which invalidates the caches."""
     files = (path for path in Path(source).glob("*") if path.suffix in (".safetensors", ".json"))
     return max((path.stat().st_mtime_ns for path in files), default=0)
 
 
 @lru_cache(maxsize=4)
 def _load_pristine(source: str, options: LoadOptions, stamp: int) -> Captioner:
-    """The captioner as its checkpoint has it; never handed out itself. `stamp` renews it when the file changes."""
+    """Load the captioner of a checkpoint, of which callers get copies; a new `stamp` reloads it."""
     return _load_family(_find_family(source), source, options)
 
 
 def _build_options(config: TrialConfig, dtype: torch.dtype) -> LoadOptions:
-    """How the base model of a trial is to be loaded. Raises ModelFault for settings of another family."""
+    """Build the load options of a trial's base model. Raises ModelFault for settings of another family."""
     composed = config.model in COMPOSED_FAMILIES
     options = LoadOptions(
         image_size=config.image_size,
@@ -197,9 +196,9 @@ def _load_family(family: type[Captioner], source: str, options: LoadOptions) -> 
 
 
 def hash_weights(name_or_path: str) -> str | None:
-    """SHA-256 over a checkpoint's safetensors files; None where a Hub checkpoint has none in the local cache.
+    """Compute the SHA-256 over a checkpoint's safetensors files; None for a Hub checkpoint without any in the cache.
 
-    That is also so where the Hub keeps them in another revision, converted from pickled ones.
+    None also where the Hub keeps them in another revision, converted from pickled weights.
     """
     source = resolve_model(name_or_path)
     folder = Path(source)

@@ -1,7 +1,7 @@
 """BLIP-2 (Li et al., arXiv 2301.12597) and InstructBLIP (Dai et al., arXiv 2305.06500).
 
 A vision tower, a bridge (query tokens that attend to its patches in the Q-Former, and a projection) and a language
-model that reads the projected queries before any words: decoder-only (OPT, LLaMA) or encoder-decoder (FLAN-T5).
+model that reads the projected queries before the text: decoder-only (OPT, LLaMA) or encoder-decoder (FLAN-T5).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from medcap_core.models.generation import build_generation_config, check_caption
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 
-# Query, key, value and output of OPT or LLaMA, and of T5; the same for what stands between the attentions.
+# Query, key, value and output of OPT or LLaMA, and of T5; likewise of the feed-forward layers.
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"
 _MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo"
 
@@ -36,11 +36,11 @@ def _in_language_model(*names: str) -> str:
 
 
 class Blip2Captioner(Captioner):
-    """`Blip2ForConditionalGeneration` as transformers has it.
+    """`Blip2ForConditionalGeneration` of transformers.
 
-    A config's prompt is the beginning of every caption where the language model is decoder-only, and an instruction
-    that its encoder reads where it is encoder-decoder. Departs from transformers' own `forward` in that padding and
-    prompt carry no loss, and that the vision tower can be left out where its output is known already.
+    A config's prompt is the beginning of every caption for a decoder-only language model, and an instruction to the
+    encoder of an encoder-decoder. Departs from transformers' `forward`: padding and prompt have no loss, and cached
+    encoder hidden states can replace the vision tower.
     """
 
     family = "blip-2"
@@ -63,7 +63,7 @@ class Blip2Captioner(Captioner):
     _processor_class: ClassVar[Any] = Blip2Processor
 
     instruction_ids: Tensor
-    """What an encoder-decoder language model reads after the image, (1, P)."""
+    """Ids of the instruction to an encoder-decoder language model, after the image: (1, P)."""
 
     def __init__(self, network: Any, processor: Any) -> None:
         super().__init__(network, processor, int(network.config.vision_config.image_size))
@@ -74,7 +74,7 @@ class Blip2Captioner(Captioner):
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
-        """See `Captioner.load`; another image size interpolates the position embedding for good, so a save keeps it."""
+        """Load the model, see `Captioner.load`; another `image_size` resizes the position embedding for good."""
         if options.vision_model is not None:
             raise ModelFault(
                 f"model {source}: {cls.family} keeps its own vision tower; remove vision_model, which is for ViT-GPT2."
@@ -83,7 +83,7 @@ class Blip2Captioner(Captioner):
             cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
         )
         processor = cls._processor_class.from_pretrained(source)
-        # Older checkpoints leave it to the model's config; the processor needs it to lay out a prompt.
+        # Some checkpoints have it in the model's config alone; the processor needs it to lay out a prompt.
         processor.num_query_tokens = int(network.config.num_query_tokens)
         check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
         vision_config = network.config.vision_config
@@ -98,14 +98,14 @@ class Blip2Captioner(Captioner):
         return vision_model
 
     def set_prompt(self, prompt: str) -> None:
-        """See `Captioner.set_prompt`."""
+        """Set the instruction, see `Captioner.set_prompt`."""
         self.prompt = prompt
         ids = self.processor.tokenizer(prompt.strip()).input_ids if self.is_encoder_decoder else []
         self.instruction_ids = torch.tensor([ids], dtype=torch.int64, device=self.instruction_ids.device)
 
     def check(self, config: TrialConfig) -> None:
-        """See `Captioner.check`."""
-        num_positions = None  # T5's positions are relative and know no end
+        """Check the caption lengths, see `Captioner.check`."""
+        num_positions = None  # T5's positions are relative, without a limit
         if not self.is_encoder_decoder:
             num_positions = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
         check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions, beside_image=True)
@@ -118,7 +118,7 @@ class Blip2Captioner(Captioner):
 
     @property
     def _end_id(self) -> int:
-        """For BLIP-2 with OPT a line end, as it was trained with."""
+        """The end token; for BLIP-2 with OPT a line feed, as in its training."""
         return int(self._text_config.eos_token_id)
 
     @property
@@ -126,24 +126,24 @@ class Blip2Captioner(Captioner):
         pad = self._text_config.pad_token_id
         return self._end_id if pad is None else int(pad)
 
-    def _split_words(self, text: str) -> list[int]:
+    def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        """What a caption opens with: the start token of an encoder-decoder, or begin token and prompt."""
+        """Return the first ids of a caption: the start token of an encoder-decoder, or begin token and prompt."""
         if self.is_encoder_decoder:
             return [int(self._text_config.decoder_start_token_id)]
-        return [int(self._text_config.bos_token_id), *self._split_words(prompt.strip())]
+        return [int(self._text_config.bos_token_id), *self._tokenize_text(prompt.strip())]
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """See `Captioner.tokenize`; a cut caption keeps its end token."""
+        """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token."""
         assert config.prompt == self.prompt, "set_prompt comes before tokenize"
         begin = self._prompt_ids("")
         opening = "" if self.is_encoder_decoder else config.prompt.strip()
-        num_words = config.max_caption_tokens - len(begin) - 1
+        num_tokens = config.max_caption_tokens - len(begin) - 1
         ids = [
-            np.asarray([*begin, *self._split_words(f"{opening} {caption}".strip())[:num_words], self._end_id])
+            np.asarray([*begin, *self._tokenize_text(f"{opening} {caption}".strip())[:num_tokens], self._end_id])
             for caption in captions
         ]
         return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self._pad_id)
@@ -151,26 +151,26 @@ class Blip2Captioner(Captioner):
     # From images to captions
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """See `Captioner.encode_images`: the vision tower alone; the bridge comes after it."""
+        """Encode pixels by the vision tower alone, without the bridge; see `Captioner.encode_images`."""
         hidden_states: Tensor = self.network.vision_model(pixel_values=self.scale_pixels(pixels)).last_hidden_state
         return hidden_states
 
     def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
-        """What the queries found: (B, N, D) -> (B, Q, width of the Q-Former)."""
+        """Compute the query outputs: (B, N, D) -> (B, Q, width of the Q-Former)."""
         queries = self.network.query_tokens.expand(len(encoder_hidden_states), -1, -1)
-        found: Tensor = self.network.qformer(
+        query_outputs: Tensor = self.network.qformer(
             query_embeds=queries, encoder_hidden_states=encoder_hidden_states
         ).last_hidden_state
-        return found
+        return query_outputs
 
     def _embed(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """What the language model reads: the image's queries, then words (B, T) -> (B, Q + T, its width)."""
-        words = self.network.get_input_embeddings()(input_ids)
-        found = self.network.language_projection(self._query_images(encoder_hidden_states))
-        return torch.cat([found.to(words.dtype), words], dim=1)
+        """Embed the language model's input, projected queries and then ids (B, T): (B, Q + T, its width)."""
+        tokens = self.network.get_input_embeddings()(input_ids)
+        projected = self.network.language_projection(self._query_images(encoder_hidden_states))
+        return torch.cat([projected.to(tokens.dtype), tokens], dim=1)
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """See `Captioner.compute_logits`."""
+        """Compute next-token logits, see `Captioner.compute_logits`."""
         language_model = self.network.language_model
         if self.is_encoder_decoder:
             instruction = self.instruction_ids.expand(len(input_ids), -1)
@@ -193,15 +193,15 @@ class Blip2Captioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """See `Captioner.set_generation_defaults`.
+        """Set the defaults of a saved checkpoint, see `Captioner.set_generation_defaults`.
 
-        A loaded model uses them by `generate(..., generation_config=model.generation_config)`: without that argument
-        transformers asks the language model, which has its own.
+        A loaded model needs `generate(..., generation_config=model.generation_config)`: without that argument
+        transformers takes those of the language model.
         """
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
         num_images, device = len(encoder_hidden_states), encoder_hidden_states.device
         if self.is_encoder_decoder:
@@ -211,7 +211,7 @@ class Blip2Captioner(Captioner):
         embedded = self._embed(encoder_hidden_states, given.expand(num_images, -1))
         inputs = {"inputs_embeds": embedded, "attention_mask": embedded.new_ones(embedded.shape[:2], dtype=torch.int64)}
         if not self.is_encoder_decoder:
-            # The ids go along as transformers does it: a repetition penalty sees the prompt.
+            # With the ids, as in transformers, a repetition penalty includes the prompt.
             image_id = self.network.config.image_token_index
             images = given.new_full((1, self.num_queries), self._pad_id if image_id is None else int(image_id))
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
@@ -222,24 +222,24 @@ class Blip2Captioner(Captioner):
 
 
 class InstructBlipCaptioner(Blip2Captioner):
-    """`InstructBlipForConditionalGeneration`: BLIP-2 whose queries read the prompt, an instruction, as well."""
+    """`InstructBlipForConditionalGeneration`: BLIP-2 whose Q-Former also reads the prompt, an instruction."""
 
     family = "instructblip"
     _network_class = InstructBlipForConditionalGeneration
     _processor_class = InstructBlipProcessor
 
     query_instruction_ids: Tensor
-    """The instruction as the Q-Former reads it, (1, P)."""
+    """Ids of the instruction for the Q-Former, (1, P)."""
 
     def __init__(self, network: Any, processor: Any) -> None:
         super().__init__(network, processor)
-        # What the last layer makes of the instruction's own words is read by nothing.
+        # The last layer's outputs at the instruction's tokens are not used.
         last = int(network.config.qformer_config.num_hidden_layers) - 1
-        unread = rf"^qformer\.encoder\.layer\.{last}\.(intermediate|output)\."
-        self.freeze_rules = ((unread, "unused"), *Blip2Captioner.freeze_rules)
+        unused = rf"^qformer\.encoder\.layer\.{last}\.(intermediate|output)\."
+        self.freeze_rules = ((unused, "unused"), *Blip2Captioner.freeze_rules)
 
     def set_prompt(self, prompt: str) -> None:
-        """See `Captioner.set_prompt`."""
+        """Set the instruction of Q-Former and language model, see `Captioner.set_prompt`."""
         super().set_prompt(prompt)
         ids = self.processor.qformer_tokenizer(prompt.strip()).input_ids
         self.register_buffer(
@@ -249,7 +249,7 @@ class InstructBlipCaptioner(Blip2Captioner):
         )
 
     def check(self, config: TrialConfig) -> None:
-        """See `Captioner.check`."""
+        """Check the lengths of captions and instruction, see `Captioner.check`."""
         super().check(config)
         longest = int(self.network.config.qformer_config.max_position_embeddings)
         num_tokens = len(self.processor.qformer_tokenizer(config.prompt.strip()).input_ids)
@@ -260,9 +260,9 @@ class InstructBlipCaptioner(Blip2Captioner):
 
     def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
         num_images = len(encoder_hidden_states)
-        found: Tensor = self.network.qformer(
+        query_outputs: Tensor = self.network.qformer(
             input_ids=self.query_instruction_ids.expand(num_images, -1),
             query_embeds=self.network.query_tokens.expand(num_images, -1, -1),
             encoder_hidden_states=encoder_hidden_states,
         ).last_hidden_state
-        return found[:, : self.num_queries]
+        return query_outputs[:, : self.num_queries]

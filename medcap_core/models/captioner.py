@@ -1,7 +1,7 @@
-"""The one interface behind which every captioner family stands.
+"""The interface of all captioner families.
 
 Shape letters: B images, T caption tokens (padded), N encoder tokens an image, D encoder width, S pixels a side,
-V words.
+V entries of the vocabulary.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +30,8 @@ IGNORED_LABEL = -100
 class TokenizedCaptions:
     """Captions as token ids, tokenized once and batched by position.
 
-    `ids[i]` holds the decoder's input of caption i, from its begin token to its end token; the first `prompt_length`
-    of them are given to the model and carry no loss.
+    `ids[i]` holds the tokens of caption i, from its begin token to its end token; the first `prompt_length` are the
+    prompt, without a loss.
     """
 
     ids: list[NDArray[np.int64]]
@@ -39,11 +39,11 @@ class TokenizedCaptions:
     pad_token_id: int
 
     def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
-        """Number of tokens with a loss in these captions: what a mean over tokens divides by."""
+        """Count the tokens with a loss at these positions: the denominator of the mean loss."""
         return sum(max(len(self.ids[position]) - self.prompt_length, 0) for position in positions)
 
     def for_epoch(self, epoch: int) -> "TokenizedCaptions":
-        """The same in every epoch."""
+        """Return itself: captions are the same in every epoch."""
         return self
 
     def batch(
@@ -54,7 +54,7 @@ class TokenizedCaptions:
         unlabelled: bool = False,
         alike: Sequence[NDArray[np.int64]] = (),
     ) -> tuple[Tensor, ...]:
-        """Pad on the right: `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
+        """Pad on the right to `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
         length = max(len(self.ids[position]) for part in (positions, *alike) for position in part)
         length = -(-length // pad_to_multiple) * pad_to_multiple
         input_ids = np.full((len(positions), length), self.pad_token_id, dtype=np.int64)
@@ -90,40 +90,39 @@ class RecordedAttention:
     is_text: Tensor | None = None
 
 
-class EncoderNotes:
-    """What was found out about a frozen encoder; every in-memory copy of one loaded captioner shares them."""
+class EncoderCache:
+    """Hash and output shape of a frozen encoder, shared by every in-memory copy of one loaded captioner."""
 
     def __init__(self) -> None:
         self.hash: str | None = None
         self.token_shape: tuple[int, int] | None = None
 
-    def __deepcopy__(self, memo: object) -> "EncoderNotes":
+    def __deepcopy__(self, memo: object) -> "EncoderCache":
         return self
 
 
 class Captioner(nn.Module, ABC):
-    """An image captioner: a transformers model, its processor, and what a sweep needs of both.
+    """An image captioner: a transformers model, its processor, and all that a trial needs of both.
 
-    `freeze_rules` is an ordered list of (pattern, part): "encoder" is the vision tower, "decoder" what writes the
-    caption, "bridge" what stands between them in some families, and "unused" takes no part in a caption and is trained
-    by no mode. The first pattern found in a parameter's name decides, and every parameter must be decided.
-    `lora_patterns` gives for each named target set the pattern a module's name must match in full;
-    `vision_lora_pattern` is that of the vision tower.
+    `freeze_rules` are ordered (pattern, part): "encoder" is the vision tower, "decoder" generates the caption, "bridge"
+    connects them in some families, and "unused" does not affect captions and is never trained. The first pattern found
+    in a parameter's name decides, and every parameter must match one. `lora_patterns` maps each target set to the
+    pattern that a module's name must match in full; `vision_lora_pattern` is the one for the vision tower.
 
-    `cross_attention` says what attends to the encoder's tokens: with "decoder" each word of a caption does, so that it
-    can be shown over the image; with "bridge" only the bridge's queries do, and the words see those.
+    `cross_attention` is the part that attends to the encoder's tokens: with "decoder" each token of a caption does, so
+    its attention can be shown over the image; with "bridge" only the bridge's queries do, which the tokens read.
     """
 
     family: ClassVar[str]
     cross_attention: ClassVar[Literal["decoder", "bridge"]]
     is_large: ClassVar[bool] = False
-    """Billions of parameters: frozen weights may be held in bf16 or quantized, and are copied sparingly."""
+    """Whether the family has billions of parameters: frozen weights may be in bf16 or quantized, and are not copied."""
     can_record_steps: ClassVar[bool] = False
-    """Whether its training steps have been shown to replay as CUDA graphs."""
+    """Whether training steps can be replayed as CUDA graphs."""
     answers_questions: ClassVar[bool] = False
-    """Whether it can `answer` a question on an image, which the metrics of classification are computed of."""
+    """Whether the family can `answer` questions, which the classification metrics need."""
     loader: ClassVar[str] = "transformers' from_pretrained"
-    """What loads a saved one."""
+    """The function that loads a saved model."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]
@@ -135,15 +134,15 @@ class Captioner(nn.Module, ABC):
     pixel_shift: Tensor
 
     def __init__(self, network: Any, processor: Any, image_size: int) -> None:
-        """`image_size` is what the network takes, in pixels a side; the processor is made to give it."""
+        """Wrap a network that takes images of `image_size` pixels a side, and set the processor to it."""
         super().__init__()
-        self.encoder_notes = EncoderNotes()
+        self.encoder_cache = EncoderCache()
         self.network = network
         self.processor = processor
         self._take_images(image_size)
 
     def _take_images(self, image_size: int) -> None:
-        """Make the processor give images of this size, and note how pixels are normalised."""
+        """Set the processor to this image size, and store the normalisation of pixels."""
         images = self.processor.image_processor
         self.geometry = set_image_size(images, image_size)
         normalises = getattr(images, "do_normalize", True)
@@ -158,12 +157,12 @@ class Captioner(nn.Module, ABC):
     def load(cls, source: str, options: LoadOptions) -> "Captioner":
         """Load a checkpoint in Hub format from a folder or Hub name.
 
-        Raises OSError where the checkpoint cannot be had, ModelFault where it or the options do not fit.
+        Raises OSError where the checkpoint cannot be found, ModelFault where it or the options do not fit.
         """
 
     @classmethod
     def read_geometry(cls, source: str, image_size: int | None) -> ImageGeometry:
-        """The pixels a checkpoint takes, without its weights. Raises what `load` raises."""
+        """Read the pixels a checkpoint takes, without its weights. Raises as `load`."""
         settings = AutoConfig.from_pretrained(source)
         vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
         own_size = getattr(vision, "image_size", None)
@@ -172,7 +171,7 @@ class Captioner(nn.Module, ABC):
         return set_image_size(load_image_processor(source), image_size or read_size(own_size))
 
     def set_prompt(self, prompt: str) -> None:
-        """Take the constant prompt of a config, for families whose image side reads it too; others need nothing."""
+        """Set the constant prompt of a config; a no-op for families that read it in the caption alone."""
 
     @property
     @abstractmethod
@@ -181,43 +180,43 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """Token ids of prompt and caption, cut to `config.max_caption_tokens`."""
+        """Tokenize prompt and captions, cut to `config.max_caption_tokens`."""
 
     def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> TokenizedTexts:
-        """Token ids of what a training step reads of these records: their captions, unless a family reads more."""
+        """Tokenize the texts of a training step: the records' captions, and more in some families."""
         return self.tokenize([record.caption for record in records], config)
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encoder hidden states (B, N, D) of uint8 pixels (B, 3, S, S); normalised on the device."""
+        """Encode uint8 pixels (B, 3, S, S), normalised on the device, to hidden states (B, N, D)."""
 
     @abstractmethod
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """Next-token logits (B, T, V) of `input_ids` (B, T) given the images (B, N, D): entry t foretells token t + 1.
+        """Compute next-token logits (B, T, V) of `input_ids` (B, T) given images (B, N, D): entry t is of token t + 1.
 
-        This holds for encoder-decoder language models too, whose captions open with their decoder's start token.
+        Captions of encoder-decoder language models begin with the decoder's start token.
         """
 
     @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """One caption an image by beam search, prompt cut off; `encoder_hidden_states` is (B, N, D)."""
+        """Generate one caption for each image (B, N, D) by beam search, without the prompt."""
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
-        """The answer to one question an image; `encoder_hidden_states` is (B, N, D).
+        """Generate the answer to one question for each image (B, N, D).
 
         Raises ModelFault for a family that does not answer questions.
         """
         raise self._without_answers()
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
-        """How near each image (B, N, D) lies to a question with each of its possible answers: (B, number of answers).
+        """Compute the similarity of images (B, N, D) to a question with each possible answer: (B, number of answers).
 
-        The highest is the class by similarity, which takes no words to be written. Raises ModelFault as `answer` does.
+        The highest is the class by similarity, without generation. Raises ModelFault as `answer`.
         """
         raise self._without_answers()
 
-    def word_question(self, question: str) -> str:
-        """The prompt to which the model writes its answer. Raises ModelFault as `answer` does."""
+    def format_question(self, question: str) -> str:
+        """Build the prompt that the model answers. Raises ModelFault as `answer` does."""
         raise self._without_answers()
 
     def _without_answers(self) -> ModelFault:
@@ -226,18 +225,18 @@ class Captioner(nn.Module, ABC):
         )
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """The ids (B, T) of the captions that `generate` words, and how many of them were given as prompt.
+        """Generate the ids (B, T) of the captions of `generate`; also the number of prompt tokens among them.
 
-        Raises ModelFault for a family whose attention cannot be shown.
+        Raises ModelFault for a family without attention maps.
         """
         raise self._without_attention_maps()
 
     def build_recording_copy(self) -> Self:
-        """A copy with the same weights that can `record_attention`. Raises ModelFault as `generate_ids` does."""
+        """Build a copy with the same weights that can `record_attention`. Raises ModelFault as `generate_ids`."""
         raise self._without_attention_maps()
 
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """Attention while the captions `input_ids` (B, T) are given for uint8 pixels (B, 3, S, S).
+        """Record the attention under teacher forcing with captions (B, T) of uint8 pixels (B, 3, S, S).
 
         With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Raises ModelFault as
         `generate_ids` does.
@@ -252,17 +251,17 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Make the search settings of `config` those in the `generation_config.json` of a saved checkpoint."""
+        """Set the search settings of `config` in the `generation_config.json` of a saved checkpoint."""
 
     @abstractmethod
     def check(self, config: TrialConfig) -> None:
-        """Raise ModelFault if the model cannot do what `config` asks (such as captions beyond its positions)."""
+        """Raise ModelFault if `config` does not fit the model (such as captions longer than its positions)."""
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
-        """Sum, not mean, of the token losses: () float32, so that parts of a batch add up exactly.
+        """Compute the sum, not the mean, of the token losses, () float32, so that parts of a batch add up exactly.
 
         `images` is uint8 pixels (B, 3, S, S), or encoder hidden states (B, N, D) if `encoded`; `texts` is a batch of
-        what `tokenize_records` gives.
+        `tokenize_records`.
         """
         input_ids, labels = texts
         hidden_states = images if encoded else self.encode_images(images)
@@ -276,7 +275,7 @@ class Captioner(nn.Module, ABC):
         )
 
     def scale_pixels(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 pixels (B, 3, S, S) of uint8 ones."""
+        """Normalise uint8 pixels (B, 3, S, S) to float32."""
         return torch.addcmul(self.pixel_shift, pixels.float(), self.pixel_scale)
 
     def save(self, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""How long captions may be and how they are searched for: the same in every family."""
+"""Limits on caption lengths and the settings of generation, the same in every family."""
 
 from transformers import GenerationConfig
 
@@ -9,10 +9,10 @@ from medcap_core.errors import ModelFault
 def check_caption_lengths(
     config: TrialConfig, prompt_length: int, num_positions: int | None, *, beside_image: bool = False
 ) -> None:
-    """Raise ModelFault, all faults at once, where captions or the prompt are too long for a model.
+    """Raise ModelFault, with all faults, where captions or the prompt are too long for a model.
 
-    `prompt_length` is in tokens, the begin token included; `num_positions` is None for a model whose positions have no
-    end, and `beside_image` says that the image takes some of them too.
+    `prompt_length` is in tokens, the begin token included; `num_positions` is None for relative positions without a
+    limit; with `beside_image` the image's tokens are already subtracted from it.
     """
     faults = []
     if num_positions is not None:
@@ -37,7 +37,7 @@ def check_caption_lengths(
 def build_generation_config(
     config: TrialConfig, *, begin_id: int | None, end_id: int, pad_id: int, decoder_start_id: int | None = None
 ) -> GenerationConfig:
-    """Beam search as `config` asks, with a model's special tokens."""
+    """Build the generation config of a beam search with the settings of `config` and a model's special tokens."""
     return GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=config.num_beams,
         max_new_tokens=config.max_new_tokens,

@@ -2,13 +2,13 @@
 
 | mode           | trained                                                                                   |
 | -------------- | ----------------------------------------------------------------------------------------- |
-| `full`         | every parameter that takes part in a caption                                              |
+| `full`         | every parameter that affects captions                                                     |
 | `encoder_only` | the image side: the vision tower and, where there is one, the bridge                      |
-| `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as they were trained; of  |
-|                | MedBLIP in 3D the same, with the patch embedding frozen too, so that features are cached  |
+| `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as in their training;     |
+|                | MedBLIP in 3D: the same, with the patch embedding frozen too, so that features are cached |
 | `patch_and_bridge` | MedBLIP in 3D, as published: patch embedding with its positions, MedQFormer, projections |
 | `patch_and_bridge_lora` | the same, and low-rank factors on the language model                             |
-| `decoder_only` | what writes the caption, with its cross-attention and word embeddings                     |
+| `decoder_only` | the text decoder, with its cross-attention and token embeddings                           |
 | `lora`         | low-rank factors on the named linear layers (Hu et al., 2021, arXiv 2106.09685), by peft  |
 | `zero_shot`    | nothing                                                                                   |
 """
@@ -45,7 +45,7 @@ _MODES_OF_PATCHES = frozenset({FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND
 
 @dataclass(frozen=True)
 class TuningSummary:
-    """What is trained, in parameters."""
+    """The number of trained parameters, and the peft model of LoRA modes."""
 
     trainable_parameters: int
     total_parameters: int
@@ -53,19 +53,17 @@ class TuningSummary:
 
 
 def encoder_is_frozen(config: TrialConfig) -> bool:
-    """Whether no parameter of the vision tower changes, so that its output may be computed once an image."""
+    """Check that no parameter of the vision tower is trained, so that its output can be cached."""
     if config.lora_vision and config.freeze in LORA_MODES:
         return False
     return not _TRAINED_PARTS[config.freeze] & {"patches", "encoder"}
 
 
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
-    """Set `requires_grad` on every parameter as `config.freeze` says; for `lora`, insert the factors.
+    """Set `requires_grad` of every parameter by `config.freeze`, insert LoRA factors, cast trained weights to float32.
 
-    What is trained is float32 from then on.
-
-    Raises ModelFault where LoRA targets match nothing, a freeze rule leaves a parameter undecided, or the model lacks
-    the bridge or the 3D patch embedding that is to be trained.
+    Raises ModelFault where LoRA targets match nothing, a parameter matches no freeze rule, or the model lacks the
+    bridge or the 3D patch embedding to train.
     """
     peft_model = None
     if config.freeze is FreezeMode.BRIDGE_ONLY and captioner.cross_attention != "bridge":
@@ -126,25 +124,25 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
         target_modules="|".join(f"({pattern})" for pattern in patterns),
     )
     with warnings.catch_warnings():
-        # GPT-2's matrices lie the other way round; peft sees that in each layer, and says so in each.
+        # GPT-2's matrices are transposed; peft handles that, with a warning for each layer.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         return get_peft_model(captioner.network, settings)
 
 
-def take_inputs_as_they_are(captioner: Captioner) -> None:
-    """Let LoRA factors read what their layer reads, for training under autocast.
+def disable_input_casting(captioner: Captioner) -> None:
+    """Give LoRA factors the inputs of their layer uncast, for training under autocast.
 
-    peft turns inputs to the factors' float32 first, autocast would turn them back: a copy of all image tokens for each
+    peft casts inputs to the factors' float32, and autocast casts them back: a copy of all image tokens for each
     cross-attention.
     """
     for module in captioner.modules():
         if isinstance(module, BaseTunerLayer):
-            # What peft.helpers.disable_input_dtype_casting does for a while.
-            module.cast_input_dtype_enabled = False  # type: ignore[assignment]  # to mypy all of a module is tensors
+            # peft.helpers.disable_input_dtype_casting does the same within a context.
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]  # mypy takes every attribute of a module for a tensor
 
 
 def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:
-    """Hold a large model's frozen weights in `dtype`, which halves them in bf16; what is trained stays float32.
+    """Cast a large model's frozen weights to `dtype`; trained weights stay float32.
 
     The bridge stays float32 too: it is small, and transformers keeps it so.
     """
@@ -157,6 +155,6 @@ def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:
 
 
 def merge_tuning(captioner: Captioner, summary: TuningSummary) -> None:
-    """Fold LoRA factors into the weights they adapt, leaving a plain model; nothing to do for the other modes."""
+    """Merge LoRA factors into the weights they adapt; a no-op for the other modes."""
     if summary.peft_model is not None:
         captioner.network = summary.peft_model.merge_and_unload()

@@ -1,1 +1,1 @@
-"""How the embedded models were made."""
+"""Training of the embedded models."""

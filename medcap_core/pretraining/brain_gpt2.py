@@ -1,13 +1,13 @@
-"""Make the embedded language model: train a small GPT-2 from nothing on texts of a synthetic world, no scans.
+"""Train the embedded language model: a small GPT-2 from random weights on synthetic texts, without scans.
 
 python -m medcap_core.pretraining.brain_gpt2 OUT_DIR
 
-Each text is in the order in which 3D MedBLIP uses the model: a prompt, a bag of words in the place of the image
-tokens, the answer or report that belongs to it. Words come in any order, alone or two melted into one embedding,
-between fillers and noise, in any number; so later embeddings that are only near those words will do.
+Each text has the order of MedBLIP in 3D: a prompt, a bag of words in place of the image tokens, and the matching answer
+or report. The words are in any order, single or two mixed in one embedding, between fillers and with noise, so that the
+model also understands image tokens that are only near these embeddings.
 
-The one in `medcap_core/assets/brain-gpt2` came from this command on one core of a busy machine: 12 minutes. Then it
-was right about 400 of 400 new subjects: 244 questions, and 156 reports to the letter.
+`medcap_core/assets/brain-gpt2` was made by this command in 12 minutes on one core of a busy machine. It was right on
+400 of 400 new subjects: 244 answers, and 156 reports word for word.
 """
 
 import time
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from medcap_core.data.brain_phantoms.texts import FILLERS, TextExample, draw_example
 from medcap_core.data.brain_phantoms.wording import write_report
 from medcap_core.models.embedded.brain_gpt2 import build_brain_gpt2, save_brain_gpt2
-from medcap_core.models.medblip3d.captioner import REPORT_PROMPT, word_question
+from medcap_core.models.medblip3d.captioner import REPORT_PROMPT, format_question
 
 _IGNORED = -100
 _MAX_WORDS_IN_SLOT = 3
-_MELT_SHARE, _BLEND_SHARE = 0.15, 0.3
+_MIX_SHARE, _BLEND_SHARE = 0.15, 0.3
 _LONGEST_CONTEXT = 48
-_BATCHES_SORTED = 8  # at once, by length
-_CALM_SHARE = 0.5  # of the steps: until then the context is disturbed more and more
+_BATCHES_SORTED = 8  # batches sorted by length at once
+_NOISE_RISE_SHARE = 0.5  # share of the steps over which the noise of the context rises
 _EVALUATION_SEED = 1_000_003
 
 Slot = tuple[list[int], list[float]]
@@ -40,7 +40,7 @@ Slot = tuple[list[int], list[float]]
 
 
 class Row(NamedTuple):
-    """One text: token ids, but slots where image tokens will be."""
+    """One text: token ids, with slots in place of image tokens."""
 
     prompt: list[int]
     context: list[Slot]
@@ -48,14 +48,14 @@ class Row(NamedTuple):
 
     @property
     def length(self) -> int:
-        """In tokens."""
+        """Number of tokens."""
         return len(self.prompt) + len(self.context) + len(self.answer)
 
 
 class Batch(NamedTuple):
-    """Texts of T tokens, the shorter ones filled up with zeros at the end.
+    """Texts of T tokens, padded with zeros at the end.
 
-    `ids` and `weights` are (B, T, 3), `labels` (B, T) tokens to be said, `is_context` and `is_answer` (B, T) of bool.
+    `ids` and `weights` are (B, T, 3), `labels` (B, T) the target tokens, `is_context` and `is_answer` bool (B, T).
     """
 
     ids: Tensor
@@ -65,35 +65,35 @@ class Batch(NamedTuple):
     is_answer: Tensor
 
 
-def word_prompt(question: str | None) -> str:
-    """What stands before the image: a question, or None for a report."""
-    return REPORT_PROMPT if question is None else word_question(question)
+def build_prompt(question: str | None) -> str:
+    """Build the prompt before the image: of a question, or of a report for None."""
+    return REPORT_PROMPT if question is None else format_question(question)
 
 
-class BagWriter:
-    """Examples as token ids, slots of the context, and labels."""
+class BagTokenizer:
+    """Tokenizes texts, and bags of words to the slots of a context."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.fillers: list[int] = [ids[0] for ids in tokenizer(list(FILLERS), add_special_tokens=False).input_ids]
         self._known: dict[str, list[int]] = {}
 
-    def split(self, text: str) -> list[int]:
-        """Token ids of a text."""
+    def tokenize(self, text: str) -> list[int]:
+        """Tokenize a text to ids."""
         if text not in self._known:
             self._known[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self._known[text]
 
     def fill_context(self, bag: Sequence[str], rng: np.random.Generator) -> list[Slot]:
-        """The slots of one bag: its words, sometimes two of them in one slot, and fillers between them."""
+        """Build the slots of one bag: its words, sometimes two in one slot, with fillers between them."""
         slots: list[Slot] = []
         for word in bag:
             weight = float(rng.uniform(0.6, 1.2))
-            if slots and len(slots[-1][0]) < _MAX_WORDS_IN_SLOT - 1 and rng.uniform() < _MELT_SHARE:
+            if slots and len(slots[-1][0]) < _MAX_WORDS_IN_SLOT - 1 and rng.uniform() < _MIX_SHARE:
                 ids, weights = slots.pop()
-                slots.append(([*ids, *self.split(word)], [*weights, weight]))
+                slots.append(([*ids, *self.tokenize(word)], [*weights, weight]))
             else:
-                slots.append((self.split(word), [weight]))
+                slots.append((self.tokenize(word), [weight]))
         for _ in range(int(rng.uniform() ** 2 * max(_LONGEST_CONTEXT - len(slots), 0))):
             filler = ([self._draw_filler(rng)], [float(rng.uniform(0, 1.2))])
             slots.insert(int(rng.integers(len(slots) + 1)), filler)
@@ -103,48 +103,48 @@ class BagWriter:
         return self.fillers[int(rng.integers(len(self.fillers)))]
 
     def _blend(self, slot: Slot, rng: np.random.Generator) -> Slot:
-        """Sometimes another word shines through."""
+        """Sometimes add a filler at low weight."""
         ids, weights = slot
         if len(ids) < _MAX_WORDS_IN_SLOT and rng.uniform() < _BLEND_SHARE:
             return [*ids, self._draw_filler(rng)], [*weights, float(rng.uniform(0, 0.5))]
         return slot
 
 
-def build_batches(writer: BagWriter, rng: np.random.Generator, batch_size: int, num_batches: int) -> list[Batch]:
-    """Batches of fresh examples, each of texts about as long as each other, in random order."""
+def build_batches(writer: BagTokenizer, rng: np.random.Generator, batch_size: int, num_batches: int) -> list[Batch]:
+    """Build batches of new examples, each of texts of similar length, in random order."""
     rows: list[Row] = []
     for _ in range(batch_size * num_batches):
         example = draw_example(rng)
-        answer = [*writer.split(example.answer), writer.tokenizer.eos_token_id]
-        rows.append(Row(writer.split(word_prompt(example.question)), writer.fill_context(example.bag, rng), answer))
+        answer = [*writer.tokenize(example.answer), writer.tokenizer.eos_token_id]
+        rows.append(Row(writer.tokenize(build_prompt(example.question)), writer.fill_context(example.bag, rng), answer))
     rows.sort(key=lambda row: row.length)
     order = rng.permutation(num_batches) * batch_size
     return [build_batch(rows[start : start + batch_size]) for start in order.tolist()]
 
 
 def build_batch(rows: Sequence[Row]) -> Batch:
-    """Texts side by side; the first word of a prompt has nothing to be foretold from."""
+    """Pad texts to a batch; the first token of a prompt has no label."""
     shape = (len(rows), max(row.length for row in rows))
     ids = np.zeros((*shape, _MAX_WORDS_IN_SLOT), np.int64)
     weights = np.zeros((*shape, _MAX_WORDS_IN_SLOT), np.float32)
     labels = np.full(shape, _IGNORED, np.int64)
     is_context, is_answer = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    for place, (prompt, context, answer) in enumerate(rows):
+    for index, (prompt, context, answer) in enumerate(rows):
         start, end = len(prompt), len(prompt) + len(context)
-        said = slice(end, end + len(answer))
-        ids[place, :start, 0], labels[place, 1:start] = prompt, prompt[1:]
-        for slot, (words, shares) in enumerate(context, start):
-            ids[place, slot, : len(words)], weights[place, slot, : len(words)] = words, shares
-        ids[place, said, 0] = labels[place, said] = answer
-        weights[place, :start, 0] = weights[place, said, 0] = 1
-        is_context[place, start:end] = is_answer[place, said] = True
+        target = slice(end, end + len(answer))
+        ids[index, :start, 0], labels[index, 1:start] = prompt, prompt[1:]
+        for slot, (tokens, shares) in enumerate(context, start):
+            ids[index, slot, : len(tokens)], weights[index, slot, : len(tokens)] = tokens, shares
+        ids[index, target, 0] = labels[index, target] = answer
+        weights[index, :start, 0] = weights[index, target, 0] = 1
+        is_context[index, start:end] = is_answer[index, target] = True
     return Batch(*(torch.from_numpy(values) for values in (ids, weights, labels, is_context, is_answer)))
 
 
 def disturb(embedded: Tensor, is_context: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Scale the context (B, T, D) of each row and add noise to it.
+    """Scale the context of each row of (B, T, D) and add noise to it.
 
-    At `strength` 1 by 0.5 to 2, and up to 0.6 times its own size.
+    At `strength` 1 the scale is 0.5 to 2 and the noise up to 0.6 standard deviations.
     """
     num_rows = len(embedded)
     spread = strength * 0.6 * embedded.detach().std()
@@ -154,49 +154,49 @@ def disturb(embedded: Tensor, is_context: Tensor, strength: float, generator: to
 
 
 def compute_loss(model: Any, batch: Batch, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mean loss over the words of prompts and answers, and the share of the answers' words that would be said rightly.
+    """Compute the mean token loss over prompts and answers, and the share of answer tokens predicted correctly.
 
-    `strength` 0 disturbs nothing.
+    `strength` is of `disturb`; 0 changes nothing.
     """
     ids, weights, labels, is_context, is_answer = batch
     embedded = disturb((model.transformer.wte(ids) * weights[..., None]).sum(2), is_context, strength, generator)
-    # Padding stands at the end, where a causal model does not look.
+    # Padding is at the end, which causal attention ignores.
     hidden = model.transformer(inputs_embeds=embedded, use_cache=False).last_hidden_state
-    wanted = labels[:, 1:] != _IGNORED
-    logits, targets = model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted]
-    right = (logits.argmax(-1) == targets)[is_answer[:, 1:][wanted]]
+    has_label = labels[:, 1:] != _IGNORED
+    logits, targets = model.lm_head(hidden[:, :-1][has_label]), labels[:, 1:][has_label]
+    right = (logits.argmax(-1) == targets)[is_answer[:, 1:][has_label]]
     return nn.functional.cross_entropy(logits, targets), right.float().mean()
 
 
 @torch.no_grad()
-def speak(model: Any, tokenizer: Any, example: TextExample, max_new_tokens: int = 64) -> str:
-    """What the model says to an undisturbed bag, word by word in the context, the likeliest token each time."""
-    prompt, bag = word_prompt(example.question), " ".join(example.bag)
+def generate_text(model: Any, tokenizer: Any, example: TextExample, max_new_tokens: int = 64) -> str:
+    """Generate the text for an undisturbed bag greedily, with one slot for each token of the bag."""
+    prompt, bag = build_prompt(example.question), " ".join(example.bag)
     ids = [token for text in (prompt, bag) for token in tokenizer(text, add_special_tokens=False).input_ids]
     prompt_ids = torch.tensor([ids])
-    said = model.generate(
+    generated = model.generate(
         prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=False, max_new_tokens=max_new_tokens
     )
-    words: str = tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True).strip()
-    return words
+    text: str = tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True).strip()
+    return text
 
 
-def is_right(example: TextExample, said: str) -> bool:
-    """Whether an answer is the right one, or a report one of those that its cohort would write."""
+def is_correct(example: TextExample, text: str) -> bool:
+    """Check for the correct answer, or for one of the cohort's possible reports."""
     if example.question is not None:
-        return said == example.answer.lower()
+        return text == example.answer.lower()
     rng = np.random.default_rng(0)
-    return said in {write_report(example.cohort, example.facts, rng).lower() for _ in range(40)}
+    return text in {write_report(example.cohort, example.facts, rng).lower() for _ in range(40)}
 
 
 def evaluate(model: Any, tokenizer: Any, num_examples: int, seed: int = _EVALUATION_SEED) -> dict[str, tuple[int, int]]:
-    """For each kind of question, and for reports, how many were right and how many there were."""
+    """Count the correct texts and all texts, by kind of question, and for reports."""
     rng = np.random.default_rng(seed)
     counts: dict[str, tuple[int, int]] = {}
     for _ in range(num_examples):
         example = draw_example(rng, whole=True)
         right, total = counts.get(example.kind, (0, 0))
-        counts[example.kind] = (right + is_right(example, speak(model, tokenizer, example)), total + 1)
+        counts[example.kind] = (right + is_correct(example, generate_text(model, tokenizer, example)), total + 1)
     return dict(sorted(counts.items()))
 
 
@@ -207,11 +207,11 @@ def pretrain(
     learning_rate: Annotated[float, typer.Option()] = 2e-3,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Build, train and write brain-gpt2, then ask it about subjects it has not met."""
+    """Build, train and write brain-gpt2, then evaluate it on new subjects."""
     console = Console()
     started = time.monotonic()
     model, tokenizer = build_brain_gpt2(seed)
-    writer, rng = BagWriter(tokenizer), np.random.default_rng(seed)
+    writer, rng = BagTokenizer(tokenizer), np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
@@ -222,7 +222,7 @@ def pretrain(
         for step in range(1, steps + 1):
             batches = batches or build_batches(writer, rng, batch_size, _BATCHES_SORTED)
             batch = batches.pop()
-            loss, share = compute_loss(model, batch, min(1.0, step / (_CALM_SHARE * steps)), generator)
+            loss, share = compute_loss(model, batch, min(1.0, step / (_NOISE_RISE_SHARE * steps)), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -231,7 +231,7 @@ def pretrain(
             progress.advance(task)
             if step % 100 == 0:
                 console.print(
-                    f"step {step}/{steps}: loss {loss:.3f}, {share:.1%} of the answers' words right, "
+                    f"step {step}/{steps}: loss {loss:.3f}, {share:.1%} of the answers' tokens right, "
                     f"{time.monotonic() - started:.0f} s"
                 )
     model.eval()  # type: ignore[no-untyped-call]

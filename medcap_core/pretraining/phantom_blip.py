@@ -1,9 +1,9 @@
-"""Make the embedded model: train a small BLIP from nothing on the general phantom domain (synthetic images only).
+"""Train the embedded model: a small BLIP from random weights on the general phantom domain, synthetic images only.
 
 python -m medcap_core.pretraining.phantom_blip OUT_DIR
 
-The one in `medcap_core/assets/phantom-blip` came from this command, run on one H100: 3 minutes, most of them to draw
-images; the epoch with the best validation CIDEr, 3.2 on the general domain, was kept.
+`medcap_core/assets/phantom-blip` was made by this command in 3 minutes on one H100, most of them to draw images; the
+epoch with the best validation CIDEr, 3.2 on the general domain, was kept.
 """
 
 import tempfile
@@ -61,7 +61,7 @@ def pretrain(
         checkpoints = Path(scratch) / "checkpoints"
         fit(config, data, checkpoints, show)
         export_captioner(config.model_copy(update={"num_beams": 3}), CheckpointFolder(checkpoints).best_path, out)
-        (out / TRIAL_CONFIG_FILE).unlink()  # it names the scratch folder, and nobody fine-tunes from it
+        (out / TRIAL_CONFIG_FILE).unlink()  # it names the scratch folder
     console.print(f"Written to {out}")
 
 

@@ -1,4 +1,4 @@
-"""Where caches live on this machine, and what to say when they cannot be written."""
+"""Locate the caches of this machine, and report a full disk or a folder that cannot be written."""
 
 import errno
 import os
@@ -19,9 +19,9 @@ _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def cache_root() -> Path:
-    """The folder of all caches: the environment variable MEDCAP_CACHE, else the user's cache folder; not yet created.
+    """Return the folder of all caches, not yet created: the variable MEDCAP_CACHE, else the user's cache folder.
 
-    Raises ConfigFault for a relative MEDCAP_CACHE, which would mean another folder in every working directory.
+    Raises ConfigFault for a relative MEDCAP_CACHE, which would be another folder in every working directory.
     """
     given = os.environ.get(CACHE_VARIABLE)
     if not given:
@@ -34,7 +34,7 @@ def cache_root() -> Path:
 
 @contextmanager
 def guard_cache_writes(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder closed to us into a DataFault that names the remedy; other errors pass."""
+    """Raise DataFault with the remedy for a full disk or a folder without write permission; other errors pass."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def guard_cache_writes(folder: Path) -> Iterator[None]:
 
 
 def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether the file at fault lies in `folder` or above it, rather than among the files that are read."""
+    """Return whether the file at fault lies in `folder` or above it, rather than among the files that are read."""
     if not isinstance(error.filename, str):
         return True
     path = Path(error.filename)
@@ -60,7 +60,7 @@ def _concerns(error: OSError, folder: Path) -> bool:
 
 
 def format_size(num_bytes: float) -> str:
-    """`512 B`, `3.4 MB`, `12 GB`; decimal units."""
+    """Format as `512 B`, `3.4 MB`, `12 GB`; decimal units."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
@@ -81,7 +81,7 @@ def check_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) so that a reader sees either the old file or the new one, never a part."""
+    """Write `text` (UTF-8) so that readers see the old file or the new one, also with several writing processes."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

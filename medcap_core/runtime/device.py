@@ -1,7 +1,9 @@
-"""The device a process computes on, and what it allows."""
+"""Choose the device, precision and threads of a process, and manage its memory."""
 
+import ctypes
 import gc
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -12,20 +14,26 @@ from torch import nn
 from medcap_core.config import FreezeMode, TrialConfig
 
 _FEW_PARAMETERS = 20_000_000
-"""phantom-blip, with 1.7 million, captions several times faster on one thread than on two; a BLIP-base does not."""
+"""phantom-blip (1.7 million) generates captions several times faster on one thread than on two; BLIP-base does not."""
 
 _MODES_THAT_ADD = frozenset(
     {FreezeMode.ZERO_SHOT, FreezeMode.LORA, FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND_BRIDGE_LORA}
 )
-"""They change no weight that a pre-trained model brings."""
+"""Modes that change no pre-trained weight."""
+
+_LARGEST_HEAP_BLOCK_BYTES, _MOST_KEPT_BYTES = 32 << 20, 512 << 20
+"""The largest block that glibc takes from its heap, and how much of the heap it keeps when that is free."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""As in glibc's malloc.h."""
 
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What is said where an allocator has no exception of its own: on a CPU; by the driver and cuBLAS, which take memory
-beside PyTorch's allocator when processes share a card."""
+"""Messages of allocators without an exception type: the CPU's; the CUDA driver's and cuBLAS's, which allocate outside
+PyTorch's allocator when processes share a GPU."""
 
 
 def current_device() -> torch.device:
-    """The accelerator this process may use, else the CPU; under several local workers, the one of its local rank."""
+    """Return the accelerator this process may use, else the CPU; of several local workers the one of its rank."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
@@ -34,9 +42,9 @@ def current_device() -> torch.device:
 
 
 def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: as configured; `auto` is bf16 on CUDA cards that have it, else float32.
+    """Choose the dtype of matrix products: as configured; `auto` is bf16 on CUDA devices that support it, else float32.
 
-    Weights in bf16 make it bf16 everywhere.
+    With weights in bf16 it is always bf16.
     """
     if config.precision == "auto":
         if config.weights_dtype == "bf16":
@@ -47,9 +55,9 @@ def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
 
 
 def choose_frozen_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
-    """The dtype in which a large model's frozen weights lie on `device`: bf16 or float32.
+    """Choose the dtype of a large model's frozen weights on `device`: bf16 or float32.
 
-    `auto` is bf16 where matrix products are; trained weights are float32 always.
+    `auto` is bf16 where matrix products are; trained weights are always float32.
     """
     if config.weights_dtype == "fp32" or choose_precision(config, device) is not torch.bfloat16:
         return torch.float32
@@ -57,11 +65,11 @@ def choose_frozen_dtype(config: TrialConfig, device: torch.device) -> torch.dtyp
 
 
 def choose_load_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
-    """The dtype in which a large model's weights are read.
+    """Choose the dtype in which a large model's weights are loaded.
 
-    Where a trial changes some of them, the checkpoint's own float32 values are read, and what stays frozen is cast
-    afterwards; where it changes none (zero_shot, lora), or those of MedBLIP in 3D that are float32 in any case, all are
-    read as they will lie.
+    If a trial changes some of them, the checkpoint's float32 values are loaded and frozen ones are cast afterwards. If
+    it changes none (zero_shot, lora), or only those of MedBLIP in 3D that are float32 in any case, all are loaded in
+    their final dtype.
     """
     if config.freeze in _MODES_THAT_ADD or config.quantization != "none":
         return choose_frozen_dtype(config, device)
@@ -69,21 +77,21 @@ def choose_load_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Mixed precision in `dtype`, weights staying in float32; nothing for float32."""
+    """Build a mixed-precision context in `dtype`, with weights in float32; a null context for float32."""
     if dtype is torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
 def is_small(module: nn.Module) -> bool:
-    """Whether a model lies on a CPU and has so few parameters that its matrices lose by being shared out to threads."""
+    """Return whether a model lies on a CPU and has so few parameters that several threads slow generation down."""
     sizes = [(parameter.numel(), parameter.device.type) for parameter in module.parameters()]
     return all(kind == "cpu" for _, kind in sizes) and sum(size for size, _ in sizes) <= _FEW_PARAMETERS
 
 
 @contextmanager
-def threads_for_words(module: nn.Module) -> Iterator[None]:
-    """One thread for a small model meanwhile, which works on a few words at a time."""
+def one_thread_if_small(module: nn.Module) -> Iterator[None]:
+    """Use one thread while a small model generates a few tokens at a time."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1 if is_small(module) else num_threads)
     try:
@@ -92,15 +100,23 @@ def threads_for_words(module: nn.Module) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
+def keep_freed_memory() -> None:
+    """Keep glibc from returning memory to the system after each step: it comes back zeroed, page by page."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT_BYTES)
+
+
 def release_memory() -> None:
-    """Give back what a finished trial held, recorded CUDA graphs included, so that the next finds the device empty."""
+    """Free the memory of a finished trial, recorded CUDA graphs included, for the next one."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator's refusal is behind an error; the end of a failed CUDA recording hides its cause."""
+    """Return whether an error was caused by lack of memory; a failed CUDA graph recording hides its cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, torch.OutOfMemoryError | MemoryError) or any(sign in str(cause) for sign in _NO_MEMORY):
@@ -110,7 +126,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class PeakMemory:
-    """Peak memory of a trial, in bytes: allocated tensors on CUDA; on a CPU the process's resident set as sampled."""
+    """Peak memory of a trial in bytes: allocated tensors on CUDA; on a CPU the sampled resident set of the process."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -1,4 +1,4 @@
-"""Write a file so that a reader, or a process that comes after a crash, sees the old whole or the new whole."""
+"""Replace files in one step: a reader, also after a crash, sees the whole old file or the whole new one."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from typing import Any
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step that survives `kill -9` and a power cut.
 
-    The temporary file has a fixed name beside `path`: one process writes a run directory, and a file that a kill left
-    behind is overwritten by the next write.
+    The temporary file has a fixed name beside `path`: one process writes a run directory, and the next write replaces
+    a file left behind by a kill.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8", newline="")
@@ -18,7 +18,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step that survives `kill -9`; after a power cut it may be damaged."""
+    """Replace `path` by `text` in one step that survives `kill -9`; a power cut may damage the file."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8", newline="")
     temporary.replace(path)
@@ -30,7 +30,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
-    """Give the finished file `temporary` the name `path`, once its content is on the disk."""
+    """Rename the finished file `temporary` to `path`, once its content is on the disk."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -38,7 +38,7 @@ def replace_durably(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable; a rename alone can be lost in a power cut."""
+    """Make the names in `folder` durable; a power cut can undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

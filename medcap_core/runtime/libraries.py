@@ -1,4 +1,4 @@
-"""Set the libraries up for a program: without progress bars and notices of their own, and fast; never for an import."""
+"""Set up the libraries of a program (never at import): no progress bars or notices of their own."""
 
 import logging
 import warnings
@@ -6,16 +6,16 @@ import warnings
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
-from medcap_core.runtime.cpu import use_cpu_fully
+from medcap_core.runtime.device import keep_freed_memory
 
 
 def set_up_libraries() -> None:
-    """Show errors only, no progress bars of loading and saving, since the project shows its own; use the whole CPU."""
-    use_cpu_fully()
+    """Show only errors, and no progress bars of loading and saving; keep freed memory."""
+    keep_freed_memory()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells each try to reach the Hub
-    # nibabel writes every repair of a header to the terminal; what is wrong with a file we say ourselves.
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it reports each attempt to reach the Hub
+    # nibabel prints every repair of a header; our own errors name faulty files.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
-    # peft asks transformers by a name that transformers has since deprecated.
+    # peft uses a name that transformers has deprecated.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 _Item = TypeVar("_Item")
-
-
 _Work = TypeVar("_Work")
 
-
 DEVICE_LOCK = threading.Lock()
-"""Held while a batch goes to the device, so that nothing does while a CUDA graph is recorded."""
+"""Held while a batch is copied to the device, so that none is copied while a CUDA graph is recorded."""
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for the copy: from pinned memory where the device is a GPU."""
+    """Copy to the device without waiting: through pinned memory if it is a GPU."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     with DEVICE_LOCK:
@@ -30,7 +27,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 def prefetch(
     make: Callable[[_Work], _Item], work: Iterable[_Work], device: torch.device, depth: int = 2
 ) -> Generator[_Item, None, None]:
-    """`make` applied to each of `work` in order, on a GPU `depth` items ahead in a thread of its own."""
+    """Apply `make` to each item of `work` in order, for a GPU `depth` items ahead in a separate thread."""
     if device.type != "cuda":
         yield from map(make, work)
         return

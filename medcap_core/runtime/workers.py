@@ -1,4 +1,4 @@
-"""The workers of one trial: who am I, and what do the others hold. Everything is known from torch itself."""
+"""Rank and collective operations of the workers of one trial, from torch.distributed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,18 +8,18 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker's `rank` among `size` workers; a trial without a process group is rank 0 of 1."""
+    """This worker's `rank` among `size` workers; rank 0 of 1 without a process group."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this worker scores, reports and writes checkpoints."""
+        """Return whether this worker scores, reports and writes checkpoints."""
         return self.rank == 0
 
     def gather(self, item: Any) -> list[Any]:
-        """Every worker's `item` in order of rank, on every worker."""
+        """Gather every worker's `item` in order of rank, on every worker."""
         if self.size == 1:
             return [item]
         items: list[Any] = [None] * self.size
@@ -27,7 +27,7 @@ class Workers:
         return items
 
     def broadcast(self, item: Any) -> Any:
-        """Rank 0's `item`, on every worker; also keeps the others waiting until rank 0 has it."""
+        """Send rank 0's `item` to every worker; the others wait until rank 0 has it."""
         if self.size == 1:
             return item
         box = [item]
@@ -36,7 +36,7 @@ class Workers:
 
 
 def current_workers() -> Workers:
-    """The workers of the process group this process is in, if any."""
+    """Return the workers of this process's group, rank 0 of 1 without a group."""
     if dist.is_available() and dist.is_initialized():
         return Workers(dist.get_rank(), dist.get_world_size())
     return Workers()

@@ -1,1 +1,1 @@
-"""Score captions, answers and classes; intervals, tests and blind baselines."""
+"""Scores of captions, answers and classes; intervals, tests and blind baselines."""

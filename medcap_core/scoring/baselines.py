@@ -1,9 +1,9 @@
-"""Baselines that see no image or the wrong one: what a captioner that looks must beat.
+"""Baselines without an image or with the wrong one, which a captioner that uses its images must beat.
 
 - The best single caption for all images (`choose_caption_prior`).
-- The caption of the nearest training image (`find_nearest_captions`): what a look-up achieves that has no model at all.
-  Nearness is that of a small fixed descriptor: the decoded image in grey, averaged to 16 x 16 (a volume to 16 x 16 x
-  16), less its mean and divided by its standard deviation, so that brightness and contrast do not count.
+- The caption of the nearest training image (`find_nearest_captions`), a look-up without a model. The distance is by a
+  small fixed descriptor: the decoded image in grey, averaged to 16 x 16 (a volume to 16 x 16 x 16), standardised, so
+  that brightness and contrast do not count.
 - The model's own captions of other images (`draw_wrong_images`).
 """
 
@@ -33,13 +33,13 @@ _Ngram = tuple[str, ...]
 def choose_caption_prior(
     train_captions: Sequence[str], *, seed: int, num_candidates: int = 1000, num_judges: int = 2000
 ) -> str:
-    """The training caption that scores best when given as the answer for every image; its white space is folded.
+    """Choose the training caption that scores best as the prediction for every image; its white space is folded.
 
-    Drawn by seed: up to `num_candidates` captions to choose from and up to `num_judges` others that serve as the
-    references, one image each. The candidate with the highest CIDEr over the judges wins, the one drawn first where
-    two are equal. Candidates come from every other sixteenth of the split and judges from those between: images of
-    one case lie together and often share a caption word for word, which would vote for itself in train and be of no
-    use on a test split of other cases. Frequent captions are drawn often, so they are not missed.
+    By seed, up to `num_candidates` candidates and up to `num_judges` other captions as references, one image each, are
+    drawn. The candidate with the highest mean CIDEr over the references wins, the first drawn of ties. Candidates and
+    references come from alternate sixteenths of the split: images of one case are adjacent and often share a caption,
+    which would otherwise match itself in train but not on a test split of other cases. Frequent captions are drawn
+    often, so they are not missed.
 
     The cost does not grow with the training split: about 1 s for 60,000 radiology captions. Raises ValueError if
     there is no caption.
@@ -65,7 +65,7 @@ def _draw(captions: Sequence[str], seed: int, num_candidates: int, num_judges: i
 
 
 class _CiderIndex:
-    """CIDEr of one text against many single references at once, by looking up shared n-grams only.
+    """CIDEr of one text against many single references at once, by an inverted index of their n-grams.
 
     The formula of pycocoevalcap's CiderScorer (CIDEr-D: clipped weights, Gaussian length penalty with sigma 6), with
     the J references as the corpus: weight of an n-gram = count * (log J - log max(1, document frequency)).
@@ -91,7 +91,7 @@ class _CiderIndex:
         self._unseen = self._log_size, np.zeros(0, dtype=int), np.zeros(0)
 
     def compute_mean_cider(self, tokens: str) -> float:
-        """Mean CIDEr, 0 to 10, of `tokens` given as the prediction for every reference."""
+        """Compute the mean CIDEr, 0 to 10, of `tokens` as the prediction for every reference."""
         ngrams = precook(tokens, _MAX_N)
         overlap = np.zeros_like(self._norms)
         squares = np.zeros((_MAX_N, 1))
@@ -106,34 +106,34 @@ class _CiderIndex:
 
 
 def _count_bigrams(ngrams: dict[_Ngram, int]) -> int:
-    """The length that CIDEr compares: the number of bigrams."""
+    """Count the bigrams, the length in CIDEr's penalty."""
     return sum(count for ngram, count in ngrams.items() if len(ngram) == 2)
 
 
 SIDE = 16
 _CHUNK_IMAGES, _CHUNK_BYTES = 256, 128 * 2**20
 _CHUNK_QUERIES, _CHUNK_CANDIDATES = 1024, 8192
-_DECIMALS = 5  # correlations that agree so far are ties; sums in another order differ in the seventh
+_DECIMALS = 5  # correlations equal to these decimals are ties; the order of summation changes the seventh
 
 
 def find_nearest_captions(
     images: PreparedSplit, training: PreparedSplit, progress: Progress | None = None
 ) -> list[str]:
-    """For each of `images` the caption of the nearest training image; of equals the first in order."""
+    """Find for each of `images` the caption of the nearest training image, the first of ties."""
     total = len(images) + len(training)
 
-    def tell(what: str, done: int, offset: int) -> None:
+    def report(what: str, done: int, offset: int) -> None:
         if progress:
             progress(what, offset + done, total)
 
     what = f"describing {images.store.geometry.noun}s to find the nearest"
-    candidates = compute_descriptors(training, lambda done: tell(what, done, 0))
-    queries = compute_descriptors(images, lambda done: tell(what, done, len(training)))
+    candidates = compute_descriptors(training, lambda done: report(what, done, 0))
+    queries = compute_descriptors(images, lambda done: report(what, done, len(training)))
     return [training.records[position].caption for position in find_nearest(queries, candidates).tolist()]
 
 
 def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-    """Descriptors of all images of a split in order, each of length 1, or 0 for a plain image.
+    """Compute the descriptors of all images of a split, each of norm 1, or 0 for a plain image.
 
     float32 (N, 256), of volumes (N, 4096).
     """
@@ -149,7 +149,7 @@ def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | 
 
 
 def describe_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The descriptors (B, 256) of images uint8 (B, 3, S, S), or (B, 4096) of volumes uint8 (B, 1, S, S, S).
+    """Compute descriptors (B, 256) of images uint8 (B, 3, S, S), or (B, 4096) of volumes uint8 (B, 1, S, S, S).
 
     Grey is the mean of the three colours.
     """
@@ -163,9 +163,9 @@ def describe_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def find_nearest(queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.int64]:
-    """For each of `queries` (Q, D) the row of `candidates` (C, D) with the greatest dot product, the first of equals.
+    """Find for each of `queries` (Q, D) the row of `candidates` (C, D) with the greatest dot product, first of ties.
 
-    By blocks: 60,000 candidates and 10,000 queries take some 20 s on two cores and 32 MB beside the descriptors.
+    In blocks: 60,000 candidates and 10,000 queries take some 20 s on two cores and 32 MB beside the descriptors.
     Raises ValueError where there is no candidate.
     """
     if not len(candidates):
@@ -177,20 +177,20 @@ def find_nearest(queries: NDArray[np.float32], candidates: NDArray[np.float32]) 
         rows = nearest[start : start + _CHUNK_QUERIES]  # a view
         for first in range(0, len(candidates), _CHUNK_CANDIDATES):
             similarity = np.round(block @ candidates[first : first + _CHUNK_CANDIDATES].T, _DECIMALS)
-            place = similarity.argmax(axis=1)
-            value = similarity[np.arange(len(block)), place]
+            index = similarity.argmax(axis=1)
+            value = similarity[np.arange(len(block)), index]
             is_nearer = value > best
-            rows[is_nearer] = first + place[is_nearer]
+            rows[is_nearer] = first + index[is_nearer]
             best = np.maximum(best, value)
     return nearest
 
 
 def draw_wrong_images(cases: Sequence[str | None], seed: int) -> IntArray:
-    """For each image the position of another one, each used once and of another case.
+    """Draw for each image the position of another image, each used once and of another case.
 
-    Images stand in a circle, drawn by `seed` with those of a case side by side; each takes the one that stands as many
-    places before it as the largest case has images. Where a case has more than half of all images, some of it get an
-    image of their own case.
+    Images are arranged in a circle in random order by `seed`, those of a case adjacent; each gets the image n places
+    before it, n being the size of the largest case. If a case has more than half of all images, some of its images get
+    one of their own case.
     """
     order = np.random.default_rng(seed).permutation(len(cases))
     units = number_units([cases[position] for position in order])  # in the order in which cases come up

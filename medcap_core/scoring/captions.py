@@ -1,11 +1,13 @@
 """Caption scores on pycocoevalcap's scale: BLEU-1..4, METEOR and ROUGE-L from 0 to 1, CIDEr from 0 to 10.
 
-Options beside them, 0 to 1: ROUGE-1 and BERTScore. Every score is a figure of a whole corpus: CIDEr weighs words by how
-many images' references hold them, BLEU and METEOR pool their counts. Gather all predictions first and score them once;
-never average over ranks, batches or subsets.
+Optional scores, 0 to 1: ROUGE-1 and BERTScore. Every score is of a whole corpus: CIDEr weights n-grams by document
+frequency, BLEU and METEOR pool their counts. Gather all predictions and score them once; never average over ranks,
+batches or subsets.
 """
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,18 +17,25 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from medcap_core.scoring.bertscore import compute_rouge1
 from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
 from medcap_core.scoring.meteor import MeteorScorer
-from medcap_core.scoring.options import DEFAULT_SCORING, EXTRA_METRICS, ScoringOptions, preprocess_captions
+from medcap_core.scoring.options import (
+    DEFAULT_SCORING,
+    EXTRA_METRICS,
+    ExtraScore,
+    ScoringOptions,
+    preprocess_captions,
+)
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+_ROUGE_N: dict[ExtraScore, int] = {"rouge1": 1}
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
 class ScoredCaptions:
-    """Scores of the corpus by name, METRICS first, and what each image adds to them."""
+    """Scores of the corpus by name, METRICS first, and the statistics of each image."""
 
     scores: dict[str, float]
     statistics: CaptionStatistics = field(repr=False)
@@ -36,8 +45,8 @@ class CaptionScorer:
     """Scores predictions for one fixed list of images; references are tokenised and counted once.
 
     `references` holds, for each image, one caption or a list of several. Predictions are given in the same order, one
-    per image; they may be empty. The numbers are those of pycocoevalcap's own classes after its PTB tokenizer, of
-    captions that `options.preprocessing` has changed first.
+    per image; they may be empty. Scores equal those of pycocoevalcap's classes after its PTB tokenizer, on captions
+    preprocessed by `options.preprocessing`.
     """
 
     def __init__(self, references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING) -> None:
@@ -51,33 +60,29 @@ class CaptionScorer:
 
     @property
     def num_images(self) -> int:
-        """How many predictions each call takes."""
+        """Number of predictions of each call."""
         return len(self._references)
 
     def cider(self, predictions: Sequence[str]) -> float:
-        """CIDEr of the corpus, 0 to 10; with a single image it is 0 by its definition."""
+        """Compute the CIDEr of the corpus, 0 to 10; 0 by definition with a single image."""
         return float(np.mean(self.cider_per_image(predictions)))
 
     def cider_per_image(self, predictions: Sequence[str]) -> np.ndarray:
-        """CIDEr of each image, shape (num_images,), with the document frequencies of the whole corpus."""
+        """Compute the CIDEr of each image, (num_images,), with the document frequencies of the whole corpus."""
         return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
-    def all_scores(self, predictions: Sequence[str]) -> dict[str, float]:
-        """Every score named in METRICS, in that order, then the extra ones.
-
-        The first call also starts METEOR (about 5 s); later calls of the same scorer use it again until `close()`.
-        """
-        return self.score(predictions).scores
-
     def score(self, predictions: Sequence[str]) -> ScoredCaptions:
-        """The same with what each image adds, from which any resample of the images can be scored."""
+        """Compute the scores of METRICS, then the optional ones, and the statistics of each image for resamples.
+
+        The first call also starts METEOR (about 5 s); later calls of the same scorer reuse it until `close()`.
+        """
         texts = self._preprocess(predictions)
         tokens = tokenize_captions(texts)
         bleu_scorer = BleuScorer(n=4)
         for text, references in zip(tokens, self._references, strict=True):
             bleu_scorer += (text, references)
         bleu, _ = bleu_scorer.compute_score(option="closest", verbose=0)
-        meteor, _, meteor_counts = self._meteor.compute_all(self._references, tokens)
+        meteor, _, meteor_counts = self._meteor.compute_scores(self._references, tokens)
         rouge, rouge_each = Rouge().compute_score(
             dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
         )
@@ -92,11 +97,11 @@ class CaptionScorer:
         )
 
     def close(self) -> None:
-        """End the METEOR program and give back its memory; the scorer stays usable."""
+        """End the METEOR program and free its memory; the scorer stays usable."""
         self._meteor.close()
 
     def interrupt(self) -> None:
-        """Make a call that another thread waits for raise ScoringFailure soon."""
+        """Make a running call of another thread raise ScoringFailure soon."""
         self._meteor.interrupt()
 
     def _preprocess(self, predictions: Sequence[str]) -> list[str]:
@@ -105,12 +110,12 @@ class CaptionScorer:
         return preprocess_captions(predictions, self._options.preprocessing)
 
     def _compute_extra_scores(self, texts: list[str]) -> dict[str, np.ndarray]:
-        """Each extra score of each image, by name."""
+        """Compute the optional scores of each image, by name."""
         each: dict[str, list[float]] = {}
-        if "rouge1" in self._options.extra_scores:
-            each[EXTRA_METRICS["rouge1"]] = [
-                compute_rouge1(text, references) for text, references in zip(texts, self._texts, strict=True)
-            ]
+        for key, n in _ROUGE_N.items():
+            if key in self._options.extra_scores:
+                pairs = zip(texts, self._texts, strict=True)
+                each[EXTRA_METRICS[key]] = [compute_rouge_n(text, references, n) for text, references in pairs]
         if "bertscore" in self._options.extra_scores:
             from medcap_core.scoring.bertscore import load_bert_scorer
 
@@ -118,9 +123,29 @@ class CaptionScorer:
         return {name: np.array(values) for name, values in each.items()}
 
     def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:
-        scorer = copy.copy(self._cider)  # shallow: calls from several threads share only what none changes
+        scorer = copy.copy(self._cider)  # shallow: calls from several threads share only constant state
         scorer.ctest = [cook_test(text) for text in tokens]
         return np.array(scorer.compute_cider())
+
+
+def compute_rouge_n(prediction: str, references: Sequence[str], n: int) -> float:
+    """Compute the F1 of shared runs of `n` words, 0 to 1, each counted as often as both have it.
+
+    The best over several references. Words are runs of ASCII letters and digits in lower case; a text with fewer than
+    `n` scores 0.
+    """
+    predicted = _count_word_runs(prediction, n)
+    scores = []
+    for reference in references:
+        expected = _count_word_runs(reference, n)
+        num_shared = (predicted & expected).total()
+        scores.append(2 * num_shared / max(1, predicted.total() + expected.total()))
+    return max(scores)
+
+
+def _count_word_runs(text: str, n: int) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 @lru_cache(maxsize=4)
@@ -131,7 +156,7 @@ def _cached_caption_scorer(references: tuple[tuple[str, ...], ...], options: Sco
 def load_caption_scorer(
     references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING
 ) -> CaptionScorer:
-    """The process's scorer for these references: built at the first call, shared by later ones with equal content."""
+    """Load the process's scorer for these references, built once for equal content."""
     return _cached_caption_scorer(tuple(_group_references(references)), options)
 
 
@@ -145,7 +170,7 @@ def _group_references(references: Sequence[str | Sequence[str]]) -> list[tuple[s
 
 
 class _DocumentFrequency(dict[tuple[str, ...], float]):
-    """Images per n-gram; 0 for unknown ones, which pycocoevalcap's defaultdict would store for ever."""
+    """Images per n-gram; 0 for unknown ones, which pycocoevalcap's defaultdict would keep."""
 
     def __missing__(self, ngram: tuple[str, ...]) -> float:
         return 0.0

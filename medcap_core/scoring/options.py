@@ -1,4 +1,4 @@
-"""What a user can ask of the scores beyond those that every run has."""
+"""Options of scoring: preprocessing and optional scores."""
 
 import re
 import string
@@ -14,12 +14,12 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def preprocess_captions(captions: Sequence[str], kind: CaptionPreprocessing) -> list[str]:
-    """The captions as `kind` has them scored.
+    """Preprocess captions for scoring.
 
     `imageclef2025` is the preprocessing of ImageCLEFmedical Caption 2025: lower case, then "number" for each run of
-    digits, then ASCII punctuation removed. The task's page speaks of numbers; its evaluation script replaces digits
-    before it removes the points between them and puts no space in place of what it removes. The script is followed:
-    "3.5 cm, T2-weighted" becomes "numbernumber cm tnumberweighted".
+    digits, then ASCII punctuation removed. As in the task's evaluation script, though not on its page, digits are
+    replaced before the decimal point is removed, and removal leaves no space: "3.5 cm, T2-weighted" becomes
+    "numbernumber cm tnumberweighted".
     """
     if kind == "none":
         return list(captions)
@@ -28,14 +28,14 @@ def preprocess_captions(captions: Sequence[str], kind: CaptionPreprocessing) -> 
 
 ExtraScore = Literal["rouge1", "bertscore"]
 EXTRA_METRICS: dict[ExtraScore, str] = {"rouge1": "ROUGE-1", "bertscore": "BERTScore"}
-"""The optional scores by the key that asks for them."""
+"""Optional scores by their key in a space file."""
 
 DEFAULT_BERTSCORE_MODEL = "FacebookAI/roberta-large"
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Scores to add, the encoder of BERTScore, and what is done to captions and references before scoring."""
+    """Optional scores, the encoder of BERTScore, and the preprocessing of captions and references."""
 
     extra_scores: tuple[ExtraScore, ...] = ()
     bertscore_model: str = DEFAULT_BERTSCORE_MODEL
@@ -43,4 +43,4 @@ class ScoringOptions:
 
 
 DEFAULT_SCORING = ScoringOptions()
-"""The scores that every run has, of captions as they are."""
+"""The scores of every run, without preprocessing."""

@@ -1,8 +1,8 @@
-"""The Penn Treebank tokenizer that every published CIDEr, BLEU, METEOR and ROUGE-L of this field rests on.
+"""The Penn Treebank tokenizer behind the published CIDEr, BLEU, METEOR and ROUGE-L scores of captioning.
 
-It is the jar inside pycocoevalcap with pycocoevalcap's options and its list of punctuation. Captions go in through
-standard input, not through a file beside the library's code, so read-only installs and parallel trials work. The
-program keeps running between calls: its start takes a hundred times as long as the captions of an epoch.
+It is the jar inside pycocoevalcap with pycocoevalcap's options and list of punctuation. Captions are sent through
+standard input, not a file in the library's folder, so read-only installs and parallel trials work. The program keeps
+running between calls: its start takes a hundred times as long as the captions of an epoch.
 """
 
 import contextlib
@@ -24,44 +24,43 @@ from medcap_core.scoring.java import ScoringFailure, build_java_environment, jav
 
 _JAR = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
-# Most of a first call is start-up: compile lightly, collect garbage on one thread and before it piles up.
+# Most of the first call is start-up: little compilation, serial garbage collection in a small heap.
 _OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m", "-Xmn8m")
 
 _FILLER = "; " + "x" * 250
-"""A line that no caption is. The program prints by full buffers, so lines of this push out an answer. After a caption's
-last word it does what the end of the input would: a digit there could make "No." one token."""
+"""A line unlike any caption. The program prints full buffers only, so lines of this flush an answer. Its first mark
+ends the last caption as the end of the input would; before a digit "No." would be one token."""
 _FILLER_LINES = 128
 _SECONDS_TO_MORE_FILLER = 1.0
 
 
 def tokenize_captions(captions: Sequence[str]) -> list[str]:
-    """Lower-cased tokens of each caption, punctuation dropped, joined by single spaces: one string per caption.
+    """Tokenize each caption to lower-cased tokens without punctuation, joined by single spaces.
 
     White space and control characters are folded first, because the tokenizer works by lines. Empty captions, and
-    those of punctuation alone, give "". Brackets stay, as the tokens -lrb- and -rrb-: pycocoevalcap's list of
-    punctuation holds them in upper case only. About 2 ms for 200 captions and 20 ms for 2,000; 0.2 s more at a
-    process's first call, which starts the program (some 60 MB) for the time that Python runs.
+    captions of punctuation alone, give "". Brackets stay, as the tokens -lrb- and -rrb-, which pycocoevalcap's list of
+    punctuation has in upper case only. About 2 ms for 200 captions and 20 ms for 2,000; 0.2 s more at the first call
+    of a process, which starts the program (some 60 MB) until Python ends.
 
-    Raises ScoringFailure when the tokenizer fails or does not answer line for line.
+    Raises ScoringFailure when the tokenizer fails or returns another number of lines.
     """
     if not captions:
         return []
     lines = [fold_white_space(caption) for caption in captions]
-    return [_drop_punctuation(line) for line in _own_tokenizer(os.getpid()).tokenize(lines)]
+    return [
+        " ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION)
+        for line in _own_tokenizer(os.getpid()).tokenize(lines)
+    ]
 
 
 @lru_cache(maxsize=1)
 def _own_tokenizer(process_id: int) -> "PtbTokenizer":
-    """This process's own: one that was forked off must not talk into its parent's."""
+    """Return the tokenizer of this process: a forked child must not use its parent's."""
     return PtbTokenizer()
 
 
-def _drop_punctuation(line: str) -> str:
-    return " ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION)
-
-
 class PtbTokenizer:
-    """The program, started at the first call, again after it died, and ended with this object or with Python.
+    """The program, started at the first call and again after it died, and ended with this object or Python.
 
     Calls from several threads take turns.
     """
@@ -71,9 +70,9 @@ class PtbTokenizer:
         self._program: _Program | None = None
 
     def tokenize(self, lines: Sequence[str]) -> list[str]:
-        """The program's answer to each line, none of which may hold a line end. Raises ScoringFailure."""
+        """Tokenize lines without line breaks. Raises ScoringFailure."""
         with self._lock:
-            program, self._program = self._program, None  # kept only if question and answer stay in step
+            program, self._program = self._program, None  # kept only if the answer is complete
             if program is None or program.has_ended:
                 program = _Program()
             answers = program.ask(lines)
@@ -84,18 +83,18 @@ class PtbTokenizer:
 
 
 class _Program:
-    """One running Java program and a thread that reads what it prints."""
+    """One running Java program and a thread that reads its output."""
 
     def __init__(self) -> None:
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the program
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the program
         command = [str(java_executable()), *_OPTIONS, "-cp", str(_JAR)]
         self._process = subprocess.Popen(
             [*command, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._errors,
             env=build_java_environment(),
-            start_new_session=True,  # Ctrl-C reaches Python alone, which then decides
+            start_new_session=True,  # Ctrl-C reaches Python alone
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -103,15 +102,15 @@ class _Program:
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._num_fillers = 0  # written and not yet read back
         threading.Thread(target=_read_lines, args=(self._process.stdout, self._answers), daemon=True).start()
-        weakref.finalize(self, _end_process, self._process, self._complaints, os.getpid())
+        weakref.finalize(self, _end_process, self._process, self._errors, os.getpid())
 
     @property
     def has_ended(self) -> bool:
-        """Whether it runs no more."""
+        """Whether the program has ended."""
         return self._process.poll() is not None
 
     def ask(self, lines: Sequence[str]) -> list[str]:
-        """What it prints between the filler of the last answer and that of this one."""
+        """Write the lines and return the output between the previous filler and the next."""
         text = "\n".join([*lines, ""])
         num_stale = self._num_fillers
         try:
@@ -121,7 +120,10 @@ class _Program:
                 self._read()
             answers = list(iter(self._read, _FILLER))
         except OSError as error:
-            raise ScoringFailure(self._describe_end()) from error
+            code = self._process.wait()
+            self._errors.seek(0)
+            ending = self._errors.read()[-500:].decode(errors="replace").strip()
+            raise ScoringFailure(f"The PTB tokenizer ended with code {code}: {ending}") from error
         self._num_fillers -= num_stale + 1
         return answers
 
@@ -131,38 +133,32 @@ class _Program:
         self._num_fillers += _FILLER_LINES
 
     def _read(self) -> str:
-        """The next line; OSError when there is none to come."""
+        """Read the next line. Raises OSError at the end of the output."""
         while True:
             try:
                 line = self._answers.get(timeout=_SECONDS_TO_MORE_FILLER)
-            except queue.Empty:  # still starting, or its buffers hold more than we know of
+            except queue.Empty:  # still starting, or its buffers are not full
                 self._write_filler()
                 continue
             if line is None:
                 raise BrokenPipeError
             return line
 
-    def _describe_end(self) -> str:
-        code = self._process.wait()
-        self._complaints.seek(0)
-        last_words = self._complaints.read()[-500:].decode(errors="replace").strip()
-        return f"The PTB tokenizer ended with code {code}: {last_words}"
-
 
 def _read_lines(stream: IO[bytes], lines: "queue.SimpleQueue[str | None]") -> None:
-    """Hand on each line of the stream as it comes, then None."""
+    """Put each line of the stream into the queue, then None."""
     with stream:
         for line in stream:
             lines.put(line.decode("utf-8").rstrip("\n"))
     lines.put(None)
 
 
-def _end_process(process: subprocess.Popen[bytes], complaints: IO[bytes], owner: int) -> None:
+def _end_process(process: subprocess.Popen[bytes], errors: IO[bytes], owner: int) -> None:
     assert process.stdin is not None
-    complaints.close()
-    if os.getpid() != owner:  # a copy that was forked off
+    errors.close()
+    if os.getpid() != owner:  # a forked copy
         return
     process.kill()
     process.wait()
-    with contextlib.suppress(OSError):  # what was still to be written
+    with contextlib.suppress(OSError):  # unwritten input
         process.stdin.close()

@@ -1,7 +1,7 @@
-"""Figures that others have published, to stand beside ours: none was measured here.
+"""Scores published by others, for comparison; none was measured here.
 
-CIDEr is given on pycocoevalcap's scale, as published. Where a publication's test images or tokenizer are not known, the
-figure is for orientation only. Nothing is listed here that could not be traced to its source.
+CIDEr is on pycocoevalcap's scale, as published. Where a publication's test images or tokenizer are unknown, a score is
+for orientation only. Every entry is traced to its source.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """One row of somebody else's table. `test_images` says in words what it was measured on."""
+    """One row of a published table; `test_images` describes its test set."""
 
     system: str
     scores: Mapping[str, float]
@@ -32,5 +32,5 @@ ROCOV2: tuple[PublishedFigure, ...] = (
 
 
 def find_published(name: str, kind: str) -> tuple[PublishedFigure, ...]:
-    """What was published on a data set, by its name or path and by the kind it was recognised as; often nothing."""
+    """Find the published scores on a data set by its name or path and its recognised kind; often none."""
     return ROCOV2 if "rocov2" in f"{name} {kind}".lower() else ()

@@ -1,4 +1,4 @@
-"""Scores of answers to questions, and the answers that need no image."""
+"""Scores of answers to questions, and the most frequent answers as a baseline."""
 
 import re
 from collections import Counter
@@ -17,19 +17,19 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise_answer(text: str) -> str:
-    """In lower case, without punctuation and articles, words parted by single spaces, as for SQuAD (1606.05250)."""
+    """Normalise to lower case without punctuation and articles, single-spaced, as for SQuAD (1606.05250)."""
     return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.casefold())).split())
 
 
 def compute_exact_match(answer: str, truth: str) -> float:
-    """1 where both read the same once normalised, else 0."""
+    """Compute 1 if both are equal after normalisation, else 0."""
     return float(normalise_answer(answer) == normalise_answer(truth))
 
 
 def compute_token_f1(answer: str, truth: str) -> float:
-    """F1 of the words of an answer against those of the truth, each as often as it stands there, once normalised.
+    """Compute the F1 of the words shared by answer and truth, with their counts, after normalisation.
 
-    Where one of the two has no words at all it is their exact match.
+    If either has no words, it is their exact match.
     """
     given, wanted = normalise_answer(answer).split(), normalise_answer(truth).split()
     if not given or not wanted:
@@ -39,7 +39,7 @@ def compute_token_f1(answer: str, truth: str) -> float:
 
 
 def score_answers(answers: Sequence[str], truths: Sequence[str]) -> NDArray[np.float64]:
-    """Exact match and F1 of each answer: (N, 2), columns as `ANSWER_METRICS`."""
+    """Score exact match and F1 of each answer: (N, 2), columns as `ANSWER_METRICS`."""
     pairs = list(zip(answers, truths, strict=True))
     scores = [(compute_exact_match(*pair), compute_token_f1(*pair)) for pair in pairs]
     return np.array(scores, dtype=np.float64).reshape(-1, len(ANSWER_METRICS))
@@ -47,21 +47,18 @@ def score_answers(answers: Sequence[str], truths: Sequence[str]) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class AnswerPrior:
-    """The most frequent answers of some questions with answers: what can be said without a look at any image.
-
-    `by_text` has them for each wording of a question, `by_kind` for each kind.
-    """
+    """The most frequent answers, a baseline without images: `by_text` of each question, `by_kind` of each kind."""
 
     by_text: dict[str, str]
     by_kind: dict[str, str]
 
     def answer(self, question: Question) -> str:
-        """That of the question's own wording, of one not seen before that of its kind; empty for an unknown kind."""
+        """Return the answer by the question's text, else by its kind; empty for an unknown kind."""
         return self.by_text.get(question.text, self.by_kind.get(question.kind, ""))
 
 
 def choose_answer_prior(questions: Iterable[Question]) -> AnswerPrior:
-    """Count answers; of equally frequent ones the first in alphabetical order is taken."""
+    """Choose the most frequent answers, the alphabetically first of ties."""
     of_texts: dict[str, Counter[str]] = {}
     of_kinds: dict[str, Counter[str]] = {}
     for question in questions:

@@ -1,6 +1,6 @@
-"""How sure a score is: bootstrap intervals, paired tests, correction for many tests, spread over seeds.
+"""Uncertainty of scores: bootstrap intervals, paired tests, correction for multiple tests, spread over seeds.
 
-Images of one case are alike, so cases are what is drawn; where the data set knows no cases, images are.
+Images of one case are correlated, so cases are resampled, or images where the data set has no cases.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _SAME = 1e-9  # relative difference below which a flipped sum counts as equal to
 
 
 def number_units(cases: Sequence[str | None]) -> IntArray:
-    """For each image the number of what is drawn with it: its case, or itself where it has none."""
+    """Assign a number to the resampling unit of each image: its case, or the image itself where it has none."""
     numbers: dict[object, int] = {}
     keys = [position if case is None else case for position, case in enumerate(cases)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
@@ -29,7 +29,7 @@ def number_units(cases: Sequence[str | None]) -> IntArray:
 def resample_sums(
     values: FloatArray, units: IntArray, *, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[FloatArray, FloatArray]:
-    """Sums of `values` (N, K) over bootstrap resamples (B, K), and the number of images in each (B,).
+    """Sum `values` (N, K) over bootstrap resamples, (B, K), and count the images of each, (B,).
 
     Each resample draws as many units as there are, with replacement, and takes all images of a unit as often as it was
     drawn. The draws depend on `seed` and the units alone, so rows of the same images can be compared by resample.
@@ -42,18 +42,19 @@ def resample_sums(
     return sums[:, :-1], sums[:, -1]
 
 
-def compute_interval(resampled: FloatArray) -> list[float]:
-    """The middle 95% of a resampled figure (B,): [low, high], to six decimals (percentile bootstrap)."""
+def compute_interval(resampled: FloatArray) -> tuple[float, float]:
+    """Compute the central 95% of a resampled score (B,): low and high, to six decimals (percentile bootstrap)."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    return [round(float(bound), 6) for bound in np.percentile(resampled, [tail, 100 - tail])]
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return round(float(low), 6), round(float(high), 6)
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One row against the baseline on the same images; `difference` is row less baseline."""
+    """Comparison of one row with the baseline on the same images; `difference` is row less baseline."""
 
     difference: float
-    interval: list[float]
+    interval: tuple[float, float]
     p_value: float
 
 
@@ -67,10 +68,10 @@ def compare_paired(
 ) -> dict[str, PairedComparison]:
     """Test whether the mean over images of each row's differences (N,) could be 0.
 
-    Sign-flip permutation test, two-sided: if row and baseline were alike, each unit's difference could as well have the
-    other sign. With B random assignments of signs, p = (1 + #{|flipped sum| >= |observed sum|}) / (1 + B). The interval
-    is the bootstrap's of `resample_sums`. All rows see the same flips and the same resamples. This speaks of the images
-    drawn anew, not of a model trained anew.
+    Two-sided sign-flip permutation test: under the null hypothesis each unit's difference has either sign with equal
+    probability. With B random sign assignments, p = (1 + #{|flipped sum| >= |observed sum|}) / (1 + B). The interval is
+    a bootstrap interval by `resample_sums`. All rows share flips and resamples. The test covers the sampling of images,
+    not the training of models.
     """
     if not differences:
         return {}
@@ -79,18 +80,18 @@ def compare_paired(
     p_values = _flip_signs(_sum_by_unit(values, units), seed=seed, num_flips=num_flips)
     return {
         name: PairedComparison(
-            difference=float(values[:, place].mean()),
-            interval=compute_interval(sums[:, place] / num_images),
-            p_value=float(p_values[place]),
+            difference=float(values[:, column].mean()),
+            interval=compute_interval(sums[:, column] / num_images),
+            p_value=float(p_values[column]),
         )
-        for place, name in enumerate(differences)
+        for column, name in enumerate(differences)
     }
 
 
 def correct_by_holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down correction: the chance of one false alarm among all these tests stays below each value.
+    """Correct p-values by Holm's step-down method, which bounds the family-wise error rate.
 
-    The smallest of m is multiplied by m, the next by m - 1, ...; none falls below an earlier one or rises above 1.
+    The smallest of m is multiplied by m, the next by m - 1, ...; the results are non-decreasing and at most 1.
     """
     adjusted: dict[str, float] = {}
     highest = 0.0
@@ -101,26 +102,26 @@ def correct_by_holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise_seeds(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1) over seeds; None for a single one, whose spread is unknown."""
+    """Compute mean and sample standard deviation (n - 1) over seeds; None for the latter of a single seed."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _sum_by_unit(values: FloatArray, units: IntArray) -> FloatArray:
-    """(U, K): the sums of (N, K) over the images of each unit."""
+    """Sum (N, K) over the images of each unit: (U, K)."""
     sums = np.zeros((int(units.max()) + 1, values.shape[1]))
     np.add.at(sums, units, values)
     return sums
 
 
 def _chunks(total: int, width: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover `total` rows of `width` cells, none of more than `_CHUNK_CELLS` cells."""
+    """Yield ranges that cover `total` rows of `width` cells, each of at most `_CHUNK_CELLS` cells."""
     step = max(1, _CHUNK_CELLS // width)
     for start in range(0, total, step):
         yield start, min(start + step, total)
 
 
 def _draw_counts(generator: np.random.Generator, num_rows: int, num_units: int) -> FloatArray:
-    """How often each unit comes in each resample (rows, U)."""
+    """Draw the count of each unit in each resample: (rows, U)."""
     drawn = generator.integers(num_units, size=(num_rows, num_units))
     drawn += num_units * np.arange(num_rows)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=num_rows * num_units)
@@ -128,7 +129,7 @@ def _draw_counts(generator: np.random.Generator, num_rows: int, num_units: int) 
 
 
 def _flip_signs(totals: FloatArray, *, seed: int, num_flips: int) -> FloatArray:
-    """p-values (R,) of unit sums (U, R)."""
+    """Compute the p-values (R,) of unit sums (U, R)."""
     observed = np.abs(totals.sum(axis=0))
     scale = np.abs(totals).sum(axis=0)
     generator = np.random.default_rng(seed)

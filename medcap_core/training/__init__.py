@@ -1,1 +1,1 @@
-"""Train one trial: `loop.fit`, read from top to bottom."""
+"""Training of one trial by `loop.fit`, read from top to bottom."""

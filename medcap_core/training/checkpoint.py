@@ -1,12 +1,12 @@
-"""What a trial leaves on disk so that it can go on, and what remains of it.
+"""The checkpoints of a trial.
 
-    checkpoints/last/checkpoint.safetensors   weights, optimizer state and history after the last whole epoch
+    checkpoints/last/checkpoint.safetensors   weights, optimizer state and history after the last complete epoch
     checkpoints/best/weights.safetensors      trained weights of the best epoch
-    checkpoints/history.json                  the reports of all whole epochs
+    checkpoints/history.json                  the reports of all complete epochs
 
-A checkpoint is one file, replaced in one step, and written before `best/`: a process killed between the two finds in
-`last/` the weights that `best/` lacks. Every epoch starts from a seed derived from its number, so the random state and
-the position in the data need no bytes of their own.
+A checkpoint is one file, replaced in one step, and written before `best/`: if a process is killed between the two,
+`last/` has the weights that `best/` lacks. Every epoch starts from a seed derived from its number, so neither random
+state nor position in the data is stored.
 """
 
 import json
@@ -22,30 +22,30 @@ from torch import Tensor, nn
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_durably, write_text_atomically
-from medcap_core.training.epoch_report import EpochReport, rename_former
+from medcap_core.training.epoch_report import EpochReport
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class History:
-    """The whole epochs of a trial so far."""
+    """The complete epochs of a trial so far."""
 
     history: list[EpochReport] = field(default_factory=list)
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch with the highest score, the earliest of equals; 0 if there is none."""
+        """Number of the epoch with the highest score, the earliest of ties; 0 without any epoch."""
         return max(self.history, key=lambda report: (report.score, -report.epoch)).epoch if self.history else 0
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters a trial changes, by name; all others are the base model's."""
+    """Return the trained parameters by name; all others are the base model's."""
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file, replacing what was there in one step that survives a power cut."""
+    """Write tensors to one safetensors file, replaced in one step that survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, metadata)
@@ -53,13 +53,13 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Put the tensors of `path` into the trained parameters of the same names. Raises RunFault where names differ."""
+    """Load the tensors of `path` into the trained parameters by name. Raises RunFault where names differ."""
     targets = trained_weights(module)
     with safe_open(path, framework="pt") as file:
-        strangers = targets.keys() ^ set(file.keys())
-        if strangers:
+        unmatched = targets.keys() ^ set(file.keys())
+        if unmatched:
             raise RunFault(
-                f"{path}: {len(strangers)} tensors (such as {min(strangers)}) are in this file or among the trained "
+                f"{path}: {len(unmatched)} tensors (such as {min(unmatched)}) are in this file or among the trained "
                 "parameters of the model, but not in both; it was written by another model or another freeze mode."
             )
         with torch.no_grad():
@@ -76,7 +76,7 @@ class CheckpointFolder:
         self.history_path = directory / "history.json"
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], done: History) -> None:
-        """Write the state after a whole epoch, and its weights to `best/` too if it is the best."""
+        """Write the state after an epoch, and the weights also to `best/` if it is the best epoch."""
         weights = trained_weights(module)
         tensors = {f"weights/{name}": tensor for name, tensor in weights.items()}
         for index, state in optimizer.state_dict()["state"].items():
@@ -88,9 +88,9 @@ class CheckpointFolder:
         self._save_history(done)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> History:
-        """Load the last whole epoch if there is one; every worker of a trial may, since nothing is written.
+        """Load the last complete epoch, if any; safe on every worker of a trial, since nothing is written.
 
-        A damaged file, such as a failing disk leaves, is logged and the trial begins anew.
+        A damaged file, as of a failing disk, is logged and the trial starts over.
         """
         if not self.last_path.is_file():
             return History()
@@ -113,10 +113,10 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(json.loads(metadata["scaler"]))
-        return History([EpochReport(**rename_former(report)) for report in json.loads(metadata["history"])])
+        return History([EpochReport(**report) for report in json.loads(metadata["history"])])
 
     def mend(self, module: nn.Module, done: History) -> None:
-        """Write what a kill between two writes left out, given what `restore` gave; for one worker alone."""
+        """Complete the files after a kill between two writes, with the result of `restore`; on one worker only."""
         if not done.history:
             return
         if done.best_epoch == len(done.history) and self._best_epoch_on_disk() != done.best_epoch:

@@ -1,4 +1,4 @@
-"""A trained captioner from what a trial keeps on disk, and its export in Hub format."""
+"""Trained captioners loaded from a trial's weights, and their export in Hub format."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +15,10 @@ TRIAL_CONFIG_FILE = "trial_config.json"
 
 
 def build_trained_captioner(config: TrialConfig, weights: Path | None, device: torch.device | None = None) -> Captioner:
-    """The base model of `config` with the trained `weights` in it; None leaves it zero-shot.
+    """Build the base model of `config` with the trained `weights`; None leaves it zero-shot.
 
-    Not yet moved to `device`, but in the dtypes meant for it; None is the CPU. LoRA is merged, unless the base is
-    quantized or in bf16: the factors then stay beside it, since merging would round them. Raises RunFault where the
-    weights do not fit the config.
+    It is on the CPU, in the dtypes for `device` (None: the CPU). LoRA is merged unless the base is quantized or in
+    bf16, where merging would round the factors. Raises RunFault where the weights do not fit the config.
     """
     device = device or torch.device("cpu")
     captioner = load_trial_captioner(config, device)
@@ -36,18 +35,18 @@ def build_trained_captioner(config: TrialConfig, weights: Path | None, device: t
 
 @lru_cache(maxsize=1)
 def load_trained_captioner(config: TrialConfig, weights: Path | None) -> Captioner:
-    """The same on this process's device, kept for the next call with the same arguments."""
+    """Load the trained captioner on this process's device; the last one is cached."""
     device = current_device()
     return build_trained_captioner(config, weights, device).to(device)
 
 
 def export_captioner(config: TrialConfig, weights: Path | None, directory: Path) -> None:
-    """Write the trained model so that plain `from_pretrained` of transformers loads it, with its processor.
+    """Write the trained model and its processor for plain `from_pretrained` of transformers.
 
-    The caption length and beams of `config` are saved as the model's `generation_config`, the whole config beside it in
+    The caption length and beams of `config` become the model's `generation_config`; the whole config is written to
     `trial_config.json`.
     """
-    # What was trained beside quantized weights or ones in bf16 is merged into the checkpoint's own.
+    # Factors trained beside quantized or bf16 weights are merged into the checkpoint's own weights.
     whole = config.model_copy(update={"quantization": "none", "weights_dtype": "fp32"})
     captioner = build_trained_captioner(whole, weights)
     captioner.set_generation_defaults(config)

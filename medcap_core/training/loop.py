@@ -1,6 +1,6 @@
-"""One trial: fine-tune a captioner, score it after every epoch, and keep what is needed to go on.
+"""One trial: fine-tune a captioner, score it after every epoch, and write checkpoints.
 
-`fit` reads from top to bottom and knows nothing of Ray: its rank comes from torch, its epochs go to a callback.
+`fit` reads from top to bottom and is independent of Ray: its rank comes from torch, its epochs go to a callback.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.batches import MicroBatch, SourcePart, derive_seed, order_of_epoch, split_step
+from medcap_core.data.batches import Augmenter, SourcePart, derive_seed, order_of_epoch, split_step
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
 from medcap_core.inference.generation import compute_validation_loss
@@ -22,7 +22,6 @@ from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
 from medcap_core.runtime.workers import current_workers
-from medcap_core.training.augmentation import Augmenter
 from medcap_core.training.checkpoint import CheckpointFolder, History
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate
@@ -32,7 +31,7 @@ from medcap_core.training.validation import find_scored, predict, score_predicti
 log = logging.getLogger(__name__)
 
 STEPS_BETWEEN_LOSS_CHECKS = 50
-"""The loss is looked at this seldom, because looking makes the host wait for the device."""
+"""Steps between checks of the loss, each of which makes the host wait for the device."""
 
 
 def fit(
@@ -44,9 +43,9 @@ def fit(
 ) -> None:
     """Train `config` on `data`, calling `report` on every worker after each epoch.
 
-    Goes on from what lies in `checkpoint_dir`, first reporting again the epochs that are already whole. The workers of
-    one torch process group share each batch. Raises NonFiniteLoss and OutOfMemory, which no retry would mend, and
-    UserFault where config, data and model do not fit each other.
+    Resumes from the checkpoints in `checkpoint_dir`, after reporting their epochs again. The workers of one torch
+    process group share each batch. Raises NonFiniteLoss and OutOfMemory, which a retry would not mend, and UserFault
+    where config, data and model do not fit each other.
     """
     with name_memory_faults(config):
         trial = set_up(config, data, current_workers(), current_device(), progress)
@@ -105,10 +104,10 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
 
 
 def train_epoch(trial: Trial, epoch: int, progress: Progress) -> float:
-    """One pass over the training split; returns the mean loss a caption token. Raises NonFiniteLoss.
+    """Train one pass over the training split and return the mean loss a caption token. Raises NonFiniteLoss.
 
-    The epoch is a function of the weights and optimizer it starts from, the config and its number: schedule, order,
-    dropout and augmentation are derived from these, so a resumed trial repeats it.
+    Schedule, order, dropout and augmentation depend only on weights, optimizer, config and epoch number, so a resumed
+    trial repeats the epoch.
     """
     config, workers, num_images = trial.config, trial.workers, len(trial.train.images)
     torch.manual_seed(derive_seed(config.seed, epoch, 2, workers.rank))
@@ -129,7 +128,9 @@ def train_epoch(trial: Trial, epoch: int, progress: Progress) -> float:
     for index, step in enumerate(steps):
         steps_before = (epoch - 1) * len(steps) + index
         set_learning_rate(trial.optimizer, config, steps_before, config.num_epochs * len(steps))
-        parts = [augment(next(batches), augmenter) for _ in range(config.accumulation_steps)]
+        parts = [next(batches) for _ in range(config.accumulation_steps)]
+        if augmenter:
+            parts = [replace(part, images=augmenter.apply(part.images, part.positions)) for part in parts]
         loss = trial.steps.take(parts, train.texts.count_labels(step))
         total_loss += loss
         is_first_bad = ~torch.isfinite(loss) & (first_bad_step < 0)
@@ -143,27 +144,20 @@ def train_epoch(trial: Trial, epoch: int, progress: Progress) -> float:
     return mean_loss
 
 
-def augment(batch: MicroBatch, augmenter: Augmenter | None) -> MicroBatch:
-    """The batch with its images augmented, if they are to be."""
-    if augmenter is None:
-        return batch
-    return replace(batch, images=augmenter.apply(batch.images, batch.positions))
-
-
 def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
-    """Raise NonFiniteLoss on every worker if any of them saw such a loss."""
-    seen = [step for step in trial.workers.gather(first_bad_step) if step >= 0]
-    if seen:
+    """Raise NonFiniteLoss on every worker if the loss of any is not finite."""
+    bad_steps = [step for step in trial.workers.gather(first_bad_step) if step >= 0]
+    if bad_steps:
         config = trial.config
         raise NonFiniteLoss(
-            f"The loss was not finite at step {min(seen)} (freeze {config.freeze}, learning_rate "
+            f"The loss was not finite at step {min(bad_steps)} (freeze {config.freeze}, learning_rate "
             f"{config.learning_rate:g}, precision {config.precision}); lower learning_rate or use precision bf16 or "
             "fp32."
         )
 
 
 def score_validation(trial: Trial, what: str, progress: Progress) -> float:
-    """The score of the trial's model on its validation split, the same on every worker; `what` names the step."""
+    """Score the trial's model on its validation split, the same on every worker; `what` names the step."""
     metric, split, images = trial.config.metric, trial.validation_split, trial.validation.images
     predictions = OBJECTIVES[metric].predictions
     scored = find_scored(split.records, predictions)

@@ -9,7 +9,7 @@ from medcap_core.config import TrialConfig
 
 
 def build_optimizer(module: nn.Module, config: TrialConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
+    """Build AdamW over the trained parameters; biases, norms and other vectors are not decayed."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     on_cuda = any(parameter.is_cuda for parameter in trained)
     return torch.optim.AdamW(
@@ -17,7 +17,7 @@ def build_optimizer(module: nn.Module, config: TrialConfig) -> torch.optim.AdamW
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ],
-        # On CUDA the rate is a tensor, so that a recorded step reads the one of the moment.
+        # On CUDA the rate is a tensor, so that a recorded step reads its present value.
         lr=torch.tensor(config.learning_rate, device=trained[0].device) if on_cuda else config.learning_rate,
         fused=True,
         capturable=on_cuda,
@@ -25,7 +25,7 @@ def build_optimizer(module: nn.Module, config: TrialConfig) -> torch.optim.AdamW
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, step: int, num_steps: int) -> None:
-    """Set the rate for `step` (from 0) of the `num_steps` of the whole trial."""
+    """Set the learning rate of `step` (from 0) of the `num_steps` of the whole trial."""
     rate = config.learning_rate * compute_rate_factor(step, num_steps, config)
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
@@ -35,9 +35,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, ste
 
 
 def compute_rate_factor(step: int, num_steps: int, config: TrialConfig) -> float:
-    """Share of `config.learning_rate` used by `step` (from 0) of `num_steps`.
+    """Compute the share of `config.learning_rate` at `step` (from 0) of `num_steps`.
 
-    A linear rise over `warmup_fraction` of all steps, then a linear or cosine fall to zero.
+    It rises linearly over `warmup_fraction` of all steps, then falls to zero, linearly or by a cosine.
     """
     warmup_steps = math.ceil(config.warmup_fraction * num_steps)
     if step < warmup_steps:

@@ -1,7 +1,7 @@
-"""One optimizer step: its kernels launched one by one, or replayed on a GPU as one recorded CUDA graph.
+"""One optimizer step: its kernels launched singly, or replayed on a GPU as one recorded CUDA graph.
 
-A small batch leaves a GPU waiting for the host, which launches some two thousand kernels a step. A CUDA graph launches
-them all at once: the same arithmetic, in the same order.
+With a small batch a GPU waits for the host, which launches some two thousand kernels a step. A CUDA graph launches all
+of them at once: the same arithmetic in the same order.
 """
 
 import contextlib
@@ -24,26 +24,25 @@ from medcap_core.runtime.transfer import DEVICE_LOCK
 log = logging.getLogger(__name__)
 
 STEPS_BEFORE_RECORDING = 2
-"""A shape of batch is recorded when it comes this often: recording costs as much as a few steps launched one by one."""
+"""Steps of one shape before it is recorded: recording costs as much as a few steps launched singly."""
 
 MOST_RECORDINGS = 32
-"""Each holds a batch of its own, and a step of several micro-batches has as many shapes as their lengths have
-combinations."""
+"""Each recording holds a batch, and the shapes of a step are all combinations of its micro-batches' lengths."""
 
 
 class Steps(Protocol):
-    """Takes optimizer steps."""
+    """Executes optimizer steps."""
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """One step over its micro-batches; returns this worker's summed loss, () float32 on the device.
+        """Take one step over its micro-batches; returns this worker's summed loss, () float32 on the device.
 
         Each micro-batch's loss is a sum, divided by the `num_labels` caption tokens of the whole step over all workers,
-        so that the gradient is that of one large batch however it is dealt out.
+        so the gradient is that of one large batch, however it is split.
         """
 
 
 class LaunchedSteps:
-    """Launches each kernel by itself: on CPUs, under several workers, and for shapes that come seldom."""
+    """Launches each kernel singly: on CPUs, under several workers, and for rare shapes."""
 
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: TrialConfig
@@ -56,21 +55,23 @@ class LaunchedSteps:
         self.precision = choose_precision(config, self.device)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         is_distributed = isinstance(module, DistributedDataParallel)
-        # DistributedDataParallel averages gradients over workers; the sum is wanted.
+        # DistributedDataParallel averages gradients over workers, but the loss needs their sum.
         self.num_averaged = torch.distributed.get_world_size() if is_distributed else 1
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """See `Steps.take`."""
+        """Take one step, see `Steps.take`."""
         loss = self.accumulate(parts, self.num_averaged / max(num_labels, 1))
         self.update()
         return loss
 
     def accumulate(self, parts: list[MicroBatch], scale: float | Tensor) -> Tensor:
-        """Add up the gradients of `scale` times the loss; returns the summed loss."""
+        """Accumulate the gradients of `scale` times the loss; returns the summed loss."""
         step_loss = torch.zeros((), device=self.device)
         for part in parts:
-            wait = self._defer_exchange() if part is not parts[-1] else contextlib.nullcontext()
-            with wait, autocast(self.device, self.precision):
+            exchange: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if isinstance(self.module, DistributedDataParallel) and part is not parts[-1]:
+                exchange = self.module.no_sync()  # workers exchange gradients at the last micro-batch alone
+            with exchange, autocast(self.device, self.precision):
                 loss = self.module(
                     part.images, *part.texts, label_smoothing=self.config.label_smoothing, encoded=part.encoded
                 )
@@ -79,23 +80,17 @@ class LaunchedSteps:
         return step_loss
 
     def update(self) -> None:
-        """Clip the gradients, move the weights, forget the gradients."""
+        """Clip the gradients, update the weights, clear the gradients."""
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _defer_exchange(self) -> contextlib.AbstractContextManager[None]:
-        """Under several workers, let gradients wait for the last micro-batch of a step."""
-        if isinstance(self.module, DistributedDataParallel):
-            return self.module.no_sync()
-        return contextlib.nullcontext()
-
 
 @dataclass
 class Recording:
-    """A recorded step, with the tensors it reads from and writes to."""
+    """A recorded step with its input and output tensors."""
 
     graph: torch.cuda.CUDAGraph
     parts: list[MicroBatch]
@@ -104,7 +99,7 @@ class Recording:
 
 
 class RecordedSteps:
-    """Replays each frequent shape of step as one CUDA graph, up to MOST_RECORDINGS; all graphs share their memory."""
+    """Replays each frequent shape of step as one CUDA graph, up to MOST_RECORDINGS; all graphs share a memory pool."""
 
     def __init__(self, launched: LaunchedSteps) -> None:
         self.launched = launched
@@ -114,7 +109,7 @@ class RecordedSteps:
         self.can_record = True
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """See `Steps.take`."""
+        """Take one step, see `Steps.take`."""
         shape = tuple((part.images.shape, part.images.dtype, *(text.shape for text in part.texts)) for part in parts)
         self.seen[shape] += 1
         has_room = self.can_record and len(self.recordings) < MOST_RECORDINGS
@@ -132,9 +127,9 @@ class RecordedSteps:
         return recording.loss.clone()
 
     def _try_to_record(self, shape: tuple[object, ...], parts: list[MicroBatch]) -> None:
-        """Record a step of this shape. Where that fails, nothing more is: other shapes go on launched singly.
+        """Record a step of this shape; after a failure no other shape is recorded.
 
-        Most likely memory is short; and a recording that broke off may leave the pool they share closed to others.
+        A likely cause is lack of memory, and a failed recording may leave the shared pool unusable.
         """
         random_state = torch.cuda.get_rng_state()
         try:
@@ -150,13 +145,13 @@ class RecordedSteps:
         torch.cuda.set_rng_state(random_state)
 
     def _record(self, parts: list[MicroBatch]) -> Recording:
-        """Record a step of this shape. Changes neither weights nor the optimizer nor the random state."""
+        """Record a step of this shape; weights, optimizer and random state are unchanged."""
         own = [part.copy() for part in parts]
         scale = torch.ones((), device=self.launched.device)
         random_state = torch.cuda.get_rng_state()
         side = _side_stream()
         with DEVICE_LOCK:
-            # PyTorch asks for a run on a side stream first, for what it sets up only once.
+            # PyTorch requires a warm-up run on a side stream first.
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self.launched.accumulate(own, scale)
@@ -173,16 +168,16 @@ class RecordedSteps:
 
 @lru_cache(maxsize=1)
 def _side_stream() -> torch.cuda.Stream:
-    """One for the whole process: cuBLAS keeps memory of its own for each stream it has ever run on."""
+    """Return the only side stream of the process: cuBLAS keeps a workspace for each stream it has run on."""
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def build_steps(
     module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: TrialConfig
 ) -> Steps:
-    """Recorded steps where they hold: on one CUDA device, for families whose steps have been shown to record.
+    """Build recorded steps on one CUDA device for families with `can_record_steps`, else launched steps.
 
-    Not with loss scaling, which asks the host after each step.
+    Loss scaling needs the host after each step, so it is not recorded.
     """
     launched = LaunchedSteps(module, optimizer, scaler, config)
     can_record = isinstance(module, Captioner) and module.can_record_steps

@@ -1,4 +1,4 @@
-"""What one trial holds while it runs, and how it is set up."""
+"""The objects of one running trial, and their construction."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from medcap_core.models.tuning import (
     TuningSummary,
     apply_tuning,
     cast_frozen,
-    take_inputs_as_they_are,
+    disable_input_casting,
 )
 from medcap_core.runtime.device import (
     PeakMemory,
@@ -38,7 +38,7 @@ _SPLITS_OF_A_TRIAL: tuple[SplitName, ...] = ("train", "validation")
 
 @dataclass
 class Trial:
-    """Everything one trial holds while it runs."""
+    """All objects of one running trial."""
 
     config: TrialConfig
     workers: Workers
@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def num_epochs(self) -> int:
-        """Epochs to run; a zero-shot trial is scored once."""
+        """Number of epochs; a zero-shot trial is scored once."""
         return 1 if self.config.freeze is FreezeMode.ZERO_SHOT else self.config.num_epochs
 
 
@@ -67,7 +67,7 @@ def set_up(
     device: torch.device,
     progress: Progress = ignore_progress,
 ) -> Trial:
-    """Model, data and optimizer of a trial, its random state as if the process were new."""
+    """Build model, data and optimizer of a trial, and seed the random state."""
     if config.batch_size < workers.size * config.accumulation_steps:
         raise ConfigFault(
             f"batch_size {config.batch_size} is too small for {workers.size} workers x {config.accumulation_steps} "
@@ -80,7 +80,7 @@ def set_up(
     tuning = apply_tuning(captioner, config)
     precision = choose_precision(config, device)
     if precision is not torch.float32:
-        take_inputs_as_they_are(captioner)
+        disable_input_casting(captioner)
     cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)
     module: nn.Module = captioner
@@ -112,7 +112,7 @@ def set_up(
 
 @contextlib.contextmanager
 def name_memory_faults(config: TrialConfig) -> Iterator[None]:
-    """Turn the allocators' errors into OutOfMemory, which names the remedy."""
+    """Turn allocation errors into OutOfMemory, whose message names the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""How a model is scored on validation, by the metric of its config: what a sweep maximises.
+"""The validation score of a model by the metric of its config, which a sweep maximises.
 
-Captions are scored by CIDEr, of the whole split at once. Answers are those to the question for a scan's diagnosis, and
-are scored over the scans whose diagnosis is known.
+Captions are scored by CIDEr over the whole split at once. Answers to the question for the diagnosis are scored over the
+scans with a known diagnosis.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord, read_diagnosis
 from medcap_core.errors import ConfigFault
-from medcap_core.inference.generation import generate_answers, generate_captions
+from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner
 from medcap_core.objective import OBJECTIVES, Metric, Predictions
 from medcap_core.runtime.progress import Progress, ignore_progress
@@ -25,7 +25,7 @@ from medcap_core.scoring.classification import compute_balanced_accuracy
 
 
 def check_metric(config: TrialConfig, captioner: Captioner, records: Sequence[Record]) -> None:
-    """Raise ConfigFault where the model or the validation records do not have what the metric is computed of."""
+    """Raise ConfigFault where model or validation records lack what the metric needs."""
     faults = []
     if OBJECTIVES[config.metric].predictions == "answers" and not captioner.answers_questions:
         faults.append(
@@ -44,12 +44,6 @@ def check_truth(metric: Metric, data: str, records: Sequence[Record]) -> None:
         raise ConfigFault(faults)
 
 
-def choose_scored(split: PreparedSplit, predictions: Predictions) -> PreparedSplit:
-    """What of a split such predictions are wanted for: all of it, or the scans with a known diagnosis."""
-    scored = find_scored(split.records, predictions)
-    return split if len(scored) == len(split) else split.part(scored)
-
-
 def predict(
     captioner: Captioner,
     images: ImageSource,
@@ -59,19 +53,23 @@ def predict(
     progress: Progress = ignore_progress,
     what: str | None = None,
 ) -> list[str]:
-    """One caption, or answer to the question for the diagnosis, an image of the source, in order, on every worker."""
-    what = what or predictions
+    """Generate one caption, or answer to the question for the diagnosis, for each image, in order, on every worker."""
+    request = build_request(predictions, len(images))
+    found = generate_predictions(captioner, images, request, config, workers, progress, what or predictions)
+    return [prediction.text for prediction in found]
+
+
+def build_request(predictions: Predictions, num_images: int) -> Request:
+    """Ask for a caption, or for the answer to the question for the diagnosis, of each image."""
     if predictions == "captions":
-        return generate_captions(captioner, images, config, workers, progress, what)
-    questions = [[DIAGNOSIS_QUESTION]] * len(images)
-    told = generate_answers(captioner, images, questions, config, workers, progress, what)
-    return [answers.texts[0] for answers in told]
+        return Request(captions=True)
+    return Request(questions=((DIAGNOSIS_QUESTION,),) * num_images)
 
 
 def score_predictions(split: PreparedSplit, texts: Sequence[str], metric: Metric) -> float:
-    """The metric of these captions or answers, one for each record of the split, in its order.
+    """Score captions or answers, one for each record of the split, in its order.
 
-    Records that the metric knows no truth of are left out; with none that it knows, ValueError.
+    Records without a truth are left out. Raises ValueError where none has one.
     """
     return _SCORES[metric](split, texts)
 
@@ -86,7 +84,7 @@ def _score_balanced_accuracy(split: PreparedSplit, answers: Sequence[str]) -> fl
         for record, answer in zip(split.records, answers, strict=True)
         if (diagnosis := _diagnosis_of(record)) is not None
     ]
-    return compute_balanced_accuracy([truth for truth, _ in pairs], [named for _, named in pairs])
+    return compute_balanced_accuracy([truth for truth, _ in pairs], [predicted for _, predicted in pairs])
 
 
 _SCORES: dict[Metric, Callable[[PreparedSplit, Sequence[str]], float]] = {
@@ -96,7 +94,7 @@ _SCORES: dict[Metric, Callable[[PreparedSplit, Sequence[str]], float]] = {
 
 
 def find_scored(records: Sequence[Record], predictions: Predictions) -> NDArray[np.int64]:
-    """Positions of the records that such predictions are scored on: int64 (K,)."""
+    """Find the positions of the records that such predictions are scored on: int64 (K,)."""
     if predictions == "captions":
         return np.arange(len(records))
     return np.flatnonzero([_diagnosis_of(record) is not None for record in records])

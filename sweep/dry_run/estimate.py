@@ -1,261 +1,180 @@
-"""What a sweep will cost in time and disk: measured parts of its trials, counted and put together."""
+"""Estimate what a sweep costs in time and disk: a short measured trial of each kind, times counts."""
 
-import math
 import os
-from collections.abc import Sequence
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, cycle, islice
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.geometry import Geometry
-from medcap_core.data.records import SPLITS
-from medcap_core.models import load_geometry
-from sweep.dry_run.plan import CostEstimate, CostPart
-from sweep.dry_run.simulation import TrialCost, simulate_searches
-from sweep.dry_run.trial_costs import (
-    DecodingCost,
-    UnitCost,
-    busy_processes,
-    count_images,
-    measure_decoding,
-    measure_units,
-)
+from medcap_core.data.prepare import draw_rows, load_dataset, prepare_data
+from medcap_core.data.records import SPLITS, SplitName
+from medcap_core.data.stores.images import count_usable_cpus
+from medcap_core.inference.generation import count_at_once
+from medcap_core.inference.image_sources import FrozenEncoder
+from medcap_core.models import load_trial_captioner
+from medcap_core.models.tuning import encoder_is_frozen
+from medcap_core.runtime.device import current_device
+from medcap_core.runtime.workers import Workers
+from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.loop import fit
+from medcap_core.training.trial import set_up
+from sweep.dry_run.plan import CostEstimate
 from sweep.execution.cluster import TrialResources
-from sweep.execution.jobs import MOST_IMAGES_HERE
-from sweep.preparation import NUM_CHECK_BATCHES
 from sweep.space.points import build_config, draw_configs, num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.ranking import NUM_CANDIDATES
 
-Measured = tuple[TrialConfig, UnitCost]
-
-
-def count_kept_bytes(space: SearchSpace, units: list[UnitCost]) -> int:
-    """Bytes of the trials that are over: the three best; with `test: all` every one's weights, until they are scored.
-
-    `units` are of random trials of the space, or of all rows of a grid.
-    """
-    weights_bytes = [4 * unit.trained_parameters for unit in units]
-    of_all = num_trials(space) * float(np.mean(weights_bytes))
-    if space.keep_checkpoints:
-        return round(4 * of_all)  # Adam's two moments and the last epoch's weights beside the best one's
-    best = min(3, num_trials(space)) * max(weights_bytes)
-    return round(max(of_all, best)) if space.test == "all" else best
-
-
-def estimate_disk(measured: list[Measured], resources: TrialResources) -> int:
-    """Bytes at the fullest moment: running trials, `best/`, decoded and encoded images.
-
-    Of several models the largest counts; images are decoded once for each size and encoded once for each encoder.
-    """
-    model_bytes = 4 * max(unit.total_parameters for _, unit in measured)
-    weights_bytes = 4 * max(unit.trained_parameters for _, unit in measured)
-    running_bytes = 4 * weights_bytes  # weights and Adam's two moments, and the best epoch's weights beside them
-    decoded: dict[Geometry, int] = {}
-    encoded_bytes = 0
-    for group in by_encoder(measured):
-        num_images = max(sum(count_images(config).values()) for config, _ in group)
-        geometry = load_geometry(group[0][0])
-        decoded[geometry] = max(decoded.get(geometry, 0), num_images)
-        encoded_bytes += count_encoded(group) * max(unit.feature_bytes for _, unit in group)
-    decoded_bytes = sum(math.prod(geometry.row_shape) * count for geometry, count in decoded.items())
-    return resources.max_concurrent * running_bytes + model_bytes + decoded_bytes + encoded_bytes
-
-
-def encoder_of(config: TrialConfig) -> tuple[object, ...]:
-    """What decides an encoder's output for an image."""
-    return (config.model, config.vision_model, config.weights_dtype, config.image_size)
-
-
-def by_encoder(measured: Sequence[Measured]) -> list[list[Measured]]:
-    """The measured configs, those with the same encoder together."""
-    groups: dict[tuple[object, ...], list[Measured]] = {}
-    for config, unit in measured:
-        groups.setdefault(encoder_of(config), []).append((config, unit))
-    return list(groups.values())
-
-
-def count_encoded(group: Sequence[Measured]) -> int:
-    """How many images one encoder sees; a zero-shot trial looks at no training images."""
-    return max(
-        sum(sizes.values()) - (config.freeze is FreezeMode.ZERO_SHOT) * sizes["train"]
-        for config, sizes in ((config, count_images(config)) for config, _ in group)
-    )
-
-
-NUM_DRAWS = 32
-SECONDS_TO_HAND_ON = 0.2
-"""From the end of a trial to the next one's begin in the same process: Tune and the driver."""
-SECONDS_TO_SCORE_A_TEXT = 7e-4
-"""One caption of the test split by all scores, with its share of intervals and tests."""
+NUM_DRAWS, NUM_STEPS, NUM_DECODED = 32, 4, 16
+SHARE_UNDER_ASHA = 0.55
+"""Epochs run of those planned, in lora.yaml: 25 of 52 one trial at a time, 15 of the first 25 with two at once."""
 STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 4.5, 2.0
-"""What other programs take to start, in units of this process's own start, which is measured: what the processes of
-trials take longer; the workers of a trial, which start anew for each; and at the end METEOR's Java, the report and
-Ray's way out. On two quiet cores 6, 17 (two workers) and 7.4 s, to 3.8 s.
-"""
+"""In units of this process's own start: of trials' processes; of a trial's workers; of METEOR's Java and the report at
+the end. On two quiet cores 6, 17 and 7.4 s, to 3.8 s."""
+SECONDS_TO_SCORE_A_TEXT = 7e-4  # by all scores, with its share of intervals and tests
+
+_encoder_of = attrgetter("model", "vision_model", "weights_dtype", "image_size")
+_kind_of = attrgetter(
+    "model", "vision_model", "language_model", "weights_dtype", "image_size", "quantization", "freeze", "lora_targets",
+    "lora_vision", "batch_size", "num_beams", "augment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Sweep:
-    """What the estimate adds up: the space, what its trials may take, and what was measured of them."""
+class TrialCost:
+    """Seconds of a trial's start, and of an image in training, in validation and to be stored."""
 
-    space: SearchSpace
-    resources: TrialResources
-    given: list[TrialConfig]
-    drawn: list[TrialConfig]
-    units: dict[tuple[object, ...], UnitCost]
-    decoding: dict[Geometry, DecodingCost]
     start_seconds: float
+    training_seconds: float
+    validation_seconds: float
+    image_seconds: float
+    image_bytes: int
+    trained_parameters: int
+    total_parameters: int
 
-    @property
-    def num_devices(self) -> int:
-        """How many processes work at once."""
-        return self.resources.num_workers * self.resources.max_concurrent
-
-    @property
-    def measured(self) -> list[Measured]:
-        """Every config with the costs of its kind."""
-        return [(config, self.units[_kind(config)]) for config in (*self.given, *self.drawn)]
-
-    @property
-    def caption_seconds(self) -> float:
-        """A caption by the mean model."""
-        return float(np.mean([self.units[_kind(config)].caption_seconds for config in self.drawn]))
+    def compute_seconds(self, config: TrialConfig, share: float, num_workers: int) -> float:
+        """Seconds of a trial that runs `share` of its epochs."""
+        sizes = count_images(config)
+        images = sizes["train"] * self.training_seconds + sizes["validation"] * self.validation_seconds
+        num_epochs = 1 if config.freeze is FreezeMode.ZERO_SHOT else max(1.0, share * config.num_epochs)
+        return self.start_seconds + num_epochs * images / num_workers
 
 
 def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: float) -> CostEstimate:
-    """Measure a few steps of each kind of trial the space holds, and add up what the sweep will do of each.
+    """Measure a short trial of each kind the space holds, and multiply by what the sweep will do.
 
-    `start_seconds` is what imports and checks took this process. Needs a few decoded images; everything else is
-    counted, not done. Steps are measured beside as many busy processes as there will be other trials. What the search
-    makes of the trials is simulated; see `sweep.dry_run.simulation`. On a machine with other work, trials take longer
-    than this says: Ray runs their processes at niceness 15.
+    `start_seconds` is what imports and checks took this process. Trials are the first points and random points, or the
+    rows of a grid. Beside other programs they take longer than this says: Ray runs them at niceness 15.
     """
-    given = [build_config(space, point) for point in space.first_points[: num_trials(space)]]
-    drawn = draw_configs(space, NUM_DRAWS)
-    kinds = {_kind(config): config for config in [*given, *drawn]}
-    by_geometry = {load_geometry(config): config for config in kinds.values()}
-    num_others = 0 if resources.gpus_per_worker else resources.num_workers * resources.max_concurrent - 1
+    given = [build_config(space, point) for point in space.first_points]
+    trials = list(islice(chain(given, cycle(draw_configs(space, NUM_DRAWS))), num_trials(space)))
+    num_devices = resources.max_concurrent * resources.num_workers
     torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
-    with busy_processes(min(num_others, (os.cpu_count() or 1) - 1)):
-        units = {kind: measure_units(config) for kind, config in kinds.items()}
-    decoding = {geometry: measure_decoding(config) for geometry, config in by_geometry.items()}
-    sweep = _Sweep(space, resources, given, drawn, units, decoding, start_seconds)
-
-    searches = simulate_searches(
-        space,
-        [_estimate_trial(sweep, config) for config in given],
-        [_estimate_trial(sweep, config) for config in drawn],
-        resources.max_concurrent,
-    )
-    seconds = [search.seconds for search in searches]
-    share = float(np.mean([search.share_run for search in searches]))
-    trials = CostPart(
-        f"{num_trials(space)} trials, {resources.max_concurrent} at once, {share:.0%} of their epochs",
-        float(np.mean(seconds)),
-    )
-    parts = (*_estimate_start(sweep), trials, *_estimate_end(sweep))
-    around = sum(part.seconds for part in parts) - trials.seconds
-    return CostEstimate(
-        seconds_per_trial=float(np.mean([search.trial_seconds for search in searches])) / num_trials(space),
-        total_seconds=around + trials.seconds,
-        range_seconds=(around + float(np.quantile(seconds, 0.1)), around + float(np.quantile(seconds, 0.9))),
-        parts=parts,
-        disk_bytes=estimate_disk(sweep.measured, resources) + count_kept_bytes(space, [units[_kind(c)] for c in drawn]),
-        basis="a few measured steps and captions of each kind of trial on this machine",
-    )
-
-
-def _estimate_trial(sweep: _Sweep, config: TrialConfig) -> TrialCost:
-    unit, sizes = sweep.units[_kind(config)], count_images(config)
-    is_trained = config.freeze is not FreezeMode.ZERO_SHOT
-    images = is_trained * sizes["train"] * unit.training_seconds + sizes["validation"] * unit.caption_seconds
-    begin_seconds = unit.begin_seconds + SECONDS_TO_HAND_ON
-    if sweep.resources.num_workers > 1:  # these start anew for each trial
-        begin_seconds += STARTS_OF_WORKERS * sweep.start_seconds
-    return TrialCost(
-        mode=config.freeze,
-        begin_seconds=begin_seconds,
-        epoch_seconds=images / sweep.resources.num_workers + unit.scoring_seconds,
-        num_epochs=config.num_epochs if is_trained else 1,
-    )
-
-
-def _estimate_start(sweep: _Sweep) -> tuple[CostPart, ...]:
-    """Until the first trial; Ray and the trials' processes start meanwhile, which need the same cores."""
-    num_decoded = {geometry: _count_to_decode(sweep, geometry) for geometry in sweep.decoding}
-    decode_seconds = sum(sweep.decoding[geometry].seconds * count for geometry, count in num_decoded.items())
-    num_encoded, encode_seconds = 0, 0.0
-    for group in by_encoder(sweep.measured):
-        count = _count_to_encode(group)
-        num_encoded += count
-        encode_seconds += count * max(unit.encoding_seconds for _, unit in group) / sweep.num_devices
-    look_seconds = NUM_CHECK_BATCHES * sweep.drawn[0].eval_batch_size * sweep.caption_seconds
-    return (
-        CostPart("imports and checks", sweep.start_seconds),
-        CostPart(
-            f"{sum(num_decoded.values()):,} images to decode, {num_encoded:,} to encode, and a first look",
-            decode_seconds + encode_seconds + look_seconds,
-        ),
-        CostPart("until Ray and the processes of trials have started", STARTS_OF_PROCESSES * sweep.start_seconds),
-    )
-
-
-def _estimate_end(sweep: _Sweep) -> tuple[CostPart, ...]:
-    """After the last trial: the leading ones again, the test split, scores and report."""
-    space, base = sweep.space, sweep.drawn[0]
-    whole = count_images(base.model_copy(update={"max_validation_images": None}))
-    num_tested = num_trials(space) if space.test == "all" else 1
-    num_again = min(NUM_CANDIDATES, num_trials(space)) * whole["validation"] if base.max_validation_images else 0
-    num_test = (1 + num_tested) * whole["test"]
+    with busy_processes(0 if resources.gpus_per_worker else min(num_devices, os.cpu_count() or 1) - 1):
+        kinds = {_kind_of(config): config for config in trials}
+        measured = {kind: measure_trial(config) for kind, config in kinds.items()}
+    costs = [measured[_kind_of(config)] for config in trials]
+    share = SHARE_UNDER_ASHA if space.stops_weak_trials else 1.0
+    each_start = STARTS_OF_WORKERS * start_seconds if resources.num_workers > 1 else 0.0
+    seconds, ends = [], [0.0] * resources.max_concurrent
+    stored: dict[tuple[object, ...], tuple[float, int]] = {}
+    for config, cost in zip(trials, costs, strict=True):
+        seconds.append(each_start + cost.compute_seconds(config, share, resources.num_workers))
+        ends[ends.index(min(ends))] += seconds[-1]
+        count, encoder = sum(count_images(config).values()), _encoder_of(config)
+        stored[encoder] = max(stored.get(encoder, (0.0, 0)), (count * cost.image_seconds, count * cost.image_bytes))
+    whole = count_images(trials[0], whole_validation=True)
+    num_again = min(NUM_CANDIDATES, len(trials)) if trials[0].max_validation_images else 0
+    num_tested = len(trials) if space.test == "all" else 1
+    num_captions = num_again * whole["validation"] + (1 + num_tested) * whole["test"]
+    caption_seconds = float(np.mean([cost.validation_seconds for cost in costs])) / num_devices
     num_rows = num_tested + 4  # untrained, best constant caption, nearest image, shuffled images
-    return (
-        CostPart(
-            f"{num_again + num_test:,} captions of the leading trials and the test split",
-            _estimate_captions(sweep, num_again) + _estimate_captions(sweep, num_test),
-        ),
-        CostPart(
-            f"scores of {num_rows} rows of the test split, report, end",
-            num_rows * whole["test"] * SECONDS_TO_SCORE_A_TEXT + STARTS_OF_THE_END * sweep.start_seconds,
-        ),
+    end_seconds = num_rows * whole["test"] * SECONDS_TO_SCORE_A_TEXT + STARTS_OF_THE_END * start_seconds
+    images_seconds, images_bytes = map(sum, zip(*stored.values(), strict=True))
+    return CostEstimate(
+        seconds={
+            "imports and checks": start_seconds,
+            "images decoded and encoded, unless stored from before": images_seconds,
+            "until Ray and the processes of trials have started": STARTS_OF_PROCESSES * start_seconds,
+            f"{len(trials)} trials, {resources.max_concurrent} at once, {share:.0%} of their epochs": max(ends),
+            f"{num_captions:,} captions of the leading trials and the test split": num_captions * caption_seconds,
+            f"scores of {num_rows} rows, report, end": end_seconds,
+        },
+        seconds_per_trial=float(np.mean(seconds)),
+        disk_bytes=images_bytes + count_weights_bytes(space, costs, resources.max_concurrent),
     )
 
 
-def _estimate_captions(sweep: _Sweep, count: int) -> float:
-    """Few captions of small models are made in the driver, others in processes that start for them."""
-    seconds = count * sweep.caption_seconds
-    if not sweep.resources.gpus_per_worker and count <= MOST_IMAGES_HERE and all(u.is_small for _, u in sweep.measured):
-        return seconds
-    return seconds / sweep.num_devices + STARTS_OF_PROCESSES * sweep.start_seconds
+def measure_trial(config: TrialConfig) -> TrialCost:
+    """Run two epochs of one config on a few of its images; the second one counts, the first warms up."""
+    captioner = load_trial_captioner(config, current_device())
+    changes: dict[str, object] = {
+        "data_fraction": 1.0,
+        "max_train_images": NUM_STEPS * config.batch_size,
+        "max_validation_images": count_at_once(captioner, config),
+        "max_bad_record_share": 1.0,
+        "drop_duplicate_train_images": False,
+        "learning_rate": 1e-9,  # no loss diverges
+        "num_epochs": 2,
+    }
+    few = config.model_copy(update=changes)
+    data, reports = prepare_data(few, captioner.geometry), list[EpochReport]()
+    records = data.splits["train"].records[:NUM_DECODED]
+    started = time.monotonic()
+    pixels = np.stack([captioner.geometry.decode(record.image) for record in records])
+    image_seconds, image_bytes = (time.monotonic() - started) / count_usable_cpus(), pixels.nbytes
+    if encoder_is_frozen(config) and config.cache_features:
+        started = time.monotonic()
+        image_bytes += FrozenEncoder(captioner, few).encode(pixels).cpu().nbytes
+        image_seconds += time.monotonic() - started
+    set_up(few, data, Workers(), current_device())  # stores the features that the trial reads
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        fit(few, data, Path(folder), reports.append)
+    last = reports[-1]
+    return TrialCost(
+        start_seconds=time.monotonic() - started - sum(report.seconds for report in reports),
+        training_seconds=last.training_seconds / len(data.splits["train"]),
+        validation_seconds=(last.seconds - last.training_seconds) / len(data.splits["validation"]),
+        image_seconds=image_seconds / len(records),
+        image_bytes=image_bytes // len(records),
+        trained_parameters=last.trainable_parameters,
+        total_parameters=last.total_parameters,
+    )
 
 
-def _kind(config: TrialConfig) -> tuple[object, ...]:
-    """What decides the time of a step: trials of one kind are measured once."""
-    return (
-        *encoder_of(config), config.quantization, config.freeze, config.lora_targets, config.lora_vision,
-        config.batch_size, config.num_beams, config.augment,
-    )  # fmt: skip
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep `count` processes multiplying matrices meanwhile: a core that has company is slower than one alone."""
+    command = [sys.executable, "-c", "import numpy as n\na = n.ones((256, 256), n.float32)\nwhile True: a @ a"]
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen(command, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}))
+            stack.callback(process.kill)
+        yield
 
 
-def _count_to_encode(group: Sequence[Measured]) -> int:
-    """How many of them are not stored yet."""
-    counts = [0]
-    for config, unit in group:
-        if unit.encoding_seconds:
-            names = SPLITS[1:] if config.freeze is FreezeMode.ZERO_SHOT else SPLITS
-            sizes = count_images(config)
-            counts.append(sum(max(0, sizes[name] - unit.num_encoded[name]) for name in names))
-    return max(counts)
+@cache
+def count_images(config: TrialConfig, *, whole_validation: bool = False) -> dict[SplitName, int]:
+    """Count the images of each split that a trial of this config uses, bad ones not yet taken off."""
+    dataset = load_dataset(config.data)
+    return {split: len(draw_rows(dataset, split, config, whole_validation=whole_validation)) for split in SPLITS}
 
 
-def _count_to_decode(sweep: _Sweep, geometry: Geometry) -> int:
-    """How many images of one size are not decoded yet; validation whole, since train is compared with all of it."""
-    num_decoded = sweep.decoding[geometry].num_decoded
-    counts = []
-    for config, _ in sweep.measured:
-        if load_geometry(config) == geometry:
-            sizes = count_images(config.model_copy(update={"max_validation_images": None}))
-            counts.append(sum(max(0, sizes[name] - num_decoded[name]) for name in SPLITS))
-    return max(counts)
+def count_weights_bytes(space: SearchSpace, costs: Sequence[TrialCost], num_running: int) -> int:
+    """Bytes of weights at the fullest moment: running trials, those kept, and `best/`."""
+    weights = sorted((4 * cost.trained_parameters for cost in costs), reverse=True)
+    kept = sum(weights if space.test == "all" else weights[:NUM_CANDIDATES])
+    if space.keep_checkpoints:
+        kept = 4 * sum(weights)  # Adam's two moments and the last epoch's weights beside the best one's
+    return kept + 4 * num_running * weights[0] + 4 * max(cost.total_parameters for cost in costs)

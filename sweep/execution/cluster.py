@@ -1,11 +1,10 @@
-"""The Ray cluster a sweep runs on: its own on one machine, or a running one it joins."""
+"""Start the Ray of a sweep on one machine, or join a running cluster, and choose the resources of trials."""
 
 import logging
 import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.worker import BaseContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medcap_core.errors import RunFault
-from sweep.execution.ready_processes import PRELOADED_MODULE
 from sweep.process.environment import CARRIED_VARIABLES
 from sweep.space.schema import Resources
 
@@ -28,12 +25,12 @@ PACKAGES = Path(__file__).parents[2]
 SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
 DRIVER_CPUS = 0.1
-"""Share of a core that the process leading several workers takes; a trial on one device has no such process."""
+"""Share of a core for the process that leads several workers; a trial on one device has no such process."""
 
 
 @dataclass(frozen=True)
 class ClusterInfo:
-    """What the user is told of the cluster, and what trials may ask of it."""
+    """The cluster: dashboard, how to sign in there, and the sizes of its nodes."""
 
     dashboard_url: str | None
     sign_in: str | None
@@ -53,23 +50,23 @@ class ClusterInfo:
 
 @dataclass(frozen=True)
 class NodeSize:
-    """What one node has."""
+    """CPUs and GPUs of one node."""
 
     cpus: float
     gpus: float = 0.0
 
 
 @contextmanager
-def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[ClusterInfo]"]:
-    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), and leave it after.
+def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:
+    """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), in the background.
 
-    In the background: `result()` of what this yields waits for it, and raises RunFault where no cluster answers. With
-    `preload` all processes of a Ray of our own import what trials need as they start.
+    Yields a future: `result()` waits for the cluster, and raises RunFault where none answers. Ray is shut down, or the
+    cluster left, at the end.
     """
     address = find_address(address)
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
-        started = thread.submit(_join, address) if address else thread.submit(_start, preload)
+        started = thread.submit(_join, address) if address else thread.submit(_start)
         try:
             yield started
         finally:
@@ -78,38 +75,25 @@ def connect(address: str | None, *, preload: bool = False) -> Iterator["Future[C
 
 
 def find_address(address: str | None) -> str | None:
-    """The cluster to join, given or in RAY_ADDRESS; None for a Ray of our own."""
+    """Return the cluster to join, given or in RAY_ADDRESS; None for a Ray of our own."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _start(preload: bool) -> ClusterInfo:
-    # Ray keeps as many idle processes as there are cores; asked to keep more, it starts more than it has work for.
-    settings: dict[str, Any] = {"prestart_worker_first_driver": False}  # Tune's trials would not take them
-    if preload:
-        _let_workers_import()
-        settings["preload_python_modules"] = [PRELOADED_MODULE]
+def _start() -> ClusterInfo:
     context = ray.init(
         address="local",
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _system_config=settings,
     )
-    return _describe(context, is_own=True)
+    return _describe(context.dashboard_url, is_own=True)
 
 
-def _let_workers_import() -> None:
-    """See that Ray's processes find this project from their start; later they take over the driver's `sys.path`."""
-    if str(PACKAGES) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        paths = [str(PACKAGES), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-
-
-def _describe(context: BaseContext, *, is_own: bool) -> ClusterInfo:
+def _describe(dashboard_url: str | None, *, is_own: bool) -> ClusterInfo:
     sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return ClusterInfo(
-        dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
+        dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         sign_in=_describe_sign_in(),
         nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
         is_own=is_own,
@@ -123,8 +107,8 @@ def _join(address: str) -> ClusterInfo:
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            # The nodes need no install of their own of this project's code, only of what it depends on.
-            # The environment goes with it: without telemetry here means without it there.
+            # The nodes need this project's dependencies installed, but not its code. The environment is copied too:
+            # without telemetry here means without it there.
             runtime_env={
                 "py_modules": [str(PACKAGES / name) for name in ("medcap_core", "sweep")],
                 "env_vars": {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ},
@@ -136,13 +120,13 @@ def _join(address: str) -> ClusterInfo:
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "
             "the flag out to use this machine alone."
         ) from error
-    return _describe(context, is_own=False)
+    return _describe(context.dashboard_url, is_own=False)
 
 
 def _probe(address: str) -> None:
     """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for many minutes.
 
-    Something else may listen there; so a process of its own tries to join, which can be given up.
+    Another program may listen there, so a subprocess tries to join, which can be killed.
     """
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -157,14 +141,14 @@ def _probe(address: str) -> None:
 
 
 def _describe_sign_in() -> str | None:
-    """How to sign in on the dashboard, where it asks for a token."""
+    """Describe how to sign in on a dashboard that asks for a token."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
     return "token: `ray get-auth-token`"
 
 
 def check_shared_directory(directory: Path) -> None:
-    """See that every node of the cluster reaches `directory`. Raises RunFault naming the nodes that do not."""
+    """Check that every node of the cluster reaches `directory`. Raises RunFault naming the nodes that do not."""
     token = uuid.uuid4().hex
     mark = directory / f".shared-{token}"
     mark.write_text(token, encoding="utf-8")
@@ -195,7 +179,7 @@ def _reads_mark(path: str, token: str) -> bool:
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What each trial takes of the cluster, and how many run at once."""
+    """CPUs and GPUs of each worker of a trial, and the number of trials at once."""
 
     num_workers: int
     cpus_per_worker: float
@@ -204,11 +188,11 @@ class TrialResources:
 
 
 def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: int) -> TrialResources:
-    """Settle what the space file leaves at `auto`, so that all devices work and none is fought over.
+    """Resolve what the space file leaves at `auto`, so that all devices are used and none is shared.
 
-    With GPUs: one a worker, and the CPUs in proportion. Without: up to four trials at once, the cores shared out among
-    them, and never more for a worker than one node has. Raises RunFault where a trial asks for more than there is,
-    since it would wait for ever.
+    With GPUs: one for each worker, and the CPUs in proportion. Without: up to four trials at once, with the cores
+    divided among them, and never more for a worker than one node has. Raises RunFault if a trial asks for more than
+    there is, since it would wait for ever.
     """
     cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     workers = wanted.workers_per_trial
@@ -245,12 +229,12 @@ def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: i
 
 
 def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: Resources) -> float:
-    """CPUs of a worker that some node can give beside its GPUs; lowered where they were left to us."""
+    """Return the CPUs of a worker that some node can give beside its GPUs; lowered where they are `auto`."""
     suited = [node for node in nodes if node.gpus >= gpus and node.cpus > 0]
     if not suited:
         raise RunFault(f"resources.gpus_per_trial: no node of the cluster has {gpus:g} GPUs for one worker; lower it.")
     if wanted.cpus_per_trial == "auto":
-        # On a node with GPUs, all of its GPUs are to find their share of its CPUs.
+        # On a node with GPUs every GPU gets its share of the CPUs.
         return min(cpus, *(node.cpus / max(1, int(node.gpus / gpus)) if gpus else node.cpus for node in suited))
     if all(node.cpus < cpus for node in suited):
         raise RunFault(f"resources.cpus_per_trial: no node of the cluster has {cpus:g} CPUs for one worker; lower it.")
@@ -258,10 +242,10 @@ def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: R
 
 
 def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
-    """Resources of one worker in Ray's terms."""
+    """Return the resources of one worker in Ray's terms."""
     return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
 def _share_of_cores(share: float, workers: int) -> float:
-    """Whole cores for each trial where there is one for each worker, else an even share."""
+    """Return whole cores for each trial where there is one for each worker, else an even share."""
     return float(int(share)) if share >= workers else share

@@ -1,166 +1,144 @@
-"""Telling TensorBoard, MLflow or Weights & Biases of a run, through Ray's own callbacks.
+"""Log trials to TensorBoard, MLflow or Weights & Biases by a callback of Tune.
 
-Ray's callbacks see our trials in place of Tune's: under our names, in the run directory, counted by our epochs. What
-has been told is noted in `<run>/<target>/logged.json`, so a resumed run appends and repeats nothing.
-
-Everything stays under the run directory, unless the user's own environment says otherwise (`MLFLOW_TRACKING_URI`,
-`WANDB_MODE`).
+Everything stays under the run directory, unless the user's environment says otherwise (`MLFLOW_TRACKING_URI`,
+`WANDB_MODE`). A trial that continues after a stop reports its past epochs again: TensorBoard's files of it are written
+anew, MLflow and Weights & Biases have another run for it.
 """
 
-import json
+import math
 import os
+import shutil
 import textwrap
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.logger import LoggerCallback
+
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import write_json_atomically
+from sweep.execution.trial import FAILURE
 from sweep.process.log_target import LogTarget
 from sweep.study.record import EPOCH_FIELDS
 from sweep.study.study import Study
 
-WANDB_SECONDS = 60
-"""How long a run waits at its end for Weights & Biases."""
 
+class ExperimentLog(Callback):
+    """Passes the events of trials to the callback of one target.
 
-@dataclass(frozen=True, eq=False)
-class LoggedTrial:
-    """A trial as Ray's callbacks see it; the names of its fields are those of Tune's trials."""
+    If that fails, one message is shown, nothing more is logged, and the trials continue.
+    """
 
-    name: str
-    trial_id: str
-    local_path: str
-    experiment_dir_name: str
-    config: dict[str, Any]
-    evaluated_params: dict[str, Any]
-
-    def init_local_path(self) -> None:
-        """Make its folder."""
-        Path(self.local_path).mkdir(parents=True, exist_ok=True)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class ExperimentLog:
-    """Tells one target of a study's trials, each epoch once."""
-
-    def __init__(self, study: Study, target: LogTarget) -> None:
-        self._study = study
-        self._target = target
-        self._folder = study.directory / target.value
-        self._folder.mkdir(exist_ok=True)
-        self._logged = self._read_logged()
-        self._open: dict[str, LoggedTrial] = {}
-        self._logger = _build_logger(study, target, self._folder)
-
-    def connect(self) -> None:
-        """Connect to the target. Raises RunFault where that fails."""
+    def __init__(self, study: Study, target: LogTarget, show: Callable[[str], None]) -> None:
+        self.target = target
+        self.show = show
+        self.logger: LoggerCallback | None = build_logger(study, target)
         try:
-            self._logger.setup()
+            self.logger.setup()
         except Exception as error:
-            raise RunFault(f"--log-to {self.describe_fault(error)}; mend that, or leave --log-to out.") from error
+            raise RunFault(f"--log-to {self._describe(error)}; mend that, or leave --log-to out.") from error
 
-    def describe_fault(self, error: Exception) -> str:
-        """The target and the first line of what its package says, without a full stop."""
-        first_line = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
-        return f"{self._target.value}: {textwrap.shorten(first_line, 300)}"
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # nothing of it in the files that Tune pickles of itself
 
-    def start(self, trial: str) -> None:
-        """A trial has begun, or goes on; what the target does not know of it yet is told first."""
-        if trial not in self._open:
-            self._open[trial] = self._view(trial)
-        view = self._open[trial]
-        view.init_local_path()
-        if self._target is LogTarget.MLFLOW and "run" in self._note(trial):
-            self._logger._trial_runs[view] = self._note(trial)["run"]  # goes on with the run it had
-        self._logger.log_trial_start(view)
-        if self._target is LogTarget.MLFLOW:
-            self._note(trial)["run"] = self._logger._trial_runs[view]
-        for epoch in self._study.record(trial).epochs:
-            self.take_epoch(trial, epoch)
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Log the start of a trial in a process, for the first time or again."""
+        self._pass_on("on_trial_start", iteration, trials, trial)
 
-    def take_epoch(self, trial: str, epoch: Mapping[str, Any]) -> None:
-        """Tell of one epoch (`EPOCH_FIELDS`); one that was told before is left out."""
-        number = int(epoch["epoch"])
-        if number <= self._note(trial)["epochs"]:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log the metrics of an epoch; failures are left out."""
+        if FAILURE not in result:
+            self._pass_on("on_trial_result", iteration, trials, trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Log the end of a trial that finished or was stopped."""
+        self._pass_on("on_trial_complete", iteration, trials, trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Log the end of a trial whose process died once more than it is retried."""
+        self._pass_on("on_trial_error", iteration, trials, trial)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Wait for what a target has still to write."""
+        self._pass_on("on_experiment_end", trials)
+
+    def _pass_on(self, event: str, *values: Any) -> None:
+        if self.logger is None:
             return
-        names = {name: name for name in EPOCH_FIELDS} | {"score": self._study.space.metric}
-        result = {names[name]: epoch[name] for name in EPOCH_FIELDS if name != "epoch" and epoch[name] is not None}
-        self._logger.log_trial_result(number, self._open[trial], result | {"training_iteration": number})
-        self._note(trial)["epochs"] = number
-        self._write_logged()
-
-    def end(self, trial: str, *, failed: bool) -> None:
-        """A trial is over, or is left to a resume."""
-        view = self._open.pop(trial, None)
-        if view is not None:
-            self._logger.log_trial_end(view, failed=failed)
-            self._write_logged()
-
-    def close(self) -> None:
-        """End what is still open, such as after Ctrl-C."""
-        for trial in list(self._open):
-            self.end(trial, failed=True)
-        self._logger.on_experiment_end(trials=[])
-
-    def _view(self, trial: str) -> LoggedTrial:
-        record = self._study.record(trial)
-        folder = self._folder / trial if self._target is LogTarget.TENSORBOARD else self._folder
-        return LoggedTrial(
-            name=trial,
-            trial_id=self._note(trial)["id"],
-            local_path=str(folder),
-            experiment_dir_name=self._study.directory.name,
-            config=record.config.model_dump(mode="json"),
-            evaluated_params=record.point,
-        )
-
-    def _note(self, trial: str) -> dict[str, Any]:
-        return self._logged.setdefault(trial, {"id": uuid.uuid4().hex[:12], "epochs": 0})
-
-    def _read_logged(self) -> dict[str, dict[str, Any]]:
         try:
-            content: dict[str, dict[str, Any]] = json.loads((self._folder / "logged.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return content
+            getattr(self.logger, event)(*values)
+        except Exception as error:  # noqa: BLE001  # whatever the target's package raises
+            self.logger = None
+            self.show(f"--log-to {self._describe(error)}; the run goes on without it.")
 
-    def _write_logged(self) -> None:
-        write_json_atomically(self._folder / "logged.json", self._logged)
+    def _describe(self, error: Exception) -> str:
+        first_line = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+        return f"{self.target.value}: {textwrap.shorten(first_line, 300)}"
 
 
-def _build_logger(study: Study, target: LogTarget, folder: Path) -> Any:
-    """Ray's callback for the target. Untyped, since Ray leaves some of its methods so."""
+class TensorBoardLogger(LoggerCallback):
+    """Writes metrics and searched values to `<run>/tensorboard/<trial>`.
+
+    Ray's own callback writes where Tune keeps its state, which is deleted at the end of a run.
+    """
+
+    def __init__(self, study: Study) -> None:
+        import tensorboardX.summary  # type: ignore[import-untyped]
+
+        self.study = study
+        self.library = tensorboardX
+        self.writers: dict[str, Any] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    def log_trial_start(self, trial: Trial) -> None:
+        """Begin the files of a trial anew."""
+        name = trial.config["trial"]
+        if name in self.writers:  # its process died
+            self.writers.pop(name).close()
+        folder = self.study.directory / LogTarget.TENSORBOARD.value / name
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writers[name] = self.library.SummaryWriter(str(folder))
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+        """Write the finite numbers of an epoch, the score under the metric's name."""
+        name = trial.config["trial"]
+        names = {field: field for field in EPOCH_FIELDS if field != "epoch"} | {"score": self.study.space.metric}
+        self.metrics[name] = {shown: result[field] for field, shown in names.items() if math.isfinite(result[field])}
+        for shown, value in self.metrics[name].items():
+            self.writers[name].add_scalar(shown, value, result["epoch"])
+        self.writers[name].flush()
+
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+        """Write the searched values beside the last metrics, for TensorBoard's table of them."""
+        name = trial.config["trial"]
+        writer = self.writers.pop(name)
+        for summary in self.library.summary.hparams(self.study.record(name).point, self.metrics.pop(name, {})):
+            writer.file_writer.add_summary(summary)
+        writer.close()
+
+
+def build_logger(study: Study, target: LogTarget) -> LoggerCallback:
+    """Build the callback of a target: Ray's own for MLflow and Weights & Biases."""
     name = study.directory.name
     if target is LogTarget.TENSORBOARD:
-        from ray.tune.logger import TBXLoggerCallback
-
-        logger = TBXLoggerCallback()
-        # Files are named by the second: a trial that goes on within it would take the place of its own past.
-        writer = logger._summary_writer_cls
-        logger._summary_writer_cls = lambda *args, **kwargs: writer(
-            *args, filename_suffix=f".{uuid.uuid4().hex[:8]}", **kwargs
-        )
-        return logger
+        return TensorBoardLogger(study)
     if target is LogTarget.MLFLOW:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
-        return MLflowLoggerCallback(tracking_uri=address, experiment_name=experiment)
+        folder = study.directory / target.value
+        folder.mkdir(exist_ok=True)
+        return MLflowLoggerCallback(
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db",
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME") or name,
+        )
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     return WandbLoggerCallback(
         project=os.environ.get("WANDB_PROJECT") or study.space.name,
         group=name,
-        upload_timeout=WANDB_SECONDS,
-        mode=os.environ[
-            "WANDB_MODE"
-        ],  # said here as well, since a cluster's processes have an environment of their own
+        excludes=["directory", "scratch"],  # paths of this machine
+        mode=os.environ["WANDB_MODE"],  # a cluster's processes have an environment of their own
         dir=str(study.directory),
-        resume="allow",
     )

@@ -1,28 +1,26 @@
-"""A Ray that starts while libraries are imported and data prepared: what trials take of it, their first processes."""
+"""Start Ray in the background, while libraries are imported and data prepared, and choose what each trial takes."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from medcap_core.errors import RunFault
 from sweep.execution.cluster import ClusterInfo, TrialResources, choose_resources, connect, find_address
-from sweep.execution.ready_processes import find_trial_environment, start_ready_processes
 from sweep.space.schema import Resources
 
 if TYPE_CHECKING:
-    from sweep.terminal.view import SweepView  # takes long to import, and Ray is to start before anything that does
+    from sweep.terminal.view import SweepView  # slow to import, and Ray starts before anything slow
 
 
 @contextmanager
 def launch(address: str | None, wanted: Resources, num_trials: int) -> Iterator["Launch"]:
-    """Start or join Ray in the background, and leave it after; see `sweep.execution.cluster.connect`."""
-    with connect(address, preload=wanted.workers_per_trial == 1) as starting:
+    """Start or join Ray in the background, and disconnect at the end; see `sweep.execution.cluster.connect`."""
+    with connect(address) as starting:
         yield Launch(starting, wanted, num_trials, joins=find_address(address) is not None)
 
 
 class Launch:
-    """The start of a run's Ray; `starting` gives the cluster when it is there, `wanted` what trials are to have."""
+    """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for."""
 
     def __init__(self, starting: "Future[ClusterInfo]", wanted: Resources, num_trials: int, *, joins: bool) -> None:
         self.num_trials = num_trials
@@ -31,12 +29,10 @@ class Launch:
         self._settled: tuple[ClusterInfo, TrialResources] | None = None
         asked = (wanted.cpus_per_trial, wanted.gpus_per_trial, wanted.workers_per_trial)
         self.is_sure = not joins and asked == ("auto", "auto", 1)
-        """Whether what trials are to have is there whatever this machine has; a joined cluster may lack it."""
-        self._environment = find_trial_environment()  # here, since Ray takes as long to start
-        starting.add_done_callback(lambda _: self._keep_processes_ready())
+        """Whether any machine can satisfy `wanted`; a joined cluster may lack what it asks for."""
 
     def settle(self, view: "SweepView") -> tuple[ClusterInfo, TrialResources]:
-        """Wait for Ray, choose what each trial takes of it, and show both, once. Raises RunFault."""
+        """Wait for Ray, choose the resources of each trial, and show both, once. Raises RunFault."""
         if self._settled is None:
             if not self._starting.done():
                 view.step("starting Ray", 0, 1)
@@ -46,19 +42,9 @@ class Launch:
                 view.message(line)
         return self._settled
 
-    def _keep_processes_ready(self) -> None:
-        """Let the first trials' processes start; called once a Ray is there, in the thread that has started it."""
-        if self._wanted.workers_per_trial > 1 or self._starting.exception() is not None:
-            return
-        cluster = self._starting.result()
-        with suppress(RunFault):  # `settle` raises it
-            resources = choose_resources(cluster.nodes, self._wanted, self.num_trials)
-            if cluster.is_own:
-                start_ready_processes(resources.max_concurrent, self._environment)
-
 
 def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: int) -> list[str]:
-    """On what the trials will run, and how to watch."""
+    """Name the machines the trials run on, and the dashboard."""
     nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
     kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
     devices = (

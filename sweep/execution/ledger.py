@@ -1,4 +1,4 @@
-"""Keep the study, the checkpoints and the live table up to date with what happens to trials."""
+"""Keep the study, the checkpoints and the live table up to date with the trials."""
 
 import json
 import time
@@ -10,26 +10,26 @@ from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
 from sweep.execution.trial import FAILURE
-from sweep.study.record import EPOCH_FIELDS, TrialRecord, TrialState
+from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_REFRESHES = 1.0
 
 
 class Ledger:
-    """What happens to trials, in one place: tells the study, keeps the checkpoints tidy, and shows the table."""
+    """Records the events of trials: in the study, in its checkpoints and in the live table."""
 
     def __init__(self, study: Study, view: SweepView) -> None:
         self.study = study
         self.view = view
         self.outcomes: dict[str, tuple[TrialState, str]] = {}
         self.fault: MedcapError | None = None
-        self.last_look = 0.0
+        self.last_refresh = 0.0
 
     @contextmanager
     def keep_fault(self) -> Iterator[None]:
-        """Remember the first fault of the study's, which Tune is about to turn into a traceback."""
+        """Keep the first fault that the study raises, which Tune turns into a traceback."""
         try:
             yield
         except MedcapError as fault:
@@ -43,24 +43,24 @@ class Ledger:
             raise
 
     def propose(self) -> TrialRecord | None:
-        """The study's next trial."""
+        """Propose the study's next trial."""
         with self.keep_fault():
             return self.study.propose()
 
     def take_result(self, name: str, result: dict[str, Any]) -> bool:
-        """Record an epoch or a failure; returns whether the trial may go on."""
+        """Record an epoch or a failure; return whether the trial continues."""
         if FAILURE in result:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]))
             return False
         with self.keep_fault():
-            goes_on = self.study.report(name, {field: result[field] for field in EPOCH_FIELDS})
-        if not goes_on:
+            continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
+        if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "")
             return False
         return True
 
     def end(self, name: str, fault: str | None = None) -> None:
-        """Record the end of a trial; `fault` says why its process was given up."""
+        """Record the end of a trial; `fault` is the reason for which its process was given up."""
         state, reason = (TrialState.FAILED, fault) if fault else self.outcomes.get(name, (TrialState.SUCCEEDED, ""))
         with self.keep_fault():
             self.study.finish(name, state, reason)
@@ -68,13 +68,13 @@ class Ledger:
         self.refresh()
 
     def stop_unfinished(self) -> None:
-        """Leave what did not end to a resume."""
+        """Mark unfinished trials as stopped, for a resume."""
         self.study.stop_unfinished("interrupted")
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the table as it stands, with where each running trial is within its epoch."""
-        self.last_look = time.monotonic()
+        """Show the current table, with the progress of each running trial within its epoch."""
+        self.last_refresh = time.monotonic()
         rows = self.study.rows()
         self.view.update(
             [
@@ -85,16 +85,16 @@ class Ledger:
             ]
         )
 
-    def look(self) -> None:
-        """Refresh now and then."""
-        if time.monotonic() - self.last_look >= SECONDS_BETWEEN_LOOKS:
+    def refresh_at_intervals(self) -> None:
+        """Refresh if the last time is long enough ago."""
+        if time.monotonic() - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
             self.refresh()
 
 
 def read_progress(directory: Path) -> str:
-    """Where a running trial stands within its epoch, from the note it leaves; empty if there is none."""
+    """Read the progress of a running trial within its epoch; empty if it has written none."""
     try:
-        note = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
+        progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""
-    return f"{note['what']} {note['done']}/{note['total']}"
+    return f"{progress['what']} {progress['done']}/{progress['total']}"

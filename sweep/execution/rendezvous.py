@@ -1,47 +1,53 @@
-"""How the workers of one trial find each other on a single machine: by a file, so that no port is opened.
+"""Join the workers of one trial into a process group through a file, so that no port is opened on a single machine.
 
-PyTorch's usual rendezvous, a TCPStore, listens on all interfaces whatever it is told.
+PyTorch's default rendezvous, a TCPStore, listens on all interfaces whatever address it is given.
 """
 
+import os
 import tempfile
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
 import torch.distributed as dist
-from ray.train.backend import BackendConfig
+from ray.exceptions import GetTimeoutError
+from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+SECONDS_TO_LEAVE = 30.0
 
 
 def choose_torch_config(backend: str) -> TorchConfig:
-    """By a file where Ray has one node; over TCP where workers may lie on several."""
+    """Choose a file where Ray has one node, TCP where workers may lie on several."""
     is_alone = sum(node["Alive"] for node in ray.nodes()) == 1
     return FileRendezvous(backend=backend) if is_alone else TorchConfig(backend=backend)
 
 
 @dataclass
 class FileRendezvous(TorchConfig):
-    """`TorchConfig` whose process group begins at a file of this machine."""
+    """A `TorchConfig` whose process group meets at a file of this machine."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """Ray asks this for what sets the group up."""
+    def backend_cls(self) -> type[Backend]:
+        """Return the class that sets the group up; Ray Train asks for it."""
         return _FileBackend
 
 
-class _FileBackend(_TorchBackend):
+class _FileBackend(Backend):
+    share_cuda_visible_devices = True
+
     def __init__(self) -> None:
-        # Not in the run directory, which may lie on a network drive that knows no locks.
+        # Not in the run directory, which may lie on a network drive without locks.
         self.meeting_place = Path(tempfile.gettempdir()) / f"medcap-{uuid.uuid4().hex}"
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Join the workers into one process group."""
         assert isinstance(backend_config, TorchConfig)
-        worker_group.execute(_set_torch_distributed_env_vars)
         joined = [
             worker_group.execute_single_async(
                 rank, _join, backend_config.backend, rank, len(worker_group), self.meeting_place,
@@ -52,13 +58,17 @@ class _FileBackend(_TorchBackend):
         ray.get(joined)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Leave the group, and nothing behind."""
-        super().on_shutdown(worker_group, backend_config)
-        self.meeting_place.unlink(missing_ok=True)
+        """Leave the group, and no file behind."""
+        try:
+            with suppress(GetTimeoutError):  # the processes end in any case
+                ray.get(worker_group.execute_async(dist.destroy_process_group), timeout=SECONDS_TO_LEAVE)
+        finally:
+            self.meeting_place.unlink(missing_ok=True)
 
 
 def _join(backend: str, rank: int, world_size: int, meeting_place: Path, timeout_seconds: int) -> None:
-    """Runs in each worker."""
+    """Join the process group, in each worker."""
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())  # `current_device` reads it
     dist.init_process_group(
         backend,
         init_method=meeting_place.as_uri(),

@@ -1,7 +1,8 @@
-"""One trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
+"""Run one trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
 
 import json
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,11 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray._raylet import PlacementGroupID, setproctitle  # type: ignore[attr-defined]  # compiled
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group, remove_placement_group
-from ray.util.placement_group import PlacementGroup
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
@@ -34,15 +33,24 @@ from medcap_core.training.loop import fit
 from sweep.execution.cluster import worker_resources
 from sweep.execution.rendezvous import choose_torch_config
 
-SECONDS_BETWEEN_PROGRESS_NOTES = 2.0
+try:
+    # Ray's own, a private name, so that no other package is needed; the dashboard and `ps` show the title.
+    from ray._raylet import setproctitle as set_process_title  # type: ignore[attr-defined]  # compiled
+except ImportError:
+
+    def set_process_title(title: str) -> None:
+        """Do without a title."""
+
+
+SECONDS_BETWEEN_WRITES = 2.0
 
 FAILURE = "failure"
-"""Key of a result that says why the trial cannot go on; a trial reports it rather than raise, so no one retries it."""
+"""Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a trial process is told; plain values, since Ray carries and shows them."""
+    """The parameters of a trial process; plain values, since Ray serializes and shows them."""
 
     trial: str
     label: str
@@ -55,22 +63,22 @@ class Assignment:
 
     @property
     def trial_config(self) -> TrialConfig:
-        """The config as validated by the driver."""
+        """The config, as the driver validated it."""
         return TrialConfig.model_validate(self.config)
 
     @property
     def checkpoints(self) -> Path:
-        """Where the trial keeps what it needs to go on."""
+        """The folder of the trial's checkpoints."""
         return Path(self.directory) / "checkpoints"
 
     @property
     def reservation(self) -> Path:
-        """Where several workers note what Ray holds for them."""
-        return Path(self.scratch) / "reservations" / f"{self.trial}.txt"
+        """The file with the placement group of several workers."""
+        return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
 
 
 def run_trial(params: dict[str, Any]) -> None:
-    """Tune's function trainable: run one assignment to its end, reporting each epoch."""
+    """Run one assignment to its end and report each epoch: Tune's function trainable."""
     assignment = Assignment(**params)
     if assignment.num_workers == 1:
         train_here(assignment, tune.report)
@@ -116,30 +124,29 @@ def _train_worker(params: dict[str, Any]) -> None:
     group = get_current_placement_group()
     if ray.train.get_context().get_world_rank() == 0 and group is not None:
         assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
-        assignment.reservation.write_text(group.id.hex(), encoding="utf-8")
+        assignment.reservation.write_bytes(pickle.dumps(group))
     train_here(assignment, ray.train.report)
 
 
 def free_workers(assignment: Assignment) -> None:
-    """Give back what the workers of a trial that is over have reserved, where Train has not.
+    """Remove the placement group of a finished trial's workers, where Train has not.
 
-    A trial that Tune stops takes Train's controller with it; Train's own clean-up then asks for the one Ray on the
-    machine, and gives up where there are two.
+    Tune stops a trial together with Train's controller; Train's own clean-up then looks for the only Ray on the
+    machine, and fails if there are two.
     """
     if assignment.reservation.is_file():
-        identity = bytes.fromhex(assignment.reservation.read_text(encoding="utf-8"))
-        remove_placement_group(PlacementGroup(PlacementGroupID(identity)))
+        remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
         assignment.reservation.unlink()
 
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
-    """Fit in this process, with its log and progress note in the trial's folder."""
+    """Fit in this process, with log and progress in the trial's folder."""
     config, directory = assignment.trial_config, Path(assignment.directory)
     set_up_libraries()
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank
-    note_progress = ProgressNote(assignment, rank)
+    write_progress = ProgressWriter(assignment, rank)
     with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
         try:
             data = prepare_data(config, load_geometry(config))
@@ -147,34 +154,34 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
             def report_epoch(epoch: EpochReport) -> None:
                 report(asdict(epoch))
 
-            fit(config, data, assignment.checkpoints, report_epoch, note_progress)
+            fit(config, data, assignment.checkpoints, report_epoch, write_progress)
         except (TrialFailure, UserFault) as failure:
             if assignment.num_workers > 1:
-                raise  # the other workers wait for this one; only its end frees them
+                raise  # the other workers wait until this one ends
             report({FAILURE: fold_white_space(str(failure))})
         finally:
-            release_memory()  # the process goes on to another trial
+            release_memory()  # the process is reused for another trial
 
 
-class ProgressNote:
-    """Tells now and then where a trial stands within its epoch: to the driver's table, and to who looks at processes.
+class ProgressWriter:
+    """Publishes the progress of a trial within its epoch at intervals.
 
-    The table reads a small file that the first worker leaves. The dashboard and `ps` show each process's title, which
-    Ray sets anew at every call and which would otherwise name the function alone.
+    The driver's table reads a small file that the first worker writes. The dashboard and `ps` show the title of each
+    process, which Ray resets at every call to the name of the function.
     """
 
     def __init__(self, assignment: Assignment, rank: int) -> None:
         self.path = Path(assignment.directory) / "progress.json" if rank == 0 else None
         self.title = f"ray::{assignment.trial} {assignment.label}"
-        self.last_told = 0.0
+        self.last_write = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Tell `{what, done, total}` if the last time is long enough ago."""
+        """Write `{what, done, total}` if the last time is long enough ago."""
         now = time.monotonic()
-        if now - self.last_told < SECONDS_BETWEEN_PROGRESS_NOTES:
+        if now - self.last_write < SECONDS_BETWEEN_WRITES:
             return
-        self.last_told = now
-        setproctitle(f"{self.title} ({what})")
+        self.last_write = now
+        set_process_title(f"{self.title} ({what})")
         if self.path is None:
             return
         partial = self.path.with_suffix(".partial")
@@ -184,7 +191,7 @@ class ProgressNote:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send this project's log records to `path` while a trial runs in this process."""
+    """Send the log records of `medcap_core` to `path` while a trial runs in this process."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("medcap_core")

@@ -1,10 +1,9 @@
-"""The search under Ray Tune: the study proposes, Tune runs, the study records and decides who is stopped.
+"""Search under Ray Tune: the study proposes, Tune runs, the study records and prunes.
 
-Three small adapters speak Tune's language; what they say is the `Study`'s. Tune's own state files are thrown away.
+Small adapters connect Tune's interfaces to the `Study`. Tune's own state files are deleted.
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
-from sweep.execution.trial import FAILURE, Assignment, free_workers, run_trial
+from sweep.execution.trial import Assignment, free_workers, run_trial
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord
@@ -33,27 +32,22 @@ MOST_ROUNDS = 3
 def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
     """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
 
-    Raises RunFault where `log` cannot be told of them, or Ray gives trials up again and again without an end.
+    Raises RunFault if Ray drops trials in every round.
     """
-    listener = None if log is None else LogCallback(log, view)
-    try:
-        for _ in range(MOST_ROUNDS):
-            if study.num_remaining:
-                _run_round(study, resources, view, listener)
-            if study.is_complete:
-                return
-            study.requeue_stopped()  # Tune may let go of a trial that it stopped too slowly
-    finally:
-        if listener is not None:
-            listener.close()
+    for _ in range(MOST_ROUNDS):
+        if study.num_remaining:
+            _run_round(study, resources, view, log)
+        if study.is_complete:
+            return
+        study.requeue_stopped()  # Tune drops a trial that takes too long to stop
     raise RunFault(
         f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
         "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
     )
 
 
-def _run_round(study: Study, resources: TrialResources, view: SweepView, listener: "LogCallback | None") -> None:
-    """Hand everything the study proposes to one Tuner."""
+def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
+    """Run everything the study proposes under one Tuner."""
     ledger = Ledger(study, view)
     scratch = scratch_directory(study)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
@@ -73,7 +67,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, listene
             name="tune",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=MOST_RETRIES),
-            callbacks=[LedgerCallback(ledger), *([listener] if listener else [])],
+            callbacks=[LedgerCallback(ledger), *([log] if log else [])],
             verbose=0,
         ),
     )
@@ -89,12 +83,12 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, listene
 
 
 def scratch_directory(study: Study) -> Path:
-    """Where Tune and Train keep files of their own while trials run; on a cluster all nodes must see it."""
+    """Return the folder of Tune's and Train's own files while trials run; on a cluster all nodes must see it."""
     return study.directory / "ray"
 
 
 def _placement(resources: TrialResources) -> dict[str, float]:
-    """What Tune reserves for a trial; under Ray Train the workers reserve their own."""
+    """Return what Tune reserves for a trial; under Ray Train the workers reserve their own."""
     if resources.num_workers > 1:
         return {"CPU": DRIVER_CPUS}
     return worker_resources(resources.cpus_per_worker, resources.gpus_per_worker)
@@ -104,25 +98,25 @@ def _name_trial(trial: Trial) -> str:
     return f"{trial.config['trial']} {trial.config['label']}"
 
 
-class StaysHere:
-    """Leaves its state out of the files that Tune pickles of itself: the study is on disk already."""
+class NotPickled:
+    """Excludes its state from Tune's pickled state files: the study is on disk already."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class StudySearcher(StaysHere, Searcher):
-    """Hands the study's proposals to Tune."""
+class StudySearcher(NotPickled, Searcher):
+    """Passes the study's proposals to Tune."""
 
     def __init__(self, ledger: Ledger, resources: TrialResources) -> None:
-        super().__init__()  # without a metric: a result that tells of a failure has none
+        super().__init__()  # without a metric: the result of a failure has none
         self.ledger = ledger
         self.resources = resources
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Give the next assignment, or Tune's word for the end."""
+        """Return the next assignment, or Tune's marker of the end."""
         record = self.ledger.propose()
-        finished: Any = Searcher.FINISHED  # a text, though Tune declares a dict
+        finished: Any = Searcher.FINISHED  # a string, though Tune declares a dict
         return finished if record is None else self._assign(record)
 
     def _assign(self, record: TrialRecord) -> dict[str, Any]:
@@ -139,17 +133,17 @@ class StudySearcher(StaysHere, Searcher):
         return vars(assignment)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: the ledger hears of it from the callback."""
+        """Do nothing: the callback informs the ledger."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to do: the study is on disk already."""
+        """Do nothing: the study is on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to do: a resumed run starts a new Tuner over the same study."""
+        """Do nothing: a resumed run starts a new Tuner over the same study."""
 
 
-class StudyScheduler(StaysHere, FIFOScheduler):
-    """Stops the trials that the study's pruning rule gives up."""
+class StudyScheduler(NotPickled, FIFOScheduler):
+    """Stops the trials that the study prunes."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -161,86 +155,41 @@ class StudyScheduler(StaysHere, FIFOScheduler):
         return TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP
 
 
-class LedgerCallback(StaysHere, Callback):
-    """Tells the ledger when trials end."""
+class LedgerCallback(NotPickled, Callback):
+    """Informs the ledger of starts and ends of trials."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Called often by Tune's loop."""
+        """Handle interrupts and refresh the table, at each step of Tune's loop."""
         raise_if_interrupted()
-        self.ledger.look()
+        self.ledger.refresh_at_intervals()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A process has begun with a trial, for the first time or again."""
+        """Record that a process has started a trial, for the first time or again."""
         free_workers(Assignment(**trial.config))
         self.ledger.study.start(trial.config["trial"])
         self.ledger.refresh()
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial's process died, and another one will go on with it."""
+        """Show that a trial's process died and another one continues it."""
         name = trial.config["trial"]
         self.ledger.view.message(f"{name}: its process died; another goes on from its last epoch (see log.txt)")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial ended by itself or was stopped."""
+        """Record a trial that finished or was stopped."""
         free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial's process died once more than it is retried."""
+        """Record a trial whose process died once more than it is retried."""
         free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"], _describe_death(trial))
 
 
-class LogCallback(StaysHere, Callback):
-    """Hands what happens to trials to the experiment log; comes after the ledger's callback, which records it.
-
-    A log that fails on the way takes no trial with it: that is said once, and it is told no more.
-    """
-
-    def __init__(self, log: ExperimentLog, view: SweepView) -> None:
-        self.log = log
-        self.view = view
-        self.has_failed = False
-        log.connect()
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A process has begun with a trial, for the first time or again."""
-        self._tell(self.log.start, trial.config["trial"])
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """An epoch has ended, or the trial tells why it cannot go on."""
-        if FAILURE not in result:
-            self._tell(self.log.take_epoch, trial.config["trial"], result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial ended by itself or was stopped."""
-        self._tell(self.log.end, trial.config["trial"], failed=False)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial's process died once more than it is retried."""
-        self._tell(self.log.end, trial.config["trial"], failed=True)
-
-    def close(self) -> None:
-        """The search is over."""
-        self._tell(self.log.close)
-
-    def _tell(self, tell: Callable[..., None], *values: Any, **named: Any) -> None:
-        if self.has_failed:
-            return
-        try:
-            tell(*values, **named)
-        except Exception as error:  # noqa: BLE001  # whatever the target's package raises
-            self.has_failed = True
-            self.view.message(f"--log-to {self.log.describe_fault(error)}; the run goes on without it.")
-
-
 def _describe_death(trial: Trial) -> str:
-    """The last line of what Ray kept of the error."""
+    """Return the last line of the error that Ray kept."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     cause = lines[-1] if lines else "no error was kept"

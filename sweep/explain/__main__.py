@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from medcap_core.attention.maps import DEFAULT_SETTINGS, AttentionMethod, MapSettings
 from medcap_core.errors import ConfigFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress
 from sweep.explain.answers import AnswerTask
@@ -54,7 +54,7 @@ def explain(
     set_environment(None)
     set_up_libraries()
     console = Console()
-    with told_in_sentences():
+    with exit_on_fault():
         settings = MapSettings(method, _parse_layer(layer))
         with _show_progress() as progress:
             run = load_explained_run(run_directory, model)

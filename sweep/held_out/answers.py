@@ -1,168 +1,209 @@
-"""The test split once more, for models that answer questions: the answers of every row, and their scores.
+"""Answers to the questions on the test scans, and classes read from them or nearest to the scans.
 
-Rows are the chosen model (with `test: all` every trial that ran to its end), the base model untrained, and two that do
-without the right volume: the chosen model shown other subjects' volumes, and the most frequent answers of the training
-split. What `test_metrics.json` holds is never answered or scored again.
+Two rows do without the right volume: the chosen model shown other subjects' volumes, and the most frequent answers of
+the training split.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.inference.generation import ImageAnswers
+from medcap_core.config import FreezeMode
+from medcap_core.data.prepare import load_dataset
+from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.models import find_family
 from medcap_core.runtime.files import write_json_atomically, write_text_atomically
 from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.baselines import draw_wrong_images
 from medcap_core.scoring.question_answering import choose_answer_prior
-from sweep.choice import best_weights
-from sweep.execution.cluster import TrialResources
-from sweep.execution.jobs import AnswerJob, load_split, predict_split
-from sweep.held_out.answer_board import AnswerBoard
-from sweep.held_out.captions import choose_trials
-from sweep.held_out.evaluation_key import describe_evaluation, name_job
-from sweep.held_out.questions import ITEM_COLUMNS, AskedSplit, ask_split, list_questions
+from sweep.execution.jobs import load_split
+from sweep.held_out.answer_scores import (
+    compare_with_text_only,
+    describe_answers,
+    describe_classification,
+    find_scopes,
+    name_by_answer,
+    name_by_similarity,
+)
+from sweep.held_out.questions import ITEM_COLUMNS, AskedSplit, find_unseen_cohorts, list_questions
+from sweep.held_out.task import Task, describe_evaluation, describe_resampling
 from sweep.study.record import TrialRecord
-from sweep.study.scored_rows import ANSWER_TABLE
+from sweep.study.scored_rows import TEXT_ONLY_ROWS
 from sweep.study.study import Study
+from sweep.study.test_results import (
+    AnswerRow,
+    Classification,
+    ClassificationRow,
+    QuestionAnswering,
+    TestResults,
+)
 
-_WHAT = "scoring the answers"
-
-Answers = list[ImageAnswers]
-"""Of one model, one for each scan, in the order of `AskedSplit.list_wanted`."""
-
-
-def score_answers_on_test(
-    study: Study, best: TrialRecord, resources: TrialResources, progress: Progress
-) -> dict[str, Any]:
-    """Add `question_answering` and `classification` to `test_metrics.json`, and write `test_answers.csv`.
-
-    Nothing is added where the model answers no questions or the test split has none; `classification` needs scans of
-    known diagnosis. Returns all of `test_metrics.json`.
-    """
-    board = AnswerBoard(study, best)
-    if not find_family(best.config).answers_questions:
-        return board.metrics
-    trials = _choose_answering(study, best)
-    path = study.directory / ANSWER_TABLE
-    if path.is_file() and board.has(list(trials)):
-        return board.metrics
-    asked = _ask_test_split(study, best.config)
-    if asked.table.empty:
-        return board.metrics
-    said = _ask_models(study, trials, best.config, resources, progress)
-    board.begin(asked)
-    columns: dict[str, list[str]] = {"best": []}
-    rows = [*trials, "zero_shot", "shuffled_images", "answer_prior"]
-    for index, row in enumerate(rows):
-        progress(_WHAT, index, len(rows))
-        own = asked if row not in trials else _ask_test_split(study, trials[row].config)
-        if row == "answer_prior":
-            answers, class_scores = _answer_by_prior(asked, best.config), None
-        else:
-            told = said[best.name if row == "shuffled_images" else row]
-            answers, class_scores = _lay_out(own, told, shuffled=row == "shuffled_images")
-        board.put(row, own, answers, class_scores)
-        if own.ids == asked.ids:
-            columns[row] = answers
-    columns["best"] = columns[best.name]
-    board.finish(asked, columns)
-    write_text_atomically(path, asked.table[list(ITEM_COLUMNS)].assign(**columns).to_csv(index=False))
-    progress(_WHAT, len(rows), len(rows))
-    return board.metrics
+Row = TypeVar("Row", AnswerRow, ClassificationRow)
 
 
-def _choose_answering(study: Study, best: TrialRecord) -> dict[str, TrialRecord]:
-    """The trials whose captions are scored, as far as their models answer questions and can still be asked."""
-    return {
-        name: record
-        for name, record in choose_trials(study, best).items()
-        if find_family(record.config).answers_questions
-        and (
-            record is best
-            or record.config.freeze is FreezeMode.ZERO_SHOT
-            or _answers_path(study, name).is_file()
-            or best_weights(study, record).is_file()
-        )
-    }
+@dataclass(frozen=True)
+class AnswersScore:
+    """One row; `classes` is None where no diagnosis is known."""
+
+    answers: AnswerRow
+    classes: ClassificationRow | None
 
 
-def _ask_test_split(study: Study, config: TrialConfig) -> AskedSplit:
-    return ask_split(load_split(config, "test"), study.space.seed)
+class AnswerTask(Task[AnswersScore]):
+    """The questions on each scan, for models that answer questions and test splits that have some."""
 
+    activity = "answering questions on"
+    blind_rows = ("answer_prior",)
 
-def _ask_models(
-    study: Study, trials: Mapping[str, TrialRecord], base: TrialConfig, resources: TrialResources, progress: Progress
-) -> dict[str, Answers]:
-    """What each trial's model and, as `zero_shot`, the untrained one of `base` say; kept in files, asked where missing.
+    def __init__(self, study: Study, best: TrialRecord, results: TestResults) -> None:
+        super().__init__(study, best, results)
+        self._asked: dict[str, AskedSplit] = {}
+        # Copies: where this task has nothing to do, what is there stays.
+        self._section = (results.question_answering or QuestionAnswering()).model_copy(deep=True)
+        self._classification = (results.classification or Classification()).model_copy(deep=True)
+        stale: list[str] = []
+        if self._section.best_trial != best.name:
+            stale += ["best", *TEXT_ONLY_ROWS]
+        if self._section.evaluation != self.evaluation:
+            stale += ["zero_shot", "answer_prior"]
+        for row in stale:
+            self._section.rows.pop(row, None)
+            self._classification.rows.pop(row, None)
+        self._section.best_trial, self._section.evaluation = best.name, self.evaluation
+        self.needed = [*self.trials, "zero_shot"]  # all, for the table of answers
+        rows = ("answer_prior", *self.needed, "shuffled_images")
+        self.missing = [row for row in rows if row not in self._section.rows]
+        has_all = not self.missing and "best" in self._section.rows and study.paths.answers.is_file()
+        can_answer = find_family(best.config).answers_questions
+        self.is_complete = has_all or not can_answer or self._ask(best.name).table.empty
 
-    Untrained models whose evaluation agrees are asked once.
-    """
-    configs = {name: record.config for name, record in trials.items()}
-    configs["zero_shot"] = base.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
-    asked = {row: _ask_test_split(study, config) for row, config in configs.items()}
-    known = {row: _read_answers(_answers_path(study, row), asked[row], config) for row, config in configs.items()}
-    jobs = {}
-    for row, config in configs.items():
-        if known[row] is None:
-            key = name_job(row, config)
-            is_trained = config.freeze is not FreezeMode.ZERO_SHOT
-            weights = best_weights(study, trials[row]) if is_trained else None
-            wanted = asked[row].list_wanted()
-            jobs[key] = AnswerJob(
-                key, config, weights, "test", len(wanted), questions=wanted, classes=asked[row].classes
+    def choose_trials(self) -> dict[str, TrialRecord]:
+        """See `Task`: of those whose models answer questions, the ones that are asked already or can still be."""
+        return {
+            name: record
+            for name, record in super().choose_trials().items()
+            if find_family(record.config).answers_questions
+            and (
+                record is self.best
+                or record.config.freeze is FreezeMode.ZERO_SHOT
+                or self.study.paths.trial(name).answers.is_file()
+                or self.study.paths.trial(name).best_weights.is_file()
             )
-    if jobs:
-        told = predict_split(list(jobs.values()), resources, progress, "answering questions on the test split")
-        for row in [row for row, answers in known.items() if answers is None]:
-            known[row] = told[name_job(row, configs[row])]
-            _write_answers(_answers_path(study, row), asked[row], known[row] or [], configs[row])
-    return {row: answers for row, answers in known.items() if answers is not None}
+        }
+
+    def build_request(self, row: str) -> Request:
+        """See `Task`."""
+        asked = self._ask(row)
+        return Request(questions=asked.list_wanted(), classes=asked.classes)
+
+    def load_predictions(self, row: str) -> list[ImagePrediction] | None:
+        """See `Task`: answers to other questions, of other scans or by other settings do not hold."""
+        path = self._path(row)
+        if not path.is_file():
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kept = [(scan["id"], tuple(scan["questions"])) for scan in content["scans"]]
+        asked = self._ask(row)
+        wanted = list(zip(asked.ids, asked.list_wanted(), strict=True))
+        if content["evaluation"] != describe_evaluation(self.config_of(row)) or kept != wanted:
+            return None
+        return [ImagePrediction(answers=scan["texts"], class_scores=scan["class_scores"]) for scan in content["scans"]]
+
+    def save_predictions(self, row: str) -> None:
+        """See `Task`."""
+        asked, found = self._ask(row), self.predictions[self.model_of(row)]
+        scans = [
+            {"id": name, "questions": questions, "texts": predicted.answers, "class_scores": predicted.class_scores}
+            for name, questions, predicted in zip(asked.ids, asked.list_wanted(), found, strict=True)
+        ]
+        content = {"evaluation": describe_evaluation(self.config_of(row)), "scans": scans}
+        write_json_atomically(self._path(row), content)
+
+    def _path(self, row: str) -> Path:
+        return self.study.paths.zero_shot_answers if row == "zero_shot" else self.study.paths.trial(row).answers
+
+    def score(self, row: str, progress: Progress) -> AnswersScore:
+        """See `Task`."""
+        asked, answers, classes = self._ask(row), self._answer(row), None
+        scopes = find_scopes(asked, self._unseen_cohorts)
+        if asked.classes:
+            named = name_by_answer(asked, answers)
+            classes = ClassificationRow(by_answer=describe_classification(asked, named, scopes, self.seed))
+            if row != "answer_prior":
+                nearest = name_by_similarity([found.class_scores for _, found in self._look(row)])
+                classes.by_similarity = describe_classification(asked, nearest, scopes, self.seed)
+        return AnswersScore(describe_answers(asked, answers, scopes, self.seed), classes)
+
+    def keep(self, row: str, score: AnswersScore) -> None:
+        """See `Task`."""
+        self._section.rows[row] = score.answers
+        if score.classes:
+            self._classification.rows[row] = score.classes
+        self._write()
+
+    def finish(self) -> None:
+        """See `Task`: `test_answers.csv` is written too."""
+        asked, best = self._ask(self.best.name), self.best.name
+        order = [*self.needed, *TEXT_ONLY_ROWS]
+        self._section.rows = _put_in_order(self._section.rows, best, order)
+        self._classification.rows = _put_in_order(self._classification.rows, best, order)
+        columns = {"best": self._answer(best)}
+        columns |= {row: self._answer(row) for row in order if self._ask(row).ids == asked.ids}
+        scopes = find_scopes(asked, self._unseen_cohorts)
+        self._section.comparisons = compare_with_text_only(asked, columns, scopes, self.seed)
+        self._write()
+        table = asked.table[list(ITEM_COLUMNS)].assign(**columns)
+        write_text_atomically(self.study.paths.answers, table.to_csv(index=False))
+
+    def _write(self) -> None:
+        asked, section = self._ask(self.best.name), self._section
+        section.unseen_cohorts = self._classification.unseen_cohorts = self._unseen_cohorts
+        section.num_scans, section.num_questions = len(asked.records), len(asked.table)
+        section.resampling = describe_resampling(asked.records, "subject", "scan")
+        self.results.question_answering = section
+        if asked.classes:
+            self._classification.classes = list(asked.classes)
+            self.results.classification = self._classification
+        self.study.write_test_metrics(self.results)
+
+    def _ask(self, row: str) -> AskedSplit:
+        """Ask the test split as a row has it."""
+        name = row if row in self.trials else self.best.name
+        if name not in self._asked:
+            records = self.split_of(name).records
+            self._asked[name] = AskedSplit(records, draw_wrong_images([record.case for record in records], self.seed))
+        return self._asked[name]
+
+    def _look(self, row: str) -> list[tuple[tuple[str, ...], ImagePrediction]]:
+        """Return for each scan the questions on the volume that the model saw in its place, and what it predicted."""
+        asked = self._ask(row)
+        is_shuffled = row == "shuffled_images"
+        found = self.predictions[self.model_of(self.best.name if is_shuffled else row)]
+        looked = list(zip(asked.list_wanted(), found, strict=True))
+        return [looked[scan] for scan in asked.wrong] if is_shuffled else looked
+
+    def _answer(self, row: str) -> list[str]:
+        """Return the answers of a row to all items."""
+        if row == "answer_prior":
+            return self._prior_answers
+        by_text = [dict(zip(questions, found.answers, strict=True)) for questions, found in self._look(row)]
+        return self._ask(row).lay_out(by_text)
+
+    @cached_property
+    def _prior_answers(self) -> list[str]:
+        training = load_split(self.best.config, "train").records
+        prior = choose_answer_prior(question for record in training for question in list_questions(record))
+        return [prior.answer(question) for own in self._ask(self.best.name).questions for question in own]
+
+    @cached_property
+    def _unseen_cohorts(self) -> list[str]:
+        training = load_dataset(self.best.config.data).splits["train"]
+        return find_unseen_cohorts(training, self._ask(self.best.name).records)
 
 
-def _answers_path(study: Study, row: str) -> Path:
-    return (
-        study.directory / "zero_shot_answers.json"
-        if row == "zero_shot"
-        else (study.trial_directory(row) / "test_answers.json")
-    )
-
-
-def _write_answers(path: Path, asked: AskedSplit, answers: Answers, config: TrialConfig) -> None:
-    scans = [
-        {"id": name, "questions": list(questions), **asdict(told)}
-        for name, questions, told in zip(asked.ids, asked.list_wanted(), answers, strict=True)
-    ]
-    write_json_atomically(path, {"evaluation": describe_evaluation(config), "scans": scans})
-
-
-def _read_answers(path: Path, asked: AskedSplit, config: TrialConfig) -> Answers | None:
-    """The answers kept in a file; None where there are none, or of other scans, questions or settings."""
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    kept = [(scan["id"], tuple(scan["questions"])) for scan in content["scans"]]
-    wanted = list(zip(asked.ids, asked.list_wanted(), strict=True))
-    if content["evaluation"] != describe_evaluation(config) or kept != wanted:
-        return None
-    return [ImageAnswers(scan["texts"], scan["class_scores"]) for scan in content["scans"]]
-
-
-def _lay_out(asked: AskedSplit, told: Answers, *, shuffled: bool) -> tuple[list[str], list[list[float]] | None]:
-    """The answers of the items and each scan's similarity to the classes; `shuffled`, those of the wrong volumes."""
-    by_text = [
-        dict(zip(questions, answers.texts, strict=True))
-        for questions, answers in zip(asked.list_wanted(), told, strict=True)
-    ]
-    seen = asked.wrong.tolist() if shuffled else range(len(told))
-    class_scores = [told[scan].class_scores for scan in seen] if asked.classes else None
-    return asked.lay_out([by_text[scan] for scan in seen]), class_scores
-
-
-def _answer_by_prior(asked: AskedSplit, config: TrialConfig) -> list[str]:
-    """The answers of the items by what is most frequent in the training split of a config."""
-    training = load_split(config, "train").records
-    prior = choose_answer_prior(question for record in training for question in list_questions(record))
-    return [prior.answer(question) for own in asked.questions for question in own]
+def _put_in_order(rows: dict[str, Row], best: str, order: list[str]) -> dict[str, Row]:
+    """Name the best row and put it first."""
+    rows = rows | ({"best": rows[best]} if best in rows else {})
+    return {row: rows[row] for row in ("best", *order) if row in rows} | rows

@@ -1,8 +1,7 @@
-"""What is told of each row of the test table, and of the rows together: intervals, facts, comparisons, seeds."""
+"""Scores of each row of the test table, and of the rows together: intervals, facts, comparisons, seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,8 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
 from medcap_core.scoring.statistics import (
-    NUM_RESAMPLES,
     FloatArray,
     IntArray,
-    PairedComparison,
     compare_paired,
     compute_interval,
     correct_by_holm,
@@ -22,28 +19,37 @@ from medcap_core.scoring.statistics import (
     resample_sums,
     summarise_seeds,
 )
+from sweep.study.test_results import (
+    Comparison,
+    ConceptScore,
+    FactScore,
+    Group,
+    Interval,
+    Scores,
+    SeedScore,
+)
 
 COMPARED_METRIC = "CIDEr"
 
 
 @dataclass(frozen=True)
-class RowDetails:
+class CaptionScore:
     """One row: scores and intervals by metric, facts (phantoms), concepts (ROCOv2), and scores of each image.
 
     `per_image` has the columns `id`, `METEOR`, `ROUGE-L`, `CIDEr` and the extra scores.
     """
 
-    scores: dict[str, float]
-    intervals: dict[str, list[float]]
-    facts: dict[str, Any] | None
-    concepts: dict[str, Any] | None
+    scores: Scores
+    intervals: dict[str, Interval]
+    facts: dict[str, FactScore] | None
+    concepts: ConceptScore | None
     per_image: pd.DataFrame
 
 
-def compute_details(
+def score_captions(
     split: PreparedSplit, captions: list[str], scorer: CaptionScorer, concept_names: Mapping[str, str], seed: int
-) -> RowDetails:
-    """Score one row's captions of `split` and say how sure each figure is.
+) -> CaptionScore:
+    """Score one row's captions of `split`, with intervals.
 
     Every row of a run is resampled by the same draws. With fewer than two cases nothing can be said of the spread:
     there are no intervals then.
@@ -55,55 +61,42 @@ def compute_details(
         sums, num_images = resample_sums(scored.statistics.stack(), units, seed=seed)
         resampled = scored.statistics.score_sums(sums, num_images)
         intervals = {name: compute_interval(resampled[name]) for name in scored.scores}
-    return RowDetails(
+    return CaptionScore(
         scores=scored.scores,
         intervals=intervals,
-        facts=_describe_facts(split, captions, units, seed),
-        concepts=_describe_concepts(split, captions, concept_names, units, seed),
+        facts=_score_facts(split, captions, units, seed),
+        concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
     )
 
 
-def describe_resampling(split: PreparedSplit) -> dict[str, Any]:
-    """What the intervals rest on: what was drawn, how many of them there are, how often."""
-    units = number_units([record.case for record in split.records])
-    has_cases = any(record.case is not None for record in split.records)
-    return {
-        "unit": "case" if has_cases else "image",
-        "num_units": int(units.max()) + 1,
-        "num_resamples": NUM_RESAMPLES,
-    }
-
-
-def _describe_facts(split: PreparedSplit, captions: list[str], units: IntArray, seed: int) -> dict[str, Any] | None:
+def _score_facts(split: PreparedSplit, captions: list[str], units: IntArray, seed: int) -> dict[str, FactScore] | None:
     if not has_facts(split.records):
         return None
-    described = {}
+    scores = {}
     for fact, checks in check_facts(split.records, captions).items():
         right_and_all = np.column_stack([checks.is_right & checks.applies, checks.applies]).astype(float)
         num_right, num_images = right_and_all.sum(axis=0)
         if num_images:
             sums, _ = resample_sums(right_and_all, units, seed=seed)
-            described[fact] = {
-                "accuracy": float(num_right / num_images),
-                "interval": compute_interval(sums[:, 0] / np.maximum(sums[:, 1], 1)),
-                "num_images": int(num_images),
-            }
-    return described
+            interval = compute_interval(sums[:, 0] / np.maximum(sums[:, 1], 1))
+            accuracy = float(num_right / num_images)
+            scores[fact] = FactScore(accuracy=accuracy, interval=interval, num_images=int(num_images))
+    return scores
 
 
-def _describe_concepts(
+def _score_concepts(
     split: PreparedSplit, captions: list[str], names: Mapping[str, str], units: IntArray, seed: int
-) -> dict[str, Any] | None:
+) -> ConceptScore | None:
     counts = check_concepts(split.records, captions, names) if names else None
     if counts is None:
         return None
     sums, _ = resample_sums(counts, units, seed=seed)
-    return {
+    return ConceptScore(
         **{name: float(value) for name, value in compute_precision_recall(counts.sum(axis=0)).items()},
-        "interval": compute_interval(compute_precision_recall(sums)["f1"]),
-        "num_images": int((counts[:, 2] > 0).sum()),
-    }
+        interval=compute_interval(compute_precision_recall(sums)["f1"]),
+        num_images=int((counts[:, 2] > 0).sum()),
+    )
 
 
 def compare_rows(
@@ -114,8 +107,8 @@ def compare_rows(
     baseline: str,
     aliases: Mapping[str, str],
     seed: int,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The comparison of each row, and of each group's mean over its trials, with `baseline`: a row or a group.
+) -> tuple[dict[str, Comparison], dict[str, Comparison]]:
+    """Compare each row, and each group's mean over its trials, with `baseline`: a row or a group.
 
     `cases` gives each image's case by id. Rows and groups are two families of tests, each corrected for its own number
     by Holm. A row that has the baseline's score for every image is no test and counts in no family; a row that is
@@ -147,7 +140,7 @@ def compare_rows(
 
 def _test_family(
     differences: Mapping[str, FloatArray], aliases: Mapping[str, str], units: IntArray, seed: int
-) -> dict[str, Any]:
+) -> dict[str, Comparison]:
     compared = compare_paired(differences, units, seed=seed)
     tested = {
         name: found.p_value
@@ -156,37 +149,37 @@ def _test_family(
     }
     adjusted = correct_by_holm(tested)
     return {
-        name: _describe_comparison(found, adjusted.get(aliases.get(name, name), found.p_value))
+        name: Comparison(
+            difference=found.difference,
+            interval=found.interval,
+            p_value=found.p_value,
+            p_adjusted=adjusted.get(aliases.get(name, name), found.p_value),
+        )
         for name, found in compared.items()
     }
 
 
-def _describe_comparison(found: PairedComparison, p_adjusted: float) -> dict[str, Any]:
-    return {
-        "difference": found.difference,
-        "interval": found.interval,
-        "p_value": found.p_value,
-        "p_adjusted": p_adjusted,
-    }
+def score_group(
+    label: str,
+    trials: Sequence[str],
+    scores: Mapping[str, Scores],
+    per_image: Mapping[str, pd.DataFrame],
+    cases: Mapping[str, str | None],
+    seed: int,
+) -> Group:
+    """Score one config under several seeds: mean and sample standard deviation over the seeds.
 
-
-def describe_group(label: str, trials: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """One config under several seeds: mean and sample standard deviation of each score over the seeds."""
-    described: dict[str, Any] = {}
+    The interval is over images, of the mean CIDEr of these trials as they are; there is none where they share no
+    images or all images are of one case.
+    """
+    over_seeds = {}
     for metric in scores[trials[0]]:
         mean, std = summarise_seeds([scores[trial][metric] for trial in trials])
-        described[metric] = {"mean": mean, "std": std, "num_seeds": len(trials)}
-    return {"label": label, "trials": list(trials), "scores": described}
-
-
-def compute_group_interval(
-    trials: Sequence[str], per_image: Mapping[str, pd.DataFrame], cases: Mapping[str, str | None], seed: int
-) -> list[float] | None:
-    """95% interval over images of the mean CIDEr of these trials as they are; None where they share no images."""
+        over_seeds[metric] = SeedScore(mean=mean, std=std, num_seeds=len(trials))
     tables = [per_image[trial].set_index("id")[COMPARED_METRIC] for trial in trials]
     units = number_units([cases.get(image) for image in tables[0].index])
-    if units.max() == 0 or not all(table.index.equals(tables[0].index) for table in tables):
-        return None
-    mean = np.mean(tables, axis=0)
-    sums, num_images = resample_sums(mean[:, None], units, seed=seed)
-    return compute_interval(sums[:, 0] / num_images)
+    intervals = {}
+    if units.max() > 0 and all(table.index.equals(tables[0].index) for table in tables):
+        sums, num_images = resample_sums(np.mean(tables, axis=0)[:, None], units, seed=seed)
+        intervals[COMPARED_METRIC] = compute_interval(sums[:, 0] / num_images)
+    return Group(label=label, trials=list(trials), scores=over_seeds, intervals=intervals)

@@ -1,4 +1,4 @@
-"""The questions of a test split: who is asked what, about which volume, and by whom the items are drawn anew."""
+"""The questions on the scans of a test split, and what is drawn anew where they are resampled: subjects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import Diagnosis, Question, ScanRecord
-from medcap_core.scoring.baselines import draw_wrong_images
 from medcap_core.scoring.statistics import IntArray, number_units
 
 CLASSES = tuple(diagnosis.value for diagnosis in Diagnosis)
@@ -57,43 +55,34 @@ class AskedSplit:
         return CLASSES if any(self.diagnoses) else ()
 
     def list_wanted(self) -> tuple[tuple[str, ...], ...]:
-        """What to ask about each volume: the questions on its own scan, and those on the scan it stands in for."""
+        """List what to ask about each volume: the questions on its own scan, and those on the scan it stands in for."""
         wanted = [{question.text: None for question in own} for own in self.questions]
         for here, there in enumerate(self.wrong.tolist()):
             wanted[there] |= {question.text: None for question in self.questions[here]}
         return tuple(tuple(texts) for texts in wanted)
 
     def lay_out(self, answers: Sequence[Mapping[str, str]]) -> list[str]:
-        """The answers of the items, given those to each scan's questions by their text."""
+        """Put the answers to each scan's questions, by their text, in the order of the items."""
         return [answers[scan][text] for scan, text in zip(self.table["scan"], self.table["question"], strict=True)]
 
     def number_units(self, scans: Iterable[int]) -> IntArray:
-        """For each of these scans (by position, repeats allowed) the number of its subject, or its own without one."""
-        return number_units([_name_unit(scan, self.records[scan].case) for scan in scans])
-
-
-def ask_split(split: PreparedSplit, seed: int) -> AskedSplit:
-    """The questions of a split; `seed` decides how volumes are shuffled, always between subjects."""
-    order = draw_wrong_images([record.case for record in split.records], seed)
-    return AskedSplit(split.records, order)
-
-
-def _name_unit(scan: int, subject: str | None) -> str:
-    return f"scan {scan}" if subject is None else f"subject {subject}"
+        """Return the subject number of each of these scans, by first appearance; one without a subject is its own."""
+        own = number_units([record.case for record in self.records])
+        return number_units([str(own[scan]) for scan in scans])
 
 
 def list_questions(record: Record) -> tuple[Question, ...]:
-    """The questions on a record, none for one that is no scan."""
+    """List the questions on a record, none for one that is no scan."""
     return record.questions if isinstance(record, ScanRecord) else ()
 
 
 def cohort_of(record: Record) -> str | None:
-    """The cohort of a scan, where known."""
+    """Return the cohort of a scan, where known."""
     return record.cohort if isinstance(record, ScanRecord) else None
 
 
 def find_unseen_cohorts(training: Iterable[Record], test: Iterable[Record]) -> list[str]:
-    """The cohorts of the test scans that no training scan is of, in order; none where training names no cohorts."""
+    """Find the cohorts of test scans that no training scan is of, in order; none where training names no cohorts."""
     seen = {cohort_of(record) for record in training} - {None}
     if not seen:
         return []

@@ -1,26 +1,26 @@
-"""Ctrl-C, and being asked to end by a batch system: noted as they come, since others' code may swallow what they raise.
+"""Turn Ctrl-C and a batch system's SIGTERM into KeyboardInterrupt, even where other code swallows the exception.
 
-Python drops an exception that a signal raises in a destructor or in a callback from C.
+Python drops an exception that a signal handler raises in a destructor or in a callback from C.
 """
 
 import signal
 
-_noted: list[int] = []
+_received: list[int] = []
 
 
-def heed_interrupts() -> None:
-    """Let both raise KeyboardInterrupt, and `raise_if_interrupted` after one that was swallowed."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell has it for what runs in the background
-        signal.signal(signal.SIGINT, _note)
-    signal.signal(signal.SIGTERM, _note)
+def install_interrupt_handlers() -> None:
+    """Raise KeyboardInterrupt on either signal, and record it for `raise_if_interrupted`."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it for background jobs
+        signal.signal(signal.SIGINT, _record)
+    signal.signal(signal.SIGTERM, _record)
 
 
 def raise_if_interrupted() -> None:
-    """Raise KeyboardInterrupt if either has come."""
-    if _noted:
+    """Raise KeyboardInterrupt if either signal has arrived."""
+    if _received:
         raise KeyboardInterrupt
 
 
-def _note(number: int, _frame: object) -> None:
-    _noted.append(number)
+def _record(number: int, _frame: object) -> None:
+    _received.append(number)
     raise KeyboardInterrupt

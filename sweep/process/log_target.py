@@ -1,4 +1,4 @@
-"""What `--log-to` takes, and what must be so before Ray starts; light, since the command line reads it first."""
+"""The targets of `--log-to` and their setup before Ray starts; imports little, since the command line reads it."""
 
 import os
 from enum import StrEnum
@@ -8,7 +8,7 @@ from medcap_core.errors import ConfigFault
 
 
 class LogTarget(StrEnum):
-    """What `--log-to` takes."""
+    """A target of `--log-to`."""
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
@@ -21,17 +21,17 @@ _INSTALL = {
     LogTarget.MLFLOW: "-e '.[mlflow]'",
     LogTarget.WANDB: "-e '.[wandb]'",
 }
-# Medical images and what is said of them stay here: no upload and no telemetry. Whatever the user has set stays.
+# Medical images and captions stay on this machine: no upload, no telemetry. The user's own values stay.
 _ENVIRONMENT = {
     LogTarget.TENSORBOARD: {},
-    # A server that is gone is given up after seconds; MLflow's own patience is minutes at each call.
+    # Give up on a dead server after seconds; MLflow's default is minutes for each call.
     LogTarget.MLFLOW: {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"},
     LogTarget.WANDB: {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"},
 }
 
 
 def prepare_log(target: LogTarget) -> None:
-    """Set what the target's package reads from the environment; before Ray starts, whose processes inherit it.
+    """Set the environment variables of the target's package, before Ray starts, whose processes inherit them.
 
     Raises ConfigFault where the package is not installed.
     """

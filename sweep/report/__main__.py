@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 from sweep.process.environment import set_environment
 from sweep.report.writing import write_report
 
@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Write report.html, report.md and tables/*.csv of a run, also while it goes on."""
     set_environment(None)
-    with told_in_sentences():
+    with exit_on_fault():
         from rich.console import Console
 
         from medcap_core.runtime.libraries import set_up_libraries

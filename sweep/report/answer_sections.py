@@ -3,38 +3,26 @@
 from sweep.report.pictures import NoPictures, build_answer_samples
 from sweep.report.style import escape, finish
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import TEXT_ONLY_ROWS, UNSEEN
-from sweep.tables.answer_console import find_headline
-from sweep.tables.answer_tables import (
-    build_classification_table,
-    build_cohort_table,
-    build_confusion_table,
-    build_question_rows,
-    build_question_table,
-)
-from sweep.tables.blocks import Block, Estimate, Plot, Section, Text, format_uncertainty, format_value
+from sweep.study.scored_rows import TEXT_ONLY_ROWS
+from sweep.tables import answer_tables
+from sweep.tables.blocks import Block, Plot, Section, Table, Text
+from sweep.tables.caption_tables import estimate
+from sweep.tables.formats import describe_score, format_score
 
 
 def build_diagnosis(results: RunResults) -> Section:
-    """Classification by row, by cohort and by class; without blocks where no diagnosis is known."""
-    if not results.section("classification").get("rows"):
-        return Section("diagnosis", "Diagnosis", [])
-    blocks: list[Block] = [build_classification_table(results), Text(_explain_diagnosis(results), "note")]
-    cohorts = build_cohort_table(results)
-    if cohorts is not None:
-        blocks.append(cohorts)
-    blocks.append(plot_confusion(results))
+    """Build the section on classification by row, cohort and class; without blocks where no diagnosis is known."""
+    tables = _build_diagnosis_tables(results)
+    blocks: list[Block] = [plot_confusion(table) if table.name == "confusion" else table for table in tables]
     return Section("diagnosis", "Diagnosis", blocks)
 
 
 def build_questions(results: RunResults, with_images: bool) -> Section:
-    """Answers by kind of question, and examples; without blocks where no question was asked."""
-    if not results.section("question_answering").get("rows"):
+    """Build the section on answers by kind of question, with examples; without blocks where no question was asked."""
+    built = (answer_tables.build_question_table(results), answer_tables.build_question_rows(results))
+    blocks: list[Block] = [table for table in built if table is not None]
+    if not blocks:
         return Section("questions", "Questions", [])
-    blocks: list[Block] = [build_question_table(results), Text(_explain_questions(results), "note")]
-    rows = build_question_rows(results)
-    if rows is not None:
-        blocks.append(rows)
     try:
         said, galleries = build_answer_samples(results, with_images=with_images)
     except NoPictures as reason:
@@ -42,13 +30,12 @@ def build_questions(results: RunResults, with_images: bool) -> Section:
     return Section("questions", "Questions", [*blocks, Text(said, "note"), *galleries])
 
 
-def plot_confusion(results: RunResults) -> Plot:
-    """The best model's confusion matrix; darker is a larger share of the true class."""
+def plot_confusion(table: Table) -> Plot:
+    """Draw the best model's confusion matrix; darker is a larger share of the true class."""
     from plotly import graph_objects as go
 
-    table = build_confusion_table(results)
     named = [column for column in table.columns if column.name.startswith("named_") or column.name == "other"]
-    counts = [[row[column.name] for column in named] for row in table.rows]
+    counts = [[int(str(row[column.name])) for column in named] for row in table.rows]
     shares = [[count / max(sum(row), 1) for count in row] for row in counts]
     texts = [
         [f"{count}<br>{share:.0%}" for count, share in zip(*pair, strict=True)]
@@ -83,84 +70,50 @@ def plot_confusion(results: RunResults) -> Plot:
     return finish("confusion", title, figure, summary, height=140 + 70 * len(counts), table=table)
 
 
-def build_answer_blocks(results: RunResults) -> list[Block]:
-    """What is told of the answers without plots, pictures and examples; empty where nothing was asked."""
-    blocks: list[Block] = []
-    if results.section("classification").get("rows"):
-        cohorts = build_cohort_table(results)
-        blocks = [build_classification_table(results), *([cohorts] if cohorts else []), build_confusion_table(results)]
-        blocks.append(Text(_explain_diagnosis(results)))
-    if results.section("question_answering").get("rows"):
-        blocks += [build_question_table(results), Text(_explain_questions(results))]
-    return blocks
+def build_answer_tables(results: RunResults) -> list[Table]:
+    """Build the tables on answers, without plots and examples; empty where nothing was asked."""
+    questions = answer_tables.build_question_table(results)
+    return [*_build_diagnosis_tables(results), *([questions] if questions else [])]
 
 
 def describe_answers(results: RunResults) -> str:
-    """The headline figures in a sentence or two; empty where nothing was asked."""
+    """Describe the headline figures in a sentence or two; empty where nothing was asked."""
     said = []
-    rows = results.section("classification").get("rows")
+    classified, answering = results.metrics.classification, results.metrics.question_answering
+    rows = classified.rows if classified else {}
     if rows:
-        figures = rows["best"]["by_answer"]
-        scope = find_headline(figures)
-        told = figures[scope]
-        of = f"On {told['num_scans']:,} {'scans of unseen cohorts' if scope == UNSEEN else 'test scans'}"
-        cell = Estimate(told["balanced_accuracy"], *(told["intervals"].get("balanced_accuracy") or ()))
-        interval = format_uncertainty(cell, "score")
+        scope = rows["best"].by_answer.headline
         others = [
-            f"{rows[row]['by_answer'][scope]['balanced_accuracy']:.3f} {name}"
+            f"{format_score(score.balanced_accuracy)} {name}"
             for row, name in (("zero_shot", "zero-shot"), ("shuffled_images", "with shuffled scans"))
-            if row in rows
+            if row in rows and (score := rows[row].by_answer.of(scope))
         ]
+        score = rows["best"].by_answer.of(scope)
+        assert score is not None
+        accuracy = estimate(score.balanced_accuracy, score.intervals.get("balanced_accuracy"))
         said.append(
-            f"{of} the diagnosis has balanced accuracy {format_value(cell, 'score')}"
-            + (f" (95% interval {interval})" if interval else "")
+            f"On {score.num_scans:,} {'scans of unseen cohorts' if scope == 'unseen' else 'test scans'} the diagnosis "
+            f"has balanced accuracy {describe_score(accuracy)}"
             + (f", against {' and '.join(others)}." if others else ".")
         )
-    answering = results.section("question_answering")
-    if answering.get("rows"):
-        figures = answering["rows"]["best"]
-        scope = find_headline(figures)
-        told = figures[scope]["overall"]
-        text_only = [answering["rows"][row][scope]["overall"]["exact_match"] for row in TEXT_ONLY_ROWS]
+    if answering and answering.rows:
+        scope = answering.rows["best"].headline
+        scores = {row: answering.rows[row].of(scope) for row in ("best", *TEXT_ONLY_ROWS)}
+        exact = {row: score.overall.exact_match for row, score in scores.items() if score}
+        num_questions = next(score.overall.num_questions for score in scores.values() if score)
         said.append(
-            f"Of {told['num_questions']:,} questions{' on them' if said and scope == UNSEEN else ''} "
-            f"{told['exact_match']:.1%} are answered in the words of the truth; without a look at the scan "
-            f"{max(text_only):.1%} are."
+            f"Of {num_questions:,} questions{' on them' if said and scope == 'unseen' else ''} {exact.pop('best'):.1%} "
+            f"are answered in the words of the truth; without a look at the scan {max(exact.values()):.1%} are."
         )
     return " ".join(said)
 
 
-def _explain_diagnosis(results: RunResults) -> str:
-    classified = results.section("classification")
-    unseen = classified.get("unseen_cohorts") or []
-    said = "Balanced accuracy is the mean recall over the classes and macro F1 the mean of their F1, both 0 to 1; "
-    said += f"always naming one of {len(classified['classes'])} classes gives {1 / len(classified['classes']):.3f}. "
-    said += (
-        "The class is what the generated answer names (one that names none, or several, is wrong), or whose words lie "
-        "nearest to the scan. "
+def _build_diagnosis_tables(results: RunResults) -> list[Table]:
+    """Build the tables on the diagnosis that there are scores for."""
+    built = (
+        answer_tables.build_classification_table(results),
+        answer_tables.build_classification_groups(results),
+        answer_tables.build_cohort_table(results),
+        answer_tables.build_confusion_table(results),
     )
-    if unseen:
-        said += f"Unseen cohorts, without any scan in training: {', '.join(unseen)}. "
-    return said + _ABOUT_ROWS + _explain_intervals(results)
-
-
-def _explain_questions(results: RunResults) -> str:
-    said = (
-        "Exact match is the share of answers that read like the truth, case, punctuation and articles aside; F1 also "
-        "counts single words. The gain is over the better of the two rows that do not see the scan, found anew for "
-        "each kind; p: paired sign-flip test, corrected by Holm for the number of kinds. "
-    )
-    return said + _ABOUT_ROWS + _explain_intervals(results)
-
-
-_ABOUT_ROWS = (
-    "Shuffled scans are the best model asked about other subjects' scans, most frequent answers those of the training "
-    "split: what can be had without a look at the scan. "
-)
-
-
-def _explain_intervals(results: RunResults) -> str:
-    drawn = results.section("question_answering").get("resampling")
-    if not drawn or drawn["num_units"] < 2:
-        return ""
-    return f"Ranges are 95% bootstrap intervals over {drawn['unit']}s, {drawn['num_resamples']:,} resamples."
+    return [table for table in built if table is not None]

@@ -8,22 +8,20 @@ from typing import Any
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.medblip3d.network import MedBlip3dNetwork
-from sweep.report.answer_sections import build_answer_blocks
-from sweep.report.sections import explain_test
+from sweep.report.answer_sections import build_answer_tables
+from sweep.report.sections import explain_test, is_hub_name, shorten_name
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import BASELINE_ROWS, UNSEEN
-from sweep.tables.answer_console import find_headline
-from sweep.tables.blocks import Block, Code, Section, Table, Text
+from sweep.study.scored_rows import BASELINE_ROWS
+from sweep.study.test_results import Scope
+from sweep.tables.blocks import Block, Code, Section, Text
 from sweep.tables.caption_tables import build_test_table
 from sweep.tables.markdown import escape, format_section
 
 _CAPTIONING = ("image-to-text", "Image captioning")
-_ANSWER_TASKS = (
-    (("image-classification", "Diagnosis"), "classification", ("balanced_accuracy", "macro_f1")),
-    (("visual-question-answering", "Questions on scans"), "question_answering", ("exact_match", "f1")),
-)
+_DIAGNOSIS = ("image-classification", "Diagnosis")
+_QUESTIONS = ("visual-question-answering", "Questions on scans")
 _MAY_BE_FOLDERS = ("data", "model", "vision_model", "language_model")
 _LIMITS = (
     "Not for clinical use: no caption of this model may inform a decision about a patient. It is a research result.",
@@ -52,7 +50,7 @@ with torch.inference_mode():
 
 
 def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> str:
-    """Front matter as the Hub reads it, then the card. `model` is the folder of the exported model.
+    """Format the front matter as the Hub reads it, then the card. `model` is the folder of the exported model.
 
     Folders of the data and of the base model are named by their last part only, since a card is there to be shared.
     """
@@ -71,8 +69,8 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
         EvalResult(
             task_type=task_type,
             task_name=task_name,
-            dataset_type=short_name(config.data),
-            dataset_name=f"{short_name(config.data)}, {where}",
+            dataset_type=shorten_name(config.data),
+            dataset_name=f"{shorten_name(config.data)}, {where}",
             metric_type=metric.lower(),
             metric_name=metric.replace("_", " "),
             metric_value=round(value, 4),
@@ -80,8 +78,8 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
         for (task_type, task_name), where, metric, value in _list_figures(results, record)
     ]
     data = ModelCardData(
-        base_model=config.model if _is_hub_name(config.model) else None,
-        datasets=[config.data] if _is_hub_name(config.data) else None,
+        base_model=config.model if is_hub_name(config.model) else None,
+        datasets=[config.data] if is_hub_name(config.data) else None,
         library_name=None if _read_architecture(model) == _SCAN_ARCHITECTURE else "transformers",
         pipeline_tag="image-to-text",
         tags=["image-captioning", "medical", "radiology", "medcap-sweep"],
@@ -92,27 +90,36 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
 
 
 def _list_figures(results: RunResults, record: TrialRecord) -> Iterator[tuple[tuple[str, str], str, str, float]]:
-    """(task, where, metric, value) of a trial's scores on the test split: captions, diagnosis, questions."""
+    """List (task, where, metric, value) of a trial's scores on the test split: captions, diagnosis, questions."""
     row = _find_row(results, record)
     if row is not None:
         for metric in results.score_names:
             yield _CAPTIONING, "test split", metric, results.test_rows[row][metric]
-    if results.metrics.get("best_trial") != record.name:
+    classified, answering = results.metrics.classification, results.metrics.question_answering
+    if results.metrics.best_trial != record.name:
         return
-    for task, section, metrics in _ANSWER_TASKS:
-        figures = (results.section(section).get("rows") or {}).get("best")
-        if figures:
-            ways = figures.get("by_answer", figures)
-            told = ways[find_headline(ways)]
-            where = "unseen cohorts of the test split" if find_headline(ways) == UNSEEN else "test split"
-            for metric in metrics:
-                yield task, where, metric, told.get("overall", told)[metric]
+    if classified and classified.rows:
+        by_answer = classified.rows["best"].by_answer
+        if score := by_answer.of(by_answer.headline):
+            where = _name_scope(by_answer.headline)
+            yield _DIAGNOSIS, where, "balanced_accuracy", score.balanced_accuracy
+            yield _DIAGNOSIS, where, "macro_f1", score.macro_f1
+    if answering and answering.rows:
+        answered = answering.rows["best"]
+        if answers := answered.of(answered.headline):
+            where = _name_scope(answered.headline)
+            yield _QUESTIONS, where, "exact_match", answers.overall.exact_match
+            yield _QUESTIONS, where, "f1", answers.overall.f1
+
+
+def _name_scope(scope: Scope) -> str:
+    return "unseen cohorts of the test split" if scope == "unseen" else "test split"
 
 
 def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[str]:
     space, config = results.space, record.config
     intro = (
-        f"{escape(short_name(config.model))}, trained to caption medical {results.noun}s by MedCap Sweep: "
+        f"{escape(shorten_name(config.model))}, trained to caption medical {results.noun}s by MedCap Sweep: "
         f"{record.name} of the sweep “{escape(space.name)}”. **Not for clinical use.**"
     )
     parts = [f"# {escape(space.name)}: {record.name}", intro]
@@ -127,11 +134,10 @@ def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[
 
 def _describe_data(results: RunResults) -> list[str]:
     if not results.provenance:
-        return [f"{short_name(results.space.data)}."]
-    data = results.provenance[-1].get("data") or {}
-    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
-    name = short_name(str(data.get("name")))
-    return [f"{name}: {data.get('kind')}; {results.noun}s: {sizes}.", *map(str, data.get("notes") or [])]
+        return [f"{shorten_name(results.space.data)}."]
+    data = results.provenance[-1].data
+    sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
+    return [f"{shorten_name(data.name)}: {data.kind}; {results.noun}s: {sizes}.", *data.notes]
 
 
 def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
@@ -143,27 +149,19 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
     if row is None:
         return [Text(f"{chosen} This trial was not scored on the test split.")]
     table = build_test_table(results)
-    kept = [cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS)]
-    title = f"Test split, {results.metrics.get('num_images', 0):,} {results.noun}s"
+    kept = tuple(cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS))
+    answers = build_answer_tables(results) if results.metrics.best_trial == record.name else []
     return [
         Text(chosen),
         *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),
-        Table("", title, table.columns, tuple(kept), emphasised=frozenset({0})),
+        replace(table, name="", rows=kept, emphasised=frozenset({0})),  # no CSV file goes with the card
         *explain_test(results),
-        *_build_answers(results, record),
+        *(replace(answer, name="") for answer in answers),
     ]
 
 
-def _build_answers(results: RunResults, record: TrialRecord) -> list[Block]:
-    """Diagnosis and questions of the best trial; tables are named after no file, for none goes with the card."""
-    if results.metrics.get("best_trial") != record.name:
-        return []
-    blocks = build_answer_blocks(results)
-    return [replace(block, name="") if isinstance(block, Table) else block for block in blocks]
-
-
 def _read_architecture(model: Path) -> str:
-    """The class of the network in an exported model's folder. Raises ModelFault."""
+    """Read the class of the network in an exported model's folder. Raises ModelFault."""
     try:
         return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError):
@@ -184,22 +182,13 @@ def _build_example(model: Path) -> str:
 
 
 def _find_row(results: RunResults, record: TrialRecord) -> str | None:
-    """The row of the test table that holds this trial's scores."""
+    """Find the row of the test table that holds this trial's scores."""
     rows = results.test_rows
     if record.name in rows:
         return record.name
-    return "best" if "best" in rows and results.metrics.get("best_trial") == record.name else None
+    return "best" if "best" in rows and results.metrics.best_trial == record.name else None
 
 
 def hide_folders(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config's values those that may name a folder, without the folders above it."""
-    return {key: short_name(values[key]) for key in _MAY_BE_FOLDERS if values.get(key) is not None}
-
-
-def short_name(name: str) -> str:
-    """A Hub name as it is, of a path its last part."""
-    return name if _is_hub_name(name) else name.rstrip("/").rpartition("/")[2]
-
-
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    """Shorten those of a config's values that may name a folder to its last part."""
+    return {key: shorten_name(values[key]) for key in _MAY_BE_FOLDERS if values.get(key) is not None}

@@ -5,8 +5,8 @@ and joined: a knob with several branches is several parameters to the sampler, b
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from medcap_core.objective import Objective
 from sweep.report.style import (
@@ -15,18 +15,17 @@ from sweep.report.style import (
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
     NothingToPlot,
-    axis_title,
     escape,
     finish,
     hover_template,
     is_log,
-    is_numeric,
 )
 from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Column, Plot, Table
+from sweep.tables.blocks import Column, Plot, Row, Table
+from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
 if TYPE_CHECKING:
     import optuna
@@ -41,7 +40,7 @@ _SCALE = [[0.0, GREY], [1.0, PALETTE[1]]]
 
 
 def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
-    """Optuna's parallel coordinates over the trials that ran to their end."""
+    """Draw Optuna's parallel coordinates over the trials that ran to their end."""
     from optuna.visualization import plot_parallel_coordinate
     from plotly.colors import sample_colorscale
 
@@ -62,10 +61,10 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
         colorscale=_SCALE, reversescale=False, colorbar={"title": objective.title, "thickness": 14}
     )
     figure.update_annotations(bgcolor="rgba(255,255,255,0.9)")
-    figure.update_xaxes(ticktext=[objective.title, *(axis_title(name) for name in sorted(searched))])
+    figure.update_xaxes(ticktext=[objective.title, *(title_knob(name) for name in sorted(searched))])
     summary = (
         f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
-        f"values of {', '.join(axis_title(name) for name in searched)}, coloured by {objective.label} on validation."
+        f"values of {', '.join(title_knob(name) for name in searched)}, coloured by {objective.label} on validation."
     )
     width = 110 * (len(searched) + 2)
     return finish(
@@ -81,7 +80,7 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
 
 
 def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
-    """Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
+    """Draw Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
     from optuna.visualization import plot_param_importances
 
     study, done = _build_study(results, searched)
@@ -96,44 +95,46 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
         figure = plot_param_importances(study, params=list(searched), target_name=objective.validation_title)
     bars = figure.data[0]  # from the smallest up
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
-    figure.update_traces(marker_color=PALETTE[0], y=[axis_title(name) for name in bars.y])
+    figure.update_traces(marker_color=PALETTE[0], y=[title_knob(name) for name in bars.y])
     figure.update_layout(showlegend=False)
     figure.update_yaxes(automargin=True)
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
-    rows = tuple({"knob": axis_title(name), "importance": share} for name, share in shares.items())
+    rows: tuple[Row, ...] = tuple({"knob": title_knob(name), "importance": share} for name, share in shares.items())
     top = next(iter(shares))
     summary = (
-        f"Bar chart of the knobs' importance for {objective.label}; the largest is {axis_title(top)} with "
+        f"Bar chart of the knobs' importance for {objective.label}; the largest is {title_knob(top)} with "
         f"{shares[top]:.2f}."
     )
     table = Table("importances", "Importance of each knob", columns, rows)
     return finish("importances", "Importance of the knobs", figure, summary, table=table, height=120 + 40 * len(shares))
 
 
-def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[TrialRecord], float | None]) -> Plot:
-    """Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
+def plot_pareto(
+    results: RunResults, name: str, title: str, cost: Literal["training_seconds", "trainable_parameters"]
+) -> Plot:
+    """Draw Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
     import optuna
     from optuna.visualization import plot_pareto_front
 
-    costs = [(record, cost_of) for record in results.ranked if (cost_of := of(record)) is not None]
+    costs = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
     if len(costs) < MIN_TRIALS_TO_COMPARE:
         raise NothingToPlot(f"Fewer than two trials have a score and a {title.lower()}, so there is no front.")
-    if len({cost_of for _, cost_of in costs}) < 2:
+    if len({value for _, value in costs}) < 2:
         raise NothingToPlot(f"All trials have the same {title.lower()}, so there is no front.")
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.add_trials(
         [
             optuna.create_trial(
-                values=[float(cost_of), float(record.best_score or 0.0)],
+                values=[value, float(record.best_score or 0.0)],
                 user_attrs={"trial": record.name, "label": short_label(record.point)},
             )
-            for record, cost_of in costs
+            for record, value in costs
         ]
     )
     objective = results.space.objective
     figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
     _restyle_front(figure, costs, objective)
-    spread = max(cost_of for _, cost_of in costs) / max(min(cost_of for _, cost_of in costs), 1e-9)
+    spread = max(value for _, value in costs) / max(min(value for _, value in costs), 1e-9)
     if spread > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
     front = [costs[trial.number][0] for trial in study.best_trials]
@@ -143,12 +144,12 @@ def plot_pareto(results: RunResults, *, cost: str, title: str, of: Callable[[Tri
         f"No other trial is better in both than {named}."
     )
     return finish(
-        f"pareto-{cost}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
+        f"pareto-{name}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
     )
 
 
 def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.Study, list[TrialRecord]]":
-    """A study of the trials that ran to their end, one parameter a knob, absent where the knob is inactive."""
+    """Build a study of the trials that ran to their end, one parameter a knob, absent where the knob is inactive."""
     import optuna
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -159,14 +160,16 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for knob in searched:
         values = [record.point[knob] for record in done if record.point.get(knob) is not None]
-        if is_numeric(knob) and values:
+        if is_numeric_knob(knob) and values:
             distributions[knob] = FloatDistribution(min(values), max(values), log=is_log(results, knob))
         else:
             distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
     study = optuna.create_study(direction="maximize")
     for record in done:
         active = {knob: record.point[knob] for knob in searched if record.point.get(knob) is not None}
-        parameters = {knob: float(value) if is_numeric(knob) else show_plain(value) for knob, value in active.items()}
+        parameters = {
+            knob: float(value) if is_numeric_knob(knob) else show_plain(value) for knob, value in active.items()
+        }
         study.add_trial(
             optuna.create_trial(
                 value=record.best_score,
@@ -178,7 +181,7 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
 
 
 def _restyle_front(figure: "Figure", costs: Sequence[tuple[TrialRecord, float]], objective: Objective) -> None:
-    """In place of Optuna's two colour scales by number, the front stands out by colour and shape."""
+    """Let the front stand out by colour and shape, in place of Optuna's two colour scales by number."""
     by_values = {
         (cost, record.best_score): escape(f"{record.name} {short_label(record.point)}") for record, cost in costs
     }

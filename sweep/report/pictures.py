@@ -25,9 +25,10 @@ from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
 from sweep.study.scored_rows import PER_IMAGE_TABLE
 from sweep.tables.blocks import Gallery, Picture
+from sweep.tables.formats import format_score
 
 NUM_SAMPLES = 6
-"""So many of the best and as many of the worst cases."""
+"""Number of the best cases, and of the worst."""
 IMAGE_PIXELS = 288
 SHEET_PIXELS = 1600
 MAX_SHEETS = 12
@@ -39,7 +40,7 @@ class NoPictures(Exception):
 
 
 def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """A sentence on how the cases were chosen, and the cases. Raises NoPictures where no test caption is there."""
+    """Build a sentence on the choice of cases, and the cases. Raises NoPictures where no test caption is there."""
     captions = results.captions
     if captions is None or captions.empty:
         raise NoPictures("There are no captions of the test split yet.")
@@ -89,7 +90,7 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:
-    """The image as a data URI, no side longer than `max_side` pixels: JPEG, or PNG for drawings with transparency."""
+    """Encode the image as a data URI with no side above `max_side` pixels: JPEG, or PNG where it is transparent."""
     small = image.copy()
     small.thumbnail((max_side, max_side))
     is_photo = not small.has_transparency_data
@@ -123,19 +124,19 @@ def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dic
 
 
 def find_image_scores(results: RunResults) -> dict[str, float] | None:
-    """CIDEr of the best model for each test image by id; None where they are not known."""
+    """Find CIDEr of the best model for each test image by id; None where they are not known."""
     table = results.image_scores
     if table is None or not {"id", "CIDEr"} <= set(table.columns):
         return None
     if "row" in table.columns:
-        table = table[table["row"].isin(["best", results.metrics.get("best_trial")])]
+        table = table[table["row"].isin(["best", results.metrics.best_trial])]
     ids = [str(value) for value in table["id"]]
     scores = {name: float(value) for name, value in zip(ids, table["CIDEr"], strict=True) if np.isfinite(value)}
     return scores or None
 
 
 def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], str]:
-    """The wanted test images by id, as data URIs, and a sentence on what is missing."""
+    """Load the wanted test images by id, as data URIs, and a sentence on what is missing."""
     config = results.best.config if results.best else None
     try:
         dataset = load_dataset(config.data if config else results.space.data)
@@ -153,7 +154,7 @@ def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], 
 
 
 def _draw(record: Record) -> Image.Image:
-    """An image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
+    """Draw an image as it is, a scan as three slices. Raises UnreadableImage, DataFault."""
     if isinstance(record, ScanRecord) and record.noun == ScanRecord.noun:
         cube = VolumeGeometry(IMAGE_PIXELS // 2).decode(record.image)
         return Image.fromarray(lay_out_slices(cut_slices(cube[0])))
@@ -165,21 +166,22 @@ def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunRes
     scores = find_image_scores(results) or {}
     texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
     if name in scores:
-        texts.append(("CIDEr", f"{scores[name]:.2f}"))
+        texts.append(("CIDEr", format_score(scores[name])))
     shown = tuple((label, str(text)) for label, text in texts)
     return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
 
 
 NUM_ANSWER_SAMPLES = 4
-"""So many scans of either kind."""
+"""Number of scans with most answers right, and of those with most wrong."""
 
 
 def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """A sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
+    """Build a sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
     table = results.answers
     if table is None or table.empty or "best" not in table:
         raise NoPictures("There are no answers on the test split yet.")
-    unseen = results.section("question_answering").get("unseen_cohorts") or []
+    answering = results.metrics.question_answering
+    unseen = answering.unseen_cohorts if answering else []
     table = table.assign(is_right=score_answers(table["best"].tolist(), table["answer"].tolist())[:, 0])
     shown = table[table["cohort"].isin(unseen)] if unseen else table
     how = f"Scans{' of unseen cohorts' if unseen else ''} by the share of their questions that the best model answered"
@@ -195,7 +197,7 @@ def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str
 
 
 def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Ids of scans with most answers right and with most answers wrong, no subject twice."""
+    """Choose ids of scans with most answers right and with most answers wrong, no subject twice."""
     of_scans = table.groupby("id", sort=False).agg(share=("is_right", "mean"), subject=("subject", "first"))
     order = [str(name) for name in of_scans.index[np.argsort(-of_scans["share"].to_numpy(), kind="stable")]]
     taken: set[str] = set()

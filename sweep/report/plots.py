@@ -11,12 +11,10 @@ from sweep.report.style import (
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
     NothingToPlot,
-    axis_title,
     escape,
     finish,
     hover_template,
     is_log,
-    is_numeric,
 )
 from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
@@ -24,6 +22,7 @@ from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot
 from sweep.tables.caption_tables import describe_row
+from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -35,10 +34,10 @@ _DASHES = ("solid", "dash", "dot")
 
 
 def plot_learning_curves(results: RunResults) -> Plot:
-    """Score on validation after each epoch: the best trials by name, all others in grey."""
+    """Draw the score on validation after each epoch: the best trials by name, all others in grey."""
     from plotly import graph_objects as go
 
-    records = [record for record in results.records if any(epoch["score"] is not None for epoch in record.epochs)]
+    records = [record for record in results.records if record.best_score is not None]
     if not records:
         raise NothingToPlot("No trial has a score of an epoch yet.")
     named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
@@ -64,7 +63,7 @@ def plot_learning_curves(results: RunResults) -> Plot:
 
 
 def plot_losses(results: RunResults) -> Plot:
-    """Training and validation loss of the best trial."""
+    """Draw training and validation loss of the best trial."""
     from plotly import graph_objects as go
 
     best = results.best
@@ -72,7 +71,7 @@ def plot_losses(results: RunResults) -> Plot:
         raise NothingToPlot("The best trial has fewer than two epochs, so there is no curve of its losses.")
     figure = go.Figure()
     for index, name in enumerate(("training_loss", "validation_loss")):
-        points = [(epoch["epoch"], epoch[name]) for epoch in best.epochs]
+        points = [(epoch.epoch, getattr(epoch, name)) for epoch in best.epochs]
         line = {"color": PALETTE[index], "dash": _DASHES[index]}
         _add_lines(figure, points, name.replace("_", " "), line)
     figure.update_xaxes(title="Epoch", dtick=1 if best.epochs_done <= 20 else None)
@@ -82,13 +81,13 @@ def plot_losses(results: RunResults) -> Plot:
 
 
 def plot_knob(results: RunResults, knob: str) -> Plot:
-    """Score against one searched knob; pruned trials are hollow, with the best of what they ran."""
+    """Draw the score against one searched knob; pruned trials are hollow, with the best of what they ran."""
     from plotly import graph_objects as go
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
     if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot(f"{axis_title(knob)} has one value only among the trials that gave a score.")
-    numeric, objective = is_numeric(knob), results.space.objective
+        raise NothingToPlot(f"{title_knob(knob)} has one value only among the trials that gave a score.")
+    numeric, objective = is_numeric_knob(knob), results.space.objective
     figure = go.Figure()
     for index, (mode, members) in enumerate(_group_by_freeze(points).items()):
         figure.add_scatter(
@@ -107,35 +106,35 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
         )
     figure.update_layout(showlegend=True)
     log_scale = numeric and is_log(results, knob)
-    figure.update_xaxes(title=axis_title(knob), type=None if numeric else "category")
+    figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
     if log_scale:
         figure.update_xaxes(**LOG_AXIS)
     figure.update_yaxes(title=objective.validation_title)
     best, value = points[0]
     summary = (
-        f"Scatter chart of {objective.label} on validation against {axis_title(knob).lower()} for "
+        f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "
         f"{len(points)} trials. The highest is {objective.show(best.best_score)} at {show_plain(value)}."
     )
-    title = f"{objective.title} against {axis_title(knob)[0].lower()}{axis_title(knob)[1:]}".replace("loRA", "LoRA")
+    title = f"{objective.title} against {title_knob(knob)[0].lower()}{title_knob(knob)[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)
 
 
 def plot_test_scores(results: RunResults) -> Plot:
-    """CIDEr of each row of the test table, with its 95% interval where there is one."""
+    """Draw CIDEr of each row of the test table, with its 95% interval where there is one."""
     from plotly import graph_objects as go
 
-    rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if scores.get("CIDEr") is not None}
+    rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if "CIDEr" in scores}
     if len(rows) < 2:
         raise NothingToPlot("Fewer than two rows are scored on the test split, so there is nothing to compare.")
     if len(rows) > MAX_TEST_ROWS:
         raise NothingToPlot(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
-    intervals = results.section("intervals")
+    intervals = results.metrics.intervals
     ordered = sorted(rows, key=lambda row: rows[row])
-    known = {row: (intervals.get(row) or {}).get("CIDEr") or [rows[row], rows[row]] for row in ordered}
+    known = {row: intervals.get(row, {}).get("CIDEr", (rows[row], rows[row])) for row in ordered}
     figure = go.Figure()
     figure.add_scatter(
         x=[rows[row] for row in ordered],
-        y=[escape(describe_row(results, row)) for row in ordered],
+        y=[escape(str(describe_row(results, row))) for row in ordered],
         mode="markers",
         marker={"size": 10, "color": PALETTE[0]},
         error_x={
@@ -169,7 +168,7 @@ def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, l
 
 
 def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
-    return [(epoch["epoch"], epoch["score"]) for epoch in record.epochs]
+    return [(epoch.epoch, epoch.score) for epoch in record.epochs]
 
 
 def _group_by_freeze(points: Sequence[tuple[TrialRecord, Any]]) -> dict[FreezeMode, list[tuple[TrialRecord, Any]]]:

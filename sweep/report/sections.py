@@ -3,18 +3,16 @@
 import shlex
 from collections.abc import Callable
 
-from medcap_core.data.records import fold_white_space
 from medcap_core.objective import OBJECTIVES
 from sweep.report import answer_sections, optuna_plots, plots
 from sweep.report.pictures import NoPictures, build_samples, load_attention
 from sweep.report.style import NothingToPlot
 from sweep.space import dump_space
 from sweep.space.labels import short_label
-from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults, RunStatus, count_states, find_searched
 from sweep.tables import caption_tables, trial_tables
-from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text, format_uncertainty, format_value
-from sweep.tables.formats import format_seconds
+from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text
+from sweep.tables.formats import describe_score, format_score, format_seconds
 
 MAX_KNOB_PLOTS = 9
 
@@ -22,7 +20,7 @@ Step = Callable[[], None]
 
 
 def build_report(results: RunResults, *, with_images: bool = True, step: Step = lambda: None) -> Report:
-    """Build all sections; `step` is called after each of the `NUM_STEPS`."""
+    """Build all sections; call `step` after each of the `NUM_STEPS`."""
     sections = []
     for build in _BUILDERS:
         section = build(results, with_images) if build in _WITH_PICTURES else build(results)
@@ -33,7 +31,7 @@ def build_report(results: RunResults, *, with_images: bool = True, step: Step = 
 
 
 def describe_status(results: RunResults) -> str:
-    """Whether the run goes on, and how far it is."""
+    """Say whether the run goes on, and how far it is."""
     from sweep.space.points import num_trials
 
     wanted = max(num_trials(results.space), len(results.records))
@@ -47,11 +45,11 @@ def describe_status(results: RunResults) -> str:
 
 
 def describe_results(results: RunResults) -> str:
-    """The run in two sentences: what was compared, and what came out."""
+    """Describe the run in two sentences: what was compared, and what came out."""
     space, best, objective = results.space, results.best, results.space.objective
     seconds = sum(record.seconds for record in results.records)
-    models = ", ".join(space.models) or _base_name(space.model)
-    said = f"{len(results.records)} trials of {models} on {_base_name(space.data)}"
+    models = ", ".join(space.models) or shorten_name(space.model)
+    said = f"{len(results.records)} trials of {models} on {shorten_name(space.data)}"
     said += f", {format_seconds(seconds)} of training and evaluation in all."
     if best is None:
         return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
@@ -59,25 +57,18 @@ def describe_results(results: RunResults) -> str:
     said += f"{objective.label} {objective.show(best.best_score)}"
     if best.whole_validation_score is not None:
         said += f", {objective.show(best.whole_validation_score)} on the whole split"
-    scores = results.section("best")
-    if results.metrics.get("best_trial") != best.name or "CIDEr" not in scores:
+    metrics = results.metrics
+    if metrics.best_trial != best.name or metrics.best is None:
         return f"{said}; the test split is not scored yet."
-    table = caption_tables.build_test_table(results)
-    cell = next((row["CIDEr"] for row in table.rows if row["row"] in ("best", best.name)), None)
-    interval = format_uncertainty(cell, "score")
-    said += f". On {results.metrics.get('num_images', 0):,} test {results.noun}s: CIDEr {scores['CIDEr']:.3f}"
-    said += f" (95% interval {interval})" if interval else ""
+    cider = caption_tables.estimate(metrics.best["CIDEr"], metrics.intervals.get("best", {}).get("CIDEr"))
+    said += f". On {metrics.num_images or 0:,} test {results.noun}s: CIDEr {describe_score(cider)}"
     others = {
-        "zero_shot": "zero-shot",
-        "caption_prior": "for the caption prior",
-        "shuffled_images": f"with shuffled {results.noun}s",
+        "zero-shot": metrics.zero_shot,
+        "for the caption prior": metrics.caption_prior,
+        f"with shuffled {results.noun}s": metrics.shuffled_images,
     }
-    told = [
-        f"{format_value(results.section(row)['CIDEr'], 'score')} {name}"
-        for row, name in others.items()
-        if "CIDEr" in results.section(row)
-    ]
-    said += f", against {', '.join(told)}." if told else "."
+    against = [f"{format_score(scores['CIDEr'])} {name}" for name, scores in others.items() if scores]
+    said += f", against {', '.join(against)}." if against else "."
     return f"{said} {answer_sections.describe_answers(results)}".strip()
 
 
@@ -86,42 +77,18 @@ def _build_notes(results: RunResults) -> Section:
 
 
 def _build_test(results: RunResults) -> Section:
-    blocks: list[Block] = []
     if not results.test_rows:
-        blocks.append(Text("The test split is scored once, when the search is over; there are no scores yet.", "note"))
-        return Section("test", "Test split", blocks)
-    blocks += [caption_tables.build_test_table(results), *explain_test(results)]
-    blocks.append(_plot_or_say(lambda: plots.plot_test_scores(results)))
-    for table in (
-        caption_tables.build_group_table(results),
-        caption_tables.build_fact_table(results),
-        caption_tables.build_concept_table(results),
-    ):
-        if table is not None:
-            blocks.append(table)
-    published = caption_tables.build_published_table(results)
-    if published is not None:
-        said = (
-            "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
-        )
-        blocks += [published, Text(said, "note")]
-    return Section("test", "Test split", blocks)
+        note = "The test split is scored once, when the search is over; there are no scores yet."
+        return Section("test", "Test split", [Text(note, "note")])
+    test, *others = caption_tables.build_caption_tables(results)
+    plot = _plot_or_say(lambda: plots.plot_test_scores(results))
+    return Section("test", "Test split", [test, *explain_test(results), plot, *others])
 
 
 def explain_test(results: RunResults) -> list[Text]:
-    """What the test table's figures mean."""
+    """Explain what the rows and scores of the test table are, beside its own notes."""
     cider = OBJECTIVES["cider"]
     said = [f"BLEU, METEOR and ROUGE-L run from 0 to 1, {cider.label} from 0 to {cider.upper_bound:g}."]
-    drawn = results.section("resampling")
-    if any(results.section("intervals").values()):
-        over = f" over {drawn['num_units']:,} {drawn['unit']}s, {drawn['num_resamples']:,} resamples" if drawn else ""
-        said.append(f"Ranges are 95% bootstrap intervals{over}.")
-    comparisons = results.section("comparisons")
-    if comparisons.get("rows"):
-        baseline = caption_tables.describe_row(results, comparisons["baseline"])
-        said.append(f"p: paired sign-flip test of the difference to {baseline}, then corrected by Holm.")
-    if results.metrics.get("caption_preprocessing", "none") != "none":
-        said.append(f"Captions and references were preprocessed as {results.metrics['caption_preprocessing']}.")
     if "caption_prior" in results.test_rows:
         said.append(
             f"The caption prior is one fixed training caption for all {results.noun}s, shuffled {results.noun}s the "
@@ -133,8 +100,8 @@ def explain_test(results: RunResults) -> list[Text]:
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
         )
     blocks = [Text(" ".join(said), "note")]
-    if results.metrics.get("caption_prior_text"):
-        blocks.append(Text(f"The caption prior says: “{results.metrics['caption_prior_text']}”", "note"))
+    if results.metrics.caption_prior_text:
+        blocks.append(Text(f"The caption prior says: “{results.metrics.caption_prior_text}”", "note"))
     return blocks
 
 
@@ -163,7 +130,7 @@ def _build_ablation(results: RunResults) -> Section:
         return Section("ablation", "Ablation", [Text(said, "note")])
     blocks: list[Block] = [table]
     if results.space.sampler == "grid":
-        if any(len(row["trials"].split()) > 1 for row in table.rows):
+        if any(len(str(row["trials"]).split()) > 1 for row in table.rows):
             blocks.append(Text("± is the standard deviation over seeds; costs are means over them.", "note"))
     else:
         blocks.append(
@@ -194,18 +161,10 @@ def _build_knobs(results: RunResults) -> Section:
 
 
 def _build_pareto(results: RunResults) -> Section:
-    def training_seconds(record: TrialRecord) -> float | None:
-        return trial_tables.find_costs(record)["training_seconds"]
-
-    def trained(record: TrialRecord) -> float | None:
-        return record.last_count("trainable_parameters")
-
-    blocks: list[Block] = [
+    blocks = [
+        _plot_or_say(lambda: optuna_plots.plot_pareto(results, "time", "Training time (s)", "training_seconds")),
         _plot_or_say(
-            lambda: optuna_plots.plot_pareto(results, cost="time", title="Training time (s)", of=training_seconds)
-        ),
-        _plot_or_say(
-            lambda: optuna_plots.plot_pareto(results, cost="parameters", title="Trained parameters", of=trained)
+            lambda: optuna_plots.plot_pareto(results, "parameters", "Trained parameters", "trainable_parameters")
         ),
     ]
     return Section("costs", "Scores and costs", blocks)
@@ -232,7 +191,7 @@ def _build_provenance(results: RunResults) -> Section:
     blocks: list[Block] = []
     if results.provenance:
         blocks.append(trial_tables.build_provenance_table(results))
-        typed = [shlex.join(start["command"]) for start in results.provenance if start.get("command")]
+        typed = [shlex.join(start.command) for start in results.provenance]
         blocks.append(Code("\n".join(f"$ {line}" for line in typed), "The commands of this run, as typed"))
     else:
         blocks.append(Text("The run has not come as far as writing down its provenance.", "note"))
@@ -249,9 +208,14 @@ def _plot_or_say(build: Callable[[], Plot]) -> Block:
         return Text(str(reason), "note")
 
 
-def _base_name(name: str) -> str:
-    """A Hub name as it is, of a path its last part."""
-    return fold_white_space(name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name)
+def shorten_name(name: str) -> str:
+    """Shorten a path to its last part; a Hub name stays as it is."""
+    return name if is_hub_name(name) else name.rstrip("/").rpartition("/")[2]
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether a name is one of the Hub, such as `owner/model`, and no path."""
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
 
 
 _BUILDERS: tuple[Callable[..., Section], ...] = (

@@ -1,4 +1,4 @@
-"""The look that the plots of a report share, and the words on their axes.
+"""The look that the plots of a report share.
 
 Colours stand out from light and dark paper alike (contrast of at least 3); text and grid are coloured by the page.
 """
@@ -6,10 +6,8 @@ Colours stand out from light and dark paper alike (contrast of at least 3); text
 import html
 from typing import TYPE_CHECKING, Any
 
-from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.config import FreezeMode
 from medcap_core.objective import Objective
-from sweep.space.fields import field_kind
-from sweep.space.ranges import LogUniform
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot
 
@@ -27,30 +25,19 @@ class NothingToPlot(Exception):
     """A plot would make no sense for this run; the message says why, as a sentence."""
 
 
-def is_numeric(knob: str) -> bool:
-    """Whether a knob's values are numbers."""
-    return field_kind(TrialConfig, knob) in ("int", "float")
-
-
 def is_log(results: RunResults, knob: str) -> bool:
-    """Whether a knob belongs on a logarithmic axis."""
+    """Say whether a knob belongs on a logarithmic axis."""
     branches = results.space.search.get(knob, ())
-    return knob == "learning_rate" or any(isinstance(branch.range, LogUniform) for branch in branches)
-
-
-def axis_title(knob: str) -> str:
-    """A knob in words, such as `Learning rate`."""
-    words = {"num_epochs": "Number of epochs", "lora_rank": "LoRA rank", "freeze": "Freeze mode"}
-    return words.get(knob) or knob.replace("_", " ").replace("lora", "LoRA").capitalize().replace("Lora", "LoRA")
+    return knob == "learning_rate" or any(branch.kind == "loguniform" for branch in branches)
 
 
 def escape(text: str) -> str:
-    """Plotly reads a few HTML tags in texts; what a user wrote is no tag."""
+    """Escape a text for plotly, which reads a few HTML tags in texts; what a user wrote is no tag."""
     return html.escape(text, quote=False)
 
 
 def hover_template(objective: Objective) -> str:
-    """What plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
+    """Build what plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
     return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.{objective.num_decimals}f}}<extra></extra>"
 
 
@@ -65,7 +52,7 @@ def finish(
     margin: int = 12,
     **data: Any,
 ) -> Plot:
-    """Give a figure the shared look, and what the page needs to know of it; `data` goes to `Plot`."""
+    """Build a plot of a figure in the shared look; `data` goes to `Plot`."""
     figure.update_layout(
         template="none",
         title=None,

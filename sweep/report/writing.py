@@ -20,7 +20,7 @@ def write_report(
     from sweep.report.page import render_page
     from sweep.report.sections import NUM_STEPS, build_report
     from sweep.study.results import load_results
-    from sweep.tables.blocks import format_csv_table
+    from sweep.tables.csv_text import format_csv
     from sweep.tables.markdown import format_markdown
 
     done = 0
@@ -38,7 +38,7 @@ def write_report(
     try:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         for table in report.tables:
-            _write(folder / "tables" / f"{table.name}.csv", format_csv_table(table))
+            _write(folder / "tables" / f"{table.name}.csv", format_csv(table))
         _write(folder / "report.md", format_markdown(report))
         _write(folder / "report.html", render_page(report))
     except OSError as error:

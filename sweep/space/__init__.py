@@ -1,8 +1,8 @@
 """A YAML file -> a checked `SearchSpace`, and back.
 
-The way of a value: YAML -> `SearchSpace` -> one point (a dict of the searched knobs' values by field name) ->
-`TrialConfig`. Nothing here knows of Ray or starts anything. What is done with a space once it is there (`propose`,
-`grid_rows`, `build_config`, ...) stands in `sweep.space.points` and can be had from here as well.
+A value goes from YAML to a `SearchSpace`, to one point (a dict of the searched knobs' values by field name), to a
+`TrialConfig`. Nothing here knows of Ray or starts anything. `schema` has the keys of the file, `reading` checks across
+them, and `points` has what is done with a space.
 """
 
 from pathlib import Path
@@ -40,25 +40,16 @@ def load_space(path: Path) -> SearchSpace:
 
 
 def dump_space(space: SearchSpace) -> str:
-    """YAML with every key written out; `load_space` reads an equal space from it."""
+    """Write the space as YAML with every key; `load_space` reads an equal space from it."""
     return yaml.safe_dump(space.to_mapping(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
 def best_space(space: SearchSpace, config: TrialConfig, name: str) -> SearchSpace:
-    """A space with nothing left to search, whose one trial has exactly `config`."""
-    values = config.model_dump(mode="json")
-    top_level = {key: values.pop(key) for key in ("data", "model", "metric", "seed")}
-    return build_space(
-        {
-            "name": name,
-            **top_level,
-            "fixed": values,
-            "trials": 1,
-            "scheduler": "none",
-            "extra_scores": list(space.extra_scores),
-            "bertscore_model": space.bertscore_model,
-            "caption_preprocessing": space.caption_preprocessing,
-            "resources": space.resources.model_dump(),
-        },
-        f"best config of '{space.name}'",
+    """Build a space with nothing left to search, whose one trial has exactly `config`."""
+    fixed = config.model_dump(mode="json")
+    top_level = {key: fixed.pop(key) for key in ("data", "model", "metric", "seed")}
+    kept = space.model_dump(
+        mode="json", include={"extra_scores", "bertscore_model", "caption_preprocessing", "resources"}
     )
+    values = {"name": name, **top_level, "fixed": fixed, "trials": 1, "scheduler": "none", **kept}
+    return build_space(values, f"best config of '{space.name}'")

@@ -1,55 +1,46 @@
-"""Read values by the declared type of a pydantic field, and say in one sentence what is wrong with one.
+"""Read single values by the declared type of a pydantic field, and describe what a field takes.
 
-pydantic decides what is valid; the words are ours, so that every fault reads the same and names its remedy.
+pydantic decides what is valid; the sentences are ours, so that every fault reads alike and names its remedy.
 """
 
 import difflib
-import math
-import types
 from collections.abc import Iterable
 from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError, field_validator
+from pydantic import ValidationInfo as Info
+from pydantic import ValidatorFunctionWrapHandler as Handler
 
-from medcap_core.errors import ConfigFault
+from medcap_core.config import TrialConfig
+
+Kind = Literal["int", "float", "bool", "text", "listed"]
 
 _MAX_SHOWN = 80
 _MAX_LISTED = 12
-_WHOLE_NUMBERS = "a list of whole numbers"
-_INVALID = object()  # stands for a value that fits no field
-_BOUND_WORDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "not empty"}
-
-
-class FaultList:
-    """Gathers faults, so that all of them are raised together."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.sentences: list[str] = []
-
-    def add(self, key: str, problem: str, remedy: str) -> None:
-        """Note one fault: the key path it is at, what is wrong and how to mend it."""
-        end = "" if remedy.endswith("?") else "."
-        place = f"{self.where}: {key}" if key else self.where
-        self.sentences.append(f"{place}: {problem}; {remedy}{end}")
-
-    def add_unknown_key(self, key: str, name: Any, known: Iterable[str], noun: str = "key") -> None:
-        """Note a key that does not exist, with the nearest one that does."""
-        known = list(known)
-        listed = f"use one of {', '.join(known)}" if len(known) <= _MAX_LISTED else "remove it or correct its spelling"
-        remedy = suggest_spelling(name, known) or listed
-        self.add(key, f"unknown {noun} {show(name)}", remedy)
-
-    def raise_if_any(self) -> None:
-        """Raise ConfigFault with every fault noted, if there is one."""
-        if self.sentences:
-            raise ConfigFault(self.sentences)
+_KINDS: dict[str, Kind] = {"boolean": "bool", "number": "float", "integer": "int", "string": "text"}
+_TYPE_NAMES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "null": "null",
+    "object": "a mapping",
+}
+_ITEM_NAMES = {"integer": "whole numbers", "object": "mappings"}
+_BOUND_NAMES = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minLength": "not empty",
+    "pattern": "letters, digits, '.', '_' and '-' only",
+}
 
 
 class WrongValue(ValueError):
-    """A value does not fit its field; `problem` and `remedy` are halves of a sentence."""
+    """A value that does not fit; `problem` and `remedy` are the halves of a sentence."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}")
@@ -57,55 +48,89 @@ class WrongValue(ValueError):
         self.remedy = remedy
 
 
-def coerce_field(model: type[BaseModel], field: str, value: Any) -> Any:
-    """The value as `field` of `model` takes it, as a plain YAML scalar (an enum member becomes its value).
+class WrongKey(WrongValue):
+    """A key that is wrong itself: the fault is the mapping's, not the value's."""
 
-    Only the field's own type and bounds count; checks across fields are the model's. Raises WrongValue.
+
+def unknown_key(name: Any, known: Iterable[str], noun: str = "key") -> WrongKey:
+    """Describe a key that does not exist, with the nearest one that does."""
+    known = list(known)
+    listed = f"use one of {', '.join(known)}" if len(known) <= _MAX_LISTED else "remove it or correct its spelling"
+    return WrongKey(f"unknown {noun} {show(name)}", suggest_spelling(name, known) or listed)
+
+
+def read_field(model: type[BaseModel], field: str, value: Any) -> Any:
+    """Read one value by the type and bounds of a field, as a plain YAML scalar. Raises WrongValue.
+
+    Checks across fields are the model's. pydantic would take true for 1 and 1 for true; YAML 1.1 takes 1e3 for text.
     """
-    info = model.model_fields[field]
-    kinds = _member_kinds(info)
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    try:
-        result = adapter.validate_python(_refuse_lax(kinds, value))
-    except ValidationError:
-        result = _INVALID
-    if result is _INVALID or (isinstance(result, float) and not math.isfinite(result)):
-        remedy = suggest_spelling(value, _listed_values(info)) or "correct the value"
-        raise WrongValue(f"{show(value)} is not {describe_field(model, field)}", remedy)
-    return result.value if isinstance(result, Enum) else result
+    for form in (value, _as_number(value)):
+        try:
+            result = _field_adapter(model, field).validate_python(form)
+        except ValidationError:
+            continue
+        if isinstance(value, bool) == isinstance(result, bool):
+            return result.value if isinstance(result, Enum) else result
+    listed = [item for variant in _variants(model, field) for item in _listed_values(variant)]
+    remedy = suggest_spelling(value, listed) or "correct the value"
+    raise WrongValue(f"{show(value)} is not {describe_field(model, field)}", remedy)
 
 
-def field_kind(model: type[BaseModel], field: str) -> Literal["int", "float", "bool", "text", "listed"]:
-    """What kind of values a field takes, None aside."""
-    kinds = _member_kinds(model.model_fields[field])
-    for kind, name in ((float, "float"), (bool, "bool"), (int, "int"), (str, "text")):
-        if kind in kinds:
-            return name  # type: ignore[return-value]
-    return "listed"
+class Section(BaseModel):
+    """A mapping of the space file, whose values are read one by one; `sections` names its fields with inner keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sections: ClassVar[tuple[str, ...]] = ()
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _read(cls, value: Any, handler: Handler, info: Info) -> Any:
+        assert info.field_name is not None, "a validator of fields"
+        return handler(value) if info.field_name in cls.sections else read_field(cls, info.field_name, value)
+
+
+def read_keyed_field(keyed: tuple[str, Any], noun: str = "knob") -> Any:
+    """Read one value of TrialConfig, given with the name of its field. Raises WrongValue."""
+    field, value = keyed
+    if field not in TrialConfig.model_fields:
+        raise unknown_key(field, TrialConfig.model_fields, noun)
+    return read_field(TrialConfig, field, value)
+
+
+FieldValue = Annotated[Any, PlainValidator(read_keyed_field)]
+"""A value whose type depends on its key; it is validated from the pair of both."""
+
+
+def with_keys(raw: Any) -> Any:
+    """Put its key beside each value of a mapping, for types that depend on the key."""
+    return {str(key): (key, value) for key, value in raw.items()} if isinstance(raw, dict) else raw
+
+
+def field_kind(model: type[BaseModel], field: str) -> Kind:
+    """Name the kind of values a field takes, null aside."""
+    types = {variant["type"] for variant in _variants(model, field) if not _listed_values(variant)}
+    return next((kind for name, kind in _KINDS.items() if name in types), "listed")
 
 
 def describe_field(model: type[BaseModel], field: str) -> str:
-    """What a field takes, in words that follow "is not", such as `a whole number (at least 1, at most 512)`."""
-    info = model.model_fields[field]
-    pattern = any(getattr(item, "pattern", None) for item in info.metadata)
-    note = info.description if pattern else None
-    return " or ".join(_describe_type(kind, meta, note) for kind, meta in _members(info.annotation, info.metadata))
+    """Say what a field takes, such as `a whole number (at least 1, at most 512) or null`."""
+    return " or ".join(_describe_type(variant) for variant in _variants(model, field))
 
 
 def suggest_spelling(word: Any, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the nearest known word, or nothing."""
+    """Return `did you mean 'x'?` for the nearest known word, or nothing."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else ""
 
 
 def show(value: Any) -> str:
-    """A value as a user wrote it in YAML, cut when long."""
+    """Format a value as a user wrote it in YAML, cut when long."""
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple):
-        text = "[" + ", ".join(show(item) for item in value) + "]"
+        text = str(value).lower()
+    elif value is None:
+        text = "null"
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(map(show, value)) + "]"
     elif isinstance(value, dict):
         text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     else:
@@ -114,74 +139,47 @@ def show(value: Any) -> str:
 
 
 def show_plain(value: Any) -> str:
-    """A scalar without quotes, unless it would vanish without them."""
+    """Format a scalar without quotes, unless it would vanish without them."""
     return value if isinstance(value, str) and value.strip() == value != "" else show(value)
 
 
-def _members(annotation: Any, metadata: Iterable[Any]) -> list[tuple[Any, list[Any]]]:
-    """The members of a (possibly annotated, possibly union) type, each with its bounds; None comes last."""
-    bounds = list(metadata)
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *more = get_args(annotation)
-        for item in more:
-            bounds += item.metadata if isinstance(item, FieldInfo) else [item]
-        return _members(inner, bounds)
-    if origin in (Union, types.UnionType):
-        members = [member for part in get_args(annotation) for member in _members(part, bounds)]
-        return sorted(members, key=lambda member: member[0] is type(None))
-    return [(annotation, bounds)]
+@cache
+def field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Return the JSON schema of each field, enumerations written out."""
+    schema = model.model_json_schema()
+    named = {f"#/$defs/{name}": definition for name, definition in schema.get("$defs", {}).items()}
+    return {field: named.get(own.get("$ref"), {}) | own for field, own in schema["properties"].items()}
 
 
-def _member_kinds(info: FieldInfo) -> set[Any]:
-    return {kind for kind, _ in _members(info.annotation, info.metadata)}
-
-
-def _refuse_lax(kinds: set[Any], value: Any) -> Any:
-    """The value, or one that fits no field in place of what pydantic would let pass: true for 1, "yes" for true."""
-    if value is not None and isinstance(value, bool) != (bool in kinds):
-        return _INVALID
-    if int in kinds and isinstance(value, str):
-        return _whole_number(value)  # PyYAML reads 1e3 as a string
-    return value
-
-
-def _whole_number(text: str) -> Any:
+def _as_number(value: Any) -> Any:
     try:
-        number = float(text)
+        return float(value) if isinstance(value, str) else value
     except ValueError:
-        return text
-    return int(number) if number.is_integer() else text
+        return value
 
 
-def _listed_values(info: FieldInfo) -> list[str]:
-    values: list[str] = []
-    for kind, _ in _members(info.annotation, info.metadata):
-        if get_origin(kind) is Literal:
-            values += [str(item) for item in get_args(kind)]
-        elif isinstance(kind, type) and issubclass(kind, Enum):
-            values += [str(item.value) for item in kind]
-    return values
+@cache
+def _field_adapter(model: type[BaseModel], field: str) -> TypeAdapter[Any]:
+    info = model.model_fields[field]
+    return TypeAdapter(Annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))  # type: ignore[arg-type]
 
 
-def _describe_type(kind: Any, metadata: list[Any], note: str | None) -> str:
-    if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
-        values = [str(item) for item in get_args(kind)] or [str(item.value) for item in kind]
-        return f"one of {', '.join(values)}" if len(values) > 1 else f"'{values[0]}'"
-    if get_origin(kind) is tuple:
-        members = get_args(get_args(kind)[0])
-        return f"a list of {', '.join(members)}" if members and isinstance(members[0], str) else _WHOLE_NUMBERS
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    limits = [] if kind is type(None) else _describe_bounds(metadata, note)
-    name = names[kind]
-    return f"{name} ({', '.join(limits)})" if limits else name
+def _variants(model: type[BaseModel], field: str) -> list[dict[str, Any]]:
+    """Return the JSON schemas of the types a field may have, null last."""
+    schema = field_schemas(model)[field]
+    return sorted(schema.get("anyOf", [schema]), key=lambda variant: variant.get("type") == "null")
 
 
-def _describe_bounds(metadata: list[Any], note: str | None) -> list[str]:
-    limits = [note] if note else []
-    for item in metadata:
-        for attribute, words in _BOUND_WORDS.items():
-            bound = getattr(item, attribute, None)
-            if bound is not None:
-                limits.append(words.format(bound))
-    return limits
+def _listed_values(variant: dict[str, Any]) -> list[str]:
+    return variant.get("enum") or ([variant["const"]] if "const" in variant else [])
+
+
+def _describe_type(variant: dict[str, Any]) -> str:
+    listed = _listed_values(variant)
+    if listed:
+        return f"one of {', '.join(listed)}" if len(listed) > 1 else f"'{listed[0]}'"
+    if variant["type"] == "array":
+        items = ", ".join(_listed_values(variant["items"]))
+        return f"a list of {items or _ITEM_NAMES[variant['items']['type']]}"
+    limits = [text.format(variant[bound]) for bound, text in _BOUND_NAMES.items() if bound in variant]
+    return _TYPE_NAMES[variant["type"]] + (f" ({', '.join(limits)})" if limits else "")

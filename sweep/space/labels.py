@@ -1,4 +1,4 @@
-"""Name a point in a few words, such as `lora r8 lr1e-2 e4`."""
+"""Short names of points, such as `lora r8 lr1e-2 e4`."""
 
 import re
 import unicodedata
@@ -45,19 +45,19 @@ _LABEL_ORDER = (
 
 
 def short_label(point: Mapping[str, Any]) -> str:
-    """A telling ASCII name for a point, such as `lora r8 lr1e-3 e4`; `default` for an empty one."""
+    """Name a point in ASCII, such as `lora r8 lr1e-3 e4`; `default` for an empty one."""
     known = [knob for knob in _LABEL_ORDER if knob in point]
     ordered = known + [knob for knob in point if knob not in known]
     return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
 
 
 def group_label(point: Mapping[str, Any]) -> str:
-    """The label of a point whatever its seed. Points of other configs may share it; see `label_groups`."""
+    """Name a point whatever its seed. Points of other configs may share it; see `label_groups`."""
     return short_label(_without_seed(point))
 
 
 def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each point whatever its seed, the same for repeats of one config and for these alone.
+    """Name each point whatever its seed, the same for repeats of one config and for these alone.
 
     Configs that `group_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
     """
@@ -96,7 +96,7 @@ def _to_ascii(text: str) -> str:
 
 
 def _short_number(value: float, *, scientific: bool) -> str:
-    """Two significant digits: `1e-3`, `4.5e-5`, `0.25`, `16`."""
+    """Write two significant digits: `1e-3`, `4.5e-5`, `0.25`, `16`."""
     if scientific or (value and not 0.01 <= abs(value) < 1000):
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

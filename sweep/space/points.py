@@ -10,54 +10,53 @@ from typing import Any
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.errors import ConfigFault
-from sweep.space.conditions import active_branch, order_knobs, parameter_name
-from sweep.space.ranges import Grid, Suggester
+from sweep.space.conditions import active_range, order_knobs, parameter_name
+from sweep.space.ranges import Range, Suggester
 from sweep.space.schema import SearchSpace
 
 
 def propose(space: SearchSpace, trial: Suggester) -> dict[str, Any]:
     """Draw one point from an Optuna trial (or any `Suggester`), parents before the knobs that depend on them."""
     point: dict[str, Any] = {}
-    for knob in order_knobs(space.search):
-        branches = space.search[knob]
-        branch = active_branch(branches, point)
-        if branch is not None:
-            point[knob] = branch.range.suggest(trial, parameter_name(knob, branches, branch))
+    for knob, active, name in _active_ranges(space, point):
+        point[knob] = active.suggest(trial, name)
     return point
 
 
 def encode_point(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as parameters of a study, for `study.enqueue_trial`; knobs that the point lacks stay free."""
-    parameters: dict[str, Any] = {}
-    for knob in order_knobs(space.search):
-        branches = space.search[knob]
-        branch = active_branch(branches, point)
-        if branch is not None and knob in point:
-            parameters[parameter_name(knob, branches, branch)] = point[knob]
-    return parameters
+    """Encode a point as parameters of a study, for `study.enqueue_trial`; knobs that the point lacks stay free."""
+    return {name: point[knob] for knob, _, name in _active_ranges(space, point) if knob in point}
 
 
 def is_complete(space: SearchSpace, point: Mapping[str, Any]) -> bool:
-    """Whether a point has a value for every knob that is active in it."""
-    return all(knob in point or active_branch(branches, point) is None for knob, branches in space.search.items())
+    """Say whether a point has a value for every knob that is active in it."""
+    return all(knob in point for knob, _, _ in _active_ranges(space, point))
+
+
+def _active_ranges(space: SearchSpace, point: Mapping[str, Any]) -> Iterator[tuple[str, Range, str]]:
+    """Yield each knob that is active in a point, its range and its parameter; the point may grow meanwhile."""
+    for knob in order_knobs(space.search):
+        active = active_range(space.search[knob], point)
+        if active is not None:
+            yield knob, active, parameter_name(knob, space.search[knob], active)
 
 
 class RandomDraw:
-    """Draws values as a random sampler does, without a study."""
+    """Draw values as a random sampler does, without a study."""
 
     def __init__(self, generator: random.Random) -> None:
         self.generator = generator
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of `choices`."""
+        """Draw one of `choices`."""
         return self.generator.choice(choices)
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """Draw a whole number, both ends included."""
         return self.generator.randint(low, high)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number, evenly spread over `[low, high]` or over its logarithm."""
+        """Draw a number, evenly spread over `[low, high]` or over its logarithm."""
         if not log:
             return self.generator.uniform(low, high)
         drawn = math.exp(self.generator.uniform(math.log(low), math.log(high)))
@@ -65,30 +64,37 @@ class RandomDraw:
 
 
 def draw_points(space: SearchSpace, num_points: int, seed: int) -> list[dict[str, Any]]:
-    """Points drawn at random by `seed`; from a grid, its first rows."""
+    """Draw points at random by `seed`; of a grid, take its first rows."""
     if space.sampler == "grid":
-        return [row for row, _ in zip(_iterate_rows(space), range(num_points), strict=False)]
+        return grid_rows(space)[:num_points]
     draw = RandomDraw(random.Random(seed))
     return [propose(space, draw) for _ in range(num_points if space.search else 1)]
 
 
 def grid_rows(space: SearchSpace) -> list[dict[str, Any]]:
-    """Every row of a grid, the last knob and then the seed varying fastest.
+    """List every row of a grid, the last knob and then the seed varying fastest.
 
     A knob inactive in a row is absent from it. With `seeds`, each row comes once for each, its `seed` in the row.
     """
-    return list(_iterate_rows(space))
+    rows: list[dict[str, Any]] = [{}]
+    for knob in order_knobs(space.search):
+        longer = []
+        for row in rows:
+            active = active_range(space.search[knob], row)
+            longer += [row] if active is None else [row | {knob: value} for value in active.values]
+        rows = longer
+    return [row | {"seed": seed} for row in rows for seed in space.seeds] if space.seeds else rows
 
 
 def num_trials(space: SearchSpace) -> int:
-    """How many trials the sweep has: the rows of a grid, 1 where nothing is searched, else `trials`."""
+    """Count the trials of the sweep: the rows of a grid, 1 where nothing is searched, else `trials`."""
     if space.sampler == "grid":
-        return sum(1 for _ in _iterate_rows(space))
+        return len(grid_rows(space))
     return space.trials if space.search else 1
 
 
 def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
-    """The config of one trial: fixed values, then the point; the space's seed where neither has one.
+    """Build the config of one trial: fixed values, then the point; the space's seed where neither has one.
 
     Raises ConfigFault where values that are each in range do not go together.
     """
@@ -100,7 +106,7 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
 
 
 def draw_configs(space: SearchSpace, num_points: int) -> list[TrialConfig]:
-    """Valid configs of the space, drawn at random by its seed; of a grid, every row.
+    """Draw valid configs of the space at random by its seed; of a grid, take every row.
 
     A draw whose values do not go together is left out, as in the search. Raises ConfigFault if none is valid.
     """
@@ -114,24 +120,3 @@ def draw_configs(space: SearchSpace, num_points: int) -> list[TrialConfig]:
     if not configs and fault is not None:
         raise fault
     return configs
-
-
-def _iterate_rows(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    for row in _extend_row(space, order_knobs(space.search), {}):
-        if space.seeds:
-            yield from ({**row, "seed": seed} for seed in space.seeds)
-        else:
-            yield row
-
-
-def _extend_row(space: SearchSpace, knobs: Sequence[str], row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not knobs:
-        yield row
-        return
-    branch = active_branch(space.search[knobs[0]], row)
-    if branch is None:
-        yield from _extend_row(space, knobs[1:], row)
-    else:
-        assert isinstance(branch.range, Grid), "a checked grid has grid ranges only"
-        for value in branch.range.values:
-            yield from _extend_row(space, knobs[1:], {**row, knobs[0]: value})

@@ -1,62 +1,148 @@
-"""What a checked search space holds; `sweep.space` reads and builds it."""
+"""The sections of a space file as models: what each key takes, its bounds, its default and what it is for.
 
+`SearchSpace` is the whole file; `sweep.space` reads it, and checks across its keys.
+"""
+
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
+from medcap_core.config import absolute_if_path
 from medcap_core.objective import OBJECTIVES, Metric, Objective
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ExtraScore, ScoringOptions
-from sweep.space.ranges import Branch
+from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
+from sweep.space.ranges import Ranges
+
+SECTIONS = ("models", "fixed", "search", "first_points", "resources")
+"""Keys with a mapping or a list of mappings behind them."""
 
 BASELINES = ("zero_shot", "caption_prior", "shuffled_images", "nearest_image", "best")
 """Rows of the test table that every run has; with `test: all` trials are rows too."""
 
-_LISTS = ("seeds", "extra_scores")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-class Resources(BaseModel):
+def _read_fixed_value(keyed: tuple[str, Any]) -> Any:
+    field, _ = keyed
+    if field in ("data", "model", "metric"):
+        raise WrongValue("this key has its place at the top level", f"write '{field}:' beside 'name:'")
+    return read_keyed_field(keyed, noun="key")
+
+
+def _read_model(keyed: tuple[Any, Any]) -> str:
+    alias, name = keyed
+    if not isinstance(alias, str) or not _ALIAS.fullmatch(alias):
+        raise WrongKey(f"{show(alias)} is no alias", "use letters, digits, '_' and '-' only, such as blip2")
+    if not isinstance(name, str) or not name:
+        raise WrongValue(f"{show(name)} is no model", "give a name, a Hub model or a path")
+    return absolute_if_path(name)
+
+
+Point = Annotated[dict[str, FieldValue], Field(min_length=1), BeforeValidator(with_keys)]
+
+
+class Resources(Section):
     """What one trial takes and how many run at once; `auto` is settled from what the machine or cluster has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    workers_per_trial: int = Field(1, ge=1, description="Processes that share a trial; its batch size stays global.")
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        "auto", description="GPUs of a trial, over all of its workers; a fraction shares one GPU among trials."
+    )
+    cpus_per_trial: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="CPU cores of a trial, over all of its workers."
+    )
+    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Trials that run at once."
+    )
 
-    workers_per_trial: int = Field(1, ge=1, description="processes a trial is spread over; its batch size stays global")
-    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field("auto", description="may be a fraction")
-    cpus_per_trial: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _check_gpus(cls, gpus: Any, info: ValidationInfo) -> Any:
+        workers = info.data.get("workers_per_trial", 1)
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            raise WrongValue(f"{gpus} is above 1 and not whole", "give a share of one GPU or whole ones")
+        if gpus != "auto" and workers > 1 and gpus % workers:
+            raise WrongValue(
+                f"{gpus} cannot be dealt to {workers} workers, which need whole GPUs or none",
+                f"give 0 or a multiple of {workers}",
+            )
+        return gpus
 
 
-class SearchSpace(BaseModel):
+class SearchSpace(Section):
     """One sweep, whole. Build it with `load_space` or `build_space`, which also check across keys.
 
-    A knob of `search` that no branch covers in some part of the space has TrialConfig's default there.
+    A knob of `search` that no range covers in some part of the space has TrialConfig's default there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    sections = SECTIONS
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, '.', '_' and '-' only")
-    data: str = Field("phantoms", min_length=1, description="data set: a name, a Hub data set or a path")
-    model: str = Field("phantom-blip", min_length=1, description="base model: a name, a Hub model or a path")
-    models: dict[str, str] = Field(
-        default_factory=dict, description="instead of `model`: alias -> name, to search over"
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the sweep; its run directories begin with it."
     )
-    fixed: dict[str, Any] = Field(default_factory=dict, description="TrialConfig fields, one value for all trials")
-    search: dict[str, tuple[Branch, ...]] = Field(default_factory=dict, description="TrialConfig fields to search")
-    first_points: tuple[dict[str, Any], ...] = Field((), description="points tried first; knobs left out are drawn")
-    trials: int = Field(12, ge=1, description="set to the number of rows in a grid, to 1 where nothing is searched")
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((), description="repeats each row of a grid")
-    scheduler: Literal["asha", "none"] = "asha"
-    reduction_factor: int = Field(2, ge=2, description="ASHA lets one in this many trials pass each rung")
-    grace_fraction: float = Field(0.25, gt=0, le=1, description="share of its own schedule before the first rung")
-    metric: Metric = Field("cider", description="what every trial is scored by: best epoch on validation, maximised")
-    seed: int = Field(0, ge=0, lt=2**31)
-    test: Literal["best", "all"] = "best"
-    baseline: str = Field("zero_shot", min_length=1, description="row of the test table to test all others against")
-    extra_scores: tuple[ExtraScore, ...] = Field((), description="further columns of the test table")
-    bertscore_model: str = Field(DEFAULT_BERTSCORE_MODEL, min_length=1, description="encoder: a Hub name or a path")
-    caption_preprocessing: CaptionPreprocessing = Field("none", description="of captions scored on the test split")
-    keep_checkpoints: bool = Field(False, description="keep every trial's weights, not only the best three's")
-    resources: Resources = Resources()
+    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set or a path.")
+    model: str = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
+    models: Annotated[dict[str, Annotated[str, PlainValidator(_read_model)]], BeforeValidator(with_keys)] = Field(
+        {}, description="In place of `model`: short names of several models, searched by the knob `model`."
+    )
+    fixed: Annotated[dict[str, Annotated[Any, PlainValidator(_read_fixed_value)]], BeforeValidator(with_keys)] = Field(
+        {}, description="Fields of a trial with one value for all trials."
+    )
+    search: Annotated[dict[str, Ranges], BeforeValidator(with_keys)] = Field(
+        {}, description="Fields of a trial to search, each with its range or its list of conditional ranges."
+    )
+    first_points: tuple[Point, ...] = Field(
+        (), description="Points that are tried first; knobs left out of one are drawn."
+    )
+    trials: int = Field(
+        12, ge=1, description="Number of trials; a grid has one for each row, and a space without a search has one."
+    )
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="How points are proposed: by Optuna's TPE, at random, or every row of a grid."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (), description="Seeds that each row of a grid is repeated with."
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        "asha", description="Whether ASHA stops weak trials early; never in a grid with `test: all`."
+    )
+    reduction_factor: int = Field(2, ge=2, description="ASHA lets one in this many trials pass each rung.")
+    grace_fraction: float = Field(
+        0.25, gt=0, le=1, description="Share of a trial's own schedule that it trains before the first rung."
+    )
+    metric: Metric = Field(
+        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the search, and of each trial that has none of its own.")
+    test: Literal["best", "all"] = Field("best", description="Trials that are scored on the test split.")
+    baseline: str = Field(
+        "zero_shot",
+        min_length=1,
+        description="Row of the test table that all others are tested against; with `test: all` also a trial.",
+    )
+    extra_scores: tuple[ExtraScore, ...] = Field((), description="Further columns of the test table.")
+    bertscore_model: str = Field(
+        DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
+    )
+    caption_preprocessing: CaptionPreprocessing = Field(
+        "none", description="What is done to captions and references before they are scored on the test split."
+    )
+    keep_checkpoints: bool = Field(False, description="Keep the weights of every trial, not of the best three only.")
+    resources: Resources = Field(Resources(), description="What one trial takes and how many trials run at once.")
+
+    @field_validator("data", "model", "bertscore_model")
+    @classmethod
+    def _resolve_path(cls, value: str) -> str:
+        return absolute_if_path(value)
+
+    @field_validator("seeds", "extra_scores")
+    @classmethod
+    def _check_repeats(cls, values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            noun = "seed" if info.field_name == "seeds" else "score"
+            raise WrongValue(f"{show(values)} holds a {noun} twice", "remove one")
+        return values
 
     @property
     def stops_weak_trials(self) -> bool:
@@ -74,18 +160,11 @@ class SearchSpace(BaseModel):
         return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Every key with plain YAML values; `build_space` makes an equal space of it."""
-        values = self.model_dump(exclude={"search", "first_points", *_LISTS})
-        search = {
-            knob: branches[0].to_mapping() if len(branches) == 1 else [branch.to_mapping() for branch in branches]
-            for knob, branches in self.search.items()
-        }
-        values["search"] = search
-        values["first_points"] = [dict(point) for point in self.first_points]
-        values |= {name: list(getattr(self, name)) for name in _LISTS}
-        left_out = {"model"} if self.models else set()
-        return {key: values[key] for key in type(self).model_fields if key not in left_out}
+        """Return every key with plain YAML values; `build_space` makes an equal space of it."""
+        values = self.model_dump(mode="json", exclude={"search", "model"} if self.models else {"search"})
+        search = {knob: [item.to_mapping() for item in ranges] for knob, ranges in self.search.items()}
+        values["search"] = {knob: items[0] if len(items) == 1 else items for knob, items in search.items()}
+        return {key: values[key] for key in type(self).model_fields if key in values}
 
 
-SECTIONS = ("models", "fixed", "search", "first_points", "resources")
 SETTINGS = tuple(name for name in SearchSpace.model_fields if name not in SECTIONS)

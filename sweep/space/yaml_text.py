@@ -1,19 +1,48 @@
-"""Read a YAML mapping safely; a key written twice is a fault (PyYAML takes the last and says nothing)."""
+"""Read a YAML mapping safely: a key written twice, an alias bomb or a number of a thousand digits is a sentence."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from medcap_core.errors import ConfigFault
 
+_MAX_DEPTH = 20
+_MAX_NODES = 10_000  # an alias counts as everything it stands for
+_MAX_DIGITS = 100
+
 
 class _StrictLoader(yaml.SafeLoader):
-    """yaml.SafeLoader that notes the keys written twice in one mapping."""
+    """yaml.SafeLoader that notes the keys written twice in one mapping, and refuses what would grow without bounds."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.repeats: list[tuple[str, int, int]] = []  # key, its line, the first one's line
+        self._depth = 0
+        self._num_nodes: dict[int, int] = {}  # by the id of a composed node
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node as SafeLoader does, and count the nodes in it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        is_alias, mark = isinstance(event, yaml.AliasEvent), event.start_mark
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise ComposerError(None, None, f"more than {_MAX_DEPTH} levels of nesting", mark)
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and id(node) not in self._num_nodes:
+            raise ComposerError(None, None, "the alias stands within what it refers to", mark)
+        if not is_alias:
+            parts = () if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = chain.from_iterable(parts)
+            self._num_nodes[id(node)] = 1 + sum(self._num_nodes[id(part)] for part in parts)
+        if self._num_nodes[id(node)] > _MAX_NODES:
+            raise ComposerError(None, None, f"more than {_MAX_NODES:,} values, aliases written out", mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping as SafeLoader does, and note its repeated keys."""
@@ -29,16 +58,29 @@ class _StrictLoader(yaml.SafeLoader):
                 first_lines[key.value] = line
         return node
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Construct a value as SafeLoader does; text that is no value of its tag is a fault of the file."""
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep)
+        if node.tag.endswith(":int") and len(node.value) > _MAX_DIGITS:
+            problem = f"a whole number of {len(node.value)} characters"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):  # such as the date 2026-02-30, or !!bool maybe
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"'{node.value}' is no {kind}", node.start_mark) from None
+
 
 def load_mapping(path: Path) -> tuple[dict[Any, Any], list[str]]:
-    """A YAML file's top-level mapping and one sentence for each key written twice in it.
+    """Read a YAML file's top-level mapping, and one sentence for each key written twice in it.
 
     Raises ConfigFault when the file is missing, no text, no valid YAML or no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigFault(f"{path}: no such file; check the path (ready ones are in search_spaces/).") from None
+        raise ConfigFault(f"{path}: no such file; check the path, or name a ready space, such as lora.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise ConfigFault(f"{path}: cannot be read ({reason}); give a YAML file.") from None
@@ -57,9 +99,9 @@ def load_mapping(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 
 def parse_value(text: str) -> Any:
-    """One value as YAML reads it; raises ValueError with one line of reason."""
+    """Read one value of YAML; raises ValueError with one line of reason."""
     try:
-        return yaml.safe_load(text)
+        return _StrictLoader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(_describe_syntax(error)) from None
 

@@ -1,8 +1,7 @@
-"""The Optuna study of a run, `study.db`: what the sampler learns from and what optuna-dashboard shows.
+"""The Optuna study of a run, `study.db`: the history of the sampler, for optuna-dashboard too.
 
-It mirrors the `trial.json` files: each of them is written first, then its change here. So a run that was killed
-between the two finds in the JSON files everything this database knows, and at most one write more; `mirror` makes it
-up. For the same reason a database that is missing altogether is made anew from them.
+It mirrors the `trial.json` files, which are written first: after a kill they hold all that the database has and at most
+one write more, which `mirror` adds. A missing database is rebuilt from them.
 """
 
 import json
@@ -21,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import sync_folder
+from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, TrialState
 
 _FINAL_STATES = {
@@ -31,17 +31,17 @@ _FINAL_STATES = {
 
 
 class StudyDatabase:
-    """An Optuna study in an SQLite file, kept in step with the trial records. A context manager that closes it."""
+    """An Optuna study in an SQLite file, synchronised with the trial records; a context manager that closes it."""
 
     def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
         self.path = path
         self._storage = storage
         self._study = study
-        self._known: dict[int, _Mirrored] = {}
+        self._mirrored: dict[int, _MirroredTrial] = {}
 
     @classmethod
     def open(cls, path: Path, study_name: str) -> Self:
-        """Open `path`, made first if it is not there. Raises RunFault if it is damaged or not this run's."""
+        """Open `path`, created if absent. Raises RunFault if it is damaged or of another run."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if not path.exists():
             _make_database(path, study_name)
@@ -61,35 +61,41 @@ class StudyDatabase:
         self.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the connections to the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
     def load_trials(self) -> list[FrozenTrial]:
-        """All trials as Optuna knows them, by number."""
+        """Load all trials of the study, by number."""
         return self._study.get_trials(deepcopy=False)
 
     def mirror_all(self, records: Sequence[TrialRecord]) -> None:
-        """Bring the study up to date with all records, given in order. Raises RunFault where it knows other trials."""
+        """Update the study with all records, given in order. Raises RunFault where it holds other trials."""
         try:
             trials = self.load_trials()
             if len(trials) > len(records):
-                missing = self.path.parent / "trials" / f"trial_{len(records):04d}" / "trial.json"
+                missing = RunPaths(self.path.parent).trial(f"trial_{len(records):04d}").record
                 raise RunFault(f"{self.path} knows a trial whose record {missing} is missing; restore it from a copy.")
             for record in records:
-                self._mirror(record, trials[record.number] if record.number < len(trials) else None)
+                self.mirror(record, trials[record.number] if record.number < len(trials) else None)
         except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError) as error:
             raise _database_fault(self.path, "is damaged", error) from None
 
-    def mirror(self, record: TrialRecord) -> None:
-        """Write what the study lacks of `record`; a trial the study holds as finished is left as it is."""
-        self._mirror(record, None)
+    def mirror(self, record: TrialRecord, trial: FrozenTrial | None = None) -> None:
+        """Write what the study lacks of `record`; a trial finished in the study is not changed.
 
-    def _mirror(self, record: TrialRecord, trial: FrozenTrial | None) -> None:
-        """`trial` is what the study holds of a record that this process has not mirrored before."""
-        known = self._known.get(record.number)
+        `trial` is the study's trial of a record that this process has not mirrored before, None if it has none.
+        """
+        known = self._mirrored.get(record.number)
         if known is None:
-            known = self._known[record.number] = self._add(record) if trial is None else _recall(trial)
+            if trial is None:
+                template = _build_running_trial(record)
+                trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+                known = _MirroredTrial(trial_id, record.parameters)
+            else:
+                curve = dict(trial.intermediate_values)
+                known = _MirroredTrial(trial._trial_id, trial.params, curve, trial.state.is_finished())
+            self._mirrored[record.number] = known
         if known.parameters != record.parameters:
             raise RunFault(
                 f"{self.path}: trial {record.number} has other values than {record.name}/trial.json; the two are not "
@@ -106,23 +112,15 @@ class StudyDatabase:
             self._study.tell(record.number, value, state=_FINAL_STATES[record.state])
             known.is_finished = True
 
-    def _add(self, record: TrialRecord) -> "_Mirrored":
-        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=_build_running_trial(record))
-        return _Mirrored(trial_id, record.parameters)
-
 
 @dataclass
-class _Mirrored:
-    """What the study holds of a trial; kept here because asking SQLite at every epoch of every trial is slow."""
+class _MirroredTrial:
+    """The study's state of a trial, cached because reading SQLite at every epoch of every trial is slow."""
 
     trial_id: int
     parameters: dict[str, Any]
     curve: dict[int, float] = field(default_factory=dict)
     is_finished: bool = False
-
-
-def _recall(trial: FrozenTrial) -> _Mirrored:
-    return _Mirrored(trial._trial_id, trial.params, dict(trial.intermediate_values), trial.state.is_finished())
 
 
 def _build_running_trial(record: TrialRecord) -> FrozenTrial:
@@ -136,7 +134,7 @@ def _build_running_trial(record: TrialRecord) -> FrozenTrial:
 
 
 def _make_database(path: Path, study_name: str) -> None:
-    """Make an empty study; it gets its name only when it is whole, because its many tables are many transactions."""
+    """Create an empty study, renamed to `path` only when complete, since its tables are many transactions."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     storage = _connect(temporary, is_new=True)
@@ -148,9 +146,9 @@ def _make_database(path: Path, study_name: str) -> None:
 
 
 def _connect(path: Path, *, is_new: bool) -> RDBStorage:
-    """Optuna's storage over `path`, by a connection of our own: in a URL `?` or `{` in a folder's name would break it.
+    """Open Optuna's storage over `path` by a connection, since `?` or `{` in a folder's name would break a URL.
 
-    A reader such as optuna-dashboard may hold the file for a moment, so writers wait up to 60 s.
+    A reader such as optuna-dashboard may lock the file briefly, so writers wait up to 60 s.
     """
 
     def connect() -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""Where a run lives on disk: finding it a free folder, holding it for one process, reading back what it left."""
+"""The run directory: choosing a free one, locking it for one process, loading its space and records."""
 
 from pathlib import Path
 
@@ -9,11 +9,9 @@ from sweep.space import SearchSpace, load_space
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, load_record
 
-_LOCK_NAME = "run.lock"
-
 
 def next_run_directory(root: Path, name: str) -> Path:
-    """Make and return the next free `<root>/<name>-NNN`, counting from 001; two callers never get the same.
+    """Create the next free `<root>/<name>-NNN`, counting from 001; concurrent callers get different ones.
 
     Raises RunFault if `root` cannot be written.
     """
@@ -36,7 +34,7 @@ def next_run_directory(root: Path, name: str) -> Path:
 
 
 def show_path(path: Path) -> str:
-    """A path as the user would type it from here."""
+    """Format a path relative to the working directory where possible."""
     absolute = path.resolve()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
@@ -45,18 +43,19 @@ def check_new_directory(directory: Path) -> None:
     """Raise RunFault unless `directory` is free for a new run: absent, or an empty folder."""
     if directory.exists() and not directory.is_dir():
         raise RunFault(f"--out {directory} is a file; choose a folder.")
-    if directory.is_dir() and any(path.name != _LOCK_NAME for path in directory.iterdir()):
+    lock = RunPaths(directory).lock
+    if directory.is_dir() and any(path != lock for path in directory.iterdir()):
         raise RunFault(
             f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
         )
 
 
 def take_lock(directory: Path) -> FileLock:
-    """Hold the run for this process; the system gives the lock back however the process ends.
+    """Lock the run for this process; the system releases the lock however the process ends.
 
     Raises RunFault if another process holds it.
     """
-    lock = FileLock(directory / _LOCK_NAME)
+    lock = FileLock(RunPaths(directory).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -69,12 +68,12 @@ def take_lock(directory: Path) -> FileLock:
 
 
 def find_holder(directory: Path) -> bool:
-    """Whether a process of this machine is seen to hold the run, told without touching its lock.
+    """Check in `/proc/locks`, without touching the lock, whether a process of this machine has locked the run.
 
-    False also where that cannot be seen: the system has no `/proc/locks`, or the run goes on on another machine.
+    False also without `/proc/locks`, or where the run is on another machine.
     """
     try:
-        inode = str((directory / _LOCK_NAME).stat().st_ino)
+        inode = str(RunPaths(directory).lock.stat().st_ino)
         held = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
         return False
@@ -87,7 +86,7 @@ def find_holder(directory: Path) -> bool:
 
 
 def load_run_space(path: Path) -> SearchSpace:
-    """Read a run's own space.yaml. Raises RunFault if it is damaged."""
+    """Load a run's space.yaml. Raises RunFault if it is damaged."""
     try:
         return load_space(path)
     except ConfigFault as fault:
@@ -95,11 +94,11 @@ def load_run_space(path: Path) -> SearchSpace:
 
 
 def load_run_records(directory: Path) -> list[TrialRecord]:
-    """All trial records by number. Raises RunFault with every one that is damaged or missing."""
-    paths = RunPaths(directory).trial_records
+    """Load all trial records, by number. Raises RunFault with every damaged or missing one."""
+    paths = RunPaths(directory)
     records: list[TrialRecord] = []
     faults: list[str] = []
-    for path in paths:
+    for path in paths.trial_records:
         try:
             records.append(load_record(path))
         except RunFault as fault:
@@ -108,8 +107,7 @@ def load_run_records(directory: Path) -> list[TrialRecord]:
     if not faults:
         missing = sorted(set(range(len(records))) - {record.number for record in records})
         faults = [
-            f"{directory}/trials/trial_{number:04d}/trial.json is missing; restore it from a copy."
-            for number in missing
+            f"{paths.trial(f'trial_{number:04d}').record} is missing; restore it from a copy." for number in missing
         ]
     if faults:
         raise RunFault(faults)

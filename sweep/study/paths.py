@@ -1,142 +1,52 @@
 """The files of a run directory, each named once."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class TrialPaths:
-    """The files of one trial, in `trials/<trial>/`."""
+    """The files of one trial, in its folder `root`."""
 
-    root: Path
-
-    @property
-    def record(self) -> Path:
-        """What is known of the trial; the truth that `trials.csv` and `study.db` follow."""
-        return self.root / "trial.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The last epoch under `last/`, the best one's weights under `best/`."""
-        return self.root / "checkpoints"
-
-    @property
-    def best_weights(self) -> Path:
-        """Weights of the best epoch."""
-        return self.checkpoints / "best" / "weights.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """Captions of the test split."""
-        return self.root / "test_predictions.csv"
-
-    @property
-    def answers(self) -> Path:
-        """Answers on the test split."""
-        return self.root / "test_answers.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.record = root / "trial.json"  # what is known of the trial; `trials.csv` and `study.db` follow it
+        self.checkpoints = root / "checkpoints"
+        self.best_weights = self.checkpoints / "best" / "weights.safetensors"
+        self.log = root / "log.txt"
+        self.predictions = root / "test_predictions.csv"
+        self.answers = root / "test_answers.json"
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """The files of a run, in its directory `root`."""
 
-    root: Path
-
-    @property
-    def space(self) -> Path:
-        """The search space, every key written out."""
-        return self.root / "space.yaml"
-
-    @property
-    def trials_table(self) -> Path:
-        """One row a trial."""
-        return self.root / "trials.csv"
-
-    @property
-    def trials(self) -> Path:
-        """One folder a trial."""
-        return self.root / "trials"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = root / "run.lock"  # held by the process that runs the sweep
+        self.space = root / "space.yaml"  # the search space, every key written out
+        self.trials_table = root / "trials.csv"  # one row a trial
+        self.trials = root / "trials"  # one folder a trial
+        self.database = root / "study.db"  # Optuna's storage, a mirror of the records
+        self.provenance = root / "provenance.json"  # one entry a start
+        self.skipped_records = root / "skipped_records.csv"
+        self.duplicate_images = root / "duplicate_images.csv"
+        self.log = root / "log.txt"  # output of Ray and other libraries
+        self.best_config = root / "best.yaml"
+        self.best_model = root / "best"  # in Hub format
+        self.best_model_trial = self.best_model / "trial.txt"  # name of the trial whose model that is
+        self.test_metrics = root / "test_metrics.json"  # see `sweep.study.test_results`
+        self.predictions = root / "test_predictions.csv"  # id, reference, prediction, zero_shot
+        self.answers = root / "test_answers.csv"  # one column a row of the table of answers
+        self.zero_shot_answers = root / "zero_shot_answers.json"
+        self.tables = root / "tables"  # the report's tables as CSV
+        self.image_scores = self.tables / "per_image_scores.csv"
+        self.page = root / "report.html"
+        self.attention = root / "attention"  # attention pictures
 
     def trial(self, name: str) -> TrialPaths:
-        """The files of the trial of that name."""
+        """Name the files of a trial."""
         return TrialPaths(self.trials / name)
 
     @property
     def trial_records(self) -> list[Path]:
         """The records that are there, by name."""
         return sorted(self.trials.glob("trial_*/trial.json"))
-
-    @property
-    def database(self) -> Path:
-        """Optuna's storage, a mirror of the records."""
-        return self.root / "study.db"
-
-    @property
-    def best_config(self) -> Path:
-        """A space file whose one trial is the best one."""
-        return self.root / "best.yaml"
-
-    @property
-    def best_model(self) -> Path:
-        """The best trial's model in Hub format."""
-        return self.root / "best"
-
-    @property
-    def best_model_trial(self) -> Path:
-        """Name of the trial whose model lies in `best_model`."""
-        return self.best_model / "trial.txt"
-
-    @property
-    def test_metrics(self) -> Path:
-        """Scores of the test split; see `sweep.study.test_results`."""
-        return self.root / "test_metrics.json"
-
-    @property
-    def predictions(self) -> Path:
-        """Captions of the test split: id, reference, prediction, zero_shot."""
-        return self.root / "test_predictions.csv"
-
-    @property
-    def answers(self) -> Path:
-        """Answers on the test split, one column a row of the table of answers."""
-        return self.root / "test_answers.csv"
-
-    @property
-    def zero_shot_answers(self) -> Path:
-        """Answers of the untrained model on the test split."""
-        return self.root / "zero_shot_answers.json"
-
-    @property
-    def tables(self) -> Path:
-        """Tables of the report as CSV, and `image_scores`."""
-        return self.root / "tables"
-
-    @property
-    def image_scores(self) -> Path:
-        """Scores of each test image by row."""
-        return self.tables / "per_image_scores.csv"
-
-    @property
-    def skipped_records(self) -> Path:
-        """Records left out, and why."""
-        return self.root / "skipped_records.csv"
-
-    @property
-    def provenance(self) -> Path:
-        """What the run ran with, one entry a start."""
-        return self.root / "provenance.json"
-
-    @property
-    def log(self) -> Path:
-        """What Ray and other libraries said."""
-        return self.root / "log.txt"
-
-    @property
-    def page(self) -> Path:
-        """The report."""
-        return self.root / "report.html"
-
-    @property
-    def attention(self) -> Path:
-        """Attention pictures."""
-        return self.root / "attention"

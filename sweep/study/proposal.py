@@ -1,9 +1,8 @@
-"""The next point of a search: from the list (first points, grid rows) or from the sampler.
+"""The next point of a search: from a list (first points, grid rows) or from the sampler.
 
-A proposal depends on the space, its seed, the trial's number and the trials so far, on nothing else: the sampler is
-built afresh each time with a seed derived from the number. So a search that was interrupted goes on as if it had not
-been, and never proposes again what it proposed before. Drawing happens in a copy of the study in memory; the run's own
-record is written only when the point is complete and valid.
+A proposal depends only on the space, its seed, the trial's number and the trials so far: the sampler is built for each
+proposal with a seed derived from the number, so a resumed search proposes what it would have without the interruption.
+Points are drawn in a copy of the study in memory; the run's record is written once the point is complete and valid.
 """
 
 import json
@@ -30,7 +29,7 @@ MAX_REPEATED_DRAWS = 20
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point to try: as the space says it, as Optuna says it (`parameters`, `distributions`), and as a config."""
+    """A proposed point: in the space's terms, in Optuna's (`parameters`, `distributions`), and as a config."""
 
     point: dict[str, Any]
     config: TrialConfig
@@ -41,10 +40,11 @@ class Proposal:
 def build_proposal(
     space: SearchSpace, number: int, history: Sequence[FrozenTrial], tried: Collection[TrialConfig]
 ) -> Proposal:
-    """The point of trial `number` (from 0), given all trials before it.
+    """Build the proposal of trial `number` (from 0), given all earlier trials.
 
-    Points whose fields do not go together are drawn again, up to a bound, and so are configs in `tried`; after that
-    bound a repeat is accepted, since a small space has no more to give. Raises ConfigFault if no draw is valid.
+    Points with incompatible fields are drawn again, up to MAX_INVALID_DRAWS, and so are configs in `tried`, up to
+    MAX_REPEATED_DRAWS; then a repeat is accepted, as a small space may be exhausted. Raises ConfigFault if no draw is
+    valid.
     """
     if space.sampler == "grid":
         return _take_grid_row(space, number)
@@ -77,9 +77,9 @@ def build_proposal(
 
 
 def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The first trial that this space would not have given, because the space was changed since; None if there is none.
+    """Find the first trial that this space cannot have proposed, since the space was changed; None if there is none.
 
-    Mixing the two would compare trials of different settings, and Optuna refuses a knob whose choices change.
+    Mixing both would compare trials of different settings, and Optuna refuses a knob whose choices change.
     """
     return next((record for record in records if not _is_of_space(space, record)), None)
 
@@ -87,7 +87,7 @@ def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> Tr
 def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
     try:
         again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
-    except (ConfigFault, ValueError, IndexError):  # invalid now, a knob more or another choice, a row less
+    except (ConfigFault, ValueError, IndexError):  # now invalid, another knob or choice, or a row less
         return False
     return (again.point, again.config, again.distributions) == (record.point, record.config, record.distributions)
 
@@ -95,13 +95,13 @@ def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
 def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:
     trial = optuna.trial.FixedTrial(parameters)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a value outside its range now; the comparison tells
+        warnings.simplefilter("ignore", UserWarning)  # a value now outside its range fails the comparison
         point = propose(space, trial)
     return Proposal(point, build_config(space, point), parameters, _dump_distributions(trial.distributions))
 
 
 def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:
-    """Optuna's sampler for one proposal. TPE starts after a third of the trials (4 to 10 of them)."""
+    """Build Optuna's sampler for one proposal. TPE starts after a third of the trials (4 to 10 of them)."""
     seed = int(np.random.SeedSequence([space.seed, number, attempt]).generate_state(1)[0])
     if space.sampler == "random":
         return RandomSampler(seed=seed)
@@ -112,7 +112,7 @@ def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:
             n_startup_trials=min(10, max(4, num_trials(space) // 3)),
             multivariate=True,
             group=True,  # without it, knobs under a condition are drawn independently of all others
-            constant_liar=True,  # trials that run at the same time keep away from each other
+            constant_liar=True,  # spreads trials that run at the same time
         )
 
 
@@ -122,7 +122,7 @@ def _draw(
     scratch = optuna.create_study(direction="maximize", sampler=build_sampler(space, number, attempt))
     scratch.add_trials(history)
     if given is not None:
-        scratch.enqueue_trial(given)  # what it leaves out is drawn
+        scratch.enqueue_trial(given)  # missing knobs are drawn
     trial = scratch.ask()
     point = propose(space, trial)
     return Proposal(point, build_config(space, point), trial.params, _dump_distributions(trial.distributions))

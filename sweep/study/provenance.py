@@ -4,17 +4,16 @@
 """
 
 import datetime
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.cpu import name_products
 from medcap_core.runtime.files import write_json_atomically
 from sweep.study.paths import RunPaths
 
@@ -40,85 +39,128 @@ PACKAGES = (
 _GIT_SECONDS = 10
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataOrigin(_Model):
+    """The data set, as it was recognised: its splits' sizes, and the SHA-256 of each split's records."""
+
+    name: str
+    kind: str
+    notes: list[str] = []
+    sizes: dict[str, int] = {}
+    skipped: int = 0
+    sha256: dict[str, str] = {}
+
+
+class Weights(_Model):
+    """A base model, and the SHA-256 of its weights; None where that is not known."""
+
+    name: str
+    sha256: str | None = None
+
+
+class ModelOrigin(Weights):
+    """The base model; of several, each one by its alias. `vision_models` are other vision towers with their SHA-256."""
+
+    models: dict[str, Weights] = {}
+    vision_models: dict[str, str | None] = {}
+
+    def list_weights(self) -> dict[str, str | None]:
+        """List each model and vision tower with the SHA-256 of its weights."""
+        models = [*self.models.values()] or [self]
+        return {**{model.name: model.sha256 for model in models}, **self.vision_models}
+
+
+class Checkout(_Model):
+    """A git checkout; `dirty` says that files under version control differ from the commit."""
+
+    commit: str
+    dirty: bool
+
+
+class Start(_Model):
+    """One start of the driver. `ended_at` is None where it did not come to its end, `project` where git knows none."""
+
+    command: list[str]
+    started_at: str
+    ended_at: str | None
+    packages: dict[str, str | None]
+    python: str
+    platform: str
+    num_cpus: int | None
+    gpus: list[str]
+    project: Checkout | None
+    data: DataOrigin
+    model: ModelOrigin
+
+
+class _Provenance(_Model):
+    """The content of `provenance.json`."""
+
+    starts: list[Start]
+
+
 def begin_provenance(
-    directory: Path,
-    *,
-    command: Sequence[str],
-    gpus: Sequence[str],
-    data: Mapping[str, Any],
-    model: Mapping[str, Any],
+    directory: Path, *, command: Sequence[str], gpus: Sequence[str], data: DataOrigin, model: ModelOrigin
 ) -> None:
     """Add an entry for this start of the driver to the run's `provenance.json`.
 
-    `command` is the command line as typed; `gpus` the devices' names; `data` kind, notes, sizes of the data set and the
-    SHA-256 of each split's records;
-    `model` name and SHA-256 of its weights, or of each of several; the last two are kept as given and must be JSON.
-    Raises RunFault if the file is damaged.
+    `command` is the command line as typed, `gpus` the devices' names. Raises RunFault if the file is damaged.
     """
-    entry = {
-        "command": list(command),
-        "started_at": _now(),
-        "ended_at": None,
-        "packages": find_versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "num_cpus": os.cpu_count(),
-        "cpu_products": name_products(),
-        "gpus": list(gpus),
-        "project": describe_checkout(Path(__file__).parents[2]),
-        "data": dict(data),
-        "model": dict(model),
-    }
-    _write(directory, [*read_provenance(directory), entry])
+    start = Start(
+        command=list(command),
+        started_at=_now(),
+        ended_at=None,
+        packages=find_versions(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        num_cpus=os.cpu_count(),
+        gpus=list(gpus),
+        project=describe_checkout(Path(__file__).parents[2]),
+        data=data,
+        model=model,
+    )
+    _write(directory, [*read_provenance(directory), start])
 
 
-def check_same_origin(directory: Path, data: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Raise RunFault where data or models, described as for `begin_provenance`, are not those the run began with.
-
-    What an earlier start did not note is not compared.
-    """
+def check_same_origin(directory: Path, data: DataOrigin, model: ModelOrigin) -> None:
+    """Raise RunFault where data or models are not those the run began with; what has no SHA-256 is not compared."""
     remedy = f"undo that to go on with {directory.name}, or start a new run"
-    for entry in read_provenance(directory):
-        for split, digest in entry["data"].get("sha256", {}).items():
-            if data["sha256"].get(split) != digest:
+    now = model.list_weights()
+    for start in read_provenance(directory):
+        for split, digest in start.data.sha256.items():
+            if data.sha256.get(split) != digest:
                 raise RunFault(
-                    f"data {data['name']}: the {split} split has other records, captions or another order than when "
+                    f"data {data.name}: the {split} split has other records, captions or another order than when "
                     f"this run began; {remedy}."
                 )
-        now = _list_weights(model)
-        for name, digest in _list_weights(entry["model"]).items():
-            if digest is not None and now.get(name) not in (None, digest):
+        for name, weights in start.model.list_weights().items():
+            if weights is not None and now.get(name) not in (None, weights):
                 raise RunFault(f"model {name}: its weights are not those this run began with; {remedy}.")
-
-
-def _list_weights(model: Mapping[str, Any]) -> dict[str, str | None]:
-    """Each model and vision tower of an entry -> SHA-256 of its weights, None where that is not known."""
-    several = [(part["name"], part["sha256"]) for part in model.get("models", {}).values()]
-    return {**dict(several or [(model["name"], model.get("sha256"))]), **model.get("vision_models", {})}
 
 
 def end_provenance(directory: Path) -> None:
     """Note in the newest entry that the driver came to its end; one that was killed keeps null there."""
-    entries = read_provenance(directory)
-    if entries:
-        entries[-1]["ended_at"] = _now()
-        _write(directory, entries)
+    starts = read_provenance(directory)
+    if starts:
+        _write(directory, [*starts[:-1], starts[-1].model_copy(update={"ended_at": _now()})])
 
 
-def read_provenance(directory: Path) -> list[dict[str, Any]]:
-    """The entries so far, oldest first; none if there is no file. Raises RunFault if it is damaged."""
+def read_provenance(directory: Path) -> list[Start]:
+    """Read the entries so far, oldest first; none if there is no file. Raises RunFault if it is damaged."""
     path = RunPaths(directory).provenance
-    if not path.exists():
-        return []
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    except (ValueError, KeyError, TypeError):
+        return _Provenance.model_validate_json(path.read_bytes()).starts
+    except FileNotFoundError:
+        return []
+    except ValidationError:
         raise RunFault(f"{path} is damaged; move it away and resume: a new one is begun.") from None
-    return entries
 
 
 def find_versions() -> dict[str, str | None]:
-    """Installed versions of `PACKAGES`; None for one that is not installed."""
+    """Find the installed versions of `PACKAGES`; None for one that is not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -128,11 +170,10 @@ def find_versions() -> dict[str, str | None]:
     return versions
 
 
-def describe_checkout(root: Path) -> dict[str, Any] | None:
-    """Commit and state of the git checkout at `root`; None if `root` is none or git cannot tell.
+def describe_checkout(root: Path) -> Checkout | None:
+    """Describe the git checkout at `root`; None if `root` is none or git does not answer.
 
-    `dirty` says that files under version control differ from the commit. A checkout further up, such as one that holds
-    the virtual environment this is installed in, does not count.
+    A checkout further up, such as one that holds the virtual environment this is installed in, does not count.
     """
     if not (root / ".git").exists():
         return None
@@ -140,18 +181,18 @@ def describe_checkout(root: Path) -> dict[str, Any] | None:
     changes = _ask_git(root, "status", "--porcelain", "--untracked-files=no")
     if commit is None or changes is None:
         return None
-    return {"commit": commit, "dirty": bool(changes)}
+    return Checkout(commit=commit, dirty=bool(changes))
 
 
 def find_gpus() -> list[str]:
-    """Names of the CUDA devices this process sees."""
+    """List the names of the CUDA devices this process sees."""
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _ask_git(root: Path, *arguments: str) -> str | None:
-    """What git says, or None where it is not installed, refuses or hangs."""
+    """Run a git command; None where git is not installed, refuses or hangs."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(root), *arguments],
@@ -166,8 +207,9 @@ def _ask_git(root: Path, *arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _write(directory: Path, entries: list[dict[str, Any]]) -> None:
-    write_json_atomically(RunPaths(directory).provenance, {"starts": entries})
+def _write(directory: Path, starts: list[Start]) -> None:
+    content = _Provenance(starts=starts).model_dump(mode="json", exclude_unset=True)
+    write_json_atomically(RunPaths(directory).provenance, content)
 
 
 def _now() -> str:

@@ -1,21 +1,21 @@
-"""Which trials of a run are best. One objective: the validation score of a trial's best epoch, by the run's metric."""
+"""Ranking of trials by one objective: the validation score of a trial's best epoch, by the run's metric."""
 
 from collections.abc import Iterable
 
 from sweep.study.record import TrialRecord, TrialState
 
 NUM_CANDIDATES = 3
-"""So many of the best trials keep their weights and are scored again on the whole validation split."""
+"""Number of best trials that keep their weights and are scored again on the whole validation split."""
 
 
 def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Trials that gave a model, best first by the search's own score.
+    """Rank the trials with a model by the score of the search, best first.
 
-    Pruned ones count, since their best epoch is kept too; failed and unfinished ones do not. Of equals, the one that
-    trains fewer parameters comes first, then the earlier.
+    Pruned trials count, since their best epoch is kept too; failed and unfinished ones do not. Ties are broken by fewer
+    trainable parameters, then by the earlier trial.
     """
     scored = [
-        (-record.best_score, record.last_count("trainable_parameters") or 0, record.number, record)
+        (-record.best_score, record.trainable_parameters or 0, record.number, record)
         for record in records
         if record.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and record.best_score is not None
     ]
@@ -23,10 +23,10 @@ def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def rank_for_choice(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Trials that gave a model, best first for the choice.
+    """Rank the trials with a model for the choice of the best, best first.
 
-    The candidates are ordered by their score on the whole validation split once each of them has one (CIDEr on a capped
-    subset is another figure, so the two are never compared); all others follow by the search's own.
+    The candidates are ranked by their score on the whole validation split once each has one (CIDEr on a capped subset
+    is not comparable); all others follow by the score of the search.
     """
     ranked = rank_by_search(records)
     top, rest = ranked[:NUM_CANDIDATES], ranked[NUM_CANDIDATES:]

@@ -1,28 +1,53 @@
-"""What a run knows of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
+"""The record of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.objective import OBJECTIVES, Metric, Objective
-from medcap_core.training.epoch_report import EpochReport, rename_former
 
-EPOCH_FIELDS = tuple(item.name for item in fields(EpochReport))
-"""What is kept of an epoch."""
+
+class Epoch(BaseModel):
+    """The report of an epoch (`EpochReport`) as a run keeps it: a figure that was NaN or infinite is None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epoch: int
+    num_epochs: int
+    score: float | None
+    validation_loss: float | None
+    training_loss: float | None
+    learning_rate: float | None
+    seconds: float | None
+    training_seconds: float | None
+    images_per_second: float | None
+    peak_memory_bytes: int | None
+    trainable_parameters: int
+    total_parameters: int
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _drop_infinite(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+EPOCH_FIELDS = tuple(Epoch.model_fields)
 
 
 def result_columns(metric: Metric) -> list[str]:
-    """The columns of `trials.csv` before those of the config; the score's are named by the metric."""
+    """List the columns of `trials.csv` before those of the config; score columns are named by the metric."""
     return [
         "trial",
         "state",
@@ -40,7 +65,7 @@ def result_columns(metric: Metric) -> list[str]:
 
 
 class TrialState(StrEnum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -51,19 +76,16 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the trial is over for good; a STOPPED one goes on when the run is resumed."""
+        """Whether the trial has ended for good; a STOPPED one goes on when the run is resumed."""
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
-
-
-EpochValues = dict[str, int | float | None]
 
 
 @dataclass
 class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
-    `point` is what was drawn from the space, `parameters` and `distributions` the same as Optuna knows it. A figure of
-    an epoch that was NaN or infinite is None. `pruned_at_epoch` is the epoch after which the scheduler said stop.
+    `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
+    epoch after which the scheduler stopped the trial.
     """
 
     name: str
@@ -75,68 +97,74 @@ class TrialRecord:
     state: TrialState = TrialState.PENDING
     reason: str = ""
     attempts: int = 0
-    epochs: list[EpochValues] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
     pruned_at_epoch: int | None = None
     whole_validation_score: float | None = None
 
     @property
     def objective(self) -> Objective:
-        """What its scores are scores of."""
+        """The metric of its scores."""
         return OBJECTIVES[self.config.metric]
 
     @cached_property
     def config_cells(self) -> list[Any]:
-        """The config as it stands in a table, in the order of its fields."""
+        """The config as table cells, in the order of its fields."""
         values = self.config.model_dump(mode="json")
         return [values[name] for name in TrialConfig.model_fields]
 
-    def add_epoch(self, report: Mapping[str, Any]) -> None:
-        """Keep the report of an epoch, in the order of the epochs. Raises KeyError if a field is missing."""
-        self.epochs.append({name: _finite_or_none(report[name]) for name in EPOCH_FIELDS})
-        self.epochs.sort(key=lambda epoch: epoch["epoch"] or 0)
+    def add_epoch(self, epoch: Epoch) -> None:
+        """Add the report of an epoch, sorted by epoch."""
+        self.epochs.append(epoch)
+        self.epochs.sort(key=lambda epoch: epoch.epoch)
 
     def has_epoch(self, number: int) -> bool:
-        """Whether the report of epoch `number` is already here."""
-        return any(epoch["epoch"] == number for epoch in self.epochs)
+        """Check for the report of epoch `number`."""
+        return any(epoch.epoch == number for epoch in self.epochs)
 
     @property
     def best_score(self) -> float | None:
         """The highest validation score of any epoch, as measured during the search."""
-        return max((epoch["score"] for epoch in self.epochs if epoch["score"] is not None), default=None)
+        return max((epoch.score for epoch in self.epochs if epoch.score is not None), default=None)
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best score, the earliest of equals."""
+        """Number of the epoch with the best score, the earliest of ties."""
         best = self.best_score
-        return next((int(epoch["epoch"] or 0) for epoch in self.epochs if epoch["score"] == best), None)
+        return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
 
     @property
     def last_score(self) -> float | None:
-        """Score after the last epoch done."""
-        return self.epochs[-1]["score"] if self.epochs else None
+        """Score of the last finished epoch."""
+        return self.epochs[-1].score if self.epochs else None
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are done; a zero-shot trial is scored once and counts one."""
-        return int(self.epochs[-1]["epoch"] or 0) if self.epochs else 0
+        """Number of finished epochs; a zero-shot trial is scored once, which counts as one."""
+        return self.epochs[-1].epoch if self.epochs else 0
 
     @property
     def num_epochs(self) -> int:
-        """How many epochs the trial's own schedule has."""
-        return int(self.epochs[-1]["num_epochs"] or 0) if self.epochs else self.config.num_epochs
+        """Number of epochs of the trial's own schedule."""
+        return self.epochs[-1].num_epochs if self.epochs else self.config.num_epochs
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, training and evaluation; a lost and repeated epoch counts once."""
-        return math.fsum(epoch["seconds"] or 0.0 for epoch in self.epochs)
+        """Time of all epochs, training and evaluation; a repeated epoch counts once."""
+        return math.fsum(epoch.seconds or 0.0 for epoch in self.epochs)
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Training time of all epochs; None where it is not known of any."""
+        known = [epoch.training_seconds for epoch in self.epochs if epoch.training_seconds is not None]
+        return sum(known) if known else None
 
     @property
     def images_per_second(self) -> float | None:
-        """Training images per second over all epochs: each epoch counts by its training time."""
+        """Training images per second over all epochs, weighted by training time."""
         timed = [
-            (epoch["images_per_second"], epoch["training_seconds"])
+            (epoch.images_per_second, epoch.training_seconds)
             for epoch in self.epochs
-            if epoch["images_per_second"] and epoch["training_seconds"]
+            if epoch.images_per_second and epoch.training_seconds
         ]
         whole = math.fsum(seconds for _, seconds in timed)
         return math.fsum(rate * seconds for rate, seconds in timed) / whole if whole else None
@@ -144,37 +172,39 @@ class TrialRecord:
     @property
     def peak_memory_bytes(self) -> int | None:
         """The highest peak of any epoch."""
-        peaks = [int(epoch["peak_memory_bytes"]) for epoch in self.epochs if epoch["peak_memory_bytes"] is not None]
-        return max(peaks, default=None)
+        return max(
+            (epoch.peak_memory_bytes for epoch in self.epochs if epoch.peak_memory_bytes is not None), default=None
+        )
 
-    def last_count(self, name: str) -> int | None:
-        """The newest value of a parameter count."""
-        value = self.epochs[-1][name] if self.epochs else None
-        return None if value is None else int(value)
+    @property
+    def trainable_parameters(self) -> int | None:
+        """Number of parameters that are trained."""
+        return self.epochs[-1].trainable_parameters if self.epochs else None
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Number of parameters, frozen ones included."""
+        return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
-        """Best score so far by per cent of the trial's own schedule, the way Optuna and the pruner see a trial."""
+        """Build the curve for Optuna and the pruner: best score so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
-            if epoch["score"] is not None:
-                best = max(best, epoch["score"])
+            if epoch.score is not None:
+                best = max(best, epoch.score)
             if best > -math.inf:
-                curve[compute_step(int(epoch["epoch"] or 0), int(epoch["num_epochs"] or 0))] = best
+                curve[compute_step(epoch.epoch, epoch.num_epochs)] = best
         return curve
 
 
 def compute_step(epoch: int, num_epochs: int) -> int:
-    """Share of a trial's own schedule in whole per cent; a trial without epochs is at its end."""
+    """Compute the share of a trial's own schedule in whole per cent; 100 without epochs."""
     return round(100 * epoch / num_epochs) if num_epochs else 100
 
 
-def _finite_or_none(value: float | int | None) -> float | int | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def dump_record(record: TrialRecord) -> dict[str, Any]:
-    """The content of `trial.json`."""
+    """Build the content of `trial.json`."""
     return {
         "trial": record.name,
         "number": record.number,
@@ -187,16 +217,16 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
         "config": record.config.model_dump(mode="json"),
         "parameters": record.parameters,
         "distributions": record.distributions,
-        "epochs": record.epochs,
+        "epochs": [epoch.model_dump() for epoch in record.epochs],
     }
 
 
 def load_record(path: Path) -> TrialRecord:
-    """Read a `trial.json`. Raises RunFault if it is damaged or of another version."""
+    """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
-        content = rename_former(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
         values = content["config"]
-        # Validation makes an existing path absolute; a name stays the name it was, whatever the working directory now.
+        # Validation makes an existing path absolute, but a name must stay a name in any working directory.
         named = {"data": values["data"], "model": values["model"]}
         config = build_trial_config(values, str(path)).model_copy(update=named)
         return TrialRecord(
@@ -209,7 +239,7 @@ def load_record(path: Path) -> TrialRecord:
             state=TrialState(content["state"]),
             reason=content["reason"],
             attempts=content["attempts"],
-            epochs=[rename_former(epoch) for epoch in content["epochs"]],
+            epochs=[Epoch.model_validate(epoch) for epoch in content["epochs"]],
             pruned_at_epoch=content["pruned_at_epoch"],
             whole_validation_score=content["whole_validation_score"],
         )
@@ -221,9 +251,9 @@ def load_record(path: Path) -> TrialRecord:
 
 
 def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:
-    """`trials.csv`: a header and one row for each trial, in the order given; an unknown value is an empty cell.
+    """Format `trials.csv`: a header and one row for each trial, in the order given; unknown values are empty cells.
 
-    The best score is the search's own figure (`max_validation_images` applies), not `whole_validation_score`.
+    The best score is of the search (`max_validation_images` applies), not `whole_validation_score`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -244,6 +274,6 @@ def _result_cells(record: TrialRecord) -> list[Any]:
         round(record.seconds, 3),
         record.images_per_second,
         record.peak_memory_bytes,
-        record.last_count("trainable_parameters"),
-        record.last_count("total_parameters"),
+        record.trainable_parameters,
+        record.total_parameters,
     ]

@@ -1,15 +1,14 @@
 """What a run directory holds, read without its lock: while the run goes on, after it, or after it was cut off.
 
 Nothing here writes. The run replaces its files in one step each, so every file is whole; a file that is missing is one
-that does not exist yet, and one that is damaged is told in `faults` and left out.
+that does not exist yet, and one that is damaged is named in `faults` and left out.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
@@ -19,14 +18,18 @@ from medcap_core.errors import RunFault
 from medcap_core.scoring.captions import METRICS
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import find_holder, load_run_space
-from sweep.study.provenance import read_provenance
+from sweep.study.paths import RunPaths
+from sweep.study.provenance import Start, read_provenance
 from sweep.study.ranking import rank_for_choice
 from sweep.study.record import TrialRecord, TrialState, load_record
-from sweep.study.scored_rows import ANSWER_TABLE, BASELINE_ROWS, PER_IMAGE_TABLE
+from sweep.study.scored_rows import BASELINE_ROWS
+from sweep.study.test_results import Scores, TestResults
+
+_Content = TypeVar("_Content")
 
 
 class RunStatus(StrEnum):
-    """Whether a run goes on; NOT_ENDED where that cannot be told, such as for one on another machine."""
+    """Whether a run goes on; NOT_ENDED where that is not known, such as for one on another machine."""
 
     FINISHED = "finished"
     RUNNING = "running"
@@ -35,7 +38,7 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run as its files tell it; None for a table that is not there.
+    """The content of a run directory; None for a table that is not there.
 
     `captions` has the columns of `test_predictions.csv`, `answers` those of `test_answers.csv`, all text.
     """
@@ -44,8 +47,8 @@ class RunResults:
     space: SearchSpace
     records: list[TrialRecord]
     status: RunStatus
-    metrics: dict[str, Any] = field(default_factory=dict)
-    provenance: list[dict[str, Any]] = field(default_factory=list)
+    metrics: TestResults = field(default_factory=TestResults)
+    provenance: list[Start] = field(default_factory=list)
     captions: pd.DataFrame | None = None
     image_scores: pd.DataFrame | None = None
     answers: pd.DataFrame | None = None
@@ -54,7 +57,12 @@ class RunResults:
     @property
     def noun(self) -> str:
         """What the records of the test split are called, "image" or "scan"."""
-        return str(self.metrics.get("noun", Record.noun))
+        return self.metrics.noun or Record.noun
+
+    @property
+    def paths(self) -> RunPaths:
+        """The files of the run."""
+        return RunPaths(self.directory)
 
     @property
     def ranked(self) -> list[TrialRecord]:
@@ -64,8 +72,7 @@ class RunResults:
     @property
     def best(self) -> TrialRecord | None:
         """The trial that was scored as the best one, else the best so far; None if none gave a model."""
-        named = {record.name: record for record in self.records}
-        return named.get(str(self.metrics.get("best_trial"))) or next(iter(self.ranked), None)
+        return self.trial_of_row("best") or next(iter(self.ranked), None)
 
     @property
     def num_finished(self) -> int:
@@ -73,61 +80,54 @@ class RunResults:
         return sum(record.state.is_final for record in self.records)
 
     @property
-    def test_rows(self) -> dict[str, dict[str, Any]]:
-        """Scores on the test split by row name: `best`, or each trial by number where several are scored; baselines."""
-        rows = {name: scores for name, scores in sorted(self.section("trials").items()) if _is_mapping(scores)}
-        if len(rows) < 2 and _is_mapping(self.metrics.get("best")):
-            rows = {"best": self.metrics["best"]}
-        return rows | {name: self.metrics[name] for name in BASELINE_ROWS if _is_mapping(self.metrics.get(name))}
+    def test_rows(self) -> dict[str, Scores]:
+        """Scores on the test split by row: `best`, or each trial by number where several are scored; baselines."""
+        found = {row: self.metrics.scores_of(row) for row in ("best", *self.metrics.trials, *BASELINE_ROWS)}
+        known = {row: scores for row, scores in found.items() if scores is not None}
+        return {row: known[row] for row in choose_rows(known, BASELINE_ROWS)}
 
     @property
     def score_names(self) -> list[str]:
         """Names of the scores on the test split, the usual ones first."""
-        found = dict.fromkeys(
-            name
-            for scores in self.test_rows.values()
-            for name, value in scores.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        )
+        found = dict.fromkeys(name for scores in self.test_rows.values() for name in scores)
         return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
-    def section(self, name: str) -> dict[str, Any]:
-        """A mapping of `test_metrics.json` that older or unfinished runs lack; empty there."""
-        value = self.metrics.get(name)
-        return dict(value) if isinstance(value, Mapping) else {}
-
     def trial_of_row(self, row: str) -> TrialRecord | None:
-        """The trial behind a row of the test table; None for a baseline."""
-        name = self.metrics.get("best_trial") if row == "best" else row
+        """Find the trial behind a row of the test table; None for a baseline."""
+        name = self.metrics.best_trial if row == "best" else row
         return next((record for record in self.records if record.name == name), None)
 
 
 def load_results(directory: Path) -> RunResults:
     """Read a run directory. Raises RunFault if it is none."""
-    if not (directory / "space.yaml").is_file():
+    paths = RunPaths(directory.resolve())
+    if not paths.space.is_file():
         raise RunFault(f"{directory} is not a run directory (it has no space.yaml); name one such as runs/lora-001.")
-    directory = directory.resolve()
-    space = load_run_space(directory / "space.yaml")
     faults: list[str] = []
-    records = _read_records(directory, faults)
-    metrics = _read_metrics(directory, faults)
-    provenance = _read_provenance(directory, faults)
+    provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
+    records = [_read(load_record, path, None, faults) for path in paths.trial_records]
     return RunResults(
-        directory=directory,
-        space=space,
-        records=records,
-        status=_find_status(directory, provenance),
-        metrics=metrics,
+        directory=paths.root,
+        space=load_run_space(paths.space),
+        records=sorted(filter(None, records), key=lambda record: record.number),
+        status=_find_status(paths.root, provenance),
+        metrics=_read(TestResults.load, paths.test_metrics, TestResults(), faults),
         provenance=provenance,
-        captions=_read_table(directory / "test_predictions.csv", faults, text=True),
-        image_scores=_read_table(directory / PER_IMAGE_TABLE, faults, text=False),
-        answers=_read_table(directory / ANSWER_TABLE, faults, text=True),
+        captions=_read_table(paths.predictions, faults, text=True),
+        image_scores=_read_table(paths.image_scores, faults, text=False),
+        answers=_read_table(paths.answers, faults, text=True),
         faults=faults,
     )
 
 
+def choose_rows(found: Collection[str], baselines: Collection[str]) -> list[str]:
+    """Choose the rows of a table: `best`, or each trial by number where several were scored, then the baselines."""
+    trials = sorted(row for row in found if row != "best" and row not in baselines)
+    return [row for row in (*(trials if len(trials) > 1 else ["best"]), *baselines) if row in found]
+
+
 def find_searched(results: RunResults) -> list[str]:
-    """The fields of TrialConfig that were searched and differ between trials, learning rate, rank and epochs first."""
+    """List the searched fields of TrialConfig that differ between trials, learning rate, rank and epochs first."""
     first = ("learning_rate", "lora_rank", "num_epochs", "freeze")
     names = [*results.space.search, *(["seed"] if results.space.seeds else [])]
     varied = [
@@ -137,48 +137,20 @@ def find_searched(results: RunResults) -> list[str]:
 
 
 def group_over_seeds(records: list[TrialRecord]) -> list[list[TrialRecord]]:
-    """Trials whose configs differ in their seed alone, in order of their first trial."""
+    """Group trials whose configs differ in their seed alone, in order of their first trial."""
     groups: dict[TrialConfig, list[TrialRecord]] = {}
     for record in records:
         groups.setdefault(record.config.model_copy(update={"seed": 0}), []).append(record)
     return list(groups.values())
 
 
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _read_records(directory: Path, faults: list[str]) -> list[TrialRecord]:
-    records = []
-    for path in sorted((directory / "trials").glob("trial_*/trial.json")):
-        try:
-            records.append(load_record(path))
-        except RunFault as fault:
-            faults += fault.faults
-    return sorted(records, key=lambda record: record.number)
-
-
-def _read_metrics(directory: Path, faults: list[str]) -> dict[str, Any]:
-    path = directory / "test_metrics.json"
+def _read(read: Callable[[Path], _Content], path: Path, otherwise: _Content, faults: list[str]) -> _Content:
+    """Read a file; one that is damaged adds to `faults`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        faults.append(f"{path} cannot be read ({error}); the test scores are left out.")
-        return {}
-    if not isinstance(content, dict):
-        faults.append(f"{path} holds no scores; they are left out.")
-        return {}
-    return content
-
-
-def _read_provenance(directory: Path, faults: list[str]) -> list[dict[str, Any]]:
-    try:
-        return read_provenance(directory)
+        return read(path)
     except RunFault as fault:
         faults += fault.faults
-        return []
+        return otherwise
 
 
 def _read_table(path: Path, faults: list[str], *, text: bool) -> pd.DataFrame | None:
@@ -194,13 +166,13 @@ def _read_table(path: Path, faults: list[str], *, text: bool) -> pd.DataFrame | 
         return None
 
 
-def _find_status(directory: Path, provenance: list[dict[str, Any]]) -> RunStatus:
-    if provenance and provenance[-1].get("ended_at"):
+def _find_status(directory: Path, provenance: list[Start]) -> RunStatus:
+    if provenance and provenance[-1].ended_at:
         return RunStatus.FINISHED
     return RunStatus.RUNNING if find_holder(directory) else RunStatus.NOT_ENDED
 
 
 def count_states(records: list[TrialRecord]) -> dict[TrialState, int]:
-    """How many trials are in each state; states without a trial are left out."""
+    """Count the trials in each state; states without a trial are left out."""
     counts = {state: sum(record.state is state for record in records) for state in TrialState}
     return {state: count for state, count in counts.items() if count}

@@ -11,7 +11,7 @@ FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as shown: `label` is its config in a few words, `epoch` counts finished ones, `score` is the last."""
+    """One trial in the table: `label` is its config in short, `epoch` counts finished epochs, `score` is the last."""
 
     trial: str
     label: str
@@ -25,19 +25,19 @@ class TrialRow:
 
     @property
     def finished(self) -> bool:
-        """No more work will be done on it."""
+        """Whether the trial has ended for good."""
         return self.state in FINISHED_STATES
 
     @property
     def ranked_score(self) -> float:
-        """Best score for ranking; minus infinity where there is none or the trial failed."""
+        """Best score for ranking; minus infinity for a failed trial or without a score."""
         if self.best_score is None or math.isnan(self.best_score) or self.state == "FAILED":
             return -math.inf
         return self.best_score
 
 
 def build_row(record: TrialRecord) -> TrialRow:
-    """One row of the live table."""
+    """Build one row of the live table."""
     return TrialRow(
         trial=record.name,
         label=short_label(record.point),

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from medcap_core.data.records import Record
 
-UNSEEN, ALL = "unseen", "all"
-
 TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")
 """Rows that know the questions alone; the first is the best model itself, the second not even a model."""
 
@@ -23,8 +21,6 @@ ANSWER_ROWS = {
     "answer_prior": "most frequent answer",
 }
 """Rows of the sections on answers that are no trial, and how they are called."""
-
-ANSWER_TABLE = "test_answers.csv"
 
 PER_IMAGE_TABLE = Path("tables") / "per_image_scores.csv"
 

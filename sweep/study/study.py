@@ -6,13 +6,11 @@ truth; the other two follow from them and are brought up to date when the run is
 `trial.json` before Optuna hears of it, so no trial is half known and no number is used twice.
 """
 
-import json
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock
 
@@ -25,8 +23,9 @@ from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside
 from sweep.study.pruning import build_rungs, should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
-from sweep.study.record import TrialRecord, TrialState, dump_record, format_csv
+from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.row import TrialRow, build_row
+from sweep.study.test_results import TestResults
 
 
 class Study:
@@ -135,7 +134,7 @@ class Study:
         return list(self._records.values())
 
     def record(self, trial: str) -> TrialRecord:
-        """The trial of that name. Raises KeyError."""
+        """Find a trial by name. Raises KeyError."""
         return self._records[trial]
 
     def trial_directory(self, trial: str) -> Path:
@@ -168,13 +167,13 @@ class Study:
         return self.space.sampler != "grid" and bool(self.space.search)
 
     def rows(self) -> list[TrialRow]:
-        """The trials as the live table shows them."""
+        """Build the rows of the live table."""
         return [build_row(record) for record in self.records]
 
     # The life of a trial
 
     def propose(self) -> TrialRecord | None:
-        """The next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
+        """Choose the next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
 
         None when the wanted number has been handed out. Raises ConfigFault if the space gives no valid point.
         """
@@ -206,23 +205,23 @@ class Study:
         record.state = TrialState.RUNNING
         self._save(record)
 
-    def report(self, trial: str, epoch_report: Mapping[str, Any]) -> bool:
-        """Take the report of one epoch (`EPOCH_FIELDS`); False if the trial is to stop now, as pruned or already over.
+    def report(self, trial: str, epoch: Epoch) -> bool:
+        """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
-        A report that is known already changes nothing and gets the answer it got, so a resumed trial may tell its past.
+        A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
+        epochs again.
         """
         record = self.record(trial)
-        epoch = int(epoch_report["epoch"])
         if record.state.is_final:
             return False
         if record.pruned_at_epoch is not None:
-            return epoch < record.pruned_at_epoch
-        if record.has_epoch(epoch):
+            return epoch.epoch < record.pruned_at_epoch
+        if record.has_epoch(epoch.epoch):
             return True
-        record.add_epoch(epoch_report)
+        record.add_epoch(epoch)
         record.state = TrialState.RUNNING
         if self._is_to_prune(record):
-            record.pruned_at_epoch = epoch
+            record.pruned_at_epoch = epoch.epoch
         self._save(record)
         return record.pruned_at_epoch is None
 
@@ -263,11 +262,11 @@ class Study:
     # The best
 
     def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
-        """The best `n` trials by the search's own score; see `rank_by_search`."""
+        """List the best `n` trials by the search's own score; see `rank_by_search`."""
         return rank_by_search(self.records)[:n]
 
     def best(self, n: int = 1) -> list[TrialRecord]:
-        """The best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
+        """List the best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
         return rank_for_choice(self.records)[:n]
 
     def rescore(self, trial: str, score: float) -> None:
@@ -307,40 +306,24 @@ class Study:
         for record in self.records:
             if not record.state.is_final:
                 continue
-            checkpoints = self.trial_directory(record.name) / "checkpoints"
+            checkpoints = self.paths.trial(record.name).checkpoints
             for name in ("last",) if record.name in needed else ("last", "best"):
                 if (checkpoints / name).exists():
                     shutil.rmtree(checkpoints / name)
 
     # The test split, which nothing scores twice
 
-    def read_test_metrics(self) -> dict[str, Any]:
-        """`test_metrics.json`, empty if there is none yet. Raises RunFault if it is damaged."""
-        path = self.paths.test_metrics
-        if not path.exists():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise RunFault(f"{path} is damaged; move it away and resume: the test split is then scored again.")
-        return content
+    def read_test_metrics(self) -> TestResults:
+        """Read `test_metrics.json`; empty results where there is none yet. Raises RunFault if it is damaged."""
+        return TestResults.load(self.paths.test_metrics)
 
-    def write_test_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def write_test_metrics(self, results: TestResults) -> None:
         """Replace `test_metrics.json`."""
-        write_json_atomically(self.paths.test_metrics, dict(metrics))
+        results.save(self.paths.test_metrics)
 
     def tested_trials(self) -> set[str]:
-        """Names of the trials that `test_metrics.json` has under `trials`."""
-        return set(self.read_test_metrics().get("trials", {}))
-
-    def add_test_score(self, trial: str, scores: Mapping[str, float]) -> None:
-        """Keep a trial's scores on the test split under `trials`. Raises ValueError if it has some already."""
-        metrics = self.read_test_metrics()
-        if trial in metrics.get("trials", {}):
-            raise ValueError(f"{trial} is already scored on the test split")
-        self.write_test_metrics(metrics | {"trials": metrics.get("trials", {}) | {trial: dict(scores)}})
+        """Return the names of the trials that have scores on the test split."""
+        return set(self.read_test_metrics().trials)
 
     # Going on
 
@@ -354,7 +337,7 @@ class Study:
                 )
 
     def check_extension(self, num_more: int) -> None:
-        """Raise RunFault where there are not so many trials more: of a grid, and where nothing is searched."""
+        """Raise RunFault where no trials can be added: to a grid, and where nothing is searched."""
         if not self.can_be_extended:
             why = "a grid has its rows and no more" if self.space.sampler == "grid" else "nothing is searched"
             raise RunFault(f"{self.directory}: {why}; leave --trials out, it is for tpe and random searches.")
@@ -362,7 +345,7 @@ class Study:
             raise RunFault(f"--trials +{num_more}: add at least one trial.")
 
     def extend(self, num_more: int) -> None:
-        """Want so many trials more, for good: `trials` in the run's space.yaml grows. Raises as `check_extension`."""
+        """Add trials to the wanted number, in the run's space.yaml too. Raises as `check_extension`."""
         self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
         write_text_atomically(self.paths.space, dump_space(self.space))

@@ -15,6 +15,9 @@ from medcap_core.runtime.files import write_json_atomically
 Scores = dict[str, float]
 """Score by the name of its metric, such as `CIDEr` or `BLEU-4`."""
 Interval = tuple[float, float]
+Settings = dict[str, str | int | float | bool | None]
+"""Fields of a trial's config."""
+Unit = Literal["case", "image", "subject", "scan"]
 Scope = Literal["unseen", "all"]
 """Which test scans a figure is of: those of cohorts that are not in training, or all."""
 
@@ -33,7 +36,7 @@ class _Model(BaseModel):
 class Resampling(_Model):
     """What the intervals rest on: what was drawn, how many of them there are, how often."""
 
-    unit: Literal["case", "image", "subject", "scan"]
+    unit: Unit
     num_units: int
     num_resamples: int
 
@@ -118,7 +121,7 @@ class ClassificationScores(_Model):
     cohorts: dict[str, ClassificationScore] = {}
 
     def of(self, scope: Scope) -> ClassificationScore | None:
-        """The scores in a scope; None where it has no scan of known diagnosis."""
+        """Get the scores in a scope; None where it has no scan of known diagnosis."""
         return self.unseen if scope == "unseen" else self.all
 
     @property
@@ -165,7 +168,7 @@ class AnswerRow(_Model):
     all: AnswerScores | None = None
 
     def of(self, scope: Scope) -> AnswerScores | None:
-        """The scores in a scope; None where it has no question."""
+        """Get the scores in a scope; None where it has no question."""
         return self.unseen if scope == "unseen" else self.all
 
     @property
@@ -197,7 +200,7 @@ class AnswerComparisonScopes(_Model):
     all: AnswerComparisons | None = None
 
     def of(self, scope: Scope) -> AnswerComparisons | None:
-        """The comparisons in a scope."""
+        """Get the comparisons in a scope."""
         return self.unseen if scope == "unseen" else self.all
 
 
@@ -205,7 +208,7 @@ class QuestionAnswering(_Model):
     """The section `question_answering`."""
 
     best_trial: str | None = None
-    evaluation: dict[str, str | int | float | bool | None] = {}
+    evaluation: Settings = {}
     unseen_cohorts: list[str] = []
     num_scans: int | None = None
     num_questions: int | None = None
@@ -240,8 +243,8 @@ class TestResults(_Model):
     noun: str | None = None
     resampling: Resampling | None = None
     caption_preprocessing: str = "none"
-    evaluation: dict[str, str | int | float | bool | None] = {}
-    training: dict[str, str | int | float | bool | None] = {}
+    evaluation: Settings = {}
+    training: Settings = {}
     classification: Classification | None = None
     question_answering: QuestionAnswering | None = None
 
@@ -274,7 +277,7 @@ ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_i
 
 
 def describe_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a file, with the place in it."""
+    """Describe the first fault of a file, with its place."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,119 +1,143 @@
-"""The tables of a report on the test split: scores with their certainty, seeds, facts, concepts, published figures."""
+"""The tables on the captions of the test split: scores, seeds, facts, concepts, published figures."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from medcap_core.scoring.published import find_published
 from sweep.space.labels import short_label
-from sweep.study.results import RunResults
-from sweep.study.scored_rows import BASELINE_ROWS, name_baseline
-from sweep.tables.blocks import Column, Estimate, Table
+from sweep.study.results import RunResults, choose_rows
+from sweep.study.scored_rows import ANSWER_ROWS, BASELINE_ROWS, name_baseline
+from sweep.study.test_results import Comparison, Interval
+from sweep.tables.blocks import Column, Row, Table
+from sweep.tables.formats import Cell, Estimate, Label
+
+_RANKS = {
+    name: rank for rank, name in enumerate(("BLEU-4", "ROUGE-L", "METEOR", "BLEU-1", "BLEU-3", "BLEU-2"), start=1)
+}
+"""Which scores leave a narrow terminal, the last one first."""
+
+
+def build_caption_tables(results: RunResults) -> list[Table]:
+    """Build every table on the captions of the test split that the run has scores for."""
+    if not results.test_rows:
+        return []
+    built = (build_test_table, build_group_table, build_fact_table, build_concept_table, build_published_table)
+    return [table for build in built if (table := build(results)) is not None]
 
 
 def build_test_table(results: RunResults) -> Table:
-    """Scores on the test split, each with its 95% interval, and the comparison with the named baseline."""
-    intervals, comparisons = results.section("intervals"), results.section("comparisons")
-    compared = comparisons.get("rows") or {}
-    names = results.score_names
-    columns = [
-        Column("row", ""),
-        Column("label", "Model or baseline"),
-        *(Column(name, name, "score") for name in names),
-    ]
-    columns += _build_comparison_columns(results) if compared else []
-    rows = []
-    for row, scores in results.test_rows.items():
-        cells: dict[str, Any] = {"row": row, "label": describe_row(results, row)}
-        cells |= {name: _estimate(scores.get(name), (intervals.get(row) or {}).get(name)) for name in names}
-        rows.append(cells | _compare(compared.get(row)))
-    best = {"best", results.metrics.get("best_trial")}
-    emphasised = frozenset(index for index, row in enumerate(rows) if row["row"] in best)
-    return Table("test", "Scores on the test split", tuple(columns), tuple(rows), sortable=True, emphasised=emphasised)
+    """Build the scores on the test split, each with its 95% interval, and the comparison with the named baseline.
 
-
-def build_group_table(results: RunResults) -> Table | None:
-    """Mean and spread over seeds of rows that were repeated, on the test split; None where none were."""
-    groups = results.metrics.get("groups")
-    if not isinstance(groups, list) or not groups:
-        return None
-    names = list(dict.fromkeys(name for group in groups for name in group["scores"]))
-    has_comparison = any(group.get("comparison") for group in groups)
-    columns = (
-        Column("label", "Row"),
-        Column("num_seeds", "Seeds", "count"),
-        Column("trials", "Trials"),
-        *(Column(name, name, "score") for name in names),
-        Column("interval_low", "CIDEr, from", "score"),
-        Column("interval_high", "to", "score"),
-        *(_build_comparison_columns(results) if has_comparison else ()),
-    )
-    rows = []
-    for group in groups:
-        scores = {name: _estimate_spread(value) for name, value in group["scores"].items()}
-        counts = [value.get("num_seeds", 0) for value in group["scores"].values()]
-        low, high = (group.get("intervals") or {}).get("CIDEr") or (None, None)
-        rows.append(
-            {
-                "label": group["label"],
-                "num_seeds": max(counts, default=len(group["trials"])),
-                "trials": " ".join(group["trials"]),
-                **scores,
-                "interval_low": low,
-                "interval_high": high,
-                **_compare(group.get("comparison")),
-            }
-        )
-    return Table("groups", "Mean and standard deviation over seeds", columns, tuple(rows), sortable=True)
-
-
-def build_fact_table(results: RunResults) -> Table | None:
-    """How often the captions name the true finding, side and level; None where the truth is not known."""
-    rows_of = results.section("facts")
-    if not rows_of:
-        return None
-    facts = list(dict.fromkeys(fact for row in rows_of.values() for fact in row))
-    columns = (
-        Column("row", ""),
-        Column("label", "Model or baseline"),
-        *(Column(fact, f"{fact.capitalize()}, accuracy", "score") for fact in facts),
-        Column("num_images", "Images", "count"),
-    )
+    Trials beside the best one are secondary: their settings have rows in the table of groups.
+    """
+    metrics, names = results.metrics, results.score_names
+    compared = metrics.comparisons.rows if metrics.comparisons else {}
+    columns = [*label_columns(), *(_score_column(name) for name in names)]
     rows = [
         {
             "row": row,
             "label": describe_row(results, row),
-            **{name: _estimate(fact.get("accuracy"), fact.get("interval")) for name, fact in told.items()},
-            "num_images": max((fact.get("num_images") or 0 for fact in told.values()), default=None),
+            **{name: estimate(scores.get(name), metrics.intervals.get(row, {}).get(name)) for name in names},
+            **_compare(compared.get(row)),
         }
-        for row, told in rows_of.items()
+        for row, scores in results.test_rows.items()
     ]
-    return Table("facts", "Facts named in the captions", columns, tuple(rows), sortable=True)
+    columns += _build_comparison_columns(results) if compared else ()
+    count = results.metrics.num_images
+    title = "Scores on the test split" if count is None else f"Scores on {count:,} test {results.noun}s"
+    notes = tuple(_explain_statistics(results))
+    return mark_rows(results, Table("test", title, tuple(columns), tuple(rows), sortable=True, notes=notes))
+
+
+def build_group_table(results: RunResults) -> Table | None:
+    """Build mean and spread over seeds of each setting, the highest CIDEr first; None where none were grouped."""
+    groups = sorted(results.metrics.groups, key=lambda group: -group.scores["CIDEr"].mean)
+    if not groups:
+        return None
+    names = list(dict.fromkeys(name for group in groups for name in group.scores))
+    has_spread = any(score.std is not None for group in groups for score in group.scores.values())
+    columns = (
+        Column("label", "Setting"),
+        Column("num_seeds", "Seeds", "count", rank=0 if has_spread else None),
+        Column("trials", "Trials", rank=None),
+        *map(_score_column, names),
+        Column("interval_low", "CIDEr, from", "score", short="from"),
+        Column("interval_high", "to", "score"),
+        *(_build_comparison_columns(results) if any(group.comparison for group in groups) else ()),
+    )
+    rows = []
+    for group in groups:
+        low, high = group.intervals.get("CIDEr", (None, None))
+        rows.append(
+            {
+                "label": group.label,
+                "num_seeds": max(score.num_seeds for score in group.scores.values()),
+                "trials": " ".join(group.trials),
+                **{name: Estimate(score.mean, std=score.std) for name, score in group.scores.items()},
+                "interval_low": low,
+                "interval_high": high,
+                **_compare(group.comparison),
+            }
+        )
+    notes = (
+        "From and to: 95% bootstrap interval of the mean CIDEr.",
+        *(["±: standard deviation over seeds."] * has_spread),
+    )
+    return Table("groups", "Mean and standard deviation over seeds", columns, tuple(rows), sortable=True, notes=notes)
+
+
+def build_fact_table(results: RunResults) -> Table | None:
+    """Build how often captions name the true finding, side and level; None where the truth is not known."""
+    facts = results.metrics.facts
+    if not facts:
+        return None
+    names = list(dict.fromkeys(name for row in facts.values() for name in row))
+    columns = (
+        *label_columns(),
+        *(Column(name, f"{name.capitalize()}, accuracy", "score") for name in names),
+        Column("num_images", "Images", "count", rank=None),
+    )
+    rows: tuple[Row, ...] = tuple(
+        {
+            "row": row,
+            "label": describe_row(results, row),
+            **{name: Estimate(fact.accuracy, *fact.interval) for name, fact in facts[row].items()},
+            "num_images": max(fact.num_images for fact in facts[row].values()),
+        }
+        for row in choose_rows(facts, BASELINE_ROWS)
+    )
+    return mark_rows(results, Table("facts", "Facts named in the captions", columns, rows, sortable=True))
 
 
 def build_concept_table(results: RunResults) -> Table | None:
-    """Precision, recall and F1 of medical concepts found in captions; None where the data has none."""
-    rows_of = results.section("concepts")
-    if not rows_of:
+    """Build precision, recall and F1 of medical concepts found in captions; None where the data has none."""
+    concepts = results.metrics.concepts
+    if not concepts:
         return None
     columns = (
-        Column("row", ""),
-        Column("label", "Model or baseline"),
+        *label_columns(),
         Column("f1", "F1", "score"),
         Column("precision", "Precision", "score"),
         Column("recall", "Recall", "score"),
-        Column("num_images", "Images", "count"),
+        Column("num_images", "Images", "count", rank=None),
     )
-    rows = [
-        {"row": row, "label": describe_row(results, row), **told, "f1": _estimate(told.get("f1"), told.get("interval"))}
-        for row, told in rows_of.items()
-    ]
-    return Table("concepts", "Medical concepts found in the captions", columns, tuple(rows), sortable=True)
+    rows: tuple[Row, ...] = tuple(
+        {
+            "row": row,
+            "label": describe_row(results, row),
+            "f1": Estimate(concepts[row].f1, *concepts[row].interval),
+            "precision": concepts[row].precision,
+            "recall": concepts[row].recall,
+            "num_images": concepts[row].num_images,
+        }
+        for row in choose_rows(concepts, BASELINE_ROWS)
+    )
+    return mark_rows(results, Table("concepts", "Medical concepts found in the captions", columns, rows, sortable=True))
 
 
 def build_published_table(results: RunResults) -> Table | None:
-    """Figures that others have published on this data; None where there are none."""
-    data = (results.provenance[-1].get("data") or {}) if results.provenance else {}
-    figures = find_published(results.space.data, str(data.get("kind") or ""))
+    """Build the figures that others have published on this data; None where there are none."""
+    kind = results.provenance[-1].data.kind if results.provenance else ""
+    figures = find_published(results.space.data, kind)
     if not figures:
         return None
     names = list(dict.fromkeys(name for figure in figures for name in figure.scores))
@@ -121,46 +145,98 @@ def build_published_table(results: RunResults) -> Table | None:
         Column("system", "Published system"),
         *(Column(name, name, "number") for name in names),
         Column("test_images", "Measured on"),
-        Column("source", "Source"),
+        Column("source", "Source", rank=None),
     )
-    rows = tuple(
+    rows: tuple[Row, ...] = tuple(
         {"system": item.system, **item.scores, "test_images": item.test_images, "source": item.source}
         for item in figures
     )
-    return Table("published", "Published by others", columns, rows)
+    note = "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
+    return Table("published", "Published by others", columns, rows, notes=(note,))
 
 
-def describe_row(results: RunResults, row: str) -> str:
-    """How a row of the test table is called: a baseline's name, or a trial with its setting."""
+def describe_row(results: RunResults, row: str) -> Label:
+    """Name a row of the test table: a baseline, or a trial by its setting."""
     if row in BASELINE_ROWS:
-        return name_baseline(row, results.noun)
+        name = name_baseline(row, results.noun)
+        return Label(name, name)
     record = results.trial_of_row(row)
     label = row if record is None else short_label(record.point)
     if row == "best":
-        return "best model" if record is None else f"best model ({record.name}, {label})"
-    return f"{label} (best on validation)" if row == results.metrics.get("best_trial") else label
+        return Label("best model" if record is None else f"best model ({record.name}, {label})", "best model")
+    return (
+        Label(f"{label} (best on validation)", "best model")
+        if row == results.metrics.best_trial
+        else Label(label, label)
+    )
 
 
-def _build_comparison_columns(results: RunResults) -> list[Column]:
-    comparisons = results.section("comparisons")
-    metric, baseline = comparisons.get("metric", "CIDEr"), comparisons.get("baseline", "zero_shot")
-    return [
-        Column("difference", f"{metric} against {describe_row(results, baseline)}", "difference"),
-        Column("p_value", "p", "p"),
-        Column("p_adjusted", "p, corrected", "p"),
-    ]
+def mark_rows(results: RunResults, table: Table) -> Table:
+    """Let the best trial's rows stand out; those of other trials are secondary."""
+    kept = {*BASELINE_ROWS, *ANSWER_ROWS}
+    best = {"best", results.metrics.best_trial}
+    places = dict(enumerate(row["row"] for row in table.rows))
+    return replace(
+        table,
+        emphasised=frozenset(place for place, row in places.items() if row in best),
+        secondary=frozenset(place for place, row in places.items() if row not in best | kept),
+    )
 
 
-def _compare(told: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The cells of a comparison with the baseline."""
-    told = told or {}
-    difference = _estimate(told.get("difference"), told.get("interval"))
-    return {"difference": difference, "p_value": told.get("p_value"), "p_adjusted": told.get("p_adjusted")}
+def label_columns() -> tuple[Column, Column]:
+    """Build the columns that name the row: as in `test_metrics.json`, and for readers."""
+    return Column("row", ""), Column("label", "Model or baseline")
 
 
-def _estimate(value: float | None, interval: Sequence[float] | None) -> Estimate:
-    return Estimate(value, *(interval[:2] if interval else ()))
+def _score_column(name: str) -> Column:
+    """Build the column of a score; on a terminal only CIDEr has its uncertainty beside it."""
+    return Column(name, name, "score", rank=_RANKS.get(name, 0), with_spread=name == "CIDEr")
 
 
-def _estimate_spread(value: Mapping[str, Any]) -> Estimate:
-    return Estimate(value.get("mean"), std=value.get("std"))
+def _explain_statistics(results: RunResults) -> list[str]:
+    """Explain the intervals and p-values of the test table."""
+    metrics, said = results.metrics, []
+    drawn = metrics.resampling
+    if any(metrics.intervals.values()):
+        over = f" over {drawn.num_units:,} {drawn.unit}s, {drawn.num_resamples:,} resamples" if drawn else ""
+        said.append(f"Ranges are 95% bootstrap intervals{over}.")
+    compared = metrics.comparisons
+    if compared and compared.rows:
+        instead = f" (as {compared.missing_baseline} was not scored)" if compared.missing_baseline else ""
+        by = f" by {drawn.unit}s" if drawn else ""
+        said.append(
+            f"p: paired sign-flip test{by} of the difference in {compared.metric} to "
+            f"{describe_row(results, compared.baseline)}{instead}, corrected by Holm."
+        )
+    if metrics.caption_preprocessing != "none":
+        said.append(f"Captions and references were preprocessed as {metrics.caption_preprocessing}.")
+    return said
+
+
+def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:
+    compared = results.metrics.comparisons
+    metric, baseline = (compared.metric, compared.baseline) if compared else ("CIDEr", "zero_shot")
+    return (
+        Column("difference", f"{metric} against {describe_row(results, baseline)}", "difference", rank=None),
+        Column("p_value", "p", "p", rank=None),
+        Column("p_adjusted", "p, corrected", "p", short="p"),
+    )
+
+
+def fill_comparison(found: Comparison, prefix: str = "") -> dict[str, Cell]:
+    """Fill the cells of a comparison with a baseline."""
+    return {
+        f"{prefix}difference": Estimate(found.difference, *found.interval),
+        f"{prefix}p_value": found.p_value,
+        f"{prefix}p_adjusted": found.p_adjusted,
+    }
+
+
+def _compare(found: Comparison | None) -> dict[str, Cell]:
+    """Fill the cells of a comparison; none where a row is the baseline under another name."""
+    return fill_comparison(found) if found and found.difference else {}
+
+
+def estimate(value: float | None, interval: Interval | None) -> Estimate:
+    """Build a cell of a score and its interval, either of which may be unknown."""
+    return Estimate(value, *(interval or ()))

@@ -2,7 +2,8 @@
 
 import re
 
-from sweep.tables.blocks import Code, Gallery, Plot, Report, Section, Table, Text, format_uncertainty, format_value
+from sweep.tables.blocks import Code, Gallery, Plot, Report, Section, Table, Text
+from sweep.tables.formats import format_cell
 
 _MARKUP = re.compile(r"([\\`*\[\]<>|#~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
 _MAX_ROWS = 60
@@ -10,7 +11,7 @@ _LONG_TABLES = ("learning_curves",)
 
 
 def format_markdown(report: Report) -> str:
-    """The whole of `report.md`; tables that are long go to `tables/` alone, and the text says so."""
+    """Format `report.md`; tables that are long go to `tables/` alone, and the text says so."""
     parts = [f"# {escape(report.title)}", escape(report.status), escape(report.summary)]
     for section in report.sections:
         parts += format_section(section)
@@ -18,12 +19,12 @@ def format_markdown(report: Report) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape what Markdown would read as markup, on one line."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def format_section(section: Section) -> list[str]:
-    """One section as paragraphs."""
+    """Format one section as paragraphs."""
     parts = [f"## {escape(section.title)}"]
     for block in section.blocks:
         if isinstance(block, Text):
@@ -54,17 +55,12 @@ def _format_table(table: Table) -> list[str]:
         _row(["---:" if column.is_numeric else "---" for column in table.shown]),
     ]
     for index, row in enumerate(table.rows[:_MAX_ROWS]):
-        cells = []
-        for column in table.shown:
-            value = row.get(column.name)
-            spread = format_uncertainty(value, column.kind)
-            text = escape(format_value(value, column.kind))
-            text += f" ({escape(spread)})" if spread and not spread.startswith("±") else f" {spread}".rstrip()
-            cells.append(f"**{text}**" if index in table.emphasised else text)
-        lines.append(_row(cells))
+        cells = [escape(format_cell(row.get(column.name), column.kind)) for column in table.shown]
+        lines.append(_row([f"**{cell}**" for cell in cells] if index in table.emphasised else cells))
+    parts = [heading, "\n".join(lines)]
     if len(table.rows) > _MAX_ROWS:
-        return [heading, "\n".join(lines), f"and {len(table.rows) - _MAX_ROWS} rows more in the CSV file."]
-    return [heading, "\n".join(lines)]
+        parts.append(f"and {len(table.rows) - _MAX_ROWS} rows more in the CSV file.")
+    return [*parts, escape(" ".join(table.notes))] if table.notes else parts
 
 
 def _row(cells: list[str]) -> str:
@@ -74,6 +70,6 @@ def _row(cells: list[str]) -> str:
 def _format_gallery(gallery: Gallery) -> list[str]:
     lines = [f"**{escape(gallery.title)}**"]
     for picture in gallery.pictures:
-        told = "; ".join(f"{label}: {text}" for label, text in picture.texts)
-        lines.append(f"- {escape(picture.title)}{': ' if told else ''}{escape(told)}")
+        texts = "; ".join(f"{label}: {text}" for label, text in picture.texts)
+        lines.append(f"- {escape(picture.title)}{': ' if texts else ''}{escape(texts)}")
     return ["\n".join([lines[0], "", *lines[1:]])]

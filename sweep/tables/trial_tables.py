@@ -1,15 +1,15 @@
-"""The tables of a report on trials, epochs, settings and provenance; the same on the page, in Markdown and in CSV."""
+"""The tables of a report on trials, epochs, settings and provenance."""
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
 from sweep.space.fields import field_kind
 from sweep.space.labels import label_groups
+from sweep.study.provenance import ModelOrigin
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds
-from sweep.tables.blocks import Column, Estimate, Kind, Table
+from sweep.tables.blocks import Column, Table
+from sweep.tables.formats import Cell, summarise
 
 _COST_COLUMNS = (
     Column("training_seconds", "Training time", "seconds"),
@@ -20,25 +20,22 @@ _COST_COLUMNS = (
 
 
 def build_leaderboard(results: RunResults) -> Table:
-    """Every trial: the ranked ones, then the unfinished, then the failed."""
+    """Build a row for every trial: the ranked ones, then the unfinished, then the failed."""
     ranked = results.ranked
     rest = [record for record in results.records if record not in ranked]
     rest.sort(key=lambda record: (record.state is TrialState.FAILED, record.number))
     searched = find_searched(results)
     objective, metric = results.space.objective, results.space.metric
+    has_whole = any(record.whole_validation_score is not None for record in ranked)
     columns = [
         Column("rank", "Rank", "count"),
         Column("trial", "Trial"),
         Column("state", "State"),
         Column(metric, objective.validation_title, "score"),
-        *_if_any(
-            ranked,
-            "whole_validation_score",
-            Column(f"{metric}_whole", f"{objective.title}, all of validation", "score"),
-        ),
+        *([Column(f"{metric}_whole", f"{objective.title}, all of validation", "score")] if has_whole else []),
         Column("best_epoch", "Best epoch", "count"),
         Column("epochs_done", "Epochs done", "count"),
-        *(Column(name, _title(name), _knob_kind(name)) for name in searched),
+        *(Column(name, title_knob(name), "number" if is_numeric_knob(name) else "text") for name in searched),
         *_COST_COLUMNS,
         Column("total_parameters", "All parameters", "count"),
         *([Column("reason", "Reason")] if any(record.reason for record in results.records) else []),
@@ -53,8 +50,8 @@ def build_leaderboard(results: RunResults) -> Table:
             "best_epoch": record.best_epoch,
             "epochs_done": record.epochs_done,
             **{name: _plain(record.point.get(name)) for name in searched},
-            **find_costs(record),
-            "total_parameters": record.last_count("total_parameters"),
+            **{cost.name: getattr(record, cost.name) for cost in _COST_COLUMNS},
+            "total_parameters": record.total_parameters,
             "reason": record.reason,
         }
         for rank, record in [*enumerate(ranked, start=1), *((None, record) for record in rest)]
@@ -65,7 +62,7 @@ def build_leaderboard(results: RunResults) -> Table:
 
 
 def build_learning_curves(results: RunResults) -> Table:
-    """Every epoch of every trial."""
+    """Build a row for every epoch of every trial."""
     objective, metric = results.space.objective, results.space.metric
     columns = (
         Column("trial", "Trial"),
@@ -81,13 +78,15 @@ def build_learning_curves(results: RunResults) -> Table:
         Column("peak_memory_bytes", "Peak memory", "bytes"),
     )
     rows = [
-        {"trial": record.name, metric: epoch["score"], **epoch} for record in results.records for epoch in record.epochs
+        {"trial": record.name, metric: epoch.score, **epoch.model_dump()}
+        for record in results.records
+        for epoch in record.epochs
     ]
     return Table("learning_curves", "Every epoch", columns, tuple(rows))
 
 
 def build_ablation_table(results: RunResults) -> Table | None:
-    """What each setting costs and gives: one row a combination of a grid, else one a freeze mode.
+    """Build what each setting gives and costs: one row a combination of a grid, else one a freeze mode.
 
     Of a search each freeze mode is represented by its best trial. None where there is one row only.
     """
@@ -96,10 +95,10 @@ def build_ablation_table(results: RunResults) -> Table | None:
     groups = group_over_seeds(done) if is_grid else _best_by_freeze(results)
     if len(groups) < 2:
         return None
-    test_scores, names = results.section("trials"), results.score_names
+    test_scores = results.metrics.trials
     objective, metric = results.space.objective, results.space.metric
     num_tested = sum(any(record.name in test_scores for record in group) for group in groups)
-    tested = names if num_tested > 1 else []
+    tested = results.score_names if num_tested > 1 else []
     columns = (
         Column("setting", "Setting"),
         Column("trials", "Trials"),
@@ -111,12 +110,16 @@ def build_ablation_table(results: RunResults) -> Table | None:
         {
             "setting": label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}",
             "trials": " ".join(record.name for record in group),
-            metric: _summarise(record.best_score for record in group),
+            metric: summarise(record.best_score for record in group),
             **{
-                f"test_{name}": _summarise((test_scores.get(record.name) or {}).get(name) for record in group)
+                f"test_{name}": summarise(test_scores.get(record.name, {}).get(name) for record in group)
                 for name in tested
             },
-            **{column.name: _mean(find_costs(record)[column.name] for record in group) for column in _COST_COLUMNS},
+            **{
+                cost.name: mean.value
+                for cost in _COST_COLUMNS
+                if (mean := summarise(getattr(record, cost.name) for record in group))
+            },
         }
         for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
     ]
@@ -124,38 +127,35 @@ def build_ablation_table(results: RunResults) -> Table | None:
 
 
 def build_provenance_table(results: RunResults) -> Table:
-    """Where the figures come from: the newest start of the driver, and when the first began."""
+    """Build where the figures come from: the newest start of the driver, and when the first began."""
     columns = (Column("what", "What"), Column("value", "Value"))
     newest = results.provenance[-1]
-    project, data, model = newest.get("project"), newest.get("data") or {}, newest.get("model") or {}
-    sizes = ", ".join(f"{count:,} {split}" for split, count in (data.get("sizes") or {}).items())
-    packages = newest.get("packages") or {}
-    commit = f"{project['commit']}{' with changes' if project['dirty'] else ''}" if project else "not a checkout"
-    pairs = [
-        ("Started", results.provenance[0].get("started_at")),
+    project, data = newest.project, newest.data
+    pairs: list[tuple[str, Cell]] = [
+        ("Started", results.provenance[0].started_at),
         ("Starts", len(results.provenance)),
-        ("Ended", newest.get("ended_at") or "not yet"),
-        ("Data", f"{data.get('name')}: {data.get('kind')}"),
-        ("Images", sizes),
-        ("Records left out", data.get("skipped")),
-        *(("Note on the data", note) for note in data.get("notes") or []),
-        *_list_models(model),
-        ("Code", commit),
-        ("Machine", f"{newest.get('platform')}, {newest.get('num_cpus')} CPUs"),
-        ("GPUs", ", ".join(newest.get("gpus") or []) or "none"),
-        ("Python", newest.get("python")),
-        ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)),
+        ("Ended", newest.ended_at or "not yet"),
+        ("Data", f"{data.name}: {data.kind}"),
+        ("Images", ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())),
+        ("Records left out", data.skipped),
+        *(("Note on the data", note) for note in data.notes),
+        *_list_models(newest.model),
+        ("Code", f"{project.commit}{' with changes' * project.dirty}" if project else "not a checkout"),
+        ("Machine", f"{newest.platform}, {newest.num_cpus} CPUs"),
+        ("GPUs", ", ".join(newest.gpus) or "none"),
+        ("Python", newest.python),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in newest.packages.items() if version)),
     ]
     return Table("provenance", "Provenance", columns, tuple({"what": what, "value": value} for what, value in pairs))
 
 
-def _list_models(model: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Name and weights of the base models: one, or several by their aliases, and other vision towers."""
-    pairs = [("Base model", model.get("name"))]
-    if model.get("sha256"):
-        pairs.append(("SHA-256 of its weights", model["sha256"]))
-    pairs += [(f"SHA-256 of {alias}", told.get("sha256")) for alias, told in (model.get("models") or {}).items()]
-    return pairs + [(f"SHA-256 of {name}", told) for name, told in (model.get("vision_models") or {}).items()]
+def _list_models(model: ModelOrigin) -> list[tuple[str, Cell]]:
+    """List name and weights of the base models: one, or several by their aliases, and other vision towers."""
+    pairs: list[tuple[str, Cell]] = [("Base model", model.name)]
+    if model.sha256:
+        pairs.append(("SHA-256 of its weights", model.sha256))
+    pairs += [(f"SHA-256 of {alias}", weights.sha256) for alias, weights in model.models.items()]
+    return pairs + [(f"SHA-256 of {name}", digest) for name, digest in model.vision_models.items()]
 
 
 def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:
@@ -165,44 +165,19 @@ def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:
     return list(best.values())
 
 
-def find_costs(record: TrialRecord) -> dict[str, float | int | None]:
-    """What a trial cost, by the columns `training_seconds` (evaluation left out) to `trainable_parameters`."""
-    seconds = [epoch["training_seconds"] for epoch in record.epochs if epoch["training_seconds"] is not None]
-    return {
-        "training_seconds": sum(seconds) if seconds else None,
-        "images_per_second": record.images_per_second,
-        "peak_memory_bytes": record.peak_memory_bytes,
-        "trainable_parameters": record.last_count("trainable_parameters"),
-    }
+def title_knob(knob: str) -> str:
+    """Title a knob as it heads a column or an axis, such as `Learning rate`."""
+    title = {"num_epochs": "Number of epochs", "freeze": "Freeze mode"}.get(knob) or knob.replace("_", " ")
+    return (title[0].upper() + title[1:]).replace("lora", "LoRA").replace("Lora", "LoRA")
 
 
-def _summarise(values: Iterable[float | None]) -> Estimate | None:
-    """One value as it is; several as their mean and standard deviation (of the sample)."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return Estimate(statistics.fmean(known), std=statistics.stdev(known) if len(known) > 1 else None)
+def is_numeric_knob(knob: str) -> bool:
+    """Say whether a knob's values are numbers."""
+    return field_kind(TrialConfig, knob) in ("int", "float")
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _if_any(records: Sequence[TrialRecord], attribute: str, column: Column) -> list[Column]:
-    return [column] if any(getattr(record, attribute) is not None for record in records) else []
-
-
-def _title(field: str) -> str:
-    words = field.replace("_", " ").replace("lora", "LoRA").replace("num ", "")
-    return words[0].upper() + words[1:]
-
-
-def _knob_kind(field: str) -> Kind:
-    return "number" if field_kind(TrialConfig, field) in ("int", "float") else "text"
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Cell:
+    """Show a knob's value in a cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value
+    return value if isinstance(value, int | float) or value is None else str(value)

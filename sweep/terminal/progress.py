@@ -1,6 +1,6 @@
-"""How far a sweep has come: the rows shown of it, the best so far, the time left, and changes told as lines.
+"""Progress of a sweep: its rows, the best trial so far, the time left, and changes as lines of text.
 
-Plain data in, plain data out; how it looks on a screen is `sweep.terminal.view`'s concern.
+Independent of the display, which is in `sweep.terminal.view`.
 """
 
 import math
@@ -17,7 +17,7 @@ _PLAIN_SILENCE_SECONDS = 60.0
 
 
 def order_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """Running trials as given, then finished ones from the best score down, failed ones, waiting ones."""
+    """Order the rows: running trials as given, finished ones from the best score down, failed ones, waiting ones."""
 
     def key(row: TrialRow) -> tuple[int, float]:
         if row.state == "RUNNING":
@@ -43,10 +43,10 @@ class SweepProgress:
         self.rows: tuple[TrialRow, ...] = ()
 
     def update(self, rows: Sequence[TrialRow]) -> None:
-        """Take the present rows of all trials."""
+        """Set the present rows of all trials."""
         self.rows = tuple(rows)
         epochs = sum(row.epoch for row in rows)
-        if self._work_started is None:  # epochs of an earlier start of this sweep say nothing about its speed now
+        if self._work_started is None:  # epochs of an earlier start do not count for the speed
             self._epochs_before = self._epochs = epochs
             if any(row.state == "RUNNING" for row in rows):
                 self._work_started = self._clock()
@@ -55,12 +55,12 @@ class SweepProgress:
 
     @property
     def total_trials(self) -> int:
-        """As planned, or more if more rows have come."""
+        """Number of planned trials, or of rows if there are more."""
         return max(self._total_trials, len(self.rows))
 
     @property
     def num_finished(self) -> int:
-        """Trials that ended, in whatever way."""
+        """Number of trials that have ended in any state."""
         return sum(row.finished for row in self.rows)
 
     @property
@@ -76,14 +76,14 @@ class SweepProgress:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Since this object was made."""
+        """Seconds since construction."""
         return self._clock() - self._started
 
     @property
     def seconds_left(self) -> float | None:
-        """Epochs still to run at the speed so far; None before the first epoch has ended.
+        """Estimated time of the remaining epochs at the speed so far; None before the first epoch has ended.
 
-        A trial not yet begun is taken to last as long as the finished ones did, which pruning shortens.
+        A trial not yet started counts the mean epochs of the finished ones, which pruning shortens.
         """
         done = self._epochs - self._epochs_before
         if self._work_started is None or done <= 0:
@@ -100,23 +100,23 @@ class SweepProgress:
         return known + unseen * sum(lengths) / len(lengths)
 
     def describe_best(self) -> str:
-        """The best so far in words."""
+        """Describe the best trial so far."""
         best = self.best
         return "no score yet" if best is None else f"best so far {format_score(best.best_score)} ({best.trial})"
 
     def describe_time(self) -> str:
-        """Time gone and, where it can be told, time left."""
+        """Describe the elapsed time and, if known, the time left."""
         left = self.seconds_left
-        gone = f"{format_seconds(self.elapsed_seconds)} elapsed"
+        elapsed = f"{format_seconds(self.elapsed_seconds)} elapsed"
         if left is None or self.num_finished == self.total_trials:
-            return gone
-        return f"{gone}, about {format_seconds(left)} left"
+            return elapsed
+        return f"{elapsed}, about {format_seconds(left)} left"
 
 
 def describe_changes(before: Sequence[TrialRow] | None, progress: SweepProgress) -> list[str]:
-    """One self-contained line for each trial that began, ended an epoch, was interrupted or ended.
+    """Write one self-contained line for each trial that started, ended an epoch, was interrupted or ended.
 
-    `before` holds the rows last told of; None at the first call, when all trials that already ended share one line.
+    `before` holds the rows last described; None at the first call, when all trials that have ended share one line.
     """
     known = {row.trial: row for row in before or ()}
     lines = []
@@ -157,24 +157,24 @@ class StepProgress:
         self._clock = clock
         self._started = clock()
         self._done_before = done
-        self._told: tuple[float, int] | None = None  # when, and how much was done then
+        self._last_shown: tuple[float, int] | None = None  # time, and the amount done then
         self.what, self.done, self.total = what, done, total
 
     @property
     def finished(self) -> bool:
-        """All of it is done."""
+        """Whether all work is done."""
         return self.done >= self.total
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed since this step began; None before any progress."""
+        """Estimated time left at the speed since this step began; None before any progress."""
         progress = self.done - self._done_before
         if progress <= 0:
             return None
         return (self._clock() - self._started) / progress * (self.total - self.done)
 
     def describe(self) -> str:
-        """What, how much, and how long it took or will take."""
+        """Describe the step, the amount done, and the time taken or left."""
         if self.finished:
             return f"{self.what}: {self.total:,} done in {format_seconds(self._clock() - self._started)}"
         left = self.seconds_left
@@ -182,17 +182,17 @@ class StepProgress:
         return f"{self.what}: {self.done:,} of {self.total:,}{ending}"
 
     def due(self) -> bool:
-        """Whether a plain line is worth printing now; if so it counts as printed.
+        """Decide whether to print a plain line now, and count it as printed if so.
 
-        The first and the last always; between them one every 10 s at most, and only after a tenth more work or a
-        minute of silence.
+        The first and the last are always printed; between them one every 10 s at most, and only after another tenth of
+        the work or a minute without a line.
         """
         now = self._clock()
-        if self._told is not None and not self.finished:
-            when, done = self._told
-            waited = now - when
+        if self._last_shown is not None and not self.finished:
+            shown_at, done = self._last_shown
+            waited = now - shown_at
             advanced = self.done - done >= _PLAIN_STEP_SHARE * self.total
             if waited < _PLAIN_STEP_SECONDS or not (advanced or waited >= _PLAIN_SILENCE_SECONDS):
                 return False
-        self._told = now, self.done
+        self._last_shown = now, self.done
         return True

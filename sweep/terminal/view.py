@@ -1,7 +1,4 @@
-"""The terminal while a sweep runs: one live table, or plain lines where there is no terminal.
-
-Fed by plain data; knows nothing of Ray.
-"""
+"""The terminal output of a running sweep: one live table, or plain lines without a terminal. Independent of Ray."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +14,12 @@ from rich.text import Text
 from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.study.row import TrialRow
-from sweep.tables.console import TABLE_LOOK
 from sweep.tables.formats import format_score, format_seconds
+from sweep.tables.printing import TABLE_LOOK
 from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
 
-__all__ = ["SweepView", "TrialRow", "format_seconds"]
-
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
-_WIDE = 110  # columns from which the last score and a bar for each running trial have room too
+_WIDE = 110  # columns from which the last score and a bar for each running trial are shown too
 _MIN_ROWS = 3
 
 _STYLES = {
@@ -39,11 +34,11 @@ _QUIET_STATES = ("PRUNED", "STOPPED", "FAILED", "PENDING")
 
 
 class SweepView:
-    """What the user sees of a running sweep; a context manager.
+    """The display of a running sweep; a context manager.
 
     On a terminal: `header_lines` once, then a table that is redrawn in place, running trials first, and lines of
-    `message` above it; the caller keeps all other output off the terminal meanwhile. Elsewhere: one plain line for
-    each change, without colours and of any length.
+    `message` above it; the caller keeps all other output off the terminal. Elsewhere: one plain line for each change,
+    without colours and not wrapped.
     """
 
     def __init__(
@@ -61,7 +56,7 @@ class SweepView:
         self._header_lines = header_lines
         self._clock = clock
         self._progress = SweepProgress(total_trials, clock, objective)
-        self._told: tuple[TrialRow, ...] | None = None
+        self._last_shown: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
         self._interrupted_step: StepProgress | None = None
         self._live = (
@@ -87,7 +82,7 @@ class SweepView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._step = None  # one cut short is not worth keeping on the screen
+        self._step = None  # an unfinished step is removed from the screen
         if self._live:
             self._live.stop()
 
@@ -95,21 +90,20 @@ class SweepView:
         """Show the present state of all trials that exist so far."""
         self._progress.update(rows)
         if self._live:
-            self._tell_failures()
+            self._show_failures()
         else:
-            for line in describe_changes(self._told, self._progress):
+            for line in describe_changes(self._last_shown, self._progress):
                 self.message(f"[{format_seconds(self._progress.elapsed_seconds)}] {line}")
-        self._told = self._progress.rows
+        self._last_shown = self._progress.rows
 
     def message(self, text: str) -> None:
-        """One line that stays: above the table, or among the plain lines."""
+        """Print one line: above the table, or among the plain lines."""
         self._console.print(Text(text), soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Progress of a long step; it ends when `done` reaches `total`.
+        """Show the progress of a long step, which ends when `done` reaches `total`.
 
-        Another `what` may come between. A step of the same name that begins after it has ended, such as for another
-        model, is another one.
+        Another step may interrupt it. A step of the same name after its end, such as for another model, is a new one.
         """
         raise_if_interrupted()
         before = self._step
@@ -125,22 +119,24 @@ class SweepView:
         if self._step.finished or (not self._live and self._step.due()):
             self.message(self._step.describe())
 
-    def _tell_failures(self) -> None:
-        """A failure's reason is longer than a row of the table and must not scroll out of it."""
-        if self._told is None:  # those of an earlier start were told then
+    def _show_failures(self) -> None:
+        """Print the reasons of new failures above the table, whose rows are too short for them."""
+        if self._last_shown is None:  # failures of an earlier start were printed then
             return
-        known = {row.trial for row in self._told if row.state == "FAILED"}
+        known = {row.trial for row in self._last_shown if row.state == "FAILED"}
         for row in self._progress.rows:
             if row.state == "FAILED" and row.trial not in known:
                 self._console.print(Text(f"{row.trial} FAILED: {row.note or row.label}", "red"), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The frame as it looks now, never taller than the screen."""
+        """Render the present frame, never taller than the screen."""
         parts: list[Table | Text] = []
         step = self._step
-        step_line = None if step is None or step.finished else _build_step_line(step)
+        step_line = None
+        if step is not None and not step.finished:
+            step_line = _build_bar_line(step.done, step.total, step.describe())
         if self._progress.rows:
-            num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, the cursor's
+            num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, cursor
             num_rows = max(_MIN_ROWS, console.height - num_fixed)
             parts += [_build_table(self._name, self._progress, num_rows, options), Text()]
         if step_line is not None:
@@ -200,10 +196,6 @@ def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptio
     return [*cells, config]
 
 
-def _build_step_line(step: StepProgress) -> Table:
-    return _build_bar_line(step.done, step.total, step.describe())
-
-
 def _build_total_line(progress: SweepProgress) -> Table:
     done = f"{progress.num_finished} of {progress.total_trials} trials done"
     return _build_bar_line(progress.num_finished, progress.total_trials, f"{done}, {progress.describe_time()}")
@@ -218,7 +210,7 @@ def _build_bar_line(done: int, total: int, text: str) -> Table:
 
 
 def _build_state_line(progress: SweepProgress) -> Text:
-    best = progress.describe_best().replace("best so far", "best")  # all states fit beside it on 80 columns
+    best = progress.describe_best().replace("best so far", "best")  # so that all states fit beside it in 80 columns
     line = Text(best, "bold green" if progress.best else "", no_wrap=True, overflow="ellipsis")
     for state, style in _STYLES.items():
         if count := progress.states[state]:

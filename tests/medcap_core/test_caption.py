@@ -8,18 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from medcap_core.caption import caption_images, main, read_settings
+from medcap_core.caption import app, caption_images, read_settings
 from medcap_core.config import TrialConfig
 from medcap_core.training.export import TRIAL_CONFIG_FILE, export_captioner
 from tests.support.tiny_blip import IMAGE_SIZE, tiny_config
-
-app = typer.Typer()
-app.command()(main)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from sweep.held_out.answer_scores import (
     name_by_similarity,
 )
 from sweep.held_out.questions import CLASSES, ITEM_COLUMNS, AskedSplit
+from sweep.study.test_results import Classification, ClassificationRow, QuestionAnswering, Resampling
 from tests.support.drawn_scans import TEST, Row, build_dataset
 
 # Two items of scan 0, three of scan 1, two of each of 2 and 3, one of 4 and 5, two of 6, none of 7.
@@ -42,20 +43,23 @@ def build_answer_metrics(unseen: Sequence[str] = ("green",), rows: Sequence[str]
     scopes = find_scopes(asked, unseen)
     answers = {row: ROWS.get(row, ANSWERS) for row in rows}
     near = name_by_similarity([[0.1, 0.3, 0.2]] * len(asked.records))
-    classified: dict[str, Any] = {}
-    for row, told in answers.items():
-        classified[row] = {"by_answer": describe_classification(asked, name_by_answer(asked, told), scopes, 0)}
-        if row != "answer_prior":
-            classified[row]["by_similarity"] = describe_classification(asked, near, scopes, 0)
+    classified: dict[str, ClassificationRow] = {}
+    for row, own in answers.items():
+        classified[row] = ClassificationRow(
+            by_answer=describe_classification(asked, name_by_answer(asked, own), scopes, 0),
+            by_similarity=None if row == "answer_prior" else describe_classification(asked, near, scopes, 0),
+        )
+    classification = Classification(classes=list(CLASSES), unseen_cohorts=list(unseen), rows=classified)
+    answering = QuestionAnswering(
+        best_trial="trial_0000",
+        unseen_cohorts=list(unseen),
+        resampling=Resampling(unit="subject", num_units=7, num_resamples=1000),
+        rows={row: describe_answers(asked, own, scopes, 0) for row, own in answers.items()},
+        comparisons=compare_with_text_only(asked, answers, scopes, 0),
+    )
     return {
-        "classification": {"classes": list(CLASSES), "unseen_cohorts": list(unseen), "rows": classified},
-        "question_answering": {
-            "best_trial": "trial_0000",
-            "unseen_cohorts": list(unseen),
-            "resampling": {"unit": "subject", "num_units": 7, "num_resamples": 1000},
-            "rows": {row: describe_answers(asked, told, scopes, 0) for row, told in answers.items()},
-            "comparisons": compare_with_text_only(asked, answers, scopes, 0),
-        },
+        "classification": classification.model_dump(mode="json"),
+        "question_answering": answering.model_dump(mode="json"),
     }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from medcap_core.scoring.captions import METRICS
-from sweep.study.provenance import begin_provenance, end_provenance
+from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, end_provenance
 from sweep.study.record import TrialState
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.support.small_runs import report_of, score
 
 HOSTILE = "<script>alert('caption')</script> & <b>mass</b> | `x` _y_"
@@ -46,19 +47,17 @@ def finish(study: Study, **metrics: Any) -> Path:
     """Add what comes after the search: the test split's scores and captions, the best config, the provenance."""
     directory, best = study.directory, study.best()[0]
     study.write_best(best)
-    study.write_test_metrics(
-        {
-            "best": scores(2.5),
-            "zero_shot": scores(0.25),
-            "caption_prior": scores(0.75),
-            "shuffled_images": scores(0.5),
-            "caption_prior_text": HOSTILE,
-            "trials": {best.name: scores(2.5)},
-            "best_trial": best.name,
-            "num_images": 3,
-        }
-        | metrics
-    )
+    made_up = {
+        "best": scores(2.5),
+        "zero_shot": scores(0.25),
+        "caption_prior": scores(0.75),
+        "shuffled_images": scores(0.5),
+        "caption_prior_text": HOSTILE,
+        "trials": {best.name: scores(2.5)},
+        "best_trial": best.name,
+        "num_images": 3,
+    }
+    TestResults.model_validate(made_up | metrics).save(study.paths.test_metrics)
     long_caption = " ".join(["opacity"] * 700)
     captions = {
         "id": ["a", "b", "c"],
@@ -71,8 +70,8 @@ def finish(study: Study, **metrics: Any) -> Path:
         directory,
         command=["python", "-m", "sweep.run", "my space.yaml"],
         gpus=[],
-        data={"name": "images", "kind": HOSTILE, "notes": ["cut from train"], "sizes": {"train": 11}, "skipped": 0},
-        model={"name": "phantom-blip", "sha256": "0" * 64},
+        data=DataOrigin(name="images", kind=HOSTILE, notes=["cut from train"], sizes={"train": 11}),
+        model=ModelOrigin(name="phantom-blip", sha256="0" * 64),
     )
     end_provenance(directory)
     return directory

@@ -8,7 +8,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from sweep.space import SearchSpace, build_space
-from sweep.study.record import EPOCH_FIELDS, TrialRecord, TrialState
+from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 
 CONDITIONAL = {
@@ -39,10 +39,15 @@ def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
     return build_space(values | changes, "test")
 
 
-def report_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, float]:
+def figures_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, float]:
+    """The figures of an epoch, as a trial's process reports them."""
     report = dict.fromkeys(EPOCH_FIELDS, 1.0)
     report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "score": score, "trainable_parameters": 100}
     return report | figures
+
+
+def report_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> Epoch:
+    return Epoch.model_validate(figures_of(record, epoch, score, **figures))
 
 
 def score(record: TrialRecord, epoch: int) -> float:

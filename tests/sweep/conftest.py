@@ -87,6 +87,6 @@ def local_ray(materials: Materials) -> Iterator[None]:
     """Ray in this process, on loopback."""
     from sweep.execution.cluster import connect
 
-    with connect(None, preload=True) as starting:
+    with connect(None) as starting:
         starting.result()
         yield

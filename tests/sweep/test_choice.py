@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from sweep.choice import export_best
-from sweep.held_out.captions import score_on_test
+from sweep.held_out.evaluation import score_on_test
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.execution.test_jobs import TWO_AT_ONCE
 
@@ -35,32 +36,34 @@ def test_an_unchanged_best_is_neither_scored_nor_written_again(copied_run: Path)
     before = look()
     with Study.open(copied_run) as study:
         best = study.best()[0]
-        assert score_on_test(study, best, TWO_AT_ONCE, ignore) == json.loads(before["test_metrics.json"][0])
+        results = score_on_test(study, best, TWO_AT_ONCE, ignore)
+        assert results.model_dump(mode="json") == json.loads(before["test_metrics.json"][0])
         export_best(study, best)
     assert look() == before
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_what_a_kill_left_out_is_made_up_and_a_new_best_joins_the_old(copied_run: Path) -> None:
-    whole = json.loads((copied_run / "test_metrics.json").read_text())
     table = (copied_run / "test_predictions.csv").read_text()
-    # As a kill leaves it between the scores of the trial and the rest.
-    (copied_run / "test_metrics.json").write_text(json.dumps({"trials": whole["trials"]}))
-    (copied_run / "test_predictions.csv").unlink()
     with Study.open(copied_run) as study:
         first, second = study.best(2)
-        assert score_on_test(study, first, TWO_AT_ONCE, ignore) == whole
-        assert json.loads((copied_run / "test_metrics.json").read_text()) == whole
-        assert (copied_run / "test_predictions.csv").read_text() == table
+        whole = study.read_test_metrics()
+        # As a kill leaves it between the scores of the trial and the rest.
+        partial = TestResults(trials=whole.trials, intervals={first.name: whole.intervals[first.name]})
+        study.write_test_metrics(partial)
+        study.paths.predictions.unlink()
+        assert score_on_test(study, first, TWO_AT_ONCE, ignore) == whole == study.read_test_metrics()
+        assert study.paths.predictions.read_text() == table
 
         export_best(study, second)
-        metrics = score_on_test(study, second, TWO_AT_ONCE, ignore)
+        results = score_on_test(study, second, TWO_AT_ONCE, ignore)
     assert (copied_run / "best" / "trial.txt").read_text() == f"{second.name}\n"
-    assert metrics["trials"] == {first.name: whole["best"], second.name: metrics["best"]}
-    assert metrics["best_trial"] == second.name
+    assert results.best is not None
+    assert results.trials == {first.name: whole.best, second.name: results.best}
+    assert results.best_trial == second.name
     for baseline in ("zero_shot", "caption_prior", "caption_prior_text"):
-        assert metrics[baseline] == whole[baseline]
-    assert metrics["shuffled_images"] != whole["shuffled_images"]
+        assert getattr(results, baseline) == getattr(whole, baseline)
+    assert results.shuffled_images != whole.shuffled_images
     before, after = pd.read_csv(io.StringIO(table)), pd.read_csv(copied_run / "test_predictions.csv")
     columns = ["id", "reference", "zero_shot"]
     assert after[columns].equals(before[columns])

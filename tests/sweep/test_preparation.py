@@ -14,7 +14,8 @@ from medcap_core.data import prepare
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.models import load_trial_captioner
-from sweep.execution.jobs import CaptionJob, predict_here
+from medcap_core.training.validation import build_request, find_scored
+from sweep.execution.jobs import PredictionJob, predict_here
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
 from sweep.space import build_config, build_space
 from sweep.study.study import Study
@@ -127,11 +128,12 @@ def test_answers_are_scored_at_the_first_look(
     (line,) = [line for line in told if line.startswith("Evaluation")]
     assert line.startswith("Evaluation checked on 4 validation images in ")  # MCI, dementia, not demented, MCI
     assert line.endswith('the untrained model has balanced accuracy 0.500, such as "MCI."')
-    job = CaptionJob("all", build_config(space, {}), None, "validation", 5, predictions="answers")
+    scored = find_scored(data.splits["validation"].records, "answers").tolist()
+    job = PredictionJob("all", build_config(space, {}), None, "validation", scored, build_request("answers", 5))
     let_answer(ANSWERS, monkeypatch)
-    assert predict_here(job) == list(ANSWERS)
+    assert [prediction.text for prediction in predict_here(job)] == list(ANSWERS)
     oracle = let_answer(["dementia"], monkeypatch)
-    assert predict_here(job, np.array([3])) == ["dementia"]
+    assert [prediction.text for prediction in predict_here(job, np.array([3]))] == ["dementia"]
     (seen,) = oracle.seen
     pixels = data.splits["validation"].pixels([5])  # the fourth of known diagnosis
     expected = load_trial_captioner(job.config).eval().encode_images(torch.from_numpy(pixels))

@@ -50,7 +50,7 @@ def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable
             (one.name, one.config, 0, TrialState.PENDING),
             (two.name, two.config, 1, TrialState.PENDING),
         ]
-        assert [epoch["score"] for epoch in again.record(two.name).epochs] == [1.0]
+        assert [epoch.score for epoch in again.record(two.name).epochs] == [1.0]
         following = again.propose()
         assert following is not None
         assert following.name == "trial_0003"

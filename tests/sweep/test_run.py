@@ -159,10 +159,13 @@ def says_one_thing(result: Result, *words: str) -> None:
 
 class TestFaults:
     def test_no_space(self, run: Callable[..., Result]) -> None:
-        says_one_thing(run(), "No space file given")
+        says_one_thing(run(), "No space given; name a ready one, such as lora")
 
     def test_a_space_that_is_not_there(self, run: Callable[..., Result]) -> None:
         says_one_thing(run("spaces/none.yaml"), "spaces/none.yaml", "no such file")
+
+    def test_a_name_that_no_ready_space_has(self, run: Callable[..., Result]) -> None:
+        says_one_thing(run("lorra"), "lorra: no ready space has this name", "rocov2_recipe", "did you mean 'lora'?")
 
     def test_every_fault_of_a_space_at_once(self, run: Callable[..., Result], tmp_path: Path) -> None:
         space = tmp_path / "bad.yaml"

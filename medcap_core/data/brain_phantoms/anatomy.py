@@ -18,7 +18,7 @@ from medcap_core.data.brain_phantoms.subjects import CORTEX_THICKNESS_MM, HIPPOC
 
 Array = NDArray[np.float32]
 Triple = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
+Coordinates = tuple[Array, Array, Array]
 MaskName = Literal["ventricles", "left_hippocampus", "right_hippocampus", "cortex"]
 
 _BALL = 4 / 3 * math.pi / 1000  # ml of an ellipsoid over the product of its half axes in mm
@@ -46,7 +46,7 @@ _VENTRICLE_BEND, _VENTRICLE_SPREAD = 0.007, -0.16  # ends sink, and part towards
 _HIPPOCAMPUS_SHAPE = (0.85, 2.1, 0.85)
 _HIPPOCAMPUS_CENTRE = (27.0, -6.0, -10.0)
 _HIPPOCAMPUS_BEND, _HIPPOCAMPUS_SPREAD = -0.010, 0.15
-_POCKET_ML = 1.1  # times a healthy hippocampus: what lies free of it is filled with fluid
+_POCKET = 1.1  # times a healthy hippocampus: what lies free of it is filled with fluid
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _build_rotation(degrees: Triple) -> NDArray[np.float64]:
 
 
 def _scale_axes(shape: Triple, volume_ml: float, reference_ml: float, narrow: float) -> Triple:
-    """Half axes of an ellipsoid of `volume_ml`.
+    """Compute the half axes of an ellipsoid of `volume_ml`.
 
     At `reference_ml` they are as `shape` has them to each other; from there the long middle axis follows the volume by
     the power `narrow`, the two others share the rest.
@@ -87,8 +87,8 @@ class Head:
     pose: Pose
 
     @cached_property
-    def _coordinates(self) -> tuple[Array, Array, Array]:
-        """Head coordinates of the middle of each voxel."""
+    def _coordinates(self) -> Coordinates:
+        """Compute the head coordinates of the middle of each voxel."""
         rotation = (_build_rotation(self.pose.rotation_degrees).T / self.subject.head_scale).astype(np.float32)
         axes = []
         for axis, (size, step, shift) in enumerate(
@@ -104,24 +104,16 @@ class Head:
         return math.prod(self.cohort.voxel_mm) ** (1 / 3) / self.subject.head_scale
 
     def _cover(self, distance: Array) -> Array:
-        """Coverage from the signed distance to a surface in mm, negative inside."""
-        cover = distance * np.float32(-1 / self._edge_mm)
-        cover += np.float32(0.5)
-        np.clip(cover, 0, 1, out=cover)
+        """Compute the coverage from the signed distance to a surface in mm, negative inside."""
+        cover: Array = np.clip(distance * np.float32(-1 / self._edge_mm) + np.float32(0.5), 0, 1)
         return cover
 
     def _measure(self, axes: Triple, centre: Triple) -> Array:
         return _measure_ellipsoid(self._coordinates, axes, centre)
 
-    def _measure_nearby(self, axes: Triple, centre: Triple) -> tuple[Box, Array]:
-        """The box around a small ellipsoid and the distance to its surface there."""
-        box = self._find_box(centre, axes)
-        x, y, z = (field[box] for field in self._coordinates)
-        return box, _measure_ellipsoid((x, y, z), axes, centre)
-
     @cached_property
     def cerebrum(self) -> tuple[Array, Array]:
-        """Coverages of the whole cerebrum and of what of it lies under the cortex."""
+        """Compute the coverages of the whole cerebrum and of its part under the cortex."""
         outer, inner = self.cerebrum_axes
         x, y, z = self._coordinates
         folds = np.sin(x / 4) + np.sin(y / np.float32(4.5)) + np.sin(z / 4)
@@ -136,68 +128,38 @@ class Head:
 
     @property
     def cerebrum_axes(self) -> tuple[Triple, Triple]:
-        """Half axes in mm of the cerebrum's surface and of the border under its cortex."""
+        """Compute the half axes in mm of the cerebrum's surface and of the border under its cortex."""
         loss = 1 - self.subject.cortex_ratio
         gap = max(_GAP_MM + _GAP_PER_LOSS_MM * loss, 0.0)
         thickness = CORTEX_THICKNESS_MM * self.subject.cortex_ratio
         a, b, c = _CEREBRUM
         return (a - gap, b - gap, c - gap), (a - gap - thickness, b - gap - thickness, c - gap - thickness)
 
-    @property
-    def cortex_ml(self) -> float:
-        """Volume between the two surfaces, the folds taken as even and the midline as closed."""
-        outer, inner = self.cerebrum_axes
-        return _BALL * (math.prod(outer) - math.prod(inner)) * self.subject.head_scale**3
-
-    def cover_ventricle(self, side: int) -> tuple[Box, Array]:
-        """The box around one lateral ventricle (side -1 left, 1 right) and its coverage there."""
-        volume_ml = VENTRICLE_ML * self.subject.ventricle_ratio
-        axes = _scale_axes(_VENTRICLE_SHAPE, volume_ml, VENTRICLE_ML, narrow=0.15)
+    def cover_ventricle(self, side: int) -> Array:
+        """Compute the coverage of one lateral ventricle (side -1 left, 1 right)."""
+        axes = _scale_axes(_VENTRICLE_SHAPE, VENTRICLE_ML * self.subject.ventricle_ratio, VENTRICLE_ML, narrow=0.15)
         centre = (side * (axes[0] + _VENTRICLE_GAP), _VENTRICLE_Y, _VENTRICLE_Z)
         return self._cover_bent(axes, centre, side, _VENTRICLE_BEND, _VENTRICLE_SPREAD)
 
-    def cover_hippocampus(self, side: int) -> tuple[Box, Array]:
-        """The box around one hippocampus and its coverage there."""
-        ratio = self.subject.left_hippocampus_ratio if side < 0 else self.subject.right_hippocampus_ratio
-        return self._cover_hippocampal(side, HIPPOCAMPUS_ML * ratio)
-
-    def cover_pocket(self, side: int) -> tuple[Box, Array]:
-        """The room that a healthy hippocampus fills."""
-        return self._cover_hippocampal(side, HIPPOCAMPUS_ML * _POCKET_ML)
-
-    def _cover_hippocampal(self, side: int, volume_ml: float) -> tuple[Box, Array]:
+    def cover_hippocampus(self, side: int, ratio: float | None = None) -> Array:
+        """Compute the coverage of one hippocampus, of the subject's size or of `ratio` times a healthy one."""
+        left, right = self.subject.left_hippocampus_ratio, self.subject.right_hippocampus_ratio
+        own = left if side < 0 else right
+        volume_ml = HIPPOCAMPUS_ML * (own if ratio is None else ratio)
         axes = _scale_axes(_HIPPOCAMPUS_SHAPE, volume_ml, HIPPOCAMPUS_ML, narrow=0.2)
         x, y, z = _HIPPOCAMPUS_CENTRE
         return self._cover_bent(axes, (side * x, y, z), side, _HIPPOCAMPUS_BEND, _HIPPOCAMPUS_SPREAD)
 
-    def _cover_bent(self, axes: Triple, centre: Triple, side: int, bend: float, spread: float) -> tuple[Box, Array]:
-        """An ellipsoid along y: its ends sink by `bend` (1/mm) and it swings outwards by `spread` mm a mm of y."""
-        room = (
-            axes[0] + abs(spread) * axes[1],
-            axes[1],
-            axes[2] + abs(bend) * axes[1] ** 2,
-        )
-        box = self._find_box(centre, room)
-        x, y, z = (field[box] for field in self._coordinates)
+    def _cover_bent(self, axes: Triple, centre: Triple, side: int, bend: float, spread: float) -> Array:
+        """Cover an ellipsoid along y whose ends sink by `bend` (1/mm) and that swings outwards by `spread` mm a mm."""
+        x, y, z = self._coordinates
         along = y - np.float32(centre[1])
         straight_x = x - np.float32(side * spread) * along
         straight_z = z + np.float32(bend) * (along * along - np.float32(axes[1] ** 2 / 5))
-        return box, self._cover(_measure_ellipsoid((straight_x, y, straight_z), axes, centre))
-
-    def _find_box(self, centre: Triple, room: Triple) -> Box:
-        """Slices of the grid that hold a part of the head however it is turned."""
-        rotation = _build_rotation(self.pose.rotation_degrees)
-        middle = self.subject.head_scale * rotation @ np.array(centre) + np.array(self.pose.shift_mm)
-        reach = self.subject.head_scale * np.abs(rotation) @ np.array(room)
-        box = []
-        for place, half, size, step in zip(middle, reach, self.cohort.matrix, self.cohort.voxel_mm, strict=True):
-            low = math.floor((place - half) / step + (size - 1) / 2) - 1
-            high = math.ceil((place + half) / step + (size - 1) / 2) + 2
-            box.append(slice(min(max(low, 0), size), min(max(high, 0), size)))
-        return box[0], box[1], box[2]
+        return self._cover(_measure_ellipsoid((straight_x, y, straight_z), axes, centre))
 
     def mask(self, structure: MaskName) -> NDArray[np.bool_]:
-        """Voxels (X, Y, Z) that one structure fills by more than half."""
+        """Find the voxels (X, Y, Z) that one structure fills by more than half."""
         if structure == "cortex":
             whole, core = self.cerebrum
             cortex: NDArray[np.bool_] = (whole > 0.5) & (core <= 0.5)
@@ -205,27 +167,23 @@ class Head:
         sides = {"ventricles": (-1, 1), "left_hippocampus": (-1,), "right_hippocampus": (1,)}[structure]
         mask = np.zeros(self.cohort.matrix, dtype=bool)
         for side in sides:
-            box, cover = self.cover_ventricle(side) if structure == "ventricles" else self.cover_hippocampus(side)
-            mask[box] |= cover > 0.5
+            mask |= (self.cover_ventricle(side) if structure == "ventricles" else self.cover_hippocampus(side)) > 0.5
         return mask
 
     def paint(self, contrast: Contrast) -> Array:
-        """Brightness (X, Y, Z) of the whole head, air 0."""
+        """Paint the brightness (X, Y, Z) of the whole head, air 0."""
         image = self._paint_surroundings(contrast)
         whole, core = self.cerebrum
         _blend(image, whole, contrast.grey_matter)
         _blend(image, core, contrast.white_matter)
         for side in (-1, 1):
-            box, cover = self.cover_ventricle(side)
-            _blend(image[box], cover, contrast.fluid)
-            box, cover = self.cover_pocket(side)
-            _blend(image[box], cover, contrast.fluid)
-            box, cover = self.cover_hippocampus(side)
-            _blend(image[box], cover, contrast.grey_matter)
+            _blend(image, self.cover_ventricle(side), contrast.fluid)
+            _blend(image, self.cover_hippocampus(side, ratio=_POCKET), contrast.fluid)
+            _blend(image, self.cover_hippocampus(side), contrast.grey_matter)
         return image
 
     def _paint_surroundings(self, contrast: Contrast) -> Array:
-        """Scalp, neck, skull, and the fluid, cerebellum and brain stem inside it."""
+        """Paint scalp, neck, skull, and the fluid, cerebellum and brain stem inside it."""
         x, y, z = self._coordinates
         subject = self.subject
         wide, deep = (
@@ -234,8 +192,8 @@ class Head:
         neck = _measure_cylinder((x, y, z), (wide, deep), _NECK_Y, _NECK_TOP)
         outline = np.minimum(self._measure(_HEAD, _HEAD_CENTRE), neck)
         for axes, centre in ((_BROW, _BROW_CENTRE), (_OCCIPUT, _OCCIPUT_CENTRE)):
-            box, bump = self._measure_nearby((axes[0], max(axes[1] * (0.3 + subject.brow), 0.5), axes[2]), centre)
-            np.minimum(outline[box], bump, out=outline[box])
+            depth = max(axes[1] * (0.3 + subject.brow), 0.5)
+            outline = np.minimum(outline, self._measure((axes[0], depth, axes[2]), centre))
         image = self._cover(outline) * np.float32(contrast.fat)
         _blend(image, self._cover(outline + np.float32(_FAT_MM)), contrast.muscle)
         cranium = self._measure(_CRANIUM, _CRANIUM_CENTRE)
@@ -245,45 +203,30 @@ class Head:
         stem = _measure_cylinder((x, y, z), (_BRAIN_STEM_RADIUS, _BRAIN_STEM_RADIUS), _BRAIN_STEM_Y, _BRAIN_STEM_TOP)
         _blend(image, self._cover(stem), contrast.white_matter)
         cerebellum = (contrast.grey_matter + contrast.white_matter) / 2
-        box, distance = self._measure_nearby(_CEREBELLUM, _CEREBELLUM_CENTRE)
-        _blend(image[box], self._cover(distance), cerebellum)
+        _blend(image, self._cover(self._measure(_CEREBELLUM, _CEREBELLUM_CENTRE)), cerebellum)
         return image
 
 
-def _measure_ellipsoid(coordinates: tuple[Array, Array, Array], axes: Triple, centre: Triple) -> Array:
-    """About the distance in mm to an ellipsoid's surface, exact in sign."""
-    distance = _square(coordinates[0], centre[0], axes[0])
-    distance += _square(coordinates[1], centre[1], axes[1])
-    distance += _square(coordinates[2], centre[2], axes[2])
-    np.sqrt(distance, out=distance)
-    distance -= 1
-    distance *= np.float32(math.prod(axes) ** (1 / 3))
+def _measure_ellipsoid(coordinates: Coordinates, axes: Triple, centre: Triple) -> Array:
+    """Compute about the distance in mm to an ellipsoid's surface, exact in sign."""
+    parts = [_square(field, middle, half) for field, middle, half in zip(coordinates, centre, axes, strict=True)]
+    distance: Array = (np.sqrt(parts[0] + parts[1] + parts[2]) - 1) * np.float32(math.prod(axes) ** (1 / 3))
+    return distance
+
+
+def _measure_cylinder(coordinates: Coordinates, radii: tuple[float, float], centre_y: float, top: float) -> Array:
+    """Compute about the distance to an upright elliptic cylinder that has no lower end."""
+    x, y, z = coordinates
+    radius = np.sqrt(_square(x, 0.0, radii[0]) + _square(y, centre_y, radii[1]))
+    distance: Array = np.maximum((radius - 1) * np.float32(math.sqrt(math.prod(radii))), z - np.float32(top))
     return distance
 
 
 def _square(field: Array, middle: float, half: float) -> Array:
-    square = field * np.float32(1 / half)
-    square -= np.float32(middle / half)
-    square *= square
-    return square
-
-
-def _measure_cylinder(
-    coordinates: tuple[Array, Array, Array], radii: tuple[float, float], centre_y: float, top: float
-) -> Array:
-    """About the distance to an upright elliptic cylinder that has no lower end."""
-    x, y, z = coordinates
-    distance = _square(x, 0.0, radii[0])
-    distance += _square(y, centre_y, radii[1])
-    np.sqrt(distance, out=distance)
-    distance -= 1
-    distance *= np.float32(math.sqrt(math.prod(radii)))
-    np.maximum(distance, z - np.float32(top), out=distance)
-    return distance
+    scaled: Array = field * np.float32(1 / half) - np.float32(middle / half)
+    return scaled * scaled
 
 
 def _blend(image: Array, cover: Array, value: float) -> None:
     """Lay a tissue of brightness `value` over `image`, in place."""
-    change = np.float32(value) - image
-    change *= cover
-    image += change
+    image += (np.float32(value) - image) * cover

@@ -39,7 +39,7 @@ def scan(head: Head, rng: np.random.Generator) -> Array:
 
 
 def _draw_bias(cohort: Cohort, rng: np.random.Generator) -> Array:
-    """A smooth field around 1, product of one bent line for each axis."""
+    """Draw a smooth field around 1, the product of one bent line for each axis."""
     field = np.ones((1, 1, 1), np.float32)
     for axis, size in enumerate(cohort.matrix):
         slope, bend = rng.uniform(-1, 1, 2) * cohort.bias / 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medcap_core.data.brain_phantoms.anatomy import Head, MaskName
 from medcap_core.data.brain_phantoms.cohorts import COHORTS, TRAINING_COHORTS, UNSEEN_COHORTS, CohortName
 from medcap_core.data.brain_phantoms.scanner import place_head, scan
-from medcap_core.data.brain_phantoms.subjects import HIPPOCAMPUS_ML, VENTRICLE_ML, SubjectKey, build_subject
+from medcap_core.data.brain_phantoms.subjects import SubjectKey, build_subject
 from medcap_core.data.brain_phantoms.wording import ask, write_report
 from medcap_core.data.records import SPLITS, Dataset, SplitName, Volume, VolumeReference
 from medcap_core.data.scans.records import ScanRecord
@@ -52,11 +52,11 @@ class BrainPhantom(VolumeReference):
         return int(self.number % GROUP_SCANS == GROUP_SCANS - 1)
 
     def build_generator(self, purpose: int) -> np.random.Generator:
-        """A generator of its own for each purpose and scan."""
+        """Build a generator of its own for each purpose and scan."""
         return self.subject_key.build_generator(purpose, self.visit)
 
     def build_head(self) -> Head:
-        """The subject's head as it lies in the scanner."""
+        """Build the subject's head as it lies in the scanner."""
         return place_head(build_subject(self.subject_key), COHORTS[self.cohort], self.build_generator(_POSE))
 
     def read(self) -> Volume:
@@ -64,16 +64,16 @@ class BrainPhantom(VolumeReference):
         return Volume(scan(self.build_head(), self.build_generator(_NOISE)), COHORTS[self.cohort].voxel_mm)
 
     def fingerprint(self) -> str:
-        """The numbers the scan is drawn from and the version of the drawing."""
+        """Name the numbers the scan is drawn from and the version of the drawing."""
         return f"brain-phantom-{DRAWING_VERSION}:{self.cohort}:{self.seed}:{self.split}:{self.number}"
 
     def mask(self, structure: MaskName) -> Volume:
-        """The voxels of one structure (of MASK_NAMES) on the scan's own grid: 1 inside, 0 elsewhere."""
+        """Draw one structure (of MASK_NAMES) on the scan's own grid: 1 inside, 0 elsewhere."""
         inside = self.build_head().mask(structure)
         return Volume(inside.astype(np.float32), COHORTS[self.cohort].voxel_mm)
 
     def cube_mask(self, structure: MaskName, size: int) -> NDArray[np.bool_]:
-        """The same voxels in the cube that a model sees, bool (size, size, size)."""
+        """Draw the same in the cube that a model sees, bool (size, size, size)."""
         filled: NDArray[np.bool_] = to_cube(self.mask(structure), size)[0] > 127
         return filled
 
@@ -98,17 +98,12 @@ def place_scan(split: SplitName, index: int) -> tuple[CohortName, int]:
 def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     cohort, number = place_scan(split, index)
     phantom = BrainPhantom(cohort, seed, split, number)
-    subject = build_subject(phantom.subject_key)
-    facts, cubed = subject.facts, subject.head_scale**3
+    facts = build_subject(phantom.subject_key).facts
     name = f"brain-phantom-{seed}-{split}"
     truth = {
         "diagnosis": facts.diagnosis.value,
         "age": facts.age,
         "sex": facts.sex,
-        "ventricles_ml": 2 * VENTRICLE_ML * subject.ventricle_ratio * cubed,
-        "left_hippocampus_ml": HIPPOCAMPUS_ML * subject.left_hippocampus_ratio * cubed,
-        "right_hippocampus_ml": HIPPOCAMPUS_ML * subject.right_hippocampus_ratio * cubed,
-        "cortex_ml": phantom.build_head().cortex_ml,
         "structure": facts.shrunk_structure,
         "side": facts.smaller_side,
         "ventricles": facts.ventricles,

@@ -54,7 +54,7 @@ class SubjectKey:
     subject: int
 
     def build_generator(self, *purpose: int) -> np.random.Generator:
-        """A generator of its own for each purpose."""
+        """Build a generator of its own for each purpose."""
         return np.random.default_rng([*self.numbers, self.subject, *purpose])
 
 

@@ -68,13 +68,13 @@ def list_words() -> list[str]:
         texts += list_fact_words(facts, TRAINING_COHORTS[0])
     for words in (_SEXES, SIDES, STRUCTURES, (diagnosis.value for diagnosis in Diagnosis), _DIAGNOSIS_WORDS.values()):
         texts += words
-    texts += [*map(_name_side, SIDES), *map(_name_structure, STRUCTURES), *map(_name_sex, _SEXES)]
-    texts += [f"age{decade}" for decade in DECADES.values()]
+    texts += [f"{side}smaller" for side in SIDES] + [f"{structure}shrunk" for structure in STRUCTURES]
+    texts += [f"{sex}sex" for sex in _SEXES] + [f"age{decade}" for decade in DECADES.values()]
     return [*texts, *(text for cohort in TRAINING_COHORTS for text in (*list_wordings(cohort), name_style(cohort)))]
 
 
 def name_style(cohort: CohortName) -> str:
-    """The word that stands for a cohort's way of writing."""
+    """Name a cohort's style of reports in one word."""
     return cohort.removeprefix("phantom-")
 
 
@@ -105,31 +105,19 @@ def list_fact_words(facts: Facts, cohort: CohortName) -> list[str]:
     """
     return [
         _DIAGNOSIS_WORDS[facts.diagnosis],
-        _name_sex(facts.sex),
+        f"{facts.sex}sex",
         f"age{name_decade(facts.age)}",
         f"{facts.ventricles}ventricles",
         f"{facts.hippocampi}hippocampi",
         f"{facts.cortex}cortex",
-        _name_side(facts.smaller_side),
-        _name_structure(facts.shrunk_structure),
+        f"{facts.smaller_side}smaller",
+        f"{facts.shrunk_structure}shrunk",
         name_style(cohort),
     ]
 
 
-def _name_sex(sex: str) -> str:
-    return f"{sex}sex"
-
-
-def _name_side(side: str) -> str:
-    return f"{side}smaller"
-
-
-def _name_structure(structure: str) -> str:
-    return f"{structure}shrunk"
-
-
 def draw_example(rng: np.random.Generator, *, whole: bool = False) -> TextExample:
-    """A bag and what is to be said from it; where not `whole`, some words are missing and some come twice."""
+    """Draw a bag and its answer or report; where not `whole`, some words are missing and some come twice."""
     facts = draw_facts(rng)
     cohort = TRAINING_COHORTS[int(rng.integers(len(TRAINING_COHORTS)))]
     bag = list_fact_words(facts, cohort)

@@ -113,7 +113,7 @@ _SLOT = re.compile(r"\{\w+\}")
 
 
 def name_decade(age: int) -> str:
-    """The decade of a life that an age in years lies in: no scan tells more."""
+    """Name the decade of an age in years: no scan shows more."""
     return DECADES[age // 10]
 
 

@@ -1,7 +1,7 @@
-"""The five cohorts of MedBLIP (arXiv 2305.10799): from their own tables and a folder of volumes to a table of scans.
+"""The five cohorts of MedBLIP (arXiv 2305.10799): a table of scans from a cohort's own tables and its volumes.
 
-All are access-controlled, so nothing here was run on the real files; each module says which of its column names could
-be confirmed, and where. Report sentences are this project's own, built from the tables' columns.
+All are access-controlled, so nothing here was run on the real files; each module names the source that confirms its
+columns. Report sentences are this project's own, built from the tables' columns.
 """
 
 import csv
@@ -27,7 +27,7 @@ from medcap_core.runtime.files import write_text_atomically
 
 @dataclass(frozen=True)
 class Cohort:
-    """One cohort. `max_days` is how far a visit may lie from a scan; `example` a path that tells what is needed."""
+    """One cohort. `max_days` is the most days between scan and visit; `example` a path in the expected form."""
 
     name: str
     read: Callable[[Sequence[Path]], CohortTables]
@@ -48,7 +48,7 @@ COHORTS: dict[str, Cohort] = {
 
 @dataclass(frozen=True)
 class CohortScan:
-    """One volume with the visit it belongs to."""
+    """One volume and its visit."""
 
     path: Path
     visit: Visit
@@ -56,22 +56,21 @@ class CohortScan:
 
 @dataclass(frozen=True)
 class CohortScans:
-    """The volumes of a folder that belong to a visit, and the others with the reason."""
+    """The volumes of a folder: those with a visit, and the others with the reason."""
 
     cohort: Cohort
     scans: list[CohortScan]
     unmatched: list[tuple[Path, str]]
 
     def count_diagnoses(self) -> Counter[Diagnosis | None]:
-        """How many scans have each diagnosis, or none."""
+        """Count the scans by diagnosis, None for no diagnosis."""
         return Counter(scan.visit.diagnosis for scan in self.scans)
 
 
 def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str = "*") -> CohortScans:
-    """The volumes below `images` whose name fits the pattern `only`, each with its visit, in order of their paths.
+    """Find the volumes below `images` whose name matches the pattern `only`, each with its visit, sorted by path.
 
-    Raises DataFault for unknown cohorts and absent folders, for what is wrong with a table, and where no volume belongs
-    to a visit.
+    Raises DataFault for an unknown cohort, an absent folder, a faulty table, and where no volume has a visit.
     """
     if name not in COHORTS:
         raise DataFault(f"'{name}' is no cohort known here; choose one of {', '.join(COHORTS)}.")
@@ -89,12 +88,10 @@ def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str
     for path in _list_volumes(images):
         if not fnmatch(path.name, only):
             continue
-        place = read.locate(PurePosixPath(path.relative_to(images).as_posix()))
-        visit = (
-            "its path names no subject"
-            if place is None
-            else find_visit(place, visits.get(place.subject, []), cohort.max_days)
-        )
+        key = read.parse_path(PurePosixPath(path.relative_to(images).as_posix()))
+        visit: Visit | str = "its path names no subject"
+        if key is not None:
+            visit = find_visit(key, visits.get(key.subject, []), cohort.max_days)
         if isinstance(visit, str):
             found.unmatched.append((path, visit))
         else:
@@ -105,7 +102,7 @@ def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str
 
 
 def describe_visit(visit: Visit) -> str:
-    """A report in our words: age, sex, score and, where one is known, the sentence with the diagnosis."""
+    """Write the report: sex, age, score and, where known, the sentence with the diagnosis."""
     person = {"female": "woman", "male": "man", None: "person"}[visit.sex]
     years = None if visit.age_years is None else int(visit.age_years)
     sentences = [f"The subject is a {person}." if years is None else f"The subject is a {person} of {years} years."]
@@ -123,19 +120,19 @@ def write_scan_table(found: CohortScans, path: Path) -> None:
     writer.writerow(("path", "report", "cohort", "subject"))
     folder = path.parent.resolve()
     for scan in found.scans:
-        place = scan.path.resolve()
-        shown = place.relative_to(folder) if place.is_relative_to(folder) else place
+        volume = scan.path.resolve()
+        shown = volume.relative_to(folder) if volume.is_relative_to(folder) else volume
         writer.writerow((shown.as_posix(), describe_visit(scan.visit), found.cohort.name, scan.visit.subject))
     write_text_atomically(path, text.getvalue())
 
 
 def _list_volumes(folder: Path) -> Iterator[Path]:
-    """Volume files below `folder`, and folders that hold `.dcm` files as one volume each, in order."""
-    for place, folders, files in os.walk(folder):
+    """List the volume files below `folder`, and each folder with `.dcm` files as one volume, sorted."""
+    for current, folders, files in os.walk(folder):
         folders.sort()
         if any(name.lower().endswith(".dcm") for name in files):
-            yield Path(place)
-        yield from (Path(place, name) for name in sorted(files) if name.lower().endswith(VOLUME_SUFFIXES))
+            yield Path(current)
+        yield from (Path(current, name) for name in sorted(files) if name.lower().endswith(VOLUME_SUFFIXES))
 
 
 def _describe_nothing(found: CohortScans, images: Path, only: str) -> str:

@@ -1,4 +1,4 @@
-"""From a cohort's own tables and its volumes to a table of scans: python -m medcap_core.data.cohorts --help."""
+"""Command that writes a cohort's table of scans: python -m medcap_core.data.cohorts --help."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from medcap_core.data.cohorts import COHORTS, find_cohort_scans, write_scan_table
 from medcap_core.errors import DataFault
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 
 _NUM_LISTED = 5
 
@@ -20,8 +20,8 @@ def main(
     out: Annotated[Path, typer.Option(help="The table to write: path, report, cohort, subject.")] = Path("scans.csv"),
     only: Annotated[str, typer.Option(help="Pattern for the names of volumes, such as '*T1w*'.")] = "*",
 ) -> None:
-    """Write the table of scans of one cohort, to be given to a sweep as its data."""
-    with told_in_sentences():
+    """Write the table of scans of one cohort, for the `data` of a sweep."""
+    with exit_on_fault():
         if not out.absolute().parent.is_dir():
             raise DataFault(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first.")
         sys.stdout.write(f"Looking for volumes in {images}\n")

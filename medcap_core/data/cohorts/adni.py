@@ -12,8 +12,8 @@ Columns of ADNIMERGE.csv (names confirmed by public code that reads it, not agai
 | PTGENDER | Male, Female |
 | MMSE | score of the visit |
 
-Paths: `ADNI/002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/*.nii` tells subject and date of the scan; the 17 digits
-in LONI's file names are the date of an upload and are not read. `sub-ADNI002S0295/ses-M012` (BIDS) tells subject and
+Paths: `ADNI/002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/*.nii` holds subject and date of the scan; the 17 digits
+in LONI's file names are the date of an upload and are not read. `sub-ADNI002S0295/ses-M012` (BIDS) holds subject and
 visit.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     CohortTables,
-    Place,
+    ScanKey,
     Visit,
     find_folder_date,
     format_month,
@@ -45,20 +45,20 @@ _DAYS_PER_YEAR = 365.25
 
 
 def read_adni(paths: Sequence[Path]) -> CohortTables:
-    """Visits of ADNIMERGE.csv. Raises DataFault where a column is missing."""
+    """Read the visits of ADNIMERGE.csv. Raises DataFault where a column is missing."""
     tables = read_clinical_tables(paths, {"ADNIMERGE": "PTID"}, "ADNI")
-    return CohortTables([visit for table in tables["ADNIMERGE"] for visit in _read_visits(table)], locate)
+    return CohortTables([visit for table in tables["ADNIMERGE"] for visit in _read_visits(table)], parse_path)
 
 
-def locate(path: PurePosixPath) -> Place | None:
-    """Subject, and the session of a BIDS copy or the date in the archive's folder."""
+def parse_path(path: PurePosixPath) -> ScanKey | None:
+    """Parse the subject, and the session of a BIDS copy or the date of the archive's folder."""
     name = str(path)
     match = _BIDS.search(name) or _PTID.search(name)
     if match is None:
         return None
     subject = f"{match[1]}_S_{match[2]}"
     session = _BIDS_SESSION.search(name)
-    return Place(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
+    return ScanKey(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
 
 
 def _read_visits(table: Table) -> list[Visit]:
@@ -75,20 +75,16 @@ def _read_visits(table: Table) -> list[Visit]:
     for row in table.rows:
         name, day = read_cell(row, subject), read_date(read_cell(row, date))
         at_start = read_age(read_cell(row, age))
+        last_diagnosis = read_cell(row, diagnosis).rpartition(" to ")[2].strip()
         visits.append(
             Visit(
                 subject=name,
                 session=read_viscode(read_cell(row, viscode)),
                 day=day,
-                diagnosis=_read_diagnosis(read_cell(row, diagnosis)),
+                diagnosis=Diagnosis.NOT_DEMENTED if last_diagnosis == "NL" else read_diagnosis(last_diagnosis),
                 age_years=None if at_start is None or day is None else at_start + (day - starts[name]) / _DAYS_PER_YEAR,
                 sex=read_sex(read_cell(row, sex)),
                 mmse=read_mmse(read_cell(row, mmse)),
             )
         )
     return visits
-
-
-def _read_diagnosis(text: str) -> Diagnosis | None:
-    last = text.rpartition(" to ")[2].strip()
-    return Diagnosis.NOT_DEMENTED if last == "NL" else read_diagnosis(last)

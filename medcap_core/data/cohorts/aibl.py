@@ -8,10 +8,11 @@ each by `--table`:
 | aibl_pdxconv_*.csv | RID, VISCODE (bl, m18 ...), DXCURREN: 1 normal, 2 MCI, 3 AD |
 | aibl_ptdemog_*.csv | RID, PTGENDER (1 male, 2 female), PTDOB (`/1932`: the year of birth alone) |
 | aibl_mmse_*.csv | RID, VISCODE, EXAMDATE, MMSCORE |
-| aibl_mrimeta_*.csv, aibl_mri3meta_*.csv | RID, VISCODE, EXAMDATE: dates of scans, which go before those of the score |
+| aibl_mrimeta_*.csv, aibl_mri3meta_*.csv | RID, VISCODE, EXAMDATE: dates of scans, preferred to those of the score |
 
 -4 stands for "missing". Ages are differences of years. Paths: `AIBL/<RID>/MPRAGE.../2008-05-21_14_29_50.0/...` and file
-names `AIBL_<RID>_MR_...`, or `sub-AIBL<RID>/ses-M018` (BIDS). Without a table of dates only the latter tell the visit.
+names `AIBL_<RID>_MR_...`, or `sub-AIBL<RID>/ses-M018` (BIDS). Without a table of dates only BIDS paths
+identify the visit.
 """
 
 import datetime
@@ -21,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     CohortTables,
-    Place,
+    ScanKey,
     Sex,
     Visit,
     find_folder_date,
@@ -45,7 +46,7 @@ _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "2": Diagnosis.MCI, "3": Diagnosis.DEME
 
 
 def read_aibl(paths: Sequence[Path]) -> CohortTables:
-    """Visits put together from the tables given. Raises DataFault for missing columns and without aibl_pdxconv."""
+    """Read the visits, joined over the given tables. Raises DataFault for missing columns and without aibl_pdxconv."""
     kinds = {"diagnoses": "DXCURREN", "subjects": "PTDOB", "scores": "MMSCORE", "scans": "EXAMDATE"}
     tables = read_clinical_tables(paths, kinds, "AIBL")
     if not tables["diagnoses"]:
@@ -57,32 +58,33 @@ def read_aibl(paths: Sequence[Path]) -> CohortTables:
     for (subject, code), label in _read_by_visit(tables["diagnoses"], "dxcurren").items():
         sex, birth_year = subjects.get(subject, (None, None))
         day = read_date(dates.get((subject, code), ""))
+        age = "" if birth_year is None or day is None else str(datetime.date.fromordinal(day).year - birth_year)
         visits.append(
             Visit(
                 subject=subject,
                 session=read_viscode(code),
                 day=day,
                 diagnosis=_CLASSES.get(label),
-                age_years=_count_years(birth_year, day),
+                age_years=read_age(age),
                 sex=sex,
                 mmse=read_mmse(scores.get((subject, code), "")),
             )
         )
-    return CohortTables(visits, locate)
+    return CohortTables(visits, parse_path)
 
 
-def locate(path: PurePosixPath) -> Place | None:
-    """Subject by file name, or by a folder that is a number; and the session of a BIDS copy or the folder's date."""
+def parse_path(path: PurePosixPath) -> ScanKey | None:
+    """Parse the subject (file name, or a folder that is a number), and the BIDS session or the folder's date."""
     match = _NAME.search(str(path))
     subject = match[1] if match else next((part for part in path.parts[:-1] if part.isdigit()), None)
     if subject is None:
         return None
     session = _BIDS_SESSION.search(str(path))
-    return Place(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
+    return ScanKey(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
 
 
 def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, int | None]]:
-    """Sex and year of birth."""
+    """Read sex and year of birth by subject."""
     subject, birth = require_columns(table, {"subject": ["rid"], "birth": ["ptdob"]})
     sex = find_column(table.columns, ["ptgender"])
     years = {read_cell(row, subject): _YEAR.search(read_cell(row, birth)) for row in table.rows}
@@ -94,7 +96,7 @@ def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, int | None]]:
 
 
 def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], str]:
-    """The cells of one column by subject and visit, missing ones left out; later tables go before earlier ones."""
+    """Read the cells of one column by (subject, visit) without missing ones; later tables win."""
     cells = {}
     for table in tables:
         subject, visit, column = require_columns(table, {"subject": ["rid"], "visit": ["viscode"], name: [name]})
@@ -103,9 +105,3 @@ def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], 
             if text not in ("", "-4"):
                 cells[read_cell(row, subject), read_cell(row, visit)] = text
     return cells
-
-
-def _count_years(birth_year: int | None, day: int | None) -> float | None:
-    if birth_year is None or day is None:
-        return None
-    return read_age(str(datetime.date.fromordinal(day).year - birth_year))

@@ -10,7 +10,7 @@ Columns (names confirmed by public code that reads the export, not against the f
 | M/F | sex |
 | MMSE | used if there is such a column |
 
-File names carry all of it but the age: `miriad_199_HC_F_01_MR_2.nii`.
+File names hold all of these but the age: `miriad_199_HC_F_01_MR_2.nii`.
 """
 
 import re
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     CohortTables,
-    Place,
+    ScanKey,
     Visit,
     read_age,
     read_cell,
@@ -34,7 +34,7 @@ _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGN
 
 
 def read_miriad(paths: Sequence[Path]) -> CohortTables:
-    """Sessions of the export. Raises DataFault where a column is missing."""
+    """Read the sessions of the export. Raises DataFault where a column is missing."""
     visits = []
     for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]:
         session, group, age, sex = require_columns(
@@ -42,22 +42,22 @@ def read_miriad(paths: Sequence[Path]) -> CohortTables:
         )
         mmse = find_column(table.columns, ["mmse"])
         for row in table.rows:
-            place = locate(PurePosixPath(read_cell(row, session)))
-            if place is not None:
+            key = parse_path(PurePosixPath(read_cell(row, session)))
+            if key is not None:
                 visits.append(
                     Visit(
-                        subject=place.subject,
-                        session=place.session,
+                        subject=key.subject,
+                        session=key.session,
                         diagnosis=read_diagnosis(read_cell(row, group)),
                         age_years=read_age(read_cell(row, age)),
                         sex=read_sex(read_cell(row, sex)),
                         mmse=read_mmse(read_cell(row, mmse)),
                     )
                 )
-    return CohortTables(visits, locate)
+    return CohortTables(visits, parse_path)
 
 
-def locate(path: PurePosixPath) -> Place | None:
-    """Subject and session, by the name of a file or by an MR ID; leading zeros of the visit do not count."""
+def parse_path(path: PurePosixPath) -> ScanKey | None:
+    """Parse subject and session from a file name or an MR ID; leading zeros of the visit are ignored."""
     match = _SESSION.search(str(path))
-    return Place(match[1], f"{int(match[2])}_MR_{int(match[3])}") if match else None
+    return ScanKey(match[1], f"{int(match[2])}_MR_{int(match[3])}") if match else None

@@ -1,4 +1,4 @@
-"""NACC: the table of the Uniform Data Set, that of MRI files, and the unpacked volumes.
+"""NACC: the table of the Uniform Data Set, the table of MRI files, and the unpacked volumes.
 
 Columns of the UDS table (`investigator_nacc*.csv`; names and codes confirmed by public code and NACC's derived-variable
 code, not against the file itself):
@@ -14,7 +14,7 @@ code, not against the file itself):
 
 Columns of the MRI table (`investigator_mri_nacc*.csv`): NACCID, NACCMRFI (name of the zip archive of a scan) and MRIMO,
 MRIDY, MRIYR (date of the scan). A volume belongs to the archive whose name, without `.zip`, is a part of its path, so
-unpack each archive into a folder of its own name. A path without one that names a NACCID belongs to that subject.
+unpack each archive into a folder of its own name. A path that names a NACCID but no archive belongs to that subject.
 """
 
 import re
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     CohortTables,
-    Place,
+    ScanKey,
     Visit,
     read_age,
     read_cell,
@@ -40,19 +40,19 @@ _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEME
 
 
 def read_nacc(paths: Sequence[Path]) -> CohortTables:
-    """Visits of the UDS table, and scans of the MRI table where it is given. Raises DataFault for missing columns."""
+    """Read the visits of the UDS table, and scans of the MRI table if given. Raises DataFault for missing columns."""
     tables = read_clinical_tables(paths, {"UDS": "NACCUDSD", "MRI": "NACCMRFI"}, "NACC")
-    archives = {name: place for table in tables["MRI"] for name, place in _read_archives(table).items()}
+    archives = {name: key for table in tables["MRI"] for name, key in _read_archives(table).items()}
 
-    def locate(path: PurePosixPath) -> Place | None:
+    def parse_path(path: PurePosixPath) -> ScanKey | None:
         for part in path.parts:
-            place = archives.get(part.split(".")[0])
-            if place is not None:
-                return place
+            key = archives.get(part.split(".")[0])
+            if key is not None:
+                return key
         match = _SUBJECT.search(str(path))
-        return Place(match[0]) if match else None
+        return ScanKey(match[0]) if match else None
 
-    return CohortTables([visit for table in tables["UDS"] for visit in _read_visits(table)], locate)
+    return CohortTables([visit for table in tables["UDS"] for visit in _read_visits(table)], parse_path)
 
 
 def _read_visits(table: Table) -> list[Visit]:
@@ -80,13 +80,13 @@ def _read_visits(table: Table) -> list[Visit]:
     ]
 
 
-def _read_archives(table: Table) -> dict[str, Place]:
+def _read_archives(table: Table) -> dict[str, ScanKey]:
     subject, file, year, month, day = require_columns(
         table,
         {"subject": ["naccid"], "file": ["naccmrfi"], "year": ["mriyr"], "month": ["mrimo"], "day": ["mridy"]},
     )
     return {
-        name: Place(read_cell(row, subject), day=_read_date(row, year, month, day))
+        name: ScanKey(read_cell(row, subject), day=_read_date(row, year, month, day))
         for row in table.rows
         if (name := read_cell(row, file).split(".")[0])
     }

@@ -1,13 +1,13 @@
-"""OASIS-1, -2 and -3: one table of one row a scan for the first two, tables of visits for the third.
+"""OASIS-1, -2 and -3: a table with one row a scan for the first two, tables of visits for the third.
 
 OASIS-1, `oasis_cross-sectional.csv` (header confirmed by public copies of the file): ID (OAS1_0001_MR1), M/F, Hand,
 Age, Educ, SES, MMSE, CDR, eTIV, nWBV, ASF, Delay. CDR 0 is not demented, 0.5 and more dementia ("very mild to moderate
-Alzheimer's disease" in the data set's own words); where it is empty (young subjects, who were not rated) there is no
+Alzheimer's disease" in its documentation); where it is empty (young subjects, who were not rated) there is no
 diagnosis.
 
 OASIS-2, `oasis_longitudinal.csv` (header confirmed by public copies of the file): Subject ID, MRI ID (OAS2_0001_MR1),
 Group, Visit, MR Delay, M/F, Hand, Age, EDUC, SES, MMSE, CDR, eTIV, nWBV, ASF. Group is Nondemented, Demented or
-Converted; a Converted subject was not demented at first, so there the CDR of the visit counts.
+Converted; a Converted subject was not demented at first, so the CDR of the visit is used.
 
 OASIS-3 (columns confirmed by public code that reads them, not against the files themselves):
 
@@ -17,8 +17,8 @@ OASIS-3 (columns confirmed by public code that reads them, not against the files
 | OASIS3_UDSb4_cdr.csv | OASISID, days_to_visit, `age at visit`, MMSE, CDRTOT |
 | OASIS3_demographics.csv | OASISID, GENDER (1 male, 2 female), AgeatEntry |
 
-Without a diagnosis of form D1 the CDR counts: 0 not demented, 1 and more dementia; 0.5 may be MCI or very mild dementia
-and gives none. Days count from the subject's entry, in tables and in paths (OAS30001_MR_d0129, or sub-OAS30001 with
+Without a diagnosis of form D1 the CDR is used: 0 not demented, 1 and more dementia; 0.5, MCI or very mild dementia, no
+diagnosis. Days count from the subject's entry, in tables and in paths (OAS30001_MR_d0129, or sub-OAS30001 with
 ses-d0129 in the BIDS layout).
 
 OASIS-1 and -2 are published as Analyze pairs (.hdr, .img), whose orientation nibabel does not read: convert them to
@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     CohortTables,
-    Place,
+    ScanKey,
     Sex,
     Visit,
     read_age,
@@ -53,12 +53,12 @@ _DAYS_PER_YEAR = 365.25
 
 
 def read_oasis1(paths: Sequence[Path]) -> CohortTables:
-    """Scans of oasis_cross-sectional.csv. Raises DataFault where a column is missing."""
+    """Read the scans of oasis_cross-sectional.csv. Raises DataFault where a column is missing."""
     return _read_sessions(paths, "OASIS-1", "ID")
 
 
 def read_oasis2(paths: Sequence[Path]) -> CohortTables:
-    """Scans of oasis_longitudinal.csv. Raises DataFault where a column is missing."""
+    """Read the scans of oasis_longitudinal.csv. Raises DataFault where a column is missing."""
     return _read_sessions(paths, "OASIS-2", "MRI ID")
 
 
@@ -81,16 +81,16 @@ def _read_sessions(paths: Sequence[Path], cohort: str, session_name: str) -> Coh
             for row in table.rows
             if (match := _SESSION.fullmatch(read_cell(row, session)))
         ]
-    return CohortTables(visits, _locate_session)
+    return CohortTables(visits, _parse_session_path)
 
 
-def _locate_session(path: PurePosixPath) -> Place | None:
+def _parse_session_path(path: PurePosixPath) -> ScanKey | None:
     match = _SESSION.search(str(path))
-    return Place(match[1], match[0]) if match else None
+    return ScanKey(match[1], match[0]) if match else None
 
 
 def _read_group(group: str, cdr: str) -> Diagnosis | None:
-    """By Group where it is Demented or Nondemented, else by the Clinical Dementia Rating."""
+    """Read the diagnosis of Group (Demented or Nondemented), else of the Clinical Dementia Rating."""
     diagnosis = read_diagnosis(group)
     rating = read_number(cdr, 0, _MAX_CDR)
     if diagnosis is not None or rating is None:
@@ -99,7 +99,7 @@ def _read_group(group: str, cdr: str) -> Diagnosis | None:
 
 
 def read_oasis3(paths: Sequence[Path]) -> CohortTables:
-    """Visits of the tables given, put together by subject and day. Raises DataFault where a column is missing."""
+    """Read the visits, joined over the given tables by subject and day. Raises DataFault where a column is missing."""
     kinds = {"diagnoses": "NORMCOG", "ratings": "CDRTOT", "subjects": "AgeatEntry"}
     tables = read_clinical_tables(paths, kinds, "OASIS-3")
     subjects = {subject: known for table in tables["subjects"] for subject, known in _read_subjects(table).items()}
@@ -111,17 +111,17 @@ def read_oasis3(paths: Sequence[Path]) -> CohortTables:
         visits[subject, day] = Visit(
             subject, None, day, diagnosis or visit.diagnosis, visit.age_years, visit.sex, visit.mmse
         )
-    return CohortTables(list(visits.values()), _locate_day)
+    return CohortTables(list(visits.values()), _parse_day_path)
 
 
-def _locate_day(path: PurePosixPath) -> Place | None:
+def _parse_day_path(path: PurePosixPath) -> ScanKey | None:
     name = str(path)
     subject, day = _OASIS3_SUBJECT.search(name), _OASIS3_DAY.search(name)
-    return Place(subject[0], day=int(day[1]) if day else None) if subject else None
+    return ScanKey(subject[0], day=int(day[1]) if day else None) if subject else None
 
 
 def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, float | None]]:
-    """Sex and age at entry."""
+    """Read sex and age at entry by subject."""
     subject, age = require_columns(table, {"subject": ["oasisid"], "age": ["ageatentry"]})
     sex = find_column(table.columns, ["gender"])
     return {
@@ -167,7 +167,7 @@ def _read_diagnoses(table: Table) -> dict[tuple[str, int], Diagnosis | None]:
 
 
 def _key_rows(table: Table) -> dict[tuple[str, int], Row]:
-    """Rows by subject and day; those without a day are left out."""
+    """Index the rows by (subject, day); rows without a day are left out."""
     subject, day = require_columns(table, {"subject": ["oasisid"], "day": ["days_to_visit"]})
     days = ((row, read_number(read_cell(row, day), -1e5, 1e5)) for row in table.rows)
     return {(read_cell(row, subject), round(number)): row for row, number in days if number is not None}

@@ -1,4 +1,4 @@
-"""What the five cohorts have in common: visits of subjects, and which of them a volume belongs to."""
+"""Visits of subjects, shared by the five cohorts, and the choice of a volume's visit."""
 
 import datetime
 import re
@@ -23,8 +23,8 @@ _MAX_MMSE, _MAX_AGE_YEARS = 30, 120
 class Visit:
     """One row of a cohort's clinical table.
 
-    `session` is a name that paths of its scans carry; `day` the number of a day on any scale the cohort has (a date's
-    ordinal, or days since the subject's entry). `mmse` is the Mini-Mental State Examination score, 0 to 30.
+    `session` is a name found in the paths of its scans; `day` a day on the cohort's scale (a date's ordinal, or days
+    since the subject's entry). `mmse` is the Mini-Mental State Examination score, 0 to 30.
     """
 
     subject: str
@@ -37,8 +37,8 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a volume's path tells: its subject, and its session or day where it tells them."""
+class ScanKey:
+    """The parts of a volume's path that identify its visit: subject, and session or day where present."""
 
     subject: str
     session: str | None = None
@@ -47,45 +47,45 @@ class Place:
 
 @dataclass(frozen=True)
 class CohortTables:
-    """A cohort's tables as read. `locate` reads a path below the folder of volumes; None for one that tells nothing."""
+    """A cohort's visits. `parse_path` parses a path below the folder of volumes; None where it names no subject."""
 
     visits: list[Visit]
-    locate: Callable[[PurePosixPath], Place | None]
+    parse_path: Callable[[PurePosixPath], ScanKey | None]
 
 
 def group_visits(visits: Iterable[Visit]) -> dict[str, list[Visit]]:
-    """The visits of each subject, in the table's order."""
+    """Group the visits by subject, in the table's order."""
     grouped: dict[str, list[Visit]] = {}
     for visit in visits:
         grouped.setdefault(visit.subject, []).append(visit)
     return grouped
 
 
-def find_visit(place: Place, visits: Sequence[Visit], max_days: int) -> Visit | str:
-    """Of a subject's visits the one a scan belongs to, or a sentence on why there is none.
+def find_visit(key: ScanKey, visits: Sequence[Visit], max_days: int) -> Visit | str:
+    """Find a scan's visit among those of its subject; returns a sentence with the reason where there is none.
 
-    By session where path and visits have one; else the visit nearest in days, at most `max_days` away, one with a
-    diagnosis if there is any; a path that tells neither belongs to a subject's only visit.
+    With a session: the visit of that session. With a day: the nearest visit within `max_days`, preferably one with a
+    diagnosis. With neither: the subject's only visit.
     """
     if not visits:
-        return f"subject {place.subject} is not in the table"
-    if place.session is not None:
-        found = [visit for visit in visits if visit.session == place.session]
-        return found[0] if found else f"session {place.session} of subject {place.subject} is not in the table"
-    day = place.day
+        return f"subject {key.subject} is not in the table"
+    if key.session is not None:
+        found = [visit for visit in visits if visit.session == key.session]
+        return found[0] if found else f"session {key.session} of subject {key.subject} is not in the table"
+    day = key.day
     if day is not None:
         near = [visit for visit in visits if visit.day is not None and abs(visit.day - day) <= max_days]
         near = [visit for visit in near if visit.diagnosis is not None] or near
         if near:
             return min(near, key=lambda visit: abs((visit.day or 0) - day))
-        return f"subject {place.subject} has no visit within {max_days} days of this scan"
+        return f"subject {key.subject} has no visit within {max_days} days of this scan"
     if len(visits) == 1:
         return visits[0]
-    return f"the path does not tell which of the {len(visits)} visits of subject {place.subject} it belongs to"
+    return f"the path does not tell which of the {len(visits)} visits of subject {key.subject} it belongs to"
 
 
 def read_clinical_tables(paths: Sequence[Path], kinds: dict[str, str], cohort: str) -> dict[str, list[Table]]:
-    """The tables by kind, each told by one column: `kinds` is kind -> that column, asked in order.
+    """Read the tables, grouped by kind; `kinds` maps each kind to the column that identifies it, in order.
 
     Raises DataFault for every table that is of no kind.
     """
@@ -105,13 +105,13 @@ def read_clinical_tables(paths: Sequence[Path], kinds: dict[str, str], cohort: s
 
 
 def read_cell(row: Row, column: str | None) -> str:
-    """A cell without the space around it; empty for a missing column and for NA."""
+    """Return a cell stripped of white space; empty for a missing column and for NA."""
     text = row.text(column).strip() if column else ""
     return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
 
 
 def read_number(text: str, low: float, high: float) -> float | None:
-    """A number between `low` and `high`; None for anything else, such as the codes that stand for "missing"."""
+    """Parse a number in [low, high]; None for anything else, such as the codes for "missing"."""
     try:
         number = float(text)
     except ValueError:
@@ -120,24 +120,24 @@ def read_number(text: str, low: float, high: float) -> float | None:
 
 
 def read_age(text: str) -> float | None:
-    """Years."""
+    """Parse an age in years."""
     return read_number(text, 1, _MAX_AGE_YEARS)
 
 
 def read_mmse(text: str) -> int | None:
-    """A score from 0 to 30; codes such as -4, -1, 88 and 95 to 98 mean that it is missing."""
+    """Parse a score from 0 to 30; codes such as -4, -1, 88 and 95 to 98 stand for "missing"."""
     score = read_number(text, 0, _MAX_MMSE)
     return None if score is None else round(score)
 
 
 def read_sex(text: str) -> Sex | None:
-    """F, Female or 2; M, Male or 1, as all five cohorts code it."""
+    """Parse the sex: F, Female or 2; M, Male or 1, as coded by all five cohorts."""
     number = read_number(text, 1, 2)
     return _SEXES.get(f"{number:g}" if number is not None else text.casefold())
 
 
 def read_date(text: str) -> int | None:
-    """The ordinal of a date written as 2006-04-18 or 4/18/2006; None for another text or an impossible date."""
+    """Parse a date, 2006-04-18 or 4/18/2006, to its ordinal; None for other text or an impossible date."""
     if match := _ISO_DATE.match(text):
         year, month, day = map(int, match.groups())
     elif match := _US_DATE.match(text):
@@ -151,18 +151,18 @@ def read_date(text: str) -> int | None:
 
 
 def find_folder_date(path: PurePosixPath) -> int | None:
-    """The date in a folder named as the LONI archive names them, `2006-04-18_08_20_30.0`: when a scan was made."""
+    """Find the date of the scan in a folder name of the LONI archive, `2006-04-18_08_20_30.0`."""
     dates = (read_date(part) for part in path.parts[:-1])
     return next((date for date in dates if date is not None), None)
 
 
 def format_month(months: int) -> str:
-    """A visit's session as in BIDS copies of ADNI and AIBL: M000 for baseline, M012 for month 12."""
+    """Format the session as in BIDS copies of ADNI and AIBL: M000 for baseline, M012 for month 12."""
     return f"M{months:03d}"
 
 
 def read_viscode(text: str) -> str | None:
-    """The session of a visit code: `bl` and `m12` are M000 and M012; None for codes without a month (`sc`, `uns1`)."""
+    """Parse a visit code to a session: `bl` and `m12` are M000 and M012; None without a month (`sc`, `uns1`)."""
     code = text.casefold()
     if code == "bl":
         return format_month(0)

@@ -1,4 +1,4 @@
-"""What lies between the body and the image: devices, letters, uneven exposure, blur and noise."""
+"""Artefacts of the images: devices, letters, uneven exposure and noise."""
 
 import math
 from functools import lru_cache
@@ -27,7 +27,7 @@ _LETTERS: dict[str, tuple[str, ...]] = {
 
 @lru_cache(maxsize=64)
 def _draw_letters(text: str) -> Array:
-    """The text's pixels, (11, W), in [0, 1]."""
+    """Draw the text as pixels (11, W) in [0, 1]."""
     width = 6 * len(text) + 2
     image = Image.new("L", (width, 11))
     ImageDraw.Draw(image).text((1, 0), text, fill=255)
@@ -60,7 +60,7 @@ def _add_letters(canvas: Array, texts: tuple[str, ...], rng: np.random.Generator
 
 
 def _add_devices(canvas: Array, frame: Frame, rng: np.random.Generator) -> None:
-    """Electrodes with leads, a tube or a pulse generator: bright, and no finding."""
+    """Paint electrodes with leads, a tube or a pulse generator: bright, but not a finding."""
     kind = rng.uniform()
     if kind < 0.25:
         for _ in range(2):

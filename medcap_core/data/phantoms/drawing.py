@@ -1,14 +1,14 @@
-"""Vectorised drawing on a small grayscale canvas in body coordinates.
+"""Vectorised drawing on a small grayscale canvas in body coordinates, and the parts of every view's anatomy.
 
 All shapes are given in body coordinates (u, v): the body spans about [-1, 1] in both, u grows to the image's right
-(the patient's left), v grows downwards. A `Frame` holds the body coordinates of every pixel under one pose, so that
-rotation, scale and shift of the patient cost nothing more. Coverages and canvases are float32 arrays (H, W) in [0, 1].
+(the patient's left), v grows downwards. A `Frame` holds the body coordinates of every pixel under one pose, which
+covers rotation, scale and shift of the patient. Coverages and canvases are float32 arrays (H, W) in [0, 1].
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pose:
-    """How the patient lies in the image: degrees, a factor, and shifts in half image widths."""
+    """The patient's pose in the image: rotation in degrees, scale factor, and shifts in half image widths."""
 
     rotation_degrees: float = 0.0
     scale: float = 1.0
@@ -49,18 +49,28 @@ class Ellipse:
     angle: float = 0.0
 
     def at(self, along_u: float, along_v: float) -> tuple[float, float]:
-        """The point that lies these shares of the half axes away from the centre."""
+        """Compute the point at these shares of the half axes from the centre."""
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         du, dv = along_u * self.ru, along_v * self.rv
         return self.u + cosine * du - sine * dv, self.v + sine * du + cosine * dv
 
     def moved(self, du: float, dv: float) -> "Ellipse":
-        """The same ellipse elsewhere."""
+        """Return the ellipse shifted by (du, dv)."""
         return Ellipse(self.u + du, self.v + dv, self.ru, self.rv, self.angle)
 
     def grown(self, factor: float) -> "Ellipse":
-        """The same centre with both half axes times `factor`."""
+        """Return the ellipse with both half axes times `factor`."""
         return Ellipse(self.u, self.v, self.ru * factor, self.rv * factor, self.angle)
+
+
+Side = Literal["right", "left"]
+SIGNS: dict[Side, int] = {"right": -1, "left": 1}
+"""Radiological convention: the patient's right is on the image's left (u < 0)."""
+
+NUM_JITTER = 16
+"""Length of `jitter`: numbers in [-1, 1] that determine one patient's organs."""
+
+Sites = dict[Side, Ellipse]
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +80,7 @@ def _pixel_grid() -> tuple[Array, Array]:
 
 
 def build_frame(pose: Pose) -> Frame:
-    """Body coordinates of every pixel for a patient in this pose."""
+    """Compute the body coordinates of every pixel for a patient in this pose."""
     x, y = _pixel_grid()
     angle = math.radians(pose.rotation_degrees)
     cosine, sine = math.cos(angle) / pose.scale, math.sin(angle) / pose.scale
@@ -80,14 +90,27 @@ def build_frame(pose: Pose) -> Frame:
     return Frame(u, v, pose.scale)
 
 
+def build_pair(u: float, v: float, ru: float, rv: float, angle: float, asymmetry: float) -> Sites:
+    """Build one organ on each side, the left one larger where `asymmetry` is positive."""
+    return {
+        "right": Ellipse(-u, v, ru * (1 - asymmetry), rv * (1 - asymmetry / 2), angle),
+        "left": Ellipse(u, v, ru * (1 + asymmetry), rv * (1 + asymmetry / 2), -angle),
+    }
+
+
+def build_canvas(frame: Frame, value: float) -> Array:
+    """Build a uniform canvas, (H, W)."""
+    return np.full(frame.u.shape, value, dtype=np.float32)
+
+
 def clip(values: NDArray[np.floating[Any]]) -> Array:
-    """The values cut to [0, 1], as float32."""
+    """Clip the values to [0, 1], as float32."""
     clipped: Array = np.clip(values, 0, 1).astype(np.float32, copy=False)
     return clipped
 
 
 def compute_radius(frame: Frame, ellipse: Ellipse) -> Array:
-    """Distance of each pixel from the centre in units of the half axes: 1 on the ellipse, less inside."""
+    """Compute each pixel's distance from the centre in units of the half axes: 1 on the ellipse, less inside."""
     du, dv = frame.u - np.float32(ellipse.u), frame.v - np.float32(ellipse.v)
     if ellipse.angle:
         cosine, sine = np.float32(math.cos(ellipse.angle)), np.float32(math.sin(ellipse.angle))
@@ -102,26 +125,26 @@ def compute_radius(frame: Frame, ellipse: Ellipse) -> Array:
 
 
 def cover_from_radius(radius: Array, softness: float) -> Array:
-    """1 well inside the unit radius, 0 well outside, linear over `softness` (a share of the radius) between."""
+    """Compute coverage: 1 inside the unit radius, 0 outside, linear over `softness` (a share of the radius) between."""
     cover: Array = radius * np.float32(-1 / softness)
     cover += np.float32(1 / softness + 0.5)
     return clip(cover)
 
 
 def cover_ellipse(frame: Frame, ellipse: Ellipse, edge: float = 0.03) -> Array:
-    """Soft coverage of an ellipse; `edge` is the width of its rim in body units."""
+    """Compute the soft coverage of an ellipse; `edge` is the width of its rim in body units."""
     return cover_from_radius(compute_radius(frame, ellipse), edge / min(ellipse.ru, ellipse.rv))
 
 
 def cover_ring(frame: Frame, ellipse: Ellipse, thickness: float, edge: float = 0.02) -> Array:
-    """Soft coverage of the band that lies inside the ellipse's border, `thickness` wide in body units."""
+    """Compute the soft coverage of the band inside the ellipse's border, `thickness` wide in body units."""
     small = min(ellipse.ru, ellipse.rv)
     middle = np.abs(compute_radius(frame, ellipse) - np.float32(1 - thickness / small / 2))
     return clip((thickness / 2 - middle * small) / edge + 0.5)
 
 
 def cover_line(frame: Frame, start: tuple[float, float], end: tuple[float, float], width: float) -> Array:
-    """Soft coverage of a straight stroke with round ends, `width` wide in body units."""
+    """Compute the soft coverage of a straight stroke with round ends, `width` wide in body units."""
     du, dv = end[0] - start[0], end[1] - start[1]
     pu, pv = frame.u - np.float32(start[0]), frame.v - np.float32(start[1])
     share = np.clip((pu * np.float32(du) + pv * np.float32(dv)) * np.float32(1 / max(du * du + dv * dv, 1e-9)), 0, 1)
@@ -130,7 +153,7 @@ def cover_line(frame: Frame, start: tuple[float, float], end: tuple[float, float
 
 
 def cover_below(frame: Frame, v: float, curvature: float, u: float = 0.0, edge: float = 0.03) -> Array:
-    """Soft coverage of all that lies below the parabola `v + curvature * (u' - u)^2`."""
+    """Compute the soft coverage of the area below the parabola `v + curvature * (u' - u)^2`."""
     du = frame.u - np.float32(u)
     return clip((frame.v - v - np.float32(curvature) * du * du) / edge + 0.5)
 
@@ -141,12 +164,12 @@ def blend(canvas: Array, cover: Array, value: float | Array) -> None:
 
 
 def build_texture(rng: np.random.Generator, cells: int) -> Array:
-    """Smooth noise (H, W) of about unit deviation whose grains are `IMAGE_SIZE / cells` pixels wide."""
+    """Draw smooth noise (H, W) of about unit deviation, with grains `IMAGE_SIZE / cells` pixels wide."""
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32)
 
 
 def to_image(canvas: Array) -> Image.Image:
-    """The canvas as an 8-bit grayscale image, values clipped to [0, 1]."""
+    """Convert the canvas to an 8-bit grayscale image, values clipped to [0, 1]."""
     return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))

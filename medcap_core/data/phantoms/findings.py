@@ -1,7 +1,6 @@
-"""How each finding is shaped and painted.
+"""Shape and paint of each finding.
 
-A shape gives the finding's coverage (H, W) alone, so that mask and box need no painting; a paint puts it on the
-anatomy.
+A shape computes the finding's coverage (H, W), which is enough for mask and box; a paint draws it on the anatomy.
 """
 
 import math
@@ -26,8 +25,8 @@ RADII = {"small": 0.070, "moderate": 0.105, "large": 0.150}  # body units; times
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one finding lies, in body coordinates.
+class Location:
+    """The location of one finding, in body coordinates.
 
     `organ` is the site on the finding's side, `surface` the outline that crescents and lenses follow, `level` the share
     of the organ's half height, `outward` -1 on the image's left and 1 on its right, `drift` two numbers in [-1, 1].
@@ -41,17 +40,17 @@ class Place:
     drift: tuple[float, float]
 
     def centre(self, wander: float = 0.12) -> tuple[float, float]:
-        """A point of the organ at the finding's level."""
+        """Compute a point of the organ at the finding's level."""
         return self.organ.at(wander * 2 * self.drift[0], self.level + wander * self.drift[1])
 
     def direction(self) -> tuple[float, float]:
-        """Unit vector (du, dv) from the middle of the surface to the finding, outwards and to its level."""
+        """Compute the unit vector (du, dv) from the centre of the surface to the finding."""
         angle = math.asin(max(-0.95, min(0.95, 0.95 * self.level + 0.1 * self.drift[1])))
         return self.outward * math.cos(angle), math.sin(angle)
 
 
-Shape = Callable[[Frame, Place, np.random.Generator], Array]
-Paint = Callable[[Array, Frame, Array, Place, float, np.random.Generator], None]
+Shape = Callable[[Frame, Location, np.random.Generator], Array]
+Paint = Callable[[Array, Frame, Array, Location, float, np.random.Generator], None]
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,13 @@ class Finding:
 
 
 def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, wander: float = 0.12) -> Shape:
-    """A round or oval body; `irregular` roughens its outline, `edge` is its rim as a share of the radius."""
+    """Build the shape of a round or oval body; `irregular` roughens its outline, `edge` is its rim / radius."""
 
-    def shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-        u, v = place.centre(wander)
-        oval = Ellipse(u, v, place.radius, place.radius * float(rng.uniform(slim, 1)), float(rng.uniform(0, math.pi)))
+    def shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+        u, v = location.centre(wander)
+        oval = Ellipse(
+            u, v, location.radius, location.radius * float(rng.uniform(slim, 1)), float(rng.uniform(0, math.pi))
+        )
         radius = compute_radius(frame, oval)
         if irregular:
             radius = radius + np.float32(irregular) * build_texture(rng, 16)
@@ -81,83 +82,83 @@ def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, w
     return shape
 
 
-def lip_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A round body that bulges from the organ's border at the finding's level."""
-    u, v = place.organ.at(0.35 * place.drift[0], place.level * 1.35)
+def lip_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover a round body that bulges from the organ's border at the finding's level."""
+    u, v = location.organ.at(0.35 * location.drift[0], location.level * 1.35)
     return cover_from_radius(
-        compute_radius(frame, Ellipse(u, v, place.radius, place.radius * float(rng.uniform(0.85, 1)))), 0.25
+        compute_radius(frame, Ellipse(u, v, location.radius, location.radius * float(rng.uniform(0.85, 1)))), 0.25
     )
 
 
-def crescent_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A collection between the surface and the same outline pushed inwards."""
-    surface = place.surface
-    du, dv = place.direction()
-    inner = surface.moved(-du * place.radius, -dv * place.radius)
+def crescent_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover a collection between the surface and the same outline moved inwards."""
+    surface = location.surface
+    du, dv = location.direction()
+    inner = surface.moved(-du * location.radius, -dv * location.radius)
     outside = 1 - cover_ellipse(frame, inner, 0.025)
     along = (frame.u - surface.u) * np.float32(du / surface.ru) + (frame.v - surface.v) * np.float32(dv / surface.rv)
     reach = clip((along - float(rng.uniform(0.35, 0.45))) / 0.08 + 0.5)
     return cover_ellipse(frame, surface, 0.025) * outside * reach
 
 
-def lens_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A biconvex collection on the surface."""
-    surface = place.surface
-    du, dv = place.direction()
+def lens_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover a biconvex collection on the surface."""
+    surface = location.surface
+    du, dv = location.direction()
     tangent = math.atan2(dv / surface.rv, du / surface.ru) + math.pi / 2
     reach = surface.ru * surface.rv / math.hypot(surface.rv * du, surface.ru * dv)
     centre = Ellipse(
         surface.u + du * reach,
         surface.v + dv * reach,
-        place.radius * float(rng.uniform(1.7, 2.1)),
-        place.radius,
+        location.radius * float(rng.uniform(1.7, 2.1)),
+        location.radius,
         tangent,
     )
     return cover_ellipse(frame, surface, 0.025) * cover_ellipse(frame, centre, 0.03)
 
 
-def wedge_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A territory: a wedge with its tip deep in the brain and its base on the surface."""
-    surface = place.surface
-    du, dv = place.direction()
-    tip_u, tip_v = surface.u + 0.16 * place.outward, surface.v + 0.35 * dv
+def wedge_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover a vascular territory: a wedge with its tip deep in the brain and its base on the surface."""
+    surface = location.surface
+    du, dv = location.direction()
+    tip_u, tip_v = surface.u + 0.16 * location.outward, surface.v + 0.35 * dv
     pu, pv = frame.u - np.float32(tip_u), frame.v - np.float32(tip_v)
     ahead = pu * np.float32(du) + pv * np.float32(dv)
     across = np.abs(pv * np.float32(du) - pu * np.float32(dv))
-    spread = place.radius * 3.2 * float(rng.uniform(0.9, 1.1))
+    spread = location.radius * 3.2 * float(rng.uniform(0.9, 1.1))
     inside = clip((ahead * np.float32(spread) - across) / 0.05 + 0.5)
     return cover_ellipse(frame, surface, 0.03) * inside * clip(ahead / 0.04)
 
 
-def pool_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """Fluid that fills the organ's lower part to a meniscus climbing outwards."""
-    organ = place.organ
-    top = organ.v + organ.rv * (0.86 - 2.6 * place.radius)
-    rise = np.float32(0.5) * np.maximum(place.outward * (frame.u - np.float32(organ.u)), -0.05)
+def pool_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover fluid in the organ's lower part, with a meniscus that rises outwards."""
+    organ = location.organ
+    top = organ.v + organ.rv * (0.86 - 2.6 * location.radius)
+    rise = np.float32(0.5) * np.maximum(location.outward * (frame.u - np.float32(organ.u)), -0.05)
     below = clip((frame.v + rise - np.float32(top)) / 0.05 + 0.5)
     bottom = clip((0.66 - frame.v) / 0.05 + 0.5)
     return cover_ellipse(frame, organ.grown(1.08), 0.05) * below * bottom
 
 
-def pelvis_shape(frame: Frame, place: Place, rng: np.random.Generator) -> Array:
-    """A widened collecting system: three lobes in the middle of the kidney, towards its level."""
-    organ = place.organ
+def pelvis_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
+    """Cover a widened collecting system: three lobes in the kidney near the finding's level."""
+    organ = location.organ
     cover = np.zeros_like(frame.u)
     for turn in (-0.9, 0.0, 0.9):
-        u, v = organ.at(0.30 * math.cos(turn) * -place.outward, place.level * 0.9 + 0.35 * math.sin(turn))
-        lobe = Ellipse(u, v, place.radius * 0.9, place.radius * 0.75, turn * place.outward)
+        u, v = organ.at(0.30 * math.cos(turn) * -location.outward, location.level * 0.9 + 0.35 * math.sin(turn))
+        lobe = Ellipse(u, v, location.radius * 0.9, location.radius * 0.75, turn * location.outward)
         cover = np.maximum(cover, cover_ellipse(frame, lobe, 0.03))
     return cover
 
 
-# Paints; `strength` is how plain the finding is to see, 0 to 1
+# Paints; `strength` in [0, 1] is the finding's contrast
 
 
 def add_tone(delta: float) -> Paint:
-    """Lay the finding over the anatomy, as a projection does: brightness adds up."""
+    """Build a paint that adds brightness to the anatomy, as in a projection."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
         canvas += cover * np.float32(delta * strength)
 
@@ -165,10 +166,10 @@ def add_tone(delta: float) -> Paint:
 
 
 def fill_tone(value: float, mottle: float = 0.0) -> Paint:
-    """Replace the anatomy by one brightness, as a slice does; `mottle` makes it uneven."""
+    """Build a paint that replaces the anatomy by one brightness, as in a slice; `mottle` makes it uneven."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
         tone = value + np.float32(mottle) * build_texture(rng, 24) if mottle else value
         blend(canvas, cover * np.float32(0.4 + 0.6 * strength), tone)
@@ -177,54 +178,56 @@ def fill_tone(value: float, mottle: float = 0.0) -> Paint:
 
 
 def hollow(rim: float, core: float, halo: float | None = None, core_share: float = 0.55) -> Paint:
-    """A rim around another brightness; `halo` is a soft zone around both (oedema)."""
+    """Build a paint of a rim around a core; `halo` is a soft zone around both (oedema)."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
-        u, v = place.centre()
+        u, v = location.centre()
         if halo is not None:
-            zone = Ellipse(u, v, place.radius * 1.9, place.radius * 1.7)
-            blend(canvas, cover_ellipse(frame, zone, place.radius) * 0.6 * cover_ellipse(frame, place.surface), halo)
+            zone = Ellipse(u, v, location.radius * 1.9, location.radius * 1.7)
+            blend(
+                canvas, cover_ellipse(frame, zone, location.radius) * 0.6 * cover_ellipse(frame, location.surface), halo
+            )
         blend(canvas, cover * np.float32(0.5 + 0.5 * strength), rim)
-        inner = Ellipse(u, v, place.radius * core_share, place.radius * core_share * 0.9)
+        inner = Ellipse(u, v, location.radius * core_share, location.radius * core_share * 0.9)
         blend(canvas, cover_ellipse(frame, inner, 0.03), core)
 
     return paint
 
 
 def cystic(tail: float) -> Paint:
-    """Free of echoes, with a brighter (`tail` > 0) path behind it."""
+    """Build a paint without echoes, with a brighter (`tail` > 0) path behind the finding."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
-        canvas *= 1 + cover_path(frame, place) * np.float32(tail * strength)
+        canvas *= 1 + cover_path(frame, location) * np.float32(tail * strength)
         blend(canvas, cover * np.float32(0.7 + 0.3 * strength), 0.04)
 
     return paint
 
 
 def calcified(value: float, crust: float) -> Paint:
-    """A body of its own brightness with bright specks in its middle and a dark shadow behind."""
+    """Build a paint of a body with a bright speck in its middle and a dark shadow behind."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
         blend(canvas, cover * 0.8, value)
-        canvas *= 1 - cover_path(frame, place) * np.float32(0.6 * strength)
-        u, v = place.centre()
-        speck = Ellipse(u, v, place.radius * 0.55, place.radius * 0.28)
+        canvas *= 1 - cover_path(frame, location) * np.float32(0.6 * strength)
+        u, v = location.centre()
+        speck = Ellipse(u, v, location.radius * 0.55, location.radius * 0.28)
         blend(canvas, cover_ellipse(frame, speck, 0.03), crust)
 
     return paint
 
 
 def spongy(frame_tone: float) -> Paint:
-    """Many small black chambers between walls of brightness `frame_tone`."""
+    """Build a paint of many small black chambers between walls of brightness `frame_tone`."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
         blend(canvas, cover, frame_tone)
         cells = clip((build_texture(rng, 36) + 0.25) * 3)
@@ -234,27 +237,27 @@ def spongy(frame_tone: float) -> Paint:
 
 
 def free_air(inside: float) -> Paint:
-    """Air without lung markings, bounded by a fine bright pleural line."""
+    """Build a paint of air without lung markings, bounded by a thin bright pleural line."""
 
     def paint(
-        canvas: Array, frame: Frame, cover: Array, place: Place, strength: float, rng: np.random.Generator
+        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
     ) -> None:
         blend(canvas, cover * np.float32(0.5 + 0.5 * strength), inside)
-        du, dv = place.direction()
-        edge = compute_radius(frame, place.surface.moved(-du * place.radius * 1.15, -dv * place.radius * 1.15))
-        along = (frame.u - np.float32(place.surface.u)) * np.float32(du / place.surface.ru)
-        along += (frame.v - np.float32(place.surface.v)) * np.float32(dv / place.surface.rv)
+        du, dv = location.direction()
+        edge = compute_radius(frame, location.surface.moved(-du * location.radius * 1.15, -dv * location.radius * 1.15))
+        along = (frame.u - np.float32(location.surface.u)) * np.float32(du / location.surface.ru)
+        along += (frame.v - np.float32(location.surface.v)) * np.float32(dv / location.surface.rv)
         line = clip(1 - np.abs(edge - 1) / 0.05) * clip((along - 0.4) * 6)
         canvas += line * np.float32(0.28 * strength)
 
     return paint
 
 
-def cover_path(frame: Frame, place: Place) -> Array:
-    """The stripe behind the finding as the ultrasound beam sees it: straight down from its middle."""
-    u, v = place.centre()
-    stripe = clip((place.radius * 0.8 - np.abs(frame.u - np.float32(u))) / 0.04 + 0.5)
-    return stripe * clip((frame.v - np.float32(v + 0.5 * place.radius)) / 0.05)
+def cover_path(frame: Frame, location: Location) -> Array:
+    """Cover the stripe behind the finding in the ultrasound beam: straight down from its middle."""
+    u, v = location.centre()
+    stripe = clip((location.radius * 0.8 - np.abs(frame.u - np.float32(u))) / 0.04 + 0.5)
+    return stripe * clip((frame.v - np.float32(v + 0.5 * location.radius)) / 0.05)
 
 
 FINDINGS: dict[str, Finding] = {

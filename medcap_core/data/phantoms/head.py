@@ -1,15 +1,17 @@
-"""Normal anatomy of the head in axial MRI and CT: one painting, other tones."""
+"""Normal anatomy of the head in axial MRI and CT, which differ by their tones alone."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from medcap_core.data.phantoms.body import Sites, build_canvas, build_pair
 from medcap_core.data.phantoms.drawing import (
     Array,
     Ellipse,
     Frame,
+    Sites,
     blend,
+    build_canvas,
+    build_pair,
     build_texture,
     clip,
     cover_ellipse,
@@ -18,7 +20,7 @@ from medcap_core.data.phantoms.drawing import (
 
 
 def find_hemisphere_sites(jitter: Array) -> Sites:
-    """The two hemispheres."""
+    """Find the two hemispheres."""
     return build_pair(0.33, 0.02, 0.29 + 0.02 * jitter[0], 0.64 + 0.03 * jitter[2], 0.06, 0.03 * jitter[3])
 
 
@@ -27,7 +29,7 @@ def _head_outline(jitter: Array) -> Ellipse:
 
 
 def build_brain_outline(jitter: Array) -> Ellipse:
-    """The brain's surface, on which extra-axial collections lie."""
+    """Build the brain's surface, on which extra-axial collections lie."""
     return _head_outline(jitter).grown(0.88)
 
 
@@ -51,7 +53,7 @@ TONES = {
 
 
 def paint_head(frame: Frame, jitter: Array, rng: np.random.Generator, *, tones: HeadTones) -> Array:
-    """An axial slice at the level of the lateral ventricles."""
+    """Paint an axial slice at the level of the lateral ventricles."""
     canvas = build_canvas(frame, 0.02)
     outline = _head_outline(jitter)
     blend(canvas, cover_ellipse(frame, outline.grown(1.06), 0.03), tones.scalp)

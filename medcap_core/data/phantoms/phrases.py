@@ -1,9 +1,9 @@
-"""The words for every fact, in three registers; the first phrase of each list is the usual one.
+"""The phrases for every fact, in three registers; the first phrase of each list is the usual one.
 
-The general domain is written in the plain and, less often, in the formal register; the target domain in the report
-register only. Formal and report share words for levels and sizes; their findings and sentences differ. But a formal
-caption may end in one of the `ASIDES`, which deny a finding of the report register: so a base model has written all the
-words before, as a captioner pre-trained on the web has, without having been shown what they stand for.
+The general domain uses the plain and, less often, the formal register; the target domain only the report register.
+Formal and report share phrases for levels and sizes but differ in findings and sentences. A formal caption may end in
+one of the `ASIDES`, which deny a finding of the report register: a model of the general domain thus has every report
+word in its vocabulary, as a web-pretrained captioner has, without ever seeing the finding it names.
 
 No phrase has a hyphen: a WordPiece decoder writes "a - b" for "a-b", which scores as other words.
 """
@@ -17,10 +17,10 @@ Choices = Mapping[str, Phrases]
 
 @dataclass(frozen=True)
 class Style:
-    """The words for one view.
+    """The phrases for one view.
 
     Templates take {name}, {finding} with its article, {bare} without, {side}, {level} and {size}; `normal` takes
-    {name}. Opening letters are made capital later.
+    {name}. The first letter is capitalised later.
     """
 
     names: Phrases
@@ -31,7 +31,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Register:
-    """One way of writing: styles by view, nouns by finding, and sizes, which stand before the noun if `size_first`."""
+    """Styles by view, nouns by finding, and sizes, which precede the noun if `size_first`."""
 
     styles: Mapping[str, Style]
     findings: Choices
@@ -46,7 +46,7 @@ def _share(
     templates: Phrases,
     normal: Phrases,
 ) -> dict[str, Style]:
-    """Styles whose sentences differ by nothing but the organ."""
+    """Build the styles of views whose sentences differ by the organ alone."""
 
     def fill(sentences: Phrases, organ: str) -> Phrases:
         return tuple(sentence.replace("{organ}", organ) for sentence in sentences)
@@ -189,7 +189,7 @@ REPORT_ORGANS = {
     "us_thyroid": "thyroid gland",
 }
 
-# One frame for all views: what a caption's words are worth then lies in its facts, not in the sentence around them.
+# One frame for all views, so that scores measure a caption's facts rather than the sentence around them.
 REPORT = Register(
     styles=_share(
         REPORT_ORGANS,

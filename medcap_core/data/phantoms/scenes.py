@@ -1,4 +1,4 @@
-"""What each domain shows, how one image is planned from numbers, and how a plan is drawn."""
+"""The views and findings of each domain; planning one image from its key, and drawing the plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,22 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.data.phantoms.artefacts import finish
-from medcap_core.data.phantoms.body import NUM_JITTER, SIGNS, Side
-from medcap_core.data.phantoms.drawing import IMAGE_SIZE, Array, Frame, Pose, build_frame
-from medcap_core.data.phantoms.findings import FINDINGS, RADII, Place
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE, NUM_JITTER, SIGNS, Array, Frame, Pose, Side, build_frame
+from medcap_core.data.phantoms.findings import FINDINGS, RADII, Location
 from medcap_core.data.phantoms.views import VIEWS
 
 Domain = Literal["general", "target"]
 NORMAL_SHARE = 0.18
 
-# Images of a patient: of every GROUP_IMAGES images in a row, the last two show one patient.
+# Of every GROUP_IMAGES consecutive images, the last two show one patient.
 GROUP_IMAGES = 9
 _DOMAIN_CODES: dict[Domain, int] = {"general": 1, "target": 2}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One view of a domain with its share of the images and the findings that it may show.
+    """One view of a domain, its share of the images and its possible findings.
 
     `findings` maps a finding's name to its weight and its levels (None: all levels of the view).
     """
@@ -54,13 +53,10 @@ SCENES: dict[Domain, tuple[Scene, ...]] = {
     ),
 }
 
-# Concepts that both domains show in the same kind of view, under other words; all else in the target domain is unseen.
-SHARED_CONCEPTS: frozenset[str] = frozenset({"nodule"})
-
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a caption may say about one image; finding, side, level and size are None in a normal one."""
+    """The facts a caption may state of one image; finding, side, level and size are None in a normal one."""
 
     view: str
     finding: str | None
@@ -70,13 +66,13 @@ class Plan:
 
     @property
     def normal(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no finding."""
         return self.finding is None
 
 
 @dataclass(frozen=True)
 class Key:
-    """The numbers that decide one image; `case` is the patient, `shot` which of the patient's images."""
+    """The numbers that determine one image; `case` is the patient, `shot` the index among the patient's images."""
 
     domain: Domain
     seed: int
@@ -85,13 +81,13 @@ class Key:
     shot: int
 
     def build_generator(self, purpose: int, of_shot: bool = False) -> np.random.Generator:
-        """A generator of its own for each purpose, the same for all of a patient's images unless `of_shot`."""
+        """Build the generator of one purpose, the same for all of a patient's images unless `of_shot`."""
         numbers = [self.seed, _DOMAIN_CODES[self.domain], self.split, self.case, purpose]
         return np.random.default_rng([*numbers, self.shot] if of_shot else numbers)
 
 
 def build_key(domain: Domain, seed: int, split: int, index: int) -> Key:
-    """The key of one split's image number `index`."""
+    """Build the key of a split's image at `index`."""
     group, position = divmod(index, GROUP_IMAGES)
     shot = int(position == GROUP_IMAGES - 1)
     return Key(domain, seed, split, group * (GROUP_IMAGES - 1) + position - shot, shot)
@@ -123,16 +119,16 @@ def build_plan(key: Key) -> Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """The geometry of one image: its frame, the patient's build and, unless normal, the finding's place."""
+    """The geometry of one image: frame, patient's build and, unless normal, the finding's location."""
 
     frame: Frame
     jitter: Array
-    place: Place | None
+    location: Location | None
     strength: float
 
 
 def build_layout(key: Key) -> Layout:
-    """Draw the numbers that fix where everything lies; paints nothing."""
+    """Draw the random numbers of the image's geometry; paints nothing."""
     plan, view = build_plan(key), VIEWS[build_plan(key).view]
     build = key.build_generator(_BUILD)
     jitter = build.uniform(-1, 1, NUM_JITTER).astype(np.float32)
@@ -145,31 +141,31 @@ def build_layout(key: Key) -> Layout:
         return Layout(frame, jitter, None, strength)
     radius = RADII[plan.size] * size_jitter * FINDINGS[plan.finding].size_factor
     organ, surface = view.sites(jitter)[plan.side], view.build_surface(jitter, plan.side)
-    place = Place(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
-    return Layout(frame, jitter, place, strength)
+    location = Location(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
+    return Layout(frame, jitter, location, strength)
 
 
 def draw_cover(key: Key, layout: Layout) -> Array | None:
-    """Coverage (H, W) of the finding; None where there is none."""
+    """Compute the finding's coverage (H, W); None in a normal image."""
     finding = build_plan(key).finding
-    if finding is None or layout.place is None:
+    if finding is None or layout.location is None:
         return None
-    return FINDINGS[finding].shape(layout.frame, layout.place, key.build_generator(_FINDING))
+    return FINDINGS[finding].shape(layout.frame, layout.location, key.build_generator(_FINDING))
 
 
 def draw_mask(key: Key) -> NDArray[np.bool_]:
-    """The finding's pixels, (H, W); all False in a normal image."""
+    """Compute the finding's pixels (H, W); all False in a normal image."""
     cover = draw_cover(key, build_layout(key))
     return np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool) if cover is None else cover > 0.5
 
 
 def draw_canvas(key: Key) -> Array:
-    """The whole image, (H, W), brightness in about [0, 1]."""
+    """Draw the whole image (H, W), brightness in about [0, 1]."""
     plan, layout = build_plan(key), build_layout(key)
     view = VIEWS[plan.view]
     canvas = view.paint(layout.frame, layout.jitter, key.build_generator(_BUILD + 16))
     cover = draw_cover(key, layout)
-    if cover is not None and plan.finding is not None and layout.place is not None:
+    if cover is not None and plan.finding is not None and layout.location is not None:
         rng = key.build_generator(_FINDING + 16)
-        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.place, layout.strength, rng)
+        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.location, layout.strength, rng)
     return finish(canvas, view, layout.frame, key.build_generator(_SHOT + 16, of_shot=True))

@@ -16,7 +16,7 @@ from medcap_core.data.phantoms.views import VIEWS
 from medcap_core.data.phantoms.wording import write_caption
 from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
 
-DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that caches of drawn images are made anew
+DRAWING_VERSION = 1  # raise it whenever any pixel changes, so that stored images are redrawn
 
 DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
     "general": {"train": 20_000, "validation": 200, "test": 200},
@@ -25,12 +25,12 @@ DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
 
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Drawing is many small steps of numpy: two threads that draw at once take longer than one after the other."""
+"""Drawing is many short NumPy calls: two threads at once take longer than one after the other."""
 
 
 @dataclass(frozen=True)
 class PhantomImage:
-    """One synthetic image: a few numbers that always draw the same 128 x 128 pixels.
+    """One synthetic image of 128 x 128 pixels, determined by a few numbers.
 
     Sides follow the radiological convention: the patient's right is on the image's left.
     """
@@ -50,16 +50,16 @@ class PhantomImage:
             return to_image(draw_canvas(self._key))
 
     def fingerprint(self) -> str:
-        """The numbers the image is drawn from and the version of the drawing."""
+        """Join the numbers that determine the image and the drawing version."""
         return f"phantom-{DRAWING_VERSION}:{self.domain}:{self.seed}:{self.split}:{self.index}"
 
     def mask(self) -> NDArray[np.bool_]:
-        """The finding's pixels, (H, W) of bool; all False where nothing is wrong."""
+        """Compute the finding's pixels, bool (H, W); all False in a normal image."""
         return draw_mask(self._key)
 
 
 class PhantomTruth(Mapping[str, Any]):
-    """What is known of one image. The box is worked out when it is first asked for: it needs the finding drawn."""
+    """The labels of one image. The box is computed on first access, since the finding must be drawn for it."""
 
     def __init__(self, facts: Mapping[str, Any], image: PhantomImage) -> None:
         self._facts = dict(facts)
@@ -78,7 +78,7 @@ class PhantomTruth(Mapping[str, Any]):
 
 
 def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
-    """The smallest box around a mask, (x0, y0, x1, y1) as shares of width and height; None for an empty mask."""
+    """Compute the bounding box of a mask, (x0, y0, x1, y1) as shares of width and height; None for an empty mask."""
     if not mask.any():
         return None
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -129,11 +129,11 @@ def load_phantoms(
 ) -> Dataset:
     """Plan a synthetic data set; images are drawn only when opened.
 
-    `general` is what the embedded base model was trained on; `target` has findings, views and wordings that it has not
-    seen. Sizes are numbers of images, None for the domain's default. Splits are drawn apart: changing one's size
-    changes no other, and no patient is in two of them. `truth` of each record holds modality, view, finding, side,
-    level, size (a word), size_mm (the finding's nominal diameter), box (x0, y0, x1, y1 as shares of the image) and
-    normal; the facts are None where nothing is wrong.
+    The embedded base model was trained on `general`; `target` has findings, views and wordings unseen in training.
+    Sizes are numbers of images, None for the domain's default. Splits are independent: the size of one does not change
+    another, and no patient is in two. `truth` of each record holds modality, view, finding, side, level, size (a word),
+    size_mm (the finding's nominal diameter), box (x0, y0, x1, y1 as shares of the image) and normal; the facts of a
+    finding are None in a normal image.
     """
     asked: dict[SplitName, int | None] = {"train": num_train, "validation": num_validation, "test": num_test}
     sizes = {split: DEFAULT_SIZES[domain][split] if asked[split] is None else asked[split] for split in SPLITS}

@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from medcap_core.data.phantoms.body import SIGNS, Sites, build_canvas, build_pair
 from medcap_core.data.phantoms.drawing import (
+    SIGNS,
     Array,
     Ellipse,
     Frame,
+    Sites,
     blend,
+    build_canvas,
+    build_pair,
     build_texture,
     clip,
     cover_below,
@@ -20,14 +23,14 @@ from medcap_core.data.phantoms.drawing import (
 
 
 def find_chest_sites(jitter: Array) -> Sites:
-    """The two lungs in a frontal projection."""
+    """Find the two lungs in a frontal projection."""
     return build_pair(
         0.43 + 0.02 * jitter[0], -0.06 + 0.03 * jitter[1], 0.31, 0.62 + 0.03 * jitter[2], 0.10, 0.05 * jitter[3]
     )
 
 
 def paint_chest(frame: Frame, jitter: Array, rng: np.random.Generator, *, supine: bool) -> Array:
-    """A frontal chest radiograph; `supine` widens the heart and lifts the diaphragm."""
+    """Paint a frontal chest radiograph; `supine` widens the heart and lifts the diaphragm."""
     canvas = build_canvas(frame, 0.03)
     blend(canvas, cover_ellipse(frame, Ellipse(0, 0.45, 0.92 + 0.04 * jitter[4], 1.3), 0.08), 0.5)
     blend(canvas, cover_ellipse(frame, Ellipse(0, -0.95, 0.2, 0.5), 0.08), 0.5)
@@ -56,14 +59,14 @@ def paint_chest(frame: Frame, jitter: Array, rng: np.random.Generator, *, supine
 
 
 def find_ct_chest_sites(jitter: Array) -> Sites:
-    """The two lungs in an axial slice."""
+    """Find the two lungs in an axial slice."""
     return build_pair(
         0.45 + 0.02 * jitter[0], -0.02, 0.30 + 0.02 * jitter[1], 0.47 + 0.03 * jitter[2], 0.12, 0.05 * jitter[3]
     )
 
 
 def _paint_torso(frame: Frame, jitter: Array, inner: float) -> tuple[Array, Ellipse]:
-    """Skin, fat and the body wall of an axial slice; also the outline inside the fat."""
+    """Paint skin, fat and body wall of an axial slice; also returns the outline inside the fat."""
     canvas = build_canvas(frame, 0.02)
     outline = Ellipse(0, 0, 0.95 + 0.03 * jitter[4], 0.76 + 0.04 * jitter[5])
     blend(canvas, cover_ellipse(frame, outline, 0.03), 0.28)
@@ -86,7 +89,7 @@ def _paint_ribs(canvas: Array, frame: Frame, wall: Ellipse, phase: float, value:
 
 
 def paint_ct_chest(frame: Frame, jitter: Array, rng: np.random.Generator) -> Array:
-    """An axial slice at the level of the heart."""
+    """Paint an axial slice at the level of the heart."""
     canvas, wall = _paint_torso(frame, jitter, 0.5)
     _paint_ribs(canvas, frame, wall, 3 * float(jitter[7]), 0.85)
     lungs = np.zeros_like(canvas)
@@ -105,12 +108,12 @@ def paint_ct_chest(frame: Frame, jitter: Array, rng: np.random.Generator) -> Arr
 
 
 def find_kidney_sites(jitter: Array) -> Sites:
-    """The two kidneys in an axial slice."""
+    """Find the two kidneys in an axial slice."""
     return build_pair(0.42 + 0.03 * jitter[0], 0.22 + 0.03 * jitter[1], 0.19, 0.235, 0.35, 0.06 * jitter[3])
 
 
 def paint_ct_abdomen(frame: Frame, jitter: Array, rng: np.random.Generator, *, contrast: bool) -> Array:
-    """An axial slice at the level of the kidneys; `contrast` brightens kidneys, vessels and organs."""
+    """Paint an axial slice at the level of the kidneys; `contrast` brightens kidneys, vessels and organs."""
     organ = 0.56 if contrast else 0.48
     canvas, wall = _paint_torso(frame, jitter, 0.43)
     blend(canvas, cover_ellipse(frame, wall.grown(0.9), 0.04), 0.27)

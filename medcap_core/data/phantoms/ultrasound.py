@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from medcap_core.data.phantoms.body import SIGNS, Sites, build_canvas, build_pair
 from medcap_core.data.phantoms.drawing import (
+    SIGNS,
     Array,
     Ellipse,
     Frame,
+    Sites,
     blend,
+    build_canvas,
+    build_pair,
     build_texture,
     clip,
     cover_below,
@@ -23,7 +26,7 @@ def _paint_echoes(canvas: Array, rng: np.random.Generator) -> None:
 
 
 def cover_beam(frame: Frame, linear: bool) -> Array:
-    """The part of the image that the probe sees: a sector, or nearly all with a linear probe."""
+    """Cover the field of view of the probe: a sector, or nearly all with a linear probe."""
     if linear:
         return clip((0.93 - np.abs(frame.u)) / 0.03) * clip((frame.v + 0.92) / 0.03)
     apex = -1.35
@@ -34,12 +37,12 @@ def cover_beam(frame: Frame, linear: bool) -> Array:
 
 
 def find_liver_sites(jitter: Array) -> Sites:
-    """The two lobes of the liver in a transverse scan."""
+    """Find the two lobes of the liver in a transverse scan."""
     return build_pair(0.40 + 0.03 * jitter[0], 0.06, 0.27, 0.52 + 0.03 * jitter[2], 0.12, 0.04 * jitter[3])
 
 
 def paint_liver_ultrasound(frame: Frame, jitter: Array, rng: np.random.Generator) -> Array:
-    """A transverse sector scan of the liver."""
+    """Paint a transverse sector scan of the liver."""
     canvas = build_canvas(frame, 0.40)
     blend(canvas, cover_below(frame, -0.62, 0.15, 0.0, 0.06) * -1 + 1, 0.58)  # abdominal wall
     blend(canvas, cover_below(frame, 0.76 + 0.04 * jitter[4], -0.35, 0.0, 0.04), 0.14)
@@ -56,12 +59,12 @@ def paint_liver_ultrasound(frame: Frame, jitter: Array, rng: np.random.Generator
 
 
 def find_thyroid_sites(jitter: Array) -> Sites:
-    """The two lobes of the thyroid in a transverse scan."""
+    """Find the two lobes of the thyroid in a transverse scan."""
     return build_pair(0.45 + 0.02 * jitter[0], -0.1, 0.27 + 0.02 * jitter[1], 0.31, -0.15, 0.06 * jitter[3])
 
 
 def paint_thyroid_ultrasound(frame: Frame, jitter: Array, rng: np.random.Generator) -> Array:
-    """A transverse scan of the neck with a linear probe."""
+    """Paint a transverse scan of the neck with a linear probe."""
     canvas = build_canvas(frame, 0.24)
     stripes: Array = np.cos((frame.v + 0.15 * frame.u**2) * np.float32(26 + 3 * jitter[4]))
     blend(canvas, 1 - cover_below(frame, -0.52, 0.1), 0.34 + 0.10 * stripes)  # skin and strap muscles
@@ -83,7 +86,7 @@ def paint_thyroid_ultrasound(frame: Frame, jitter: Array, rng: np.random.Generat
 
 
 def compute_top(frame: Frame, ellipse: Ellipse) -> Array:
-    """Signed height below the ellipse's upper border, large where the ellipse does not reach."""
+    """Compute the signed height below the ellipse's upper border; 9 beside the ellipse."""
     share = clip(1 - ((frame.u - ellipse.u) / ellipse.ru) ** 2)
     height = frame.v - (ellipse.v - ellipse.rv * np.sqrt(share))
     return np.where(share > 0, height, np.float32(9)).astype(np.float32)

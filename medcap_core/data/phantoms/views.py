@@ -1,4 +1,4 @@
-"""The table of views: where each one's organs lie, how it is painted and which levels it has."""
+"""The table of views: organs, painter and levels of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from medcap_core.data.phantoms.body import Side, Sites
-from medcap_core.data.phantoms.drawing import Array, Ellipse, Frame
+from medcap_core.data.phantoms.drawing import Array, Ellipse, Frame, Side, Sites
 from medcap_core.data.phantoms.head import TONES, build_brain_outline, find_hemisphere_sites, paint_head
 from medcap_core.data.phantoms.torso import (
     find_chest_sites,
@@ -31,8 +30,8 @@ Painter = Callable[[Frame, Array, np.random.Generator], Array]
 class View:
     """One modality and projection.
 
-    `sites` gives the organ of each side in which findings lie. `levels` maps a level's name to the share of the organ's
-    half height at which its middle lies (-1 top of the image, 1 bottom). `field_mm` is the width that the image shows.
+    `sites` returns the organ that holds the findings, by side. `levels` maps a level's name to its middle as a share of
+    the organ's half height (-1 top of the image, 1 bottom). `field_mm` is the width of the image.
     """
 
     name: str
@@ -44,7 +43,7 @@ class View:
     outline: Callable[[Array], Ellipse] | None = None
 
     def build_surface(self, jitter: Array, side: Side) -> Ellipse:
-        """The outline along which collections lie: one for the whole body part, else that side's organ."""
+        """Build the outline along which collections lie: of the whole body part, else of that side's organ."""
         return self.outline(jitter) if self.outline else self.sites(jitter)[side].grown(1.06)
 
 

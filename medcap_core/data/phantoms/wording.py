@@ -1,4 +1,4 @@
-"""How captions are worded: a sentence is put together from a template and a phrase for each fact.
+"""Captions of the phantoms: a template filled with a phrase for each fact.
 
 Every caption names its view and, unless normal, finding, side, level and size.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from medcap_core.data.phantoms.phrases import ASIDES, FORMAL, PLAIN, REPORT, REPORT_ORGANS, Phrases, Register
 from medcap_core.data.phantoms.scenes import Domain, Plan
 
-USUAL_SHARE = 0.55  # how often the first phrase of a list is taken; the others share the rest
+USUAL_SHARE = 0.55  # probability of the first phrase of a list; the others share the rest
 FORMAL_SHARE = 0.35  # of the general domain's captions
 ASIDE_SHARE = 0.7  # of the formal captions
 
@@ -21,7 +21,7 @@ _SLOT = re.compile(r"\{\w+\}")
 
 
 def list_phrases() -> list[str]:
-    """Every template and phrase of all registers, slots left empty: all the words that captions are made of."""
+    """List every template and phrase of all registers, slots left empty: the vocabulary of the captions."""
     phrases = ["right", "left", "a", "an", *ASIDES]
     for register in (PLAIN, FORMAL, REPORT):
         for style in register.styles.values():
@@ -31,20 +31,8 @@ def list_phrases() -> list[str]:
     return [_SLOT.sub(" ", phrase) for phrase in phrases]
 
 
-def list_fact_wordings(domain: Domain, plan: Plan) -> dict[str, set[str]]:
-    """For each fact of an abnormal image, all phrases (articles cut) of which its caption holds one."""
-    if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
-        return {}
-    wordings: dict[str, set[str]] = {"finding": set(), "side": {plan.side}, "level": set(), "size": set()}
-    for register in REGISTERS[domain]:
-        wordings["finding"].update(cut_article(noun) for noun in register.findings[plan.finding])
-        wordings["level"].update(register.styles[plan.view].levels[plan.level])
-        wordings["size"].update(register.sizes[plan.size])
-    return wordings
-
-
 def list_finding_wordings() -> set[str]:
-    """All phrases (articles cut) that name a finding, in whichever register."""
+    """List the phrases (without article) that name a finding in any register."""
     registers = (PLAIN, FORMAL, REPORT)
     return {cut_article(noun) for register in registers for noun in _flatten(register.findings.values())}
 
@@ -54,23 +42,19 @@ def _flatten(choices: Iterable[Phrases]) -> list[str]:
 
 
 def _choose(rng: np.random.Generator, phrases: Phrases) -> str:
-    """The usual phrase or, less often, one of the others."""
+    """Draw the usual phrase or, less often, one of the others."""
     if len(phrases) == 1 or rng.uniform() < USUAL_SHARE:
         return phrases[0]
     return phrases[1 + int(rng.integers(len(phrases) - 1))]
 
 
 def cut_article(noun: str) -> str:
-    """A noun phrase without its first word."""
+    """Remove the first word of a noun phrase."""
     return noun.split(" ", 1)[1]
 
 
-def _add_article(noun: str) -> str:
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
-    """Word one image's facts as a sentence."""
+    """Write one image's facts as a sentence."""
     registers = REGISTERS[domain]
     register = registers[-1] if len(registers) == 1 or rng.uniform() < FORMAL_SHARE else registers[0]
     style = register.styles[plan.view]
@@ -84,7 +68,7 @@ def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
             bare = f"{size} {bare}"
         sentence = _choose(rng, style.templates).format(
             name=name,
-            finding=_add_article(bare),
+            finding=f"{'an' if bare[0].lower() in 'aeiou' else 'a'} {bare}",
             bare=bare,
             side=plan.side,
             level=_choose(rng, style.levels[plan.level]),
@@ -97,7 +81,7 @@ def write_caption(domain: Domain, plan: Plan, rng: np.random.Generator) -> str:
 
 
 def _write_aside(rng: np.random.Generator) -> str:
-    """A clause on what is not there, in words of the report register; each of its words comes equally often."""
+    """Write a clause on an absent finding with uniformly drawn phrases of the report register."""
     choices = {
         "name": _flatten(style.names for style in REPORT.styles.values()),
         "organ": list(REPORT_ORGANS.values()),

@@ -1,4 +1,4 @@
-"""A DICOM series by SimpleITK, which sorts its slices by their positions and not by their names."""
+"""DICOM series, read by SimpleITK, which sorts the slices by position rather than by name."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from medcap_core.data.records import Volume
 
 _POSITION = "0020|0032"  # ImagePositionPatient
 _MAX_STEP = 1.5
-"""Times the usual distance of two slices; more is a gap."""
+"""Largest distance between neighbouring slices, in units of the median distance; more is a gap."""
 
 
 def read_dicom_series(folder: Path) -> Volume:
-    """The one series in `folder`, its axes permuted and flipped to the closest RAS orientation.
+    """Load the only series in `folder`, its axes permuted and flipped to the closest RAS orientation.
 
-    SimpleITK applies each slice's rescale slope and intercept. Raises OSError or ValueError, in one clear line.
+    SimpleITK applies each slice's rescale slope and intercept. Raises OSError or ValueError with a message of one line.
     """
     import SimpleITK  # an extra: importing this module must not need it
 
     if not folder.is_dir():
         raise FileNotFoundError(2, "No such folder", str(folder))
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to the terminal past everything
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr directly
     series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise ValueError("the folder holds no DICOM series; give one folder for each series of slices")
@@ -37,13 +37,14 @@ def read_dicom_series(folder: Path) -> Volume:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
+        *_, last_line = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"its DICOM slices cannot be read ({last_line})") from error
     slices = [number for number in range(len(names)) if reader.HasMetaDataKey(number, _POSITION)]
     positions = [reader.GetMetaData(number, _POSITION).split("\\") for number in slices]
     _require_even_steps([[float(number) for number in position] for position in positions])
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it is {image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values a voxel")
-    # ITK's world runs to the left, posterior and up; "LPS" puts the axes along it, and two flips turn it into RAS.
+    # ITK's world coordinates are LPS; aligned to them, two flips give RAS.
     image = SimpleITK.DICOMOrient(image, "LPS")
     voxels: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image).astype(np.float32)  # (z, y, x)
     x, y, z = (float(length) for length in image.GetSpacing())
@@ -51,13 +52,9 @@ def read_dicom_series(folder: Path) -> Volume:
 
 
 def _require_even_steps(positions: list[list[float]]) -> None:
-    """Raises ValueError where slices are missing: the volume would be drawn shorter than the head is."""
+    """Raise ValueError where slices are missing, which would shorten the head."""
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
     if steps.max() > _MAX_STEP * np.median(steps):
         raise ValueError(
             f"slices are missing: most lie {np.median(steps):g} mm apart, but two of them {steps.max():g} mm"
         )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcap_core.data.records import Volume, VolumeReference
+from medcap_core.data.records import Volume, VolumeReference, fingerprint_file
 from medcap_core.data.scans.nifti import read_nifti
 from medcap_core.errors import DataFault, first_line
 
@@ -22,22 +22,22 @@ class NiftiFile(VolumeReference):
     path: Path
 
     def read(self) -> Volume:
-        """See `read_nifti`."""
+        """Load the volume, see `read_nifti`."""
         return read_nifti(self.path)
 
     def fingerprint(self) -> str:
-        """File name, size and modification time."""
-        return _stamp(self.path)
+        """Join file name, size and modification time."""
+        return fingerprint_file(self.path)
 
 
 @dataclass(frozen=True)
 class NpyFile(VolumeReference):
-    """A `.npy` file of one volume (X, Y, Z), taken as RAS with voxels of 1 mm: the format knows neither."""
+    """A `.npy` file of one volume (X, Y, Z), taken as RAS with voxels of 1 mm, since the format stores neither."""
 
     path: Path
 
     def read(self) -> Volume:
-        """Raises OSError or ValueError where the file is absent, damaged, or holds anything but real numbers."""
+        """Load the volume. Raises OSError or ValueError for a file that is absent, damaged or not of real numbers."""
         with self.path.open("rb") as file:
             try:
                 voxels = np.load(file, allow_pickle=False)
@@ -54,8 +54,8 @@ class NpyFile(VolumeReference):
         return Volume(voxels.astype(np.float32), (1.0, 1.0, 1.0))
 
     def fingerprint(self) -> str:
-        """File name, size and modification time."""
-        return _stamp(self.path)
+        """Join file name, size and modification time."""
+        return fingerprint_file(self.path)
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,21 @@ class DicomSeries(VolumeReference):
     path: Path
 
     def read(self) -> Volume:
-        """In the closest RAS orientation, rescaled by each slice's own slope and intercept.
-
-        Raises OSError or ValueError where the folder is absent or holds no series or several, DataFault where SimpleITK
-        is not installed.
-        """
+        """Load the series, see `read_dicom_series`. Raises DataFault where SimpleITK is not installed."""
         require_dicom_reader()
         from medcap_core.data.scans.dicom import read_dicom_series
 
         return read_dicom_series(self.path)
 
     def fingerprint(self) -> str:
-        """Over name, size and modification time of every file in the folder."""
+        """Hash name, size and modification time of every file in the folder."""
         with os.scandir(self.path) as listing:
-            stamps = sorted(_stamp(Path(entry.path)) for entry in listing if entry.is_file())
+            stamps = sorted(fingerprint_file(Path(entry.path)) for entry in listing if entry.is_file())
         return f"{self.path.name}:{hashlib.sha256('/'.join(stamps).encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 def find_volume(path: Path) -> VolumeReference:
-    """The reference for what lies at `path`, told by its name; a folder is a DICOM series. Raises ValueError."""
+    """Build the reference for `path` by its suffix; a folder is a DICOM series. Raises ValueError."""
     name = path.name.lower()
     if path.is_dir():
         return DicomSeries(path)
@@ -95,13 +91,8 @@ def find_volume(path: Path) -> VolumeReference:
 
 
 def require_dicom_reader() -> None:
-    """Raise DataFault where DICOM folders cannot be read for want of SimpleITK."""
+    """Raise DataFault where SimpleITK, which reads DICOM folders, is not installed."""
     if importlib.util.find_spec("SimpleITK") is None:
         raise DataFault(
             "DICOM folders are read by SimpleITK, which is not installed: pip install 'medcap-sweep[dicom]'."
         )
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"

@@ -14,7 +14,7 @@ from medcap_core.data.records import Volume
 from medcap_core.errors import first_line
 
 MAX_VOXELS = 2**30
-"""No scan has more; a header that says so is broken, and reading it would take all memory."""
+"""A header with more voxels is broken, and reading the file would take all memory."""
 
 _MAX_BYTES = 8 * MAX_VOXELS
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -23,11 +23,11 @@ _MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # by the header's code of its spatial 
 
 
 def read_nifti(path: Path) -> Volume:
-    """The volume of a NIfTI-1 or NIfTI-2 file, compressed or not by its content, scaled by the header's slope.
+    """Load a NIfTI-1 or NIfTI-2 file, gzipped or not by its content, scaled by the header's slope and intercept.
 
-    Axes are permuted and flipped to the closest RAS orientation, which is what `nibabel.as_closest_canonical` does;
-    nothing is interpolated. Voxel sizes are the header's zooms. A fourth axis of length 1 is dropped. The whole file is
-    read, so that gzip's checksum is compared. Raises OSError, EOFError or ValueError, in one clear line.
+    Axes are permuted and flipped to the closest RAS orientation, as by `nibabel.as_closest_canonical`; nothing is
+    interpolated. Voxel sizes are the header's zooms. A fourth axis of length 1 is dropped. The whole file is read, so
+    gzip's checksum is verified. Raises OSError, EOFError or ValueError with a message of one line.
     """
     import nibabel
 
@@ -70,7 +70,7 @@ def _read_content(path: Path) -> bytes:
 
 
 def _find_kind(content: bytes) -> str:
-    """The name of nibabel's class for it: the header's length stands at its start, in either byte order."""
+    """Return the name of nibabel's class, by the header length in the first 4 bytes, in either byte order."""
     lengths = [int.from_bytes(content[:4], order) for order in ("little", "big")]
     kind = next((_HEADER_BYTES[length] for length in lengths if length in _HEADER_BYTES), None)
     if kind is None or len(content) < min(length for length in lengths if length in _HEADER_BYTES):
@@ -79,7 +79,7 @@ def _find_kind(content: bytes) -> str:
 
 
 def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Shape and voxel sizes in mm of the one volume, as stored. Raises ValueError for what no scan can have."""
+    """Return shape and voxel sizes in mm, in stored axis order. Raises ValueError for values no scan can have."""
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise ValueError(f"its NIfTI header is broken (it says that there are {num_axes} axes)")
@@ -103,7 +103,7 @@ def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float
 
 
 def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Per stored axis: the RAS axis it is closest to, and 1 or -1 for its direction."""
+    """Compute, for each stored axis, the closest RAS axis and its direction, 1 or -1."""
     import nibabel
 
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:

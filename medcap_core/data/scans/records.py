@@ -1,4 +1,4 @@
-"""Scans of the brain with what is known of the subject: diagnosis, cohort, questions with answers."""
+"""Records of brain scans: report, diagnosis, cohort, and questions with answers."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from medcap_core.data.records import Record, VolumeReference
 
 
 class Diagnosis(StrEnum):
-    """The three classes, in this order; the values are the words that models write."""
+    """The three classes, in this order; the values are the texts that models generate."""
 
     NOT_DEMENTED = "not demented"
     MCI = "mild cognitive impairment"
@@ -30,7 +30,7 @@ DIAGNOSIS_WORDS: dict[Diagnosis, tuple[str, ...]] = {
         "dementia", "demented", "ad", "alzheimer disease", "alzheimers disease", "alzheimer s disease", "alzheimers",
     ),
 }  # fmt: skip
-"""Words of the cohorts' tables and of answers for each class, in lower case and without punctuation.
+"""Labels of the cohorts' tables and of answers by class, in lower case and without punctuation.
 
 AD, Demented and Dementia, NC, CN, Nondemented and control, and MCI are mapped as published; the others are their longer
 forms (LMCI and EMCI, ADNI's late and early MCI; HC, MIRIAD's healthy control).
@@ -38,7 +38,7 @@ forms (LMCI and EMCI, ADNI's late and early MCI; HC, MIRIAD's healthy control).
 
 _NEGATIONS = {"not", "no", "non", "without", "never", "neither", "nor", "cannot", "isnt", "doesnt"}
 _NEGATION_REACH = 4
-"""So many words before a class a negation may stand: "does not appear to have dementia"."""
+"""Most words from a negation to the class, as in "does not appear to have dementia"."""
 
 _WORDS = sorted(
     ((tuple(words.split()), diagnosis) for diagnosis, known in DIAGNOSIS_WORDS.items() for words in known),
@@ -58,7 +58,7 @@ class Question:
 
 
 def ask_diagnosis(diagnosis: Diagnosis) -> Question:
-    """The published question on the diagnosis with its answer."""
+    """Build the published question on the diagnosis, with its answer."""
     return Question("diagnosis", DIAGNOSIS_QUESTION, diagnosis.value)
 
 
@@ -66,8 +66,8 @@ def ask_diagnosis(diagnosis: Diagnosis) -> Question:
 class ScanRecord(Record):
     """One scan with its report.
 
-    `caption` is the report without the sentence that tells the diagnosis; `case` is the subject. Where a diagnosis is
-    known the first of `questions` is `ask_diagnosis(diagnosis)`. `cohort` is None where the source names none.
+    `caption` is the report without the sentence of the diagnosis; `case` is the subject. With a known diagnosis the
+    first of `questions` is `ask_diagnosis(diagnosis)`. `cohort` is None where the source names none.
     """
 
     noun: ClassVar[str] = "scan"
@@ -79,11 +79,11 @@ class ScanRecord(Record):
 
 
 def read_diagnosis(words: str) -> Diagnosis | None:
-    """The class that a label of a cohort or an answer of a model names; None where it names none or several.
+    """Parse the class named by a cohort's label or a model's answer; None where it names none or several.
 
-    Whole words, case and punctuation ignored. A negation up to four words before a word for dementia in the same clause
-    ("not demented", "no signs of dementia") makes it not demented; a negated control or MCI says nothing of what it is
-    instead, so the whole text gives None.
+    Whole words are compared, without case and punctuation. A negation up to four words before a word for dementia in
+    the same clause ("not demented", "no signs of dementia") gives not demented; with a negated control or MCI the whole
+    text gives None.
     """
     tokens = _TOKEN.findall(_APOSTROPHES.sub("", words.casefold()))
     named: set[Diagnosis | None] = set()
@@ -102,7 +102,7 @@ def read_diagnosis(words: str) -> Diagnosis | None:
 
 
 def _find_classes(tokens: list[str]) -> Iterator[tuple[int, int, Diagnosis]]:
-    """(first token, token after the last, class) of each word for a class, the longest at each place."""
+    """Yield (start, end, class) for each label among the tokens, the longest match first."""
     start = 0
     while start < len(tokens):
         for words, diagnosis in _WORDS:

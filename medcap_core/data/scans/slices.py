@@ -1,4 +1,4 @@
-"""Orthogonal slices of a volume, laid out to be looked at."""
+"""Orthogonal slices of a volume and their layout in one picture."""
 
 from typing import TypeVar
 
@@ -10,14 +10,14 @@ Point = tuple[float, float]
 
 
 def cut_slices(
-    cube: NDArray[Value], place: tuple[int, int, int] | None = None
+    cube: NDArray[Value], voxel: tuple[int, int, int] | None = None
 ) -> tuple[NDArray[Value], NDArray[Value], NDArray[Value]]:
-    """The sagittal, coronal and axial slices of a cube (S, S, S) in RAS through a voxel, by default the middle one.
+    """Cut the sagittal, coronal and axial slices of a cube (S, S, S) in RAS through a voxel, by default the middle.
 
-    Each is (S, S) with the upper end or, axially, the front on top. The sagittal one looks to the left; in the others
-    the subject's right is on the left, as radiologists see it.
+    Each is (S, S), with superior (axial: anterior) at the top. The sagittal slice faces left; in the others the
+    subject's right is on the left, the radiological convention.
     """
-    x, y, z = place or tuple(side // 2 for side in cube.shape)
+    x, y, z = voxel or tuple(side // 2 for side in cube.shape)
     sagittal = cube[x, ::-1, ::-1].T
     coronal = cube[::-1, y, ::-1].T
     axial = cube[::-1, ::-1, z].T
@@ -25,7 +25,7 @@ def cut_slices(
 
 
 def find_in_slices(point: tuple[float, float, float]) -> tuple[Point, Point, Point]:
-    """Where a point of a cube, shares of it along x, y, z, lies in the slices of `cut_slices`.
+    """Project a point of a cube (shares of its side along x, y, z) into the three slices of `cut_slices`.
 
     Each is (share of the width from the left, share of the height from the top).
     """
@@ -34,6 +34,6 @@ def find_in_slices(point: tuple[float, float, float]) -> tuple[Point, Point, Poi
 
 
 def lay_out_slices(slices: tuple[NDArray[Value], NDArray[Value], NDArray[Value]]) -> NDArray[Value]:
-    """Three slices (S, S) as one picture (2 S, 2 S): coronal above axial, the sagittal one beside; black below it."""
+    """Lay out three slices (S, S) as (2 S, 2 S): coronal above axial on the left, sagittal above black on the right."""
     sagittal, coronal, axial = slices
     return np.block([[coronal, sagittal], [axial, np.zeros_like(axial)]])

@@ -1,4 +1,4 @@
-"""How a volume of any size and voxel size becomes an 8-bit cube."""
+"""Conversion of volumes of any shape and voxel size to 8-bit cubes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from medcap_core.data.decoding import reading
 from medcap_core.data.records import Reference, Volume, VolumeReference
 from medcap_core.data.scans.files import find_volume
 
-# Raise when reading, scaling or resizing of volumes changes: older stores are then left alone.
+# Raise when reading, scaling or resizing of volumes changes, so that existing stores are not reused.
 VOLUME_VERSION = 1
 
 
@@ -33,35 +33,37 @@ class VolumeGeometry:
 
     @property
     def described(self) -> dict[str, int]:
-        """All that decides the voxels of a given file, for the key of a store."""
+        """Every number that changes the voxels of a file, for the key of a store."""
         return {"cube": self.size, "volume_version": VOLUME_VERSION}
 
     def decode(self, reference: Reference) -> NDArray[np.uint8]:
-        """The volume as uint8 (1, size, size, size), see `to_cube`.
+        """Decode the volume to uint8 (1, size, size, size), see `to_cube`.
 
         Raises UnreadableImage where it cannot be used, DataFault where the machine fails to read it.
         """
         with reading(reference):
-            return to_cube(_read_volume(reference), self.size)
+            read = getattr(reference, "read", None)
+            if read is None:
+                raise ValueError("an image, where a volume is needed")
+            return to_cube(read(), self.size)
 
     def refer_to(self, path: Path) -> VolumeReference:
-        """A reference to the volume at `path`, by its name. Raises ValueError where the name is none of a volume."""
+        """Build a reference to the volume at `path` by its suffix. Raises ValueError for another suffix."""
         return find_volume(path)
 
 
 def to_cube(volume: Volume, size: int) -> NDArray[np.uint8]:
     """Scale, resize and pad a volume to uint8 (1, size, size, size).
 
-    Intensities go from [minimum, maximum] to [0, 1]; NaN and infinities take no part in that and become 0. The side
-    that is longest in millimetres gets `size` voxels, the others as many as keep the proportions, at least 1; zeros
-    fill the cube, half on each side. Then 255 times the value, rounded.
+    Intensities are scaled from [minimum, maximum] of the finite voxels to [0, 1], rounded to 8 bits; NaN and infinities
+    become 0. The side longest in millimetres gets `size` voxels, the others keep the proportions, at least 1 voxel; the
+    cube is padded with zeros, half on each side. An axis that shrinks by more than 2 is first averaged to twice its
+    final length, since trilinear interpolation reads only two neighbours an axis.
 
-    Trilinear interpolation looks at two neighbours an axis, so an axis that shrinks by more than 2 is first averaged
-    down to twice its final length. MedBLIP (2305.10799) and its code go by numbers of voxels and not by millimetres,
-    which would draw a head scanned in thick slices too short; between cohorts of different voxel sizes that would be a
-    difference of shape that no subject has. They also keep the file's own orientation and align corners.
-    Raises ValueError for a volume that is not 3D, empty, flat, constant, without a finite voxel, or of senseless voxel
-    size.
+    MedBLIP (2305.10799) keeps proportions in voxels rather than millimetres, which shortens heads scanned in thick
+    slices and so makes cohorts differ by shape; it also keeps the file's orientation and aligns corners.
+    Raises ValueError for a volume that is not 3D, empty, flat, constant, without a finite voxel, or whose voxel size is
+    not finite and positive.
     """
     values = _scale(volume.voxels)
     target = compute_shape(volume, size)
@@ -74,7 +76,7 @@ def to_cube(volume: Volume, size: int) -> NDArray[np.uint8]:
 
 
 def compute_shape(volume: Volume, size: int) -> tuple[int, int, int]:
-    """Voxels along x, y, z when the longest side in millimetres gets `size` of them. Raises ValueError."""
+    """Compute the voxels along x, y, z when the side longest in millimetres gets `size`. Raises ValueError."""
     if not all(np.isfinite(length) and length > 0 for length in volume.voxel_size_mm):
         raise ValueError(f"its voxels measure {_join(volume.voxel_size_mm)} mm, which cannot be")
     extents = [count * length for count, length in zip(volume.voxels.shape, volume.voxel_size_mm, strict=True)]
@@ -82,16 +84,8 @@ def compute_shape(volume: Volume, size: int) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _read_volume(reference: Reference) -> Volume:
-    read = getattr(reference, "read", None)
-    if read is None:
-        raise ValueError("an image, where a volume is needed")
-    volume: Volume = read()
-    return volume
-
-
 def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Finite values from [minimum, maximum] to [0, 1], all others to 0."""
+    """Scale finite values from [minimum, maximum] to [0, 1]; all others become 0."""
     if voxels.ndim != 3 or not voxels.size:
         raise ValueError(f"a volume has three axes, but this has shape {_join(voxels.shape)}")
     if min(voxels.shape) < 2:
@@ -113,7 +107,7 @@ def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _resize(values: Tensor, target: tuple[int, int, int]) -> Tensor:
-    """(X, Y, Z) to (1, *target)."""
+    """Resize (X, Y, Z) to (1, *target)."""
     batch = values[None, None]
     x, y, z = (min(length, 2 * final) for length, final in zip(values.shape, target, strict=True))
     if (x, y, z) != tuple(values.shape):

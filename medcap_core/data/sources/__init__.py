@@ -1,4 +1,4 @@
-"""Which source a name or path is: one table, asked in order."""
+"""The sources of data: one table of layouts; the first that recognises a path reads it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from medcap_core.errors import DataFault
 
 @dataclass(frozen=True)
 class PathSource:
-    """One layout on disk; `kind` is what the user is told."""
+    """One layout on disk; `kind` describes it to the user."""
 
     kind: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Reading]
 
 
-# In order: the first that recognises a path reads it. The repacked ROCO holds the original's captions.txt as well.
+# In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("table of scans and reports", is_scan_table, read_scan_table),
     PathSource("table of image paths and captions", is_table, read_table),
@@ -45,11 +45,11 @@ _LAYOUTS = (
 
 
 def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
-    """Find out what `name_or_path` is and read its records; no image is opened.
+    """Recognise the source `name_or_path` and read its records; no image is opened.
 
-    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, `roco` (asks for a path), any Hub data
-    set `owner/name`; else a path. Missing validation and test splits are cut by `seed`, as `Dataset.notes` then says.
-    Raises DataFault.
+    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, any Hub data set `owner/name`; else a
+    path. `roco` is a fault that asks for one. Missing validation and test splits are cut by `seed` and noted in
+    `Dataset.notes`. Raises DataFault.
     """
     if name_or_path in ("phantoms", "phantoms-general"):
         from medcap_core.data.phantoms import load_phantoms
@@ -72,14 +72,18 @@ def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
 
 
 def _read(name_or_path: str) -> tuple[str, Reading]:
-    """The kind of source and what it holds."""
+    """Return the kind of source and its records."""
     if name_or_path == "rocov2":
         return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB)
     path = Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
             if source.recognises(path):
-                return source.kind, _read_path(source, path.absolute())
+                try:
+                    return source.kind, source.read(path.absolute())
+                except PermissionError as error:
+                    blocked = error.filename or path.absolute()
+                    raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
     if name_or_path == "roco":
         raise DataFault(
@@ -92,10 +96,3 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         "rocov2 or a Hub data set as owner/name."
     )
-
-
-def _read_path(source: PathSource, path: Path) -> Reading:
-    try:
-        return source.read(path)
-    except PermissionError as error:
-        raise DataFault(f"{error.filename or path} may not be read by this user: change its permissions.") from error

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face Hub and parquet files of the same layout, through the `datasets` library.
 
-It is imported where it is used: every process of a sweep would wait for it, and most data sets are folders.
+`datasets` is imported where it is used: most data sets are folders, and the import is slow in every process.
 """
 
 import functools
@@ -15,10 +15,10 @@ from typing import Any
 
 from PIL import Image
 
-from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.records import ImageFile, Record, SplitName, fingerprint_file
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.tables import CAPTION_COLUMNS, CASE_COLUMNS, find_column
-from medcap_core.errors import DataFault
+from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
 
 ROCOV2_ON_HUB = "eltorio/ROCOv2-radiology"
@@ -33,14 +33,14 @@ ArrowFiles = dict[str, list[Path]]  # split as named by the source -> memory-map
 
 @dataclass(frozen=True)
 class ArrowImage:
-    """The image in one row of an Arrow file, which each process maps once."""
+    """The image in one row of an Arrow file, mapped once per process."""
 
     file: Path
     row: int
     column: str
 
     def open(self) -> Image.Image:
-        """Decode the stored bytes, or the file they name. Raises OSError or ValueError if that fails."""
+        """Decode the stored bytes, or the file named in the row. Raises OSError or ValueError if that fails."""
         value = _map_arrow_file(self.file, os.getpid())[self.row][self.column]
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if isinstance(content, bytes):
@@ -52,20 +52,20 @@ class ArrowImage:
         raise ValueError("the row holds no image bytes")
 
     def fingerprint(self) -> str:
-        """Name, size and modification time of the Arrow file, and the row."""
-        return f"{_describe_file(self.file)}:{self.row}"
+        """Join name, size and modification time of the Arrow file, and the row."""
+        return f"{_fingerprint_once(self.file)}:{self.row}"
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form `owner/name`."""
+    """Check for the form `owner/name`."""
     return _NAME.fullmatch(name) is not None
 
 
 def read_hub(name: str) -> Reading:
-    """Read the Hub data set `owner/name`, from the Hub or from its copy in the Hub's cache.
+    """Read the Hub data set `owner/name`, from the Hub or its local cache.
 
-    The Hub is asked once: which files the data set became is noted under the cache root, so that every process of a
-    sweep reads the same revision without the network. Columns: `image` (or the only image column), `caption` or `text`,
+    The Hub is queried once: the resulting Arrow files are listed under the cache root, so that every process of a sweep
+    reads the same revision without the network. Columns: `image` (or the only image column), `caption` or `text`,
     optionally `image_id` or `id`, a case column, and `cui` into `truth["concepts"]`. Raises DataFault.
     """
     listing = cache_root() / "hub" / f"{name.replace('/', '--')}.json"
@@ -81,12 +81,12 @@ def read_hub(name: str) -> Reading:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether `path` is a parquet file, or a folder with some in it, in its `data/` or in folders named by split."""
+    """Check for a parquet file, or a folder with some, directly, in its `data/` or in folders named by split."""
     return bool(_find_parquet(path))
 
 
 def read_parquet(path: Path) -> Reading:
-    """Read parquet files in the Hub's layout (`data/train-00000-of-00013.parquet`, `train/0000.parquet`) or one alone.
+    """Read parquet files in the Hub's layout (`data/train-00000-of-00013.parquet`, `train/0000.parquet`) or one file.
 
     They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
     DataFault.
@@ -96,7 +96,7 @@ def read_parquet(path: Path) -> Reading:
     found = _find_parquet(path)
     by_split: dict[str, list[str]] = {}
     for file in found:
-        split = _split_of_parquet(file)
+        split = recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
         if split is None and len(found) > 1:
             raise DataFault(
                 f"{file}: its name does not say which split it is: begin it with train, validation or test, or put it "
@@ -112,7 +112,7 @@ def read_parquet(path: Path) -> Reading:
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
-            raise DataFault(f"{path} cannot be read as parquet: {_first_line(cause)}.") from error
+            raise DataFault(f"{path} cannot be read as parquet: {first_line(cause).rstrip('.')}.") from error
     reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path))
     reading.notes.extend(_describe_missing_shards(found))
     return reading
@@ -126,7 +126,7 @@ def _load_from_hub(name: str) -> Any:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataFault(
             f"'{name}' is neither a path here nor a data set on the Hugging Face Hub that may be read "
-            f"({_first_line(error)}): correct the name, or sign in with `hf auth login` if it is gated."
+            f"({first_line(error).rstrip('.')}): correct the name, or sign in with `hf auth login` if it is gated."
         ) from error
     except ConnectionError as error:
         raise DataFault(
@@ -135,7 +135,7 @@ def _load_from_hub(name: str) -> Any:
         ) from error
     except (datasets.exceptions.DatasetGenerationError, ValueError, RuntimeError, OSError) as error:
         cause = error.__cause__ or error
-        raise DataFault(f"The Hub data set '{name}' cannot be loaded: {_first_line(cause)}.") from error
+        raise DataFault(f"The Hub data set '{name}' cannot be loaded: {first_line(cause).rstrip('.')}.") from error
 
 
 def _list_arrow_files(loaded: Mapping[str, Any], where: str) -> ArrowFiles:
@@ -146,7 +146,7 @@ def _list_arrow_files(loaded: Mapping[str, Any], where: str) -> ArrowFiles:
 
 
 def _read_listing(listing: Path) -> ArrowFiles | None:
-    """The files noted earlier, if all of them are still there."""
+    """Read the listed files; None unless all of them exist."""
     if not listing.is_file():
         return None
     files = {split: [Path(path) for path in paths] for split, paths in json.loads(listing.read_text("utf-8")).items()}
@@ -170,7 +170,7 @@ def _read_arrow_files(files: ArrowFiles, where: str) -> Reading:
 
 
 def _read_arrow_file(reading: Reading, split: SplitName, file: Path, *, first_row: int, where: str) -> int:
-    """Add the rows of one file; gives their number. `first_row` counts the rows of the split before it."""
+    """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
     table = _map_arrow_file(file, os.getpid())
     image_column, caption_column = _find_columns(table, where)
     id_column = find_column(table.column_names, _ID_COLUMNS)
@@ -211,7 +211,7 @@ def _find_columns(table: Any, where: str) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _map_arrow_file(file: Path, process_id: int) -> Any:
-    """The file as a memory-mapped `datasets.Dataset` whose images stay bytes; once per process."""
+    """Open the file as a memory-mapped `datasets.Dataset` with undecoded images, once per process."""
     import datasets
 
     table = datasets.Dataset.from_file(str(file))
@@ -221,10 +221,7 @@ def _map_arrow_file(file: Path, process_id: int) -> Any:
     return table
 
 
-@functools.lru_cache(maxsize=256)
-def _describe_file(file: Path) -> str:
-    status = file.stat()
-    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+_fingerprint_once = functools.lru_cache(maxsize=256)(fingerprint_file)
 
 
 def _find_parquet(path: Path) -> list[Path]:
@@ -232,15 +229,11 @@ def _find_parquet(path: Path) -> list[Path]:
         return [path] if path.suffix.lower() == ".parquet" else []
     for folder in (path, path / "data"):
         if folder.is_dir():
-            places = [folder, *(place for place in sorted(folder.iterdir()) if recognise_split(place.name))]
-            found = [file for place in places for file in sorted(place.glob("*.parquet"))]
+            folders = [folder, *(entry for entry in sorted(folder.iterdir()) if recognise_split(entry.name))]
+            found = [file for searched in folders for file in sorted(searched.glob("*.parquet"))]
             if found:
                 return found
     return []
-
-
-def _split_of_parquet(file: Path) -> SplitName | None:
-    return recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
 
 
 def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
@@ -259,7 +252,3 @@ def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
 
 def _as_text(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Image folders by the Hub's convention: `metadata.csv` or `.jsonl` beside the images it names."""
+"""Image folders by the Hub's convention: `metadata.csv` or `.jsonl` beside its images."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from medcap_core.errors import DataFault
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether `folder`, its split folders or those in its `data/` hold a metadata file."""
+    """Check for a metadata file in `folder`, its split folders or the split folders of its `data/`."""
     return bool(_find_metadata(folder))
 
 
 def read_image_folder(folder: Path) -> Reading:
-    """Read one metadata file for each split folder, or the one at the root; its paths are relative to its own folder.
+    """Read the metadata file of each split folder, or of the root; paths are relative to the file's folder.
 
     Columns as in `medcap_core.data.sources.tables.add_table`, case columns included. Raises DataFault.
     """
@@ -27,8 +27,8 @@ def _find_metadata(folder: Path) -> list[Path]:
     for root in (folder, folder / "data"):
         if not root.is_dir():
             continue
-        places = [place for place in sorted(root.iterdir()) if recognise_split(place.name) and place.is_dir()]
-        found = [path for place in places for path in _metadata_in(place)]
+        splits = [entry for entry in sorted(root.iterdir()) if recognise_split(entry.name) and entry.is_dir()]
+        found = [path for split in splits for path in _metadata_in(split)]
         if found:
             return found
     return _metadata_in(folder)

@@ -1,4 +1,4 @@
-"""What a loader builds while it reads a source: records by split, and what was left out and why."""
+"""Records by split and skipped records, collected while a source is read."""
 
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,7 @@ SPLIT_SPELLINGS: dict[SplitName, tuple[str, ...]] = {
 
 
 def recognise_split(name: str) -> SplitName | None:
-    """The split that `name` means (`val`, `dev`, `Training` ...), or None."""
+    """Parse the name of a split (`val`, `dev`, `Training` ...); None for any other name."""
     return _SPELLINGS.get(name.strip().lower())
 
 
@@ -32,8 +32,8 @@ def recognise_split(name: str) -> SplitName | None:
 class Reading:
     """Records of one source as they are read.
 
-    `splits` has a key for every split the source has, even where all its records were left out. `notes` are sentences
-    for the user.
+    `splits` has a key for every split of the source, even if all its records were skipped; `notes` are sentences for
+    the user.
     """
 
     splits: dict[SplitName, list[Record]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Reading:
     _repeated_ids: dict[SplitName, list[str]] = field(default_factory=dict)
 
     def add(self, split: SplitName, record: Record) -> None:
-        """Keep `record`, its caption folded and its id unique in the split; skip it where the caption is empty."""
+        """Add `record` with its caption folded and its id made unique in the split; skip it if the caption is empty."""
         caption = fold_white_space(_replace_surrogates(record.caption))
         if not caption:
             self.skip(split, record.id, EMPTY_CAPTION)
@@ -54,12 +54,12 @@ class Reading:
         self.splits.setdefault(split, []).append(record)
 
     def skip(self, split: SplitName, record_id: str, reason: str) -> None:
-        """Leave a record out, by name and reason."""
+        """Skip a record, with its id and the reason."""
         self.splits.setdefault(split, [])
         self.skipped.append(SkippedRecord(split, fold_white_space(_replace_surrogates(record_id)), reason))
 
     def describe_repeated_ids(self) -> list[str]:
-        """One sentence for each split in which ids had to be made unique."""
+        """Write one sentence for each split in which ids were made unique."""
         return [
             f"{len(ids)} repeated ids in {split} were made unique by a suffix (#2, #3 ...): {', '.join(ids[:5])}"
             + (" ..." if len(ids) > 5 else ".")
@@ -79,5 +79,5 @@ class Reading:
 
 
 def _replace_surrogates(text: str) -> str:
-    """JSON can hold lone surrogates, which no UTF-8 file can be written with."""
+    """Replace lone surrogates, which JSON can hold but UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SPLITS, Record, SplitName
-from medcap_core.data.sources.image_places import index_images
+from medcap_core.data.sources.image_index import index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.tables import read_rows, require_columns
 from medcap_core.errors import DataFault
@@ -13,25 +13,25 @@ _CLASS = "radiology"  # the other class, non-radiology, is never read
 
 
 def is_roco(folder: Path) -> bool:
-    """Whether `folder` holds `<split>/radiology/captions.txt`, itself or in `data/` or `all_data/`."""
+    """Check for `<split>/radiology/captions.txt` in `folder`, its `data/` or its `all_data/`."""
     return bool(_find_captions(folder))
 
 
 def read_roco(folder: Path) -> Reading:
     """Read the original layout, `<split>/radiology/captions.txt` with `images/` beside it.
 
-    An image is `images/<ROCO id>.jpg`, or has the name under which the data set's own download script stores it,
-    `<PMC id>_<file>`, looked up in `dlinks.txt` and `licences.txt`. `cuis.txt` becomes `truth["concepts"]`. Many images
-    can no longer be downloaded: their captions are skipped by name. Raises DataFault where `images/` is missing.
+    An image is `images/<ROCO id>.jpg`, or `<PMC id>_<file>` as named by the data set's download script, looked up in
+    `dlinks.txt` and `licences.txt`. `cuis.txt` becomes `truth["concepts"]`. Many images can no longer be downloaded:
+    their records are skipped. Raises DataFault where `images/` is missing.
     """
     reading = Reading()
     found = _find_captions(folder)
     _require_image_folders([captions.parent for captions in found.values()])
     for split, captions in found.items():
-        place = captions.parent
-        images = index_images([place / "images"])
-        stored_names = _read_stored_names(place)
-        concepts = _read_concepts(place / "cuis.txt")
+        parent = captions.parent
+        images = index_images([parent / "images"])
+        stored_names = _read_stored_names(parent)
+        concepts = _read_concepts(parent / "cuis.txt")
         reading.splits.setdefault(split, [])
         for number, line in enumerate(_read_lines(captions), start=1):
             record_id, tab, caption = line.partition("\t")
@@ -41,14 +41,14 @@ def read_roco(folder: Path) -> Reading:
             if not tab:
                 reading.skip(split, f"{captions.name} line {number}", "no tab between id and caption")
             elif image is None:
-                reading.skip(split, record_id, f"image file not found in {place / 'images'}")
+                reading.skip(split, record_id, f"image file not found in {parent / 'images'}")
             else:
                 reading.add(split, Record(id=record_id, image=image, caption=caption, truth=truth))
     return reading
 
 
 def is_repacked_roco(folder: Path) -> bool:
-    """Whether `folder`, or its `all_data/`, holds `<split>/radiology<split>data.csv`."""
+    """Check for `<split>/radiology<split>data.csv` in `folder` or its `all_data/`."""
     return bool(_find_tables(folder))
 
 
@@ -60,10 +60,11 @@ def read_repacked_roco(folder: Path) -> Reading:
     """
     reading = Reading()
     found = _find_tables(folder)
-    places = {split: _radiology_folder(path) for split, path in found.items()}
-    _require_image_folders(list(places.values()))
+    parents = {split: path.parent for split, path in found.items()}
+    folders = {split: parent if parent.name == _CLASS else parent / _CLASS for split, parent in parents.items()}
+    _require_image_folders(list(folders.values()))
     for split, path in found.items():
-        images = index_images([places[split] / "images"])
+        images = index_images([folders[split] / "images"])
         table = read_rows(path)
         wanted = {"id": ("id",), "image": ("name",), "caption": ("caption",)}
         id_column, name_column, caption_column = require_columns(table, wanted)
@@ -74,7 +75,7 @@ def read_repacked_roco(folder: Path) -> Reading:
             if row.fault:
                 reading.skip(split, record_id, row.fault)
             elif image is None:
-                reading.skip(split, record_id, f"image file '{name}' not found in {places[split] / 'images'}")
+                reading.skip(split, record_id, f"image file '{name}' not found in {folders[split] / 'images'}")
             else:
                 reading.add(split, Record(id=record_id, image=image, caption=row.text(caption_column)))
     return reading
@@ -97,9 +98,9 @@ def _find_tables(folder: Path) -> dict[SplitName, Path]:
     for root in (folder / "all_data", folder):
         found: dict[SplitName, Path] = {}
         for split in SPLITS:
-            for place in SPLIT_SPELLINGS[split]:
+            for parent in SPLIT_SPELLINGS[split]:
                 for name in SPLIT_SPELLINGS[split]:
-                    for path in (root / place / f"{_CLASS}{name}data.csv", root / place / _CLASS / f"{name}data.csv"):
+                    for path in (root / parent / f"{_CLASS}{name}data.csv", root / parent / _CLASS / f"{name}data.csv"):
                         if path.is_file():
                             found.setdefault(split, path)
         if found:
@@ -107,26 +108,22 @@ def _find_tables(folder: Path) -> dict[SplitName, Path]:
     return {}
 
 
-def _radiology_folder(table: Path) -> Path:
-    return table.parent if table.parent.name == _CLASS else table.parent / _CLASS
-
-
-def _require_image_folders(places: list[Path]) -> None:
-    missing = [place for place in places if not (place / "images").is_dir()]
+def _require_image_folders(folders: list[Path]) -> None:
+    missing = [folder for folder in folders if not (folder / "images").is_dir()]
     if missing:
         raise DataFault(
-            f"{place} has captions but no folder images/: download the images into it." for place in missing
+            f"{folder} has captions but no folder images/: download the images into it." for folder in missing
         )
 
 
-def _read_stored_names(place: Path) -> dict[str, str]:
-    """File names by ROCO id as the data set's `fetch.py` forms them: `<PMC id>_<file name>`."""
+def _read_stored_names(folder: Path) -> dict[str, str]:
+    """Read the file name by ROCO id, `<PMC id>_<file name>` as in the data set's `fetch.py`."""
     names: dict[str, str] = {}
-    if (place / "licences.txt").is_file():
-        table = read_rows(place / "licences.txt")
+    if (folder / "licences.txt").is_file():
+        table = read_rows(folder / "licences.txt")
         id_column, name_column = require_columns(table, {"id": ("roco_id",), "image": ("pmc_id",)})
         names = {row.text(id_column).strip(): row.text(name_column).strip() for row in table.rows}
-    for line in _read_lines(place / "dlinks.txt"):
+    for line in _read_lines(folder / "dlinks.txt"):
         cells = line.split("\t")
         if len(cells) == 3 and ".tar.gz" in cells[1]:
             pmc_id = cells[1].partition(".tar.gz")[0].rpartition("/")[2]
@@ -143,7 +140,7 @@ def _read_concepts(path: Path) -> dict[str, list[str]]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Lines ended by line feeds alone: captions hold other line-like characters. Empty where there is no such file."""
+    """Read the lines, split at line feeds alone since captions hold other line breaks; empty without the file."""
     if not path.is_file():
         return []
     try:

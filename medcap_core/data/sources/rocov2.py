@@ -4,23 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SPLITS, Record, SplitName
-from medcap_core.data.sources.image_places import index_images
+from medcap_core.data.sources.image_index import index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.tables import read_rows, require_columns
 from medcap_core.errors import DataFault
 
 
 def is_rocov2(folder: Path) -> bool:
-    """Whether `folder` holds a `<split>_captions.csv`."""
+    """Check for a `<split>_captions.csv` in `folder`."""
     return any(_find_captions(folder, split) for split in SPLITS)
 
 
 def read_rocov2(folder: Path) -> Reading:
-    """Read all splits whose captions are there.
+    """Read every split that has a captions file.
 
-    Images lie in `<split>_images/` or `<split>/` (or a folder inside these), or still in `<split>_images.zip`; they are
-    named `<ID>.jpg`. `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs, and `cui_mapping.csv`
-    `truth["concept_names"]`, their names by CUI. Raises DataFault where a split has captions but no place with images.
+    Images are `<ID>.jpg` in `<split>_images/` or `<split>/` (or a folder inside these), or in `<split>_images.zip`.
+    `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs, and `cui_mapping.csv`
+    `truth["concept_names"]`, their names by CUI. Raises DataFault where a split has captions but no images.
     """
     reading = Reading()
     faults = []
@@ -45,7 +45,7 @@ def read_rocov2(folder: Path) -> Reading:
 
 
 def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
-    """The captions file of a split and the spelling of the split in its name."""
+    """Find the captions file of a split, and the spelling of the split in its name."""
     for prefix in SPLIT_SPELLINGS[split]:
         path = folder / f"{prefix}_captions.csv"
         if path.is_file():
@@ -53,8 +53,8 @@ def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
     return None
 
 
-def _read_split(reading: Reading, split: SplitName, captions: Path, places: tuple[list[Path], list[Path]]) -> None:
-    images = index_images(*places)
+def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
+    images = index_images(*sources)
     concepts = _read_concepts(captions.with_name(captions.name.replace("_captions", "_concepts")))
     names = _read_concept_names(captions.with_name("cui_mapping.csv"))
     table = read_rows(captions)
@@ -71,14 +71,14 @@ def _read_split(reading: Reading, split: SplitName, captions: Path, places: tupl
         if row.fault:
             reading.skip(split, record_id, row.fault)
         elif image is None:
-            looked = ", ".join(place.name for place in (*places[0], *places[1]))
-            reading.skip(split, record_id, f"no image of that name in {looked}")
+            searched = ", ".join(path.name for path in (*sources[0], *sources[1]))
+            reading.skip(split, record_id, f"no image of that name in {searched}")
         else:
             reading.add(split, Record(id=record_id, image=image, caption=row.text(caption_column), truth=truth))
 
 
 def _read_concepts(path: Path) -> dict[str, list[str]]:
-    """CUIs by image id from a `*_concepts.csv` (header `ID,CUIs`, joined by `;`); empty where there is none."""
+    """Read CUIs by image id from a `*_concepts.csv` (header `ID,CUIs`, joined by `;`); empty without the file."""
     if not path.is_file():
         return {}
     table = read_rows(path)
@@ -90,7 +90,7 @@ def _read_concepts(path: Path) -> dict[str, list[str]]:
 
 
 def _read_concept_names(path: Path) -> dict[str, str]:
-    """Canonical names by CUI from `cui_mapping.csv` (header `CUI,Canonical name`); empty where there is none."""
+    """Read names by CUI from `cui_mapping.csv` (header `CUI,Canonical name`); empty without the file."""
     if not path.is_file():
         return {}
     table = read_rows(path)

@@ -1,4 +1,4 @@
-"""The rows of a table of scans put together by path: what each says, and where two of them differ."""
+"""The rows of a table of scans, grouped by path, and the conflicts between rows of one scan."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,14 +28,14 @@ QUESTION_COLUMNS = ("question",)
 ANSWER_COLUMNS = ("answer",)
 QUESTION_KIND_COLUMNS = ("question_type", "kind")
 OTHER_KIND = "other"
-"""The kind of a question whose kind the table does not tell."""
+"""The kind of a question without one in the table."""
 
-_SAID_ONCE = ("report", "id", "subject", "cohort", "diagnosis")
+_SINGLE_VALUED = ("report", "id", "subject", "cohort", "diagnosis")
 
 
 @dataclass(frozen=True)
 class ScanColumns:
-    """Which column of a table holds what; None where there is none."""
+    """The column name of each field; None where the table has no such column."""
 
     path: str
     report: str
@@ -50,13 +50,13 @@ class ScanColumns:
 
     @property
     def named(self) -> set[str | None]:
-        """The columns with a meaning of their own."""
+        """The columns assigned to a field."""
         return set(vars(self).values())
 
 
 @dataclass
 class ScanRows:
-    """All rows of one path. `values`: what (such as "report") -> each value and the line that first has it."""
+    """All rows of one path. `values` maps a field (such as "report") to its values and the first line of each."""
 
     name: str
     first: Row
@@ -65,35 +65,35 @@ class ScanRows:
     questions: dict[str, Question] = field(default_factory=dict)
     num_half_questions: int = 0
 
-    def note(self, what: str, value: str, line: int) -> None:
-        """Keep what a row says, unless it says nothing."""
+    def note(self, name: str, value: str, line: int) -> None:
+        """Record the value of one field in one row, unless it is empty."""
         if value:
-            self.values.setdefault(what, {}).setdefault(value, line)
+            self.values.setdefault(name, {}).setdefault(value, line)
 
-    def value(self, what: str) -> str:
-        """What the first row that says it has said; empty where none does."""
-        return next(iter(self.values.get(what, {})), "")
+    def value(self, name: str) -> str:
+        """Return the first value of a field; empty where no row has one."""
+        return next(iter(self.values.get(name, {})), "")
 
     @property
     def case(self) -> str:
-        """The subject, after its cohort where one is named, or the path."""
+        """The subject, preceded by its cohort where known, or the path."""
         cohort, subject = self.value("cohort"), self.value("subject")
         if not subject:
             return self.name
         return f"{cohort} {subject}" if cohort else subject
 
     def describe_conflicts(self, where: str) -> list[str]:
-        """A sentence for each thing of which two rows differ; `where` names the table."""
+        """Write a sentence for each field in which two rows differ; `where` names the table."""
         return [
-            f"{where}: rows of {self.name} differ in {what} (lines "
+            f"{where}: rows of {self.name} differ in {name} (lines "
             f"{' and '.join(str(line) for line in list(known.values())[:2])}): let all rows of a scan say the same."
-            for what, known in self.values.items()
+            for name, known in self.values.items()
             if len(known) > 1
         ]
 
 
 def find_scan_columns(table: Table) -> ScanColumns:
-    """Raises DataFault where there is no column of paths or none of reports."""
+    """Find the column of each field. Raises DataFault without a column of paths or of reports."""
     path, report = require_columns(table, {"scan": PATH_COLUMNS, "report": REPORT_COLUMNS})
 
     def find(names: Sequence[str]) -> str | None:
@@ -114,7 +114,7 @@ def find_scan_columns(table: Table) -> ScanColumns:
 
 
 def gather_scans(table: Table, columns: ScanColumns, reading: Reading) -> list[ScanRows]:
-    """The rows of each path put together, in the order of the paths' first rows; unusable rows are skipped."""
+    """Group the rows by path, in order of first appearance; unusable rows are skipped."""
     scans: dict[str, ScanRows] = {}
     for row, split in zip(table.rows, find_splits(table, columns.split, columns.path), strict=True):
         name = row.text(columns.path).strip()
@@ -123,9 +123,9 @@ def gather_scans(table: Table, columns: ScanColumns, reading: Reading) -> list[S
             continue
         scan = scans.setdefault(name, ScanRows(name, row, split))
         scan.note("split", split, row.line)
-        for what in _SAID_ONCE:
-            column = getattr(columns, what)
-            scan.note(what, fold_white_space(row.text(column)) if column else "", row.line)
+        for field_name in _SINGLE_VALUED:
+            column = getattr(columns, field_name)
+            scan.note(field_name, fold_white_space(row.text(column)) if column else "", row.line)
         _note_question(scan, row, columns)
     return list(scans.values())
 
@@ -145,7 +145,7 @@ def _note_question(scan: ScanRows, row: Row, columns: ScanColumns) -> None:
 
 
 def describe_shared_subjects(scans: Iterable[ScanRows], where: str) -> list[str]:
-    """A sentence where subjects have scans in more than one split; empty where none has."""
+    """Write a sentence if subjects have scans in more than one split, else nothing."""
     splits: dict[str, set[str]] = {}
     for scan in scans:
         splits.setdefault(scan.case, set()).update(scan.values.get("split", {}))

@@ -1,7 +1,6 @@
 """Tables of scans: a path and a report in each row, as published with MedBLIP or with a header and more columns."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from medcap_core.data.scans.records import (
     ask_diagnosis,
     read_diagnosis,
 )
-from medcap_core.data.sources.image_places import IMAGE_SUFFIXES
+from medcap_core.data.sources.image_index import IMAGE_SUFFIXES
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.scan_rows import (
     PATH_COLUMNS,
@@ -39,10 +38,10 @@ _NUM_LISTED = 10
 
 
 def is_scan_table(path: Path) -> bool:
-    """Whether `path` is a table of scans.
+    """Check whether `path` is a table of scans.
 
-    Told by the first path that ends as volumes or images do; where none does, by the first that exists, which must be a
-    folder (DICOM); where none exists, by a column `report`.
+    Decided by the first row with a suffix of volumes or of images; without one, by the first path that exists, which
+    must be a folder (DICOM); without one, by a column `report`.
     """
     if not is_table(path):
         return False
@@ -63,16 +62,16 @@ def is_scan_table(path: Path) -> bool:
 
 
 def read_scan_table(path: Path) -> Reading:
-    """Records of a CSV, TSV or JSONL file of scans; paths are relative to the file's own folder.
+    """Read the records of a CSV, TSV or JSONL file of scans; paths are relative to the file's folder.
 
-    Needs a path and a report column. A file of two columns without a header, parted by tabs, is read as path and
-    report, whatever its suffix: so the tables of MedBLIP's code are written. The sentence "The diagnosis is X.", with
-    which reports may end, is cut out and read into `diagnosis`. Optional columns: `id`, `split`, `subject`, `cohort`,
-    `diagnosis`, and `question` with `answer` and `question_type`. Rows of one path are one scan with several questions;
-    all other columns go into `truth`, from its first row. The case of a record is its subject, after the name of its
-    cohort where there is one, for numbers of subjects repeat between cohorts; without a subject it is the path.
+    Required columns: a path and a report. A file of two tab-separated columns without a header is read as path and
+    report, whatever its suffix: the format of MedBLIP's code. A sentence "The diagnosis is X." in the report is cut out
+    and parsed into `diagnosis`. Optional columns: `id`, `split`, `subject`, `cohort`, `diagnosis`, and `question` with
+    `answer` and `question_type`. Rows of one path are one scan with several questions; all other columns go into
+    `truth`, from the first row. The case of a record is its subject, preceded by the cohort where known since subject
+    numbers repeat between cohorts; without a subject it is the path.
 
-    Raises DataFault for a scan of which two rows say different things, and for a subject in more than one split.
+    Raises DataFault for a scan whose rows differ, and for a subject in more than one split.
     """
     table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
     columns = find_scan_columns(table)
@@ -81,7 +80,8 @@ def read_scan_table(path: Path) -> Reading:
     faults = [fault for scan in scans for fault in scan.describe_conflicts(path.name)]
     faults += describe_shared_subjects(scans, path.name)
     if faults:
-        raise DataFault([*faults[:_NUM_LISTED], *_count_rest(faults)])
+        rest = [f"... and {len(faults) - _NUM_LISTED} more"] if len(faults) > _NUM_LISTED else []
+        raise DataFault([*faults[:_NUM_LISTED], *rest])
     counts = _Counts()
     for scan in scans:
         _add_scan(scan, table, columns, reading, counts)
@@ -118,9 +118,9 @@ class _Counts:
 
 
 def _lacks_header(path: Path) -> bool:
-    """Whether the first line is a row already, path and report parted by a tab.
+    """Check whether the first line is a row of path and report separated by a tab.
 
-    Raises DataFault where it begins with the path of a volume but is parted in another way.
+    Raises DataFault where it begins with the path of a volume but has another separator.
     """
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline(_MAX_LINE)
@@ -136,7 +136,7 @@ def _lacks_header(path: Path) -> bool:
 
 
 def _add_scan(scan: ScanRows, table: Table, columns: ScanColumns, reading: Reading, counts: _Counts) -> None:
-    """One record, or one skipped."""
+    """Add one record, or skip it."""
     record_id = scan.value("id") or scan.name
     counts.num_without_subject += not scan.value("subject")
     counts.num_half_questions += scan.num_half_questions
@@ -162,25 +162,25 @@ def _add_scan(scan: ScanRows, table: Table, columns: ScanColumns, reading: Readi
 
 
 def cut_diagnosis(report: str) -> tuple[str, list[str]]:
-    """A report without its sentences "The diagnosis is X.", and what stands for X in each."""
+    """Cut the sentences "The diagnosis is X." from a report; returns the rest and each X."""
     labels = [match["label"] for match in _DIAGNOSIS_SENTENCE.finditer(report)]
     return fold_white_space(_DIAGNOSIS_SENTENCE.sub(" ", report)), labels
 
 
 def _read_known(scan: ScanRows, labels: list[str], counts: _Counts) -> tuple[Diagnosis | None, tuple[Question, ...]]:
-    """The diagnosis by column, report and question, where all agree, and all questions, that on it first."""
+    """Return the diagnosis, where column, report and questions agree, and all questions, the diagnosis first."""
     asked = [question.answer for question in scan.questions.values() if question.kind == "diagnosis"]
-    said = [label for label in (scan.value("diagnosis"), *labels, *asked) if label]
-    known = {label: read_diagnosis(label) for label in said}
+    stated = [label for label in (scan.value("diagnosis"), *labels, *asked) if label]
+    known = {label: read_diagnosis(label) for label in stated}
     diagnosis = next(iter(known.values())) if len(set(known.values())) == 1 else None
-    if said and diagnosis is None:
+    if stated and diagnosis is None:
         counts.unknown_labels[" / ".join(known)] = counts.unknown_labels.get(" / ".join(known), 0) + 1
     others = tuple(question for question in scan.questions.values() if question.text != DIAGNOSIS_QUESTION)
     return diagnosis, (*((ask_diagnosis(diagnosis),) if diagnosis else ()), *others)
 
 
 def _find_reference(path: Path) -> VolumeReference | str:
-    """The scan at `path`, or why there is none. Raises DataFault for a DICOM folder that could not be read here."""
+    """Build the reference to the scan at `path`, or the reason for none. Raises DataFault without a DICOM reader."""
     if not exists(path):
         return f"scan '{path.name}' not found in {path.parent}"
     try:
@@ -190,7 +190,3 @@ def _find_reference(path: Path) -> VolumeReference | str:
     if isinstance(reference, DicomSeries):
         require_dicom_reader()
     return reference
-
-
-def _count_rest(faults: Sequence[str]) -> list[str]:
-    return [f"... and {len(faults) - _NUM_LISTED} more"] if len(faults) > _NUM_LISTED else []

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL files: their rows as text, and the records of a file of image paths and captions."""
+"""CSV, TSV and JSONL files: rows as text, and records of image paths and captions."""
 
 import csv
 import io
@@ -25,14 +25,14 @@ _MAX_CELL_CHARACTERS = 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `line` is its number in the file, `fault` says why it cannot be used (empty: it can)."""
+    """One row; `line` is its number in the file, `fault` the reason it is unusable, empty if usable."""
 
     line: int
     cells: dict[str, Any]
     fault: str = ""
 
     def text(self, column: str) -> str:
-        """The cell as text; a missing one or null is empty."""
+        """Return the cell as text; empty for a missing cell or null."""
         value = self.cells.get(column)
         return "" if value is None else str(value)
 
@@ -48,16 +48,16 @@ class Table:
 
 
 def is_table(path: Path) -> bool:
-    """Whether `path` is a CSV, TSV or JSONL file by its suffix."""
+    """Check for a CSV, TSV or JSONL file, by its suffix."""
     return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
-    """Read a CSV (standard quoting; `,` `;` or tab, whichever the header has), TSV or JSONL file in UTF-8.
+    """Read a CSV (standard quoting; `,` `;` or tab, by the header), TSV or JSONL file in UTF-8.
 
-    With `columns` the file is one without a header, its cells parted by tabs. No more than `max_rows` rows
-    are read. A TSV whose quotes do not pair is read with its quotes as plain characters, and a note says so. Raises
-    DataFault for another encoding, broken quoting or a line that is not a JSON object.
+    With `columns` the file has no header and tab-separated cells. At most `max_rows` rows are read. A TSV with unpaired
+    quotes is read with quotes as plain characters, and a note is added. Raises DataFault for another encoding, broken
+    quoting or a line that is not a JSON object.
     """
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -81,13 +81,13 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
 
 
 def find_column(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """The first of `wanted` that is a column, upper and lower case taken as one."""
+    """Find the first of `wanted` among the columns, ignoring case."""
     by_name = {column.strip().lower(): column for column in reversed(columns)}
     return next((by_name[name] for name in wanted if name in by_name), None)
 
 
 def require_columns(table: Table, wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """The columns for each need in `wanted` (what it is -> its accepted names). Raises DataFault for missing ones."""
+    """Find a column for each need in `wanted` (need -> accepted names). Raises DataFault for missing ones."""
     found = [find_column(table.columns, names) for names in wanted.values()]
     missing = [need for need, column in zip(wanted, found, strict=True) if column is None]
     if missing:
@@ -100,7 +100,7 @@ def require_columns(table: Table, wanted: Mapping[str, Sequence[str]]) -> list[s
 
 
 def read_table(path: Path) -> Reading:
-    """Records of a file with image paths and captions; paths are relative to the file's own folder."""
+    """Read the records of a file of image paths and captions; paths are relative to the file's folder."""
     reading = Reading()
     add_table(reading, path)
     return reading
@@ -109,9 +109,9 @@ def read_table(path: Path) -> Reading:
 def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> None:
     """Add the records of one file of image paths and captions to `reading`.
 
-    Needs an image and a caption column; takes `id` (else the path as written), a case column and `split` where they are
-    there; all other columns go into `truth`. Without `split` as argument or column, a path that begins with the name of
-    a split (`train/x.jpg`) says it where all paths do, else everything is train. Raises DataFault.
+    Required columns: an image and a caption; optional: `id` (else the path as written), a case and `split`; all other
+    columns go into `truth`. Without `split` as argument or column, the first folder of each path (`train/x.jpg`) is the
+    split if all paths begin with a split, else all records are train. Raises DataFault.
     """
     table = read_rows(path)
     image_column, caption_column = require_columns(table, {"image": IMAGE_COLUMNS, "caption": CAPTION_COLUMNS})
@@ -139,7 +139,7 @@ def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> N
 
 
 def find_splits(table: Table, split_column: str | None, image_column: str) -> list[SplitName]:
-    """The split of each row: by column, else by the first folder of the image's path, else train. Raises DataFault."""
+    """Find the split of each row: by column, else by the path's first folder, else train. Raises DataFault."""
     if split_column is None:
         by_folder = [recognise_split(row.text(image_column).partition("/")[0]) for row in table.rows]
         named = [split for split in by_folder if split is not None]
@@ -155,7 +155,7 @@ def find_splits(table: Table, split_column: str | None, image_column: str) -> li
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; False also for a name that none can have."""
+    """Check whether the path exists; False also for an impossible name."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long or with a zero byte: no file can have it
@@ -165,7 +165,7 @@ def exists(path: Path) -> bool:
 def _parse_delimited(
     path: Path, content: str, delimiter: str, quoting: Any, columns: Sequence[str] | None, max_rows: int | None
 ) -> Table:
-    # Strict: a stray quote would otherwise swallow the rows that follow without a word.
+    # Strict: a stray quote would otherwise silently swallow the following rows.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     header = [column.strip() for column in columns or next(reader, [])]

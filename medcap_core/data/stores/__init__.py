@@ -1,1 +1,1 @@
-"""What is kept on disk: decoded images, features, captions."""
+"""Stores on disk: decoded images and features."""

@@ -1,12 +1,11 @@
 """Images that two splits share: the same pixels, or nearly the same by a perceptual hash.
 
-Near duplicates differ by compression, size, brightness or a small mark. The hash is that of Zauner's thesis
-("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010) and the `imagehash` package's `phash`, with
-256 bits instead of 64, since radiographs of one body part are alike; it is a few lines here, where the package would
-bring SciPy and PyWavelets and hash one image at a time.
+Near duplicates differ by compression, size, brightness or a small mark. The hash is `phash` of the `imagehash` package,
+from Zauner's thesis ("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits instead
+of 64, since radiographs of one body part are alike. The package itself would add SciPy and PyWavelets and hashes one
+image at a time.
 
-Volumes are compared exactly only, by their decoded cubes: heads are alike by nature, and from what number of bits on
-two of them are one scan was not measured.
+Volumes are compared exactly only, by their decoded cubes: heads are alike, and no threshold for them was measured.
 """
 
 import csv
@@ -32,18 +31,18 @@ from medcap_core.runtime.cache import guard_cache_writes, write_atomically
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 
-HASH_VERSION = 1  # raise it whenever a hash changes, so that kept ones are computed anew
+HASH_VERSION = 1  # raise whenever a hash changes, so that stored hashes are recomputed
 HASH_SIDE = 16
 NUM_BITS = HASH_SIDE**2
 MAX_NEAR_BITS = 10
-"""So many of the 256 bits may differ between near duplicates.
+"""Largest number of differing bits, of 256, between near duplicates.
 
 On 1,829 real CT and MR images copies differed from their originals by at most 6 bits after JPEG compression at quality
 40, halving or 20% less contrast, in 95% of cases by at most 8 after 15% more brightness; different images by 26 and
-more. Synthetic phantoms, alike by design, differed by 12 and more. A border cut off or a large mark is not recognised.
+more. Synthetic phantoms, alike by design, differed by 12 and more. Crops and large marks are not recognised.
 """
 MIN_CONTRAST = 4.0
-"""Images whose gray values deviate less (of 255) are blank: all of them look alike, so none is near another."""
+"""Images with a lower standard deviation of gray values (0 to 255) are blank and have no near duplicates."""
 
 _DIGEST_BYTES = 16
 _BATCH_BYTES = 16 * 2**20
@@ -52,7 +51,7 @@ _TABLE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """An image and the one of another split that it shows again; `distance` counts differing bits of 256."""
+    """An image and its duplicate in another split; `distance` counts differing bits of 256."""
 
     split: SplitName
     id: str
@@ -64,7 +63,7 @@ class DuplicatePair:
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """Of N images: `bits` uint8 (N, 32) packed, `digests` uint8 (N, 16) of the pixels, `blank` bool (N,)."""
+    """Hashes of N images: `bits` uint8 (N, 32) packed, `digests` uint8 (N, 16) of the pixels, `blank` bool (N,)."""
 
     bits: NDArray[np.uint8]
     digests: NDArray[np.uint8]
@@ -76,7 +75,7 @@ class ImageHashes:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images of a split: their ids and their rows in its store."""
+    """Images of a split: ids, and rows in the store."""
 
     split: SplitName
     ids: Sequence[str]
@@ -85,10 +84,10 @@ class StoredImages:
 
 
 def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
-    """Hashes of images (B, 3, S, S), uint8 RGB; volumes (B, 1, S, S, S) get digests alone and count as blank.
+    """Hash images (B, 3, S, S), uint8 RGB; volumes (B, 1, S, S, S) get digests alone and count as blank.
 
     Gray values are averaged to at most 64 x 64, transformed by a cosine transform (DCT-II), and the 16 x 16 lowest
-    frequencies are compared with their median. The mean brightness takes no part.
+    frequencies are compared with their median. The mean brightness is excluded.
     """
     digests = [hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels]
     stacked_digests = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
@@ -111,19 +110,19 @@ def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
 
 @lru_cache(maxsize=4)
 def _build_transform(size: int) -> NDArray[np.float32]:
-    """Averaging `size` pixels to at most 64, then the lowest rows of the cosine transform: (16, size)."""
+    """Build the matrix (16, size) that averages to at most 64 pixels and applies the lowest rows of the DCT."""
     small = min(64, size)
     edges = np.linspace(0, size, small + 1)
     pixels = np.arange(size)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     averages = np.clip(covered, 0, None) * small / size
-    frequency, place = np.arange(HASH_SIDE)[:, None], np.arange(small) + 0.5
-    lowest: NDArray[np.float32] = (np.cos(math.pi / small * frequency * place) @ averages).astype(np.float32)
+    frequency, centre = np.arange(HASH_SIDE)[:, None], np.arange(small) + 0.5
+    lowest: NDArray[np.float32] = (np.cos(math.pi / small * frequency * centre) @ averages).astype(np.float32)
     return lowest
 
 
 def load_hashes(images: StoredImages, progress: Progress | None = None) -> ImageHashes:
-    """Hashes of the images in order, computed where they are not yet kept in the folder of their store."""
+    """Load the hashes of the images in order; missing ones are computed and kept in the store's folder."""
     path = images.store.folder / "hashes.npz"
     kept = _read_hashes(path, len(images.store))
     to_do = images.rows[~kept["done"][images.rows]]
@@ -142,10 +141,10 @@ def load_hashes(images: StoredImages, progress: Progress | None = None) -> Image
 def find_duplicates(
     images: StoredImages, others: Sequence[StoredImages], progress: Progress | None = None
 ) -> list[DuplicatePair]:
-    """For each image its nearest duplicate in each of the other splits, if it has one there.
+    """Find each image's nearest duplicate in each of the other splits.
 
-    An exact one comes before a near one. Blank images are compared exactly only. What was found is kept beside the
-    store of `images`.
+    An exact duplicate precedes a near one. Blank images are compared exactly only. The matches are cached in the folder
+    of the store of `images`.
     """
     found: list[DuplicatePair] = []
     for other in others:
@@ -169,11 +168,11 @@ def find_duplicates(
 def match_hashes(
     hashes: ImageHashes, others: ImageHashes, progress: Progress | None = None, what: str = "comparing images"
 ) -> list[tuple[int, int, int]]:
-    """(position, position in `others`, differing bits) of duplicates; -1 bits for the same pixels."""
+    """Match duplicates: (index, index in `others`, differing bits), with -1 bits for identical pixels."""
     by_digest = {digest.tobytes(): position for position, digest in reversed(list(enumerate(others.digests)))}
     exact = [by_digest.get(digest.tobytes(), -1) for digest in hashes.digests]
     others_with_content = np.flatnonzero(~others.blank)
-    # As -1 and 1 in float32, whose products fast matrix code sums up: bits that agree less bits that differ.
+    # As -1 and 1 in float32: the matrix product is the number of equal bits less the number of differing bits.
     signs = _unpack_signs(others.bits[others_with_content]).T
     step = max(1, _TABLE_BYTES // (4 * max(1, len(others_with_content))))
     matches: list[tuple[int, int, int]] = []
@@ -194,7 +193,7 @@ def match_hashes(
 
 
 def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
-    """Write a CSV `split,id,other_split,other_id,kind,distance`."""
+    """Write the pairs as CSV, `split,id,other_split,other_id,kind,distance`."""
     lines = [("split", "id", "other_split", "other_id", "kind", "distance")]
     lines += [(p.split, p.id, p.other_split, p.other_id, p.kind, str(p.distance)) for p in pairs]
     text = io.StringIO()
@@ -203,7 +202,7 @@ def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
 
 
 def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool, noun: str = "image") -> str:
-    """One line on what was found between train and the other splits; `noun` is that of the records."""
+    """Write one line on the duplicates between train and the other splits; `noun` is `Record.noun`."""
     if pairs:
         compared = ("exact",) if noun == "scan" else ("exact", "near")
         kinds = [f"{sum(pair.kind == kind for pair in pairs)} {kind}" for kind in compared]
@@ -224,7 +223,7 @@ def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _hash_rows(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ImageHashes]]:
-    """Batches of rows with their hashes, computed in threads."""
+    """Yield batches of rows with their hashes, computed in threads."""
     batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
     batches = np.array_split(rows, max(1, math.ceil(len(rows) / batch_rows)))
     with ThreadPoolExecutor(count_usable_cpus()) as pool:
@@ -232,7 +231,7 @@ def _hash_rows(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[tuple[NDA
 
 
 def _read_hashes(path: Path, num_rows: int) -> dict[str, NDArray[Any]]:
-    """What is kept for all rows of a store; nothing where no whole file of this version is there."""
+    """Read the stored hashes of all rows; empty without an intact file of this version."""
     empty: dict[str, NDArray[Any]] = {
         "version": np.array(HASH_VERSION),
         "done": np.zeros(num_rows, np.bool_),

@@ -1,7 +1,7 @@
-"""Encoder hidden states computed once, kept in a memory-mapped file that all trials of all sweeps share.
+"""Encoder hidden states computed once, in a memory-mapped file shared by all trials of all sweeps.
 
-One folder for each (image store, encoder, dtype): the rows of a `RowStore`, `features` (N, tokens, width). Row i
-belongs to row i of the image store, whose key covers the content of every image.
+One folder for each (image store, encoder, dtype): a `RowStore` of `features` (N, tokens, width). Row i holds the
+features of row i of the image store, whose key covers the content of every image.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from medcap_core.runtime.transfer import prefetch
 
 CPU = torch.device("cpu")
 
-# Raise when the way from pixels to features or the file's layout changes.
+# Raise when the computation of features or the file's layout changes.
 FORMAT_VERSION = 1
 
-# NumPy has no bfloat16: its bits are stored.
+# NumPy has no bfloat16: its bits are stored as uint16.
 _STORED_AS: dict[torch.dtype, type[np.generic]] = {
     torch.float32: np.float32,
     torch.bfloat16: np.uint16,
@@ -46,7 +46,7 @@ class FeatureStore:
         dtype: torch.dtype,
         root: Path | None = None,
     ) -> None:
-        """`encoder_hash` stands for weights and settings of the encoder; nothing is written yet."""
+        """Open the store; `encoder_hash` covers weights and settings of the encoder. Writes nothing."""
         self.images = images
         self.encoder_hash = encoder_hash
         self.token_shape = token_shape
@@ -57,16 +57,16 @@ class FeatureStore:
         self._rows = RowStore(self.folder, "features", len(images), token_shape, _STORED_AS[dtype])
 
     def __len__(self) -> int:
-        """Rows, encoded or not."""
+        """Count all rows, encoded or not."""
         return len(self.images)
 
     @property
     def row_bytes(self) -> int:
-        """Size of one image's features."""
+        """Bytes of one image's features."""
         return self._rows.row_bytes
 
     def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of `rows`, each once and in order, that are not in the store now."""
+        """Return the `rows` that are not in the store now, sorted, each once."""
         self._rows.read_status()
         return self._rows.still_to_do(np.unique(np.asarray(rows, dtype=np.int64)))
 
@@ -79,17 +79,18 @@ class FeatureStore:
         what: str = "encoding images",
         device: torch.device = CPU,
     ) -> None:
-        """Encode those of `rows` that are not yet in the store; `encode` takes uint8 pixels (B, 3, S, S).
+        """Encode the `rows` that are not yet in the store; `encode` takes uint8 pixels (B, 3, S, S).
 
-        Where `device` is a GPU it reads and encodes in a thread of its own while features are written. Goes on where an
-        interrupted run stopped. Raises DataFault where the disk is full or closed to us.
+        On a GPU `device`, a second thread reads and encodes while features are written. An interrupted run resumes at
+        its last chunk. Raises DataFault where the disk is full or the cache folder not writable.
         """
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
         if not self.missing(wanted).size:
             return
 
         def encode_batch(batch: NDArray[np.int64]) -> NDArray[np.generic]:
-            return _to_numpy(encode(self.images.pixels(batch)).to(self.dtype))
+            features = encode(self.images.pixels(batch)).to(self.dtype).cpu().contiguous()
+            return (features.view(torch.uint16) if self.dtype is torch.bfloat16 else features).numpy()
 
         with self._rows.locked(wanted, progress, what):
             to_do = self._rows.still_to_do(wanted)
@@ -99,12 +100,12 @@ class FeatureStore:
                 self._rows.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
-        """The features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
+        """Read the features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
         stored = torch.from_numpy(self._rows.read(rows))
         return stored.view(torch.bfloat16) if self.dtype is torch.bfloat16 else stored
 
     def discard(self) -> None:
-        """Forget every row; processes that read them meanwhile keep what they have mapped."""
+        """Delete every row; processes that are reading keep their mapped file."""
         with self._rows.locked(np.arange(0), None, "discarding features"):
             for path in (self.folder / "status.u8", self.folder / "features"):
                 path.unlink(missing_ok=True)
@@ -112,12 +113,12 @@ class FeatureStore:
 
 
 def features_folder(root: Path | None = None) -> Path:
-    """Where all feature stores of this machine lie."""
+    """Return the folder of all feature stores of this machine."""
     return (root or cache_root()) / "features"
 
 
 def measure_stored_bytes(root: Path | None = None) -> int:
-    """Disk that all feature stores take now; their files are sparse, so blocks count rather than lengths."""
+    """Measure the disk space of all feature stores, by blocks since their files are sparse."""
     return sum(map(_measure_file, features_folder(root).glob("*/features")))
 
 
@@ -126,8 +127,3 @@ def _measure_file(path: Path) -> int:
         return path.stat().st_blocks * 512
     except FileNotFoundError:  # another process has just discarded it
         return 0
-
-
-def _to_numpy(features: Tensor) -> NDArray[np.generic]:
-    on_cpu = features.cpu().contiguous()
-    return (on_cpu.view(torch.uint16) if on_cpu.dtype is torch.bfloat16 else on_cpu).numpy()

@@ -1,7 +1,7 @@
-"""Images or volumes decoded and resized once, kept in a memory-mapped file that all processes share.
+"""Images or volumes decoded and resized once, in a memory-mapped file shared by all processes.
 
-One folder for each (records of a split, geometry): the rows of a `RowStore`, `pixels.u8` (N, 3, S, S), of volumes
-(N, 1, S, S, S), and `unreadable.jsonl`, why rows cannot be had.
+One folder for each (records of a split, geometry): a `RowStore` of `pixels.u8` (N, 3, S, S), for volumes
+(N, 1, S, S, S), and `unreadable.jsonl` with the reason of each unreadable row.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from medcap_core.data.stores.rows import DONE, UNUSABLE, RowStore
 from medcap_core.runtime.cache import cache_root
 from medcap_core.runtime.progress import Progress
 
-# Raise when decoding, scaling or the files' layout changes: older stores are then left alone.
+# Raise when decoding, scaling or the files' layout changes, so that existing stores are not reused.
 FORMAT_VERSION = 1
 
 
@@ -32,7 +32,7 @@ class ImageStore:
     """
 
     def __init__(self, records: Sequence[Record], geometry: Geometry, root: Path | None = None) -> None:
-        """`root` is the cache root, by default `medcap_core.runtime.cache.cache_root()`; nothing is written yet."""
+        """Open the store below `root`, by default `cache_root()`; writes nothing."""
         self.geometry = geometry
         self.key = compute_store_key(records, geometry)
         self.folder = (root or cache_root()) / "images" / self.key[:32]
@@ -42,7 +42,7 @@ class ImageStore:
         self._out_of_reach: dict[int, str] = {}
 
     def __len__(self) -> int:
-        """Rows, decoded or not."""
+        """Count all rows, decoded or not."""
         return len(self._images)
 
     @property
@@ -52,9 +52,9 @@ class ImageStore:
         return {row: reason for row, reason in reasons.items() if self._rows.status[row] != DONE}
 
     def ensure(self, rows: NDArray[np.int64], progress: Progress | None = None, what: str = "decoding images") -> None:
-        """Decode those of `rows` that are not yet in the store.
+        """Decode the `rows` that are not yet in the store.
 
-        Goes on where an interrupted run stopped. Raises DataFault where the disk is full or closed, or fails to read.
+        An interrupted run resumes at its last chunk. Raises DataFault where the disk is full, closed or failing.
         """
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
         self._rows.read_status()
@@ -75,12 +75,12 @@ class ImageStore:
         self._recall_reasons()
 
     def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For each of `rows`, whether its pixels are in the store; call `ensure` first."""
+        """Check for each of `rows` whether its pixels are in the store; call `ensure` first."""
         readable: NDArray[np.bool_] = self._rows.status[rows] == DONE
         return readable
 
     def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copies of the images, uint8 (B, 3, S, S), RGB, or of the volumes, uint8 (B, 1, S, S, S).
+        """Read copies of the images, uint8 RGB (B, 3, S, S), or of the volumes, uint8 (B, 1, S, S, S).
 
         Raises ValueError for rows that are not in the store.
         """
@@ -97,11 +97,11 @@ class ImageStore:
             return unreadable
 
     def _note_unreadable(self, rows: list[int]) -> list[int]:
-        """Write down why rows cannot be had, and return those for which that will not change."""
+        """Append the reasons of unreadable rows to the file, and return the rows that stay unreadable."""
         lasting = [row for row in rows if row not in self._out_of_reach]
         if lasting:
             with self._reasons_file.open("a", encoding="utf-8") as file:
-                # The leading line end closes a line that a killed process left half written.
+                # The leading line feed ends a line that a killed process left incomplete.
                 lines = [json.dumps({"row": row, "reason": self._recorded[row]}) for row in lasting]
                 file.write("\n" + "\n".join(lines) + "\n")
                 file.flush()
@@ -109,7 +109,7 @@ class ImageStore:
         return lasting
 
     def _recall_reasons(self) -> None:
-        """Read why rows are unusable, where another process or an earlier run found them so."""
+        """Read the reasons of rows marked unusable by another process or an earlier run."""
         bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
         if bad_rows and not self._recorded.keys() >= set(bad_rows):
             reasons = _read_reasons(self._reasons_file)
@@ -117,7 +117,7 @@ class ImageStore:
 
 
 def compute_store_key(records: Sequence[Record], geometry: Geometry) -> str:
-    """sha256 (hex) over the format version, the geometry and each record's id and fingerprint."""
+    """Compute the SHA-256 (hex) over the format version, the geometry and each record's id and fingerprint."""
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(geometry.described)], sort_keys=True).encode())
     for record in records:
         try:
@@ -129,7 +129,7 @@ def compute_store_key(records: Sequence[Record], geometry: Geometry) -> str:
 
 
 def count_usable_cpus() -> int:
-    """Cores this process may run on, at most 16 (decoding gains little beyond)."""
+    """Count the cores this process may run on, at most 16 (decoding gains little beyond)."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(available or 1, 16)
 
@@ -140,6 +140,6 @@ def _read_reasons(path: Path) -> dict[int, str]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            continue  # empty, or cut off when its writer died: such rows were not marked and are tried again
+            continue  # empty, or cut off by a killed process: such rows were not marked and are retried
         reasons[entry["row"]] = entry["reason"]
     return reasons

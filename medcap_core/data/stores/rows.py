@@ -1,7 +1,7 @@
 """Rows of equal size in one memory-mapped file, each computed once and shared by all processes of a machine.
 
-A folder holds the rows in one sparse file; `status.u8`, one byte a row; `lock`. A row's status is written only after
-its content has reached the disk, so a process that dies at any moment leaves no row marked done without content.
+A folder holds the rows in one sparse file, `status.u8` with one byte a row, and `lock`. A row's status is written only
+after its content has reached the disk, so a killed process leaves no row marked done without content.
 """
 
 import mmap
@@ -25,21 +25,21 @@ TO_DO, DONE, UNUSABLE = 0, 1, 2
 _CHUNK_BYTES = 64 * 2**20
 _MAX_CHUNK_ROWS = 512
 _PROGRESS_EVERY = 16
-_LARGE_ROW_BYTES = 2**21  # such as a volume of 128 voxels a side: each takes a while
+_LARGE_ROW_BYTES = 2**21  # such as a volume of 128 voxels a side, which takes long
 _WAIT_SECONDS = 1.0
 
 
 class RowStore:
     """`num_rows` rows of `row_shape` and `dtype`.
 
-    Safe for several processes at once: one fills rows, the others wait and then read. Picklable; the map is opened
-    anew.
+    Safe for several processes at once: one fills rows, the others wait and then read. Picklable; the copy maps the file
+    itself.
     """
 
     def __init__(
         self, folder: Path, file_name: str, num_rows: int, row_shape: tuple[int, ...], dtype: DTypeLike
     ) -> None:
-        """Nothing is written yet."""
+        """Open the store; writes nothing."""
         self.folder = folder
         self.row_shape = row_shape
         self.dtype = np.dtype(dtype)
@@ -57,24 +57,24 @@ class RowStore:
         return len(self.status)
 
     def still_to_do(self, rows: Rows) -> Rows:
-        """Those of `rows` that were neither done nor found unusable when the status was last read."""
+        """Return the `rows` that were neither done nor unusable when the status was last read."""
         to_do: Rows = rows[self.status[rows] == TO_DO]
         return to_do
 
     def read_status(self) -> None:
-        """Look at what is on the disk now."""
+        """Read the status of all rows from disk."""
         if self._has_files():
             self.status = np.fromfile(self._status_file, np.uint8)
         else:  # not yet created, or deleted while this process runs
             self.status, self._map, self._mapped = np.zeros(len(self), np.uint8), None, None
 
     def read(self, rows: Rows) -> NDArray[Any]:
-        """Copies of rows, (len(rows), *row_shape).
+        """Read copies of rows, (len(rows), *row_shape).
 
-        Raises ValueError for rows that are not done, DataFault where the file was cut short since it was opened.
+        Raises ValueError for rows that are not done, DataFault where the file was truncated since it was opened.
         """
         was_cut = self._mapped is not None and self._mapped.size() < len(self) * self.row_bytes
-        if was_cut:  # what is gone of a mapped file kills the process that reads it
+        if was_cut:  # reading beyond the end of a mapped file kills the process
             self._map = self._mapped = None
             self.read_status()
         if not (self.status[rows] == DONE).all():
@@ -94,9 +94,9 @@ class RowStore:
 
     @contextmanager
     def locked(self, wanted: Rows, progress: Progress | None, what: str) -> Iterator[None]:
-        """Hold the store, its files made; while another process holds it, show how far that has come with `wanted`.
+        """Lock the store and create its files; while another process holds it, report its progress on `wanted`.
 
-        Raises DataFault where the disk is full or the cache folder closed to us.
+        Raises DataFault where the disk is full or the cache folder not writable.
         """
         with guard_cache_writes(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,8 @@ class RowStore:
     ) -> None:
         """Write `rows`, chunk by chunk; call within `locked`.
 
-        `make` gives the rows of a chunk in order, None for one that cannot be had. `settle_absent` is told of those and
-        returns the ones that are unusable for good; the others are tried again the next time.
+        `make` yields the contents of a chunk's rows in order, None for a failed row. `settle_absent` takes the failed
+        rows and returns those that stay unusable; the others are retried next time.
         """
         check_free_space(self.folder, int(rows.size) * self.row_bytes, what.capitalize())
         chunk_rows = max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // self.row_bytes))
@@ -131,7 +131,7 @@ class RowStore:
                 chunk = rows[start : start + chunk_rows].tolist()
                 absent = []
                 for row, content in zip(chunk, make(chunk), strict=True):
-                    # Plain writes, not the map: on a full disk they raise, where a map kills the process.
+                    # Plain writes raise on a full disk, where writing to a map kills the process.
                     if content is None:
                         absent.append(row)
                     else:
@@ -145,7 +145,7 @@ class RowStore:
                 self._mark(status_file, chunk, set(absent), set(unusable))
 
     def _mark(self, status_file: BinaryIO, chunk: list[int], absent: set[int], unusable: set[int]) -> None:
-        """Record a chunk whose content is on disk."""
+        """Mark the rows of a chunk whose content is on disk."""
         for row in chunk:
             if row in absent and row not in unusable:
                 continue
@@ -167,10 +167,10 @@ class RowStore:
                 return
 
     def _create_files(self) -> None:
-        """Make the files where they are absent or of a wrong size."""
+        """Create the files where they are absent or of a wrong size."""
         if self._has_files():
             return
-        # Status first: it must never speak of content that is gone.
+        # Status first: it must not mark content that is gone.
         for path in (self._status_file, self._rows_file):
             path.unlink(missing_ok=True)
         for path, num_bytes in ((self._rows_file, len(self) * self.row_bytes), (self._status_file, len(self))):
@@ -186,6 +186,6 @@ def _has_size(path: Path, num_bytes: int) -> bool:
 
 
 def flush(file: BinaryIO) -> None:
-    """Bring what was written to the disk."""
+    """Flush the file to disk."""
     file.flush()
     os.fsync(file.fileno())

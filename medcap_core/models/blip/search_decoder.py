@@ -1,4 +1,4 @@
-"""BLIP's text decoder for `beam_search`; see `decoding`."""
+"""BLIP's text decoder for beam search; see `search.decoding`."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ class BlipDecoder(TextDecoder):
     """The arithmetic of transformers' `BlipTextLMHeadModel`."""
 
     def __init__(self, text_decoder: Any, encoder_hidden_states: Tensor) -> None:
-        """`encoder_hidden_states` is (B, N, width of the encoder), not repeated for beams."""
+        """Build the decoder for images (B, N, width of the encoder), not repeated for beams."""
         dtype = choose_decoding_dtype(text_decoder, encoder_hidden_states.device)
         embeddings, head = text_decoder.bert.embeddings, text_decoder.cls.predictions
-        self.words, self.positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
+        self.token_embeddings, self.positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
         self.first_norm, self.head_norm = FoldedNorm(embeddings.LayerNorm), FoldedNorm(head.transform.LayerNorm)
         self.transform, self.activation = FoldedLinear([head.transform.dense], dtype), head.transform.transform_act_fn
         self.head = FoldedLinear([head.decoder], dtype)
@@ -30,16 +30,16 @@ class BlipDecoder(TextDecoder):
         super().__init__(layers, encoder_hidden_states, dtype)
 
     def embed(self, tokens: Tensor, positions: slice) -> Tensor:
-        """See `TextDecoder.embed`."""
-        return self.first_norm(functional.embedding(tokens, self.words) + self.positions[positions])
+        """Embed tokens (B, Q), see `TextDecoder.embed`."""
+        return self.first_norm(functional.embedding(tokens, self.token_embeddings) + self.positions[positions])
 
-    def foretell(self, hidden: Tensor) -> Tensor:
-        """See `TextDecoder.foretell`."""
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Compute logits, see `TextDecoder.compute_logits`."""
         return self.head(self.head_norm(self.activation(self.transform(hidden))))
 
 
 class _BlipLayer(DecodingLayer):
-    """Normalises after each sum."""
+    """A layer that normalises after each sum."""
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         own, cross = layer.attention, layer.crossattention
@@ -57,7 +57,7 @@ class _BlipLayer(DecodingLayer):
         self.narrow, self.norm = FoldedLinear([layer.output.dense], dtype), FoldedNorm(layer.output.LayerNorm)
 
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """See `DecodingLayer.read`."""
+        """Transform hidden states, see `DecodingLayer.read`."""
         hidden = self.own_norm(self.attend_to_past(hidden, first_slot, mask) + hidden)
         hidden = self.image_norm(self.attend_to_images(hidden) + hidden)
         return self.norm(self.narrow(self.activation(self.widen(hidden))) + hidden)

@@ -1,1 +1,1 @@
-"""The small models that come with the package."""
+"""The small models shipped with the package."""

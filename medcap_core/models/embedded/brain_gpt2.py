@@ -1,7 +1,7 @@
 """The starting point of the embedded language model: a small GPT-2 with random weights, in Hub format.
 
-Lower-cased byte-level BPE, so that any text has tokens; every word of the synthetic reports, questions and answers is
-one token. Training it on such texts gives `brain-gpt2`, which 3D MedBLIP keeps frozen.
+Its tokenizer is lower-casing byte-level BPE, which covers any text; every word of the synthetic reports, questions and
+answers is one token. Training on such texts gives `brain-gpt2`, the frozen language model of MedBLIP in 3D.
 """
 
 import json
@@ -20,20 +20,20 @@ NUM_POSITIONS = 256
 _HIDDEN_SIZE = 128
 _NUM_LAYERS = 4
 _NUM_HEADS = 4
-_INITIALIZER_RANGE = 0.06  # GPT-2's 0.02 suits 768 wide
-_ENDLESS = 10_000  # more merges than the words can use up: each becomes one token
+_INITIALIZER_RANGE = 0.06  # GPT-2's 0.02 suits a width of 768
+_MAX_VOCABULARY = 10_000  # never reached, so that each word is merged to one token
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with a token for each word of the synthetic texts."""
+    """Build a byte-level BPE tokenizer with a token for each word of the synthetic texts."""
     backend = Tokenizer(models.BPE(unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
     words = sorted({word for text in list_words() for word in _WORD.findall(text.lower())})
     trainer = trainers.BpeTrainer(
-        vocab_size=_ENDLESS,
+        vocab_size=_MAX_VOCABULARY,
         min_frequency=1,
         special_tokens=list(_SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -52,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_brain_gpt2(seed: int) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
-    """A model with random weights and its tokenizer; the caller's random state is left as it was."""
+    """Build a model with random weights and its tokenizer; the caller's random state is unchanged."""
     tokenizer = build_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -74,7 +74,7 @@ def build_brain_gpt2(seed: int) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFas
 
 
 def save_brain_gpt2(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write model and tokenizer in Hub format, the weights in half precision, to be computed with in float32."""
+    """Write model and tokenizer in Hub format, weights in float16 with dtype float32 in config.json."""
     model.half().save_pretrained(directory)  # type: ignore[no-untyped-call]
     model.float()  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(directory)

@@ -1,8 +1,8 @@
 """The starting point of the embedded base model: a small BLIP with random weights, in Hub format.
 
-The layout is that of Salesforce/blip-image-captioning-base (https://huggingface.co/Salesforce/blip-image-captioning-base)
-at a fraction of its size: BlipForConditionalGeneration with BlipImageProcessor and a lower-casing WordPiece tokenizer
-whose `[DEC]` opens every caption. Training it on the general phantom domain gives `phantom-blip`.
+A small copy of Salesforce/blip-image-captioning-base (https://huggingface.co/Salesforce/blip-image-captioning-base):
+BlipForConditionalGeneration with BlipImageProcessor and a lower-casing WordPiece tokenizer whose `[DEC]` begins every
+caption. Training it on the general phantom domain gives `phantom-blip`.
 """
 
 import re
@@ -26,7 +26,7 @@ _INTERMEDIATE_SIZE = 320
 _NUM_HEADS = 4
 _NUM_VISION_LAYERS = 4
 _NUM_TEXT_LAYERS = 3
-_INITIALIZER_RANGE = 0.06  # BERT's 0.02 suits 768 wide; narrow layers need more, or learning stalls for long
+_INITIALIZER_RANGE = 0.06  # BERT's 0.02 suits a width of 768; narrow layers learn far more slowly with it
 _MAX_TOKENS = 256
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
@@ -36,7 +36,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def _read_words() -> list[str]:
-    """The words and pieces of the asset file, in its order."""
+    """Read the words and word pieces of the asset file, in order."""
     text = (files("medcap_core") / "assets" / "phantom-blip-words.txt").read_text(encoding="utf-8")
     return [
         word for line in text.splitlines() if not line.startswith("#") or line.startswith("##") for word in line.split()
@@ -44,7 +44,7 @@ def _read_words() -> list[str]:
 
 
 def build_vocabulary() -> dict[str, int]:
-    """Token -> id: special tokens, every letter and mark alone and inside a word, phantom words, words and pieces."""
+    """Build token -> id: special tokens, letters and marks alone and inside words, phantom words, asset words."""
     characters = [*_LETTERS, *_MARKS]
     tokens = [*_SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
     for phrase in list_phrases():
@@ -101,8 +101,8 @@ def build_phantom_blip(directory: Path, *, seed: int, image_size: int = 96) -> N
     """Write a small BLIP with random weights and its processor to `directory`, in Hub format with safetensors.
 
     `image_size` is in pixels a side, a multiple of 16. The same seed gives the same weights; the caller's random state
-    is left as it was. `generate` stops after 20 new tokens unless it is given `max_new_tokens`: BLIP's text decoder
-    takes its limits from the call alone.
+    is unchanged. `generate` stops after 20 new tokens unless given `max_new_tokens`, as BLIP's text decoder takes its
+    limits from the call alone.
     """
     if image_size <= 0 or image_size % _PATCH_SIZE:
         raise ValueError(f"image_size must be a positive multiple of {_PATCH_SIZE}, but it is {image_size}")

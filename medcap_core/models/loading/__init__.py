@@ -1,1 +1,1 @@
-"""Read weights, and name what is wrong with a checkpoint."""
+"""Loading of weights, with faulty checkpoints reported."""

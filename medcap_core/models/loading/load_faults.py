@@ -1,4 +1,4 @@
-"""What transformers raises where a checkpoint cannot be loaded, in one sentence for the user."""
+"""Faults of loading a checkpoint, one sentence for the user."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from medcap_core.errors import ModelFault
+from medcap_core.errors import ModelFault, first_line
 
 
 @contextlib.contextmanager
 def name_load_faults(key: str, source: str) -> Iterator[None]:
-    """Turn what transformers says of a checkpoint that cannot be had or read into one ModelFault.
+    """Turn the exceptions of transformers for a missing or unreadable checkpoint into one ModelFault.
 
-    `key` opens the sentence, such as "model NAME"; `source` is a folder or Hub name.
+    `key` begins the sentence, such as "model NAME"; `source` is a folder or Hub name.
     """
     try:
         yield
@@ -26,14 +26,14 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
             ):
                 raise ModelFault(_describe_pickled(key, source)) from error
             raise ModelFault(
-                f"{key}: the checkpoint cannot be read ({_first_line(error)}); give a whole one in Hub "
+                f"{key}: the checkpoint cannot be read ({first_line(error).rstrip('.:')}); give a whole one in Hub "
                 "format, with config.json, model.safetensors, processor and tokenizer."
             ) from error
         if "thus cannot be loaded with `safetensors`" in str(error):
             raise ModelFault(_describe_pickled(key, source)) from error
         raise ModelFault(
             f"{key}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
-            f"({_first_line(error)}); check the name and the network, or pass a local folder in Hub format."
+            f"({first_line(error).rstrip('.:')}); check the name and the network, or pass a local folder in Hub format."
         ) from error
 
 
@@ -42,7 +42,3 @@ def _describe_pickled(key: str, source: str) -> str:
         f"{key}: it is published with pickled weights only, which are never loaded; convert it by "
         f"`python -m medcap_core.convert {source} FOLDER` and give that folder."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__

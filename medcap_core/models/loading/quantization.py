@@ -8,12 +8,12 @@ import torch
 from medcap_core.errors import ConfigFault
 from medcap_core.runtime.device import current_device
 
-# The vision tower and the bridge are a small share of the weights and the part that sees: they stay whole.
-_KEPT_WHOLE = ["vision_model", "qformer", "language_projection", "lm_head"]
+# Vision tower and bridge are a small share of the weights and decide what is seen, so they are not quantized.
+_NOT_QUANTIZED = ["vision_model", "qformer", "language_projection", "lm_head"]
 
 
 def build_quantization(quantization: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for `none`, `8bit` or `4bit`.
+    """Build the arguments of `from_pretrained` for `none`, `8bit` or `4bit`.
 
     Raises ConfigFault where this machine has no CUDA device or bitsandbytes is not installed.
     """
@@ -33,7 +33,7 @@ def build_quantization(quantization: str) -> dict[str, Any]:
     bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_8bit=quantization == "8bit",
         load_in_4bit=quantization == "4bit",
-        llm_int8_skip_modules=_KEPT_WHOLE,
+        llm_int8_skip_modules=_NOT_QUANTIZED,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,

@@ -1,4 +1,4 @@
-"""Weights, tokenizer and image size of a checkpoint: read whole or not at all."""
+"""Weights, tokenizer and image size of a checkpoint, which must be complete."""
 
 import re
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from medcap_core.errors import ModelFault
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a checkpoint is to be loaded.
+    """Options of loading a checkpoint.
 
     `image_size` in pixels a side and `vision_model`, a Hub name or folder of another vision tower, default to the
-    checkpoint's own; `dtype` is that of the weights; `quantization` is none, 8bit or 4bit. The others are for MedBLIP
-    in 3D: `language_model` a Hub name or folder, `patch_size` in voxels a side.
+    checkpoint's own; `dtype` is the dtype of the weights; `quantization` is none, 8bit or 4bit. The others are for
+    MedBLIP in 3D: `language_model` a Hub name or folder, `patch_size` in voxels a side.
     """
 
     image_size: int | None = None
@@ -32,16 +32,16 @@ class LoadOptions:
 
 
 def load_whole_network(network_class: Any, source: str, *, may_lack: str = r"(?!)", **options: Any) -> Any:
-    """`from_pretrained` of a transformers class from safetensors; `options` go to it.
+    """Load a transformers class from safetensors by `from_pretrained`, which gets `options`.
 
-    Raises ModelFault where the weights lack a tensor that config.json describes, or have it in another shape, unless
-    the pattern `may_lack` is found in its name: such a tensor starts at random.
+    Raises ModelFault where the weights lack a tensor of config.json or have it in another shape, unless the pattern
+    `may_lack` is found in its name: such a tensor is initialised at random.
     """
     loaded: Any = network_class.from_pretrained(
         source,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told below, with the missing ones
+        ignore_mismatched_sizes=True,  # reported below, with the missing ones
         **options,
     )
     network, report = loaded
@@ -57,7 +57,7 @@ def load_whole_network(network_class: Any, source: str, *, may_lack: str = r"(?!
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
-    """Without its file a tokenizer still loads, but knows special tokens alone and makes every word unknown."""
+    """Raise ModelFault for a tokenizer that does not fit; without its file one loads with special tokens alone."""
     num_words = len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))
     if not num_words or len(tokenizer) > vocab_size:
         raise ModelFault(
@@ -67,14 +67,14 @@ def check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
 
 
 def load_image_processor(source: str) -> Any:
-    """The image processor of a folder or Hub model."""
+    """Load the image processor of a folder or Hub model."""
     return AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
 
 
 def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
-    """Make an image processor stretch images to a square of `size` pixels, and say so to the image store.
+    """Set an image processor to stretch images to a square of `size` pixels, and return that geometry.
 
-    A centre crop, which some processors do after it, is switched off: a finding may lie at the border.
+    The centre crop of some processors is switched off, since a finding may lie at the border.
     """
     image_processor.size = {"height": size, "width": size}
     if getattr(image_processor, "do_center_crop", False):
@@ -83,7 +83,7 @@ def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
 
 
 def read_size(image_size: int | list[int] | tuple[int, ...]) -> int:
-    """Pixels a side, from a config that may give height and width."""
+    """Read the pixels a side from a config value that may be (height, width)."""
     return int(image_size if isinstance(image_size, int) else image_size[0])
 
 
@@ -97,9 +97,9 @@ def check_patches(size: int, patch_size: int, source: str) -> None:
 
 
 def resize_positions(vision_model: Any, config: Any, size: int, source: str) -> None:
-    """Interpolate the position embedding of a BLIP-like vision tower to `size` pixels a side, for good.
+    """Interpolate the position embedding of a BLIP-like vision tower to `size` pixels a side, in place.
 
-    As transformers does on the fly for BLIP, BLIP-2 and InstructBLIP; `config` is the tower's own.
+    transformers does the same in each forward pass of BLIP, BLIP-2 and InstructBLIP. `config` is the tower's.
     """
     embeddings = vision_model.embeddings
     if size == embeddings.image_size:

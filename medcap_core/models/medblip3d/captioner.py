@@ -1,18 +1,18 @@
 """MedBLIP in 3D (Chen et al., arXiv 2305.10799): reports, answers and diagnoses from volumes.
 
-Where the paper and its published code (github.com/Qybc/MedBLIP) differ, or we depart from both:
+Departures from the paper and its published code (github.com/Qybc/MedBLIP):
 
-- The code's language model reads the report, then the question, then the image, then the answer, so that an answer can
-  be read off the report. Ours has a row for the report and a row for each question, each with the image between prompt
-  and answer: an answer comes from the volume, and a report can be written.
-- The paper's answers are the diagnosis; ours are those of any question that the data have.
-- The prompt's own words count in the loss of a decoder-only language model, as in the code. They stand before the
-  image, so that with a frozen language model they add a constant.
-- The code starts the 3D patch embedding at random; see `medblip3d_inflation`. Its Q-Former starts from BERT's
-  weights, ours at random.
-- The code reads a text at its first word; see `MedBlip3dNetwork.read_texts`.
-- Texts that read the same are not each other's negatives; see `compute_contrastive_loss`.
-- The code gives both 2D blocks and language model to the GPU in float16; here `precision` and `weights_dtype` say so.
+- The code's language model reads report, question, image and answer in one sequence, so an answer can be copied from
+  the report. Here the report and each question have a row of their own, with the image between prompt and answer: an
+  answer depends on the volume, and reports can be generated.
+- The paper's only question is the diagnosis; here all questions of the data are answered.
+- As in the code, the prompt's tokens have a loss in a decoder-only language model. They precede the image, so with a
+  frozen language model they add a constant.
+- The code initialises the 3D patch embedding at random; see `inflation`. Its Q-Former starts from BERT's weights, ours
+  at random.
+- The code represents a text by its first token; see `MedBlip3dNetwork.encode_texts`.
+- Equal texts are not negatives of each other; see `compute_contrastive_loss`.
+- The code holds 2D blocks and language model in float16; here `precision` and `weights_dtype` decide.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|
 _MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo|c_fc"
 
 
-def word_question(question: str) -> str:
-    """What the language model reads before the image."""
+def format_question(question: str) -> str:
+    """Format the prompt of the language model, which precedes the image."""
     return f"Question: {question} Answer:"
 
 
@@ -56,7 +56,7 @@ def _in_language_model(*names: str) -> str:
 
 
 class TextProcessor:
-    """The tokenizer, which Q-Former and language model share; volumes need no processor but their geometry."""
+    """The tokenizer, shared by Q-Former and language model; volumes are processed by their geometry alone."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -67,7 +67,7 @@ class TextProcessor:
 
 
 class MedBlip3dCaptioner(Captioner):
-    """A `MedBlip3dNetwork` and its tokenizer. A config's prompt stands before the image of a report."""
+    """A `MedBlip3dNetwork` and its tokenizer. A config's prompt precedes the image of a report."""
 
     family = "medblip3d"
     cross_attention = "bridge"
@@ -109,7 +109,7 @@ class MedBlip3dCaptioner(Captioner):
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
-        """See `Captioner.load`; `source` is a folder this class has saved, or `medblip3d`: composed from parts."""
+        """Load a folder saved by this class, or compose `medblip3d` from its parts; see `Captioner.load`."""
         if options.quantization != "none":
             raise ModelFault(f"model {source}: quantization is for BLIP-2 and InstructBLIP; remove it.")
         if source == cls.family:
@@ -123,19 +123,19 @@ class MedBlip3dCaptioner(Captioner):
 
     @classmethod
     def read_geometry(cls, source: str, image_size: int | None) -> VolumeGeometry:  # type: ignore[override]
-        """See `Captioner.read_geometry`."""
+        """Read the cube that a checkpoint takes, see `Captioner.read_geometry`."""
         if source == cls.family:
             return VolumeGeometry(image_size or MedBlip3dConfig().volume_size)
         return VolumeGeometry(int(MedBlip3dConfig.from_pretrained(source).volume_size))
 
     @property
     def encoder(self) -> nn.Module:
-        """3D patch embedding and the 2D blocks after it; the layer norm belongs to the bridge."""
+        """The 3D patch embedding and the 2D blocks; the layer norm after them belongs to the bridge."""
         encoder: nn.Module = self.network.encoder
         return encoder
 
     def train(self, mode: bool = True) -> Self:
-        """As ever, but for the 2D blocks and the language model, which drop nothing out where they are frozen."""
+        """Set the mode; frozen 2D blocks and a frozen language model stay in eval mode, without dropout."""
         super().train(mode)
         for part in (self.network.encoder.blocks, self.network.language_model):
             if not any(parameter.requires_grad for parameter in part.parameters()):
@@ -143,16 +143,16 @@ class MedBlip3dCaptioner(Captioner):
         return self
 
     def set_prompt(self, prompt: str) -> None:
-        """See `Captioner.set_prompt`."""
+        """Set the prompt of reports, see `Captioner.set_prompt`."""
         self.prompt = prompt
-        self.report_prompt = self._split_words(prompt.strip() or REPORT_PROMPT)
+        self.report_prompt = self._tokenize_text(prompt.strip() or REPORT_PROMPT)
 
     def check(self, config: TrialConfig) -> None:
-        """See `Captioner.check`; takes note of the config's contrastive weight."""
+        """Check the config, see `Captioner.check`; also sets `contrastive_weight`."""
         self.contrastive_weight = config.contrastive_weight
         if config.augment:
             raise ModelFault("augment turns and brightens images in their plane; remove it for a model of volumes.")
-        num_positions = None  # T5's positions are relative and know no end
+        num_positions = None  # T5's positions are relative, without a limit
         if not self.is_encoder_decoder:
             num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
         check_caption_lengths(config, len(self.report_prompt), num_positions, beside_image=True)
@@ -167,7 +167,7 @@ class MedBlip3dCaptioner(Captioner):
 
     @property
     def end_id(self) -> int:
-        """What ends a text."""
+        """The token that ends a text."""
         return int(self.text_config.eos_token_id)
 
     @property
@@ -177,19 +177,19 @@ class MedBlip3dCaptioner(Captioner):
 
     @property
     def start_id(self) -> int | None:
-        """What an encoder-decoder's captions begin with."""
+        """The first decoder token of an encoder-decoder; None for a decoder-only language model."""
         return int(self.text_config.decoder_start_token_id) if self.is_encoder_decoder else None
 
-    def _split_words(self, text: str) -> Ids:
+    def _tokenize_text(self, text: str) -> Ids:
         ids: Ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
     def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
-        # A space before it, as a tokenizer of the GPT-2 kind has it in running text.
-        return Row(prompt, [*self._split_words(f" {answer}")[: config.max_caption_tokens - 1], self.end_id])
+        # With a leading space, as in running text for tokenizers like GPT-2's.
+        return Row(prompt, [*self._tokenize_text(f" {answer}")[: config.max_caption_tokens - 1], self.end_id])
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """See `Captioner.tokenize`: of reports; their first token stands for prompt and image."""
+        """Tokenize reports, see `Captioner.tokenize`; their first token stands for prompt and image."""
         assert config.prompt == self.prompt, "set_prompt comes before tokenize"
         begin = self.end_id if self.start_id is None else self.start_id
         ids = [
@@ -199,21 +199,21 @@ class MedBlip3dCaptioner(Captioner):
         return TokenizedCaptions(ids, 1, self._pad_id)
 
     def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> MedBlip3dTexts:
-        """See `Captioner.tokenize_records`: reports, and questions with answers where records have them."""
+        """Tokenize reports, and the questions with answers of scan records; see `Captioner.tokenize_records`."""
         longest = config.max_caption_tokens
         scans = []
         for record in records:
             questions = record.questions if isinstance(record, ScanRecord) else ()
-            asked = word_question(questions[0].text if questions else DIAGNOSIS_QUESTION)
+            asked = format_question(questions[0].text if questions else DIAGNOSIS_QUESTION)
             answered = f"{asked} {questions[0].answer}" if questions else asked
             scans.append(
                 ScanTexts(
-                    report_ids=self._split_words(record.caption)[:longest],
-                    answer_ids=self._split_words(answered)[:longest],
-                    question_length=len(self._split_words(asked)),
+                    report_ids=self._tokenize_text(record.caption)[:longest],
+                    answer_ids=self._tokenize_text(answered)[:longest],
+                    question_length=len(self._tokenize_text(asked)),
                     report=self._build_row(self.report_prompt, record.caption, config),
                     questions=tuple(
-                        self._build_row(self._split_words(word_question(question.text)), question.answer, config)
+                        self._build_row(self._tokenize_text(format_question(question.text)), question.answer, config)
                         for question in questions
                     ),
                 )
@@ -222,9 +222,9 @@ class MedBlip3dCaptioner(Captioner):
         return MedBlip3dTexts(scans, self.num_queries, self._pad_id, self.start_id)
 
     def _check_lengths(self, records: Sequence[Record], scans: Sequence[ScanTexts]) -> None:
-        """Raise ModelFault for a text that the language model has no positions for."""
+        """Raise ModelFault for a text longer than the language model's positions."""
         if self.is_encoder_decoder:
-            return  # T5's positions are relative and know no end
+            return  # T5's positions are relative, without a limit
         longest = int(self.text_config.max_position_embeddings)
         for record, scan in zip(records, scans, strict=True):
             for row in (scan.report, *scan.questions):
@@ -239,46 +239,46 @@ class MedBlip3dCaptioner(Captioner):
     # Training
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
-        """The language model's summed token loss, and both contrastive losses times the number of tokens: () float32.
+        """Compute the summed token loss plus both contrastive losses times the number of tokens: () float32.
 
-        So a mean over tokens is the mean of the one plus `contrastive_weight` times the others, which compare the scans
-        of a micro-batch. `label_smoothing` is for words; see `MedBlip3dTexts.batch` for `texts`.
+        Divided by the tokens, this is the mean token loss plus `contrastive_weight` times the contrastive losses, which
+        compare the scans of a micro-batch. `label_smoothing` applies to tokens; `texts` is of `MedBlip3dTexts.batch`.
         """
-        report_ids, report_mask, answer_ids, answer_mask, telling, *rows = texts
+        report_ids, report_mask, answer_ids, answer_mask, pooling_mask, *rows = texts
         ids, mask, starts, scan_of_row, labels, *decoder_ids = rows
         hidden_states = images if encoded else self.encode_images(images)
-        found = self.network.query_scans(hidden_states)
-        queries = self.network.place_queries(found)
-        contrast = torch.zeros((), device=found.device)
-        for text_ids, text_mask, text_telling, projection in (
+        query_outputs = self.network.query_scans(hidden_states)
+        queries = self.network.project_queries(query_outputs)
+        contrast = torch.zeros((), device=query_outputs.device)
+        for text_ids, text_mask, text_pooling, projection in (
             (report_ids, report_mask, report_mask, self.network.report_projection),
-            (answer_ids, answer_mask, telling, self.network.answer_projection),
+            (answer_ids, answer_mask, pooling_mask, self.network.answer_projection),
         ):
-            placed = self.network.place_texts(text_ids, text_mask, text_telling, projection)
+            projected = self.network.project_texts(text_ids, text_mask, text_pooling, projection)
             same_text = (text_ids[:, None] == text_ids[None]).all(-1)
-            contrast = contrast + compute_contrastive_loss(queries, placed, same_text, self.network.temperature)
+            contrast = contrast + compute_contrastive_loss(queries, projected, same_text, self.network.temperature)
 
-        embedded = self._embed_rows(found, ids, starts, scan_of_row)
+        embedded = self._embed_rows(query_outputs, ids, starts, scan_of_row)
         logits = self._run_language_model(embedded, mask, decoder_ids[0] if decoder_ids else None)
         if not self.is_encoder_decoder:
             logits, labels = logits[:, :-1], labels[:, 1:]
-        word_loss = nn.functional.cross_entropy(
+        token_loss = nn.functional.cross_entropy(
             logits.flatten(0, 1).float(),
             labels.flatten(),
             ignore_index=IGNORED_LABEL,
             label_smoothing=label_smoothing,
             reduction="sum",
         )
-        return word_loss + self.contrastive_weight * contrast * (labels != IGNORED_LABEL).sum()
+        return token_loss + self.contrastive_weight * contrast * (labels != IGNORED_LABEL).sum()
 
-    def _embed_rows(self, found: Tensor, ids: Tensor, starts: Tensor, scan_of_row: Tensor) -> Tensor:
-        """Words (R, T) with the findings (B, Q, H) of each row's scan in their places: (R, T, width of the LM)."""
-        words = self.network.get_input_embeddings()(ids)
-        images = self.network.language_projection(found).to(words.dtype)[scan_of_row]
+    def _embed_rows(self, query_outputs: Tensor, ids: Tensor, starts: Tensor, scan_of_row: Tensor) -> Tensor:
+        """Embed ids (R, T), with the query outputs (B, Q, H) of each row's scan inserted: (R, T, width of the LM)."""
+        tokens = self.network.get_input_embeddings()(ids)
+        images = self.network.language_projection(query_outputs).to(tokens.dtype)[scan_of_row]
         offset = torch.arange(ids.shape[1], device=ids.device) - starts[:, None]  # (R, T)
-        placed = images.gather(1, offset.clamp(0, self.num_queries - 1)[..., None].expand(-1, -1, words.shape[-1]))
+        shifted = images.gather(1, offset.clamp(0, self.num_queries - 1)[..., None].expand(-1, -1, tokens.shape[-1]))
         is_image = (offset >= 0) & (offset < self.num_queries)
-        return torch.where(is_image[..., None], placed, words)
+        return torch.where(is_image[..., None], shifted, tokens)
 
     def _run_language_model(self, embedded: Tensor, mask: Tensor, decoder_ids: Tensor | None) -> Tensor:
         inputs = {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
@@ -287,27 +287,27 @@ class MedBlip3dCaptioner(Captioner):
         ).logits
         return logits
 
-    # From volumes to words
+    # From volumes to texts
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """See `Captioner.encode_images`; `pixels` is uint8 (B, 1, S, S, S)."""
+        """Encode uint8 volumes (B, 1, S, S, S), see `Captioner.encode_images`."""
         hidden_states: Tensor = self.network.encoder(self.scale_pixels(pixels))
         return hidden_states
 
-    def embed_prompt(self, found: Tensor, prompt: Ids) -> Tensor:
-        """A prompt and the image after it: (B, Q, H) -> (B, P + Q, width of the LM)."""
-        ids = torch.tensor([prompt], device=found.device).expand(len(found), -1)
-        words = self.network.get_input_embeddings()(ids)
-        return torch.cat([words, self.network.language_projection(found).to(words.dtype)], dim=1)
+    def embed_prompt(self, query_outputs: Tensor, prompt: Ids) -> Tensor:
+        """Embed a prompt followed by the query outputs: (B, Q, H) -> (B, P + Q, width of the LM)."""
+        ids = torch.tensor([prompt], device=query_outputs.device).expand(len(query_outputs), -1)
+        tokens = self.network.get_input_embeddings()(ids)
+        return torch.cat([tokens, self.network.language_projection(query_outputs).to(tokens.dtype)], dim=1)
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """See `Captioner.compute_logits`: of reports, whose first token stands for prompt and image."""
+        """Compute the logits of reports, whose first token stands for prompt and image."""
         embedded = self.embed_prompt(self.network.query_scans(encoder_hidden_states), self.report_prompt)
         if self.is_encoder_decoder:
             mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
             return self._run_language_model(embedded, mask, input_ids)
-        words = self.network.get_input_embeddings()(input_ids[:, 1:])
-        embedded = torch.cat([embedded, words], dim=1)
+        tokens = self.network.get_input_embeddings()(input_ids[:, 1:])
+        embedded = torch.cat([embedded, tokens], dim=1)
         mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
         return self._run_language_model(embedded, mask, None)[:, -input_ids.shape[1] :]
 
@@ -321,40 +321,37 @@ class MedBlip3dCaptioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """See `Captioner.set_generation_defaults`; they are those of the language model."""
+        """Set the defaults of the language model, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """See `Captioner.generate`: a report for each scan."""
+        """Generate a report for each scan, see `Captioner.generate`."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
-        return self._write(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
+        return self._generate_texts(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
-        """The answer to one question on each scan, by beam search as `config` says."""
-        found = self.network.query_scans(encoder_hidden_states)
+        """Generate the answer to one question on each scan by beam search with the settings of `config`."""
+        query_outputs = self.network.query_scans(encoder_hidden_states)
         answers = [""] * len(questions)
         for question in dict.fromkeys(questions):  # equal prompts need no padding
             rows = [row for row, asked in enumerate(questions) if asked == question]
-            prompt = self._split_words(word_question(question))
-            for row, text in zip(rows, self._write(found[rows], prompt, config), strict=True):
+            prompt = self._tokenize_text(format_question(question))
+            for row, text in zip(rows, self._generate_texts(query_outputs[rows], prompt, config), strict=True):
                 answers[row] = text
         return answers
 
-    def word_question(self, question: str) -> str:
-        """See `Captioner.word_question`."""
-        return word_question(question)
+    def format_question(self, question: str) -> str:
+        """See `Captioner.format_question`."""
+        return format_question(question)
 
-    def _write(self, found: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
-        generated = self.write_ids(found, prompt, config)
+    def _generate_texts(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
+        generated = self.write_ids(query_outputs, prompt, config)
         texts = self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
         return [fold_white_space(text) for text in texts]
 
-    def write_ids(self, found: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
-        """The ids (B, T) of answers to one prompt by beam search, padded after their end token.
-
-        `found` is what the queries found (B, Q, H).
-        """
-        embedded = self.embed_prompt(found, prompt)
+    def write_ids(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
+        """Generate ids (B, T) after one prompt by beam search from query outputs (B, Q, H), padded after the end."""
+        embedded = self.embed_prompt(query_outputs, prompt)
         generated: Tensor = self.network.language_model.generate(
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.int64),
@@ -363,18 +360,18 @@ class MedBlip3dCaptioner(Captioner):
         return generated if self.start_id is None else generated[:, 1:]
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
-        """How near each scan lies to a question with each of its possible answers: (B, number of answers).
+        """Compute the similarity of each scan to a question with each of its possible answers: (B, number of answers).
 
-        The similarity that the contrastive loss is taught, the maximum over the queries.
+        This is the similarity of the contrastive loss, the maximum over the queries.
         """
-        queries = self.network.place_queries(self.network.query_scans(encoder_hidden_states))
-        texts = [self._split_words(f"{word_question(question)} {answer}") for answer in answers]
+        queries = self.network.project_queries(self.network.query_scans(encoder_hidden_states))
+        texts = [self._tokenize_text(f"{format_question(question)} {answer}") for answer in answers]
         padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self.start_id)
         ids, mask = (tensor.to(queries.device) for tensor in padded.pad(texts))
-        telling = mask.clone()
-        telling[:, : len(self._split_words(word_question(question)))] = 0
-        placed = self.network.place_texts(ids, mask, telling, self.network.answer_projection)
-        return compute_similarity(queries, placed)
+        pooling_mask = mask.clone()
+        pooling_mask[:, : len(self._tokenize_text(format_question(question)))] = 0
+        projected = self.network.project_texts(ids, mask, pooling_mask, self.network.answer_projection)
+        return compute_similarity(queries, projected)
 
     # Attention
 
@@ -395,7 +392,7 @@ class MedBlip3dCaptioner(Captioner):
 
 
 def _refuse_other_parts(source: str, options: LoadOptions) -> None:
-    """Raise ModelFault where a saved model is to be made of other parts or sizes than it has."""
+    """Raise ModelFault where `options` asks for other parts or sizes than the saved model has."""
     config = MedBlip3dConfig.from_pretrained(source)
     faults = [
         f"model {source} has its own {name}; remove {name}, which is for model medblip3d."

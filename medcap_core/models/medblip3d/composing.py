@@ -1,8 +1,9 @@
-"""MedBLIP in 3D put together from a 2D encoder and a language model by name."""
+"""Composition of MedBLIP in 3D from a named 2D encoder and a named language model."""
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Blip2QFormerConfig
 
 from medcap_core.errors import ModelFault
@@ -12,20 +13,20 @@ from medcap_core.models.medblip3d.inflation import inflate_embeddings
 from medcap_core.models.medblip3d.network import VISION_TOWERS, MedBlip3dConfig, MedBlip3dNetwork, find_blocks
 
 _WHOLE_MODELS = {"blip": "blip_vision_model", "blip-2": "blip_2_vision_model"}
-"""Captioners whose vision tower may be taken, as `vision_model.` of their weights."""
+"""Captioners whose vision tower can be used, by the prefix `vision_model.` of their weights."""
 _NEW_WEIGHTS_SEED = 20230518
-"""New weights are the same in every trial and process: they are the base model."""
+"""Fixed, so that the new weights, part of the base model, are the same in every trial and process."""
 _MOST_QFORMER_LAYERS = 12
 _LARGEST_QFORMER_WIDTH = 768
 _HEAD_WIDTH = 64
 _INITIALIZER_RANGE = 0.02
-"""Of a BERT of the largest width."""
+"""Of BERT at the largest width."""
 
 
 def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
-    """A network with the pre-trained parts that `options` names, new in between, and its tokenizer.
+    """Compose a network of the pre-trained parts in `options` and new weights between them; also its tokenizer.
 
-    Raises ModelFault where they cannot be joined.
+    Raises ModelFault where the parts do not fit.
     """
     assert options.vision_model is not None and options.language_model is not None
     with name_load_faults(f"vision_model {options.vision_model}", options.vision_model):
@@ -53,26 +54,19 @@ def compose_network(options: LoadOptions) -> tuple[MedBlip3dNetwork, Any]:
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = MedBlip3dNetwork(config, vision_tower, language_model)
         inflate_embeddings(network, vision_tower, pixels.image_mean, pixels.image_std)
-        _speak_as_loud_as_words(network)
+        # Image tokens start with the standard deviation of token embeddings: larger ones would outweigh positions and
+        # text tokens in a language model that was not trained on them.
+        spread = float(network.language_model.get_input_embeddings().weight.detach().float().std())
+        projection = network.language_projection
+        nn.init.normal_(projection.weight, std=spread / projection.in_features**0.5)
     return network, tokenizer
 
 
-@torch.no_grad()
-def _speak_as_loud_as_words(network: MedBlip3dNetwork) -> None:
-    """Start the projection to the language model so that the image's tokens have the spread of word embeddings.
-
-    Louder tokens drown their positions and the words beside them in a model that never saw such.
-    """
-    spread = float(network.language_model.get_input_embeddings().weight.float().std())
-    width = network.language_projection.in_features
-    network.language_projection.weight.normal_(std=spread / width**0.5)
-
-
 def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int | None) -> dict[str, Any]:
-    """A BERT-base Q-Former as in the paper, or one as narrow and shallow as a small encoder is.
+    """Build the config of a BERT-base Q-Former as in the paper, narrower and shallower for a small encoder.
 
-    Its new weights have BERT's spread at BERT's width, and a wider one where it is narrower, so that what a layer gives
-    stays as loud: at a width of 128 one with BERT's own spread learns nothing for hundreds of steps.
+    The spread of the new weights is BERT's at BERT's width and grows as the width shrinks, which keeps the scale of a
+    layer's output: at a width of 128, BERT's own spread learns nothing for hundreds of steps.
     """
     width = min(_LARGEST_QFORMER_WIDTH, vision_tower.config.hidden_size)
     config = Blip2QFormerConfig(
@@ -81,7 +75,7 @@ def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int
         num_hidden_layers=num_layers or min(_MOST_QFORMER_LAYERS, len(find_blocks(vision_tower))),
         num_attention_heads=max(1, width // _HEAD_WIDTH),
         intermediate_size=4 * width,
-        hidden_dropout_prob=0.0,  # BERT's 0.1 suits its own weights; new ones learn far later with it
+        hidden_dropout_prob=0.0,  # BERT's 0.1 suits its trained weights; new ones learn far more slowly with it
         attention_probs_dropout_prob=0.0,
         initializer_range=_INITIALIZER_RANGE * (_LARGEST_QFORMER_WIDTH / width) ** 0.5,
         encoder_hidden_size=vision_tower.config.hidden_size,
@@ -93,7 +87,7 @@ def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int
 
 
 def load_vision_tower(source: str, dtype: torch.dtype) -> Any:
-    """The 2D encoder of a BLIP, a BLIP-2 or a ViT, in a folder or on the Hub. Raises ModelFault for others."""
+    """Load the 2D encoder of a BLIP, a BLIP-2 or a ViT from a folder or the Hub. Raises ModelFault for others."""
     config = AutoConfig.from_pretrained(source)
     model_type = _WHOLE_MODELS.get(config.model_type, config.model_type)
     if model_type not in VISION_TOWERS:
@@ -110,7 +104,7 @@ def load_vision_tower(source: str, dtype: torch.dtype) -> Any:
 
 
 def load_tokenizer(source: str) -> Any:
-    """A language model's tokenizer. Raises ModelFault where a package that it needs is not installed."""
+    """Load a language model's tokenizer. Raises ModelFault where a package it needs is not installed."""
     try:
         return AutoTokenizer.from_pretrained(source)
     except ImportError as error:
@@ -121,7 +115,7 @@ def load_tokenizer(source: str) -> Any:
 
 
 def load_language_model(source: str, dtype: torch.dtype) -> Any:
-    """A decoder-only or encoder-decoder language model, in a folder or on the Hub. Raises ModelFault for others."""
+    """Load a decoder-only or encoder-decoder language model from a folder or the Hub. Raises ModelFault for others."""
     config = AutoConfig.from_pretrained(source)
     model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if config.model_type in _WHOLE_MODELS or type(config) not in model_class._model_mapping:

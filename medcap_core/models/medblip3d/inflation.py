@@ -1,8 +1,8 @@
-"""The 3D patch embedding of MedBLIP started from that of a 2D encoder.
+"""Initialisation of MedBLIP's 3D patch and position embeddings from those of a 2D encoder.
 
-Departs from the published code, which starts it at random. Two things then reach frozen blocks and queries from the
-first step: patches as bright as those that the blocks were trained on, and where each patch lies. Positions as faint as
-usual beside them (0.02) are found out only slowly, and everything in a head is found by its place.
+The published code initialises them at random. Inflated ones match, from the first step, the scale of the patches that
+the frozen blocks were trained on. Random positions of the usual scale (0.02) are weak beside them and learnt slowly,
+though findings in a head depend on location.
 """
 
 import math
@@ -17,11 +17,11 @@ from medcap_core.models.medblip3d.network import MedBlip3dNetwork
 
 @torch.no_grad()
 def inflate_embeddings(network: MedBlip3dNetwork, vision_tower: Any, mean: list[float], std: list[float]) -> None:
-    """Set patch embedding and positions of `network` by those of `vision_tower`.
+    """Set patch and position embeddings of `network` from those of `vision_tower`.
 
-    The patch embedding sees a slab that is the same in all slices as the 2D one sees its slice in gray, normalised by
-    `mean` and `std` (of pixels from 0 to 1, one each for red, green and blue). A patch's position is that of its place
-    in the plane, to which a new one for its height is added, as loud as those of the plane are. Draws random numbers.
+    On a volume of identical slices the 3D patch embedding equals the 2D one on a gray slice, normalised by `mean` and
+    `std` (per RGB channel, of pixels in [0, 1]). A patch's position is its 2D position in the plane plus a random one
+    for its height, of the same standard deviation. Draws from the global generator.
     """
     encoder, config = network.encoder, network.config
     embeddings = vision_tower.embeddings
@@ -29,7 +29,7 @@ def inflate_embeddings(network: MedBlip3dNetwork, vision_tower: Any, mean: list[
     weight, bias = _fold_normalisation(convolution, torch.tensor(mean), torch.tensor(std))
     patch = config.patch_size
     flat = interpolate(weight, size=(patch, patch), mode="bilinear", antialias=True)
-    flat *= weight[0, 0].numel() / patch**2  # the response to a constant patch stays
+    flat *= weight[0, 0].numel() / patch**2  # keeps the response to a constant patch
     encoder.patch_embedding.weight.copy_(flat[..., None].expand(-1, -1, -1, -1, patch) / patch)
     assert encoder.patch_embedding.bias is not None
     encoder.patch_embedding.bias.copy_(bias)
@@ -45,7 +45,7 @@ def inflate_embeddings(network: MedBlip3dNetwork, vision_tower: Any, mean: list[
 
 
 def _fold_normalisation(convolution: Any, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (D, 1, p, p) and bias (D) that make of gray pixels what the convolution makes of normalised RGB ones."""
+    """Compute weight (D, 1, p, p) and bias (D) that act on gray pixels as the convolution on normalised RGB."""
     weight = convolution.weight.float() / std.view(1, 3, 1, 1)
     bias = -(weight * mean.view(1, 3, 1, 1)).sum((1, 2, 3))
     if convolution.bias is not None:

@@ -1,7 +1,7 @@
 """The network of MedBLIP in 3D (Chen et al., arXiv 2305.10799), composed from transformers' parts.
 
-A volume is cut into cubes by one 3D convolution; the blocks of a pre-trained 2D encoder read the cubes as they would
-read patches; learned queries look at them in a Q-Former; a language model reads what the queries found.
+One 3D convolution embeds the cubic patches of a volume; the blocks of a pre-trained 2D encoder transform them; learned
+queries attend to the result in a Q-Former; a language model reads the projected query outputs.
 
 Shape letters: B scans, S voxels a side, P voxels a side of a patch, N tokens of a scan (a class token, then (S / P)^3
 patches, x slowest), D encoder width, Q queries, H width of the Q-Former, C width of the contrastive space, T tokens of
@@ -36,16 +36,15 @@ LOWEST_TEMPERATURE = 1e-3
 
 
 def compute_similarity(queries: Tensor, texts: Tensor) -> Tensor:
-    """Of each scan to each text, that of the query which likes the text best: (B, Q, C), (B', C) -> (B, B')."""
+    """Compute the similarity of each scan to each text, maximal over its queries: (B, Q, C), (B', C) -> (B, B')."""
     return torch.einsum("iqc,jc->ijq", queries, texts).amax(-1)
 
 
 def compute_contrastive_loss(queries: Tensor, texts: Tensor, same_text: Tensor, temperature: Tensor) -> Tensor:
-    """Mean cross-entropy of scan to text and text to scan: () float32.
+    """Compute the mean cross-entropy of scan to text and text to scan: () float32.
 
-    `queries` (B, Q, C) and `texts` (B, C) are unit vectors; `same_text` is bool (B, B). Texts that read the same share
-    the target. The published code calls them each other's negatives, though with three diagnoses any batch of four
-    answers has such a pair, and no model can tell equal words apart.
+    `queries` (B, Q, C) and `texts` (B, C) are unit vectors; `same_text` is bool (B, B). Equal texts share the target;
+    in the published code they are negatives of each other, though three diagnoses repeat in any four answers.
     """
     logits = compute_similarity(queries, texts) / temperature.clamp(min=LOWEST_TEMPERATURE)
     shared = same_text.float()
@@ -63,11 +62,11 @@ VISION_TOWERS: dict[str, tuple[type[PretrainedConfig], Any]] = {
     "blip_2_vision_model": (Blip2VisionConfig, Blip2VisionModel),
     "vit": (ViTConfig, ViTModel),
 }
-"""`model_type` of a 2D encoder -> its config and model: whose blocks may read a volume's patches."""
+"""`model_type` of a supported 2D encoder -> its config class and model class."""
 
 
 class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """What a checkpoint's config.json holds; `vision_config` is that of the 2D encoder whose blocks are used."""
+    """The config.json of a checkpoint; `vision_config` is that of the 2D encoder whose blocks are used."""
 
     model_type = MODEL_TYPE
 
@@ -93,16 +92,16 @@ class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def num_patches(self) -> int:
-        """Patches of a volume."""
+        """Number of patches of a volume."""
         return (self.volume_size // self.patch_size) ** 3
 
     def build_vision_config(self) -> Any:
-        """The 2D encoder's config as its own class."""
+        """Build the 2D encoder's config of its own class."""
         config_class, _ = VISION_TOWERS[self.vision_config["model_type"]]
         return config_class.from_dict(self.vision_config)
 
     def build_text_config(self) -> Any:
-        """The language model's config as its own class."""
+        """Build the language model's config of its own class."""
         values = dict(self.text_config)
         return AutoConfig.for_model(values.pop("model_type"), **values)
 
@@ -120,7 +119,7 @@ class VolumeEncoder(nn.Module):
         self.blocks = find_blocks(vision_tower)
 
     def forward(self, volumes: Tensor) -> Tensor:
-        """Volumes (B, 1, S, S, S) in [0, 1] -> (B, N, D), before any last norm."""
+        """Encode volumes (B, 1, S, S, S) in [0, 1] to (B, N, D), without a final norm."""
         patches = self.patch_embedding(volumes).flatten(2).transpose(1, 2)  # (B, N - 1, D)
         classes = self.class_embedding.expand(len(volumes), -1, -1).to(patches.dtype)
         hidden_states: Tensor = torch.cat([classes, patches], dim=1) + self.position_embedding.to(patches.dtype)
@@ -130,7 +129,7 @@ class VolumeEncoder(nn.Module):
 
 
 class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Encoder, layer norm, MedQFormer, projections and language model; what is learned from them lies elsewhere."""
+    """Encoder, layer norm, MedQFormer, projections and language model; losses are in `MedBlip3dCaptioner`."""
 
     config_class = MedBlip3dConfig
     base_model_prefix = "medblip_3d"
@@ -141,7 +140,7 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
     ]  # fmt: skip
 
     def __init__(self, config: MedBlip3dConfig, vision_tower: Any = None, language_model: Any = None) -> None:
-        """`vision_tower` and `language_model` are built from the config where they are not given."""
+        """Build the network; a missing `vision_tower` or `language_model` is built from the config."""
         super().__init__(config)
         if vision_tower is None:
             vision_config = config.build_vision_config()
@@ -164,7 +163,7 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Parts that came pre-trained are marked as such by transformers and are not touched."""
+        """Initialise new weights; transformers skips the parts it marks as pre-trained."""
         if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.qformer_config["initializer_range"])
             if getattr(module, "bias", None) is not None:
@@ -174,56 +173,55 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
             nn.init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Those of the language model."""
+        """Return the input embeddings of the language model."""
         embeddings: nn.Module = self.language_model.get_input_embeddings()
         return embeddings
 
     def query_scans(self, encoder_hidden_states: Tensor) -> Tensor:
-        """What the queries found in the encoder's output (B, N, D): (B, Q, H)."""
-        found: Tensor = self.qformer(
+        """Compute the query outputs (B, Q, H) for encoder hidden states (B, N, D)."""
+        query_outputs: Tensor = self.qformer(
             query_embeds=self.query_tokens.expand(len(encoder_hidden_states), -1, -1),
             encoder_hidden_states=self.image_norm(encoder_hidden_states),
         ).last_hidden_state
-        return found
+        return query_outputs
 
-    def read_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor) -> Tensor:
-        """What the Q-Former makes of texts (B, T), which it reads without any scan: (B, H).
+    def encode_texts(self, input_ids: Tensor, mask: Tensor, pooling_mask: Tensor) -> Tensor:
+        """Encode texts (B, T) by the Q-Former, without a scan: (B, H).
 
-        `mask` is 1 at words, `telling` 1 at those over whose outputs the mean is taken: all of a report, and of a
-        question with its answer the answer's. The published code takes the output at a text's first word. That is the
-        question's, the same in all texts: only a Q-Former that has learned to read, as BERT has, can tell them apart
-        there.
+        `mask` is 1 at tokens, `pooling_mask` 1 at those whose outputs are averaged: all of a report, the answer of a
+        question. The published code takes the output at the first token, which belongs to the question and is the same
+        in all texts; its Q-Former, pre-trained as BERT, can still separate them there, a new one cannot.
         """
-        read: Tensor = self.qformer(
+        outputs: Tensor = self.qformer(
             query_embeds=self.text_embeddings(input_ids=input_ids), query_length=0, attention_mask=mask
         ).last_hidden_state
-        shares = (telling / telling.sum(1, keepdim=True)).to(read.dtype)
-        return torch.einsum("bth,bt->bh", read, shares)
+        shares = (pooling_mask / pooling_mask.sum(1, keepdim=True)).to(outputs.dtype)
+        return torch.einsum("bth,bt->bh", outputs, shares)
 
-    def place_queries(self, found: Tensor) -> Tensor:
-        """The queries' findings (B, Q, H) as unit vectors of the contrastive space, (B, Q, C) float32."""
-        return normalize(self.image_projection(found).float(), dim=-1)
+    def project_queries(self, query_outputs: Tensor) -> Tensor:
+        """Project query outputs (B, Q, H) to unit vectors of the contrastive space, (B, Q, C) float32."""
+        return normalize(self.image_projection(query_outputs).float(), dim=-1)
 
-    def place_texts(self, input_ids: Tensor, mask: Tensor, telling: Tensor, projection: nn.Module) -> Tensor:
-        """Texts (B, T) as unit vectors of the contrastive space by one of the two projections: (B, C) float32."""
-        return normalize(projection(self.read_texts(input_ids, mask, telling)).float(), dim=-1)
+    def project_texts(self, input_ids: Tensor, mask: Tensor, pooling_mask: Tensor, projection: nn.Module) -> Tensor:
+        """Project texts (B, T) to unit vectors of the contrastive space by one of two projections: (B, C) float32."""
+        return normalize(projection(self.encode_texts(input_ids, mask, pooling_mask)).float(), dim=-1)
 
 
 def build_language_model(config: Any) -> Any:
-    """A language model of this config, new: decoder-only or encoder-decoder."""
+    """Build a new decoder-only or encoder-decoder language model of this config."""
     model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     return model_class.from_config(config)
 
 
 def find_blocks(vision_tower: Any) -> nn.ModuleList:
-    """The transformer blocks of a 2D encoder."""
+    """Return the transformer blocks of a 2D encoder."""
     blocks = vision_tower.layers if hasattr(vision_tower, "layers") else vision_tower.encoder.layers
     assert isinstance(blocks, nn.ModuleList)
     return blocks
 
 
 def find_class_embedding(vision_tower: Any) -> Tensor:
-    """The class token of a 2D encoder."""
+    """Return the class token of a 2D encoder."""
     embeddings = vision_tower.embeddings
     token: Tensor = embeddings.cls_token if hasattr(embeddings, "cls_token") else embeddings.class_embedding
     return token

@@ -1,11 +1,11 @@
-"""Captions by beam search or greedily: those of transformers' `generate`, without what it spends on each word.
+"""Beam search and greedy search: the captions of transformers' `generate` at less cost for each token.
 
-What is done otherwise: an image leaves the batch as soon as its caption is settled; beams are never copied, each knows
-instead which of its image's past tokens it stems from; the prompt is read once an image. An accelerator is waited for
-only every few words, to ask which images may leave, and sees the same shapes for several words.
+An image leaves the batch as soon as its caption is final; the caches of beams are never copied, a mask marks the past
+tokens of each beam instead; the prompt is read once an image. On an accelerator the host waits only every few tokens,
+to drop final images, and shapes stay the same for several tokens.
 
 Shape letters: B images still searched, K beams, P prompt tokens, T tokens a caption, V entries of the vocabulary, S
-slots of an image: one for each token its decoder is given, the prompt's P and then K for each word.
+slots of an image: one for each token its decoder has read, P of the prompt and then K for each generated token.
 """
 
 from typing import Protocol
@@ -16,57 +16,53 @@ from torch import Tensor
 from medcap_core.config import TrialConfig
 
 _IMPOSSIBLE = -1e9
-"""What transformers takes for minus infinity where log-probabilities are added up."""
+"""Minus infinity for sums of log-probabilities, as in transformers."""
 
-_WORDS_BETWEEN_LOOKS = 8
-"""On an accelerator, which the host then waits for; on a CPU every word is followed by a look."""
-
-_IMAGES_AT_ONCE = 8
-"""On a CPU settled images leave by so many, or the last ones do: few distinct shapes, for each of which oneDNN makes
-kernels."""
+_TOKENS_BETWEEN_CHECKS = 8
+"""Tokens between checks for final captions on an accelerator, where a check makes the host wait; on a CPU 1."""
 
 _SLOTS_AT_ONCE = 32
-"""On an accelerator attention goes over a multiple of this, slots not yet in use being seen by no beam: few distinct
-shapes, and rows that its attention kernels need not pad."""
+"""On an accelerator attention covers a multiple of this, with unused slots masked: few distinct shapes, and rows that
+its attention kernels need not pad."""
 
 
 class Decoder(Protocol):
-    """A text decoder in eval mode that remembers its images, and the tokens it was given by slots."""
+    """A text decoder in eval mode with its images, and a cache of the tokens read, by slots."""
 
     def begin(self, prompt: Tensor) -> Tensor:
-        """Take the prompt (P,), the same for every image, into the first P slots; logits (B, V) of the next word."""
+        """Read the prompt (P,), the same for every image, into the first P slots; returns the next logits (B, V)."""
 
     def step(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Take a word of each beam (B, K) into the next K slots; logits (B, K, V) of the word after it.
+        """Read one token of each beam (B, K) into the next K slots; returns the next logits (B, K, V).
 
-        `visible` is bool (B, K, S): the slots that each beam stems from, its own new one among them. S is at least the
-        number of slots in use; a slot not in use is visible to none.
+        `visible` is bool (B, K, S): the slots of each beam's past tokens and of the new one. S is at least the number
+        of slots in use; an unused slot is visible to no beam.
         """
 
-    def move_images(self, places: Tensor, origins: Tensor, num_images: int) -> None:
-        """Write images `origins` over images `places`, then keep the first `num_images`."""
+    def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
+        """Copy images `origins` over images `targets`, then keep the first `num_images`."""
 
 
 @torch.no_grad()
 def search_captions(
     decoder: Decoder, prompt: Tensor, num_images: int, config: TrialConfig, *, end_id: int, pad_id: int
 ) -> Tensor:
-    """Ids (images, T) of one caption an image: the prompt (P,), its words, the end token, padding.
+    """Search one caption an image: ids (images, T) of the prompt (P,), generated tokens, end token and padding.
 
-    The settings are `config`'s; one beam is greedy search. As in transformers, a repetition penalty weighs the
-    log-probabilities of beams but the logits of greedy search, and the search of an image ends when its best beam, at
-    the length it has, is no better than the worst of K finished captions.
+    The settings are `config`'s; one beam is greedy search. As in transformers, a repetition penalty applies to the
+    log-probabilities of beams but to the logits of greedy search, and the search of an image ends when its best beam,
+    at its present length, is no better than the worst of K finished captions.
     """
     search_class = _GreedySearch if config.num_beams == 1 else _BeamSearch
     search = search_class(prompt, num_images, config, end_id, pad_id)
     search.run(decoder)
     ends = search.captions[:, len(prompt) :] == end_id
-    num_words = torch.where(ends.any(1), ends.int().argmax(1) + 1, ends.shape[1])
-    return search.captions[:, : len(prompt) + int(num_words.max())]
+    num_new = torch.where(ends.any(1), ends.int().argmax(1) + 1, ends.shape[1])
+    return search.captions[:, : len(prompt) + int(num_new.max())]
 
 
 class _Search:
-    """What is known of the images still searched, row by row; `images` says which image a row is."""
+    """The state of the search, one row for each image still searched; `images` holds the image index of each row."""
 
     def __init__(self, prompt: Tensor, num_images: int, config: TrialConfig, end_id: int, pad_id: int) -> None:
         self.prompt, self.config, self.end_id, self.pad_id = prompt, config, end_id, pad_id
@@ -79,114 +75,108 @@ class _Search:
         self.best = self.captions.clone()
         self.images = torch.arange(num_images, device=device)
         self.open = torch.ones(num_images, dtype=torch.bool, device=device)
-        # Places not yet written hold the first token again, which a repetition penalty counts only once.
+        # Tokens not yet written repeat the first token, which a repetition penalty counts only once.
         self.tokens = prompt[:1].repeat(num_images, num_beams, num_tokens)
         self.tokens[:, :, :num_given] = prompt
         self.scores = torch.full((num_images, num_beams), _IMPOSSIBLE, device=device)
-        self.scores[:, 0] = 0.0  # all beams are the same prompt: the first one stands for them
+        self.scores[:, 0] = 0.0  # all beams are the same prompt: only the first one counts
         self.finished = torch.full_like(self.scores, _IMPOSSIBLE)
         self.visible = torch.zeros(num_images, num_beams, num_slots, dtype=torch.bool, device=device)
         self.visible[:, :, :num_given] = True
         self.own_slots = torch.eye(num_beams, dtype=torch.bool, device=device)
 
     def run(self, decoder: Decoder) -> None:
-        """Search until every caption is settled; they are left in `captions`."""
-        num_beams, most_words = self.config.num_beams, self.config.max_new_tokens
+        """Search until every caption is final, and write them to `captions`."""
+        num_beams, max_new = self.config.num_beams, self.config.max_new_tokens
         logits = decoder.begin(self.prompt)[:, None].expand(-1, num_beams, -1)
         end = len(self.prompt)
-        for num_words in range(1, most_words + 1):
-            self.choose(logits.float(), num_words)
-            if num_words == most_words or (self._is_time_to_look(num_words) and not self._drop_settled(decoder)):
+        for num_new in range(1, max_new + 1):
+            self.choose(logits.float(), num_new)
+            is_check_due = self.on_cpu or num_new % _TOKENS_BETWEEN_CHECKS == 0
+            if num_new == max_new or (is_check_due and not self._drop_final(decoder)):
                 break
             start, end = end, end + num_beams
             self.visible[:, :, start:end] = self.own_slots
-            words = self.tokens[:, :, len(self.prompt) + num_words - 1]
-            logits = decoder.step(words, self.visible[:, :, : self._round_up(end)])
+            new_tokens = self.tokens[:, :, len(self.prompt) + num_new - 1]
+            logits = decoder.step(new_tokens, self.visible[:, :, : self._round_up(end)])
         self.captions[self.images] = self.best
 
-    def choose(self, logits: Tensor, num_words: int) -> None:
-        """Choose each beam's word number `num_words`, from 1, by logits (B, K, V); note what is settled."""
+    def choose(self, logits: Tensor, num_new: int) -> None:
+        """Choose each beam's new token, number `num_new` from 1, by logits (B, K, V), and update `open`."""
         raise NotImplementedError
 
-    def _weigh(self, scores: Tensor, num_words: int) -> Tensor:
-        """Scores (B, K, V) of the next word after the repetition penalty and the least number of words."""
+    def _penalise(self, scores: Tensor, num_new: int) -> Tensor:
+        """Apply the repetition penalty and the least number of tokens to the scores (B, K, V) of the next token."""
         penalty = self.config.repetition_penalty
         if penalty != 1.0:
             used = scores.gather(2, self.tokens)
             scores = scores.scatter(2, self.tokens, torch.where(used < 0, used * penalty, used / penalty))
-        if num_words <= self.config.min_new_tokens:
+        if num_new <= self.config.min_new_tokens:
             scores[:, :, self.end_id] = -torch.inf
         return scores
-
-    def _is_time_to_look(self, num_words: int) -> bool:
-        return self.on_cpu or num_words % _WORDS_BETWEEN_LOOKS == 0
 
     def _round_up(self, num_slots: int) -> int:
         return num_slots if self.on_cpu else -(-num_slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
 
-    def _drop_settled(self, decoder: Decoder) -> bool:
-        """Let settled images go, moving no more rows than leave; whether any image is left."""
+    def _drop_final(self, decoder: Decoder) -> bool:
+        """Drop images with a final caption, moving as few rows as possible; returns whether any is left."""
         num_open = int(self.open.sum())
-        num_kept = min(self._round_images(num_open), len(self.open))
-        if num_open == 0 or num_kept == len(self.open):
+        if num_open in (0, len(self.open)):
             return num_open > 0
         self.captions[self.images] = self.best
-        origins = self.open[num_kept:].nonzero().flatten() + num_kept
-        places = (~self.open[:num_kept]).nonzero().flatten()[: len(origins)]
+        targets = (~self.open[:num_open]).nonzero().flatten()
+        origins = self.open[num_open:].nonzero().flatten() + num_open
         for name in ("images", "open", "tokens", "best", "scores", "finished", "visible"):
             rows = getattr(self, name)
-            rows[places] = rows[origins]
-            setattr(self, name, rows[:num_kept])
-        decoder.move_images(places, origins, num_kept)
+            rows[targets] = rows[origins]
+            setattr(self, name, rows[:num_open])
+        decoder.move_images(targets, origins, num_open)
         return True
-
-    def _round_images(self, num_open: int) -> int:
-        return -(-num_open // _IMAGES_AT_ONCE) * _IMAGES_AT_ONCE if self.on_cpu else num_open
 
 
 class _GreedySearch(_Search):
-    """The likeliest next word, one after another."""
+    """Greedy search: the most likely next token."""
 
-    def choose(self, logits: Tensor, num_words: int) -> None:
-        """See `_Search.choose`."""
-        word = self._weigh(logits, num_words).argmax(2)
-        place = len(self.prompt) + num_words - 1
-        self.tokens[:, :, place] = word
-        self.best[:, place] = torch.where(self.open, word[:, 0], self.pad_id)
-        self.open &= word[:, 0] != self.end_id
+    def choose(self, logits: Tensor, num_new: int) -> None:
+        """Choose the most likely token, see `_Search.choose`."""
+        token = self._penalise(logits, num_new).argmax(2)
+        index = len(self.prompt) + num_new - 1
+        self.tokens[:, :, index] = token
+        self.best[:, index] = torch.where(self.open, token[:, 0], self.pad_id)
+        self.open &= token[:, 0] != self.end_id
 
 
 class _BeamSearch(_Search):
-    """The K likeliest beginnings of each caption, best first, and the scores of its K best ends."""
+    """Beam search: the K best unfinished captions of each image, best first, and the scores of its K best finished."""
 
-    def choose(self, logits: Tensor, num_words: int) -> None:
-        """See `_Search.choose`."""
+    def choose(self, logits: Tensor, num_new: int) -> None:
+        """Choose the K best continuations, see `_Search.choose`."""
         _, num_beams, vocabulary_size = logits.shape
-        log_probabilities = self._weigh(logits.log_softmax(2), num_words) + self.scores[:, :, None]
-        # Twice as many as there are beams: if half of them end, enough are left to go on.
+        log_probabilities = self._penalise(logits.log_softmax(2), num_new) + self.scores[:, :, None]
+        # Twice the number of beams, so that K unfinished candidates remain even if K end.
         scores, indices = log_probabilities.flatten(1).topk(2 * num_beams)
-        parents, words = indices // vocabulary_size, indices % vocabulary_size
-        ends = words == self.end_id
-        if num_words == self.config.max_new_tokens:
+        parents, new_tokens = indices // vocabulary_size, indices % vocabulary_size
+        ends = new_tokens == self.end_id
+        if num_new == self.config.max_new_tokens:
             ends = torch.ones_like(ends)
-        scale = num_words**self.config.length_penalty
-        self._take_finished(scores[:, :num_beams] / scale, parents, words, ends[:, :num_beams], num_words)
+        scale = num_new**self.config.length_penalty
+        self._take_finished(scores[:, :num_beams] / scale, parents, new_tokens, ends[:, :num_beams], num_new)
 
         self.scores, chosen = (scores + ends * _IMPOSSIBLE).topk(num_beams)
         parents = parents.gather(1, chosen)[:, :, None]
         self.tokens = self.tokens.gather(1, parents.expand_as(self.tokens))
-        self.tokens[:, :, len(self.prompt) + num_words - 1] = words.gather(1, chosen)
+        self.tokens[:, :, len(self.prompt) + num_new - 1] = new_tokens.gather(1, chosen)
         self.visible = self.visible.gather(1, parents.expand_as(self.visible))
         self.open &= self.scores[:, 0] / scale > self.finished[:, -1]
 
-    def _take_finished(self, scores: Tensor, parents: Tensor, words: Tensor, ends: Tensor, num_words: int) -> None:
-        """Of the K best candidates (B, K) of each open image, take those that end with this word."""
+    def _take_finished(self, scores: Tensor, parents: Tensor, new_tokens: Tensor, ends: Tensor, num_new: int) -> None:
+        """Take the captions that end with this token from the K best candidates (B, K) of each open image."""
         scores = torch.where(ends & self.open[:, None], scores, _IMPOSSIBLE)
-        best_score, place = scores.max(1, keepdim=True)
-        parent = parents.gather(1, place)[:, :, None]
+        best_score, index = scores.max(1, keepdim=True)
+        parent = parents.gather(1, index)[:, :, None]
         caption = self.tokens.gather(1, parent.expand(-1, -1, self.tokens.shape[2]))[:, 0]
-        end = len(self.prompt) + num_words
-        caption[:, end - 1 : end] = words.gather(1, place)
+        end = len(self.prompt) + num_new
+        caption[:, end - 1 : end] = new_tokens.gather(1, index)
         caption[:, end:] = self.pad_id
         self.best = torch.where(best_score > self.finished[:, :1], caption, self.best)
         self.finished = torch.cat([self.finished, scores], dim=1).topk(scores.shape[1]).values

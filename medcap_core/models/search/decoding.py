@@ -1,10 +1,10 @@
-"""Text decoders with cross-attention as `beam_search` asks them: their arithmetic without a call for each module.
+"""Text decoders with cross-attention for beam search: their arithmetic without a call for each module.
 
-A word of a few beams is so little work that calling modules, projecting query, key and value apart, casting weights and
-copying what beams remember cost more than the arithmetic. Here matrices that read the same input are one, LoRA factors
-are folded in, weights are cast once, and an image's keys and values are computed once for all its beams.
+One token of a few beams is so little work that calling modules, projecting query, key and value separately, casting
+weights and copying the caches of beams cost more than the arithmetic. Here matrices with the same input are one, LoRA
+factors are folded in, weights are cast once, and an image's keys and values are computed once for all its beams.
 
-Shape letters as in `beam_search`; Q tokens an image in a call, N encoder tokens an image, D width, H heads.
+Shape letters as in `search.beam`; Q tokens an image in a call, N encoder tokens an image, D width, H heads.
 """
 
 from abc import ABC, abstractmethod
@@ -18,57 +18,57 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 _ROOM = 128
-"""Slots an image has to begin with; twice as many whenever they are full."""
+"""Initial slots of an image, doubled whenever they are full."""
 
 
 def choose_decoding_dtype(network: Any, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products of a network under the autocast in force."""
+    """Return the dtype of a network's matrix products under the current autocast."""
     is_mixed = torch.is_autocast_enabled(device.type)
     dtype: torch.dtype = torch.get_autocast_dtype(device.type) if is_mixed else network.dtype
     return dtype
 
 
 class TextDecoder(ABC):
-    """See `beam_search.Decoder`. A family says how tokens are embedded, what its layers are and how words are foretold.
+    """A `search.beam.Decoder`; a family adds its token embedding, its layers and its output head.
 
-    Weights are taken as they are at its making.
+    Weights are copied at construction.
     """
 
     def __init__(self, layers: "Sequence[DecodingLayer]", encoder_hidden_states: Tensor, dtype: torch.dtype) -> None:
-        """`encoder_hidden_states` is (B, N, width of the encoder), not repeated for beams."""
+        """Compute keys and values of the images (B, N, width of the encoder), not repeated for beams."""
         self.layers = layers
         self.dtype = dtype
         for layer in layers:
-            layer.look_at(encoder_hidden_states)
+            layer.set_images(encoder_hidden_states)
         self.num_images = len(encoder_hidden_states)
         self.num_slots = self.num_positions = 0
 
     @abstractmethod
     def embed(self, tokens: Tensor, positions: slice) -> Tensor:
-        """Hidden states (B, Q, D) of tokens (B, Q), all at one position or each at its own."""
+        """Embed tokens (B, Q), all at one position or each at its own, to hidden states (B, Q, D)."""
 
     @abstractmethod
-    def foretell(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) of the last layer's hidden states (..., D)."""
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Compute logits (..., V) of the last layer's hidden states (..., D)."""
 
     def begin(self, prompt: Tensor) -> Tensor:
-        """See `Decoder.begin`."""
+        """Read the prompt, see `Decoder.begin`."""
         visible = torch.ones(len(prompt), len(prompt), dtype=torch.bool, device=prompt.device).tril()[None]
         hidden = self._read(prompt.expand(self.num_images, -1), len(prompt), visible)
-        return self.foretell(hidden[:, -1])
+        return self.compute_logits(hidden[:, -1])
 
     def step(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """See `Decoder.step`."""
-        return self.foretell(self._read(tokens, 1, visible))
+        """Read one token of each beam, see `Decoder.step`."""
+        return self.compute_logits(self._read(tokens, 1, visible))
 
-    def move_images(self, places: Tensor, origins: Tensor, num_images: int) -> None:
-        """See `Decoder.move_images`."""
+    def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
+        """Move and drop images, see `Decoder.move_images`."""
         self.num_images = num_images
         for layer in self.layers:
-            layer.move_images(places, origins, num_images)
+            layer.move_images(targets, origins, num_images)
 
     def _read(self, tokens: Tensor, num_positions: int, visible: Tensor) -> Tensor:
-        """Take tokens (B, Q) into the next slots; their hidden states (B, Q, D)."""
+        """Read tokens (B, Q) into the next slots and return their hidden states (B, Q, D)."""
         hidden = self.embed(tokens, slice(self.num_positions, self.num_positions + num_positions))
         mask = torch.zeros_like(visible, dtype=self.dtype).masked_fill_(~visible, -torch.inf)[:, None]
         for layer in self.layers:
@@ -79,7 +79,7 @@ class TextDecoder(ABC):
 
 
 class DecodingLayer(ABC):
-    """A layer with the keys and values of an image's tokens, `images` (2, B, H, N, D / H), and of past ones, `past`."""
+    """A layer with the keys and values of encoder tokens, `images` (2, B, H, N, D / H), and of past tokens, `past`."""
 
     images: Tensor
     past: Tensor  # (2, B, H, S or more, D / H)
@@ -94,16 +94,16 @@ class DecodingLayer(ABC):
 
     @abstractmethod
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """Hidden states (B, Q, D) -> (B, Q, D); `mask`, added to scores, is (1 or B, 1, Q, S)."""
+        """Transform hidden states (B, Q, D) to (B, Q, D); `mask` (1 or B, 1, Q, S) is added to attention scores."""
 
-    def look_at(self, encoder_hidden_states: Tensor) -> None:
-        """Compute `images` of states (B, N, width of the encoder), and make room for what is read."""
+    def set_images(self, encoder_hidden_states: Tensor) -> None:
+        """Compute `images` of states (B, N, width of the encoder), and allocate `past`."""
         self.images = self._split(self.image_key_value(encoder_hidden_states), 2).contiguous()
         _, num_images, num_heads, _, head_width = self.images.shape
         self.past = self.images.new_zeros(2, num_images, num_heads, _ROOM, head_width)
 
     def attend_to_past(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """Self-attention of states (B, Q, D), which take the slots from `first_slot` on: (B, Q, D)."""
+        """Apply self-attention to states (B, Q, D), which are written to the slots from `first_slot` on: (B, Q, D)."""
         own = self._split(self.query_key_value(hidden), 3)
         num_slots = mask.shape[3]
         while num_slots > self.past.shape[3]:
@@ -112,26 +112,26 @@ class DecodingLayer(ABC):
         return self.own_output(_attend(own[0], self.past[:, :, :, :num_slots], mask))
 
     def attend_to_images(self, hidden: Tensor) -> Tensor:
-        """Cross-attention of states (B, Q, D): (B, Q, D)."""
+        """Apply cross-attention to states (B, Q, D): (B, Q, D)."""
         (query,) = self._split(self.image_query(hidden), 1)
         return self.image_output(_attend(query, self.images, None))
 
-    def move_images(self, places: Tensor, origins: Tensor, num_images: int) -> None:
-        """See `beam_search.Decoder.move_images`."""
+    def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
+        """Move and drop images, see `Decoder.move_images`."""
         for rows in (self.images, self.past):
-            rows[:, places] = rows[:, origins]
+            rows[:, targets] = rows[:, origins]
         self.images, self.past = self.images[:, :num_images], self.past[:, :num_images]
 
     def _split(self, projected: Tensor, num_parts: int) -> Tensor:
-        """(B, Q, parts x D) -> (parts, B, H, Q, D / H)."""
+        """Split (B, Q, parts x D) into (parts, B, H, Q, D / H)."""
         num_images, num_queries, _ = projected.shape
         return projected.view(num_images, num_queries, num_parts, self.num_heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def _attend(query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled queries (B, H, Q, D / H) over keys and values (2, B, H, S, D / H) -> (B, Q, D)."""
+    """Attend with scaled queries (B, H, Q, D / H) to keys and values (2, B, H, S, D / H): (B, Q, D)."""
     key, value = key_value.unbind(0)
-    if query.device.type == "cpu":  # the fused kernel there is made for many queries and loses with a few
+    if query.device.type == "cpu":  # its fused kernel is slower with few queries
         scores = query @ key.transpose(2, 3)
         context = (scores if mask is None else scores.add_(mask)).softmax(3) @ value
     else:
@@ -140,7 +140,7 @@ def _attend(query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class FoldedLinear:
-    """Linear layers that read the same input as one, in `dtype`; the first `num_scaled` outputs times `scale`."""
+    """Linear layers with the same input, joined in `dtype`; the first `num_scaled` outputs are times `scale`."""
 
     def __init__(
         self, modules: Sequence[nn.Module], dtype: torch.dtype, *, num_scaled: int = 0, scale: float = 1.0
@@ -156,12 +156,12 @@ class FoldedLinear:
         self.weight, self.bias = weight.to(dtype), None if bias is None else bias.to(dtype)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Of inputs (..., D)."""
+        """Apply to inputs (..., D)."""
         return functional.linear(inputs, self.weight, self.bias)
 
 
 def _fold(module: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight (outputs, inputs) and bias of a linear layer, LoRA factors included."""
+    """Return weight (outputs, inputs) and bias of a linear layer, LoRA factors included."""
     weight, base = module.weight, module
     if isinstance(module, LoraLinear):
         base = module.get_base_layer()
@@ -172,12 +172,12 @@ def _fold(module: Any) -> tuple[Tensor, Tensor | None]:
 
 
 class FoldedNorm:
-    """Layer normalisation."""
+    """Layer normalisation with the weights of a module."""
 
     def __init__(self, module: nn.LayerNorm) -> None:
         self.shape, self.epsilon = module.normalized_shape, module.eps
         self.weight, self.bias = module.weight, module.bias
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Of inputs (..., D)."""
+        """Apply to inputs (..., D)."""
         return functional.layer_norm(inputs, self.shape, self.weight, self.bias, self.epsilon)

@@ -1,4 +1,4 @@
-"""ViT-GPT2: a vision transformer and a GPT-2 that cross-attends to it, as transformers' `VisionEncoderDecoderModel`."""
+"""ViT-GPT2: a vision transformer and a GPT-2 that cross-attends to it, `VisionEncoderDecoderModel` of transformers."""
 
 import copy
 import logging
@@ -40,9 +40,9 @@ from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
 log = logging.getLogger(__name__)
 
 _NEW_WEIGHTS_SEED = 0
-"""Layers that join a new vision tower to a decoder start the same in every trial: they are part of the base model."""
+"""Fixed, so that new layers between vision tower and decoder, part of the base model, are the same in every trial."""
 
-# GPT-2 holds query, key and value of an attention in one matrix, and key and value of its cross-attention in another.
+# GPT-2 has query, key and value of self-attention in one matrix, and key and value of cross-attention in another.
 _FUSED = r"decoder\.transformer\.h\.\d+\.(attn\.c_attn|crossattention\.(q_attn|c_attn))"
 _ATTENTION = r"decoder\.transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|crossattention\.(q_attn|c_attn|c_proj))"
 _ATTENTION_MLP = (
@@ -52,22 +52,22 @@ _ATTENTION_MLP = (
 
 @dataclass
 class ImageAndText:
-    """An image processor and a tokenizer, saved side by side as `AutoImageProcessor` and `AutoTokenizer` read them."""
+    """An image processor and a tokenizer, saved in one folder for `AutoImageProcessor` and `AutoTokenizer`."""
 
     image_processor: Any
     tokenizer: Any
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write both to one folder."""
+        """Write both to one folder in Hub format."""
         self.image_processor.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
 
 class ViTGpt2Captioner(Captioner):
-    """`VisionEncoderDecoderModel` with a GPT-2 decoder as transformers has it; every word attends to the patches.
+    """`VisionEncoderDecoderModel` of transformers with a GPT-2 decoder; every token attends to the patches.
 
-    Any ViT-like tower (ViT, DeiT, Swin, BEiT, DINOv2) serves as encoder. The LoRA target sets `query_key` and
-    `query_value` are the same here, as GPT-2's matrices hold query, key and value together: both adapt all three.
+    The encoder is any ViT-like tower (ViT, DeiT, Swin, BEiT, DINOv2). The LoRA target sets `query_key` and
+    `query_value` are the same, as GPT-2 has query, key and value in one matrix: both adapt all three.
     """
 
     family = "vit-gpt2"
@@ -75,7 +75,7 @@ class ViTGpt2Captioner(Captioner):
     freeze_rules = (
         (r"^encoder\.(pooler\.|embeddings\.mask_token$)", "unused"),
         (r"^encoder\.", "encoder"),
-        # Where the two differ in width; like the keys and values of BLIP's cross-attention it belongs to the reader.
+        # Present where the widths differ; part of the decoder, like the keys and values of BLIP's cross-attention.
         (r"^enc_to_dec_proj\.", "decoder"),
         (r"^decoder\.", "decoder"),
     )
@@ -85,7 +85,7 @@ class ViTGpt2Captioner(Captioner):
         LoraTargets.ATTENTION: _ATTENTION,
         LoraTargets.ATTENTION_MLP: _ATTENTION_MLP,
     }
-    # The last two are the names that earlier releases of transformers 5 used.
+    # query, key and value are the names in earlier releases of transformers 5.
     vision_lora_pattern = r"encoder\..*\.(q_proj|k_proj|v_proj|query|key|value)"
 
     def __init__(self, network: Any, processor: ImageAndText) -> None:
@@ -94,10 +94,10 @@ class ViTGpt2Captioner(Captioner):
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
-        """See `Captioner.load`.
+        """Load a ViT-GPT2, see `Captioner.load`.
 
-        `source` is a `VisionEncoderDecoderModel`, or a plain GPT-2 if `options.vision_model` names a vision tower to
-        join it to. A decoder that has cross-attention keeps it under a new tower; other joints start at random.
+        `source` is a `VisionEncoderDecoderModel`, or a plain GPT-2 if `options.vision_model` names a vision tower for
+        it. Existing cross-attention is kept under a new tower; other connecting layers are initialised at random.
         """
         if options.quantization != "none":
             raise ModelFault(f"model {source}: a ViT-GPT2 is small enough as it is; remove quantization.")
@@ -121,33 +121,33 @@ class ViTGpt2Captioner(Captioner):
         return encoder
 
     def check(self, config: TrialConfig) -> None:
-        """See `Captioner.check`."""
+        """Check the caption lengths, see `Captioner.check`."""
         num_positions = int(self.network.config.decoder.n_positions)
         check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
-    def _split_words(self, text: str) -> list[int]:
+    def _tokenize_text(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        return [self.begin_id, *self._split_words(prompt.strip())]
+        return [self.begin_id, *self._tokenize_text(prompt.strip())]
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """See `Captioner.tokenize`; a cut caption keeps its end token."""
-        num_words, prompt = config.max_caption_tokens - 2, config.prompt.strip()
+        """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token."""
+        num_tokens, prompt = config.max_caption_tokens - 2, config.prompt.strip()
         ids = [
-            np.asarray([self.begin_id, *self._split_words(f"{prompt} {caption}".strip())[:num_words], self.end_id])
+            np.asarray([self.begin_id, *self._tokenize_text(f"{prompt} {caption}".strip())[:num_tokens], self.end_id])
             for caption in captions
         ]
         return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self.pad_id)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """See `Captioner.encode_images`: the tower's own width, before any projection to the decoder's."""
+        """Encode pixels at the tower's width, before any projection; see `Captioner.encode_images`."""
         hidden_states: Tensor = self.network.encoder(pixel_values=self.scale_pixels(pixels)).last_hidden_state
         return hidden_states
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """See `Captioner.compute_logits`."""
+        """Compute next-token logits, see `Captioner.compute_logits`."""
         if hasattr(self.network, "enc_to_dec_proj"):
             encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
         logits: Tensor = self.network.decoder(
@@ -165,17 +165,17 @@ class ViTGpt2Captioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """See `Captioner.set_generation_defaults`; plain `generate(pixel_values)` of a loaded model uses them."""
+        """Set the defaults of plain `generate(pixel_values)`, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """See `Captioner.generate`; the search settings are `config`'s alone, never the checkpoint's."""
+        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         ids, num_given = self.generate_ids(encoder_hidden_states, config)
         texts = self.processor.tokenizer.batch_decode(ids[:, num_given:], skip_special_tokens=True)
         return [fold_white_space(text) for text in texts]
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """See `Captioner.generate_ids`."""
+        """Generate ids, see `Captioner.generate_ids`."""
         prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
         ids = search_captions(
             self.build_decoder(encoder_hidden_states),
@@ -188,30 +188,32 @@ class ViTGpt2Captioner(Captioner):
         return ids, len(prompt)
 
     def build_decoder(self, encoder_hidden_states: Tensor) -> Gpt2Decoder:
-        """What writes the captions of images (B, N, D), with the weights it has now."""
+        """Build the search decoder for images (B, N, D), with the present weights."""
         if hasattr(self.network, "enc_to_dec_proj"):
             encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
         return Gpt2Decoder(self.network.decoder, encoder_hidden_states)
 
     def build_recording_copy(self) -> Self:
-        """See `Captioner.build_recording_copy`: only eager attention writes its scores out."""
+        """Build a copy with eager attention, which returns its scores; see `Captioner.build_recording_copy`."""
         recorder = copy.deepcopy(self).eval().requires_grad_(True)
         recorder.network.encoder.set_attn_implementation("eager")
         recorder.network.decoder.set_attn_implementation("eager")
         return recorder
 
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """See `Captioner.record_attention`."""
+        """Record attention, see `Captioner.record_attention`."""
         with torch.no_grad():
-            seen = self.network.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
-            hidden_states = seen.last_hidden_state
+            encoded = self.network.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+            hidden_states = encoded.last_hidden_state
             if hasattr(self.network, "enc_to_dec_proj"):
                 hidden_states = self.network.enc_to_dec_proj(hidden_states)
-        told = self.network.decoder(
+        decoded = self.network.decoder(
             input_ids=input_ids, encoder_hidden_states=hidden_states, output_attentions=True, use_cache=False
         )
-        side = math.isqrt(hidden_states.shape[1])  # a few special tokens may stand before the square of patches
-        return RecordedAttention(told.cross_attentions, tuple(seen.attentions or ()), told.logits, (side, side))
+        side = math.isqrt(hidden_states.shape[1])  # special tokens may precede the square of patches
+        return RecordedAttention(
+            decoded.cross_attentions, tuple(encoded.attentions or ()), decoded.logits, (side, side)
+        )
 
 
 def _check_config(config: Any, options: LoadOptions, source: str) -> None:
@@ -229,7 +231,7 @@ def _check_config(config: Any, options: LoadOptions, source: str) -> None:
 
 
 def _load_decoder(config: Any, source: str) -> GPT2LMHeadModel:
-    """The GPT-2 of a checkpoint with cross-attention in it, new if the checkpoint has none."""
+    """Load the GPT-2 of a checkpoint with cross-attention, new if the checkpoint has none."""
     if config.model_type == "vision-encoder-decoder":
         whole = load_whole_network(VisionEncoderDecoderModel, source, dtype=torch.float32)
         decoder: GPT2LMHeadModel = whole.decoder
@@ -250,7 +252,7 @@ def _load_decoder(config: Any, source: str) -> GPT2LMHeadModel:
 
 
 def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEncoderDecoderModel:
-    """A network of this decoder and another vision tower."""
+    """Join the decoder to another vision tower."""
     encoder = AutoModel.from_pretrained(vision_model, use_safetensors=True, dtype=torch.float32)
     width = getattr(encoder.config, "hidden_size", None)
     if encoder.main_input_name != "pixel_values" or not isinstance(width, int):
@@ -278,11 +280,11 @@ def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEnc
 
 
 def _find_special_ids(network: Any, tokenizer: Any) -> tuple[int, int, int]:
-    """Begin, end and padding token, from wherever a checkpoint of some age keeps them."""
-    places = (network.generation_config, network.config, network.config.decoder, tokenizer)
+    """Find begin, end and padding token, which checkpoints keep in different files."""
+    sources = (network.generation_config, network.config, network.config.decoder, tokenizer)
 
     def find(*names: str) -> int | None:
-        found = (getattr(place, name, None) for name in names for place in places)
+        found = (getattr(source, name, None) for name in names for source in sources)
         return next((int(value) for value in found if isinstance(value, int)), None)
 
     begin, end = find("decoder_start_token_id", "bos_token_id"), find("eos_token_id")
@@ -296,7 +298,7 @@ def _find_special_ids(network: Any, tokenizer: Any) -> tuple[int, int, int]:
 
 
 def _resize_positions(network: Any, size: int, source: str) -> None:
-    """Interpolate a ViT's position embedding to `size` pixels a side, for good; ModelFault where it has none."""
+    """Interpolate a ViT's position embedding to `size` pixels a side, in place. Raises ModelFault where it has none."""
     config, embeddings = network.config.encoder, network.encoder.embeddings
     if size == read_size(config.image_size):
         return

@@ -1,4 +1,4 @@
-"""GPT-2 with cross-attention for `beam_search`; see `decoding`."""
+"""GPT-2 with cross-attention for beam search; see `search.decoding`."""
 
 from typing import Any
 
@@ -19,24 +19,24 @@ class Gpt2Decoder(TextDecoder):
     """The arithmetic of transformers' `GPT2LMHeadModel` with cross-attention."""
 
     def __init__(self, decoder: Any, encoder_hidden_states: Tensor) -> None:
-        """`encoder_hidden_states` is (B, N, D), as wide as the decoder and not repeated for beams."""
+        """Build the decoder for images (B, N, D), as wide as the decoder and not repeated for beams."""
         dtype = choose_decoding_dtype(decoder, encoder_hidden_states.device)
-        self.words, self.positions = decoder.transformer.wte.weight, decoder.transformer.wpe.weight
+        self.token_embeddings, self.positions = decoder.transformer.wte.weight, decoder.transformer.wpe.weight
         self.norm, self.head = FoldedNorm(decoder.transformer.ln_f), FoldedLinear([decoder.lm_head], dtype)
         super().__init__([_Gpt2Layer(block, dtype) for block in decoder.transformer.h], encoder_hidden_states, dtype)
 
     def embed(self, tokens: Tensor, positions: slice) -> Tensor:
-        """See `TextDecoder.embed`."""
-        positioned: Tensor = functional.embedding(tokens, self.words) + self.positions[positions]
+        """Embed tokens (B, Q), see `TextDecoder.embed`."""
+        positioned: Tensor = functional.embedding(tokens, self.token_embeddings) + self.positions[positions]
         return positioned
 
-    def foretell(self, hidden: Tensor) -> Tensor:
-        """See `TextDecoder.foretell`."""
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Compute logits, see `TextDecoder.compute_logits`."""
         return self.head(self.norm(hidden))
 
 
 class _Gpt2Layer(DecodingLayer):
-    """Normalises before each part."""
+    """A layer that normalises before each part."""
 
     def __init__(self, block: Any, dtype: torch.dtype) -> None:
         own, cross, mlp = block.attn, block.crossattention, block.mlp
@@ -50,7 +50,7 @@ class _Gpt2Layer(DecodingLayer):
         self.narrow, self.norm = FoldedLinear([mlp.c_proj], dtype), FoldedNorm(block.ln_2)
 
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """See `DecodingLayer.read`."""
+        """Transform hidden states, see `DecodingLayer.read`."""
         hidden = hidden + self.attend_to_past(self.own_norm(hidden), first_slot, mask)
         hidden = hidden + self.attend_to_images(self.image_norm(hidden))
         return hidden + self.narrow(self.activation(self.widen(self.norm(hidden))))

@@ -85,7 +85,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
     """By GPT-2's or T5's own weights: the last layer's scores of the step that predicts each token."""
     captioner, _ = model
     recorder, prompt = ask(captioner)
-    ids = torch.tensor(captioner._split_words(" the left lung"))[None].expand(3, -1)
+    ids = torch.tensor(captioner._tokenize_text(" the left lung"))[None].expand(3, -1)
     language_model = captioner.network.language_model
     is_causal = captioner.start_id is None
     last = language_model.transformer.h[-1].attn.c_attn if is_causal else language_model.decoder.block[-1].layer[1]
@@ -130,7 +130,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
 def ask(captioner: MedBlip3dCaptioner) -> tuple[MedBlip3dCaptioner, list[int]]:
     """A copy that records what is attended to after QUESTION, and the tokens of that prompt."""
     recorder = captioner.build_recording_copy()
-    recorder.set_prompt(captioner.word_question(QUESTION))
+    recorder.set_prompt(captioner.format_question(QUESTION))
     return recorder, recorder.report_prompt
 
 
@@ -172,7 +172,7 @@ def test_gradient_maps_have_the_slope_of_the_log_probability(
     captioner, _ = model
     recorder, _ = ask(captioner)
     end = captioner.end_id
-    ids = torch.tensor([[*captioner._split_words(" left lung"), end, end]])
+    ids = torch.tensor([[*captioner._tokenize_text(" left lung"), end, end]])
     input_ids = begin(captioner, ids)
     recorded = recorder.record_attention(torch.from_numpy(pixels[:1]), input_ids, with_encoder=False)
     logits = recorded.logits[0, recorded.steps].log_softmax(-1)
@@ -188,7 +188,7 @@ def test_rollout_goes_through_every_block_of_any_tower(tmp_path: Path, pixels: n
     language_model = save_tiny_gpt2(tmp_path / "lm", num_positions=200)
     for tower in ("phantom-blip", save_tiny_tower(tmp_path / "vit", "vit")):
         captioner, _ = build(language_model, tower)
-        ids = begin(captioner, torch.tensor([captioner._split_words(" left lung")]).expand(3, -1))
+        ids = begin(captioner, torch.tensor([captioner._tokenize_text(" left lung")]).expand(3, -1))
         recorder = captioner.build_recording_copy()
         images = torch.from_numpy(pixels)
         recorded = recorder.record_attention(images, ids, with_encoder=True)

@@ -117,42 +117,45 @@ def test_two_scans_of_a_subject_share_the_facts_but_no_voxels(dataset: Dataset) 
 
 def test_diagnoses_are_balanced_and_sizes_follow_them() -> None:
     records = load_brain_phantoms(num_train=480, num_validation=0, num_test=0).splits["train"]
-    groups = {
-        diagnosis: [record.truth for record in records if record.truth["diagnosis"] == diagnosis]
-        for diagnosis in Diagnosis
-    }
+    groups: dict[Diagnosis, list[Subject]] = {diagnosis: [] for diagnosis in Diagnosis}
+    for record in records:
+        assert isinstance(record.image, BrainPhantom)
+        groups[Diagnosis(record.truth["diagnosis"])].append(build_subject(record.image.subject_key))
     assert all(len(group) >= 150 for group in groups.values())
 
-    def means(fact: str) -> list[float]:
-        return [float(np.mean([truth[fact] for truth in group])) for group in groups.values()]
+    def means(size: str) -> list[float]:
+        return [float(np.mean([getattr(subject, size) for subject in group])) for group in groups.values()]
 
-    for fact in ("ventricles_ml", "age"):
-        assert means(fact) == sorted(means(fact))
-    for fact in ("left_hippocampus_ml", "right_hippocampus_ml", "cortex_ml"):
-        assert means(fact) == sorted(means(fact), reverse=True)
-    assert means("ventricles_ml")[2] > 1.8 * means("ventricles_ml")[0]
+    for size in ("ventricle_ratio", "age"):
+        assert means(size) == sorted(means(size))
+    for size in ("left_hippocampus_ratio", "right_hippocampus_ratio", "cortex_ratio"):
+        assert means(size) == sorted(means(size), reverse=True)
+    assert means("ventricle_ratio")[2] > 1.8 * means("ventricle_ratio")[0]
 
 
 @pytest.mark.parametrize("cohort", COHORTS)
-def test_masks_have_the_volumes_that_are_told(cohort: str) -> None:
+def test_masks_have_the_volumes_of_the_subject(cohort: str) -> None:
     phantom = BrainPhantom(cohort, 0, "test", 2)  # type: ignore[arg-type]
     head, subject = phantom.build_head(), build_subject(phantom.subject_key)
     cubed = subject.head_scale**3
     assert measure_ml(head, "ventricles") == pytest.approx(18 * subject.ventricle_ratio * cubed, rel=0.06)
     assert measure_ml(head, "left_hippocampus") == pytest.approx(7 * subject.left_hippocampus_ratio * cubed, rel=0.1)
     assert measure_ml(head, "right_hippocampus") == pytest.approx(7 * subject.right_hippocampus_ratio * cubed, rel=0.1)
-    assert measure_ml(head, "cortex") == pytest.approx(head.cortex_ml, rel=0.04)
+    # Between its two surfaces, the folds taken as even and the midline as closed.
+    outer, inner = (4 / 3 * np.pi / 1000 * np.prod(axes) * cubed for axes in head.cerebrum_axes)
+    assert measure_ml(head, "cortex") == pytest.approx(outer - inner, rel=0.04)
 
 
 def test_the_truth_of_a_record_is_the_subjects(dataset: Dataset) -> None:
     record = dataset.splits["train"][4]
     assert isinstance(record.image, BrainPhantom)
     subject = build_subject(record.image.subject_key)
-    assert record.truth["ventricles_ml"] == pytest.approx(18 * subject.ventricle_ratio * subject.head_scale**3)
-    assert record.truth["left_hippocampus_ml"] == pytest.approx(
-        7 * subject.left_hippocampus_ratio * subject.head_scale**3
-    )
+    facts = subject.facts
     assert (record.truth["age"], record.truth["sex"]) == (subject.age, subject.sex)
+    assert [record.truth[name] for name in ("structure", "side")] == [facts.shrunk_structure, facts.smaller_side]
+    assert [record.truth[name] for name in ("ventricles", "hippocampi", "cortex")] == [
+        facts.ventricles, facts.hippocampi, facts.cortex
+    ]  # fmt: skip
 
 
 def test_left_is_where_x_is_low_and_the_hippocampi_lie_below_the_ventricles() -> None:

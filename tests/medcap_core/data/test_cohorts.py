@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from medcap_core.data.cohorts import COHORTS, CohortScans, describe_visit, find_cohort_scans, write_scan_table
 from medcap_core.data.cohorts.__main__ import main
-from medcap_core.data.cohorts.visits import Place, Visit, find_visit, read_age, read_date, read_mmse, read_sex
+from medcap_core.data.cohorts.visits import ScanKey, Visit, find_visit, read_age, read_date, read_mmse, read_sex
 from medcap_core.data.scans.records import Diagnosis, ScanRecord
 from medcap_core.data.sources import load_data
 from medcap_core.errors import DataFault
@@ -284,10 +284,10 @@ def test_a_visit_without_anything_known_still_has_a_report() -> None:
 
 def test_visits_in_days_prefer_those_with_a_diagnosis() -> None:
     visits = [Visit("1", day=10), Visit("1", day=40, diagnosis=MCI), Visit("1", day=45, diagnosis=DEMENTIA), Visit("1")]
-    assert find_visit(Place("1", day=12), visits, 30) is visits[1]
-    assert find_visit(Place("1", day=12), visits, 27) is visits[0]
-    assert find_visit(Place("1", day=43), visits, 30) is visits[2]
-    assert find_visit(Place("1"), visits[:1], 0) is visits[0]
+    assert find_visit(ScanKey("1", day=12), visits, 30) is visits[1]
+    assert find_visit(ScanKey("1", day=12), visits, 27) is visits[0]
+    assert find_visit(ScanKey("1", day=43), visits, 30) is visits[2]
+    assert find_visit(ScanKey("1"), visits[:1], 0) is visits[0]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_every_example_path_names_a_subject(tmp_path: Path, name: str) -> None:
         "oasis3": OASIS3_B4, "aibl": AIBL_DX, "miriad": MIRIAD,
     }  # fmt: skip
     tables, _ = build(tmp_path, {"t.csv": contents[name]}, [])
-    assert COHORTS[name].read(tables).locate(PurePosixPath(COHORTS[name].example.split(" (")[0])) is not None
+    assert COHORTS[name].read(tables).parse_path(PurePosixPath(COHORTS[name].example.split(" (")[0])) is not None
 
 
 def test_faults_name_the_remedy(tmp_path: Path) -> None:

@@ -5,9 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcap_core.data.batches import BatchMaker, PixelSource, Positions
+from medcap_core.data.batches import BatchMaker, PixelSource, Positions, SourcePart
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
-from medcap_core.inference.generation import compute_validation_loss, generate_answers, generate_captions
+from medcap_core.inference.generation import (
+    Request,
+    compute_validation_loss,
+    generate_captions,
+    generate_predictions,
+)
 from medcap_core.models import Captioner, load_captioner
 from tests.support.tiny_blip import TinySplit, tiny_config
 
@@ -99,9 +104,9 @@ def test_evaluation_switches_dropout_off(captioner: Captioner, one_by_one: list[
 
 @pytest.mark.parametrize("eval_batch_size", [1, 3, 7])
 def test_each_image_is_asked_its_own_questions(
-    captioner: Captioner, eval_batch_size: int, monkeypatch: pytest.MonkeyPatch
+    captioner: Captioner, one_by_one: list[str], eval_batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers that tell which image was seen, from a captioner that gives no others."""
+    """Answers that name which image was seen, from a captioner that gives no others."""
     source = EncodedSource(captioner)
 
     def find(hidden_states: torch.Tensor) -> list[int]:
@@ -110,19 +115,44 @@ def test_each_image_is_asked_its_own_questions(
     def answer(hidden_states: torch.Tensor, questions: list[str], _: object) -> list[str]:
         return [f"{question} {image}" for image, question in zip(find(hidden_states), questions, strict=True)]
 
-    def score(hidden_states: torch.Tensor, question: str, classes: list[str]) -> torch.Tensor:
-        assert (question, classes) == (DIAGNOSIS_QUESTION, ["a", "b"])
+    def score(hidden_states: torch.Tensor, question: str, classes: tuple[str, ...]) -> torch.Tensor:
+        assert (question, classes) == (DIAGNOSIS_QUESTION, ("a", "b"))
         return torch.tensor([[image, -image] for image in find(hidden_states)])
 
     monkeypatch.setattr(captioner, "answer", answer)
     monkeypatch.setattr(captioner, "compute_class_scores", score)
-    questions = [["who", "what"], [], ["who"], ["what", "who", "why"], ["why"], [], ["who"]]
+    questions = (("who", "what"), (), ("who",), ("what", "who", "why"), ("why",), (), ("who",))
     config = tiny_config(Path("unused"), eval_batch_size=eval_batch_size)
-    told = generate_answers(captioner, source, questions, config, classes=["a", "b"])
-    assert [answers.texts for answers in told] == [
+    request = Request(captions=True, questions=questions, classes=("a", "b"))
+    found = generate_predictions(captioner, source, request, config)
+    assert [prediction.answers for prediction in found] == [
         [f"{question} {image}" for question in asked] for image, asked in enumerate(questions)
     ]
-    assert [answers.class_scores for answers in told] == [[image, -image] for image in range(7)]
-    assert generate_answers(captioner, source, questions, config)[3].class_scores == []
+    assert [prediction.class_scores for prediction in found] == [[image, -image] for image in range(7)]
+    assert [prediction.text for prediction in found] == one_by_one
+    (last,) = generate_predictions(captioner, SourcePart(source, np.array([3])), request.part(np.array([3])), config)
+    assert (last.answers, last.class_scores) == (["what 3", "who 3", "why 3"], [3, -3])
+    (alone,) = generate_predictions(
+        captioner, SourcePart(source, np.array([3])), Request(questions=(("who",),)), config
+    )
+    assert (alone.caption, alone.text, alone.class_scores) == (None, "who 3", [])
+    assert Request(captions=True) | Request(questions=questions) | Request(classes=("a", "b")) == request
     with pytest.raises(ValueError, match="questions on 6 images, but there are 7"):
-        generate_answers(captioner, source, questions[:6], config)
+        generate_predictions(captioner, source, Request(questions=questions[:6]), config)
+
+
+def test_all_that_is_asked_is_predicted_of_images_encoded_once(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = captioner.encode_images
+
+    def count(pixels: Tensor) -> Tensor:
+        encoded.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(captioner, "encode_images", count)
+    monkeypatch.setattr(captioner, "answer", lambda _, questions, __: questions)
+    request = Request(captions=True, questions=(("who", "what"),) * len(SPLIT.images))
+    generate_predictions(captioner, PixelSource(SPLIT), request, tiny_config(Path("unused")))
+    assert sum(encoded) == len(SPLIT.images)

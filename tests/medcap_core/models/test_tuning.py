@@ -11,9 +11,9 @@ from medcap_core.models import Captioner, load_captioner
 from medcap_core.models.tuning import (
     TuningSummary,
     apply_tuning,
+    disable_input_casting,
     encoder_is_frozen,
     merge_tuning,
-    take_inputs_as_they_are,
 )
 from tests.support.tiny_blip import (
     MAX_POSITIONS,
@@ -165,7 +165,7 @@ def test_lora_reads_bfloat16_without_a_copy_in_float32(tiny_blip: Path) -> None:
         captioner = load_captioner(str(tiny_blip))
         apply_tuning(captioner, config)
         if as_they_are:
-            take_inputs_as_they_are(captioner)
+            disable_input_casting(captioner)
         features = torch.randn(2, 10, VISION_WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16()
         seen: set[torch.dtype] = set()
         attention = captioner.network.text_decoder.bert.encoder.layer[0].crossattention.self

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from medcap_core.errors import ConfigFault, OutOfMemory
-from medcap_core.runtime.command_line import told_in_sentences
+from medcap_core.runtime.command_line import exit_on_fault
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ from medcap_core.runtime.command_line import told_in_sentences
 def test_ends_without_a_traceback(
     error: BaseException, exit_code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit) as ending, told_in_sentences():
+    with pytest.raises(typer.Exit) as ending, exit_on_fault():
         raise error
     assert (ending.value.exit_code, capsys.readouterr().err) == (exit_code, told)
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), told_in_sentences():
+    with pytest.raises(ZeroDivisionError), exit_on_fault():
         _ = 1 // 0

@@ -21,8 +21,8 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 from medcap_core.errors import ModelFault
 from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
 from medcap_core.scoring.baselines import choose_caption_prior
-from medcap_core.scoring.bertscore import BertScorer, compute_rouge1
-from medcap_core.scoring.captions import METRICS, CaptionScorer, load_caption_scorer
+from medcap_core.scoring.bertscore import BertScorer
+from medcap_core.scoring.captions import METRICS, CaptionScorer, compute_rouge_n, load_caption_scorer
 from medcap_core.scoring.java import ScoringFailure, java_executable
 from medcap_core.scoring.options import ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
@@ -250,14 +250,14 @@ def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
-    corpus, scores = scorer._meteor.compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
+    corpus, scores, _ = scorer._meteor.compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
     assert scores.tolist() == [1.0, 0.0]
     assert 0 < corpus < 1
 
 
 def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
-    first = scorer.all_scores(PREDICTIONS)
-    second = scorer.all_scores(PREDICTIONS)
+    first = scorer.score(PREDICTIONS).scores
+    second = scorer.score(PREDICTIONS).scores
     assert capfd.readouterr() == ("", "")
     references, predictions = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(PREDICTIONS))
     expected, per_image = score_by_pycocoevalcap(references, predictions, their_meteor)
@@ -269,6 +269,11 @@ def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
     assert expected["METEOR"] > 0.1
 
 
+def score_all(statistics):
+    sums = statistics.score_sums(statistics.stack().sum(axis=0), np.float64(statistics.num_images))
+    return {name: float(value) for name, value in sums.items()}
+
+
 def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
     """Sums over images of what each adds, against pycocoevalcap's own numbers; for parts of the images as well."""
     predictions = [*PREDICTIONS[:4], REFERENCES[4]]  # one caption is its reference, which METEOR counts as no chunk
@@ -276,7 +281,7 @@ def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
     references, candidates = by_image(tokenize_captions(REFERENCES)), by_image(tokenize_captions(predictions))
     expected, _ = score_by_pycocoevalcap(references, candidates, their_meteor)
     assert scored.scores == expected
-    assert scored.statistics.score_all() == pytest.approx(expected, rel=1e-12)
+    assert score_all(scored.statistics) == pytest.approx(expected, rel=1e-12)
     assert scored.scores["METEOR"] != pytest.approx(np.mean(scored.statistics.score_each()["METEOR"]), abs=0.01)
 
     # The third image not drawn, the first drawn twice; CIDEr keeps its document frequencies, so it is their mean.
@@ -296,7 +301,7 @@ def test_statistics_of_real_captions_give_the_corpus_scores_again(scorer, sample
     real = CaptionScorer(captions)
     real._meteor = scorer._meteor  # starting it takes seconds
     scored = real.score([*captions[1:], captions[0]])
-    assert scored.statistics.score_all() == pytest.approx(scored.scores, rel=1e-12)
+    assert score_all(scored.statistics) == pytest.approx(scored.scores, rel=1e-12)
     assert scored.statistics.num_images == 150
 
 
@@ -351,7 +356,7 @@ def test_earlier_predictions_leave_no_trace(scorer):
 def test_degenerate_corpora_score_nothing(scorer):
     assert CaptionScorer(["a single image"]).cider(["a single image"]) == 0
     assert CaptionScorer(["...", "?"]).cider(["a", "b"]) == 0
-    scores = scorer.all_scores([""] * 5)
+    scores = scorer.score([""] * 5).scores
     assert all(abs(value) < 1e-6 for value in scores.values())
     assert all(np.isfinite(value) for value in scores.values())
 
@@ -375,7 +380,7 @@ def test_meteor_can_be_interrupted_by_another_thread():
 
 def test_a_separator_in_a_reference_is_no_second_reference(scorer):
     pairs = [(["left ||| lung"], "lung"), (["left lung"], "lung")]
-    _, scores = scorer._meteor.compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
+    _, scores, _ = scorer._meteor.compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
     assert scores[0] == scores[1] > 0
 
 
@@ -430,10 +435,10 @@ def test_preprocessing_reaches_every_score(scorer):
 
 
 def test_rouge1_by_hand():
-    assert compute_rouge1("a a b", ["a b b b"]) == 2 * 2 / 7  # one a and one b are shared
-    assert compute_rouge1("T2-weighted.", ["t2 WEIGHTED image"]) == 2 * 2 / 5
-    assert compute_rouge1("x y", ["x", "x y z"]) == 2 * 2 / 5  # the best of several
-    assert compute_rouge1("...", ["?"]) == compute_rouge1("", ["a"]) == 0
+    assert compute_rouge_n("a a b", ["a b b b"], 1) == 2 * 2 / 7  # one a and one b are shared
+    assert compute_rouge_n("T2-weighted.", ["t2 WEIGHTED image"], 1) == 2 * 2 / 5
+    assert compute_rouge_n("x y", ["x", "x y z"], 1) == 2 * 2 / 5  # the best of several
+    assert compute_rouge_n("...", ["?"], 1) == compute_rouge_n("", ["a"], 1) == 0
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,8 @@ def test_subjects_are_drawn_whole() -> None:
     result = evaluate_classification(list("aabab"), ["a", "a", "b", "b", None], "ab", units, seed=3)
     assert result.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert result.recalls == {"a": pytest.approx(2 / 3), "b": 1 / 2}
-    assert result.intervals == {"balanced_accuracy": [0, 1], "macro_f1": [0, 1]}
-    assert result.recall_intervals == {"a": [0, 1], "b": [0, 1]}
+    assert result.intervals == {"balanced_accuracy": (0, 1), "macro_f1": (0, 1)}
+    assert result.recall_intervals == {"a": (0, 1), "b": (0, 1)}
     each_alone = evaluate_classification(list("aabab"), ["a", "a", "b", "b", None], "ab", np.arange(5), seed=3)
     assert each_alone.balanced_accuracy == result.balanced_accuracy
     assert 0 < each_alone.intervals["macro_f1"][1] <= 1
@@ -80,7 +80,7 @@ def test_subjects_are_drawn_whole() -> None:
 def test_a_resample_without_a_class_says_nothing_of_it() -> None:
     """Class b has one scan: in the resamples that hold it, it is right."""
     result = evaluate_classification(list("aab"), list("abb"), "abc", np.arange(3), seed=0)
-    assert result.recall_intervals == {"a": [0, 1], "b": [1, 1]}
+    assert result.recall_intervals == {"a": (0, 1), "b": (1, 1)}
     assert "c" not in result.recalls
 
 

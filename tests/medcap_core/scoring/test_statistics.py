@@ -47,8 +47,8 @@ def test_draws_depend_on_seed_and_units_alone() -> None:
 
 
 def test_the_interval_is_the_middle_95_percent() -> None:
-    assert compute_interval(np.arange(1001.0)) == [25.0, 975.0]
-    assert compute_interval(np.array([1 / 3, 1 / 3])) == [0.333333, 0.333333]
+    assert compute_interval(np.arange(1001.0)) == (25.0, 975.0)
+    assert compute_interval(np.array([1 / 3, 1 / 3])) == (0.333333, 0.333333)
 
 
 def test_intervals_cover_the_truth_by_cases_and_not_by_images() -> None:
@@ -80,7 +80,7 @@ def test_the_p_value_counts_flips_as_extreme() -> None:
     # With 9 flips at most 1/10 can be reached, and never 0.
     strong = compare_paired({"row": np.ones(50)}, np.arange(50), seed=0, num_flips=9)["row"]
     assert strong.p_value == 1 / 10
-    assert strong.interval == [1.0, 1.0]
+    assert strong.interval == (1.0, 1.0)
 
 
 def test_cases_flip_as_one() -> None:
@@ -93,7 +93,7 @@ def test_cases_flip_as_one() -> None:
 def test_no_difference_is_no_finding() -> None:
     found = compare_paired({"same": np.zeros(5), "even": np.array([0.1, -0.1, 0.2, -0.2, 0.0])}, np.arange(5), seed=0)
     assert found["same"].p_value == 1
-    assert found["same"].interval == [0, 0]
+    assert found["same"].interval == (0, 0)
     assert found["even"].p_value == 1  # rounding of sums must not make a tie a difference
     assert compare_paired({}, np.arange(5), seed=0) == {}
 

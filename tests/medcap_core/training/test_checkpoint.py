@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from medcap_core.errors import RunFault
@@ -104,18 +103,6 @@ def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> 
     assert again.scaler.state_dict() == rig.scaler.state_dict()
     assert torch.equal(again.weight, rig.weight)
     assert [torch.equal(rig.step(), again.step()) for _ in range(3)] == [True] * 3
-
-
-def test_a_trial_begun_when_cider_was_the_one_metric_goes_on(tmp_path: Path) -> None:
-    rig, again = Rig(tmp_path), Rig(tmp_path)
-    rig.end_epoch(0.5)
-    path = tmp_path / "last" / "checkpoint.safetensors"
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    metadata["history"] = metadata["history"].replace('"score"', '"cider"')
-    save_file(load_file(path), path, metadata)
-    again.restore()
-    assert again.progress.history == rig.progress.history
 
 
 def test_restoring_writes_nothing(tmp_path: Path) -> None:

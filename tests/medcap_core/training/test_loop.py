@@ -251,7 +251,7 @@ def one_long_caption(num_images: int, position: int) -> PreparedData:
 
 @pytest.mark.parametrize("position", [0, 5])
 def test_a_loss_that_is_not_finite_names_its_step(tiny_blip: Path, tmp_path: Path, position: int) -> None:
-    """The weights of the eighth position are broken, at which no other caption foretells anything."""
+    """The weights of the eighth position are broken, at which no other caption has a label."""
     model = tmp_path / "broken"
     shutil.copytree(tiny_blip, model)
     tensors = load_file(model / "model.safetensors")

@@ -21,7 +21,7 @@ from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
-from medcap_core.training.validation import check_metric, check_truth, choose_scored, score_predictions
+from medcap_core.training.validation import check_metric, check_truth, find_scored, score_predictions
 from tests.support.scans import DEMENTIA, HEALTHY, MCI, write_scans
 from tests.support.tiny_blip import tiny_config, tiny_data
 
@@ -84,10 +84,10 @@ def test_texts_of_a_split_are_scored_by_the_metric(data: PreparedData) -> None:
     split = data.splits["validation"]
     every = ["dementia", *ANSWERS[:2], "MCI", *ANSWERS[2:]]  # two more, to scans of unknown diagnosis
     assert score_predictions(split, every, "balanced_accuracy") == pytest.approx(SCORE)
-    scored = choose_scored(split, "answers")
+    scored = split.part(find_scored(split.records, "answers"))
     assert scored.ids == [f"validation-{index}" for index in (1, 2, 4, 5, 6)]
     assert score_predictions(scored, ANSWERS, "balanced_accuracy") == pytest.approx(SCORE)
-    assert choose_scored(split, "captions") is split
+    assert split.part(find_scored(split.records, "captions")).ids == split.ids
     captions = [*split.captions[:4], "a scan", "the subject", ""]
     assert score_predictions(split, captions, "cider") == CaptionScorer(split.captions).cider(captions) > 0
     with pytest.raises(ValueError, match="shorter"):

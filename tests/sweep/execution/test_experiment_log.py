@@ -1,79 +1,118 @@
-"""What TensorBoard is told of a run, through Ray's own callback; and what is said where a package is absent."""
+"""The events of trials in TensorBoard's files; what is shown when a log fails or its package is absent."""
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.tune.logger import LoggerCallback
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from medcap_core.errors import ConfigFault, RunFault
-from sweep.execution.experiment_log import ExperimentLog
-from sweep.execution.tune import LogCallback
+from sweep.execution.experiment_log import ExperimentLog, TensorBoardLogger
+from sweep.execution.trial import FAILURE
 from sweep.process import log_target
 from sweep.process.log_target import LogTarget, prepare_log
-from sweep.study.record import TrialState
+from sweep.study.record import TrialRecord
 from sweep.study.study import Study
-from tests.support.small_runs import report_of, space
+from tests.support.small_runs import figures_of, space
 
 Points = list[tuple[int, float]]
 
 
-def read_points(folder: Path, tag: str) -> Points:
-    """(step, value) of one scalar from all event files of a folder, by step; they are in the TFRecord format."""
-    points = []
+def read_events(folder: Path) -> Iterator[Any]:
+    """The events of all event files of a folder; they are in the TFRecord format."""
     for path in folder.glob("events.out.tfevents.*"):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
             event = Event()
             event.ParseFromString(data[12 : 12 + length])
-            points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+            yield event
             data = data[16 + length :]
-    return sorted(points)
 
 
-def test_each_epoch_is_told_once_over_stops_and_resumes(create: Callable[..., Study]) -> None:
-    study = create(space(trials=2, sampler="random", scheduler="none"))
+def read_points(folder: Path, tag: str) -> Points:
+    """(step, value) of one scalar, by step."""
+    return sorted(
+        (event.step, value.simple_value)
+        for event in read_events(folder)
+        for value in event.summary.value
+        if value.tag == tag
+    )
+
+
+def read_hyperparameters(folder: Path) -> set[str]:
+    """The names of the values that TensorBoard's table of trials shows."""
+    contents = [value.metadata.plugin_data.content for event in read_events(folder) for value in event.summary.value]
+    starts = [HParamsPluginData.FromString(content).session_start_info for content in contents if content]
+    return {name for start in starts for name in start.hparams}
+
+
+def name_trial(record: TrialRecord) -> Any:
+    """What a callback reads of Tune's trial."""
+    return SimpleNamespace(config={"trial": record.name})
+
+
+@pytest.fixture
+def running(create: Callable[..., Study]) -> tuple[Study, TrialRecord]:
+    study = create(space(trials=1, sampler="random", scheduler="none"))
     record = study.propose()
     assert record is not None
     study.start(record.name)
-    log = ExperimentLog(study, LogTarget.TENSORBOARD)
-    log.connect()
-    log.start(record.name)
-    for epoch, score in ((1, 0.5), (2, float("nan"))):
-        report = report_of(record, epoch, score)
-        study.report(record.name, report)
-        log.take_epoch(record.name, record.epochs[-1])
-        log.take_epoch(record.name, record.epochs[-1])  # a retried trial tells its past
-    log.close()
-    study.finish(record.name, TrialState.STOPPED, "interrupted")
+    return study, record
 
-    study.report(record.name, report_of(record, 3, 1.5))  # while no log was asked for
-    resumed = ExperimentLog(study, LogTarget.TENSORBOARD)
-    resumed.start(record.name)
-    study.report(record.name, report_of(record, 4, 2.5))
-    resumed.take_epoch(record.name, record.epochs[-1])
-    resumed.end(record.name, failed=False)
-    resumed.close()
+
+def log_epochs(log: ExperimentLog, record: TrialRecord, *scores: float) -> None:
+    for epoch, score in enumerate(scores, start=1):
+        log.on_trial_result(0, [], name_trial(record), figures_of(record, epoch, score))
+
+
+def test_each_epoch_is_logged_once_over_stops_and_resumes(running: tuple[Study, TrialRecord]) -> None:
+    study, record = running
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    log.on_trial_start(0, [], name_trial(record))
+    log_epochs(log, record, 0.5)
+    log.on_trial_start(0, [], name_trial(record))  # in another process, which reports the past again
+    log_epochs(log, record, 0.5, float("nan"))
 
     folder = study.directory / "tensorboard" / record.name
-    assert read_points(folder, "ray/tune/cider") == [(1, 0.5), (3, 1.5), (4, 2.5)]
-    assert [step for step, _ in read_points(folder, "ray/tune/seconds")] == [1, 2, 3, 4]
-    assert read_points(folder, "ray/tune/score") == []
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["logged.json", record.name]
+    assert read_points(folder, "cider") == [(1, 0.5)]  # on disk, though the trial was interrupted
+    resumed = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    resumed.on_trial_start(0, [], name_trial(record))
+    log_epochs(resumed, record, 0.5, float("nan"), 1.5, 2.5)
+    resumed.on_trial_result(0, [], name_trial(record), {FAILURE: "no memory"})
+    resumed.on_trial_complete(0, [], name_trial(record))
+    resumed.on_experiment_end([])
+
+    assert read_points(folder, "cider") == [(1, 0.5), (3, 1.5), (4, 2.5)]
+    assert [step for step, _ in read_points(folder, "seconds")] == [1, 2, 3, 4]
+    assert read_points(folder, "score") == []
+    assert read_hyperparameters(folder) == set(record.point)
 
 
-class LostTarget:
+def test_two_trials_are_logged_apart(create: Callable[..., Study]) -> None:
+    study = create(space(trials=2, sampler="random", scheduler="none"))
+    records = [record for record in (study.propose(), study.propose()) if record is not None]
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    for record in records:
+        log.on_trial_start(0, [], name_trial(record))
+    for number, record in enumerate(records):
+        log_epochs(log, record, 1.5 + number)
+    log.on_trial_error(0, [], name_trial(records[0]))
+    folder = study.directory / "tensorboard"
+    assert [read_points(folder / record.name, "cider") for record in records] == [[(1, 1.5)], [(1, 2.5)]]
+
+
+class LostTarget(LoggerCallback):
     """A target's callback whose server goes away after a trial's start."""
 
     def __init__(self) -> None:
         self.num_calls = 0
-
-    def setup(self) -> None:
-        self.num_calls += 1
 
     def log_trial_start(self, trial: object) -> None:
         self.num_calls += 1
@@ -83,34 +122,26 @@ class LostTarget:
         raise ConnectionError("Max retries exceeded.\nTraceback of many lines")
 
 
-def test_a_log_that_fails_on_the_way_takes_no_trial_with_it(create: Callable[..., Study]) -> None:
-    study = create(space(trials=1, sampler="random", scheduler="none"))
-    record = study.propose()
-    assert record is not None
-    study.start(record.name)
-    target, said = LostTarget(), []
-    log = ExperimentLog(study, LogTarget.TENSORBOARD)
-    log._logger = target
-    listener = LogCallback(log, SimpleNamespace(message=said.append))  # type: ignore[arg-type]
-    trial = SimpleNamespace(config={"trial": record.name})
-    listener.on_trial_start(0, [], trial)  # type: ignore[arg-type]
-    for epoch in (1, 2):
-        study.report(record.name, report_of(record, epoch, 0.5))
-        listener.on_trial_result(0, [], trial, record.epochs[-1])  # type: ignore[arg-type]
-    listener.on_trial_complete(0, [], trial)  # type: ignore[arg-type]
-    listener.close()
-    assert said == ["--log-to tensorboard: Max retries exceeded; the run goes on without it."]
-    assert target.num_calls == 3
+def test_a_log_that_fails_stops_no_trial(running: tuple[Study, TrialRecord]) -> None:
+    study, record = running
+    target, messages = LostTarget(), list[str]()
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, messages.append)
+    log.logger = target
+    log.on_trial_start(0, [], name_trial(record))
+    log_epochs(log, record, 0.5, 0.5)
+    log.on_trial_complete(0, [], name_trial(record))
+    log.on_experiment_end([])
+    assert messages == ["--log-to tensorboard: Max retries exceeded; the run goes on without it."]
+    assert target.num_calls == 2
 
 
 def test_a_log_that_cannot_be_reached_is_a_fault(create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(logger: object) -> None:
         raise ConnectionError("")
 
-    log = ExperimentLog(create(space(trials=1)), LogTarget.TENSORBOARD)
-    monkeypatch.setattr(log._logger, "setup", refuse)
+    monkeypatch.setattr(TensorBoardLogger, "setup", refuse)
     with pytest.raises(RunFault, match=r"^--log-to tensorboard: ConnectionError; mend that, or leave --log-to out\.$"):
-        log.connect()
+        ExperimentLog(create(space(trials=1)), LogTarget.TENSORBOARD, pytest.fail)
 
 
 def test_an_absent_package_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

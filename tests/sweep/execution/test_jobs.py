@@ -1,4 +1,4 @@
-"""Captions of a split, shared out over Ray's processes."""
+"""Predictions for the images of a split, shared out over Ray's processes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from sweep.execution import jobs
+from medcap_core.inference.generation import Request
 from sweep.execution.cluster import TrialResources
-from sweep.execution.jobs import CaptionJob, predict_here, predict_split, share_out
+from sweep.execution.jobs import PredictionJob, predict_here, predict_split, share_out
 from sweep.study.study import Study
 from tests.support.real_runs import NUM_IMAGES
 from tests.sweep.conftest import FinishedRun
 
+CAPTIONS = Request(captions=True)
 TWO_AT_ONCE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=2)
 
 
@@ -30,18 +31,20 @@ def trained(finished_run: FinishedRun) -> tuple[TrialConfig, Path]:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("caption", [predict_split, share_out])
-def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], caption: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("share", [predict_split, share_out])
+def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], share: Callable[..., Any]) -> None:
     config, weights = trained
     jobs = [
-        CaptionJob("trained", config, weights, "test", NUM_IMAGES["test"]),
-        CaptionJob("base", config.model_copy(update={"freeze": "zero_shot"}), None, "validation", 5),
+        PredictionJob("trained", config, weights, "test", range(NUM_IMAGES["test"]), CAPTIONS),
+        PredictionJob(
+            "base", config.model_copy(update={"freeze": "zero_shot"}), None, "validation", range(5), CAPTIONS
+        ),
     ]
     told: list[tuple[str, int, int]] = []
-    captions = caption(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
-    assert captions == {job.name: predict_here(job) for job in jobs}
-    assert [len(captions[job.name]) for job in jobs] == [7, 5]
-    assert len(set(captions["trained"])) > 1
+    found = share(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
+    assert found == {job.name: predict_here(job) for job in jobs}
+    assert [len(found[job.name]) for job in jobs] == [7, 5]
+    assert len({prediction.text for prediction in found["trained"]}) > 1
     assert told[-1] == ("captioning", 12, 12)
     assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
 
@@ -52,24 +55,21 @@ def test_a_fault_over_there_is_the_same_fault_here(trained: tuple[TrialConfig, P
     foreign = tmp_path / "weights.safetensors"
     save_file({"another.layer": torch.zeros(2)}, foreign)
     with pytest.raises(RunFault, match=r"such as another\.layer") as raised:
-        share_out([CaptionJob("bad", config, foreign, "test", 2)], TWO_AT_ONCE, lambda *_: None, "captioning")
+        share_out(
+            [PredictionJob("bad", config, foreign, "test", range(2), CAPTIONS)],
+            TWO_AT_ONCE,
+            lambda *_: None,
+            "captioning",
+        )
     assert len(raised.value.faults) == 1
 
 
 def test_a_capped_job_takes_the_images_that_trials_see(trained: tuple[TrialConfig, Path]) -> None:
     config, weights = trained
-    whole = predict_here(CaptionJob("whole", config, weights, "validation", NUM_IMAGES["validation"]))
-    capped = predict_here(CaptionJob("capped", config, weights, "validation", 6, whole_validation=False))
-    assert (len(whole), len(capped)) == (9, 6)
-    iterator = iter(whole)
-    assert all(caption in iterator for caption in capped)  # some of the same, in the same order
-
-
-def test_a_check_captions_anew_what_is_known(
-    trained: tuple[TrialConfig, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = CaptionJob("base", trained[0].model_copy(update={"freeze": "zero_shot"}), None, "validation", 3)
-    known = predict_here(base)
-    monkeypatch.setattr(jobs, "predict", lambda *_, **__: ["made anew"] * 3)
-    assert predict_here(base) == known
-    assert predict_here(replace(base, may_look_up=False)) == ["made anew"] * 3
+    whole = PredictionJob("whole", config, weights, "validation", range(NUM_IMAGES["validation"]), CAPTIONS)
+    every = predict_here(whole)
+    capped = predict_here(replace(whole, positions=range(6), whole_validation=False))
+    assert (len(every), len(capped)) == (9, 6)
+    iterator = iter(every)
+    assert all(prediction in iterator for prediction in capped)  # some of the same, in the same order
+    assert predict_here(replace(whole, positions=[7, 2])) == [every[7], every[2]]

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from sweep.execution.cluster import NodeSize, choose_resources
-from sweep.execution.trial import Assignment, ProgressNote
+from sweep.execution.trial import Assignment, ProgressWriter
 from sweep.execution.tune import run_search
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
@@ -39,9 +39,10 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     with Study.open(finished_run.directory) as alone:
         expected = alone.records[1].epochs
     assert first.state is TrialState.SUCCEEDED, first.reason
-    assert [epoch["score"] for epoch in first.epochs] == [epoch["score"] for epoch in expected]
+    assert [epoch.score for epoch in first.epochs] == [epoch.score for epoch in expected]
     for name in ("training_loss", "validation_loss"):
-        assert [epoch[name] for epoch in first.epochs] == pytest.approx([epoch[name] for epoch in expected], abs=1e-4)
+        losses = [getattr(epoch, name) for epoch in expected]
+        assert [getattr(epoch, name) for epoch in first.epochs] == pytest.approx(losses, abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
     all_cpus = ray.cluster_resources()["CPU"]
     wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
@@ -58,7 +59,7 @@ def test_progress_notes_are_few(tmp_path: Path) -> None:
         gpus_per_worker=0,
         num_workers=1,
     )
-    note = ProgressNote(assignment, rank=0)
+    note = ProgressWriter(assignment, rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
     assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}

@@ -1,4 +1,4 @@
-"""What is told of answers, worked out by hand on a few scans that lack one thing or another."""
+"""Scores of answers, worked out by hand on a few scans that lack one thing or another."""
 
 import pytest
 
@@ -13,6 +13,7 @@ from sweep.held_out.answer_scores import (
     name_by_similarity,
 )
 from sweep.held_out.questions import find_unseen_cohorts, list_questions
+from sweep.study.test_results import AnswerComparisonScopes, ClassificationScores
 from tests.support.answered_runs import ANSWERS, ask
 from tests.support.drawn_scans import DEMENTIA, HEALTHY, MCI, NODULE, SIDE, TEST, TRAIN, Row, build_dataset
 
@@ -68,42 +69,45 @@ def test_classes_are_read_from_answers_and_similarities() -> None:
 def test_classification_in_each_scope_and_cohort() -> None:
     """True: healthy, healthy, MCI, dementia, unknown, MCI, dementia, unknown."""
     asked = ask()
-    told = describe_classification(asked, name_by_answer(asked, ANSWERS), find_scopes(asked, ["green"]), seed=3)
-    assert list(told) == ["unseen", "all", "cohorts"]
-    assert told["all"]["confusion"] == [[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
-    assert told["all"]["balanced_accuracy"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
+    scores = describe_classification(asked, name_by_answer(asked, ANSWERS), find_scopes(asked, ["green"]), seed=3)
+    assert scores.unseen is not None
+    assert scores.all is not None
+    assert scores.all.confusion == [[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert scores.all.balanced_accuracy == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
     # F1 of each: 2 / (2 + 1), 2 / (2 + 1), 2 / (2 + 2 + 1)
-    assert told["all"]["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 5) / 3)
-    assert told["unseen"]["recalls"] == {HEALTHY: 0.5, MCI: 1.0, DEMENTIA: 1.0}
-    assert told["unseen"]["num_scans"] == 4
-    low, high = told["unseen"]["intervals"]["balanced_accuracy"]
-    assert 0 <= low <= told["unseen"]["balanced_accuracy"] <= high <= 1
-    assert told["unseen"]["recall_intervals"][HEALTHY] == [0.5, 0.5]  # both its scans are of one subject
-    assert set(told["cohorts"]) == {"green", "red"}  # the one scan of blue has no diagnosis
-    assert told["cohorts"]["red"]["recalls"] == {DEMENTIA: 0.0}
-    assert told["cohorts"]["red"]["intervals"] == {}
+    assert scores.all.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 2 / 5) / 3)
+    assert scores.unseen.recalls == {HEALTHY: 0.5, MCI: 1.0, DEMENTIA: 1.0}
+    assert scores.unseen.num_scans == 4
+    low, high = scores.unseen.intervals["balanced_accuracy"]
+    assert 0 <= low <= scores.unseen.balanced_accuracy <= high <= 1
+    assert scores.unseen.recall_intervals[HEALTHY] == (0.5, 0.5)  # both its scans are of one subject
+    assert set(scores.cohorts) == {"green", "red"}  # the one scan of blue has no diagnosis
+    assert scores.cohorts["red"].recalls == {DEMENTIA: 0.0}
+    assert scores.cohorts["red"].intervals == {}
 
 
 def test_answers_by_kind() -> None:
     """Of the finding, "nodule" for "a small nodule": F1 is 2 * 1 / (1 + 2)."""
     asked = ask()
-    told = describe_answers(asked, ANSWERS, find_scopes(asked, ["green"]), seed=3)
-    everything = told["all"]
-    assert everything["overall"]["num_questions"] == 13
-    assert {kind: figures["num_questions"] for kind, figures in everything["kinds"].items()} == {
+    scores = describe_answers(asked, ANSWERS, find_scopes(asked, ["green"]), seed=3)
+    everything = scores.all
+    assert everything is not None
+    assert scores.unseen is not None
+    assert everything.overall.num_questions == 13
+    assert {kind: score.num_questions for kind, score in everything.kinds.items()} == {
         "diagnosis": 6,
         "side": 6,
         "finding": 1,
     }
     # "It is MCI" and "alzheimer's disease" name the right class in other words: they match no word of the truth.
-    assert everything["kinds"]["diagnosis"]["exact_match"] == pytest.approx(1 / 6)
-    assert everything["kinds"]["side"]["exact_match"] == pytest.approx(4 / 6)
-    assert everything["kinds"]["finding"]["exact_match"] == 0
-    assert everything["kinds"]["finding"]["f1"] == pytest.approx(2 / 3)
-    assert everything["kinds"]["finding"]["intervals"] == {}
-    assert everything["overall"]["exact_match"] == pytest.approx(5 / 13)
-    assert set(everything["overall"]["intervals"]) == {"exact_match", "f1"}
-    assert told["unseen"]["kinds"]["side"]["exact_match"] == pytest.approx(3 / 4)
+    assert everything.kinds["diagnosis"].exact_match == pytest.approx(1 / 6)
+    assert everything.kinds["side"].exact_match == pytest.approx(4 / 6)
+    assert everything.kinds["finding"].exact_match == 0
+    assert everything.kinds["finding"].f1 == pytest.approx(2 / 3)
+    assert everything.kinds["finding"].intervals == {}
+    assert everything.overall.exact_match == pytest.approx(5 / 13)
+    assert set(everything.overall.intervals) == {"exact_match", "f1"}
+    assert scores.unseen.kinds["side"].exact_match == pytest.approx(3 / 4)
 
 
 def test_the_best_row_is_compared_with_the_better_text_only_row() -> None:
@@ -116,29 +120,32 @@ def test_the_best_row_is_compared_with_the_better_text_only_row() -> None:
         "shuffled_images": [healthy, "right"] * 4 + [wrong, "right"] * 4,
         "answer_prior": [wrong, "left"] * 2 + [wrong, "right"] * 6,
     }
-    told = compare_with_text_only(asked, answers, find_scopes(asked, []), seed=0)
-    assert list(told) == ["all"]
-    diagnosis, side = (told["all"]["kinds"][kind]["exact_match"] for kind in ("diagnosis", "side"))
-    assert (diagnosis["baseline"], diagnosis["difference"]) == ("shuffled_images", 0.5)
-    assert (side["baseline"], side["difference"]) == ("answer_prior", 0.75)
+    scores = compare_with_text_only(asked, answers, find_scopes(asked, []), seed=0)
+    assert scores.unseen is None
+    assert scores.all is not None
+    diagnosis, side = (scores.all.kinds[kind]["exact_match"] for kind in ("diagnosis", "side"))
+    assert (diagnosis.baseline, diagnosis.difference) == ("shuffled_images", 0.5)
+    assert (side.baseline, side.difference) == ("answer_prior", 0.75)
     # Of the 16 or 64 ways to give 4 or 6 differences of 1 their signs, 2 are as extreme; the rest of 8 are 0.
-    assert diagnosis["p_value"] == pytest.approx(2 / 16, abs=0.02)
-    assert side["p_value"] == pytest.approx(2 / 64, abs=0.01)
-    assert side["p_adjusted"] == pytest.approx(2 * side["p_value"])
-    assert diagnosis["p_adjusted"] == diagnosis["p_value"]
-    overall = told["all"]["overall"]["exact_match"]
-    assert (overall["baseline"], overall["difference"]) == ("shuffled_images", 1 - 4 / 16)
-    assert overall["p_adjusted"] == overall["p_value"] == pytest.approx(2 / 256, abs=0.005)
-    low, high = overall["interval"]
+    assert diagnosis.p_value == pytest.approx(2 / 16, abs=0.02)
+    assert side.p_value == pytest.approx(2 / 64, abs=0.01)
+    assert side.p_adjusted == pytest.approx(2 * side.p_value)
+    assert diagnosis.p_adjusted == diagnosis.p_value
+    overall = scores.all.overall["exact_match"]
+    assert (overall.baseline, overall.difference) == ("shuffled_images", 1 - 4 / 16)
+    assert overall.p_adjusted == overall.p_value == pytest.approx(2 / 256, abs=0.005)
+    low, high = overall.interval
     assert low < 0.75 < high
 
 
 def test_of_one_subject_nothing_is_compared() -> None:
     asked = ask([("s0", *rest) for _, *rest in TEST])  # type: ignore[list-item]
     answers = dict.fromkeys(("best", "shuffled_images", "answer_prior"), ANSWERS)
-    assert compare_with_text_only(asked, answers, find_scopes(asked, ["green"]), seed=0) == {}
-    told = describe_answers(asked, ANSWERS, find_scopes(asked, ["green"]), seed=0)
-    assert told["all"]["overall"]["intervals"] == {}
+    compared = compare_with_text_only(asked, answers, find_scopes(asked, ["green"]), seed=0)
+    assert compared == AnswerComparisonScopes()
+    scores = describe_answers(asked, ANSWERS, find_scopes(asked, ["green"]), seed=0)
+    assert scores.all is not None
+    assert scores.all.overall.intervals == {}
 
 
 def test_scans_without_diagnosis_or_questions() -> None:
@@ -147,7 +154,9 @@ def test_scans_without_diagnosis_or_questions() -> None:
     assert mute.classes == ()
     sides = ask([(subject, cohort, None, side, None) for subject, cohort, _, side, _ in TEST])
     assert sides.classes == ()
-    assert describe_classification(sides, [None] * 8, find_scopes(sides, []), seed=0) == {"cohorts": {}}
-    assert list(describe_answers(sides, ["left"] * 6, find_scopes(sides, []), seed=0)["all"]["kinds"]) == ["side"]
+    assert describe_classification(sides, [None] * 8, find_scopes(sides, []), seed=0) == ClassificationScores()
+    answered = describe_answers(sides, ["left"] * 6, find_scopes(sides, []), seed=0).all
+    assert answered is not None
+    assert list(answered.kinds) == ["side"]
     unasked = find_scopes(ask([TEST[0], ("s9", "green", None, None, None)]), ["green"])
     assert unasked["unseen"].tolist() == [0, 1]

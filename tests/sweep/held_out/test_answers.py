@@ -15,19 +15,20 @@ import torch
 from medcap_core.config import TrialConfig
 from medcap_core.data import prepare
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
-from medcap_core.inference.zero_shot import describe_captioner
 from medcap_core.models import load_trial_captioner
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.models.tuning import apply_tuning
+from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.training.checkpoint import save_weights, trained_weights
 from medcap_core.training.export import build_trained_captioner
-from sweep.choice import best_weights
 from sweep.execution import jobs
-from sweep.execution.jobs import load_split
-from sweep.held_out.answers import score_answers_on_test
+from sweep.execution.jobs import PredictionJob, load_split
+from sweep.held_out.answers import AnswerTask
+from sweep.held_out.evaluation import score_on_test
 from sweep.space import SearchSpace, build_space
 from sweep.study.record import TrialRecord, TrialState, load_record
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.support.drawn_scans import NODULE, SIDE, TEST, TRAIN, Row, build_dataset
 from tests.support.small_runs import report_of
 from tests.support.tiny_models import save_tiny_gpt2
@@ -39,11 +40,15 @@ ROWS = ["best", "trial_0000", "trial_0001", "zero_shot", "shuffled_images", "ans
 
 @dataclass(frozen=True)
 class Answered:
-    """A run whose test split was answered; `patch` is in force as long as it is used."""
+    """A run whose test split was captioned and answered; `patch` is in force as long as it is used.
+
+    `jobs` are the models that were asked.
+    """
 
     directory: Path
-    metrics: dict[str, Any]
+    results: TestResults
     steps: Steps
+    jobs: list[PredictionJob]
     patch: pytest.MonkeyPatch
 
 
@@ -79,10 +84,23 @@ def add_trial(study: Study, score: float) -> TrialRecord:
         for parameter in captioner.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
-    path = best_weights(study, record)
+    path = study.paths.trial(record.name).best_weights
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, trained_weights(captioner))
     return record
+
+
+def note_jobs(patch: pytest.MonkeyPatch) -> list[PredictionJob]:
+    """A list that gathers the jobs of models that are asked in this process."""
+    asked: list[PredictionJob] = []
+    predict = jobs.predict_here
+
+    def note(job: PredictionJob, *rest: Any, **others: Any) -> Any:
+        asked.append(job)
+        return predict(job, *rest, **others)
+
+    patch.setattr(jobs, "predict_here", note)
+    return asked
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +109,14 @@ def answered(empty_runs: Callable[..., Study], tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDCAP_CACHE", str(home / "cache"))
         patch.setattr(jobs, "_is_one_machine", lambda: True)  # without Ray
+        patch.setattr(MeteorScorer, "close", lambda _: None)  # it serves all tests here: starting it takes seconds
+        asked = note_jobs(patch)
         give_data(patch, "whole", TEST)
         steps = Steps()
         with empty_runs(home / "run", build_run(home)) as study:
             best, _ = add_trial(study, 0.5), add_trial(study, 0.25)
-            metrics = score_answers_on_test(study, best, ONE, steps)
-        yield Answered(home / "run", metrics, steps, patch)
+            results = score_on_test(study, best, ONE, steps)
+        yield Answered(home / "run", results, steps, asked, patch)
     prepare.load_dataset.cache_clear()
 
 
@@ -143,13 +163,20 @@ def test_every_row_answers_about_its_own_volume(answered: Answered) -> None:
                 assert table[row][item] == answers[scan]
                 others = [answers[place] for place, other in enumerate(TEST) if other[0] != TEST[scan][0]]
                 assert not trained or table["shuffled_images"][item] in others
-    assert answered.steps.last("answering questions on the test split") == (3 * len(TEST), 3 * len(TEST))
-    assert answered.steps.last("scoring the answers") == (5, 5)
+    what = "captioning and answering questions on the test split"
+    assert answered.steps.last(what) == (3 * len(TEST), 3 * len(TEST))
+    assert answered.steps.last("scoring the test split") == (
+        10,
+        10,
+    )  # 2 x 4 rows, and two ends
+    assert len(answered.jobs) == 3
+    assert all(job.request.captions and job.request.questions and job.request.classes for job in answered.jobs)
 
 
 def test_every_row_has_every_figure(answered: Answered) -> None:
     metrics, _ = read(answered.directory)
-    assert metrics == answered.metrics
+    assert metrics == answered.results.model_dump(mode="json")
+    assert set(metrics["intervals"]) == {*ROWS, "caption_prior", "nearest_image"} - {"answer_prior"}
     answering, classified = metrics["question_answering"], metrics["classification"]
     assert list(answering["rows"]) == list(classified["rows"]) == ROWS
     assert answering["unseen_cohorts"] == classified["unseen_cohorts"] == ["green"]
@@ -179,41 +206,58 @@ def test_what_is_there_is_not_answered_again(
     copied: Study, answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, table = read(copied.directory)
-    asked: list[str] = []
-    run = jobs.AnswerJob.run
-
-    def note(job: jobs.AnswerJob, *rest: Any) -> Any:
-        asked.append(job.name)
-        return run(job, *rest)
-
-    monkeypatch.setattr(jobs.AnswerJob, "run", note)
-    path = copied.directory / "test_metrics.json"
+    asked = note_jobs(monkeypatch)
+    path = copied.paths.test_metrics
     written = path.stat().st_mtime_ns
-    assert score_answers_on_test(copied, copied.best()[0], ONE, Steps()) == before
+    assert score_on_test(copied, copied.best()[0], ONE, Steps()).model_dump(mode="json") == before
     assert path.stat().st_mtime_ns == written
-    (copied.directory / "test_answers.csv").unlink()
-    score_answers_on_test(copied, copied.best()[0], ONE, Steps())
+    copied.paths.answers.unlink()
+    score_on_test(copied, copied.best()[0], ONE, Steps())
     again, restored = read(copied.directory)
     assert again == before
     assert restored.equals(table)
     assert asked == []
+    copied.paths.trial("trial_0001").answers.unlink()
+    copied.paths.answers.unlink()
+    score_on_test(copied, copied.best()[0], ONE, Steps())
+    assert [(job.name, job.request.captions) for job in asked] == [("trial_0001", False)]
+    assert read(copied.directory)[1].equals(table)
     better = add_trial(copied, 0.75)
-    metrics = score_answers_on_test(copied, better, ONE, Steps())
-    _, longer = read(copied.directory)
-    assert asked == [better.name]
+    results = score_on_test(copied, better, ONE, Steps())
+    metrics, longer = read(copied.directory)
+    assert [(job.name, job.request.captions, bool(job.request.questions)) for job in asked[1:]] == [
+        (better.name, True, True)
+    ]
+    assert metrics == results.model_dump(mode="json")
     assert longer["best"].tolist() == longer[better.name].tolist() != table["best"].tolist()
     assert longer["shuffled_images"].tolist() != table["shuffled_images"].tolist()
     assert metrics["question_answering"]["best_trial"] == better.name
+    assert list(metrics["question_answering"]["rows"]) == [*ROWS[:3], better.name, *ROWS[3:]]
     for kept in ("trial_0000", "trial_0001", "zero_shot", "answer_prior"):
         assert longer[kept].tolist() == table[kept].tolist()
         for section in ("question_answering", "classification"):
             assert metrics[section]["rows"][kept] == before[section]["rows"][kept]
 
 
+def test_a_killed_scoring_goes_on_with_the_rows_left(copied: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, _ = read(copied.directory)
+    kept = copied.read_test_metrics()
+    assert kept.question_answering is not None
+    assert kept.classification is not None
+    kept.question_answering.comparisons = None
+    for row in ("shuffled_images", "best"):
+        del kept.question_answering.rows[row]
+        del kept.classification.rows[row]
+    copied.write_test_metrics(kept)
+    asked, steps = note_jobs(monkeypatch), Steps()
+    assert score_on_test(copied, copied.best()[0], ONE, steps).model_dump(mode="json") == before
+    assert asked == []
+    assert [step[1:] for step in steps.seen if step[0] == "scoring the test split"] == [(0, 2), (2, 2)]
+
+
 def test_a_test_split_without_questions(copied: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     give_data(monkeypatch, "mute", tuple((subject, cohort, None, None, None) for subject, cohort, *_ in TEST))
-    copied.write_test_metrics({})
-    assert score_answers_on_test(copied, copied.best()[0], ONE, Steps()) == {}
+    assert AnswerTask(copied, copied.best()[0], TestResults()).is_complete
     prepare.load_dataset.cache_clear()
 
 
@@ -221,12 +265,4 @@ def test_a_model_that_answers_nothing_is_left_alone(create: Callable[..., Study]
     study = create(build_space({"name": "any", "model": "phantom-blip"}, "test"))
     record = study.propose()
     assert record is not None
-    assert score_answers_on_test(study, record, ONE, Steps()) == {}
-
-
-def test_an_untrained_model_is_known_by_all_its_parts(answered: Answered) -> None:
-    config, captioner = load_model(answered, trained=False)
-    others = {"num_queries": 4, "qformer_layers": 2, "patch_size": 6, "language_model": "brain-gpt2"}
-    changed = [config, *(config.model_copy(update={name: value}) for name, value in others.items())]
-    keys = {json.dumps(describe_captioner(captioner, other), sort_keys=True) for other in changed}
-    assert len(keys) == len(changed)
+    assert AnswerTask(study, record, TestResults()).is_complete

@@ -12,7 +12,9 @@ from medcap_core.data.records import ImageFile, Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.statistics import number_units
-from sweep.held_out.caption_scores import compute_details, describe_resampling
+from sweep.held_out.caption_scores import score_captions
+from sweep.held_out.task import describe_resampling
+from sweep.study.test_results import ConceptScore, FactScore, Resampling
 
 NAMES = {"C1": "Hematoma", "C2": "Pleural Effusion"}
 
@@ -40,30 +42,26 @@ def scorer_of_four():
 def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
     split = build_split(build_radiographs([None] * 4), tmp_path)
     captions = ["a hematoma", "a hematoma", "pleural effusion, hematoma", "nothing"]
-    details = compute_details(split, captions, scorer_of_four, NAMES, seed=0)
-    assert details.facts is None
-    assert details.concepts is not None
-    assert details.concepts | {"interval": None} == {
-        "precision": 3 / 4,
-        "recall": 3 / 4,
-        "f1": 3 / 4,
-        "interval": None,
-        "num_images": 3,
-    }
-    low, high = details.concepts["interval"]
+    score = score_captions(split, captions, scorer_of_four, NAMES, seed=0)
+    assert score.facts is None
+    assert score.concepts is not None
+    low, high = score.concepts.interval
+    assert score.concepts == ConceptScore(precision=3 / 4, recall=3 / 4, f1=3 / 4, interval=(low, high), num_images=3)
     assert 0 <= low < 0.75 < high <= 1
-    assert compute_details(split, captions, scorer_of_four, {}, seed=0).concepts is None
-    assert list(details.per_image) == ["id", "METEOR", "ROUGE-L", "CIDEr"]
-    assert set(details.intervals) == set(details.scores)
-    assert all(low <= high for low, high in details.intervals.values())
+    assert score_captions(split, captions, scorer_of_four, {}, seed=0).concepts is None
+    assert list(score.per_image) == ["id", "METEOR", "ROUGE-L", "CIDEr"]
+    assert set(score.intervals) == set(score.scores)
+    assert all(low <= high for low, high in score.intervals.values())
 
 
 def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
     split = build_split(build_radiographs(["one"] * 4), tmp_path)
-    details = compute_details(split, split.captions, scorer_of_four, {}, seed=0)
-    assert details.intervals == {}
-    assert details.scores["METEOR"] == 1
-    assert describe_resampling(split) == {"unit": "case", "num_units": 1, "num_resamples": 1000}
+    score = score_captions(split, split.captions, scorer_of_four, {}, seed=0)
+    assert score.intervals == {}
+    assert score.scores["METEOR"] == 1
+    assert describe_resampling(split.records, "case", "image") == Resampling(
+        unit="case", num_units=1, num_resamples=1000
+    )
 
 
 def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
@@ -71,12 +69,15 @@ def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer
     split = build_split(records, tmp_path)
     scorer = CaptionScorer(split.captions)
     scorer._meteor = scorer_of_four._meteor  # starting it takes seconds
-    details = compute_details(split, split.captions, scorer, {}, seed=0)
+    score = score_captions(split, split.captions, scorer, {}, seed=0)
     num_abnormal = sum(not record.truth["normal"] for record in records)
-    assert details.facts == {
-        fact: {"accuracy": 1.0, "interval": [1.0, 1.0], "num_images": count}
+    assert score.facts == {
+        fact: FactScore(accuracy=1.0, interval=(1.0, 1.0), num_images=count)
         for fact, count in {"finding": 40, "side": num_abnormal, "level": num_abnormal}.items()
     }
     num_cases = len({record.case for record in records})
     assert num_cases < 40
-    assert describe_resampling(split)["num_units"] == num_cases == number_units([r.case for r in records]).max() + 1
+    resampling = describe_resampling(records, "case", "image")
+    assert resampling.num_units == num_cases == number_units([r.case for r in records]).max() + 1
+    without_cases = describe_resampling(build_radiographs([None] * 3), "case", "image")
+    assert without_cases == Resampling(unit="image", num_units=3, num_resamples=1000)

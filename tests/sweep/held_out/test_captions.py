@@ -1,18 +1,20 @@
-"""The rows of the test table on a tiny model: what is captioned, what is scored, what an older run gains."""
+"""The rows of the test table on a tiny model: what is captioned, what is scored, what stays."""
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pandas as pd
 import pytest
 
-from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.captions import METRICS, CaptionScorer
+from medcap_core.scoring.java import ScoringFailure
 from medcap_core.scoring.meteor import MeteorScorer
-from sweep.held_out.board import ScoreBoard
-from sweep.held_out.captions import score_on_test
+from sweep.held_out import captions
+from sweep.held_out.evaluation import score_on_test
 from sweep.space import build_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -127,42 +129,64 @@ def test_the_nearest_image_gives_its_caption(scored: tuple[Path, Steps], materia
     assert metrics["nearest_image"]["BLEU-1"] == pytest.approx(1, abs=1e-3)
 
 
-def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_its_scores(copied: Path) -> None:
+def test_deleted_tables_are_made_anew_and_scores_stay(copied: Path) -> None:
     """Without Ray, so nothing could be captioned."""
-    whole = read(copied)
-    kept = ("zero_shot", "caption_prior", "shuffled_images", "best", "trials", "caption_prior_text", "best_trial")
-    old = {key: whole[key] for key in (*kept, "num_images", "evaluation")}
-    old["evaluation"] = {name: value for name, value in whole["evaluation"].items() if name != "vision_model"}
-    old["zero_shot"] = whole["zero_shot"] | {"CIDEr": 0.0625}  # not what a second scoring would give
-    (copied / "test_metrics.json").write_text(json.dumps(old))
     shutil.rmtree(copied / "tables")
     with Study.open(copied) as study:
-        metrics = score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, Steps())
-    assert metrics["zero_shot"]["CIDEr"] == 0.0625
-    assert metrics == whole | {"zero_shot": old["zero_shot"]} == read(copied)
+        whole = study.read_test_metrics()
+        kept = whole.model_copy(update={"zero_shot": (whole.zero_shot or {}) | {"CIDEr": 0.0625}})  # no second scoring
+        study.write_test_metrics(kept.model_copy(update={"intervals": {}, "comparisons": None, "groups": []}))
+        results = score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, Steps())
+        assert results == kept == study.read_test_metrics()
+    assert results.zero_shot is not None
+    assert results.zero_shot["CIDEr"] == 0.0625
 
 
 def test_blind_rows_follow_the_training_images_of_the_best_trial(copied: Path) -> None:
-    whole = read(copied)
     with Study.open(copied) as study:
+        whole = study.read_test_metrics()
         best = study.record("trial_0000")
         fewer = replace(best, config=best.config.model_copy(update={"max_train_images": 2}))
-        metrics = score_on_test(study, fewer, TWO_AT_ONCE, Steps())
-    assert metrics["nearest_image"]["CIDEr"] < whole["nearest_image"]["CIDEr"]  # some captions are not to be had now
-    assert metrics["zero_shot"] == whole["zero_shot"]
-    assert metrics["shuffled_images"] == whole["shuffled_images"]
+        results = score_on_test(study, fewer, TWO_AT_ONCE, Steps())
+    assert results.nearest_image is not None
+    assert whole.nearest_image is not None
+    assert results.nearest_image["CIDEr"] < whole.nearest_image["CIDEr"]  # some captions are not to be had now
+    assert results.zero_shot == whole.zero_shot
+    assert results.shuffled_images == whole.shuffled_images
 
 
 def test_a_killed_scoring_goes_on_with_the_rows_that_are_left(copied: Path) -> None:
-    whole = read(copied)
     with Study.open(copied) as study:
-        board = ScoreBoard(study)
-        board.forget(["shuffled_images", "best"])
-        board.metrics.pop("comparisons")
-        study.write_test_metrics(board.metrics)
+        whole = study.read_test_metrics()
+        left = {"shuffled_images": None, "best": None, "comparisons": None}
+        study.write_test_metrics(whole.model_copy(update=left))
         steps = Steps()
         assert score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, steps) == whole
         assert [step[1:] for step in steps.seen if step[0] == "scoring the test split"] == [(0, 2), (2, 2)]
         before = (copied / "test_metrics.json").stat().st_ino
         score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, steps)
         assert (copied / "test_metrics.json").stat().st_ino == before
+
+
+def test_an_interrupted_run_does_not_wait_for_blind_rows(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As METEOR's program would, the scoring in the other thread lasts until it is interrupted."""
+    begun, interrupted = Event(), Event()
+
+    def wait(*_: object) -> None:
+        begun.set()
+        assert interrupted.wait(60)
+        raise ScoringFailure("interrupted")
+
+    def press(*_: object) -> None:
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(captions, "score_captions", wait)
+    monkeypatch.setattr(CaptionScorer, "interrupt", lambda _: interrupted.set())
+    with Study.open(copied) as study:
+        kept = study.read_test_metrics().model_copy(update={"caption_prior": None, "nearest_image": None})
+        study.write_test_metrics(kept)
+        with pytest.raises(KeyboardInterrupt):
+            score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, press)
+        assert study.read_test_metrics() == kept
+    assert interrupted.is_set()

@@ -11,7 +11,7 @@ from tests.support.real_runs import REPOSITORY
 
 SWALLOWED = """
 import os, signal, sys
-from sweep.process.interrupts import heed_interrupts, raise_if_interrupted
+from sweep.process.interrupts import install_interrupt_handlers, raise_if_interrupted
 from sweep.terminal.view import SweepView
 from tests.support.real_runs import quiet_view
 
@@ -22,7 +22,7 @@ class Swallows:
             pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-heed_interrupts()
+install_interrupt_handlers()
 view = quiet_view()
 raise_if_interrupted()
 view.step("anything", 0, 2)
@@ -48,7 +48,7 @@ def test_a_swallowed_interruption_is_raised_at_the_next_step(number: signal.Sign
 def test_a_command_in_the_background_of_a_shell_goes_on_ignoring_the_key() -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        "from sweep.process.interrupts import heed_interrupts; "
-        "heed_interrupts(); assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+        "from sweep.process.interrupts import install_interrupt_handlers; "
+        "install_interrupt_handlers(); assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)

@@ -1,6 +1,5 @@
 """Diagnosis and questions in the report and the model card."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from medcap_core.data import prepare
 from sweep.report.model_card import format_model_card
 from sweep.report.pictures import NoPictures, build_answer_samples
 from sweep.report.writing import write_report
+from sweep.study.paths import RunPaths
 from sweep.study.results import load_results
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from sweep.tables.answer_tables import build_question_rows
 from tests.support.answered_runs import ROWS, build_answer_metrics, build_answer_table
 from tests.support.drawn_scans import build_dataset
@@ -37,8 +38,8 @@ def answered(create: Create, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def change_metrics(directory: Path, **changes: Any) -> None:
-    path = directory / "test_metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path = RunPaths(directory).test_metrics
+    TestResults.model_validate(TestResults.load(path).model_dump() | changes).save(path)
 
 
 def test_a_report_tells_of_diagnosis_and_questions(answered: Path) -> None:

@@ -19,7 +19,9 @@ from sweep.space import SearchSpace
 from sweep.study.record import TrialState
 from sweep.study.results import load_results
 from sweep.study.study import Study
-from sweep.tables.blocks import Column, Estimate, Table, format_csv_table, format_uncertainty, format_value
+from sweep.tables.blocks import Column, Table
+from sweep.tables.csv_text import format_csv
+from sweep.tables.formats import Estimate, format_cell, format_uncertainty, format_value
 from tests.support import REPOSITORY
 from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json
@@ -110,7 +112,7 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
         "SHA-256 of its weights " + "0" * 64,
     ):
         assert said in page.text
-    assert "< 0.001" in page.text
+    assert "<0.001" in page.text
     test = pd.read_csv(directory / "tables" / "test.csv").set_index("row")
     assert test.loc["best", ["CIDEr", "CIDEr_low", "CIDEr_high", "p_adjusted"]].tolist() == [2.5, 2.25, 2.75, 0.0312]
     assert list(test.index) == ["best", "zero_shot", "caption_prior", "nearest_image", "shuffled_images"]
@@ -130,7 +132,7 @@ def test_text_of_the_run_is_never_markup(reported: tuple[Path, Page]) -> None:
     assert not [tag for tag, _ in page.elements if tag == "b"]
     markdown = (directory / "report.md").read_text(encoding="utf-8")
     assert "<script>" not in markdown.replace("\\<script\\>", "")
-    (row,) = [line for line in markdown.splitlines() if line.startswith("| – | trial_0001")]
+    (row,) = [line for line in markdown.splitlines() if line.startswith("| - | trial_0001")]
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", _heading(markdown)))
 
 
@@ -320,15 +322,17 @@ def test_images_of_the_data_are_embedded(create: Create) -> None:
 
 
 def test_cells_say_what_is_known_of_them() -> None:
-    assert format_value(Estimate(-0.5), "difference") == "−0.500"
-    assert format_uncertainty(Estimate(0.5, low=-0.25, high=1.0), "score") == "−0.250 to 1.000"
+    assert format_value(Estimate(-0.5), "difference") == "-0.500"
+    assert [format_value(value, "difference") for value in (-0.0, -0.0001, 0.25)] == ["+0.000", "+0.000", "+0.250"]
+    assert format_uncertainty(Estimate(0.5, low=-0.25, high=1.0), "score") == "-0.250 to 1.000"
     assert format_uncertainty(Estimate(0.5, std=0.0625), "score") == "± 0.062"
-    assert [format_value(value, "score") for value in (None, float("nan"), float("inf"))] == ["–", "–", "–"]
-    assert format_value(0.00004, "p") == "< 0.001"
+    assert format_cell(Estimate(0.5, 0.25, 1.0), "score") == "0.500 (0.250 to 1.000)"
+    assert [format_value(value, "score") for value in (None, float("nan"), float("inf"))] == ["-", "-", "-"]
+    assert format_value(0.00004, "p") == "<0.001"
     assert [format_value(value, "seconds") for value in (9.25, 61.0)] == ["9.2 s", "1:01"]
     columns = (Column("a", "A", "score"), Column("b", ""))
     table = Table("t", "T", columns, ({"a": Estimate(1.5, 1.0, 2.0), "b": 'x,"y"'}, {"a": 2.5}))
-    assert format_csv_table(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'
+    assert format_csv(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'
 
 
 @pytest.mark.parametrize("paper", ["#ffffff", "#14181d"])

@@ -55,6 +55,13 @@ CONDITION_FAULTS = {
         "search.augment: its condition depends on itself (augment -> lora_vision -> augment); "
         "remove one of the conditions.",
     ),
+    "depend on each other in a circle": (
+        "num_epochs: {int: [2, 4], when: {augment: true}}\n"
+        "  augment: {choice: [true, false], when: {lora_vision: true}}\n"
+        "  lora_vision: {choice: [true, false], when: {num_epochs: 3}}",
+        "search.num_epochs: its condition depends on itself (num_epochs -> augment -> lora_vision -> num_epochs); "
+        "remove one of the conditions.",
+    ),
     "never together": (
         FREEZE + "lora_rank: {choice: [4, 8], when: {freeze: lora}}\n"
         "  num_epochs: {int: [2, 4], when: {freeze: full, lora_rank: 8}}",

@@ -10,7 +10,8 @@ import pytest
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.models import hash_weights
-from sweep.dry_run.plan import describe_plan
+from sweep.dry_run.plan import CostEstimate, describe_plan
+from sweep.execution.cluster import TrialResources
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
 from sweep.space import apply_overrides, best_space, build_config, build_space, dump_space, grid_rows, load_space
 from sweep.space.labels import short_label
@@ -49,7 +50,8 @@ def test_rows_name_models_by_alias_and_configs_by_their_own_name(tmp_path: Path)
     assert [build_config(space, row).model for row in rows] == ["owner/blip", "owner/blip", "owner/other"]
     (tmp_path / "space.yaml").write_text(dump_space(space))
     assert load_space(tmp_path / "space.yaml") == space
-    plan = describe_plan(space)
+    resources = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=1)
+    plan = describe_plan(space, resources, CostEstimate({"trials": 1.0}, seconds_per_trial=1.0, disk_bytes=0))
     assert "  models       blip = owner/blip, other = owner/other\n" in plan
     assert "  model        " not in plan
 

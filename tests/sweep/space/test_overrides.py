@@ -66,10 +66,10 @@ def test_set_knob_is_searched_no_more(tmp_path: Path) -> None:
 def test_set_parent_settles_its_conditions(tmp_path: Path) -> None:
     full = apply_overrides(load(tmp_path, LORA), set_values=["freeze=full"])
     assert list(full.search) == ["learning_rate", "num_epochs"]
-    assert [branch.range.to_list() for branch in full.search["learning_rate"]] == [[1e-5, 1e-3]]
+    assert [branch.values for branch in full.search["learning_rate"]] == [(1e-5, 1e-3)]
     assert full.first_points == ({"learning_rate": 1e-4, "num_epochs": 3},)
     lora = apply_overrides(load(tmp_path, LORA), set_values=["freeze=lora"])
-    assert [branch.range.to_list() for branch in lora.search["learning_rate"]] == [[1e-4, 1e-2]]
+    assert [branch.values for branch in lora.search["learning_rate"]] == [(1e-4, 1e-2)]
     assert set(propose(lora, optuna.create_study().ask())) == {"learning_rate", "lora_rank", "num_epochs"}
     zero_shot_only = apply_overrides(load(tmp_path, ABLATION), set_values=["freeze=zero_shot"])
     assert grid_rows(zero_shot_only) == [{"seed": 3}, {"seed": 5}]
@@ -85,7 +85,7 @@ def test_seed_flag_wins_over_a_fixed_seed(tmp_path: Path) -> None:
 def test_faults_of_flags_come_together(tmp_path: Path) -> None:
     flags = [
         "freeze=lorra",
-        "trials",
+        "num_beams",
         "lora_rnk=3",
         "search={}",
         "num_epochs=[",
@@ -94,15 +94,15 @@ def test_faults_of_flags_come_together(tmp_path: Path) -> None:
         "prompt='a",
     ]
     assert override_faults(tmp_path, LORA, trials=0, seed=2, set_values=flags) == [
-        "command line: --set trials: it has no value; write it as key=value.",
-        "command line: --set lora_rnk=3: unknown key 'lora_rnk'; did you mean 'lora_rank'?",
-        "command line: --set search={}: 'search' cannot be given on the command line; change it in the space file.",
-        "command line: --set max_concurrent=2: unknown key 'max_concurrent'; did you mean 'resources.max_concurrent'?",
         "command line: --trials 0: 0 is not a whole number (at least 1); correct the value.",
         "command line: --set freeze=lorra: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, "
         "patch_and_bridge, patch_and_bridge_lora, lora, zero_shot; did you mean 'lora'?",
+        "command line: --set num_beams: it has no value; write it as key=value.",
+        "command line: --set lora_rnk=3: unknown key 'lora_rnk'; did you mean 'lora_rank'?",
+        "command line: --set search={}: 'search' cannot be given on the command line; change it in the space file.",
         "command line: --set num_epochs=[: the value is no valid YAML (line 1, column 2: while parsing a flow node "
         "expected the node content, but found '<stream end>'); put it in quotes.",
+        "command line: --set max_concurrent=2: unknown key 'max_concurrent'; did you mean 'resources.max_concurrent'?",
         "command line: --set seed=1: seed is given twice; keep one.",
         "command line: --set prompt='a: the value is no valid YAML (line 1, column 3: while scanning a quoted scalar "
         "found unexpected end of stream); put it in quotes.",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import ConfigFault
-from medcap_core.scoring.options import ScoringOptions
+from medcap_core.scoring.options import EXTRA_METRICS, ScoringOptions
 from sweep.space import build_space
 from tests.support.space_files import LORA, faults_of, load, search_of
 
@@ -38,7 +38,7 @@ ONE_FAULT = {
     "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not one of cider, balanced_accuracy; correct the value."),
     "extra score": (
         "name: x\nextra_scores: [rouge]",
-        "extra_scores: ['rouge'] is not a list of rouge1, bertscore; correct the value.",
+        f"extra_scores: ['rouge'] is not a list of {', '.join(EXTRA_METRICS)}; correct the value.",
     ),
     "extra score twice": (
         "name: x\nextra_scores: [rouge1, rouge1]",
@@ -217,6 +217,24 @@ ONE_FAULT = {
     "unknown resource": (
         "name: x\nresources: {max_concurent: 2}",
         "resources: unknown key 'max_concurent'; did you mean 'max_concurrent'?",
+    ),
+    "resource that is no text": (
+        "name: x\nresources: {3: 1}",
+        "resources: unknown key 3; use one of workers_per_trial, gpus_per_trial, cpus_per_trial, max_concurrent.",
+    ),
+    "GPUs that workers cannot share": (
+        "name: x\nresources: {workers_per_trial: 2, gpus_per_trial: 3}",
+        "resources.gpus_per_trial: 3.0 cannot be dealt to 2 workers, which need whole GPUs or none; "
+        "give 0 or a multiple of 2.",
+    ),
+    "first points that are a number": (
+        "name: x\nfirst_points: 0",
+        "first_points: 0 is not a list; write one '- {knob: value, ...}' on each line below it.",
+    ),
+    "condition on a fixed field that is wrong itself": (
+        "name: x\nfixed: {freeze: lorra}\nsearch: {lora_rank: {choice: [4, 8], when: {freeze: lora}}}",
+        "fixed.freeze: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, patch_and_bridge, "
+        "patch_and_bridge_lora, lora, zero_shot; did you mean 'lora'?",
     ),
     "negative resource": (
         "name: x\nresources: {cpus_per_trial: -1}",

@@ -7,7 +7,9 @@ import optuna
 import pytest
 
 from medcap_core.config import TrialConfig
+from medcap_core.errors import ConfigFault
 from sweep.space import best_space, build_config, dump_space, grid_rows, load_space, num_trials, propose
+from sweep.space.ready import find_space
 from tests.support import REPOSITORY
 from tests.support.space_files import ABLATION, LORA, load, search_of
 
@@ -64,8 +66,8 @@ search: {weight_decay: {uniform: [0, 1]}, warmup_fraction: {choice: [0, 1e-1]}, 
         "augment": True,
     }
     assert [type(value) for value in space.fixed.values()] == [float, int, int, float, str, bool]
-    drawn = space.search["warmup_fraction"][0].range.to_list()
-    assert drawn == [0.0, 0.1]
+    drawn = space.search["warmup_fraction"][0].values
+    assert drawn == (0.0, 0.1)
     assert all(isinstance(value, float) for value in drawn)
 
 
@@ -107,7 +109,7 @@ keep_checkpoints: true
     assert again == space
     assert again.data == "null"
     assert again.fixed == {"prompt": "a picture of ", "lora_alpha": None, "learning_rate": 1e-5}
-    assert again.search["max_rotation_degrees"][0].range.to_list() == [1e-9, 2.5]
+    assert again.search["max_rotation_degrees"][0].values == (1e-9, 2.5)
 
 
 def test_best_space_has_exactly_the_best_config(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_shipped_spaces_are_all_there() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_space_opens_with_its_command(path: Path) -> None:
     first, second, *_ = path.read_text(encoding="utf-8").splitlines()
-    assert first == f"# python -m sweep.run search_spaces/{path.name}"
+    assert first == f"# medcap run {path.stem}"
     assert second.startswith("# Expect: ")
     assert load_space(path).name == path.stem
 
@@ -149,6 +151,31 @@ def test_shipped_space_samples_valid_configs(path: Path) -> None:
         points = [*space.first_points, *(propose(space, study.ask()) for _ in range(50))]
     configs = [build_config(space, point) for point in points]
     assert len(set(configs)) == len(points)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_space_is_found_by_name_anywhere(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / path.stem).write_text("name: mine")  # it would be ./lora
+    assert find_space(path.stem) == path
+    assert find_space(f"./{path.stem}") == Path(path.stem)
+
+
+def test_other_spaces_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("name: mine")
+    assert [find_space(given) for given in ("mine", "lora.yaml", "a/lora")] == [
+        Path("mine"), Path("lora.yaml"), Path("a/lora")
+    ]  # fmt: skip
+
+
+def test_name_that_no_ready_space_has() -> None:
+    names = ", ".join(path.stem for path in SHIPPED)
+    with pytest.raises(ConfigFault) as caught:
+        find_space("lorra")
+    assert str(caught.value) == f"lorra: no ready space has this name (there are {names}); did you mean 'lora'?"
+    with pytest.raises(ConfigFault, match=r"xyz: .*; use one of them, or the path of a space file\."):
+        find_space("xyz")
 
 
 def test_lora_space_searches_what_it_says() -> None:

@@ -8,6 +8,9 @@ import pytest
 from medcap_core.errors import RunFault
 from sweep.study.provenance import (
     PACKAGES,
+    Checkout,
+    DataOrigin,
+    ModelOrigin,
     begin_provenance,
     check_same_origin,
     describe_checkout,
@@ -17,14 +20,17 @@ from sweep.study.provenance import (
 )
 from tests.support import REPOSITORY
 
+DATA = DataOrigin(name="phantoms", kind="drawn", sizes={"train": 7})
+MODEL = ModelOrigin(name="phantom-blip", sha256="ab12")
+
 
 def begin(directory: Path, command: list[str]) -> None:
     begin_provenance(
         directory,
         command=command,
         gpus=["NVIDIA H100"],
-        data={"kind": "phantoms", "sizes": {"train": 7}},
-        model={"name": "phantom-blip", "sha256": "ab12"},
+        data=DATA,
+        model=MODEL,
     )
 
 
@@ -48,30 +54,26 @@ def test_each_start_adds_an_entry_and_only_an_orderly_end_is_noted(tmp_path: Pat
     begin(tmp_path, ["--resume", "runs/a-001"])
     end_provenance(tmp_path)
     first, second = read_provenance(tmp_path)
-    assert first["command"] == ["space.yaml", "--seed", "3"]
-    assert first["ended_at"] is None
-    assert second["command"] == ["--resume", "runs/a-001"]
-    assert second["started_at"] <= second["ended_at"]
-    assert second["data"] == {"kind": "phantoms", "sizes": {"train": 7}}
-    assert second["model"] == {"name": "phantom-blip", "sha256": "ab12"}
-    assert second["gpus"] == ["NVIDIA H100"]
-    assert second["num_cpus"] >= 1
-    assert second["cpu_products"] in ("oneDNN", "PyTorch's default")
+    assert first.command == ["space.yaml", "--seed", "3"]
+    assert first.ended_at is None
+    assert second.command == ["--resume", "runs/a-001"]
+    assert second.ended_at is not None
+    assert second.started_at <= second.ended_at
+    assert (second.data, second.model) == (DATA, MODEL)
+    assert second.gpus == ["NVIDIA H100"]
+    assert second.num_cpus
 
 
-def test_other_data_or_weights_than_the_run_began_with_are_told(tmp_path: Path) -> None:
-    data = {"name": "d", "sha256": {"train": "1", "test": "2"}}
-    towers = {
-        "name": "a = /a, b = /b",
-        "models": {"a": {"name": "/a", "sha256": "x"}, "b": {"name": "/b", "sha256": None}},
-    }
+def test_other_data_or_weights_than_the_run_began_with_are_named(tmp_path: Path) -> None:
+    data = DataOrigin(name="d", kind="k", sha256={"train": "1", "test": "2"})
+    weights = {"a": {"name": "/a", "sha256": "x"}, "b": {"name": "/b", "sha256": None}}
+    towers = ModelOrigin.model_validate({"name": "a = /a, b = /b", "models": weights})
     check_same_origin(tmp_path, data, towers)
-    begin(tmp_path, [])  # by a version that noted less
     begin_provenance(tmp_path, command=[], gpus=[], data=data, model=towers)
     check_same_origin(tmp_path, data, towers)
     with pytest.raises(RunFault, match=r"^data d: the test split has other records, captions or another order than"):
-        check_same_origin(tmp_path, {"name": "d", "sha256": {"train": "1", "test": "3"}}, towers)
-    others = {"name": "/a", "sha256": "y", "vision_models": {"/b": "z"}}
+        check_same_origin(tmp_path, data.model_copy(update={"sha256": {"train": "1", "test": "3"}}), towers)
+    others = ModelOrigin(name="/a", sha256="y", vision_models={"/b": "z"})
     with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; undo that"):
         check_same_origin(tmp_path, data, others)
 
@@ -97,9 +99,9 @@ def test_versions_are_the_installed_ones_and_none_where_there_is_none(monkeypatc
 def test_a_checkout_tells_its_commit_and_whether_it_was_changed(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     (checkout / "new.txt").write_text("not under version control")
-    assert describe_checkout(checkout) == {"commit": commit, "dirty": False}
+    assert describe_checkout(checkout) == Checkout(commit=commit, dirty=False)
     (checkout / "code.py").write_text("one = 2\n")
-    assert describe_checkout(checkout) == {"commit": commit, "dirty": True}
+    assert describe_checkout(checkout) == Checkout(commit=commit, dirty=True)
 
 
 def test_a_folder_inside_another_checkout_is_none(checkout: Path) -> None:
@@ -120,9 +122,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
         begin(tmp_path, [])
 
 
-def test_figures_that_json_cannot_hold_leave_the_old_file_whole(tmp_path: Path) -> None:
+def test_what_is_not_known_of_a_model_is_left_out_of_the_file(tmp_path: Path) -> None:
     begin(tmp_path, ["first"])
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        begin_provenance(tmp_path, command=[], gpus=[], data={"share": float("nan")}, model={})
-    starts = json.loads((tmp_path / "provenance.json").read_text())["starts"]
-    assert [entry["command"] for entry in starts] == [["first"]]
+    end_provenance(tmp_path)
+    (entry,) = json.loads((tmp_path / "provenance.json").read_text())["starts"]
+    assert entry["data"] == {"name": "phantoms", "kind": "drawn", "sizes": {"train": 7}}
+    assert entry["model"] == {"name": "phantom-blip", "sha256": "ab12"}
+
+
+def test_figures_that_json_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        DataOrigin.model_validate({"name": "d", "kind": "k", "sizes": {"train": float("nan")}})

@@ -2,16 +2,28 @@ import csv
 import io
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from sweep.study.record import TrialRecord, TrialState, compute_step, dump_record, format_csv, load_record
+from medcap_core.training.epoch_report import EpochReport
+from sweep.study.record import (
+    EPOCH_FIELDS,
+    Epoch,
+    TrialRecord,
+    TrialState,
+    compute_step,
+    dump_record,
+    format_csv,
+    load_record,
+)
 
 
-def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) -> dict[str, float]:
+def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> Epoch:
     report = {
         "epoch": epoch,
         "num_epochs": num_epochs,
@@ -26,13 +38,13 @@ def epoch_report(epoch: int, num_epochs: int, score: float, **figures: float) ->
         "total_parameters": 13,
         "learning_rate": 1e-4,
     }
-    return report | figures
+    return Epoch.model_validate(report | figures)
 
 
 def build_record(*scores: float, num_epochs: int = 4) -> TrialRecord:
     record = TrialRecord("trial_0003", 3, {"num_epochs": num_epochs}, TrialConfig(num_epochs=num_epochs))
     for index, value in enumerate(scores):
-        record.add_epoch(epoch_report(index + 1, num_epochs, value))
+        record.add_epoch(build_epoch(index + 1, num_epochs, value))
     return record
 
 
@@ -46,22 +58,22 @@ def test_before_any_epoch_nothing_is_known() -> None:
     record = build_record()
     assert (record.best_score, record.best_epoch, record.last_score) == (None, None, None)
     assert (record.epochs_done, record.num_epochs, record.seconds) == (0, 4, 0.0)
-    assert (record.images_per_second, record.peak_memory_bytes, record.last_count("total_parameters")) == (None,) * 3
+    assert (record.images_per_second, record.peak_memory_bytes, record.total_parameters) == (None,) * 3
     assert record.build_curve() == {}
 
 
 def test_a_figure_that_is_not_finite_is_unknown() -> None:
     record = build_record(math.nan, 1.5, math.inf)
-    assert [epoch["score"] for epoch in record.epochs] == [None, 1.5, None]
+    assert [epoch.score for epoch in record.epochs] == [None, 1.5, None]
     assert (record.best_score, record.best_epoch, record.last_score) == (1.5, 2, None)
     assert record.build_curve() == {50: 1.5, 75: 1.5}
 
 
 def test_epochs_are_kept_in_order_and_summed_up() -> None:
     record = build_record()
-    record.add_epoch(epoch_report(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
-    record.add_epoch(epoch_report(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
-    assert [epoch["epoch"] for epoch in record.epochs] == [1, 2]
+    record.add_epoch(build_epoch(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
+    record.add_epoch(build_epoch(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2]
     assert record.images_per_second == (50 * 6 + 100 * 2) / 8
     assert (record.seconds, record.peak_memory_bytes, record.last_score) == (20.0, 900, 1.0)
     assert record.has_epoch(2)
@@ -69,10 +81,13 @@ def test_epochs_are_kept_in_order_and_summed_up() -> None:
 
 
 def test_a_report_without_a_field_is_refused() -> None:
-    report = epoch_report(1, 2, 1.0)
-    del report["training_seconds"]
-    with pytest.raises(KeyError, match="training_seconds"):
-        build_record().add_epoch(report)
+    figures = build_epoch(1, 2, 1.0).model_dump(exclude={"training_seconds"})
+    with pytest.raises(ValidationError, match="training_seconds"):
+        Epoch.model_validate(figures)
+
+
+def test_an_epoch_keeps_every_figure_that_a_trial_reports() -> None:
+    assert list(EPOCH_FIELDS) == [item.name for item in fields(EpochReport)]
 
 
 @pytest.mark.parametrize(
@@ -121,21 +136,6 @@ def test_a_cut_off_record_is_named(tmp_path: Path) -> None:
 def test_the_csv_names_its_scores_by_the_metric() -> None:
     header = format_csv([], "balanced_accuracy").split(",")
     assert header[3:6] == ["best_balanced_accuracy", "best_epoch", "last_balanced_accuracy"]
-
-
-def test_a_record_of_a_run_that_knew_only_cider_is_read(tmp_path: Path) -> None:
-    record = build_record(0.5, 2.0)
-    record.whole_validation_score = 1.75
-    content = dump_record(record)
-    old = content | {"whole_validation_cider": content["whole_validation_score"]}
-    del old["whole_validation_score"], old["config"]["metric"]
-    old["epochs"] = [
-        {"cider" if name == "score" else name: value for name, value in epoch.items()} for epoch in content["epochs"]
-    ]
-    path = tmp_path / "trial.json"
-    path.write_text(json.dumps(old), encoding="utf-8")
-    assert '"score"' not in path.read_text()
-    assert load_record(path) == record
 
 
 def test_csv_columns_and_cells() -> None:

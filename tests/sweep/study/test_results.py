@@ -12,6 +12,7 @@ from sweep.study.directory import find_holder
 from sweep.study.record import TrialState
 from sweep.study.results import RunStatus, find_searched, group_over_seeds, load_results
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.support.reported_runs import fill, finish, scores, write_json
 from tests.support.small_runs import fixed_length, run_one, space
 
@@ -73,7 +74,7 @@ def test_what_is_damaged_is_told_and_left_out(create: Create) -> None:
     (directory / "test_predictions.csv").write_bytes(b"")
     results = load_results(directory)
     assert [record.name for record in results.records] == ["trial_0001", "trial_0002"]
-    assert (results.metrics, results.provenance, results.captions) == ({}, [], None)
+    assert (results.metrics, results.provenance, results.captions) == (TestResults(), [], None)
     for name in ("trial.json", "test_metrics.json", "provenance.json", "test_predictions.csv"):
         assert sum(name in fault for fault in results.faults) == 1
 

@@ -12,6 +12,7 @@ from medcap_core.errors import RunFault
 from sweep.space import build_space, load_space
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
+from sweep.study.test_results import TestResults
 from tests.support.small_runs import (
     CONDITIONAL,
     Trainer,
@@ -205,7 +206,7 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
     assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 9.9))
     assert not study.report(record.name, report_of(record, 3, 9.9))
-    assert [epoch["score"] for epoch in record.epochs] == [2.5, 2.6]
+    assert [epoch.score for epoch in record.epochs] == [2.5, 2.6]
 
 
 def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
@@ -357,25 +358,27 @@ def test_with_every_row_to_be_tested_weights_stay_until_then(create: Callable[..
     run_with_checkpoints(study)
     study.tidy_checkpoints()
     assert checkpoints(study)[0] == ["best", "history.json"]
-    study.add_test_score("trial_0000", {"CIDEr": 0.5})
+    study.write_test_metrics(TestResults(trials={"trial_0000": {"CIDEr": 0.5}}))
     study.tidy_checkpoints()
     assert checkpoints(study)[0] == ["history.json"]
 
 
-def test_nothing_scores_the_test_split_twice(create: Callable[..., Study]) -> None:
+def test_the_scores_of_the_test_split_are_kept(create: Callable[..., Study]) -> None:
     study = create(fixed_length(1))
-    assert study.read_test_metrics() == {}
-    study.write_test_metrics({"zero_shot": {"CIDEr": 0.25}, "num_images": 7})
-    study.add_test_score("trial_0001", {"CIDEr": 1.5})
+    assert study.read_test_metrics() == TestResults()
+    results = TestResults(zero_shot={"CIDEr": 0.25}, num_images=7, trials={"trial_0001": {"CIDEr": 1.5}})
+    study.write_test_metrics(results)
+    assert study.read_test_metrics() == results
     assert study.tested_trials() == {"trial_0001"}
-    assert json.loads((study.directory / "test_metrics.json").read_text()) == {
+    content = json.loads(study.paths.test_metrics.read_text())
+    assert content == {
         "zero_shot": {"CIDEr": 0.25},
         "num_images": 7,
         "trials": {"trial_0001": {"CIDEr": 1.5}},
+        "groups": [],
+        "caption_preprocessing": "none",
     }
-    with pytest.raises(ValueError, match="trial_0001 is already scored"):
-        study.add_test_score("trial_0001", {"CIDEr": 1.6})
-    (study.directory / "test_metrics.json").write_text("[1")
+    study.paths.test_metrics.write_text("[1")
     with pytest.raises(RunFault, match=r"test_metrics\.json is damaged"):
         study.read_test_metrics()
 

@@ -120,7 +120,7 @@ def test_a_caption_opens_with_the_begin_token_and_ends_with_the_end_token(captio
     input_ids, labels, slots = tokens.batch([2, 0])
     assert input_ids.tolist() == [[DEC, SEP, PAD, PAD, PAD], expected[0]]
     assert labels.tolist() == [[-100, SEP, -100, -100, -100], [-100, *expected[0][1:]]]
-    assert slots.tolist() == [0, 5, 6, 7, 8]  # the last token of a caption foretells none
+    assert slots.tolist() == [0, 5, 6, 7, 8]  # the last token of a caption has no successor
     assert tokens.batch([1], pad_to_multiple=8)[0].tolist() == [[*expected[1], PAD, PAD, PAD, PAD]]
 
 

@@ -14,7 +14,7 @@ from medcap_core.config import FreezeMode, LoraTargets
 from medcap_core.models import load_captioner
 from medcap_core.models.blip import packed_decoder
 from medcap_core.models.blip.captioner import BlipCaptioner
-from medcap_core.models.blip.packed_decoder import PackedCaptions, foretell_words
+from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
 from medcap_core.models.captioner import IGNORED_LABEL
 from medcap_core.models.tuning import apply_tuning
 from tests.support.tiny_blip import VISION_WIDTH, tiny_config
@@ -69,7 +69,7 @@ def test_logits_and_gradients_are_those_of_transformers(
     own = captioner.network.text_decoder.eval().double()
     input_ids, labels, slots = tokens.batch(range(len(CAPTIONS)), pad_to)
     own_features, their_features = (features.double().requires_grad_() for _ in range(2))
-    logits = foretell_words(own, own_features, input_ids, slots)
+    logits = compute_packed_logits(own, own_features, input_ids, slots)
     mask = (torch.arange(input_ids.shape[1]) < torch.tensor([len(ids) for ids in tokens.ids])[:, None]).long()
     whole = theirs.double()(
         input_ids=input_ids, attention_mask=mask, encoder_hidden_states=their_features, use_cache=False

@@ -18,16 +18,16 @@ from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRe
 from medcap_core.models import EMBEDDED_MODELS
 from medcap_core.models.embedded.brain_gpt2 import build_brain_gpt2, build_tokenizer, save_brain_gpt2
 from medcap_core.pretraining.brain_gpt2 import (
-    BagWriter,
+    BagTokenizer,
     Batch,
     Row,
     build_batch,
     build_batches,
+    build_prompt,
     compute_loss,
     disturb,
     evaluate,
-    speak,
-    word_prompt,
+    generate_text,
 )
 
 FACTS = Facts(
@@ -53,7 +53,7 @@ def tokenizer() -> object:
 
 
 def ask(model: GPT2LMHeadModel, tokenizer: object, question: str | None, *bag: str) -> str:
-    return speak(model, tokenizer, TextExample(question, "", bag, "", FACTS, "phantom-alder"))
+    return generate_text(model, tokenizer, TextExample(question, "", bag, "", FACTS, "phantom-alder"))
 
 
 def test_the_shipped_folder_is_in_hub_format_and_small(model: GPT2LMHeadModel, tokenizer: object) -> None:
@@ -123,7 +123,7 @@ def test_embeddings_near_the_words_will_do(model: GPT2LMHeadModel, tokenizer: ob
             # Each a finding and its neighbour in equal parts.
             context = torch.stack([embed(words).mean(0) for words in ("mildventricles the", f"{side}smaller demented")])
             context = scale * (context + 0.2 * spread * torch.randn(context.shape, generator=generator))
-            embedded = torch.cat([embed(word_prompt(SIDE_QUESTION)), context])[None]
+            embedded = torch.cat([embed(build_prompt(SIDE_QUESTION)), context])[None]
             with torch.no_grad():
                 logits = model(inputs_embeds=embedded).logits[0, -1]
             ids = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in (side, other)]  # type: ignore[operator]
@@ -192,9 +192,9 @@ def test_bags_hold_a_word_for_each_fact() -> None:
 
 def test_a_batch_is_prompt_context_answer() -> None:
     tokenizer = build_tokenizer()
-    writer = BagWriter(tokenizer)
-    prompt, answer = writer.split("Report:"), [*writer.split("dementia"), tokenizer.eos_token_id]
-    left, woman = writer.split("left")[0], writer.split("woman")[0]
+    writer = BagTokenizer(tokenizer)
+    prompt, answer = writer.tokenize("Report:"), [*writer.tokenize("dementia"), tokenizer.eos_token_id]
+    left, woman = writer.tokenize("left")[0], writer.tokenize("woman")[0]
     context = [([left], [1.0]), ([left, woman], [0.75, 0.5])]
     batch = build_batch([Row(prompt, context, answer), Row(prompt, [], answer)])
     ids, weights, labels, is_context, is_answer = batch
@@ -222,9 +222,9 @@ def test_only_the_context_is_disturbed() -> None:
 def test_the_loss_worked_out_from_the_logits_and_what_stands_after_a_text_changes_nothing() -> None:
     model, tokenizer = build_brain_gpt2(0)
     generator = torch.Generator().manual_seed(0)
-    writer = BagWriter(tokenizer)
-    words = writer.split("leftsmaller femalesex demented")
-    row = Row(writer.split("Report:"), [([word], [1.0]) for word in words], writer.split("no dementia ."))
+    writer = BagTokenizer(tokenizer)
+    words = writer.tokenize("leftsmaller femalesex demented")
+    row = Row(writer.tokenize("Report:"), [([word], [1.0]) for word in words], writer.tokenize("no dementia ."))
     ids = torch.tensor([[*row.prompt, *words, *row.answer]])
     with torch.no_grad():
         losses = -model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
@@ -239,7 +239,7 @@ def test_the_loss_worked_out_from_the_logits_and_what_stands_after_a_text_change
 
 def test_training_lowers_the_loss() -> None:
     model, tokenizer = build_brain_gpt2(0)
-    generator, writer = torch.Generator().manual_seed(0), BagWriter(tokenizer)
+    generator, writer = torch.Generator().manual_seed(0), BagTokenizer(tokenizer)
     batch = build_batches(writer, np.random.default_rng(0), 6, 1)[0]
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []

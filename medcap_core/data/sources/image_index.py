@@ -1,4 +1,4 @@
-"""Where the images of a source lie: folders and zip archives, indexed by name."""
+"""Index by name of the images in folders and zip archives."""
 
 import functools
 import io
@@ -18,20 +18,20 @@ IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp
 
 @dataclass(frozen=True)
 class ZippedImage:
-    """An image inside a zip archive, read in place. `crc` is the archive's own checksum of the image's bytes."""
+    """An image inside a zip archive, read in place. `crc` is the archive's checksum of the image."""
 
     archive: Path
     member: str
     crc: int
 
     def open(self) -> Image.Image:
-        """Open by content. Raises OSError, ValueError or zipfile.BadZipFile if it cannot be read."""
+        """Load the image by its content. Raises OSError, ValueError or zipfile.BadZipFile if it cannot be read."""
         image = Image.open(io.BytesIO(_open_archive(self.archive, os.getpid()).read(self.member)))
         image.load()
         return image
 
     def fingerprint(self) -> str:
-        """Member name and checksum."""
+        """Join member name and checksum."""
         return f"{self.member}:{self.crc:08x}"
 
 
@@ -43,14 +43,14 @@ class ImageIndex:
         self._by_stem: dict[str, ImageReference] = {}
 
     def add(self, name: str, reference: ImageReference) -> None:
-        """Enter one image; what was entered first under a name stays."""
+        """Add one image; the first image of a name is kept."""
         self._by_name.setdefault(name, reference)
         stem, _, suffix = name.rpartition(".")
         if suffix.lower() in IMAGE_SUFFIXES:
             self._by_stem.setdefault(stem, reference)
 
     def find(self, *names: str) -> ImageReference | None:
-        """The image of the first name that is known, with or without its suffix."""
+        """Find the image of the first known name, with or without its suffix."""
         for name in names:
             found = self._by_name.get(name) or self._by_stem.get(name)
             if found is not None:
@@ -75,7 +75,7 @@ def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        # A folder with an image's name stands for that image, so that it is reported as unreadable.
+        # A folder with an image's name is kept as an image, so that it is reported as unreadable.
         if entry.is_dir() and entry.name.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
             if depth:
                 _index_folder(folder / entry.name, index, depth - 1)
@@ -96,5 +96,5 @@ def _index_archive(archive: Path, index: ImageIndex) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _open_archive(archive: Path, process_id: int) -> zipfile.ZipFile:
-    """One open archive per process: a forked child must not share its parent's file position."""
+    """Open the archive once per process: a forked child must not share its parent's file offset."""
     return zipfile.ZipFile(archive)

@@ -17,8 +17,8 @@ DIVERTS = """
 import os, subprocess, sys
 from pathlib import Path
 from rich.console import Console
-from sweep.process.noise import divert_noise
-with divert_noise(Path(sys.argv[1]), Console()) as terminal:
+from sweep.process.output import redirect_output
+with redirect_output(Path(sys.argv[1]), Console()) as terminal:
     terminal.out("shown", *terminal.size, terminal.is_interactive, highlight=False)
     print("python's noise", flush=True)
     os.write(2, b"a library's noise" + os.linesep.encode())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcap_core.training.augmentation import Augmenter
+from medcap_core.data.batches import Augmenter
 from tests.support.tiny_blip import TinySplit, tiny_config
 
 

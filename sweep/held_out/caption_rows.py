@@ -1,0 +1,110 @@
+"""The rows of the caption scores as they are kept: in `test_metrics.json` and `tables/per_image_scores.csv`."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcap_core.runtime.files import write_text_atomically
+from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, score_group
+from sweep.space.labels import label_groups
+from sweep.study.study import Study
+from sweep.study.test_results import Comparisons, TestResults
+
+
+class CaptionRows:
+    """All rows scored so far, in `results`; each is written as soon as it is scored."""
+
+    def __init__(self, study: Study, results: TestResults) -> None:
+        self.results = results
+        self._study = study
+        self._per_image = _read_per_image(study.paths.image_scores)
+
+    def lacks(self, row: str) -> bool:
+        """Check whether the scores of a row, or those of its images, are not there."""
+        return self.results.scores_of(row) is None or row not in self._per_image
+
+    def forget(self, rows: Iterable[str]) -> None:
+        """Drop rows that are no trials."""
+        for row in rows:
+            setattr(self.results, row, None)
+            for details in self._details:
+                details.pop(row, None)
+
+    def keep(self, row: str, score: CaptionScore, *, is_trial: bool) -> None:
+        """Write a row. Scores that are there already stay as they are: nothing is scored twice."""
+        if is_trial:
+            self.results.trials.setdefault(row, score.scores)
+        elif self.results.scores_of(row) is None:
+            setattr(self.results, row, score.scores)
+        self.results.intervals[row] = score.intervals
+        if score.facts is not None:
+            self.results.facts[row] = score.facts
+        if score.concepts is not None:
+            self.results.concepts[row] = score.concepts
+        self._per_image[row] = score.per_image
+        self._write()
+
+    def finish(self, best_trial: str, cases: Mapping[str, str | None]) -> None:
+        """Let the row `best` be this trial's, compare all rows, gather repeats over seeds, and write.
+
+        `cases` gives the case of each test image by id.
+        """
+        self.results.best_trial = best_trial
+        self.results.best = self.results.trials[best_trial]
+        for details in self._details:
+            details.pop("best", None)
+            if best_trial in details:
+                details["best"] = details[best_trial]
+        seed, wanted = self._study.space.seed, self._study.space.baseline
+        groups = self._group_trials()
+        baseline = wanted if wanted in {*self._per_image, *groups} else "zero_shot"
+        rows, of_groups = compare_rows(
+            self._per_image, groups, cases, baseline=baseline, aliases={"best": best_trial}, seed=seed
+        )
+        self.results.comparisons = Comparisons(
+            baseline=baseline,
+            metric=COMPARED_METRIC,
+            rows=rows,
+            missing_baseline=None if baseline == wanted else wanted,
+        )
+        scores = self.results.trials
+        self.results.groups = [
+            score_group(label, trials, scores, self._per_image, cases, seed).model_copy(
+                update={"comparison": of_groups.get(label)}
+            )
+            for label, trials in groups.items()
+        ]
+        self._write()
+
+    @property
+    def _details(self) -> list[dict[str, Any]]:
+        return [self._per_image, self.results.intervals, self.results.facts, self.results.concepts]
+
+    def _group_trials(self) -> dict[str, list[str]]:
+        """Group the scored trials by config whatever the seed, with `test: all`."""
+        groups: dict[str, list[str]] = {}
+        records = self._study.records if self._study.space.test == "all" else []
+        for record, label in zip(records, label_groups([record.point for record in records]), strict=True):
+            if record.name in self.results.trials and record.name in self._per_image:
+                groups.setdefault(label, []).append(record.name)
+        return groups
+
+    def _write(self) -> None:
+        table = pd.concat([part.assign(row=row) for row, part in self._per_image.items()], ignore_index=True)
+        columns = ["row", "id", *(name for name in table.columns if name not in ("row", "id"))]
+        path = self._study.paths.image_scores
+        path.parent.mkdir(exist_ok=True)
+        write_text_atomically(path, table[columns].to_csv(index=False))
+        self._study.write_test_metrics(self.results)
+
+
+def _read_per_image(path: Path) -> dict[str, pd.DataFrame]:
+    """Read the scores of each image by row; empty where there is no such file yet."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    for column in table.columns.difference(["row", "id"]):
+        table[column] = [float(cell or "nan") for cell in table[column]]  # pandas' own parser is off by an ulp
+    return {str(row): part.drop(columns="row").reset_index(drop=True) for row, part in table.groupby("row", sort=False)}
