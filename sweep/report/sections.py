@@ -95,6 +95,13 @@ def explain_test(results: RunResults) -> list[Text]:
             f"best model's captions given to wrong {results.noun}s: a model that does not beat them has learnt the "
             "words, not the pictures."
         )
+    rejoins = results.metrics.evaluation.get("rejoin_wordpieces")
+    if rejoins is not None:
+        said.append(
+            "Of models with BERT's tokenizer, such as BLIP, generated captions "
+            + ("are scored without the spaces it puts beside punctuation" if rejoins else "keep its spaces")
+            + f" (rejoin_wordpieces: {str(rejoins).lower()})."
+        )
     if results.space.test == "all":
         said.append(
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
