@@ -73,7 +73,8 @@ def describe_results(results: RunResults) -> str:
 
 
 def _build_notes(results: RunResults) -> Section:
-    return Section("notes", "Notes", [Text(fault, "warning") for fault in results.faults])
+    said = [*results.faults, *filter(None, [caption_tables.describe_blindness(results)])]
+    return Section("notes", "Notes", [Text(line, "warning") for line in said])
 
 
 def _build_test(results: RunResults) -> Section:
@@ -102,9 +103,16 @@ def explain_test(results: RunResults) -> list[Text]:
             + ("are scored without the spaces it puts beside punctuation" if rejoins else "keep its spaces")
             + f" (rejoin_wordpieces: {str(rejoins).lower()})."
         )
+    num_looks = len(results.metrics.trials)
     if results.space.test == "all":
         said.append(
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
+        )
+    elif num_looks > 1:
+        said.append(
+            f"The test split was looked at {num_looks} times: after each extension of the search that had a new best "
+            f"trial by validation ({', '.join(results.metrics.trials)}). The choice is by "
+            "validation, but who extends a search because of a test score has chosen by it."
         )
     blocks = [Text(" ".join(said), "note")]
     if results.metrics.caption_prior_text:
