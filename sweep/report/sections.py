@@ -148,9 +148,14 @@ def _build_ablation(results: RunResults) -> Section:
         if any(len(str(row["trials"]).split()) > 1 for row in table.rows):
             blocks.append(Text("± is the standard deviation over seeds; costs are means over them.", "note"))
     else:
-        blocks.append(
-            Text("A search, not a grid: each freeze mode is represented by its best trial on validation.", "note")
+        said = (
+            "A search is no ablation: each freeze mode is represented by its best trial on validation, with other "
+            "settings and as many tries as the sampler gave it; trials stopped early have no cost. An ablation runs "
+            "each mode whole, with the learning rates of its space file, which suit phantom-blip:"
         )
+        model = results.best.config.model if results.best else results.space.model
+        command = ["medcap", "run", "ablation", "--data", results.space.data, "--model", model]
+        blocks += [Text(said, "note"), Code(f"$ {shlex.join(command)}", "An ablation on this data")]
     return Section("ablation", "Ablation", blocks)
 
 
