@@ -222,6 +222,11 @@ class TrialConfig(BaseModel):
     repetition_penalty: float = Field(
         1.0, ge=1, le=5, description="Divisor of the logits of tokens already generated; 1 is none."
     )
+    rejoin_wordpieces: bool = Field(
+        True,
+        description="Write generated 'x - ray' and '3. 5 cm' as 'x-ray' and '3.5 cm', for models with BERT's tokenizer "
+        "(BLIP); false for comparison with published figures.",
+    )
     eval_batch_size: int = Field(
         32,
         ge=1,

@@ -34,7 +34,7 @@ from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
 from sweep.study.study import Study
 from sweep.tables.answer_tables import build_answer_tables
-from sweep.tables.caption_tables import build_caption_tables
+from sweep.tables.caption_tables import build_caption_tables, describe_blindness
 from sweep.tables.printing import print_table
 from sweep.terminal.view import SweepView
 
@@ -151,6 +151,8 @@ def print_results(study: Study, console: Console) -> None:
     results = load_results(study.directory)
     for table in (*build_caption_tables(results), *build_answer_tables(results)):
         print_table(console, table)
+    if said := describe_blindness(results):
+        write_lines(console, "", said)
     write_lines(
         console,
         "",

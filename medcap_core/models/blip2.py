@@ -19,12 +19,12 @@ from transformers import (
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+from medcap_core.models.wordpiece import decode_texts
 
 # Query, key, value and output of OPT or LLaMA, and of T5; likewise of the feed-forward layers.
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"
@@ -217,8 +217,7 @@ class Blip2Captioner(Captioner):
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
         generated = self.network.language_model.generate(**inputs, generation_config=self._generation_config(config))
         num_given = 0 if self.is_encoder_decoder else embedded.shape[1]
-        texts = self.processor.tokenizer.batch_decode(generated[:, num_given:], skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return decode_texts(self.processor.tokenizer, generated[:, num_given:], config)
 
 
 class InstructBlipCaptioner(Blip2Captioner):

@@ -20,6 +20,7 @@ from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAtten
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.search.beam import search_captions
+from medcap_core.models.wordpiece import decode_texts
 
 
 class BlipCaptioner(Captioner):
@@ -134,8 +135,7 @@ class BlipCaptioner(Captioner):
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:].tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""

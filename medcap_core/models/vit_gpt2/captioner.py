@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
@@ -36,6 +35,7 @@ from medcap_core.models.loading.weights import (
 )
 from medcap_core.models.search.beam import search_captions
 from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
+from medcap_core.models.wordpiece import decode_texts
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,7 @@ class ViTGpt2Captioner(Captioner):
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:], skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""
