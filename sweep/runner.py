@@ -71,6 +71,7 @@ def run_study(
                 objective=space.objective,
             )
             with view:
+                study.tell(view.message)
                 resources = prepare(study, launch, view)
                 if num_more:
                     study.extend(num_more)  # only now, so that a fault found above does not add them for good

@@ -104,10 +104,10 @@ def test_bad_records_may_be_mended_or_left_out_while_a_run_is_stopped(
     table.write_text(table.read_text().replace("3.png,a lung,train\n", "", 1))  # left out: nothing has changed
     forget_data()
     prepare_run(study, view)
-    assert not any("mended" in line for line in told)
+    mended = "Data: bad records that this run began without are mended (test); its trials use them from now on"
+    assert mended not in told
     write_table(tmp_path, {})
     assert len(prepare_run(study, view).splits["test"]) == 10
-    mended = "Data: bad records that this run began without are mended (test); its trials use them from now on"
     assert mended in told
     study.paths.test_metrics.write_text("{}")
     with pytest.raises(RunFault, match="bad records of the test split were mended after it was scored"):
