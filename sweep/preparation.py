@@ -3,22 +3,25 @@
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
     find_duplicate_images,
+    judge_records,
     load_dataset,
     prepare_data,
     write_skipped,
 )
-from medcap_core.data.records import SPLITS, hash_records
+from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
 from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
+from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.bertscore import load_bert_scorer
 from medcap_core.training.validation import (
     build_request,
@@ -120,36 +123,41 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     """
     skipped_path = study.paths.skipped_records
     try:
-        parts = [
-            prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
-            for config in _configs_by_images(study.space)
-        ]
+        bad = judge_data(study.space, view.step)
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
         raise TooManyBadRecords(
             (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
         ) from None
-    skipped = list(dict.fromkeys(record for part in parts for record in part.skipped))
-    write_skipped(skipped, skipped_path)
+    parts = [
+        prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
+        for config in _configs_by_images(study.space)
+    ]
+    skipped = list(dict.fromkeys(record for records in (bad, *(part.skipped for part in parts)) for record in records))
     data = parts[0]
     sizes = {name: len(split) for name, split in data.splits.items()}
     view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
     for note in data.notes:
         view.message(f"Data: {note}")
-    if skipped:
-        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
-    list_duplicates(study, view)
+    records = load_dataset(study.space.data).splits
+    left_out = {name: sorted(record.id for record in bad if record.split == name) for name in SPLITS}
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
         notes=data.notes,
         sizes=sizes,
         skipped=len(skipped),
-        sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},
+        left_out={name: ids for name, ids in left_out.items() if ids},
+        sha256={name: hash_usable(records[name], left_out[name]) for name in SPLITS},
     )
     identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
     models = ModelOrigin.model_validate(identity)
-    check_same_origin(study.directory, found, models)
+    for note in check_same_origin(study.directory, found, models, lambda name, ids: hash_usable(records[name], ids)):
+        view.message(note)
+    write_skipped(skipped, skipped_path)
+    if skipped:
+        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
+    list_duplicates(study, view)
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
@@ -158,6 +166,18 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         model=models,
     )
     return data
+
+
+def judge_data(space: SearchSpace, progress: Progress) -> list[SkippedRecord]:
+    """Decode the images of all trials, and return the bad records of all splits. Raises TooManyBadRecords."""
+    bad = [judge_records(config, load_geometry(config), progress) for config in _configs_by_images(space)]
+    return list(dict.fromkeys(record for records in bad for record in records))
+
+
+def hash_usable(records: Sequence[Record], left_out: Sequence[str]) -> str:
+    """Compute the SHA-256 (hex) of the records but those of the ids `left_out`."""
+    bad = set(left_out)
+    return hash_records([record for record in records if record.id not in bad])
 
 
 def list_duplicates(study: Study, view: SweepView) -> None:

@@ -29,6 +29,7 @@ from sweep.space.model_aliases import describe_models
 from sweep.space.points import num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
+from sweep.study.paths import RunPaths
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
@@ -70,6 +71,7 @@ def run_study(
                 objective=space.objective,
             )
             with view:
+                study.tell(view.message)
                 resources = prepare(study, launch, view)
                 if num_more:
                     study.extend(num_more)  # only now, so that a fault found above does not add them for good
@@ -89,9 +91,15 @@ def run_study(
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
-    """Remove the directory of a run that a fault ended before its first trial, unless it lists bad records."""
-    if not isinstance(fault, TooManyBadRecords) and not (directory / "trials").exists():
+    """Remove the directory of a run that a fault ended before its first trial, but for a list of bad records."""
+    if (directory / "trials").exists():
+        return
+    if not isinstance(fault, TooManyBadRecords):
         shutil.rmtree(directory, ignore_errors=True)
+        return
+    for path in directory.iterdir():
+        if path != RunPaths(directory).skipped_records:
+            path.unlink()
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:

@@ -2,12 +2,14 @@
 
 The order of writing makes any stop safe, `kill -9` and power cuts included. Every file is replaced in one step, and
 each change goes first to the trial's `trial.json`, then to `study.db`, then to `trials.csv`. The JSON files are the
-truth; the other two follow from them and are brought up to date when the run is opened. A proposal is complete in
-`trial.json` before Optuna hears of it, so no trial is half known and no number is used twice.
+truth, from which proposals are drawn too; the other two follow from them and are brought up to date when the run is
+opened. A proposal is complete in `trial.json` before it is in `study.db`, so no trial is half known and no number is
+used twice.
 """
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +19,7 @@ from filelock import FileLock
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
-from sweep.study.database import StudyDatabase
+from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside
@@ -31,12 +33,14 @@ from sweep.study.test_results import TestResults
 class Study:
     """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
 
-    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, database: StudyDatabase) -> None:
+    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock) -> None:
         self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
         self.paths = RunPaths(self.directory)
         self.space = space
         self._lock = lock
-        self._database = database
+        self._lines: list[str] = []
+        self._take_line: Callable[[str], None] = self._lines.append
+        self._database = StudyDatabase(self.paths.database, space.name, self._say)
         self._records: dict[str, TrialRecord] = {}
         self._to_resume: list[str] = []
 
@@ -56,7 +60,8 @@ class Study:
             paths = RunPaths(directory)
             write_text_atomically(paths.trials_table, format_csv([], space.metric))
             write_text_atomically(paths.space, dump_space(space))
-            study = cls(directory, space, lock, StudyDatabase.open(paths.database, space.name))
+            study = cls(directory, space, lock)
+            study._database.catch_up([])
         except BaseException:
             lock.release()
             raise
@@ -82,11 +87,10 @@ class Study:
             records = load_run_records(directory)
             if retry_failed:
                 _forget_failures(directory, records)
-            database = StudyDatabase.open(paths.database, space.name)
         except BaseException:
             lock.release()
             raise
-        study = cls(directory, space, lock, database)
+        study = cls(directory, space, lock)
         try:
             study._take_up(records)
         except BaseException:
@@ -103,8 +107,8 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Give the directory back; its files are already up to date."""
-        self._database.close()
+        """Give the directory back; its files are already up to date, but for a study.db that could not be written."""
+        self._database.close(self.records)
         self._lock.release()
 
     def _take_up(self, records: list[TrialRecord]) -> None:
@@ -115,7 +119,7 @@ class Study:
                 f"{self.paths.space} was changed since {outside.name} was drawn from it; undo the change, or "
                 "start a new run with the changed space."
             )
-        self._database.mirror_all(records)
+        self._database.catch_up(records)
         for record in records:
             self._records[record.name] = record
             if record.state.is_final:
@@ -125,6 +129,15 @@ class Study:
                 record.state, record.reason = TrialState.STOPPED, "cut off"
                 self._write_record(record)
         self._write_csv()
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Pass `say` the lines on troubles with files so far, and each later one."""
+        for line in self._lines:
+            say(line)
+        self._take_line = say
+
+    def _say(self, line: str) -> None:
+        self._take_line(line)
 
     # Looking
 
@@ -186,7 +199,7 @@ class Study:
         if number >= self.num_wanted:
             return None
         tried = {record.config for record in self.records}
-        proposal = build_proposal(self.space, number, self._database.load_trials(), tried)
+        proposal = build_proposal(self.space, number, build_history(self.records), tried)
         record = TrialRecord(
             name=f"trial_{number:04d}",
             number=number,
@@ -355,7 +368,7 @@ class Study:
     def _save(self, record: TrialRecord) -> None:
         self._write_record(record)
         self._records[record.name] = record
-        self._database.mirror(record)
+        self._database.mirror(record, self.records)
         self._write_csv()
 
     def _write_record(self, record: TrialRecord) -> None:
