@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcap_core.data.records import Dataset
+from medcap_core.data.sources.annotations import is_annotations, read_annotations
 from medcap_core.data.sources.hub import ROCOV2_ON_HUB, is_hub_name, is_parquet, read_hub, read_parquet
 from medcap_core.data.sources.image_folder import is_image_folder, read_image_folder
+from medcap_core.data.sources.iu_xray import is_iu_xray, read_iu_xray
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
 from medcap_core.data.sources.rocov2 import is_rocov2, read_rocov2
 from medcap_core.data.sources.scan_tables import is_scan_table, read_scan_table
 from medcap_core.data.sources.tables import is_table, read_table
+from medcap_core.data.sources.text_files import has_text_files, read_text_files
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
 
@@ -27,6 +30,7 @@ class PathSource:
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
+    PathSource("IU X-Ray, two tables", is_iu_xray, read_iu_xray),
     PathSource("table of scans and reports", is_scan_table, read_scan_table),
     PathSource("table of image paths and captions", is_table, read_table),
     PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
@@ -34,13 +38,16 @@ PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("ROCO v1, original layout", is_roco, read_roco),
     PathSource("image folder with metadata files", is_image_folder, read_image_folder),
     PathSource("parquet files in the Hub's layout", is_parquet, read_parquet),
+    PathSource("JSON annotations", is_annotations, read_annotations),
+    PathSource("images with a text file beside each", has_text_files, read_text_files),
 )
 
 _LAYOUTS = (
     "a CSV, TSV or JSONL file of image paths and captions, or of scans and reports; a ROCOv2 folder "
     "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
     "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); parquet files "
-    "(data/train-*.parquet)"
+    "(data/train-*.parquet); a JSON file of annotations (COCO captions, R2Gen, a list of records); IU X-Ray's "
+    "two tables; a folder of images with a text file beside each"
 )
 
 

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.sources.json_cells import flatten_lists, parse_json
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.errors import DataFault
 
@@ -56,9 +56,20 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     """Read a CSV (standard quoting; `,` `;` or tab, by the header), TSV or JSONL file in UTF-8.
 
     With `columns` the file has no header and tab-separated cells. At most `max_rows` rows are read. A TSV with unpaired
-    quotes is read with quotes as plain characters, and a note is added. Raises DataFault for another encoding, broken
-    quoting or a line that is not a JSON object.
+    quotes is read with quotes as plain characters, and a note is added. Lists of images and of captions are made plain,
+    see `flatten_lists`. Raises DataFault for another encoding, broken quoting or a line that is not a JSON object.
     """
+    table = _read_rows(path, columns, max_rows)
+    flatten_columns(table)
+    return table
+
+
+def flatten_columns(table: Table) -> None:
+    """Make the lists in the named columns plain, in place; see `flatten_lists`."""
+    flatten_lists(table, IMAGE_COLUMNS, CAPTION_COLUMNS, (*CASE_COLUMNS, *SPLIT_COLUMNS, *ID_COLUMNS))
+
+
+def _read_rows(path: Path, columns: Sequence[str] | None, max_rows: int | None) -> Table:
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -107,13 +118,18 @@ def read_table(path: Path) -> Reading:
 
 
 def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> None:
-    """Add the records of one file of image paths and captions to `reading`.
+    """Add the records of one file of image paths and captions to `reading`, see `add_rows`. Raises DataFault."""
+    add_rows(reading, read_rows(path), split)
+
+
+def add_rows(reading: Reading, table: Table, split: SplitName | None = None, folder: Path | None = None) -> None:
+    """Add the records of a table of image paths, relative to `folder` (else to the file's own), and captions.
 
     Required columns: an image and a caption; optional: `id` (else the path as written), a case and `split`; all other
     columns go into `truth`. Without `split` as argument or column, the first folder of each path (`train/x.jpg`) is the
     split if all paths begin with a split, else all records are train. Raises DataFault.
     """
-    table = read_rows(path)
+    path, folder = table.path, folder or table.path.parent
     image_column, caption_column = require_columns(table, {"image": IMAGE_COLUMNS, "caption": CAPTION_COLUMNS})
     case_column = find_column(table.columns, CASE_COLUMNS)
     id_column = find_column(table.columns, ID_COLUMNS)
@@ -127,14 +143,14 @@ def add_table(reading: Reading, path: Path, split: SplitName | None = None) -> N
         record_id = (row.text(id_column).strip() if id_column else "") or name or f"{path.name} line {row.line}"
         if row.fault:
             reading.skip(row_split, record_id, row.fault)
-        elif not name or not exists(path.parent / name):
+        elif not name or not exists(folder / name):
             reading.skip(
-                row_split, record_id, f"image file '{name}' not found in {path.parent}" if name else "no image named"
+                row_split, record_id, f"image file '{name}' not found in {folder}" if name else "no image named"
             )
         else:
             case = row.text(case_column).strip() if case_column else ""
             truth = {column: row.cells.get(column) for column in extra_columns}
-            image = ImageFile(path.parent / name)
+            image = ImageFile(folder / name)
             reading.add(row_split, Record(record_id, image, row.text(caption_column), case or None, truth))
 
 
@@ -190,14 +206,9 @@ def _parse_jsonl(path: Path, content: str, max_rows: int | None) -> Table:
             break
         if not line.strip():
             continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFault(f"{path} line {number} is not JSON ({error.msg}): write one object a line.") from error
+        cells = parse_json(line, f"{path} line {number}", "write one object a line")
         if not isinstance(cells, dict):
             raise DataFault(f"{path} line {number} is not a JSON object: write one object a line.")
         columns.update(dict.fromkeys(cells))
-        nested = [name for name in (*CAPTION_COLUMNS, *IMAGE_COLUMNS) if isinstance(cells.get(name), list | dict)]
-        fault = f"line {number}: {nested[0]} is not text" if nested else ""
-        rows.append(Row(number, cells, fault))
+        rows.append(Row(number, cells))
     return Table(path, list(columns), rows)

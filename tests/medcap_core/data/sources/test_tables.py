@@ -62,7 +62,7 @@ def test_jsonl(folder: Path) -> None:
         {"file_name": "a.png", "text": "one\u2028two\x0bthree", "case": 7},
         {"file_name": "100%.png", "text": None, "case": 7},
         {"file_name": "sub/b.v2.png", "text": "lone \ud83d half", "case": 8, "level": 2},
-        {"file_name": "a.png", "text": ["several", "captions"]},
+        {"file_name": "a.png", "text": ["several", 5]},
     ]
     content = "\n".join(json.dumps(row) for row in rows) + "\n\n"
     reading = read_table(write(folder, "d.jsonl", content))
