@@ -165,7 +165,7 @@ def finished_on_disk(directory: Path) -> set[str]:
 def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
     create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 2e-3, 3e-3, 1e-5)]
+    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
     study = create(space(trials=5, first_points=points))
     trainer = Trainer()
     with monkeypatch.context() as patch:
