@@ -85,7 +85,8 @@ class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
     `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
-    epoch after which the scheduler stopped the trial.
+    epoch after which the scheduler stopped the trial. `is_config_at_fault` says of a failed trial that any trial of its
+    config would fail (`TrialFailure`), of which the sampler learns.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TrialRecord:
     attempts: int = 0
     epochs: list[Epoch] = field(default_factory=list)
     pruned_at_epoch: int | None = None
+    is_config_at_fault: bool = False
     whole_validation_score: float | None = None
 
     @property
@@ -212,6 +214,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "pruned_at_epoch": record.pruned_at_epoch,
+        "is_config_at_fault": record.is_config_at_fault,
         "whole_validation_score": record.whole_validation_score,
         "point": record.point,
         "config": record.config.model_dump(mode="json"),
@@ -241,6 +244,7 @@ def load_record(path: Path) -> TrialRecord:
             attempts=content["attempts"],
             epochs=[Epoch.model_validate(epoch) for epoch in content["epochs"]],
             pruned_at_epoch=content["pruned_at_epoch"],
+            is_config_at_fault=content["is_config_at_fault"],
             whole_validation_score=content["whole_validation_score"],
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigFault) as error:

@@ -22,8 +22,8 @@ from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
 from sweep.study.paths import RunPaths
-from sweep.study.proposal import build_proposal, find_trial_outside
-from sweep.study.pruning import build_rungs, should_prune
+from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
+from sweep.study.pruning import should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.row import TrialRow, build_row
@@ -199,7 +199,9 @@ class Study:
         if number >= self.num_wanted:
             return None
         tried = {record.config for record in self.records}
-        proposal = build_proposal(self.space, number, build_history(self.records), tried)
+        at_fault = {record.number for record in self.records if record.is_config_at_fault}
+        history = score_failures(build_history(self.records), at_fault)
+        proposal = build_proposal(self.space, number, history, tried)
         record = TrialRecord(
             name=f"trial_{number:04d}",
             number=number,
@@ -238,10 +240,13 @@ class Study:
         self._save(record)
         return record.pruned_at_epoch is None
 
-    def finish(self, trial: str, state: TrialState, reason: str = "") -> TrialRecord:
+    def finish(
+        self, trial: str, state: TrialState, reason: str = "", *, is_config_at_fault: bool = False
+    ) -> TrialRecord:
         """Note how a trial ended; the first final state stands.
 
-        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED.
+        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED. From one
+        that failed by its config the sampler learns.
         """
         if state in (TrialState.PENDING, TrialState.RUNNING):
             raise ValueError(f"{state} is no end of a trial")
@@ -251,7 +256,7 @@ class Study:
         if state is TrialState.SUCCEEDED and record.best_score is None:
             state = TrialState.FAILED
             reason = f"no epoch gave a finite {record.objective.label}; look at its log"
-        record.state, record.reason = state, reason
+        record.state, record.reason, record.is_config_at_fault = state, reason, is_config_at_fault
         self._save(record)
         return record
 
@@ -262,11 +267,7 @@ class Study:
                 self.finish(record.name, TrialState.STOPPED, reason)
 
     def _is_to_prune(self, record: TrialRecord) -> bool:
-        if not self.space.stops_weak_trials:
-            return False
-        others = [other.build_curve() for other in self.records if other is not record]
-        rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
-        return should_prune(record.build_curve(), others, rungs, self.space.reduction_factor)
+        return should_prune(record.number, [other.build_curve() for other in self.records], self.space)
 
     def requeue_stopped(self) -> None:
         """Propose again, and first, the trials that were stopped on their way."""
@@ -392,4 +393,5 @@ def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
         paths = RunPaths(directory).trial(record.name)
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
         record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
+        record.is_config_at_fault = False
         write_json_atomically(paths.record, dump_record(record))

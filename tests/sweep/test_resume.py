@@ -122,7 +122,8 @@ def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[...,
 
 def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
-    run_one(study, 2.0, 2.0, 2.0, 2.0)
+    for _ in range(3):
+        run_one(study, 2.0, 2.0, 2.0, 2.0)
     record = study.propose()
     assert record is not None
     assert not study.report(record.name, report_of(record, 1, 1.0))
@@ -168,8 +169,8 @@ def finished_on_disk(directory: Path) -> set[str]:
 def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
     create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 1e-5)]
-    study = create(space(trials=3, first_points=points))
+    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
+    study = create(space(trials=5, first_points=points))
     trainer = Trainer()
     with monkeypatch.context() as patch:
         recorder = SnapshotEachWrite(study, trainer, tmp_path, patch)
@@ -184,7 +185,7 @@ def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
         trained_before = sum(len(done) for done in kept.values())
         with Study.open(directory) as again:
             assert {record.name for record in again.records if record.state.is_final} == finished
-            assert again.num_remaining == 3 - len(finished)
+            assert again.num_remaining == 5 - len(finished)
             resumed.run(again)
             assert essence(again) == expected, directory.name
         assert finished.isdisjoint(resumed.proposed), directory.name
