@@ -62,11 +62,13 @@ def build_variety_table(results: RunResults) -> Table | None:
     variety = results.metrics.variety
     if not variety:
         return None
+    knows_cut = any(row.cut_share is not None for row in variety.values())
     columns = (
         *label_columns(),
         Column("num_distinct", "Distinct captions", "count", short="Distinct"),
         Column("top_share", "Most frequent one", "share", short="Commonest"),
         Column("empty_share", "Empty", "share"),
+        *([Column("cut_share", "Cut at max_new_tokens", "share", short="Cut")] if knows_cut else []),
     )
     rows: tuple[Row, ...] = tuple(
         {"row": row, "label": describe_row(results, row), **variety[row].model_dump()}
