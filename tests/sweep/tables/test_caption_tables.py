@@ -94,7 +94,7 @@ def test_a_model_that_beats_no_blind_row_is_said_to_be_blind() -> None:
     said = describe_blindness(build_results(WHOLE | {"blind_comparisons": blind, "variety": variety}))
     assert said == (
         "This model has not learnt to see: on the test split its CIDEr is not clearly above that of these rows: "
-        "shuffled images (difference +0.000 (-0.125 to +0.125)). It gives 97% of the images one caption (2 distinct "
+        "shuffled images (+0.000, 95% interval -0.125 to +0.125). It gives 97% of the images one caption (2 distinct "
         "in all)."
     )
     nearest = {"nearest_image": comparison(-0.5, -0.625, -0.25)}
