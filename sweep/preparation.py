@@ -27,6 +27,7 @@ from medcap_core.training.validation import (
     build_request,
     check_metric,
     check_truth,
+    describe_alike_captions,
     find_scored,
     score_predictions,
 )
@@ -63,6 +64,9 @@ def check_before_start(space: SearchSpace) -> list[str]:
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [record.caption for record in splits["train"]]
             notes[key] = describe_cut_captions(captioner, captions, config)
+        if ("alike", config.data) not in notes:
+            validation = [record.caption for record in splits["validation"]]
+            notes["alike", config.data] = describe_alike_captions(config.metric, validation)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]

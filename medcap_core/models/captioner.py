@@ -201,6 +201,14 @@ class Captioner(nn.Module, ABC):
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate one caption for each image (B, N, D) by beam search, without the prompt."""
 
+    def find_cut(self, captions: Sequence[str], config: TrialConfig) -> list[bool]:
+        """Find which generated captions were cut at `max_new_tokens`: those of as many tokens, without an end token.
+
+        They are tokenized again, which differs by a token where a model spells a word in an uncommon way.
+        """
+        ids = self.processor.tokenizer(list(captions), add_special_tokens=False).input_ids
+        return [len(row) >= config.max_new_tokens for row in ids]
+
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
         """Generate the answer to one question for each image (B, N, D).
 

@@ -44,7 +44,7 @@ class CaptionRows:
             self.results.facts[row] = score.facts
         if score.concepts is not None:
             self.results.concepts[row] = score.concepts
-        self.results.variety[row] = score.variety
+        self.results.variety.setdefault(row, score.variety)  # what was cut is not known of captions read again
         self._per_image[row] = score.per_image
         self._write()
 

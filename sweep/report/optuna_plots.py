@@ -100,6 +100,7 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
     figure.update_traces(marker_color=PALETTE[0], y=[title_knob(name) for name in bars.y])
     figure.update_layout(showlegend=False)
+    figure.update_xaxes(title="Importance")
     figure.update_yaxes(title=None)
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
     rows: tuple[Row, ...] = tuple({"knob": title_knob(name), "importance": share} for name, share in shares.items())

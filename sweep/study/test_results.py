@@ -83,12 +83,14 @@ class ConceptScore(_Model):
 class CaptionVariety(_Model):
     """How varied the captions of a row are: one caption for most images, or none, is a collapsed model.
 
-    `top_share` is the share of images with the most frequent caption, `empty_share` of those without a word.
+    `top_share` is the share of images with the most frequent caption, `empty_share` of those without a word,
+    `cut_share` of those cut at `max_new_tokens`.
     """
 
     num_distinct: int
     top_share: float
     empty_share: float
+    cut_share: float | None = None
 
 
 class SeedScore(_Model):

@@ -8,7 +8,7 @@ from sweep.study.results import RunResults, choose_rows
 from sweep.study.scored_rows import ANSWER_ROWS, BASELINE_ROWS, name_baseline
 from sweep.study.test_results import Comparison, Interval
 from sweep.tables.blocks import Column, Row, Table
-from sweep.tables.formats import Cell, Estimate, Label, format_cell, format_value
+from sweep.tables.formats import Cell, Estimate, Label, format_uncertainty, format_value
 
 _RANKS = {
     name: rank for rank, name in enumerate(("BLEU-4", "ROUGE-L", "METEOR", "BLEU-1", "BLEU-3", "BLEU-2"), start=1)
@@ -62,11 +62,13 @@ def build_variety_table(results: RunResults) -> Table | None:
     variety = results.metrics.variety
     if not variety:
         return None
+    knows_cut = any(row.cut_share is not None for row in variety.values())
     columns = (
         *label_columns(),
         Column("num_distinct", "Distinct captions", "count", short="Distinct"),
         Column("top_share", "Most frequent one", "share", short="Commonest"),
         Column("empty_share", "Empty", "share"),
+        *([Column("cut_share", "Cut at max_new_tokens", "share", short="Cut")] if knows_cut else []),
     )
     rows: tuple[Row, ...] = tuple(
         {"row": row, "label": describe_row(results, row), **variety[row].model_dump()}
@@ -86,7 +88,8 @@ def describe_blindness(results: RunResults) -> str:
     if unbeaten:
         start = "has not learnt to see" if "shuffled_images" in unbeaten else "has not been shown to see"
         listed = ", ".join(
-            f"{describe_row(results, row)} (difference {format_cell(_difference(compared), 'difference')})"
+            f"{describe_row(results, row)} ({format_value(compared.difference, 'difference')}, 95% interval "
+            f"{format_uncertainty(_difference(compared), 'difference')})"
             for row, compared in unbeaten.items()
         )
         said.append(

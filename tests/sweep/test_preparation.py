@@ -51,6 +51,19 @@ def test_captions_that_are_cut_are_counted(materials: Materials) -> None:
     assert check_before_start(build_space(values | {"fixed": values["fixed"] | {"freeze": "zero_shot"}}, "test")) == []
 
 
+def test_captions_that_cider_cannot_rank_are_told_before_the_start(materials: Materials, tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        (tmp_path / split).mkdir()
+        rows = [f"{index}.png,no acute finding" for index in range(3)]
+        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+        for index in range(3):
+            Image.new("L", (9, 9), 20 * index).save(tmp_path / split / f"{index}.png")
+    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
+    values = {"name": "any", "data": str(tmp_path), "model": str(materials.model), "fixed": fixed}
+    (note,) = check_before_start(build_space(values, "test"))
+    assert note.startswith("Captions       3 of 3 validation captions are alike: an exact copy has CIDEr 0.000")
+
+
 def test_a_run_with_too_many_bad_records_keeps_the_list(
     create: Callable[..., Study], materials: Materials, tmp_path: Path
 ) -> None:

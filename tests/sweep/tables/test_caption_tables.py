@@ -94,7 +94,7 @@ def test_a_model_that_beats_no_blind_row_is_said_to_be_blind() -> None:
     said = describe_blindness(build_results(WHOLE | {"blind_comparisons": blind, "variety": variety}))
     assert said == (
         "This model has not learnt to see: on the test split its CIDEr is not clearly above that of these rows: "
-        "shuffled images (difference +0.000 (-0.125 to +0.125)). It gives 97% of the images one caption (2 distinct "
+        "shuffled images (+0.000, 95% interval -0.125 to +0.125). It gives 97% of the images one caption (2 distinct "
         "in all)."
     )
     nearest = {"nearest_image": comparison(-0.5, -0.625, -0.25)}
@@ -111,15 +111,15 @@ def test_a_model_that_sees_is_not_said_to_be_blind() -> None:
 def test_the_variety_of_captions_has_a_table() -> None:
     variety = {
         "zero_shot": {"num_distinct": 1, "top_share": 1.0, "empty_share": 1.0},
-        "best": {"num_distinct": 123, "top_share": 0.125, "empty_share": 0.0},
+        "best": {"num_distinct": 123, "top_share": 0.125, "empty_share": 0.0, "cut_share": 0.75},
     }
     lines = show(WHOLE | {"variety": variety})
     start = lines.index("How varied the captions are")
     assert lines[start + 1 :] == [
-        "Model or baseline  Distinct  Commonest  Empty",
-        "─" * 45,
-        "best model              123        12%     0%",
-        "zero-shot                 1       100%   100%",
+        "Model or baseline  Distinct  Commonest  Empty  Cut",
+        "─" * 50,
+        "best model              123        12%     0%  75%",
+        "zero-shot                 1       100%   100%    -",
     ]
 
 
