@@ -5,6 +5,7 @@ import textwrap
 import time
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
@@ -139,10 +140,14 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
+    largest = _configs_by_images(study.space)[0]
+    doubtful = describe_doubtful_inputs(largest, load_geometry(largest), view.step)
+    for note in doubtful:
+        view.message(f"Data: {note}")
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
-        notes=data.notes,
+        notes=[*data.notes, *doubtful],
         sizes=sizes,
         skipped=len(skipped),
         sha256={name: hash_records(records) for name, records in load_dataset(study.space.data).splits.items()},

@@ -46,7 +46,7 @@ def flatten_lists(table: "Table", images: Collection[str], captions: Collection[
         )
     if chosen.num_several_captions:
         table.notes.append(
-            f"{chosen.num_several_captions:,} rows of {table.path.name} hold several captions; each is a record of its own."
+            f"{chosen.num_several_captions:,} rows of {table.path.name} hold several captions, each a record by itself."
         )
 
 

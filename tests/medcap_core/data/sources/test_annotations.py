@@ -100,7 +100,7 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
 def test_lists_of_records_and_captions_by_name(images: Path, content: object) -> None:
     reading = read_annotations(write(images / "all.json", content))
     assert named(reading.splits["train"]) == [("0.png", "a"), ("0.png", "b"), ("1.png", "c")]
-    assert "1 rows of all.json hold several captions; each is a record of its own." in reading.notes
+    assert "1 rows of all.json hold several captions, each a record by itself." in reading.notes
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
