@@ -74,6 +74,7 @@ class _ListColumns:
                 rows = [replace(one, cells={**one.cells, column: text}) for one in rows for text in found or [""]]
         for column in (*self.captions, *self.images, *self.others):
             if isinstance(rows[0].cells.get(column), list | dict):
+                row.cells[column] = ""
                 return [replace(row, fault=row.fault or f"line {row.line}: {column} is not text")]
         return rows
 

@@ -136,7 +136,7 @@ MALFORMED = [
     ('{"train": [5]}', "train: entry 0 is not an object"),
     ('[{"image": "0.png"}]', "no column for the caption"),
     ('[{"image": {"x": 1}, "caption": "a"}]', "line 1: image is not text"),
-    ('[{"image": "images/0.png", "caption": 5, "id": {"x": []}}]', "line 1: id is not text"),
+    ('[{"image": "images/0.png", "caption": 5, "id": {"x": []}}]', "train images/0.png: line 1: id is not text"),
     ('[{"image": "images/0.png", "caption": "a", "split": 3}]', "column split holds '3'"),
     ("[]", "no column for the image"),
 ]
