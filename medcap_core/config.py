@@ -10,7 +10,17 @@ from medcap_core.errors import ConfigFault
 from medcap_core.objective import Metric
 
 RESERVED_NAMES = frozenset(
-    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "medblip3d", "brain-gpt2"}
+    {
+        "phantoms",
+        "phantoms-general",
+        "brain_phantoms",
+        "rocov2",
+        "rocov2-mini",
+        "roco",
+        "phantom-blip",
+        "medblip3d",
+        "brain-gpt2",
+    }
 )
 """Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 

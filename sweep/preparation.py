@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
@@ -145,10 +146,14 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         view.message(f"Data: {note}")
     records = load_dataset(study.space.data).splits
     left_out = {name: sorted(record.id for record in bad if record.split == name) for name in SPLITS}
+    largest = _configs_by_images(study.space)[0]
+    doubtful = describe_doubtful_inputs(largest, load_geometry(largest), view.step)
+    for note in doubtful:
+        view.message(f"Data: {note}")
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
-        notes=data.notes,
+        notes=[*data.notes, *doubtful],
         sizes=sizes,
         skipped=len(skipped),
         left_out={name: ids for name, ids in left_out.items() if ids},

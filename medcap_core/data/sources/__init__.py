@@ -6,7 +6,15 @@ from pathlib import Path
 
 from medcap_core.data.records import Dataset
 from medcap_core.data.sources.annotations import is_annotations, read_annotations
-from medcap_core.data.sources.hub import ROCOV2_ON_HUB, is_hub_name, is_parquet, read_hub, read_parquet
+from medcap_core.data.sources.hub import (
+    HUB_ALIASES,
+    is_hub_name,
+    is_parquet,
+    is_webdataset,
+    read_hub,
+    read_parquet,
+    read_webdataset,
+)
 from medcap_core.data.sources.image_folder import is_image_folder, read_image_folder
 from medcap_core.data.sources.iu_xray import is_iu_xray, read_iu_xray
 from medcap_core.data.sources.reading import Reading
@@ -38,6 +46,7 @@ PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("ROCO v1, original layout", is_roco, read_roco),
     PathSource("image folder with metadata files", is_image_folder, read_image_folder),
     PathSource("parquet files in the Hub's layout", is_parquet, read_parquet),
+    PathSource("WebDataset", is_webdataset, read_webdataset),
     PathSource("JSON annotations", is_annotations, read_annotations),
     PathSource("images with a text file beside each", has_text_files, read_text_files),
 )
@@ -47,15 +56,15 @@ _LAYOUTS = (
     "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
     "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); parquet files "
     "(data/train-*.parquet); a JSON file of annotations (COCO captions, R2Gen, a list of records); IU X-Ray's "
-    "two tables; a folder of images with a text file beside each"
+    "two tables; a WebDataset (train-000.tar); a folder of images with a text file beside each"
 )
 
 
 def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
     """Recognise the source `name_or_path` and read its records; no image is opened.
 
-    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, any Hub data set `owner/name`; else a
-    path. `roco` is a fault that asks for one. Missing validation and test splits are cut by `seed` and noted in
+    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), those of `HUB_ALIASES`, any Hub data set
+    `owner/name`; else a path. Missing validation and test splits are cut by `seed` and noted in
     `Dataset.notes`. Raises DataFault.
     """
     if name_or_path in ("phantoms", "phantoms-general"):
@@ -80,8 +89,9 @@ def load_data(name_or_path: str, *, seed: int = 0) -> Dataset:
 
 def _read(name_or_path: str) -> tuple[str, Reading]:
     """Return the kind of source and its records."""
-    if name_or_path == "rocov2":
-        return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB)
+    if name_or_path in HUB_ALIASES:
+        title, name = HUB_ALIASES[name_or_path]
+        return f"{title}, Hub data set {name}", read_hub(name)
     path = Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
@@ -92,14 +102,9 @@ def _read(name_or_path: str) -> tuple[str, Reading]:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
-    if name_or_path == "roco":
-        raise DataFault(
-            "ROCO v1 has no faithful copy on the Hub: pass the path of its folder (github razorx89/roco-dataset with "
-            "the images downloaded) in place of 'roco'."
-        )
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path)
     raise DataFault(
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
-        "rocov2 or a Hub data set as owner/name."
+        f"{', '.join(HUB_ALIASES)} or a Hub data set as owner/name."
     )

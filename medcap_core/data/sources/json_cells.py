@@ -46,7 +46,7 @@ def flatten_lists(table: "Table", images: Collection[str], captions: Collection[
         )
     if chosen.num_several_captions:
         table.notes.append(
-            f"{chosen.num_several_captions:,} rows of {table.path.name} hold several captions; each is a record of its own."
+            f"{chosen.num_several_captions:,} rows of {table.path.name} hold several captions, each a record by itself."
         )
 
 
@@ -74,6 +74,7 @@ class _ListColumns:
                 rows = [replace(one, cells={**one.cells, column: text}) for one in rows for text in found or [""]]
         for column in (*self.captions, *self.images, *self.others):
             if isinstance(rows[0].cells.get(column), list | dict):
+                row.cells[column] = ""
                 return [replace(row, fault=row.fault or f"line {row.line}: {column} is not text")]
         return rows
 

@@ -100,7 +100,7 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
 def test_lists_of_records_and_captions_by_name(images: Path, content: object) -> None:
     reading = read_annotations(write(images / "all.json", content))
     assert named(reading.splits["train"]) == [("0.png", "a"), ("0.png", "b"), ("1.png", "c")]
-    assert "1 rows of all.json hold several captions; each is a record of its own." in reading.notes
+    assert "1 rows of all.json hold several captions, each a record by itself." in reading.notes
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -136,7 +136,7 @@ MALFORMED = [
     ('{"train": [5]}', "train: entry 0 is not an object"),
     ('[{"image": "0.png"}]', "no column for the caption"),
     ('[{"image": {"x": 1}, "caption": "a"}]', "line 1: image is not text"),
-    ('[{"image": "images/0.png", "caption": 5, "id": {"x": []}}]', "line 1: id is not text"),
+    ('[{"image": "images/0.png", "caption": 5, "id": {"x": []}}]', "train images/0.png: line 1: id is not text"),
     ('[{"image": "images/0.png", "caption": "a", "split": 3}]', "column split holds '3'"),
     ("[]", "no column for the image"),
 ]
