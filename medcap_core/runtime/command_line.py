@@ -43,9 +43,8 @@ def check_home() -> None:
         os.environ["LOGNAME"] = f"user-{os.getuid()}"
     home = os.path.expanduser("~")  # noqa: PTH111 - Path's raises where this gives the text back
     if not Path(home).is_absolute():
-        problem = (
-            f"HOME is '{home}'" if os.environ.get("HOME") else f"user {os.getuid()} has no home, and HOME is not set"
-        )
+        given = os.environ.get("HOME")
+        problem = f"HOME is '{given}'" if given else f"user {os.getuid()} has no home, and HOME is not set"
         raise ConfigFault(f"{problem}: set HOME to the absolute path of a folder that can be written.")
 
 

@@ -222,15 +222,20 @@ class Study:
         """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
         A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
-        epochs again.
+        epochs again. Another report of a known epoch replaces it and those after it: the trial lost a checkpoint.
         """
         record = self.record(trial)
         if record.state.is_final:
             return False
         if record.pruned_at_epoch is not None:
             return epoch.epoch < record.pruned_at_epoch
-        if record.has_epoch(epoch.epoch):
+        if epoch in record.epochs:
             return True
+        if record.has_epoch(epoch.epoch):
+            self._say(
+                f"{trial}: epoch {epoch.epoch} and what follows are trained again, since a checkpoint was damaged"
+            )
+            record.epochs = [past for past in record.epochs if past.epoch < epoch.epoch]
         record.add_epoch(epoch)
         record.state = TrialState.RUNNING
         if self._is_to_prune(record):
