@@ -5,9 +5,9 @@
     checkpoints/history.json                  the reports of all complete epochs
 
 A checkpoint is one file, replaced in one step, and written before `best/`: if a process is killed between the two,
-`last/` has the weights that `best/` lacks. Each carries a checksum, so that a damaged one is recognised before use: the
-trial then goes on from its best epoch, with a new optimizer, or begins anew. Every epoch starts from a seed derived
-from its number, so neither random state nor position in the data is stored.
+`last/` has the weights that `best/` lacks. Each carries a checksum: where one is damaged, the trial begins anew, and so
+ends as it would have, since its reported epochs stand. Every epoch starts from a seed derived from its number, so
+neither random state nor position in the data is stored.
 """
 
 import json
@@ -132,16 +132,17 @@ class CheckpointFolder:
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> History:
         """Load the last complete epoch, if any; safe on every worker of a trial, since nothing is written.
 
-        Where the file is damaged, as by a failing disk, the trial goes on from its best epoch with a new optimizer;
-        where the weights of the best epoch are, it begins anew. Both are logged.
+        Where it or the weights of the best epoch are damaged, as by a failing disk, that is logged, and the trial
+        begins anew.
         """
         try:
             if not self.last_path.is_file():
                 return History()
             tensors, notes = read_weights(self.last_path)
         except DamagedCheckpoint as damage:
-            return self._restore_best(module, damage)
-        done = _load_history(notes)
+            log.warning("%s The trial begins anew.", damage)
+            return History()
+        done = History([EpochReport(**report) for report in notes["history"]])
         if done.best_epoch < len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
             log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, done.best_epoch)
             return History()
@@ -159,16 +160,6 @@ class CheckpointFolder:
         scaler.load_state_dict(notes["scaler"])
         return done
 
-    def _restore_best(self, module: nn.Module, damage: DamagedCheckpoint) -> History:
-        try:
-            done = _load_history(read_weights(self.best_path)[1])
-            load_weights(module, self.best_path)
-        except DamagedCheckpoint:
-            log.warning("%s The trial begins anew.", damage)
-            return History()
-        log.warning("%s The trial goes on from its best epoch, %d, with a new optimizer.", damage, done.best_epoch)
-        return done
-
     def mend(self, module: nn.Module, done: History) -> None:
         """Complete the files after a kill between two writes, with the result of `restore`; on one worker only."""
         if not done.history:
@@ -178,11 +169,11 @@ class CheckpointFolder:
         self._save_history(done)
 
     def _save_best(self, weights: dict[str, Tensor], done: History) -> None:
-        save_weights(self.best_path, weights, {"history": _dump_history(done)})
+        save_weights(self.best_path, weights, {"epoch": done.best_epoch})
 
     def _best_epoch_on_disk(self) -> int:
         try:
-            return _load_history(read_weights(self.best_path)[1]).best_epoch
+            return int(read_weights(self.best_path)[1]["epoch"])
         except DamagedCheckpoint:
             return 0
 
@@ -192,7 +183,3 @@ class CheckpointFolder:
 
 def _dump_history(done: History) -> list[dict[str, Any]]:
     return [asdict(report) for report in done.history]
-
-
-def _load_history(notes: dict[str, Any]) -> History:
-    return History([EpochReport(**report) for report in notes["history"]])
