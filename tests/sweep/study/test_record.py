@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
