@@ -38,21 +38,31 @@ from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, check_same_origin, find_gpus
+from sweep.study.provenance import (
+    DataOrigin,
+    ModelOrigin,
+    begin_provenance,
+    check_same_origin,
+    describe_other_versions,
+    find_gpus,
+)
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
 NUM_CHECK_BATCHES = 2
 MOST_CAPTIONS_COUNTED = 1000
 MORE_TOKENS_THAN_ANY = 100_000
+MOST_IMAGES_OPENED = 2000
+"""Images of each split that a dry run opens, which does not decode a large data set."""
+NUM_LISTED = 5
 NUM_DRAWS = 64
 """Number of random points that represent a space that is not a grid."""
 
 
-def check_before_start(space: SearchSpace) -> list[str]:
+def check_before_start(space: SearchSpace, *, always: bool = False) -> list[str]:
     """Load the data and models of the space, so that faults appear before a run directory is made.
 
-    Returns notes for the user, one line each.
+    Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
     notes: dict[tuple[object, ...], list[str]] = {}
     if "bertscore" in space.extra_scores:
@@ -64,7 +74,7 @@ def check_before_start(space: SearchSpace) -> list[str]:
         key = (*_model_of(config), config.prompt, config.max_caption_tokens)
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [record.caption for record in splits["train"]]
-            notes[key] = describe_cut_captions(captioner, captions, config)
+            notes[key] = describe_cut_captions(captioner, captions, config, always=always)
         if ("alike", config.data) not in notes:
             validation = [record.caption for record in splits["validation"]]
             notes["alike", config.data] = describe_alike_captions(config.metric, validation)
@@ -73,14 +83,19 @@ def check_before_start(space: SearchSpace) -> list[str]:
     return [note for notes_of_one in notes.values() for note in notes_of_one]
 
 
-def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
-    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED, if any."""
+def describe_cut_captions(
+    captioner: Captioner, captions: list[str], config: TrialConfig, *, always: bool = False
+) -> list[str]:
+    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED.
+
+    None where none is cut, unless `always`.
+    """
     some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
     whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
     longest = max(map(len, whole), default=0)
     kept = captioner.tokenize(some, config).ids
     num_cut = sum(len(part) < len(ids) for part, ids in zip(kept, whole, strict=True))
-    if not num_cut:
+    if not num_cut and not always:
         return []
     looked_at = f"{len(some):,} training captions" + (" looked at" if len(some) < len(captions) else "")
     return [
@@ -167,6 +182,8 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
     list_duplicates(study, view)
+    for line in describe_other_versions(study.directory):
+        view.message(line)
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
@@ -181,6 +198,45 @@ def judge_data(space: SearchSpace, progress: Progress) -> list[SkippedRecord]:
     """Decode the images of all trials, and return the bad records of all splits. Raises TooManyBadRecords."""
     bad = [judge_records(config, load_geometry(config), progress) for config in _configs_by_images(space)]
     return list(dict.fromkeys(record for records in bad for record in records))
+
+
+def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
+    """Read and judge the data as a run does, and describe them for the plan, one line each.
+
+    At most MOST_IMAGES_OPENED of a split are opened and decoded. Raises TooManyBadRecords and DataFault.
+    """
+    dataset = load_dataset(space.data)
+    few = {
+        "max_train_images": MOST_IMAGES_OPENED,
+        "max_validation_images": MOST_IMAGES_OPENED,
+        "max_test_images": MOST_IMAGES_OPENED,
+    }
+    bad: list[SkippedRecord] = []
+    for config in _configs_by_images(space):
+        caps = {name: min(cap, getattr(config, name) or cap) for name, cap in few.items()}
+        looked_at, geometry = config.model_copy(update=caps), load_geometry(config)
+        bad += judge_records(looked_at, geometry, progress, whole_validation=False)
+        prepare_data(looked_at, geometry, splits=SPLITS, progress=progress)
+    bad = list(dict.fromkeys(bad))
+    sizes = {name: len(records) for name, records in dataset.splits.items()}
+    lines = [f"Data           {dataset.kind}; {', '.join(f'{size:,} {name}' for name, size in sizes.items())}"]
+    num_cases = [
+        f"{len(cases):,} {name}" for name in SPLITS if (cases := {r.case for r in dataset.splits[name]} - {None})
+    ]
+    if num_cases:
+        lines.append(f"Cases          {', '.join(num_cases)}")
+    lines += [f"Data           {note}" for note in dataset.notes]
+    if max(sizes.values()) > MOST_IMAGES_OPENED:
+        lines.append(f"Opened         at most {MOST_IMAGES_OPENED:,} images of each split; the run opens all of them")
+    lines.append(f"Left out       {len(bad):,} records{', such as:' if bad else ''}")
+    lines += [f"               {record.split} {record.id}: {record.reason}" for record in bad[:NUM_LISTED]]
+    if max(sizes.values()) <= MOST_IMAGES_OPENED:
+        config = _configs_by_images(space)[0]
+        found = find_duplicate_images(config, load_geometry(config), progress)
+        dropped = config.drop_duplicate_train_images
+        text = describe_duplicates(found.pairs, found.num_blank, dropped=dropped, noun=found.noun)
+        lines.append(f"Duplicates     {text}")
+    return lines
 
 
 def hash_usable(records: Sequence[Record], left_out: Sequence[str]) -> str:

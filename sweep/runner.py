@@ -12,6 +12,7 @@ from rich.console import Console
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
+from medcap_core.runtime.progress import ignore_progress
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
@@ -20,7 +21,7 @@ from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.launch import Launch
 from sweep.execution.tune import run_search
 from sweep.held_out.evaluation import score_on_test
-from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
+from sweep.preparation import check_before_start, check_evaluation, describe_data, encode_ahead, prepare_run
 from sweep.process.log_target import LogTarget
 from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
@@ -189,8 +190,9 @@ def write_lines(console: Console, *lines: str) -> None:
 
 def describe_run(space: SearchSpace, started: float) -> str:
     """Describe what a run would do and cost; `started` is when this process began, on the monotonic clock."""
-    notes = check_before_start(space)
+    notes = check_before_start(space, always=True)
     start_seconds = time.monotonic() - started
+    notes = [*describe_data(space, ignore_progress), *notes, ""]
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
     resources = choose_resources([node], space.resources, num_trials(space))
     return "\n".join([*notes, describe_plan(space, resources, estimate_cost(space, resources, start_seconds))])

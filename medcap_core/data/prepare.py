@@ -103,14 +103,16 @@ def prepare_data(
     return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
 
 
-def judge_records(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> list[SkippedRecord]:
-    """Read and decode all splits, the whole of validation, and judge the share of their records that is unusable.
+def judge_records(
+    config: TrialConfig, geometry: Geometry, progress: Progress | None = None, *, whole_validation: bool = True
+) -> list[SkippedRecord]:
+    """Read and decode all splits, and judge the share of their records that is unusable.
 
     Judged once, before anything trains, so that no later step, which needs some of the splits, has a share of its own.
     Returns the unusable records. Raises TooManyBadRecords above `max_bad_record_share`, and as `prepare_data`.
     """
     dataset = load_dataset(config.data)
-    prepared, skipped = _decode(dataset, config, geometry, SPLITS, progress, whole_validation=True)
+    prepared, skipped = _decode(dataset, config, geometry, SPLITS, progress, whole_validation=whole_validation)
     num_left_out = Counter(record.split for record in dataset.skipped)
     num_read = {split: num_left_out[split] + len(dataset.splits[split]) for split in SPLITS}
     num_unreadable = Counter(record.split for record in skipped[len(dataset.skipped) :])

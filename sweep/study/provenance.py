@@ -37,6 +37,8 @@ PACKAGES = (
 )
 """The packages whose version can change a score or a decision."""
 
+COMPARED_PACKAGES = ("transformers", "torch", "peft", "ray")
+
 _GIT_SECONDS = 10
 
 
@@ -167,6 +169,20 @@ def check_same_origin(
         return []
     found = ", ".join(sorted(mended))
     return [f"Data: bad records that this run began without are mended ({found}); its trials use them from now on"]
+
+
+def describe_other_versions(directory: Path) -> list[str]:
+    """Write one line on the packages that can change a result and have other versions than when the run began."""
+    starts = read_provenance(directory)
+    if not starts:
+        return []
+    now, then = find_versions(), starts[0].packages
+    changed = [
+        f"{package} {now[package]} (before {then[package]})"
+        for package in COMPARED_PACKAGES
+        if then.get(package) not in (None, now[package])
+    ]
+    return [f"This run began with other versions: {', '.join(changed)}; results may differ"] if changed else []
 
 
 def end_provenance(directory: Path) -> None:

@@ -43,6 +43,7 @@ class Study:
         self._database = StudyDatabase(self.paths.database, space.name, self._say)
         self._records: dict[str, TrialRecord] = {}
         self._to_resume: list[str] = []
+        self._trained_again: set[str] = set()
 
     # Making, opening, closing
 
@@ -224,7 +225,7 @@ class Study:
         """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
         A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
-        epochs again.
+        epochs again. Only a trial that begins anew, as its checkpoint was damaged, reports them otherwise.
         """
         record = self.record(trial)
         if record.state.is_final:
@@ -232,6 +233,9 @@ class Study:
         if record.pruned_at_epoch is not None:
             return epoch.epoch < record.pruned_at_epoch
         if record.has_epoch(epoch.epoch):
+            if epoch not in record.epochs and trial not in self._trained_again:
+                self._trained_again.add(trial)
+                self._say(f"{trial}: begins anew, as a checkpoint was damaged (see its log.txt)")
             return True
         record.add_epoch(epoch)
         record.state = TrialState.RUNNING

@@ -15,6 +15,7 @@ from sweep.study.provenance import (
     begin_provenance,
     check_same_origin,
     describe_checkout,
+    describe_other_versions,
     end_provenance,
     find_versions,
     read_provenance,
@@ -83,6 +84,20 @@ def test_other_data_or_weights_than_the_run_began_with_are_named(tmp_path: Path)
     others = ModelOrigin(name="/a", sha256="y", vision_models={"/b": "z"})
     with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; undo that"):
         check_same_origin(tmp_path, data, others, unchanged(data))
+
+
+def test_other_versions_than_the_run_began_with_are_told_in_one_line(tmp_path: Path) -> None:
+    assert describe_other_versions(tmp_path) == []
+    begin(tmp_path, [])
+    assert describe_other_versions(tmp_path) == []
+    path = tmp_path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["starts"][0]["packages"] |= {"torch": "1.0", "peft": None, "numpy": "1.0", "ray": "2.0"}
+    path.write_text(json.dumps(content))
+    assert describe_other_versions(tmp_path) == [
+        f"This run began with other versions: torch {version('torch')} (before 1.0), ray {version('ray')} "
+        "(before 2.0); results may differ"
+    ]
 
 
 def test_no_home_folder_host_or_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -421,3 +421,14 @@ def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
     row = study.rows()[0]
     assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
     assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
+
+
+def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Callable[..., Study]) -> None:
+    study, lines = create(fixed_length(4)), list[str]()
+    study.tell(lines.append)
+    record = study.propose()
+    assert record is not None
+    for epoch, seconds in ((1, 5.0), (2, 5.0), (1, 5.0), (2, 5.0), (1, 7.0), (2, 7.0)):
+        assert study.report(record.name, report_of(record, epoch, 0.5, seconds=seconds))
+    assert lines == ["trial_0000: begins anew, as a checkpoint was damaged (see its log.txt)"]
+    assert study.record(record.name).seconds == 10.0
