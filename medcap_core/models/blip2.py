@@ -46,6 +46,7 @@ class Blip2Captioner(Captioner):
     family = "blip-2"
     cross_attention = "bridge"
     is_large = True
+    decoder_has_generate = True
     freeze_rules: tuple[tuple[str, str], ...] = (
         (r"^vision_model\.", "encoder"),
         (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
@@ -193,11 +194,7 @@ class Blip2Captioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of a saved checkpoint, see `Captioner.set_generation_defaults`.
-
-        A loaded model needs `generate(..., generation_config=model.generation_config)`: without that argument
-        transformers takes those of the language model.
-        """
+        """Set the defaults of plain `generate(**inputs)`, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:

@@ -32,6 +32,7 @@ class BlipCaptioner(Captioner):
     family = "blip"
     cross_attention = "decoder"
     can_record_steps = True
+    decoder_has_generate = True
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
@@ -124,11 +125,7 @@ class BlipCaptioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of a saved checkpoint, see `Captioner.set_generation_defaults`.
-
-        A loaded BLIP needs `generate(pixel_values=..., generation_config=model.generation_config)`: without that
-        argument transformers reads the text decoder's config, which has none.
-        """
+        """Set the defaults of plain `generate(pixel_values)`, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:

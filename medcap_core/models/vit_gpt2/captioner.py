@@ -19,6 +19,7 @@ from transformers import (
     GPT2LMHeadModel,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
+    VisionTextDualEncoderProcessor,
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
@@ -52,15 +53,14 @@ _ATTENTION_MLP = (
 
 @dataclass
 class ImageAndText:
-    """An image processor and a tokenizer, saved in one folder for `AutoImageProcessor` and `AutoTokenizer`."""
+    """An image processor and a tokenizer, saved in one folder for `AutoProcessor`."""
 
     image_processor: Any
     tokenizer: Any
 
     def save_pretrained(self, directory: Path) -> None:
         """Write both to one folder in Hub format."""
-        self.image_processor.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+        VisionTextDualEncoderProcessor(self.image_processor, self.tokenizer).save_pretrained(directory)  # type: ignore[no-untyped-call]
 
 
 class ViTGpt2Captioner(Captioner):
