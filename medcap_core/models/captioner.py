@@ -23,6 +23,7 @@ from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
 from medcap_core.models.generation import write_decoder_defaults
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
+from medcap_core.runtime.checkpoints import load_pretrained
 
 IGNORED_LABEL = -100
 
@@ -166,7 +167,7 @@ class Captioner(nn.Module, ABC):
     @classmethod
     def read_geometry(cls, source: str, image_size: int | None) -> ImageGeometry:
         """Read the pixels a checkpoint takes, without its weights. Raises as `load`."""
-        settings = AutoConfig.from_pretrained(source)
+        settings = load_pretrained(AutoConfig, source)
         vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
         own_size = getattr(vision, "image_size", None)
         if own_size is None:

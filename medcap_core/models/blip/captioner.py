@@ -20,6 +20,7 @@ from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAtten
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.search.beam import search_captions
+from medcap_core.runtime.checkpoints import load_pretrained
 
 
 class BlipCaptioner(Captioner):
@@ -57,7 +58,7 @@ class BlipCaptioner(Captioner):
                 "and quantization."
             )
         network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
-        processor = BlipProcessor.from_pretrained(source)
+        processor = load_pretrained(BlipProcessor, source)
         check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
         vision_config = network.config.vision_config
         if options.image_size is not None:
