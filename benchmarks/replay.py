@@ -1,7 +1,7 @@
 """How long searchers take to find a good trial, by replaying them over a table of real trials.
 
 python -m benchmarks.replay record     runs every trial of replay_grid.yaml and writes replay_table.csv
-python -m benchmarks.replay            replays the searchers over the table, 50 seeds each
+python -m benchmarks.replay            replays the searchers over the table, 60 seeds each
 
 A searcher proposes over continuous ranges, as in a real sweep; its trial is the nearest one of the grid, and its epochs
 take the seconds they took. Two trials run at once. The time is the search's own: no start-up, no test split.
@@ -12,21 +12,26 @@ import heapq
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import json_to_distribution
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 
 from medcap_core.config import TrialConfig
-from sweep.space import build_space
+from sweep.space import build_config, build_space, encode_point, load_space, propose
+from sweep.space.ready import find_space
 from sweep.space.schema import SearchSpace
-from sweep.study.proposal import build_proposal
-from sweep.study.pruning import build_rungs, should_prune
+from sweep.study.proposal import Proposal, build_proposal
+from sweep.study.pruning import should_prune
 from sweep.study.record import compute_step
 from sweep.study.study import Study
 
@@ -34,38 +39,42 @@ FOLDER = Path(__file__).parent
 GRID, TABLE = FOLDER / "replay_grid.yaml", FOLDER / "replay_table.csv"
 KNOBS = ("freeze", "learning_rate", "lora_targets", "num_epochs")
 NUM_AT_ONCE = 2
-NUM_TRIALS = 60
-"""A searcher may try as many trials as the grid has."""
 GOOD_ENOUGH = 0.98
 """Of the best CIDEr in the table."""
 
-SPACE = {
-    "name": "replay",
-    "search": {
-        "freeze": {"choice": ["full", "encoder_only", "decoder_only", "lora"]},
-        "learning_rate": [
-            {"loguniform": [2e-4, 4e-3], "when": {"freeze": ["full", "encoder_only", "decoder_only"]}},
-            {"loguniform": [2e-3, 4e-2], "when": {"freeze": "lora"}},
-        ],
-        "lora_targets": {"choice": ["query_key", "attention_mlp"], "when": {"freeze": "lora"}},
-        "num_epochs": {"int": [2, 6]},
-    },
-    "trials": NUM_TRIALS,
-}
+SPACE = load_space(find_space("lora")).to_mapping()
+"""As shipped. The table has no ranks, and LoRA on `attention` counts as on `attention_mlp` there."""
 
 
-SEARCHERS: dict[str, dict[str, Any]] = {
-    "whole grid, random order": {"sampler": "grid", "scheduler": "none"},
-    "random": {"sampler": "random", "scheduler": "none"},
-    "random, asha 1/2 from 25%": {"sampler": "random"},
-    "tpe": {"sampler": "tpe", "scheduler": "none"},
-    "tpe, asha 1/2 from 25%": {"sampler": "tpe"},
-    "tpe, asha 1/2 from 50%": {"sampler": "tpe", "grace_fraction": 0.5},
-    "tpe, asha 1/3 from 17%": {"sampler": "tpe", "grace_fraction": 1 / 6, "reduction_factor": 3},
-    "tpe, asha 1/4 from 25%": {"sampler": "tpe", "reduction_factor": 4},
+def build_tpe(seed: int) -> BaseSampler:
+    """Build Optuna's TPE with its defaults, for all modes at once."""
+    return TPESampler(seed=seed)
+
+
+def build_grouped_tpe(seed: int) -> BaseSampler:
+    """Build the sampler of one branch for all modes at once; its start-up is used up by the first points."""
+    return TPESampler(seed=seed, n_startup_trials=4, multivariate=True, group=True)
+
+
+def build_gp(seed: int) -> BaseSampler:
+    """Build Optuna's Gaussian process, over the knobs that all modes share; TPE draws the others."""
+    return GPSampler(seed=seed, n_startup_trials=4, independent_sampler=build_grouped_tpe(seed))
+
+
+SEARCHERS: dict[str, tuple[dict[str, Any], Callable[[int], BaseSampler] | None]] = {
+    "whole grid, random order": ({"scheduler": "none"}, None),
+    "random, asha": ({"sampler": "random"}, None),
+    "Optuna's TPE, asha": ({}, build_tpe),
+    "TPE over all modes, asha": ({}, build_grouped_tpe),
+    "tpe, asha": ({}, None),
+    "tpe, asha 1/4": ({"reduction_factor": 4}, None),
+    "tpe, hyperband": ({"scheduler": "hyperband"}, None),
+    "tpe, median": ({"scheduler": "median"}, None),
+    "tpe, none": ({"scheduler": "none"}, None),
 }
-SHARES = (0.05, 0.1, 0.2, 0.4)
-"""Of the time the whole grid takes."""
+SLOW_SEARCHERS = {"Optuna's GP, asha": ({}, build_gp)}
+"""Replayed with `--slow`; it takes half a minute a search."""
+BUDGETS = (12, 30)
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,12 @@ Table = dict[tuple[Any, ...], RecordedTrial]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One replayed search: seconds until a good enough trial, and best CIDEr after some shares of the grid's time."""
+    """One replayed search; to a good enough trial it takes infinitely long where it finds none."""
 
     seconds_to_good: float
-    best_at: tuple[float, ...]
+    trials_to_good: float
+    best: float
+    num_by_mode: Counter[str]
 
 
 def record(out: Path) -> None:
@@ -112,11 +123,11 @@ def load_table() -> Table:
 
 def find_nearest(table: Table, config: TrialConfig) -> RecordedTrial:
     """Find the trial of the table that a config stands for."""
-    targets = str(config.lora_targets) if config.freeze == "lora" else ""
+    targets = "" if config.freeze != "lora" else str(config.lora_targets).replace("attention_mlp", "attention")
 
     def distance(key: tuple[Any, ...]) -> float:
         freeze, rate, key_targets, num_epochs = key
-        if (freeze, key_targets) != (str(config.freeze), targets):
+        if (freeze, key_targets.replace("attention_mlp", "attention")) != (str(config.freeze), targets):
             return float("inf")
         return abs(np.log(rate / config.learning_rate)) + abs(num_epochs - config.num_epochs)
 
@@ -132,14 +143,23 @@ class SamplerSource:
         self.history: list[optuna.trial.FrozenTrial] = []
         self.tried: set[TrialConfig] = set()
 
+    def propose(self) -> Proposal:
+        """Draw the next point."""
+        return build_proposal(self.space, len(self.history), self.history, self.tried)
+
     def next(self) -> RecordedTrial:
         """Propose the next trial, known to the sampler as running."""
-        proposal = build_proposal(self.space, len(self.history), self.history, self.tried)
+        proposal = self.propose()
         self.tried.add(proposal.config)
         distributions = {name: json_to_distribution(json.dumps(text)) for name, text in proposal.distributions.items()}
         running = optuna.trial.TrialState.RUNNING
         self.history.append(optuna.create_trial(state=running, params=proposal.parameters, distributions=distributions))
         return find_nearest(self.table, proposal.config)
+
+    @property
+    def num_handed_out(self) -> int:
+        """How many trials were proposed."""
+        return len(self.history)
 
     def finish(self, number: int, curve: dict[int, float], *, is_pruned: bool) -> None:
         """Tell the sampler how a trial ended."""
@@ -153,15 +173,37 @@ class SamplerSource:
         )
 
 
+class OptunaSource(SamplerSource):
+    """Trials as one of Optuna's samplers proposes them over the whole space, after the first points."""
+
+    def __init__(self, space: SearchSpace, table: Table, build: Callable[[int], BaseSampler]) -> None:
+        super().__init__(space, table)
+        self.build = build
+
+    def propose(self) -> Proposal:
+        """Draw the next point."""
+        number = len(self.history)
+        study = optuna.create_study(direction="maximize", sampler=self.build(1000 * self.space.seed + number))
+        study.add_trials(self.history)
+        if number < len(self.space.first_points):
+            study.enqueue_trial(encode_point(self.space, self.space.first_points[number]))
+        trial = study.ask()
+        point = propose(self.space, trial)
+        distributions = {name: json.loads(distribution_to_json(item)) for name, item in trial.distributions.items()}
+        return Proposal(point, build_config(self.space, point), trial.params, distributions)
+
+
 class GridSource:
     """Every trial of the table once, in random order."""
 
     def __init__(self, space: SearchSpace, table: Table) -> None:
         keys = list(table)
         self.trials = [table[keys[index]] for index in np.random.default_rng(space.seed).permutation(len(keys))]
+        self.num_handed_out = 0
 
     def next(self) -> RecordedTrial:
         """Propose the next trial."""
+        self.num_handed_out += 1
         return self.trials.pop()
 
     def finish(self, number: int, curve: dict[int, float], *, is_pruned: bool) -> None:
@@ -170,7 +212,6 @@ class GridSource:
 
 def search(space: SearchSpace, source: SamplerSource | GridSource) -> Iterator[tuple[float, float]]:
     """Replay one search: (seconds since its start, CIDEr) of each epoch, in the order in which epochs end."""
-    rungs = build_rungs(space.grace_fraction, space.reduction_factor)
     trials: list[RecordedTrial] = []
     curves: list[dict[int, float]] = []
     running: list[tuple[float, int, int]] = []  # (when its next epoch ends, trial, that epoch)
@@ -189,8 +230,7 @@ def search(space: SearchSpace, source: SamplerSource | GridSource) -> Iterator[t
         num_epochs = len(trial.ciders)
         curve[compute_step(epoch + 1, num_epochs)] = max(trial.ciders[: epoch + 1])
         yield now, trial.ciders[epoch]
-        others = [other for index, other in enumerate(curves) if index != number]
-        is_pruned = space.scheduler == "asha" and should_prune(curve, others, rungs, space.reduction_factor)
+        is_pruned = should_prune(number, curves, space)
         if is_pruned or epoch + 1 == num_epochs:
             source.finish(number, curve, is_pruned=is_pruned)
             begin(now)
@@ -198,25 +238,31 @@ def search(space: SearchSpace, source: SamplerSource | GridSource) -> Iterator[t
             heapq.heappush(running, (now + trial.seconds[epoch + 1], number, epoch + 1))
 
 
-def replay(values: dict[str, Any], table: Table, seed: int) -> Outcome:
-    """One search with the space's keys changed to `values`."""
-    is_grid = values.get("sampler") == "grid"
-    space = build_space(SPACE | values | {"seed": seed} | ({"sampler": "random"} if is_grid else {}), "replay")
-    source = GridSource(space, table) if is_grid else SamplerSource(space, table)
+def replay(values: dict[str, Any], build: Callable[[int], BaseSampler] | None, table: Table, seed: int) -> Outcome:
+    """One search with the space's keys changed to `values`, by a sampler of Optuna where one is given."""
+    space = build_space(SPACE | values | {"seed": seed}, "replay")
+    source = OptunaSource(space, table, build) if build else SamplerSource(space, table)
+    outcome = measure(search(space, source), source, table)
+    return replace(outcome, num_by_mode=Counter(trial.params["freeze"] for trial in source.history))
+
+
+def replay_grid(table: Table, num_trials: int, seed: int) -> Outcome:
+    """So many trials of the grid in random order, run to their ends."""
+    values = {"scheduler": "none", "trials": num_trials, "first_points": [], "seed": seed}
+    space = build_space(SPACE | values, "replay")
+    source = GridSource(space, table)
+    return measure(search(space, source), source, table)
+
+
+def measure(epochs: Iterator[tuple[float, float]], source: SamplerSource | GridSource, table: Table) -> Outcome:
+    """Follow a search to its end."""
     good = GOOD_ENOUGH * max(max(trial.ciders) for trial in table.values())
-    whole_seconds = sum(sum(trial.seconds) for trial in table.values()) / NUM_AT_ONCE
-    seconds_to_good, best, marks = float("inf"), 0.0, list(SHARES)
-    best_at: list[float] = []
-    for now, cider in search(space, source):
-        while marks and now > marks[0] * whole_seconds:
-            best_at.append(best)
-            marks.pop(0)
+    best, seconds_to_good, trials_to_good = 0.0, float("inf"), float("inf")
+    for now, cider in epochs:
         best = max(best, cider)
         if best >= good and seconds_to_good == float("inf"):
-            seconds_to_good = now
-        if not marks and seconds_to_good < float("inf"):
-            break
-    return Outcome(seconds_to_good, (*best_at, *[best] * len(marks)))
+            seconds_to_good, trials_to_good = now, source.num_handed_out
+    return Outcome(seconds_to_good, trials_to_good, best, Counter())
 
 
 def main() -> None:
@@ -224,24 +270,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["record", "replay"], default="replay")
     parser.add_argument("--out", type=Path, default=Path("runs/replay-grid"), help="run directory of the grid")
-    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--slow", action="store_true", help="replay the slow searchers instead")
     options = parser.parse_args()
     if options.what == "record":
         record(options.out)
         return
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)
     table = load_table()
     whole_seconds = sum(sum(trial.seconds) for trial in table.values()) / NUM_AT_ONCE
     print(f"{len(table)} trials, {whole_seconds:.0f} s for all of them, {NUM_AT_ONCE} at once; {options.seeds} seeds")
-    shares = " | ".join(f"best after {share:.0%}" for share in SHARES)
-    print(f"| searcher | median s to {GOOD_ENOUGH:.0%} of the best | 90th percentile | never | {shares} |")
-    print("| --- | --- | --- | --- |" + " --- |" * len(SHARES))
-    for name, values in SEARCHERS.items():
-        outcomes = [replay(values, table, seed) for seed in range(options.seeds)]
-        seconds = np.array([outcome.seconds_to_good for outcome in outcomes])
-        median, tail = (float(np.quantile(seconds, q, method="higher")) for q in (0.5, 0.9))
-        curve = " | ".join(f"{value:.2f}" for value in np.mean([outcome.best_at for outcome in outcomes], axis=0))
-        print(f"| {name} | {median:.0f} | {tail:.0f} | {np.isinf(seconds).sum()} | {curve} |", flush=True)
+    few, many = BUDGETS
+    print(
+        f"| searcher | best of {few} | LoRA of {few} | encoder-only of {few} | best of {many} | median s to "
+        f"{GOOD_ENOUGH:.0%} | trials to {GOOD_ENOUGH:.0%} | never in {many} |"
+    )
+    print("| --- |" + " --- |" * 7)
+    for name, (values, build) in (SLOW_SEARCHERS if options.slow else SEARCHERS).items():
+        short, long = (
+            [
+                replay_grid(table, number, seed)
+                if name.startswith("whole grid")
+                else replay(values | {"trials": number}, build, table, seed)
+                for seed in range(options.seeds)
+            ]
+            # The grid is walked to its end, since its time is what others are measured by.
+            for number in ((few, len(table)) if name.startswith("whole grid") else BUDGETS)
+        )
+        best = [float(np.mean([outcome.best for outcome in outcomes])) for outcomes in (short, long)]
+        lora = f"{np.median([outcome.num_by_mode['lora'] for outcome in short]):.0f}"
+        encoder = f"{np.mean([outcome.num_by_mode['encoder_only'] for outcome in short]):.1f}"
+        if name.startswith("whole grid"):
+            lora = encoder = "-"
+        seconds, trials = (
+            float(np.quantile([getattr(outcome, key) for outcome in long], 0.5, method="higher"))
+            for key in ("seconds_to_good", "trials_to_good")
+        )
+        never = sum(outcome.seconds_to_good == float("inf") for outcome in long)
+        print(
+            f"| {name} | {best[0]:.2f} | {lora} | {encoder} | {best[1]:.2f} | {seconds:.0f} | {trials:.0f} | {never} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

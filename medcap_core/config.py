@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -10,7 +10,17 @@ from medcap_core.errors import ConfigFault
 from medcap_core.objective import Metric
 
 RESERVED_NAMES = frozenset(
-    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "roco", "phantom-blip", "medblip3d", "brain-gpt2"}
+    {
+        "phantoms",
+        "phantoms-general",
+        "brain_phantoms",
+        "rocov2",
+        "rocov2-mini",
+        "roco",
+        "phantom-blip",
+        "medblip3d",
+        "brain-gpt2",
+    }
 )
 """Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
@@ -172,12 +182,20 @@ class TrialConfig(BaseModel):
     )
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, not applied to biases and norms.")
     schedule: Literal["linear", "cosine"] = Field(
-        "linear", description="Decay of the learning rate to zero, after the warm-up."
+        "linear", description="Decay of the learning rate after the warm-up, to zero or min_learning_rate."
     )
     warmup_fraction: float = Field(
         0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises from zero."
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Norm that gradients are clipped to.")
+    min_learning_rate: float = Field(
+        0.0, ge=0, le=1, description="Rate that schedule cosine ends at; at most learning_rate."
+    )
+    vision_learning_rate: float = Field(
+        1.0, gt=0, le=10, description="Rate of the vision tower, as a factor of learning_rate."
+    )
+    max_grad_norm: Literal["none"] | Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Norm that gradients are clipped to; none clips nothing."
+    )
     label_smoothing: float = Field(
         0.1, ge=0, lt=1, description="Label smoothing of the loss over tokens; BLIP was trained with 0.1."
     )
@@ -231,6 +249,11 @@ class TrialConfig(BaseModel):
     repetition_penalty: float = Field(
         1.0, ge=1, le=5, description="Divisor of the logits of tokens already generated; 1 is none."
     )
+    rejoin_wordpieces: bool = Field(
+        True,
+        description="Write generated 'x - ray' and '3. 5 cm' as 'x-ray' and '3.5 cm', for models with BERT's tokenizer "
+        "(BLIP); false for comparison with published figures.",
+    )
     eval_batch_size: int = Field(
         32,
         ge=1,
@@ -257,6 +280,15 @@ class TrialConfig(BaseModel):
         if self.batch_size % self.accumulation_steps:
             faults.append(
                 f"batch_size {self.batch_size} must be a multiple of accumulation_steps {self.accumulation_steps}"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            faults.append(
+                f"min_learning_rate {self.min_learning_rate:g} must not exceed learning_rate {self.learning_rate:g}"
+            )
+        if self.min_learning_rate and self.schedule != "cosine":
+            faults.append(
+                f"min_learning_rate {self.min_learning_rate:g} is of schedule cosine, but schedule is {self.schedule}; "
+                "change one"
             )
         if self.min_new_tokens > self.max_new_tokens:
             faults.append(f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}")

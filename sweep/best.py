@@ -2,6 +2,7 @@
 
 python -m sweep.best RUN_DIR
 python -m sweep.best RUN_DIR --export DIR
+python -m sweep.best RUN_DIR --json
 """
 
 import json
@@ -37,6 +38,31 @@ def read_best(directory: Path, trial: str | None = None) -> str:
         return results.paths.best_config.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _no_best_yet(directory) from None
+
+
+def format_best_json(directory: Path, trial: str | None = None) -> str:
+    """Format the run's best trial, or the one named, as JSON: config, scores on validation and on the test split.
+
+    Raises RunFault as `read_best`.
+    """
+    results = load_results(directory)
+    if trial is None and (results.best is None or not results.paths.best_config.is_file()):
+        raise _no_best_yet(directory)
+    record = results.best if trial is None else _find_trial(results, trial)
+    assert record is not None
+    is_best = record.name == results.metrics.best_trial
+    values = {
+        "trial": record.name,
+        "state": record.state.value,
+        "metric": record.config.metric,
+        "best_score": record.best_score,
+        "best_epoch": record.best_epoch,
+        "whole_validation_score": record.whole_validation_score,
+        "test": results.metrics.scores_of("best" if is_best else record.name),
+        "model": str(results.paths.best_model) if record.name == _exported_trial(results) else None,
+        "config": record.config.model_dump(mode="json"),
+    }
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
 def export(directory: Path, target: Path, trial: str | None = None) -> Path:
@@ -122,11 +148,16 @@ def best(
     directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
     export_to: Annotated[Path | None, typer.Option("--export", metavar="DIR", help="Copy the model there.")] = None,
     trial: Annotated[str | None, typer.Option(help="This trial in place of the best, such as trial_0003.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, scores included.")] = False,
 ) -> None:
     """Print the best config of a run as YAML, or export its model with a model card."""
     set_environment(None)
     with exit_on_fault():
-        if export_to is None:
+        if as_json and export_to is not None:
+            raise RunFault("--json prints the best trial and --export copies its model; give one of them.")
+        if as_json:
+            sys.stdout.write(format_best_json(directory, trial))
+        elif export_to is None:
             sys.stdout.write(read_best(directory, trial))
         else:
             from medcap_core.runtime.libraries import set_up_libraries

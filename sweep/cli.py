@@ -1,4 +1,5 @@
-"""All commands in one: `medcap run`, `medcap report`, `medcap explain`, `medcap best`, `medcap caption`.
+"""All commands in one: `medcap run`, `medcap status`, `medcap report`, `medcap explain`, `medcap best`,
+`medcap caption`.
 
 medcap run lora
 medcap caption IMAGE... --model runs/lora-001/best
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 COMMANDS = {
     "run": ("sweep.run", "Search hyperparameters, and evaluate the best model once on the test split."),
+    "status": ("sweep.status", "Print how a run stands: state, best trial so far, running trials, time left."),
     "report": ("sweep.report.__main__", "Write report.html, report.md and tables/*.csv of a run."),
     "explain": ("sweep.explain.__main__", "Draw where a run's model looked when it wrote each token."),
     "best": ("sweep.best", "Print the best config of a run as YAML, or export its model with a model card."),

@@ -3,27 +3,32 @@
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
     find_duplicate_images,
+    judge_records,
     load_dataset,
     prepare_data,
     write_skipped,
 )
-from medcap_core.data.records import SPLITS, hash_records
+from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
 from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
+from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.bertscore import load_bert_scorer
 from medcap_core.training.validation import (
     build_request,
     check_metric,
     check_truth,
+    describe_alike_captions,
     find_scored,
     score_predictions,
 )
@@ -33,21 +38,31 @@ from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, check_same_origin, find_gpus
+from sweep.study.provenance import (
+    DataOrigin,
+    ModelOrigin,
+    begin_provenance,
+    check_same_origin,
+    describe_other_versions,
+    find_gpus,
+)
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
 NUM_CHECK_BATCHES = 2
 MOST_CAPTIONS_COUNTED = 1000
 MORE_TOKENS_THAN_ANY = 100_000
+MOST_IMAGES_OPENED = 2000
+"""Images of each split that a dry run opens, which does not decode a large data set."""
+NUM_LISTED = 5
 NUM_DRAWS = 64
 """Number of random points that represent a space that is not a grid."""
 
 
-def check_before_start(space: SearchSpace) -> list[str]:
+def check_before_start(space: SearchSpace, *, always: bool = False) -> list[str]:
     """Load the data and models of the space, so that faults appear before a run directory is made.
 
-    Returns notes for the user, one line each.
+    Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
     notes: dict[tuple[object, ...], list[str]] = {}
     if "bertscore" in space.extra_scores:
@@ -59,20 +74,28 @@ def check_before_start(space: SearchSpace) -> list[str]:
         key = (*_model_of(config), config.prompt, config.max_caption_tokens)
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [caption for record in splits["train"] for caption in record.references]
-            notes[key] = describe_cut_captions(captioner, captions, config)
+            notes[key] = describe_cut_captions(captioner, captions, config, always=always)
+        if ("alike", config.data) not in notes:
+            validation = [record.references for record in splits["validation"]]
+            notes["alike", config.data] = describe_alike_captions(config.metric, validation)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]
 
 
-def describe_cut_captions(captioner: Captioner, captions: list[str], config: TrialConfig) -> list[str]:
-    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED, if any."""
+def describe_cut_captions(
+    captioner: Captioner, captions: list[str], config: TrialConfig, *, always: bool = False
+) -> list[str]:
+    """Write one line on the training captions cut by `max_caption_tokens`, of at most MOST_CAPTIONS_COUNTED.
+
+    None where none is cut, unless `always`.
+    """
     some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
     whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
     longest = max(map(len, whole), default=0)
     kept = captioner.tokenize(some, config).ids
     num_cut = sum(len(part) < len(ids) for part, ids in zip(kept, whole, strict=True))
-    if not num_cut:
+    if not num_cut and not always:
         return []
     looked_at = f"{len(some):,} training captions" + (" looked at" if len(some) < len(captions) else "")
     return [
@@ -120,37 +143,47 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     """
     skipped_path = study.paths.skipped_records
     try:
-        parts = [
-            prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
-            for config in _configs_by_images(study.space)
-        ]
+        bad = judge_data(study.space, view.step)
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
         raise TooManyBadRecords(
             (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
         ) from None
-    skipped = list(dict.fromkeys(record for part in parts for record in part.skipped))
-    write_skipped(skipped, skipped_path)
+    parts = [
+        prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
+        for config in _configs_by_images(study.space)
+    ]
+    skipped = list(dict.fromkeys(record for records in (bad, *(part.skipped for part in parts)) for record in records))
     data = parts[0]
     sizes = {name: len(split) for name, split in data.splits.items()}
     view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
     for note in data.notes:
         view.message(f"Data: {note}")
-    if skipped:
-        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
-    list_duplicates(study, view)
-    splits = load_dataset(_configs_by_images(study.space)[0]).splits
+    largest = _configs_by_images(study.space)[0]
+    records = load_dataset(largest).splits
+    left_out = {name: sorted(record.id for record in bad if record.split == name) for name in SPLITS}
+    doubtful = describe_doubtful_inputs(largest, load_geometry(largest), view.step)
+    for note in doubtful:
+        view.message(f"Data: {note}")
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
-        notes=data.notes,
+        notes=[*data.notes, *doubtful],
         sizes=sizes,
         skipped=len(skipped),
-        sha256={name: hash_records(records) for name, records in splits.items()},
+        left_out={name: ids for name, ids in left_out.items() if ids},
+        sha256={name: hash_usable(records[name], left_out[name]) for name in SPLITS},
     )
     identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
     models = ModelOrigin.model_validate(identity)
-    check_same_origin(study.directory, found, models)
+    for note in check_same_origin(study.directory, found, models, lambda name, ids: hash_usable(records[name], ids)):
+        view.message(note)
+    write_skipped(skipped, skipped_path)
+    if skipped:
+        view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
+    list_duplicates(study, view)
+    for line in describe_other_versions(study.directory):
+        view.message(line)
     begin_provenance(
         study.directory,
         command=["python", "-m", "sweep.run", *sys.argv[1:]],
@@ -159,6 +192,57 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         model=models,
     )
     return data
+
+
+def judge_data(space: SearchSpace, progress: Progress) -> list[SkippedRecord]:
+    """Decode the images of all trials, and return the bad records of all splits. Raises TooManyBadRecords."""
+    bad = [judge_records(config, load_geometry(config), progress) for config in _configs_by_images(space)]
+    return list(dict.fromkeys(record for records in bad for record in records))
+
+
+def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
+    """Read and judge the data as a run does, and describe them for the plan, one line each.
+
+    At most MOST_IMAGES_OPENED of a split are opened and decoded. Raises TooManyBadRecords and DataFault.
+    """
+    dataset = load_dataset(_configs_by_images(space)[0])
+    few = {
+        "max_train_images": MOST_IMAGES_OPENED,
+        "max_validation_images": MOST_IMAGES_OPENED,
+        "max_test_images": MOST_IMAGES_OPENED,
+    }
+    bad: list[SkippedRecord] = []
+    for config in _configs_by_images(space):
+        caps = {name: min(cap, getattr(config, name) or cap) for name, cap in few.items()}
+        looked_at, geometry = config.model_copy(update=caps), load_geometry(config)
+        bad += judge_records(looked_at, geometry, progress, whole_validation=False)
+        prepare_data(looked_at, geometry, splits=SPLITS, progress=progress)
+    bad = list(dict.fromkeys(bad))
+    sizes = {name: len(records) for name, records in dataset.splits.items()}
+    lines = [f"Data           {dataset.kind}; {', '.join(f'{size:,} {name}' for name, size in sizes.items())}"]
+    num_cases = [
+        f"{len(cases):,} {name}" for name in SPLITS if (cases := {r.case for r in dataset.splits[name]} - {None})
+    ]
+    if num_cases:
+        lines.append(f"Cases          {', '.join(num_cases)}")
+    lines += [f"Data           {note}" for note in dataset.notes]
+    if max(sizes.values()) > MOST_IMAGES_OPENED:
+        lines.append(f"Opened         at most {MOST_IMAGES_OPENED:,} images of each split; the run opens all of them")
+    lines.append(f"Left out       {len(bad):,} records{', such as:' if bad else ''}")
+    lines += [f"               {record.split} {record.id}: {record.reason}" for record in bad[:NUM_LISTED]]
+    if max(sizes.values()) <= MOST_IMAGES_OPENED:
+        config = _configs_by_images(space)[0]
+        found = find_duplicate_images(config, load_geometry(config), progress)
+        dropped = config.drop_duplicate_train_images
+        text = describe_duplicates(found.pairs, found.num_blank, dropped=dropped, noun=found.noun)
+        lines.append(f"Duplicates     {text}")
+    return lines
+
+
+def hash_usable(records: Sequence[Record], left_out: Sequence[str]) -> str:
+    """Compute the SHA-256 (hex) of the records but those of the ids `left_out`."""
+    bad = set(left_out)
+    return hash_records([record for record in records if record.id not in bad])
 
 
 def list_duplicates(study: Study, view: SweepView) -> None:

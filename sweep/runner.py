@@ -12,6 +12,7 @@ from rich.console import Console
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
+from medcap_core.runtime.progress import ignore_progress
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
@@ -20,7 +21,7 @@ from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.launch import Launch
 from sweep.execution.tune import run_search
 from sweep.held_out.evaluation import score_on_test
-from sweep.preparation import check_before_start, check_evaluation, encode_ahead, prepare_run
+from sweep.preparation import check_before_start, check_evaluation, describe_data, encode_ahead, prepare_run
 from sweep.process.log_target import LogTarget
 from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
@@ -29,12 +30,13 @@ from sweep.space.model_aliases import describe_models
 from sweep.space.points import num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
+from sweep.study.paths import RunPaths
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
 from sweep.study.study import Study
 from sweep.tables.answer_tables import build_answer_tables
-from sweep.tables.caption_tables import build_caption_tables
+from sweep.tables.caption_tables import build_caption_tables, describe_blindness
 from sweep.tables.printing import print_table
 from sweep.terminal.view import SweepView
 
@@ -70,6 +72,7 @@ def run_study(
                 objective=space.objective,
             )
             with view:
+                study.tell(view.message)
                 resources = prepare(study, launch, view)
                 if num_more:
                     study.extend(num_more)  # only now, so that a fault found above does not add them for good
@@ -89,9 +92,15 @@ def run_study(
 
 
 def discard_unused(directory: Path, fault: UserFault) -> None:
-    """Remove the directory of a run that a fault ended before its first trial, unless it lists bad records."""
-    if not isinstance(fault, TooManyBadRecords) and not (directory / "trials").exists():
+    """Remove the directory of a run that a fault ended before its first trial, but for a list of bad records."""
+    if (directory / "trials").exists():
+        return
+    if not isinstance(fault, TooManyBadRecords):
         shutil.rmtree(directory, ignore_errors=True)
+        return
+    for path in directory.iterdir():
+        if path != RunPaths(directory).skipped_records:
+            path.unlink()
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
@@ -151,6 +160,8 @@ def print_results(study: Study, console: Console) -> None:
     results = load_results(study.directory)
     for table in (*build_caption_tables(results), *build_answer_tables(results)):
         print_table(console, table)
+    if said := describe_blindness(results):
+        write_lines(console, "", said)
     write_lines(
         console,
         "",
@@ -179,8 +190,9 @@ def write_lines(console: Console, *lines: str) -> None:
 
 def describe_run(space: SearchSpace, started: float) -> str:
     """Describe what a run would do and cost; `started` is when this process began, on the monotonic clock."""
-    notes = check_before_start(space)
+    notes = check_before_start(space, always=True)
     start_seconds = time.monotonic() - started
+    notes = [*describe_data(space, ignore_progress), *notes, ""]
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
     resources = choose_resources([node], space.resources, num_trials(space))
     return "\n".join([*notes, describe_plan(space, resources, estimate_cost(space, resources, start_seconds))])

@@ -185,7 +185,7 @@ def test_replaying_a_search_adds_up_the_epochs_of_two_trials_at_once() -> None:
         ("full", 2e-3, "", 1): replay.RecordedTrial(ciders=(5.0,), seconds=(2.0,)),
         ("full", 4e-3, "", 2): replay.RecordedTrial(ciders=(0.5, 0.6), seconds=(10.0, 1.0)),
     }
-    space = build_space(replay.SPACE | {"trials": 3, "scheduler": "none"}, "test")
+    space = build_space(replay.SPACE | {"trials": 3, "scheduler": "none", "first_points": []}, "test")
     source = replay.GridSource(space, table)
     source.trials = list(table.values())[::-1]  # handed out from the end
     assert list(replay.search(space, source)) == [(2.0, 5.0), (3.0, 1.0), (7.0, 2.0), (12.0, 0.5), (13.0, 0.6)]

@@ -35,7 +35,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"held_out", "dry_run"},
         {"explain"},
         {"runner"},
-        {"run", "best"},
+        {"run", "best", "status"},
         {"cli"},
     ],
 }

@@ -18,7 +18,7 @@ from medcap_core.data.records import fold_white_space
 PEAK_PIXELS = 96
 """Resolution at which the peak of a map over an image is looked for, pixels a side."""
 
-_UNFINISHED = "\ufffd"  # what byte-level tokenizers decode a part of a letter to
+_UNFINISHED = "\ufffd"  # what byte-level tokenizers decode an incomplete letter to
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ExplainedText:
 
     @property
     def map(self) -> NDArray[np.float32]:
-        """The mean of the words' maps; where nothing was written that of the queries', or an even one."""
+        """The mean of the words' maps; where nothing was written the mean of the queries' maps, or an even map."""
         maps = np.full((1, *self.grid), self.even_share, dtype=np.float32)
         if self.words:
             maps = np.stack([word.map for word in self.words])
@@ -123,10 +123,10 @@ def join_words(
 
 
 def _find_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Decode ids, and find where in the text that of each lies: from start to before end.
+    """Decode ids, and find each token's span in the text: its start and the place after its end.
 
-    By decoding ever more of them, which holds for word pieces and for byte-level pieces alike; each byte of a letter
-    spans that letter.
+    Ever longer parts are decoded, which serves WordPiece and byte-level tokenizers alike; each byte of a letter spans
+    the letter.
     """
     spans: list[tuple[int, int]] = []
     text, start = "", 0

@@ -1,11 +1,13 @@
 """Faults of decoding: a damaged or absent file is left out, a failing machine ends the run."""
 
 import errno
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -41,6 +43,7 @@ def reading(reference: Reference) -> Iterator[None]:
     open files, network), since leaving such files out would silently change the data set.
     """
     try:
+        _require_no_pipe(reference)
         yield
     except MemoryError as error:
         raise _machine_fault(reference, "not enough memory") from error
@@ -50,6 +53,15 @@ def reading(reference: Reference) -> Iterator[None]:
         if number in _MACHINE_FAULTS:
             raise _machine_fault(reference, reason) from error
         raise UnreadableImage(reason, lasting=number not in _OUT_OF_REACH) from error
+
+
+def _require_no_pipe(reference: Reference) -> None:
+    """Raise UnreadableImage for a pipe, socket or device, on which reading would wait for ever."""
+    path = getattr(reference, "path", None)
+    if isinstance(path, Path):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UnreadableImage("a pipe or device, not a file", lasting=False)
 
 
 def _machine_fault(reference: Reference, reason: str) -> DataFault:

@@ -2,8 +2,10 @@
 
 import csv
 import functools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -94,40 +96,78 @@ def prepare_data(
     train: `data_fraction`, then `max_train_images`; validation: `max_validation_images` unless `whole_validation`;
     test: `max_test_images`. All draws use DATA_SEED, never `config.seed`, so that trials see the same images. With
     `drop_duplicate_train_images`, train loses the images that test or the whole validation split also hold. The data
-    set stays in memory for later calls. Raises TooManyBadRecords above `max_bad_record_share`, and DataFault where a
-    split is left with fewer than 2 images or where the data set holds scans and the model takes images, or vice versa.
+    set stays in memory for later calls. Bad records are left out, and judged by `judge_records` alone. Raises DataFault
+    where a split is left with fewer than 2 images or where the data set holds scans and the model takes images, or vice
+    versa.
     """
     dataset = load_dataset(config)
-    _require_geometry(config, dataset, geometry)
-    prepared: dict[SplitName, PreparedSplit] = {}
-    skipped = [record for record in dataset.skipped if record.split in splits]
-    num_read = sum(len(dataset.splits[split]) for split in splits)
-    share_skipped = len(skipped) / max(1, len(skipped) + num_read)
-    num_drawn = num_unreadable = 0
-    unit = "px" if geometry.noun == "image" else "voxels a side"
-    for split in splits:
-        drawn = draw_rows(dataset, split, config, whole_validation=whole_validation)
-        store = _open_store(_key_of(config), split, geometry, cache_root())
-        store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
-        usable = drawn[store.readable(drawn)]
-        records = dataset.splits[split]
-        reasons = store.unreadable
-        bad = [row for row in drawn.tolist() if row in reasons]
-        skipped.extend(
-            SkippedRecord(split, records[row].id, f"unreadable {geometry.noun}: {reasons[row]}") for row in bad
-        )
-        num_drawn, num_unreadable = num_drawn + len(drawn), num_unreadable + len(bad)
-        prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
-    # Reading covers all records, decoding only the drawn ones, so each share has a base of its own.
-    bad_share = 1 - (1 - share_skipped) * (1 - num_unreadable / max(1, num_drawn))
-    if bad_share > config.max_bad_record_share:
-        raise TooManyBadRecords(_describe_bad_records(config, bad_share, skipped), skipped)
+    prepared, skipped = _decode(dataset, config, geometry, splits, progress, whole_validation=whole_validation)
     skipped.extend(record for record in dataset.dropped if record.split in splits)
     if config.drop_duplicate_train_images and "train" in prepared:
         prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
         skipped.extend(dropped)
     _require_images(config, prepared, geometry.noun)
     return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
+
+
+def judge_records(
+    config: TrialConfig, geometry: Geometry, progress: Progress | None = None, *, whole_validation: bool = True
+) -> list[SkippedRecord]:
+    """Read and decode all splits, and judge the share of their records that is unusable.
+
+    Judged once, before anything trains, so that no later step, which needs some of the splits, has a share of its own.
+    Returns the unusable records. Raises TooManyBadRecords above `max_bad_record_share`, and as `prepare_data`.
+    """
+    dataset = load_dataset(config)
+    prepared, skipped = _decode(dataset, config, geometry, SPLITS, progress, whole_validation=whole_validation)
+    num_left_out = Counter(record.split for record in dataset.skipped)
+    num_read = {split: num_left_out[split] + len(dataset.splits[split]) for split in SPLITS}
+    num_unreadable = Counter(record.split for record in skipped[len(dataset.skipped) :])
+    num_opened = {split: num_unreadable[split] + len(prepared[split]) for split in SPLITS}
+    # Reading covers all records, decoding only the drawn ones, so each share has a base of its own.
+    share_left_out = Fraction(num_left_out.total(), max(1, sum(num_read.values())))
+    share_unreadable = Fraction(num_unreadable.total(), max(1, sum(num_opened.values())))
+    bad_share = float(1 - (1 - share_left_out) * (1 - share_unreadable))
+    if bad_share > config.max_bad_record_share:
+        of_splits = [
+            f"{split} {num_left_out[split] + num_unreadable[split]:,} of {num_read[split]:,}"
+            + (f" ({num_opened[split]:,} opened)" if num_opened[split] < len(dataset.splits[split]) else "")
+            for split in SPLITS
+        ]
+        raise TooManyBadRecords(_describe_bad_records(config, bad_share, of_splits, skipped), skipped)
+    return skipped
+
+
+def _decode(
+    dataset: Dataset,
+    config: TrialConfig,
+    geometry: Geometry,
+    splits: Sequence[SplitName],
+    progress: Progress | None,
+    *,
+    whole_validation: bool,
+) -> tuple[dict[SplitName, PreparedSplit], list[SkippedRecord]]:
+    """Decode the images that `config` draws of `splits`.
+
+    Returns the readable ones, and the records that are bad: first those left out in reading, then the unreadable.
+    """
+    _require_geometry(config, dataset, geometry)
+    prepared: dict[SplitName, PreparedSplit] = {}
+    skipped = [record for record in dataset.skipped if record.split in splits]
+    unit = "px" if geometry.noun == "image" else "voxels a side"
+    for split in splits:
+        drawn = draw_rows(dataset, split, config, whole_validation=whole_validation)
+        store = _open_store(_key_of(config), split, geometry, cache_root())
+        store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
+        usable = drawn[store.readable(drawn)]
+        records, reasons = dataset.splits[split], store.unreadable
+        skipped.extend(
+            SkippedRecord(split, records[row].id, f"unreadable {geometry.noun}: {reasons[row]}")
+            for row in drawn.tolist()
+            if row in reasons
+        )
+        prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
+    return prepared, skipped
 
 
 @dataclass(frozen=True)
@@ -221,13 +261,16 @@ def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_
     return select_rows(len(dataset.splits[split]), fraction=fraction, cap=caps[split], seed=DATA_SEED)
 
 
-def _describe_bad_records(config: TrialConfig, share: float, skipped: Sequence[SkippedRecord]) -> list[str]:
+def _describe_bad_records(
+    config: TrialConfig, share: float, of_splits: Sequence[str], skipped: Sequence[SkippedRecord]
+) -> list[str]:
     listed = [f"{record.split} {record.id}: {record.reason}" for record in skipped[:_NUM_LISTED]]
     if len(skipped) > _NUM_LISTED:
         listed.append(f"... and {len(skipped) - _NUM_LISTED} more")
     return [
-        f"{config.data}: {share:.1%} of the records cannot be used ({len(skipped)} left out), but max_bad_record_share "
-        f"is {config.max_bad_record_share}: mend them, or raise max_bad_record_share if they are lost for good.",
+        f"{config.data}: {share:.1%} of the records of all splits cannot be used ({', '.join(of_splits)}), but "
+        f"max_bad_record_share is {config.max_bad_record_share}: mend them, or raise max_bad_record_share if they are "
+        "lost for good, and give the command again.",
         *listed,
     ]
 

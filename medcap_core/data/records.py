@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, BinaryIO, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,16 +43,32 @@ class ImageFile:
     path: Path
 
     def open(self) -> Image.Image:
-        """Load the image by its content, whatever its extension (JPEG bytes in a `.png` are common)."""
+        """Load the image by its content, whatever its extension (JPEG bytes in a `.png` are common).
+
+        Raises DataFault for a DICOM file where SimpleITK is not installed.
+        """
         # By file object: Pillow maps an uncompressed TIFF opened by path into memory, and garbles a rotated one.
         with self.path.open("rb") as file:
-            image = Image.open(file)
-            image.load()
-            return image
+            if not _is_dicom(file):
+                image = Image.open(file)
+                image.load()
+                return image
+        from medcap_core.data.scans.dicom import read_dicom_image
+        from medcap_core.data.scans.files import require_dicom_reader
+
+        require_dicom_reader()
+        return read_dicom_image(self.path)
 
     def fingerprint(self) -> str:
         """Join file name, size and modification time."""
         return fingerprint_file(self.path)
+
+
+def _is_dicom(file: BinaryIO) -> bool:
+    """Check for DICOM's mark after its preamble."""
+    is_dicom = file.read(132)[128:] == b"DICM"
+    file.seek(0)
+    return is_dicom
 
 
 def fingerprint_file(path: Path) -> str:

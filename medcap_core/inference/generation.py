@@ -47,12 +47,14 @@ class Request:
 class ImagePrediction:
     """What a model predicts of one image; None or empty for what was not asked for.
 
-    `answers` has one answer a question, `class_scores` the similarity to each class.
+    `answers` has one answer a question, `class_scores` the similarity to each class; `is_cut` says whether the caption
+    was cut at `max_new_tokens`.
     """
 
     caption: str | None = None
     answers: list[str] = field(default_factory=list)
     class_scores: list[float] = field(default_factory=list)
+    is_cut: bool | None = None
 
     @property
     def text(self) -> str:
@@ -122,8 +124,10 @@ def _predict_batch(
     """Predict what is asked of the images of one batch, `hidden_states` (B, N, D)."""
     size = len(hidden_states)
     captions: list[str] | list[None] = [None] * size
+    is_cut: list[bool] | list[None] = [None] * size
     if request.captions:
         captions = captioner.generate(hidden_states, config)
+        is_cut = captioner.find_cut(captions, config)
     answers: list[list[str]] = [[] for _ in range(size)]
     for turn in range(max(map(len, request.questions), default=0)):
         rows = [row for row, own in enumerate(request.questions) if turn < len(own)]
@@ -133,7 +137,7 @@ def _predict_batch(
     scores: list[list[float]] = [[] for _ in range(size)]
     if request.classes:
         scores = captioner.compute_class_scores(hidden_states, DIAGNOSIS_QUESTION, request.classes).float().tolist()
-    return [ImagePrediction(*values) for values in zip(captions, answers, scores, strict=True)]
+    return [ImagePrediction(*values) for values in zip(captions, answers, scores, is_cut, strict=True)]
 
 
 @torch.inference_mode()

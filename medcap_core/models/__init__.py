@@ -22,6 +22,7 @@ from medcap_core.models.loading.weights import LoadOptions
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.models.medblip3d.network import MODEL_TYPE, MedBlip3dConfig
 from medcap_core.models.vit_gpt2.captioner import ViTGpt2Captioner
+from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import choose_load_dtype
 
 __all__ = [
@@ -129,7 +130,7 @@ def _read_geometry(family: type[Captioner], tower: str, image_size: int | None, 
 def _read_settings(source: str, stamp: int) -> Any:
     """Read a checkpoint's config.json, once in a process since even a cached Hub file is checked online."""
     with name_load_faults(f"model {source}", source):
-        return AutoConfig.from_pretrained(source)
+        return load_pretrained(AutoConfig, source)
 
 
 def _load(source: str, options: LoadOptions) -> Captioner:
@@ -172,7 +173,7 @@ def _build_options(config: TrialConfig, dtype: torch.dtype) -> LoadOptions:
             language_model=options.language_model or resolve_model("brain-gpt2"),
         )
     strange = [name for name in _MEDBLIP3D_FIELDS if getattr(options, name) is not None]
-    if strange and _find_family(resolve_model(config.model)) is not MedBlip3dCaptioner:
+    if strange and _find_family(resolve_model(config.model)) not in COMPOSED_FAMILIES.values():
         raise ModelFault(f"model {config.model}: {', '.join(strange)} is for model medblip3d; remove it.")
     return options
 

@@ -19,12 +19,13 @@ from transformers import (
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+from medcap_core.models.wordpiece import decode_texts
+from medcap_core.runtime.checkpoints import load_pretrained
 
 # Query, key, value and output of OPT or LLaMA, and of T5; likewise of the feed-forward layers.
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"
@@ -46,6 +47,7 @@ class Blip2Captioner(Captioner):
     family = "blip-2"
     cross_attention = "bridge"
     is_large = True
+    decoder_has_generate = True
     freeze_rules: tuple[tuple[str, str], ...] = (
         (r"^vision_model\.", "encoder"),
         (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
@@ -82,7 +84,7 @@ class Blip2Captioner(Captioner):
         network = load_whole_network(
             cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
         )
-        processor = cls._processor_class.from_pretrained(source)
+        processor = load_pretrained(cls._processor_class, source)
         # Some checkpoints have it in the model's config alone; the processor needs it to lay out a prompt.
         processor.num_query_tokens = int(network.config.num_query_tokens)
         check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
@@ -193,11 +195,7 @@ class Blip2Captioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of a saved checkpoint, see `Captioner.set_generation_defaults`.
-
-        A loaded model needs `generate(..., generation_config=model.generation_config)`: without that argument
-        transformers takes those of the language model.
-        """
+        """Set the defaults of plain `generate(**inputs)`, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
@@ -217,8 +215,7 @@ class Blip2Captioner(Captioner):
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
         generated = self.network.language_model.generate(**inputs, generation_config=self._generation_config(config))
         num_given = 0 if self.is_encoder_decoder else embedded.shape[1]
-        texts = self.processor.tokenizer.batch_decode(generated[:, num_given:], skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return decode_texts(self.processor.tokenizer, generated[:, num_given:], config)
 
 
 class InstructBlipCaptioner(Blip2Captioner):

@@ -21,7 +21,9 @@ from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
+from medcap_core.models.generation import write_decoder_defaults
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
+from medcap_core.runtime.checkpoints import load_pretrained
 
 IGNORED_LABEL = -100
 
@@ -121,6 +123,8 @@ class Captioner(nn.Module, ABC):
     """Whether training steps can be replayed as CUDA graphs."""
     answers_questions: ClassVar[bool] = False
     """Whether the family can `answer` questions, which the classification metrics need."""
+    decoder_has_generate: ClassVar[bool] = False
+    """Whether transformers' `generate` runs that of the text decoder, with the decoder's own defaults."""
     loader: ClassVar[str] = "transformers' from_pretrained"
     """The function that loads a saved model."""
     freeze_rules: tuple[tuple[str, str], ...]
@@ -163,7 +167,7 @@ class Captioner(nn.Module, ABC):
     @classmethod
     def read_geometry(cls, source: str, image_size: int | None) -> ImageGeometry:
         """Read the pixels a checkpoint takes, without its weights. Raises as `load`."""
-        settings = AutoConfig.from_pretrained(source)
+        settings = load_pretrained(AutoConfig, source)
         vision = getattr(settings, "vision_config", getattr(settings, "encoder", settings))
         own_size = getattr(vision, "image_size", None)
         if own_size is None:
@@ -205,6 +209,14 @@ class Captioner(nn.Module, ABC):
     @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate one caption for each image (B, N, D) by beam search, without the prompt."""
+
+    def find_cut(self, captions: Sequence[str], config: TrialConfig) -> list[bool]:
+        """Find which generated captions were cut at `max_new_tokens`: those of as many tokens, without an end token.
+
+        They are tokenized again, which differs by a token where a model spells a word in an uncommon way.
+        """
+        ids = self.processor.tokenizer(list(captions), add_special_tokens=False).input_ids
+        return [len(row) >= config.max_new_tokens for row in ids]
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
         """Generate the answer to one question for each image (B, N, D).
@@ -287,4 +299,6 @@ class Captioner(nn.Module, ABC):
         """Write model and processor in Hub format (safetensors)."""
         directory.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(directory)
+        if self.decoder_has_generate:
+            write_decoder_defaults(directory, self.network.generation_config, self.network.config.text_config)
         self.processor.save_pretrained(directory)

@@ -1,5 +1,9 @@
 """Limits on caption lengths and the settings of generation, the same in every family."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 from transformers import GenerationConfig
 
 from medcap_core.config import TrialConfig
@@ -50,3 +54,33 @@ def build_generation_config(
         pad_token_id=pad_id,
         decoder_start_token_id=decoder_start_id,
     )
+
+
+_SEARCH_SETTINGS = ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens", "min_new_tokens")
+_UNSET = "unset_generation_setting"
+_STORED = "stored_{}"
+
+
+def write_decoder_defaults(directory: Path, generation_config: GenerationConfig, text_config: Any) -> None:
+    """Write the search settings of a saved BLIP, BLIP-2 or InstructBLIP where its plain `generate` reads them.
+
+    transformers' `generate` of these classes runs that of the text decoder, whose defaults are built from
+    `text_config.to_dict()`: generation_config.json is read for the outer model only. A `num_beams` in `text_config` is
+    dropped on loading, and refused by `generate` where it is an attribute. `attribute_map`, the public alias table of a
+    config, leads the value into the dictionary and the attribute to None. Measured with transformers 5.0, 5.9, 5.23
+    and 5.24: without it 0 of 5 captions are the same, with it all; where a release ignores it, the search is greedy.
+    """
+    settings = {name: value for name in _SEARCH_SETTINGS if (value := getattr(generation_config, name)) is not None}
+    path = directory / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    decoder = values["text_config"]
+    for name, value in settings.items():
+        decoder.pop(name, None)
+        decoder[_STORED.format(name)] = value
+    decoder["attribute_map"] = {
+        **type(text_config).attribute_map,
+        **dict.fromkeys(settings, _UNSET),
+        **{_STORED.format(name): name for name in settings},
+    }
+    decoder[_UNSET] = None
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -39,6 +39,7 @@ _TRAINED_PARTS: dict[FreezeMode, frozenset[str]] = {
 }
 
 
+VISION_PARTS = frozenset({"patches", "encoder"})
 LORA_MODES = frozenset({FreezeMode.LORA, FreezeMode.PATCH_AND_BRIDGE_LORA})
 _MODES_OF_PATCHES = frozenset({FreezeMode.PATCH_AND_BRIDGE, FreezeMode.PATCH_AND_BRIDGE_LORA})
 
@@ -56,7 +57,7 @@ def encoder_is_frozen(config: TrialConfig) -> bool:
     """Check that no parameter of the vision tower is trained, so that its output can be cached."""
     if config.lora_vision and config.freeze in LORA_MODES:
         return False
-    return not _TRAINED_PARTS[config.freeze] & {"patches", "encoder"}
+    return not _TRAINED_PARTS[config.freeze] & VISION_PARTS
 
 
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
@@ -72,7 +73,7 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
             "encoder_only or decoder_only, or a BLIP-2 or InstructBLIP model."
         )
     own_weights = [
-        (name, parameter, _find_part(captioner, name)) for name, parameter in captioner.network.named_parameters()
+        (name, parameter, find_part(captioner, name)) for name, parameter in captioner.network.named_parameters()
     ]
     if config.freeze in _MODES_OF_PATCHES and not any(part == "patches" for _, _, part in own_weights):
         raise ModelFault(
@@ -97,7 +98,8 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     )
 
 
-def _find_part(captioner: Captioner, name: str) -> str:
+def find_part(captioner: Captioner, name: str) -> str:
+    """Find the part of the model that a parameter of `captioner.network` is of. Raises ModelFault without a rule."""
     for pattern, part in captioner.freeze_rules:
         if re.search(pattern, name):
             return part
@@ -149,7 +151,7 @@ def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:
     if not captioner.is_large or dtype is torch.float32:
         return
     for name, parameter in captioner.network.named_parameters():
-        is_bridge = _find_part(captioner, name) in ("bridge", "unused")
+        is_bridge = find_part(captioner, name) in ("bridge", "unused")
         if not parameter.requires_grad and parameter.dtype is torch.float32 and not is_bridge:
             parameter.data = parameter.data.to(dtype)
 

@@ -1,13 +1,16 @@
 """Start and end commands: import large libraries quickly; turn faults into a sentence each and an exit code."""
 
 import gc
+import getpass
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from medcap_core.errors import MedcapError, UserFault
+from medcap_core.errors import ConfigFault, MedcapError, UserFault
 
 EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -16,6 +19,7 @@ EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 def exit_on_fault() -> Iterator[None]:
     """End the command without a traceback on an error of this project or Ctrl-C: message to stderr, exit code."""
     try:
+        check_home()
         yield
     except UserFault as fault:
         for line in fault.faults:
@@ -26,6 +30,22 @@ def exit_on_fault() -> Iterator[None]:
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def check_home() -> None:
+    """Raise ConfigFault where this user has no home folder, as an unknown id in a container: all libraries ask for it.
+
+    An unknown id gets a name for libraries that ask for that.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path's raises where this gives the text back
+    if not Path(home).is_absolute():
+        given = os.environ.get("HOME")
+        problem = f"HOME is '{given}'" if given else f"user {os.getuid()} has no home, and HOME is not set"
+        raise ConfigFault(f"{problem}: set HOME to the absolute path of a folder that can be written.")
 
 
 @contextmanager

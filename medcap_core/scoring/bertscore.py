@@ -6,23 +6,26 @@ pickled weights. Scores equal its scores for the same model and layer. Weights a
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from medcap_core.errors import ModelFault, first_line
+from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import current_device
 
-# The layer that agrees best with human judgement, as published with the bert-score package, by the last part of a name.
 _PUBLISHED_LAYERS = {
-    "bert-base-uncased": 9,
-    "bert-large-uncased": 18,
-    "deberta-xlarge-mnli": 40,
-    "distilbert-base-uncased": 5,
-    "distilroberta-base": 5,
-    "roberta-base": 10,
-    "roberta-large": 17,
-    "scibert_scivocab_uncased": 8,
+    ("bert", 12, 768, None): 9,
+    ("bert", 12, 768, 31090): 8,  # SciBERT, by the size of its vocabulary
+    ("bert", 24, 1024, None): 18,
+    ("deberta", 48, 1024, None): 40,
+    ("distilbert", 6, 768, None): 5,
+    ("roberta", 6, 768, None): 5,
+    ("roberta", 12, 768, None): 10,
+    ("roberta", 24, 1024, None): 17,
 }
+"""The layer that agrees best with human judgement, as published with the bert-score package for the encoder of this
+`model_type`, layers, width and vocabulary (None: any other), so that a copy under any name scores the same."""
 _BATCH_TEXTS = 64
 _CHUNK_PAIRS = 256  # pairs whose hidden states are in memory at once
 
@@ -30,8 +33,8 @@ _CHUNK_PAIRS = 256  # pairs whose hidden states are in memory at once
 class BertScorer:
     """F1 of BERTScore for pairs of texts, without idf weights and without rescaling to a baseline.
 
-    Hidden states are of the layer published for the model, else of the last. Special tokens have no weight, but a token
-    may match one, as in the bert-score package.
+    Hidden states are of the layer published for an encoder of this size, else of the last. Special tokens have no
+    weight, but a token may match one, as in the bert-score package.
     """
 
     def __init__(self, model: str) -> None:
@@ -39,8 +42,8 @@ class BertScorer:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            encoder = AutoModel.from_pretrained(model, use_safetensors=True)
+            self._tokenizer = load_pretrained(AutoTokenizer, model)
+            encoder = load_pretrained(AutoModel, model, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ModelFault(
                 f"bertscore_model {model}: no encoder with safetensors weights can be loaded by that name "
@@ -49,7 +52,7 @@ class BertScorer:
             ) from None
         encoder = getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
         self._encoder = encoder.to(current_device()).eval()
-        self.layer = _PUBLISHED_LAYERS.get(model.rstrip("/").rpartition("/")[2], encoder.config.num_hidden_layers)
+        self.layer = _find_layer(encoder.config)
         num_positions = getattr(encoder.config, "max_position_embeddings", 512)
         if encoder.config.model_type in ("roberta", "xlm-roberta", "camembert"):
             num_positions -= 2  # their table of positions begins after the padding token
@@ -95,6 +98,12 @@ class BertScorer:
             text: (vectors[kept], content[kept])
             for text, vectors, content, kept in zip(texts, hidden, is_content, is_token, strict=True)
         }
+
+
+def _find_layer(config: Any) -> int:
+    size = (config.model_type, config.num_hidden_layers, config.hidden_size)
+    known = _PUBLISHED_LAYERS.get((*size, config.vocab_size)) or _PUBLISHED_LAYERS.get((*size, None))
+    return known or int(config.num_hidden_layers)
 
 
 @lru_cache(maxsize=1)

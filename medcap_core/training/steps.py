@@ -82,7 +82,8 @@ class LaunchedSteps:
     def update(self) -> None:
         """Clip the gradients, update the weights, clear the gradients."""
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+        if self.config.max_grad_norm != "none":
+            nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ Captions are scored by CIDEr over the whole split at once. Answers to the questi
 scans with a known diagnosis.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,6 +24,9 @@ from medcap_core.runtime.workers import Workers
 from medcap_core.scoring.captions import load_caption_scorer
 from medcap_core.scoring.classification import compute_balanced_accuracy
 
+ALIKE_SHARE = 0.5
+"""Share of equal validation captions, and of an exact copy's CIDEr that one caption has, from which it hardly ranks."""
+
 
 def check_metric(config: TrialConfig, captioner: Captioner, records: Sequence[Record]) -> None:
     """Raise ConfigFault where model or validation records lack what the metric needs."""
@@ -35,6 +39,28 @@ def check_metric(config: TrialConfig, captioner: Captioner, records: Sequence[Re
     faults += _find_missing_truth(config.metric, config.data, records)
     if faults:
         raise ConfigFault(faults)
+
+
+def describe_alike_captions(metric: Metric, references: Sequence[Sequence[str]]) -> list[str]:
+    """Write one line where validation captions are so much alike that CIDEr hardly ranks models, if they are.
+
+    CIDEr weights words by how few images have them: with one caption for all, an exact copy has 0 too. Of several
+    references of an image the first is the copy.
+    """
+    captions = [first for first, *_ in references]
+    caption, count = Counter(map(str.casefold, captions)).most_common(1)[0]
+    if metric != "cider" or count < ALIKE_SHARE * len(captions):
+        return []
+    scorer = load_caption_scorer(references)
+    copied, fixed = scorer.cider(captions), scorer.cider([caption] * len(captions))
+    if fixed < ALIKE_SHARE * copied:
+        return []
+    others = [name for name, objective in OBJECTIVES.items() if objective.predictions == "captions" and name != "cider"]
+    remedy = f"take metric: {' or '.join(others)}, or captions that differ" if others else "give captions that differ"
+    return [
+        f"Captions       {count:,} of {len(captions):,} validation captions are alike: an exact copy has CIDEr "
+        f"{copied:.3f}, this one caption for all {fixed:.3f}, so CIDEr hardly ranks models; {remedy}"
+    ]
 
 
 def check_truth(metric: Metric, data: str, records: Sequence[Record]) -> None:

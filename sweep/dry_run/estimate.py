@@ -122,7 +122,6 @@ def measure_trial(config: TrialConfig) -> TrialCost:
         "data_fraction": 1.0,
         "max_train_images": NUM_STEPS * config.batch_size,
         "max_validation_images": count_at_once(captioner, config),
-        "max_bad_record_share": 1.0,
         "drop_duplicate_train_images": False,
         "learning_rate": 1e-9,  # no loss diverges
         "num_epochs": 2,

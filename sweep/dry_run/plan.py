@@ -105,11 +105,13 @@ def _describe_scheduler(space: SearchSpace) -> str:
     if space.scheduler == "none":
         return "none, every trial runs to its end"
     if not space.stops_weak_trials:
-        return "asha, but every row of a comparison (grid, test: all) runs to its end"
+        return f"{space.scheduler}, but every row of a comparison (grid, test: all) runs to its end"
     rungs = [f"{rung}%" for rung in build_rungs(space.grace_fraction, space.reduction_factor)]
     if not rungs:
-        return "asha without a rung below the whole schedule, so every trial runs to its end"
-    return f"asha, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
+        return f"{space.scheduler} without a rung below the whole schedule, so every trial runs to its end"
+    if space.scheduler == "median":
+        return f"median, trials below the others' median stop from {rungs[0]} of their own schedule"
+    return f"{space.scheduler}, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
 
 
 def _describe_search(space: SearchSpace) -> list[str]:

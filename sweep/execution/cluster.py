@@ -8,19 +8,20 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medcap_core.errors import RunFault
+from sweep.execution.ray_start import start_ray
 from sweep.process.environment import CARRIED_VARIABLES
 from sweep.space.schema import Resources
 
-LOOPBACK = "127.0.0.1"
 PACKAGES = Path(__file__).parents[2]
 SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0
 MOST_TRIALS_AT_ONCE_ON_CPUS = 4
@@ -60,16 +61,19 @@ class NodeSize:
 def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:
     """Start a Ray of our own on loopback, or join the cluster at `address` (or in RAY_ADDRESS), in the background.
 
-    Yields a future: `result()` waits for the cluster, and raises RunFault where none answers. Ray is shut down, or the
-    cluster left, at the end.
+    Yields a future: `result()` waits for the cluster, and raises RunFault where none starts or answers. Ray is shut
+    down, or the cluster left, at the end.
     """
     address = find_address(address)
+    is_wanted = Event()
+    is_wanted.set()
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
-    with ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
-        started = thread.submit(_join, address) if address else thread.submit(_start)
+    with ExitStack() as threads, ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
+        started = thread.submit(_join, address) if address else thread.submit(_start, threads, is_wanted)
         try:
             yield started
         finally:
+            is_wanted.clear()
             wait([started])  # half a Ray cannot be shut down
             ray.shutdown()
 
@@ -79,15 +83,8 @@ def find_address(address: str | None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _start() -> ClusterInfo:
-    context = ray.init(
-        address="local",
-        include_dashboard=True,
-        dashboard_host=LOOPBACK,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    return _describe(context.dashboard_url, is_own=True)
+def _start(threads: ExitStack, is_wanted: Event) -> ClusterInfo:
+    return _describe(start_ray(threads, is_wanted), is_own=True)
 
 
 def _describe(dashboard_url: str | None, *, is_own: bool) -> ClusterInfo:
@@ -114,7 +111,7 @@ def _join(address: str) -> ClusterInfo:
                 "env_vars": {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ},
             },
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise RunFault(
             f"--address {address}: no Ray cluster answers there ({reason}); start one with `ray start --head` or leave "

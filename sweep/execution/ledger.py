@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
-from sweep.execution.trial import FAILURE
+from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
@@ -23,7 +23,7 @@ class Ledger:
     def __init__(self, study: Study, view: SweepView) -> None:
         self.study = study
         self.view = view
-        self.outcomes: dict[str, tuple[TrialState, str]] = {}
+        self.outcomes: dict[str, tuple[TrialState, str, bool]] = {}
         self.fault: MedcapError | None = None
         self.last_refresh = 0.0
 
@@ -50,20 +50,21 @@ class Ledger:
     def take_result(self, name: str, result: dict[str, Any]) -> bool:
         """Record an epoch or a failure; return whether the trial continues."""
         if FAILURE in result:
-            self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]))
+            self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]), bool(result[CONFIG_AT_FAULT]))
             return False
         with self.keep_fault():
             continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
         if not continues:
-            self.outcomes[name] = (TrialState.PRUNED, "")
+            self.outcomes[name] = (TrialState.PRUNED, "", False)
             return False
         return True
 
     def end(self, name: str, fault: str | None = None) -> None:
         """Record the end of a trial; `fault` is the reason for which its process was given up."""
-        state, reason = (TrialState.FAILED, fault) if fault else self.outcomes.get(name, (TrialState.SUCCEEDED, ""))
+        outcome = self.outcomes.get(name, (TrialState.SUCCEEDED, "", False))
+        state, reason, is_config_at_fault = (TrialState.FAILED, fault, False) if fault else outcome
         with self.keep_fault():
-            self.study.finish(name, state, reason)
+            self.study.finish(name, state, reason, is_config_at_fault=is_config_at_fault)
             self.study.tidy_checkpoints()
         self.refresh()
 

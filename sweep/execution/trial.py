@@ -46,6 +46,8 @@ SECONDS_BETWEEN_WRITES = 2.0
 
 FAILURE = "failure"
 """Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
+CONFIG_AT_FAULT = "config_at_fault"
+"""Key beside it: whether any trial of that config would fail."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ def run_trial(params: dict[str, Any]) -> None:
         ]
         if not known:
             raise
-        tune.report({FAILURE: fold_white_space(str(_root_cause(known[0])))})
+        tune.report(_describe_failure(_root_cause(known[0])))
+
+
+def _describe_failure(error: BaseException) -> dict[str, Any]:
+    """Build the last report of a trial that failed; data and models at fault say nothing against its config."""
+    return {FAILURE: fold_white_space(str(error)), CONFIG_AT_FAULT: isinstance(error, TrialFailure)}
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -158,7 +165,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
         except (TrialFailure, UserFault) as failure:
             if assignment.num_workers > 1:
                 raise  # the other workers wait until this one ends
-            report({FAILURE: fold_white_space(str(failure))})
+            report(_describe_failure(failure))
         finally:
             release_memory()  # the process is reused for another trial
 

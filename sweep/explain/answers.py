@@ -25,7 +25,7 @@ from sweep.explain.explained_run import Item, choose_rows, read_given, take
 from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
 from sweep.held_out.questions import list_questions
-from sweep.study.attention import Kind
+from sweep.study.attention import Kind, PictureEntry, QueryEntry, WordEntry
 
 NUM_QUERIES_SHOWN = 4
 NUM_WORDS_SHOWN = 16
@@ -94,28 +94,43 @@ class AnswerTask(Task):
             items += [] if wanted else [item]
         return items
 
-    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
+    def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:
         """See `Task.describe`; peaks are shares of the scan along x, y, z."""
         mask = draw_structures(item)
         target = None if mask is None else find_patches(mask, explained.grid[0])
 
-        def locate(values: NDArray[np.float32]) -> dict[str, Any]:
-            in_structure = None if target is None else bool(target[_find_patch(values)])
-            return {"peak": find_peak(values), "peak_in_structure": in_structure}
+        def peaks_in_structure(values: NDArray[np.float32]) -> bool | None:
+            return None if target is None else bool(target[_find_patch(values)])
 
-        strongest, num_words = find_strongest_queries(explained), len(explained.words)
+        strongest, num_words = find_strongest_queries(explained), min(len(explained.words), NUM_WORDS_SHOWN)
+        noun = "Synthetic scan" if is_synthetic(item) else "Scan"
         asked = "its report" if item.question is None else f'the question "{item.question}"'
-        return {
-            "question": item.question,
-            "question_kind": item.question_kind,
-            "structures": find_structures(item.record, item.question_kind),
-            **locate(explained.map),
-            "words": [{"text": word.text, **locate(word.map)} for word in explained.words],
-            "queries": [{"query": query, "share": share, **locate(values)} for query, share, values in strongest],
-            "alt": f"{'Synthetic scan' if is_synthetic(item) else 'Scan'} {item.record.id}, {asked}, answered "
-            f'"{explained.text}"; three slices each under heat maps of where the model looked for '
-            f"{min(num_words, NUM_WORDS_SHOWN)} words and {len(strongest)} queries.",
-        }
+        return PictureEntry(
+            image_id=item.record.id,
+            kind=item.kind,
+            question=item.question,
+            question_kind=item.question_kind,
+            caption=explained.text,
+            reference=item.reference,
+            is_synthetic=is_synthetic(item),
+            structures=find_structures(item.record, item.question_kind),
+            peak=find_peak(explained.map),
+            peak_in_structure=peaks_in_structure(explained.map),
+            words=[
+                WordEntry(text=word.text, peak=find_peak(word.map), peak_in_structure=peaks_in_structure(word.map))
+                for word in explained.words
+            ],
+            queries=[
+                QueryEntry(
+                    query=query, share=share, peak=find_peak(values), peak_in_structure=peaks_in_structure(values)
+                )
+                for query, share, values in strongest
+            ],
+            alt=f'{noun} {item.record.id}, {asked}, answered "{explained.text}"; three slices each under heat maps of '
+            f"where the model looked for {num_words} words and {len(strongest)} queries.",
+            file=file,
+            maps=maps,
+        )
 
     def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
         """See `Task.lay_out`."""
@@ -142,15 +157,14 @@ class AnswerTask(Task):
             build_panel(f"query {query} · {share:.0%} of the attention to the image", values)
             for query, share, values in find_strongest_queries(explained)
         ]
-        heading = (
-            "Word by word" if num_words <= NUM_WORDS_SHOWN else f"The first {NUM_WORDS_SHOWN} of {num_words} words"
-        )
-        middle = (
-            None if mask is None else _locate(mask, [(places.mean() + 0.5) / len(cube) for places in np.nonzero(mask)])
-        )
-        plain = View(lay_out_slices(cut_slices(cube, middle)))
-        if mask is not None:
-            plain = replace(plain, mask=lay_out_slices(cut_slices(mask, middle)))
+        heading = "Word by word"
+        if num_words > NUM_WORDS_SHOWN:
+            heading = f"The first {NUM_WORDS_SHOWN} of {num_words} words"
+        if mask is None:
+            plain = View(lay_out_slices(cut_slices(cube)))
+        else:
+            x, y, z = (round(float(places.mean())) for places in np.nonzero(mask))
+            plain = View(lay_out_slices(cut_slices(cube, (x, y, z))), mask=lay_out_slices(cut_slices(mask, (x, y, z))))
         return Sheet(
             build_title(item),
             plain,
@@ -185,7 +199,8 @@ def draw_structures(item: Item) -> Mask | None:
     if not names:
         return None
     assert isinstance(item.record.image, BrainPhantom)
-    return _draw_masks(item.record.image, names, item.pixels.shape[-1])
+    mask = _draw_masks(item.record.image, names, item.pixels.shape[-1])
+    return mask if mask.any() else None
 
 
 @lru_cache(maxsize=4)

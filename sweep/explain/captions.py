@@ -1,7 +1,6 @@
 """Explain captions of images."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from medcap_core.scoring.captions import load_caption_scorer
 from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
 from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
+from sweep.study.attention import PictureEntry, WordEntry
 
 _IMAGE_PIXELS = 560
 
@@ -34,21 +34,29 @@ class CaptionTask(Task):
         """See `Task.read`."""
         return read_given(self.run, names, progress)
 
-    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
+    def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:
         """See `Task.describe`; peaks are shares of the image's width and height."""
         box, named = _find_box(item), _find_named(item, explained)
         words = []
         for index, word in enumerate(explained.words):
             peak = find_peak(word.map)
             in_box = None if box is None else is_inside(peak, box)
-            words.append({"text": word.text, "peak": peak, "names_finding": index in named, "peak_in_box": in_box})
-        return {
-            "cider": item.cider,
-            "box": box,
-            "words": words,
-            "alt": f"{'Synthetic image' if is_synthetic(item) else 'Image'} {item.record.id} with the caption "
-            f'"{explained.text}" and, for each of its {len(words)} words, a heat map of where the model looked.',
-        }
+            words.append(WordEntry(text=word.text, peak=peak, names_finding=index in named, peak_in_box=in_box))
+        noun = "Synthetic image" if is_synthetic(item) else "Image"
+        return PictureEntry(
+            image_id=item.record.id,
+            kind=item.kind,
+            caption=explained.text,
+            reference=item.reference,
+            cider=item.cider,
+            is_synthetic=is_synthetic(item),
+            box=box,
+            words=words,
+            alt=f'{noun} {item.record.id} with the caption "{explained.text}" and, for each of its {len(words)} words, '
+            "a heat map of where the model looked.",
+            file=file,
+            maps=maps,
+        )
 
     def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
         """See `Task.lay_out`."""

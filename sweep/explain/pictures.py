@@ -13,7 +13,7 @@ from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_durably
 from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.explain.sheet import save_sheet
-from sweep.explain.task import Task, is_synthetic
+from sweep.explain.task import Task
 from sweep.study.attention import AttentionIndex, PictureEntry
 
 MAPS_NAME = "attention.npz"
@@ -43,16 +43,8 @@ def write_attention_pictures(
     maps: dict[str, NDArray[np.float32]] = {}
     for index, (item, text) in enumerate(zip(items, explained, strict=True)):
         parts = [item.kind, item.record.id] + ([item.question_kind or "question"] if item.question else [])
-        entry = PictureEntry(
-            image_id=item.record.id,
-            kind=item.kind,
-            caption=text.text,
-            reference=item.reference,
-            is_synthetic=is_synthetic(item),
-            file="-".join([f"{index + 1:02d}", *map(_make_slug, parts)]) + ".png",
-            maps=f"maps_{index:03d}",
-            **task.describe(item, text),
-        )
+        file = "-".join([f"{index + 1:02d}", *map(_make_slug, parts)]) + ".png"
+        entry = task.describe(item, text, file, f"maps_{index:03d}")
         save_sheet(task.lay_out(item, text), folder / entry.file)
         maps |= _collect_maps(index, text)
         entries.append(entry)

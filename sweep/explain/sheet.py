@@ -222,7 +222,7 @@ def _wrap(text: str, font: FontProperties, width: float) -> list[str]:
 
 
 def _fit(text: str, width: float, *, bold: bool) -> tuple[str, FontProperties]:
-    """Find the largest font in which a label fits; in the smallest its end gives way."""
+    """Find the largest font in which a label fits; in the smallest a longer one is cut short."""
     for size in np.arange(TEXT_SIZE, SMALLEST_SIZE - 1, -1):
         font = _build_font(float(size), bold=bold)
         if _measure(text, font) <= width:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import MapSettings
@@ -12,6 +12,7 @@ from medcap_core.data.phantoms import PhantomImage
 from medcap_core.runtime.progress import Progress
 from sweep.explain.explained_run import ExplainedRun, Item
 from sweep.explain.sheet import Sheet
+from sweep.study.attention import PictureEntry
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Task(ABC):
         """Read records by path or id, with what is asked of each. Raises DataFault naming every bad one."""
 
     @abstractmethod
-    def describe(self, item: Item, explained: ExplainedText) -> dict[str, Any]:
-        """Describe a picture: the fields of `PictureEntry` that belong to the task alone, `words` and `alt`."""
+    def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:
+        """Describe a picture; `file` and `maps` are its names in `attention/` and in `attention.npz`."""
 
     @abstractmethod
     def lay_out(self, item: Item, explained: ExplainedText) -> Sheet:
@@ -47,8 +48,8 @@ class Task(ABC):
         grid = "×".join(map(str, explained.grid))
         return (
             f"Model {self.run.model_name}; method {self.settings.method.value}, {layer} {explained.num_layers} layers, "
-            f"{grid} patches. Each map has its own scale; under it, its strongest patch's share of attention "
-            f"({explained.even_share:.1%} if spread evenly), as a bar beside the highest share."
+            f"{grid} patches. Each map has its own scale. Bar: the share of attention on its strongest patch "
+            f"({explained.even_share:.1%} if spread evenly), relative to the highest bar."
         )
 
 

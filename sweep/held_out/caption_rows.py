@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from medcap_core.runtime.files import write_text_atomically
-from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, score_group
+from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, compare_with_blind, score_group
 from sweep.space.labels import label_groups
+from sweep.study.scored_rows import BLIND_ROWS
 from sweep.study.study import Study
 from sweep.study.test_results import Comparisons, TestResults
 
@@ -43,6 +44,7 @@ class CaptionRows:
             self.results.facts[row] = score.facts
         if score.concepts is not None:
             self.results.concepts[row] = score.concepts
+        self.results.variety.setdefault(row, score.variety)  # what was cut is not known of captions read again
         self._per_image[row] = score.per_image
         self._write()
 
@@ -69,6 +71,8 @@ class CaptionRows:
             rows=rows,
             missing_baseline=None if baseline == wanted else wanted,
         )
+        blind = (*BLIND_ROWS, "shuffled_images")
+        self.results.blind_comparisons = compare_with_blind(self._per_image, best_trial, blind, cases, seed)
         scores = self.results.trials
         self.results.groups = [
             score_group(label, trials, scores, self._per_image, cases, seed).model_copy(
@@ -80,7 +84,8 @@ class CaptionRows:
 
     @property
     def _details(self) -> list[dict[str, Any]]:
-        return [self._per_image, self.results.intervals, self.results.facts, self.results.concepts]
+        results = self.results
+        return [self._per_image, results.intervals, results.facts, results.concepts, results.variety]
 
     def _group_trials(self) -> dict[str, list[str]]:
         """Group the scored trials by config whatever the seed, with `test: all`."""

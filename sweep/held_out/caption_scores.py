@@ -1,5 +1,6 @@
 """Scores of each row of the test table, and of the rows together: intervals, facts, comparisons, seeds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from medcap_core.scoring.statistics import (
     summarise_seeds,
 )
 from sweep.study.test_results import (
+    CaptionVariety,
     Comparison,
     ConceptScore,
     FactScore,
@@ -44,6 +46,7 @@ class CaptionScore:
     facts: dict[str, FactScore] | None
     concepts: ConceptScore | None
     per_image: pd.DataFrame
+    variety: CaptionVariety
 
 
 def score_captions(
@@ -67,6 +70,17 @@ def score_captions(
         facts=_score_facts(split, captions, units, seed),
         concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
+        variety=compute_variety(captions),
+    )
+
+
+def compute_variety(captions: Sequence[str]) -> CaptionVariety:
+    """Count distinct captions, and compute the shares of the most frequent one and of empty ones."""
+    counts = Counter(captions)
+    return CaptionVariety(
+        num_distinct=len(counts),
+        top_share=max(counts.values()) / len(captions),
+        empty_share=counts[""] / len(captions),
     )
 
 
@@ -136,6 +150,24 @@ def compare_rows(
         if (label != baseline or baseline in columns) and columns[groups[label][0]].index.equals(reference.index)
     }
     return _test_family(rows, aliases, units, seed), _test_family(of_groups, {}, units, seed)
+
+
+def compare_with_blind(
+    per_image: Mapping[str, pd.DataFrame], best: str, blind: Sequence[str], cases: Mapping[str, str | None], seed: int
+) -> dict[str, Comparison]:
+    """Compare a row with each of the rows `blind`, by that row; `cases` as in `compare_rows`.
+
+    Empty where all images are of one case.
+    """
+    columns = {row: per_image[row].set_index("id")[COMPARED_METRIC] for row in (best, *blind) if row in per_image}
+    own = columns.pop(best)
+    units = number_units([cases.get(image) for image in own.index])
+    if units.max() == 0:
+        return {}
+    differences = {
+        row: own.to_numpy() - column.to_numpy() for row, column in columns.items() if column.index.equals(own.index)
+    }
+    return _test_family(differences, {}, units, seed)
 
 
 def _test_family(

@@ -4,6 +4,7 @@ The blind checks are one fixed caption, the caption of the nearest training imag
 images.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import pandas as pd
@@ -65,12 +66,20 @@ class CaptionTask(Task[CaptionScore]):
         if not path.is_file() or (is_base and self._has_new_base):
             return None
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
-        return [ImagePrediction(caption) for caption in table["zero_shot" if is_base else "prediction"]]
+        captions = table["zero_shot" if is_base else "prediction"]
+        if "is_cut" not in table:
+            return list(map(ImagePrediction, captions))
+        known = {"True": True, "False": False}
+        return [
+            ImagePrediction(caption, is_cut=known.get(cut))
+            for caption, cut in zip(captions, table["is_cut"], strict=True)
+        ]
 
     def save_predictions(self, row: str) -> None:
         """See `Task`."""
         if row != "zero_shot":
             table = pd.DataFrame({"id": self.split_of(row).ids, "prediction": self._captions(row)})
+            table["is_cut"] = [prediction.is_cut for prediction in self.predictions[self.model_of(row)]]
             write_text_atomically(self.study.paths.trial(row).predictions, table.to_csv(index=False))
 
     def write_predictions(self) -> None:
@@ -83,10 +92,10 @@ class CaptionTask(Task[CaptionScore]):
     def score(self, row: str, progress: Progress) -> CaptionScore:
         """See `Task`."""
         if row in self.trials:
-            return self._score(self.split_of(row), self._captions(row))
+            return self._score_model(self.split_of(row), row)
         if row == "zero_shot":
-            captions = self._captions(row)
-        elif row == "shuffled_images":
+            return self._score_model(self.split, row)
+        if row == "shuffled_images":
             wrong = draw_wrong_images([record.case for record in self.split.records], self.seed)
             own = self._captions(self.best.name)
             captions = [own[other] for other in wrong]
@@ -131,6 +140,15 @@ class CaptionTask(Task[CaptionScore]):
 
     def _scorer(self, split: PreparedSplit) -> CaptionScorer:
         return load_caption_scorer(split.references, self.study.space.scoring_options)
+
+    def _score_model(self, split: PreparedSplit, row: str) -> CaptionScore:
+        """Score a model's own captions, and count those that were cut where that is known."""
+        score = self._score(split, self._captions(row))
+        is_cut = [prediction.is_cut for prediction in self.predictions[self.model_of(row)]]
+        if None in is_cut:
+            return score
+        share = is_cut.count(True) / len(is_cut)
+        return replace(score, variety=score.variety.model_copy(update={"cut_share": share}))
 
     def _score(self, split: PreparedSplit, captions: list[str]) -> CaptionScore:
         if self._is_abandoned:

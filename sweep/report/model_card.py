@@ -126,7 +126,9 @@ def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[
     parts += format_section(Section("data", "Data", [Text(line) for line in _describe_data(results)]))
     parts += format_section(Section("scores", "Scores", _build_scores(results, record)))
     parts += ["## Limits", "\n".join(f"- {escape(limit)}" for limit in _LIMITS)]
-    parts += format_section(Section("use", "How to load it", [Code(_build_example(model), "In Python", "python")]))
+    parts += format_section(
+        Section("use", "How to load it", [Code(_build_example(model, config.prompt.strip()), "In Python", "python")])
+    )
     shown = config.model_copy(update=hide_folders(config.model_dump()))
     text = dump_space(best_space(space, shown, f"{space.name}-best"))
     return parts + format_section(Section("config", "Configuration", [Code(text, "As a space file", "yaml")]))
@@ -168,15 +170,18 @@ def _read_architecture(model: Path) -> str:
         raise ModelFault(f"{model}: is no exported model (its config.json names no architecture).") from None
 
 
-def _build_example(model: Path) -> str:
+def _build_example(model: Path, prompt: str) -> str:
     name = _read_architecture(model)
     if name == _SCAN_ARCHITECTURE:
         return _SCAN_EXAMPLE
+    text = f", text={json.dumps(prompt, ensure_ascii=False)}" if prompt or name.startswith("InstructBlip") else ""
+    if prompt and name == "VisionEncoderDecoderModel":
+        text = text.replace("text=", "text=processor.tokenizer.bos_token + ")
     return (
         f"from PIL import Image\nfrom transformers import AutoProcessor, {name}\n\n"
         f'model = {name}.from_pretrained("PATH_OR_NAME")\nprocessor = AutoProcessor.from_pretrained("PATH_OR_NAME")\n'
-        'inputs = processor(images=Image.open("image.png").convert("RGB"), return_tensors="pt")\n'
-        "ids = model.generate(**inputs, generation_config=model.generation_config)\n"
+        f'inputs = processor(images=Image.open("image.png").convert("RGB"){text}, return_tensors="pt")\n'
+        "ids = model.generate(**inputs)\n"
         "print(processor.batch_decode(ids, skip_special_tokens=True)[0])"
     )
 

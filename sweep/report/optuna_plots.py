@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import optuna
     from plotly.graph_objects import Figure
 
-MIN_TRIALS_FOR_IMPORTANCE = 4
+MIN_TRIALS_FOR_IMPORTANCE = 10
+"""Fewer whole trials are mostly of one kind, and a knob that ruined trials early seems to be of no importance."""
 NUM_NAMED = 8
 LOG_SPREAD = 30
 """Costs that differ by more than this factor are drawn on a logarithmic axis."""
@@ -80,33 +81,38 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
 
 
 def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
-    """Draw Optuna's importances (PED-ANOVA) of the searched knobs, from the trials that ran to their end."""
+    """Draw Optuna's importances (PED-ANOVA) of the knobs that differ between the trials that ran to their end."""
     from optuna.visualization import plot_param_importances
 
     study, done = _build_study(results, searched)
     values, objective = {record.best_score for record in done}, results.space.objective
-    if len(searched) < 2 or len(done) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2:
+    varied = [knob for knob in searched if len({repr(record.point.get(knob)) for record in done}) > 1]
+    if len(varied) < 2 or len(done) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2:
         raise NothingToPlot(
-            f"Importances need at least two searched knobs and {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their "
-            f"end with different scores; here are {len(searched)} and {len(done)}."
+            f"Importances need at least {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their end, with different "
+            f"scores and values of two knobs; here are {len(done)}, with different values of {len(varied)}. Trials "
+            "that were stopped early do not count."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that few trials say little is seen from the leaderboard
-        figure = plot_param_importances(study, params=list(searched), target_name=objective.validation_title)
+        figure = plot_param_importances(study, params=varied, target_name=objective.validation_title)
     bars = figure.data[0]  # from the smallest up
     shares = {name: float(share) for name, share in reversed(list(zip(bars.y, bars.x, strict=True)))}
     figure.update_traces(marker_color=PALETTE[0], y=[title_knob(name) for name in bars.y])
     figure.update_layout(showlegend=False)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(title="Importance")
+    figure.update_yaxes(title=None)
     columns = (Column("knob", "Knob"), Column("importance", "Importance", "score"))
     rows: tuple[Row, ...] = tuple({"knob": title_knob(name), "importance": share} for name, share in shares.items())
     top = next(iter(shares))
+    rests_on = f"the {len(done)} of {len(results.records)} trials that ran to their end"
     summary = (
         f"Bar chart of the knobs' importance for {objective.label}; the largest is {title_knob(top)} with "
-        f"{shares[top]:.2f}."
+        f"{shares[top]:.2f}. It rests on {rests_on}."
     )
     table = Table("importances", "Importance of each knob", columns, rows)
-    return finish("importances", "Importance of the knobs", figure, summary, table=table, height=120 + 40 * len(shares))
+    title = f"Importance of the knobs, from {rests_on}"
+    return finish("importances", title, figure, summary, table=table, height=120 + 40 * len(shares))
 
 
 def plot_pareto(

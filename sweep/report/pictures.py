@@ -72,8 +72,8 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
                 uri = encode_image(image, SHEET_PIXELS)
         except (OSError, ValueError):
             continue  # just being replaced
-        text = "Answer" if entry.question else "Caption"
-        texts = (("Question", entry.question), ("Reference", entry.reference), (text, entry.caption))
+        heading = "Answer" if entry.question else "Caption"
+        texts = (("Question", entry.question), ("Reference", entry.reference), (heading, entry.caption))
         shown = tuple((label, text) for label, text in texts if text)
         pictures.append(Picture(entry.image_id, uri, entry.alt, shown, wide=True))
     if not index or not pictures:

@@ -81,7 +81,7 @@ def plot_losses(results: RunResults) -> Plot:
 
 
 def plot_knob(results: RunResults, knob: str) -> Plot:
-    """Draw the score against one searched knob; pruned trials are hollow, with the best of what they ran."""
+    """Draw the score against one searched knob; stopped trials are hollow, with the best of what they ran."""
     from plotly import graph_objects as go
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
@@ -89,7 +89,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
         raise NothingToPlot(f"{title_knob(knob)} has one value only among the trials that gave a score.")
     numeric, objective = is_numeric_knob(knob), results.space.objective
     figure = go.Figure()
-    for index, (mode, members) in enumerate(_group_by_freeze(points).items()):
+    for mode, members in _group_by_freeze(points).items():
         figure.add_scatter(
             x=[value if numeric else escape(show_plain(value)) for _, value in members],
             y=[record.best_score for record, _ in members],
@@ -98,12 +98,15 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
             text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in members],
             hovertemplate=hover_template(objective),
             marker={
-                "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)]),
+                "color": FREEZE_COLOURS[mode],
                 "size": 9,
-                "line": {"width": 2, "color": FREEZE_COLOURS.get(mode, PALETTE[index % len(PALETTE)])},
+                "line": {"width": 2, "color": FREEZE_COLOURS[mode]},
                 "symbol": ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members],
             },
         )
+    if any(record.state is TrialState.PRUNED for record, _ in points):
+        marker = {"color": GREY, "size": 9, "line": {"width": 2, "color": GREY}, "symbol": "circle-open"}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name="hollow: stopped early", marker=marker)
     figure.update_layout(showlegend=True)
     log_scale = numeric and is_log(results, knob)
     figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
@@ -147,7 +150,7 @@ def plot_test_scores(results: RunResults) -> Plot:
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
     figure.update_xaxes(title="CIDEr, test", rangemode="tozero")
-    figure.update_yaxes(automargin=True, type="category")
+    figure.update_yaxes(type="category")
     said, top = "with 95% intervals " if intervals else "", describe_row(results, ordered[-1])
     summary = f"Dot chart of CIDEr on the test split {said}for {len(rows)} rows; the highest is {top}."
     height = 110 + 34 * len(rows)

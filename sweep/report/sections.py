@@ -73,7 +73,8 @@ def describe_results(results: RunResults) -> str:
 
 
 def _build_notes(results: RunResults) -> Section:
-    return Section("notes", "Notes", [Text(fault, "warning") for fault in results.faults])
+    said = [*results.faults, *filter(None, [caption_tables.describe_blindness(results)])]
+    return Section("notes", "Notes", [Text(line, "warning") for line in said])
 
 
 def _build_test(results: RunResults) -> Section:
@@ -95,9 +96,23 @@ def explain_test(results: RunResults) -> list[Text]:
             f"best model's captions given to wrong {results.noun}s: a model that does not beat them has learnt the "
             "words, not the pictures."
         )
+    rejoins = results.metrics.evaluation.get("rejoin_wordpieces")
+    if rejoins is not None:
+        said.append(
+            "Of models with BERT's tokenizer, such as BLIP, generated captions "
+            + ("are scored without the spaces it puts beside punctuation" if rejoins else "keep its spaces")
+            + f" (rejoin_wordpieces: {str(rejoins).lower()})."
+        )
+    num_looks = len(results.metrics.trials)
     if results.space.test == "all":
         said.append(
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."
+        )
+    elif num_looks > 1:
+        said.append(
+            f"The test split was looked at {num_looks} times: after each extension of the search that had a new best "
+            f"trial by validation ({', '.join(results.metrics.trials)}). The choice is by "
+            "validation, but who extends a search because of a test score has chosen by it."
         )
     blocks = [Text(" ".join(said), "note")]
     if results.metrics.caption_prior_text:
@@ -133,9 +148,14 @@ def _build_ablation(results: RunResults) -> Section:
         if any(len(str(row["trials"]).split()) > 1 for row in table.rows):
             blocks.append(Text("± is the standard deviation over seeds; costs are means over them.", "note"))
     else:
-        blocks.append(
-            Text("A search, not a grid: each freeze mode is represented by its best trial on validation.", "note")
+        said = (
+            "A search is no ablation: each freeze mode is represented by its best trial on validation, with other "
+            "settings and as many tries as the sampler gave it; trials stopped early have no cost. An ablation runs "
+            "each mode whole, with the learning rates of its space file, which suit phantom-blip:"
         )
+        model = results.best.config.model if results.best else results.space.model
+        command = ["medcap", "run", "ablation", "--data", results.space.data, "--model", model]
+        blocks += [Text(said, "note"), Code(f"$ {shlex.join(command)}", "An ablation on this data")]
     return Section("ablation", "Ablation", blocks)
 
 

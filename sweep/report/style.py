@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0077bb", "#d45500", "#008a66", "#b8568c", "#7a6fd0", "#a07010")
 GREY = "#808080"
-FREEZE_COLOURS = dict(zip(FreezeMode, PALETTE, strict=False))
+FREEZE_COLOURS = {
+    FreezeMode.FULL: "#0077bb",
+    FreezeMode.ENCODER_ONLY: "#d45500",
+    FreezeMode.DECODER_ONLY: "#008a66",
+    FreezeMode.LORA: "#b8568c",
+    FreezeMode.BRIDGE_ONLY: "#7a6fd0",
+    FreezeMode.PATCH_AND_BRIDGE: "#a07010",
+    FreezeMode.PATCH_AND_BRIDGE_LORA: "#d0342c",
+    FreezeMode.ZERO_SHOT: GREY,
+}
+"""A colour of its own for each mode."""
 LOG_AXIS = {"type": "log", "dtick": "D2"}
 MIN_TRIALS_TO_COMPARE = 2
 
@@ -65,4 +75,6 @@ def finish(
         hoverlabel={"bgcolor": "#20242a", "font": {"color": "#ffffff"}},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
+    figure.update_xaxes(automargin=True, title_standoff=8)
+    figure.update_yaxes(automargin=True, title_standoff=8)  # titles keep off the labels
     return Plot(name, title, str(figure.to_json()), summary, min_width=min_width, **data)

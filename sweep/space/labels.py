@@ -12,6 +12,8 @@ _LABEL_PREFIXES = {
     "lora_alpha": "a",
     "lora_dropout": "do",
     "learning_rate": "lr",
+    "min_learning_rate": "minlr",
+    "vision_learning_rate": "vlr",
     "num_epochs": "e",
     "batch_size": "b",
     "accumulation_steps": "acc",

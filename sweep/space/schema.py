@@ -104,10 +104,12 @@ class SearchSpace(Section):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
         (), description="Seeds that each row of a grid is repeated with."
     )
-    scheduler: Literal["asha", "none"] = Field(
-        "asha", description="Whether ASHA stops weak trials early; never in a grid with `test: all`."
+    scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
+        "asha", description="The rule that stops weak trials early; never in a grid with `test: all`."
     )
-    reduction_factor: int = Field(2, ge=2, description="ASHA lets one in this many trials pass each rung.")
+    reduction_factor: int = Field(
+        2, ge=2, description="One in this many trials passes each rung; each rung is this many times the one before."
+    )
     grace_fraction: float = Field(
         0.25, gt=0, le=1, description="Share of a trial's own schedule that it trains before the first rung."
     )
@@ -147,7 +149,7 @@ class SearchSpace(Section):
     @property
     def stops_weak_trials(self) -> bool:
         """Whether trials may be stopped early; a comparison, a grid with `test: all`, needs all of its rows whole."""
-        return self.scheduler == "asha" and not (self.sampler == "grid" and self.test == "all")
+        return self.scheduler != "none" and not (self.sampler == "grid" and self.test == "all")
 
     @property
     def objective(self) -> Objective:

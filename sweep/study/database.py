@@ -1,16 +1,16 @@
-"""The Optuna study of a run, `study.db`: the history of the sampler, for optuna-dashboard too.
+"""The Optuna study of a run, `study.db`, written for optuna-dashboard and other readers.
 
-It mirrors the `trial.json` files, which are written first: after a kill they hold all that the database has and at most
-one write more, which `mirror` adds. A missing database is rebuilt from them.
+It mirrors the `trial.json` files, which are written first and alone are read: whatever happens to it, the search goes
+on. A database that cannot be written is caught up later, a missing or damaged one is made anew.
 """
 
 import json
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.distributions import json_to_distribution
@@ -18,78 +18,135 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from medcap_core.errors import RunFault
+from medcap_core.errors import RunFault, first_line
 from medcap_core.runtime.files import sync_folder
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, TrialState
 
-_FINAL_STATES = {
+SECONDS_TO_WAIT, SECONDS_BETWEEN_TRIES = 5.0, 30.0
+"""How long a write waits for a lock, such as of optuna-dashboard; how long the file is then left alone."""
+
+_STATES = {
     TrialState.SUCCEEDED: optuna.trial.TrialState.COMPLETE,
     TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
     TrialState.FAILED: optuna.trial.TrialState.FAIL,
 }
+# What sqlite3, SQLAlchemy and Optuna raise for a file that is locked, unwritable, damaged or of another version.
+_FAULTS = (
+    SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, OSError, LookupError, ValueError, RuntimeError,
+)  # fmt: skip
+_OUT_OF_REACH = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+}  # fmt: skip
+
+
+def build_history(records: Sequence[TrialRecord]) -> list[FrozenTrial]:
+    """Build the trials so far as Optuna's samplers take them, in order; what has not ended counts as running."""
+    return [_build_trial(record) for record in records]
 
 
 class StudyDatabase:
-    """An Optuna study in an SQLite file, synchronised with the trial records; a context manager that closes it."""
+    """An Optuna study in an SQLite file that follows the trial records; `say` takes one line on each trouble."""
 
-    def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
-        self.path = path
-        self._storage = storage
-        self._study = study
-        self._mirrored: dict[int, _MirroredTrial] = {}
-
-    @classmethod
-    def open(cls, path: Path, study_name: str) -> Self:
-        """Open `path`, created if absent. Raises RunFault if it is damaged or of another run."""
+    def __init__(self, path: Path, study_name: str, say: Callable[[str], None]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if not path.exists():
-            _make_database(path, study_name)
+        self.path = path
+        self._study_name = study_name
+        self._say = say
+        self._storage: RDBStorage | None = None
+        self._mirrored: dict[int, _MirroredTrial] = {}
+        self._is_behind = False
+        self._next_try = 0.0
+
+    def close(self, records: Sequence[TrialRecord] = ()) -> None:
+        """Close the connections to the file, after a last try to catch up with `records` where it is behind."""
+        if self._is_behind:
+            self.catch_up(records)
+        self._disconnect()
+
+    def mirror(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
+        """Write the changes of `record`, one of `records`, which are all in order; never raises for the file's sake."""
+        if self._storage is None:
+            if time.monotonic() >= self._next_try:
+                self.catch_up(records)
+            return
         try:
-            storage = _connect(path, is_new=False)
-            study = optuna.load_study(study_name=study_name, storage=storage)
-        except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, KeyError, RuntimeError) as error:
-            raise _database_fault(path, f"is damaged or not the database of study '{study_name}'", error) from None
-        return cls(path, storage, study)
+            self._write(record, None)
+        except _FAULTS:
+            self.catch_up(records)
 
-    def __enter__(self) -> Self:
-        return self
+    def catch_up(self, records: Sequence[TrialRecord]) -> None:
+        """Bring the file up to date with all records, given in order; a damaged one is moved aside and made anew.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        Raises RunFault where it holds other trials.
+        """
+        for was_moved in (False, True):
+            self._disconnect()
+            try:
+                self._connect()
+                self._write_all(records)
+            except _FAULTS as error:
+                self._disconnect()
+                if was_moved or not _is_damage(error) or not self._move_aside(error):
+                    self._postpone(error)
+                    return
+            else:
+                self._is_behind = False
+                return
 
-    def close(self) -> None:
-        """Close the connections to the file."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+    def _connect(self) -> None:
+        if not self.path.exists():
+            _make_database(self.path, self._study_name)
+        self._storage = _open_storage(self.path, is_new=False)
+        self._study = optuna.load_study(study_name=self._study_name, storage=self._storage)
 
-    def load_trials(self) -> list[FrozenTrial]:
-        """Load all trials of the study, by number."""
-        return self._study.get_trials(deepcopy=False)
+    def _disconnect(self) -> None:
+        if self._storage is not None:
+            _close_storage(self._storage)
+        self._storage = None
+        self._mirrored.clear()
 
-    def mirror_all(self, records: Sequence[TrialRecord]) -> None:
-        """Update the study with all records, given in order. Raises RunFault where it holds other trials."""
+    def _move_aside(self, error: Exception) -> bool:
+        aside = self.path.with_name(f"{self.path.name}.damaged")
         try:
-            trials = self.load_trials()
-            if len(trials) > len(records):
-                missing = RunPaths(self.path.parent).trial(f"trial_{len(records):04d}").record
-                raise RunFault(f"{self.path} knows a trial whose record {missing} is missing; restore it from a copy.")
-            for record in records:
-                self.mirror(record, trials[record.number] if record.number < len(trials) else None)
-        except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError) as error:
-            raise _database_fault(self.path, "is damaged", error) from None
+            self.path.replace(aside)
+            self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        except OSError:
+            return False
+        self._say(
+            f"{self.path.name} was damaged ({_describe(error)}): it is moved to {aside.name}, and made anew from the "
+            "trial.json files"
+        )
+        return True
 
-    def mirror(self, record: TrialRecord, trial: FrozenTrial | None = None) -> None:
+    def _postpone(self, error: Exception) -> None:
+        self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES
+        if not self._is_behind:
+            self._say(
+                f"{self.path.name} cannot be written ({_describe(error)}); the search goes on without it, and it is "
+                "caught up when it can be, at the latest by --resume"
+            )
+        self._is_behind = True
+
+    def _write_all(self, records: Sequence[TrialRecord]) -> None:
+        trials = self._study.get_trials(deepcopy=False)
+        if len(trials) > len(records):
+            missing = RunPaths(self.path.parent).trial(f"trial_{len(records):04d}").record
+            raise RunFault(f"{self.path} knows a trial whose record {missing} is missing; restore it from a copy.")
+        for record in records:
+            self._write(record, trials[record.number] if record.number < len(trials) else None)
+
+    def _write(self, record: TrialRecord, trial: FrozenTrial | None) -> None:
         """Write what the study lacks of `record`; a trial finished in the study is not changed.
 
-        `trial` is the study's trial of a record that this process has not mirrored before, None if it has none.
+        `trial` is the study's trial of a record that was not written since the file was opened, None if it has none.
         """
+        assert self._storage is not None
         known = self._mirrored.get(record.number)
         if known is None:
             if trial is None:
-                template = _build_running_trial(record)
+                template = _build_trial(record, is_new=True)
                 trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
                 known = _MirroredTrial(trial_id, record.parameters)
             else:
@@ -109,7 +166,7 @@ class StudyDatabase:
                 known.curve[step] = best_so_far
         if record.state.is_final:
             value = record.best_score if record.state is TrialState.SUCCEEDED else None
-            self._study.tell(record.number, value, state=_FINAL_STATES[record.state])
+            self._study.tell(record.number, value, state=_STATES[record.state])
             known.is_finished = True
 
 
@@ -123,12 +180,21 @@ class _MirroredTrial:
     is_finished: bool = False
 
 
-def _build_running_trial(record: TrialRecord) -> FrozenTrial:
-    distributions = {name: json_to_distribution(json.dumps(value)) for name, value in record.distributions.items()}
+def _build_trial(record: TrialRecord, *, is_new: bool = False) -> FrozenTrial:
+    """Build a record's trial; `is_new` leaves out how it went."""
+    curve = {} if is_new else record.build_curve()
+    state = optuna.trial.TrialState.RUNNING if is_new else _STATES.get(record.state, optuna.trial.TrialState.RUNNING)
+    value = None
+    if state is optuna.trial.TrialState.COMPLETE:
+        value = record.best_score
+    elif state is optuna.trial.TrialState.PRUNED and curve:
+        value = curve[max(curve)]  # as `Study.tell` does
     return optuna.create_trial(
-        state=optuna.trial.TrialState.RUNNING,
+        state=state,
+        value=value,
         params=record.parameters,
-        distributions=distributions,
+        distributions={name: json_to_distribution(json.dumps(value)) for name, value in record.distributions.items()},
+        intermediate_values=curve,
         user_attrs={"trial": record.name},
     )
 
@@ -137,26 +203,44 @@ def _make_database(path: Path, study_name: str) -> None:
     """Create an empty study, renamed to `path` only when complete, since its tables are many transactions."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
-    storage = _connect(temporary, is_new=True)
-    optuna.create_study(study_name=study_name, storage=storage, direction="maximize")
-    storage.remove_session()
-    storage.engine.dispose()
+    storage = _open_storage(temporary, is_new=True)
+    try:
+        optuna.create_study(study_name=study_name, storage=storage, direction="maximize")
+    finally:
+        _close_storage(storage)
     temporary.replace(path)
     sync_folder(path.parent)
 
 
-def _connect(path: Path, *, is_new: bool) -> RDBStorage:
-    """Open Optuna's storage over `path` by a connection, since `?` or `{` in a folder's name would break a URL.
-
-    A reader such as optuna-dashboard may lock the file briefly, so writers wait up to 60 s.
-    """
+def _open_storage(path: Path, *, is_new: bool) -> RDBStorage:
+    """Open Optuna's storage over `path` by a connection, since `?` or `{` in a folder's name would break a URL."""
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout=60, check_same_thread=False)
+        return sqlite3.connect(path, timeout=SECONDS_TO_WAIT, check_same_thread=False)
 
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}, skip_table_creation=not is_new)
 
 
-def _database_fault(path: Path, problem: str, error: Exception) -> RunFault:
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return RunFault(f"{path} {problem} ({cause}); move it away and resume: it is made anew from the trial.json files.")
+def _close_storage(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether the file holds no such study, rather than being out of reach for now."""
+    cause = _find_cause(error)
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _OUT_OF_REACH
+    return not isinstance(cause, OSError)
+
+
+def _describe(error: Exception) -> str:
+    return first_line(_find_cause(error))
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """Return what SQLite or the system raised, where Optuna and SQLAlchemy have wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlite3.Error | OSError):
+        cause = getattr(cause, "orig", None) or cause.__cause__ or cause.__context__
+    return cause or error

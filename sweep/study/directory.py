@@ -40,11 +40,14 @@ def show_path(path: Path) -> str:
 
 
 def check_new_directory(directory: Path) -> None:
-    """Raise RunFault unless `directory` is free for a new run: absent, or an empty folder."""
+    """Raise RunFault unless `directory` is free for a new run: absent, or a folder with at most a list of bad records.
+
+    The list is what a run leaves that was refused for its data; the same command goes on once they are mended.
+    """
     if directory.exists() and not directory.is_dir():
         raise RunFault(f"--out {directory} is a file; choose a folder.")
-    lock = RunPaths(directory).lock
-    if directory.is_dir() and any(path != lock for path in directory.iterdir()):
+    paths = RunPaths(directory)
+    if directory.is_dir() and any(path not in (paths.lock, paths.skipped_records) for path in directory.iterdir()):
         raise RunFault(
             f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
         )

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
+from sweep.study.branches import choose_branch, find_branching_knob
 from sweep.study.record import TrialRecord
 
 MAX_INVALID_DRAWS = 100
@@ -76,6 +77,21 @@ def build_proposal(
     )
 
 
+def score_failures(history: Sequence[FrozenTrial], at_fault: Collection[int]) -> list[FrozenTrial]:
+    """Give the failed trials `at_fault`, by number, the lowest score that any trial has reported.
+
+    Optuna's samplers ignore failed trials, and would go on proposing a rate at which training diverges. Only the
+    sampler sees these scores.
+    """
+    lowest = min((value for trial in history for value in trial.intermediate_values.values()), default=0.0)
+    return [
+        optuna.create_trial(value=lowest, params=trial.params, distributions=trial.distributions)
+        if number in at_fault
+        else trial
+        for number, trial in enumerate(history)
+    ]
+
+
 def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Find the first trial that this space cannot have proposed, since the space was changed; None if there is none.
 
@@ -100,16 +116,16 @@ def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:
     return Proposal(point, build_config(space, point), parameters, _dump_distributions(trial.distributions))
 
 
-def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:
-    """Build Optuna's sampler for one proposal. TPE starts after a third of the trials (4 to 10 of them)."""
+def build_sampler(space: SearchSpace, number: int, attempt: int, *, at_random: bool = False) -> BaseSampler:
+    """Build Optuna's sampler for one proposal."""
     seed = int(np.random.SeedSequence([space.seed, number, attempt]).generate_state(1)[0])
-    if space.sampler == "random":
+    if space.sampler == "random" or at_random:
         return RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group` is marked experimental
         return TPESampler(
             seed=seed,
-            n_startup_trials=min(10, max(4, num_trials(space) // 3)),
+            n_startup_trials=1,  # the random draws are counted here, without the first points
             multivariate=True,
             group=True,  # without it, knobs under a condition are drawn independently of all others
             constant_liar=True,  # spreads trials that run at the same time
@@ -119,10 +135,25 @@ def build_sampler(space: SearchSpace, number: int, attempt: int) -> BaseSampler:
 def _draw(
     space: SearchSpace, number: int, attempt: int, history: Sequence[FrozenTrial], given: dict[str, Any] | None
 ) -> Proposal:
-    scratch = optuna.create_study(direction="maximize", sampler=build_sampler(space, number, attempt))
+    """Draw one point: a listed one, or one of the branch whose turn it is, by what is known of that branch.
+
+    Knobs that `given` lacks are drawn at random.
+    """
+    at_random = given is not None
+    if given is None and space.sampler == "tpe":
+        knob = find_branching_knob(space)
+        if knob is None:
+            at_random = number - len(space.first_points) < min(10, max(4, num_trials(space) // 3))
+        else:
+            branch, at_random = choose_branch(space, knob, history)
+            given = {knob: branch}
+            history = [trial for trial in history if trial.params[knob] == branch]
+    scratch = optuna.create_study(
+        direction="maximize", sampler=build_sampler(space, number, attempt, at_random=at_random)
+    )
     scratch.add_trials(history)
     if given is not None:
-        scratch.enqueue_trial(given)  # missing knobs are drawn
+        scratch.enqueue_trial(given)
     trial = scratch.ask()
     point = propose(space, trial)
     return Proposal(point, build_config(space, point), trial.params, _dump_distributions(trial.distributions))

@@ -7,12 +7,13 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medcap_core.data.records import SPLITS, SplitName
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import write_json_atomically
 from sweep.study.paths import RunPaths
@@ -36,6 +37,8 @@ PACKAGES = (
 )
 """The packages whose version can change a score or a decision."""
 
+COMPARED_PACKAGES = ("transformers", "torch", "peft", "ray")
+
 _GIT_SECONDS = 10
 
 
@@ -44,13 +47,17 @@ class _Model(BaseModel):
 
 
 class DataOrigin(_Model):
-    """The data set, as it was recognised: its splits' sizes, and the SHA-256 of each split's records."""
+    """The data set, as it was recognised: its splits' sizes, and the SHA-256 of each split's usable records.
+
+    `left_out` lists the ids of the bad records of each split, which the SHA-256 leaves out.
+    """
 
     name: str
     kind: str
     notes: list[str] = []
     sizes: dict[str, int] = {}
     skipped: int = 0
+    left_out: dict[str, list[str]] = {}
     sha256: dict[str, str] = {}
 
 
@@ -125,20 +132,57 @@ def begin_provenance(
     _write(directory, [*read_provenance(directory), start])
 
 
-def check_same_origin(directory: Path, data: DataOrigin, model: ModelOrigin) -> None:
-    """Raise RunFault where data or models are not those the run began with; what has no SHA-256 is not compared."""
+def check_same_origin(
+    directory: Path, data: DataOrigin, model: ModelOrigin, hash_without: Callable[[SplitName, Sequence[str]], str]
+) -> list[str]:
+    """Compare data and models with those of each earlier start; what has no SHA-256 is not compared.
+
+    `hash_without` computes the SHA-256 of the records of a split as they are now but those of some ids: bad records
+    that were mended or taken out of the data since do not stop a run. Returns a sentence on those. Raises RunFault
+    where other records or weights have changed, or where mended ones belong to a test split that is scored.
+    """
     remedy = f"undo that to go on with {directory.name}, or start a new run"
     now = model.list_weights()
+    mended: set[SplitName] = set()
     for start in read_provenance(directory):
-        for split, digest in start.data.sha256.items():
-            if data.sha256.get(split) != digest:
+        for split in SPLITS:
+            digest, left_out = start.data.sha256.get(split), start.data.left_out.get(split, [])
+            if digest is None:
+                continue
+            if hash_without(split, left_out) != digest:
                 raise RunFault(
                     f"data {data.name}: the {split} split has other records, captions or another order than when "
                     f"this run began; {remedy}."
                 )
+            if data.sha256.get(split) == digest:
+                continue
+            mended.add(split)
+            if split == "test" and RunPaths(directory).test_metrics.exists():
+                raise RunFault(
+                    f"data {data.name}: bad records of the test split were mended after it was scored, and scores on "
+                    f"different images cannot be compared; {remedy}."
+                )
         for name, weights in start.model.list_weights().items():
             if weights is not None and now.get(name) not in (None, weights):
                 raise RunFault(f"model {name}: its weights are not those this run began with; {remedy}.")
+    if not mended:
+        return []
+    found = ", ".join(sorted(mended))
+    return [f"Data: bad records that this run began without are mended ({found}); its trials use them from now on"]
+
+
+def describe_other_versions(directory: Path) -> list[str]:
+    """Write one line on the packages that can change a result and have other versions than when the run began."""
+    starts = read_provenance(directory)
+    if not starts:
+        return []
+    now, then = find_versions(), starts[0].packages
+    changed = [
+        f"{package} {now[package]} (before {then[package]})"
+        for package in COMPARED_PACKAGES
+        if then.get(package) not in (None, now[package])
+    ]
+    return [f"This run began with other versions: {', '.join(changed)}; results may differ"] if changed else []
 
 
 def end_provenance(directory: Path) -> None:

@@ -1,16 +1,31 @@
-"""Early stopping of trials: asynchronous successive halving with rungs at shares of each trial's own schedule.
+"""Early stopping of trials, at shares of each trial's own schedule.
 
-Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA), MLSys 2020, in the variant that stops
-trials and never pauses them. One departure from Optuna's `SuccessiveHalvingPruner`: there, a first report past several
-rungs enters all of them. A schedule of two epochs first reports at 50% and would then be compared at 25% with trials
-half as far, and raise the threshold for them. Here a report enters only the highest rung it has reached. Decisions
-follow from the curves alone, so a resumed run needs no stored state.
+- `asha`: asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys
+  2020) in the variant that stops trials and never pauses them.
+- `hyperband`: trials are dealt to brackets by their number; bracket k has no rung before the k-th, and the last has
+  none at all. Trials are compared within their bracket (Li et al., "Hyperband", JMLR 2018).
+- `median`: a trial stops where its best score so far is below the median of the others' (Golovin et al., "Google
+  Vizier", KDD 2017).
+
+Departures: trials are compared at the very share of the schedule that a trial has reached, on curves interpolated
+between epochs, since schedules of 4 and 5 epochs never report at the same share; nothing stops before
+MIN_RESULTS trials can be compared; the number that goes on is rounded up. Decisions follow from the curves alone, so a
+resumed run needs no stored state.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
+from statistics import median
+
+import numpy as np
+
+from sweep.space import SearchSpace
 
 Curve = Mapping[int, float]
 """Best score so far by per cent of the schedule."""
+
+MIN_RESULTS = 4
+"""So many trials, the judged one included, must have come as far before one of them is stopped."""
 
 
 def build_rungs(grace_fraction: float, reduction_factor: int) -> list[int]:
@@ -26,27 +41,39 @@ def build_rungs(grace_fraction: float, reduction_factor: int) -> list[int]:
     return rungs
 
 
-def find_rung_value(curve: Curve, rungs: list[int], index: int) -> float | None:
-    """Find a trial's value at rung `index`: its first report at or past that rung and before the next, or None."""
-    end = rungs[index + 1] if index + 1 < len(rungs) else 100
-    steps = [step for step in curve if rungs[index] <= step < end]
-    return curve[min(steps)] if steps else None
+def interpolate(curve: Curve, share: int) -> float | None:
+    """Read a curve at a share of the schedule: the last score beyond its end, None before its first report."""
+    steps = sorted(curve)
+    if not steps or share < steps[0]:
+        return None
+    return float(np.interp(share, steps, [curve[step] for step in steps]))
 
 
-def should_prune(curve: Curve, others: Iterable[Curve], rungs: list[int], reduction_factor: int) -> bool:
-    """Decide whether a trial is pruned after its newest report, the last of `curve`.
+def should_prune(number: int, curves: Sequence[Curve], space: SearchSpace) -> bool:
+    """Decide whether trial `number` is pruned after its newest report; `curves` are of all trials, by number.
 
-    It is, if that report is the trial's first in a rung and not among the best 1/`reduction_factor` (rounded down, at
-    least one; ties stay) of all reports in the rung so far, itself included. A trial at the end of its schedule is
+    Only the first report in a rung is judged, by `median` each report past the first rung. A trial that was stopped in
+    the rung before the judged share counts with its last score. Ties stay, and a trial at the end of its schedule is
     never pruned.
     """
-    newest = max(curve, default=0)
-    index = sum(rung <= newest for rung in rungs) - 1
-    if newest >= 100 or index < 0:
+    curve, newest = curves[number], max(curves[number], default=0)
+    rungs = build_rungs(space.grace_fraction, space.reduction_factor)
+    others = [other for index, other in enumerate(curves) if index != number]
+    if space.scheduler == "hyperband":
+        num_brackets = len(rungs) + 1
+        rungs = rungs[number % num_brackets :]
+        others = [curves[index] for index in range(number % num_brackets, len(curves), num_brackets) if index != number]
+    reached = [rung for rung in rungs if rung <= newest]
+    if not space.stops_weak_trials or not reached or newest >= 100:
         return False
-    if any(rungs[index] <= step < newest for step in curve):
+    rung = reached[0] if space.scheduler == "median" else reached[-1]
+    if space.scheduler != "median" and any(rung <= step < newest for step in curve):
         return False
-    values = [find_rung_value(other, rungs, index) for other in others]
-    competing = sorted([*(value for value in values if value is not None), curve[newest]], reverse=True)
-    num_kept = max(1, len(competing) // reduction_factor)
-    return curve[newest] < competing[num_kept - 1]
+    known = (interpolate(other, newest) for other in others if max(other, default=0) >= rung)
+    values = [value for value in known if value is not None]
+    if len(values) + 1 < MIN_RESULTS:
+        return False
+    if space.scheduler == "median":
+        return curve[newest] < median(values)
+    competing = sorted([*values, curve[newest]], reverse=True)
+    return curve[newest] < competing[ceil(len(competing) / space.reduction_factor) - 1]

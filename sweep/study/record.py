@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
@@ -85,7 +85,8 @@ class TrialRecord:
     """One trial of a run; only its `Study` changes it.
 
     `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
-    epoch after which the scheduler stopped the trial.
+    epoch after which the scheduler stopped the trial. `is_config_at_fault` says of a failed trial that any trial of its
+    config would fail (`TrialFailure`), of which the sampler learns.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TrialRecord:
     attempts: int = 0
     epochs: list[Epoch] = field(default_factory=list)
     pruned_at_epoch: int | None = None
+    is_config_at_fault: bool = False
     whole_validation_score: float | None = None
 
     @property
@@ -212,6 +214,7 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "pruned_at_epoch": record.pruned_at_epoch,
+        "is_config_at_fault": record.is_config_at_fault,
         "whole_validation_score": record.whole_validation_score,
         "point": record.point,
         "config": record.config.model_dump(mode="json"),
@@ -224,30 +227,43 @@ def dump_record(record: TrialRecord) -> dict[str, Any]:
 def load_record(path: Path) -> TrialRecord:
     """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = content["config"]
+        content = _Content.model_validate(json.loads(path.read_text(encoding="utf-8")))
         # Validation makes an existing path absolute, but a name must stay a name in any working directory.
-        named = {"data": values["data"], "model": values["model"]}
-        config = build_trial_config(values, str(path)).model_copy(update=named)
-        return TrialRecord(
-            name=content["trial"],
-            number=content["number"],
-            point=content["point"],
-            config=config,
-            parameters=content["parameters"],
-            distributions=content["distributions"],
-            state=TrialState(content["state"]),
-            reason=content["reason"],
-            attempts=content["attempts"],
-            epochs=[Epoch.model_validate(epoch) for epoch in content["epochs"]],
-            pruned_at_epoch=content["pruned_at_epoch"],
-            whole_validation_score=content["whole_validation_score"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, ConfigFault) as error:
+        named = {"data": content.config["data"], "model": content.config["model"]}
+        config = build_trial_config(content.config, str(path)).model_copy(update=named)
+        values = {name: getattr(content, name) for name in _Content.model_fields if name not in ("trial", "config")}
+        return TrialRecord(name=content.trial, config=config, **values)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigFault) as error:
+        cause = f"{type(error).__name__}: {fold_white_space(str(error))}"
         raise RunFault(
-            f"{path}: cannot be read as the record of a trial ({type(error).__name__}: {error}); restore it from a "
-            "copy or start a new run."
+            f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
         ) from None
+
+
+class _Content(BaseModel):
+    """The content of `trial.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trial: str = Field(pattern=r"^trial_\d{4,}$")
+    number: int = Field(ge=0)
+    state: TrialState
+    reason: str
+    attempts: int
+    pruned_at_epoch: int | None
+    is_config_at_fault: bool
+    whole_validation_score: float | None
+    point: dict[str, Any]
+    config: dict[str, Any]
+    parameters: dict[str, Any]
+    distributions: dict[str, Any]
+    epochs: list[Epoch]
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.trial != f"trial_{self.number:04d}":
+            raise ValueError(f"trial {self.trial} has the number {self.number}")
+        return self
 
 
 def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:

@@ -2,12 +2,14 @@
 
 The order of writing makes any stop safe, `kill -9` and power cuts included. Every file is replaced in one step, and
 each change goes first to the trial's `trial.json`, then to `study.db`, then to `trials.csv`. The JSON files are the
-truth; the other two follow from them and are brought up to date when the run is opened. A proposal is complete in
-`trial.json` before Optuna hears of it, so no trial is half known and no number is used twice.
+truth, from which proposals are drawn too; the other two follow from them and are brought up to date when the run is
+opened. A proposal is complete in `trial.json` before it is in `study.db`, so no trial is half known and no number is
+used twice.
 """
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,11 +19,11 @@ from filelock import FileLock
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
-from sweep.study.database import StudyDatabase
+from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
 from sweep.study.paths import RunPaths
-from sweep.study.proposal import build_proposal, find_trial_outside
-from sweep.study.pruning import build_rungs, should_prune
+from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
+from sweep.study.pruning import should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.row import TrialRow, build_row
@@ -31,14 +33,17 @@ from sweep.study.test_results import TestResults
 class Study:
     """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
 
-    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, database: StudyDatabase) -> None:
+    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock) -> None:
         self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
         self.paths = RunPaths(self.directory)
         self.space = space
         self._lock = lock
-        self._database = database
+        self._lines: list[str] = []
+        self._take_line: Callable[[str], None] = self._lines.append
+        self._database = StudyDatabase(self.paths.database, space.name, self._say)
         self._records: dict[str, TrialRecord] = {}
         self._to_resume: list[str] = []
+        self._trained_again: set[str] = set()
 
     # Making, opening, closing
 
@@ -56,7 +61,8 @@ class Study:
             paths = RunPaths(directory)
             write_text_atomically(paths.trials_table, format_csv([], space.metric))
             write_text_atomically(paths.space, dump_space(space))
-            study = cls(directory, space, lock, StudyDatabase.open(paths.database, space.name))
+            study = cls(directory, space, lock)
+            study._database.catch_up([])
         except BaseException:
             lock.release()
             raise
@@ -82,11 +88,10 @@ class Study:
             records = load_run_records(directory)
             if retry_failed:
                 _forget_failures(directory, records)
-            database = StudyDatabase.open(paths.database, space.name)
         except BaseException:
             lock.release()
             raise
-        study = cls(directory, space, lock, database)
+        study = cls(directory, space, lock)
         try:
             study._take_up(records)
         except BaseException:
@@ -103,8 +108,8 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Give the directory back; its files are already up to date."""
-        self._database.close()
+        """Give the directory back; its files are already up to date, but for a study.db that could not be written."""
+        self._database.close(self.records)
         self._lock.release()
 
     def _take_up(self, records: list[TrialRecord]) -> None:
@@ -115,7 +120,7 @@ class Study:
                 f"{self.paths.space} was changed since {outside.name} was drawn from it; undo the change, or "
                 "start a new run with the changed space."
             )
-        self._database.mirror_all(records)
+        self._database.catch_up(records)
         for record in records:
             self._records[record.name] = record
             if record.state.is_final:
@@ -125,6 +130,15 @@ class Study:
                 record.state, record.reason = TrialState.STOPPED, "cut off"
                 self._write_record(record)
         self._write_csv()
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Pass `say` the lines on troubles with files so far, and each later one."""
+        for line in self._lines:
+            say(line)
+        self._take_line = say
+
+    def _say(self, line: str) -> None:
+        self._take_line(line)
 
     # Looking
 
@@ -186,7 +200,9 @@ class Study:
         if number >= self.num_wanted:
             return None
         tried = {record.config for record in self.records}
-        proposal = build_proposal(self.space, number, self._database.load_trials(), tried)
+        at_fault = {record.number for record in self.records if record.is_config_at_fault}
+        history = score_failures(build_history(self.records), at_fault)
+        proposal = build_proposal(self.space, number, history, tried)
         record = TrialRecord(
             name=f"trial_{number:04d}",
             number=number,
@@ -209,7 +225,7 @@ class Study:
         """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
         A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
-        epochs again.
+        epochs again. Only a trial that begins anew, as its checkpoint was damaged, reports them otherwise.
         """
         record = self.record(trial)
         if record.state.is_final:
@@ -217,6 +233,9 @@ class Study:
         if record.pruned_at_epoch is not None:
             return epoch.epoch < record.pruned_at_epoch
         if record.has_epoch(epoch.epoch):
+            if epoch not in record.epochs and trial not in self._trained_again:
+                self._trained_again.add(trial)
+                self._say(f"{trial}: begins anew, as a checkpoint was damaged (see its log.txt)")
             return True
         record.add_epoch(epoch)
         record.state = TrialState.RUNNING
@@ -225,10 +244,13 @@ class Study:
         self._save(record)
         return record.pruned_at_epoch is None
 
-    def finish(self, trial: str, state: TrialState, reason: str = "") -> TrialRecord:
+    def finish(
+        self, trial: str, state: TrialState, reason: str = "", *, is_config_at_fault: bool = False
+    ) -> TrialRecord:
         """Note how a trial ended; the first final state stands.
 
-        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED.
+        STOPPED trials go on when the run is resumed. A trial that succeeded without one finite score FAILED. From one
+        that failed by its config the sampler learns.
         """
         if state in (TrialState.PENDING, TrialState.RUNNING):
             raise ValueError(f"{state} is no end of a trial")
@@ -238,7 +260,7 @@ class Study:
         if state is TrialState.SUCCEEDED and record.best_score is None:
             state = TrialState.FAILED
             reason = f"no epoch gave a finite {record.objective.label}; look at its log"
-        record.state, record.reason = state, reason
+        record.state, record.reason, record.is_config_at_fault = state, reason, is_config_at_fault
         self._save(record)
         return record
 
@@ -249,11 +271,7 @@ class Study:
                 self.finish(record.name, TrialState.STOPPED, reason)
 
     def _is_to_prune(self, record: TrialRecord) -> bool:
-        if not self.space.stops_weak_trials:
-            return False
-        others = [other.build_curve() for other in self.records if other is not record]
-        rungs = build_rungs(self.space.grace_fraction, self.space.reduction_factor)
-        return should_prune(record.build_curve(), others, rungs, self.space.reduction_factor)
+        return should_prune(record.number, [other.build_curve() for other in self.records], self.space)
 
     def requeue_stopped(self) -> None:
         """Propose again, and first, the trials that were stopped on their way."""
@@ -355,7 +373,7 @@ class Study:
     def _save(self, record: TrialRecord) -> None:
         self._write_record(record)
         self._records[record.name] = record
-        self._database.mirror(record)
+        self._database.mirror(record, self.records)
         self._write_csv()
 
     def _write_record(self, record: TrialRecord) -> None:
@@ -379,4 +397,5 @@ def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
         paths = RunPaths(directory).trial(record.name)
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
         record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
+        record.is_config_at_fault = False
         write_json_atomically(paths.record, dump_record(record))

@@ -80,6 +80,19 @@ class ConceptScore(_Model):
     num_images: int
 
 
+class CaptionVariety(_Model):
+    """How varied the captions of a row are: one caption for most images, or none, is a collapsed model.
+
+    `top_share` is the share of images with the most frequent caption, `empty_share` of those without a word,
+    `cut_share` of those cut at `max_new_tokens`.
+    """
+
+    num_distinct: int
+    top_share: float
+    empty_share: float
+    cut_share: float | None = None
+
+
 class SeedScore(_Model):
     """A score over seeds: its mean and the standard deviation of the sample, None for a single seed."""
 
@@ -220,6 +233,7 @@ class QuestionAnswering(_Model):
 class TestResults(_Model):
     """All of `test_metrics.json`. `trials` and the detail mappings go by row: `best`, a trial, or a baseline.
 
+    `blind_comparisons` compares the row `best` with each row that does not see the right image, by that row.
     `evaluation` is what decides the base model's predictions, `training` what decides which training images the blind
     rows draw on: rows are kept only while these agree with the best trial's config.
     """
@@ -237,7 +251,9 @@ class TestResults(_Model):
     intervals: dict[str, dict[str, Interval]] = {}
     facts: dict[str, dict[str, FactScore]] = {}
     concepts: dict[str, ConceptScore] = {}
+    variety: dict[str, CaptionVariety] = {}
     comparisons: Comparisons | None = None
+    blind_comparisons: dict[str, Comparison] = {}
     groups: list[Group] = []
     num_images: int | None = None
     noun: str | None = None

@@ -8,19 +8,28 @@ from sweep.study.results import RunResults, choose_rows
 from sweep.study.scored_rows import ANSWER_ROWS, BASELINE_ROWS, name_baseline
 from sweep.study.test_results import Comparison, Interval
 from sweep.tables.blocks import Column, Row, Table
-from sweep.tables.formats import Cell, Estimate, Label
+from sweep.tables.formats import Cell, Estimate, Label, format_uncertainty, format_value
 
 _RANKS = {
     name: rank for rank, name in enumerate(("BLEU-4", "ROUGE-L", "METEOR", "BLEU-1", "BLEU-3", "BLEU-2"), start=1)
 }
 """Which scores leave a narrow terminal, the last one first."""
+COLLAPSED_SHARE = 0.5
+"""Share of images with one and the same caption from which a model is said to give one caption."""
 
 
 def build_caption_tables(results: RunResults) -> list[Table]:
     """Build every table on the captions of the test split that the run has scores for."""
     if not results.test_rows:
         return []
-    built = (build_test_table, build_group_table, build_fact_table, build_concept_table, build_published_table)
+    built = (
+        build_test_table,
+        build_variety_table,
+        build_group_table,
+        build_fact_table,
+        build_concept_table,
+        build_published_table,
+    )
     return [table for build in built if (table := build(results)) is not None]
 
 
@@ -46,6 +55,51 @@ def build_test_table(results: RunResults) -> Table:
     title = "Scores on the test split" if count is None else f"Scores on {count:,} test {results.noun}s"
     notes = tuple(_explain_statistics(results))
     return mark_rows(results, Table("test", title, tuple(columns), tuple(rows), sortable=True, notes=notes))
+
+
+def build_variety_table(results: RunResults) -> Table | None:
+    """Build how varied the captions of each row are; None where that was not counted."""
+    variety = results.metrics.variety
+    if not variety:
+        return None
+    knows_cut = any(row.cut_share is not None for row in variety.values())
+    columns = (
+        *label_columns(),
+        Column("num_distinct", "Distinct captions", "count", short="Distinct"),
+        Column("top_share", "Most frequent one", "share", short="Commonest"),
+        Column("empty_share", "Empty", "share"),
+        *([Column("cut_share", "Cut at max_new_tokens", "share", short="Cut")] if knows_cut else []),
+    )
+    rows: tuple[Row, ...] = tuple(
+        {"row": row, "label": describe_row(results, row), **variety[row].model_dump()}
+        for row in choose_rows(variety, BASELINE_ROWS)
+    )
+    return mark_rows(results, Table("variety", "How varied the captions are", columns, rows, sortable=True))
+
+
+def describe_blindness(results: RunResults) -> str:
+    """Say where the best model does not clearly beat the rows that do not see its image; empty where it does.
+
+    Clearly is by the interval of the paired difference.
+    """
+    found = results.metrics.blind_comparisons
+    unbeaten = {row: compared for row, compared in found.items() if compared.interval[0] <= 0}
+    said = []
+    if unbeaten:
+        start = "has not learnt to see" if "shuffled_images" in unbeaten else "has not been shown to see"
+        listed = ", ".join(
+            f"{describe_row(results, row)} ({format_value(compared.difference, 'difference')}, 95% interval "
+            f"{format_uncertainty(_difference(compared), 'difference')})"
+            for row, compared in unbeaten.items()
+        )
+        said.append(
+            f"This model {start}: on the test split its CIDEr is not clearly above that of these rows: {listed}."
+        )
+    variety = results.metrics.variety.get("best")
+    if variety and variety.top_share >= COLLAPSED_SHARE:
+        share = format_value(variety.top_share, "share")
+        said.append(f"It gives {share} of the {results.noun}s one caption ({variety.num_distinct:,} distinct in all).")
+    return " ".join(said)
 
 
 def build_group_table(results: RunResults) -> Table | None:
@@ -226,10 +280,14 @@ def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:
 def fill_comparison(found: Comparison, prefix: str = "") -> dict[str, Cell]:
     """Fill the cells of a comparison with a baseline."""
     return {
-        f"{prefix}difference": Estimate(found.difference, *found.interval),
+        f"{prefix}difference": _difference(found),
         f"{prefix}p_value": found.p_value,
         f"{prefix}p_adjusted": found.p_adjusted,
     }
+
+
+def _difference(found: Comparison) -> Estimate:
+    return Estimate(found.difference, *found.interval)
 
 
 def _compare(found: Comparison | None) -> dict[str, Cell]:

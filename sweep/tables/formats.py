@@ -8,8 +8,8 @@ from typing import Literal
 
 from medcap_core.runtime.cache import format_size
 
-Kind = Literal["text", "score", "difference", "number", "count", "seconds", "bytes", "p"]
-"""What a figure is: a score has three decimals, a number four digits."""
+Kind = Literal["text", "score", "difference", "number", "count", "seconds", "bytes", "p", "share"]
+"""What a figure is: a score has three decimals, a number four digits, a share is a percentage."""
 
 UNKNOWN = "-"
 
@@ -110,4 +110,5 @@ _FORMATS: dict[Kind, Callable[[float], str]] = {
     "seconds": _format_cost,
     "bytes": format_size,
     "p": _format_p,
+    "share": "{:.0%}".format,
 }

@@ -88,7 +88,8 @@ def build_learning_curves(results: RunResults) -> Table:
 def build_ablation_table(results: RunResults) -> Table | None:
     """Build what each setting gives and costs: one row a combination of a grid, else one a freeze mode.
 
-    Of a search each freeze mode is represented by its best trial. None where there is one row only.
+    Of a search each freeze mode is represented by its best trial. Rows with a trial that was stopped early say so, and
+    have no cost. None where there is one row only.
     """
     done = [record for record in results.records if record.state is TrialState.SUCCEEDED or record in results.ranked]
     is_grid = results.space.sampler == "grid"
@@ -108,7 +109,8 @@ def build_ablation_table(results: RunResults) -> Table | None:
     )
     rows = [
         {
-            "setting": label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}",
+            "setting": (label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}")
+            + _describe_stop(group),
             "trials": " ".join(record.name for record in group),
             metric: summarise(record.best_score for record in group),
             **{
@@ -118,12 +120,22 @@ def build_ablation_table(results: RunResults) -> Table | None:
             **{
                 cost.name: mean.value
                 for cost in _COST_COLUMNS
-                if (mean := summarise(getattr(record, cost.name) for record in group))
+                if not _describe_stop(group) and (mean := summarise(getattr(record, cost.name) for record in group))
             },
         }
         for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
     ]
     return Table("ablation", "What each setting gives and costs", columns, tuple(rows), sortable=True)
+
+
+def _describe_stop(group: list[TrialRecord]) -> str:
+    """Say how far the trials of a row came, such as `, stopped after 1 of 4 epochs`; empty where all are whole."""
+    stopped = [record for record in group if record.state is not TrialState.SUCCEEDED]
+    if not stopped:
+        return ""
+    far = " and ".join(sorted({f"{record.epochs_done} of {record.num_epochs}" for record in stopped}))
+    which = f"{len(stopped)} of {len(group)} " if len(group) > 1 else ""
+    return f", {which}stopped after {far} epochs"
 
 
 def build_provenance_table(results: RunResults) -> Table:

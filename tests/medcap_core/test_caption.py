@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import Result
@@ -81,6 +82,56 @@ def test_all_bad_images_are_named_at_once(
     first, second = result.stderr.splitlines()
     assert re.fullmatch(rf"error: {tmp_path}/none.png: .*; give an image file\.", first)
     assert second.startswith(f"error: {tmp_path}/note.png: not an image")
+
+
+def test_a_folder_is_captioned_into_a_table(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = images[0].parent
+    (folder / "deeper").mkdir()
+    moved = images[2].rename(folder / "deeper" / "last.png")
+    (folder / "bad.png").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    out = tmp_path / "captions.csv"
+    result = caption(folder, "--model", best, "--out", out)
+    assert (result.exit_code, result.stdout) == (0, f"3 captions in {out}\n")
+    assert re.fullmatch(rf"left out: {folder}/bad.png: .*\n", result.stderr)
+    table = pd.read_csv(out, keep_default_na=False)
+    paths = [moved, images[0], images[1]]
+    assert sorted(table["image"]) == sorted(map(str, paths))
+    expected = dict(zip(map(str, paths), caption_images(paths, read_settings(str(best))), strict=True))
+    assert dict(zip(table["image"], table["caption"], strict=True)) == expected
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_table_is_captioned_in_its_order(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    rows = tmp_path / "list.tsv"
+    rows.write_text("".join(f"{line}\n" for line in ("image", images[1].name, images[0].name)))
+    out = tmp_path / "captions.csv"
+    assert caption(rows, "--model", best, "--out", out).exit_code == 0
+    assert list(pd.read_csv(out)["image"]) == [str(images[1]), str(images[0])]
+
+
+def test_nothing_is_written_where_nothing_can_be(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd.csv").write_text("picture\na.png\n")
+    (tmp_path / "note.png").write_text("no image")
+    out = tmp_path / "captions.csv"
+    for source, said in (
+        ("empty", "no image in this folder"),
+        ("odd.csv", "no column for the image"),
+        ("note.png", ""),
+    ):
+        result = caption(tmp_path / source, "--model", best, "--out", out)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert not out.exists()
+    result = caption(images[0], "--model", best, "--out", tmp_path / "none" / "captions.csv")
+    assert (result.exit_code, "--out" in result.stderr) == (2, True)
 
 
 def test_a_model_that_is_none_is_named(images: list[Path], caption: Callable[..., Result], tmp_path: Path) -> None:

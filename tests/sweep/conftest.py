@@ -1,12 +1,13 @@
 """Fixtures for tests of the sweep."""
 
-import os
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sweep.process.environment import set_environment
 from sweep.space import SearchSpace, dump_space
@@ -47,19 +48,27 @@ def create(empty_runs: Callable[[Path, SearchSpace], Study], tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="session")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Materials]:
-    """A tiny model and images for real runs; the caches of the whole session lie beside them."""
-    made = Materials(tmp_path_factory.mktemp("materials"))
-    write_images(made.images)
-    save_tiny_blip(made.model, initializer_range=0.3)
-    made.space.write_text(SPACE)
-    made.working_directory.mkdir()
-    before = os.environ.get("MEDCAP_CACHE")
-    os.environ["MEDCAP_CACHE"] = made.environment["MEDCAP_CACHE"]
-    yield made
-    del os.environ["MEDCAP_CACHE"]
-    if before is not None:
-        os.environ["MEDCAP_CACHE"] = before
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the workers of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def materials(shared: Path) -> Iterator[Materials]:
+    """A tiny model and images for real runs, made by the first worker; the caches of the session lie beside them."""
+    made = Materials(shared / "materials")
+    with FileLock(shared / "materials.lock"):
+        if not made.home.exists():
+            write_images(made.images)
+            save_tiny_blip(made.model, initializer_range=0.3)
+            made.space.write_text(SPACE)
+            made.working_directory.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDCAP_CACHE", made.environment["MEDCAP_CACHE"])
+        yield made
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,20 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="session")
-def finished_run(materials: Materials) -> FinishedRun:
-    process = start_run(materials, materials.space, "--data", "../images", "--model", "../model", "--max-concurrent", 1)
-    with ended_afterwards(process), watching_listening(process.pid) as listening:
-        stdout, stderr = process.communicate()
-    directory = materials.working_directory / "runs" / "tiny-001"
-    return FinishedRun(directory, process.returncode, stdout, stderr, listening)
+def finished_run(materials: Materials, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run made by the first worker that asks for it, of which each has a copy."""
+    seen = shared / "finished_run.json"
+    with FileLock(shared / "finished_run.lock"):
+        if not seen.exists():
+            flags = ("--data", "../images", "--model", "../model", "--max-concurrent", 1)
+            process = start_run(materials, materials.space, *flags)
+            with ended_afterwards(process), watching_listening(process.pid) as listening:
+                stdout, stderr = process.communicate()
+            seen.write_text(json.dumps([process.returncode, stdout, stderr, sorted(listening)]))
+    directory = tmp_path_factory.mktemp("runs") / "tiny-001"
+    shutil.copytree(materials.working_directory / "runs" / "tiny-001", directory)
+    exit_code, stdout, stderr, found = json.loads(seen.read_text())
+    return FinishedRun(directory, exit_code, stdout, stderr, {(name, address) for name, address in found})
 
 
 @pytest.fixture(scope="session")

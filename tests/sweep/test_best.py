@@ -59,6 +59,18 @@ def test_another_trials_config_can_be_had(finished: Path, tmp_path: Path) -> Non
     }
 
 
+def test_the_best_trial_is_printed_for_programs(finished: Path, tmp_path: Path) -> None:
+    code, text, _ = call(finished, "--json")
+    found = json.loads(text)
+    best = (finished / "best" / "trial.txt").read_text().strip()
+    assert (code, found["trial"], found["model"]) == (0, best, str(finished.resolve() / "best"))
+    assert found["test"]["CIDEr"] == 2.5
+    assert found["config"] == json.loads((finished / "trials" / best / "trial.json").read_text())["config"]
+    other = json.loads(call(finished, "--json", "--trial", "trial_0003")[1])
+    assert (other["trial"], other["state"]) == ("trial_0003", "SUCCEEDED")
+    assert call(finished, "--json", "--export", tmp_path / "model")[0] == 2
+
+
 def test_an_exported_model_has_a_card_that_the_hub_reads(finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "exports" / "model"
     code, said, _ = call(finished, "--export", target)

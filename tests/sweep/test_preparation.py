@@ -12,7 +12,7 @@ from PIL import Image
 
 from medcap_core.data import prepare
 from medcap_core.data.prepare import TooManyBadRecords
-from medcap_core.errors import ConfigFault, ModelFault
+from medcap_core.errors import ConfigFault, ModelFault, RunFault
 from medcap_core.models import load_trial_captioner
 from medcap_core.training.validation import build_request, find_scored
 from sweep.execution.jobs import PredictionJob, predict_here
@@ -51,6 +51,19 @@ def test_captions_that_are_cut_are_counted(materials: Materials) -> None:
     assert check_before_start(build_space(values | {"fixed": values["fixed"] | {"freeze": "zero_shot"}}, "test")) == []
 
 
+def test_captions_that_cider_cannot_rank_are_told_before_the_start(materials: Materials, tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        (tmp_path / split).mkdir()
+        rows = [f"{index}.png,no acute finding" for index in range(3)]
+        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+        for index in range(3):
+            Image.new("L", (9, 9), 20 * index).save(tmp_path / split / f"{index}.png")
+    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
+    values = {"name": "any", "data": str(tmp_path), "model": str(materials.model), "fixed": fixed}
+    (note,) = check_before_start(build_space(values, "test"))
+    assert note.startswith("Captions       3 of 3 validation captions are alike: an exact copy has CIDEr 0.000")
+
+
 def test_a_run_with_too_many_bad_records_keeps_the_list(
     create: Callable[..., Study], materials: Materials, tmp_path: Path
 ) -> None:
@@ -65,11 +78,57 @@ def test_a_run_with_too_many_bad_records_keeps_the_list(
     study = create(build_space({"name": "any", "data": str(images), "model": str(materials.model)}, "test"))
     with pytest.raises(TooManyBadRecords) as raised:
         prepare_run(study, quiet_view())
-    assert "8.3% of the records cannot be used" in raised.value.faults[0]
+    assert "8.3% of the records of all splits cannot be used (train 1 of 6, validation 0 of 3" in raised.value.faults[0]
     assert raised.value.faults[-1] == f"All are listed in {study.directory / 'skipped_records.csv'}."
     with (study.directory / "skipped_records.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["split"], row["id"]) == ("train", "4.png")
+
+
+def write_table(folder: Path, captions: dict[int, str]) -> Path:
+    """A table of 20 train, 10 validation and 10 test images, of which some have a caption of their own."""
+    rows = ["path,caption,split"]
+    generator = np.random.default_rng(3)
+    for index in range(40):
+        if not (folder / f"{index}.png").exists():
+            Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(folder / f"{index}.png")
+        split = "train" if index < 20 else "validation" if index < 30 else "test"
+        rows.append(f"{index}.png,{captions.get(index, 'a lung')},{split}")
+    (folder / "data.csv").write_text("\n".join(rows) + "\n")
+    forget_data()
+    return folder / "data.csv"
+
+
+def forget_data() -> None:
+    """Read the data again, as another process would."""
+    prepare.load_dataset.cache_clear()
+    prepare._open_store.cache_clear()
+
+
+def test_bad_records_may_be_mended_or_left_out_while_a_run_is_stopped(
+    create: Callable[..., Study], materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path, {35: ""})
+    (tmp_path / "3.png").write_bytes(b"no image")
+    study = create(build_space({"name": "any", "data": str(table), "model": str(materials.model)}, "test"))
+    view, told = quiet_view(), []
+    monkeypatch.setattr(view, "message", told.append)
+    assert len(prepare_run(study, view).splits["test"]) == 9
+    table.write_text(table.read_text().replace("3.png,a lung,train\n", "", 1))  # left out: nothing has changed
+    forget_data()
+    prepare_run(study, view)
+    mended = "Data: bad records that this run began without are mended (test); its trials use them from now on"
+    assert mended not in told
+    write_table(tmp_path, {})
+    assert len(prepare_run(study, view).splits["test"]) == 10
+    assert mended in told
+    study.paths.test_metrics.write_text("{}")
+    with pytest.raises(RunFault, match="bad records of the test split were mended after it was scored"):
+        prepare_run(study, view)
+    study.paths.test_metrics.unlink()
+    write_table(tmp_path, {5: "another lung"})
+    with pytest.raises(RunFault, match="the train split has other records"):
+        prepare_run(study, view)
 
 
 def test_duplicates_are_listed_before_training(

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,9 @@ from optuna.storages import RDBStorage
 
 from medcap_core.errors import RunFault
 from sweep.space import dump_space
+from sweep.study import database as database_module
 from sweep.study import study as study_module
+from sweep.study.database import build_history
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support import REPOSITORY
@@ -25,6 +28,7 @@ from tests.support.small_runs import (
     essence,
     fixed_length,
     optuna_essence,
+    read_optuna,
     report_of,
     run_one,
     space,
@@ -118,7 +122,8 @@ def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[...,
 
 def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
-    run_one(study, 2.0, 2.0, 2.0, 2.0)
+    for _ in range(3):
+        run_one(study, 2.0, 2.0, 2.0, 2.0)
     record = study.propose()
     assert record is not None
     assert not study.report(record.name, report_of(record, 1, 1.0))
@@ -164,8 +169,8 @@ def finished_on_disk(directory: Path) -> set[str]:
 def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
     create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 1e-5)]
-    study = create(space(trials=3, first_points=points))
+    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
+    study = create(space(trials=5, first_points=points))
     trainer = Trainer()
     with monkeypatch.context() as patch:
         recorder = SnapshotEachWrite(study, trainer, tmp_path, patch)
@@ -180,7 +185,7 @@ def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
         trained_before = sum(len(done) for done in kept.values())
         with Study.open(directory) as again:
             assert {record.name for record in again.records if record.state.is_final} == finished
-            assert again.num_remaining == 3 - len(finished)
+            assert again.num_remaining == 5 - len(finished)
             resumed.run(again)
             assert essence(again) == expected, directory.name
         assert finished.isdisjoint(resumed.proposed), directory.name
@@ -242,8 +247,6 @@ def test_two_drivers_cannot_hold_one_run(create: Callable[..., Study]) -> None:
     [
         ("space.yaml", b"name: [", r"space\.yaml"),
         ("space.yaml", b"name: small\nsearch: {rank: {choice: [1, 2]}}\n", r"space\.yaml.*rank"),
-        ("study.db", b"not a database at all" * 300, r"study\.db is damaged .*move it away and resume"),
-        ("study.db", b"", r"study\.db is damaged .*move it away and resume"),
         ("trials/trial_0001/trial.json", b"{", r"trial_0001/trial\.json: cannot be read"),
         ("trials/trial_0000/trial.json", None, r"trial_0000/trial\.json is missing; restore it"),
         ("trials/trial_0001/trial.json", None, r"trial_0001/trial\.json is missing; restore it"),
@@ -278,6 +281,91 @@ def test_a_missing_database_is_made_anew_from_the_records(create: Callable[..., 
     Study.open(study.directory).close()
     assert optuna_essence(study.directory) == before
     assert len(before) == 4
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 300, b"", None])
+def test_a_damaged_database_is_moved_aside_and_made_anew(create: Callable[..., Study], content: bytes | None) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=4)
+    study.close()
+    before = optuna_essence(study.directory)
+    database = study.directory / "study.db"
+    damaged = database.read_bytes()[:9000] if content is None else content
+    database.write_bytes(damaged)
+    lines: list[str] = []
+    with Study.open(study.directory) as again:
+        again.tell(lines.append)
+    (line,) = lines
+    assert line.startswith("study.db was damaged (")
+    assert optuna_essence(study.directory) == before
+    assert (study.directory / "study.db.damaged").read_bytes() == damaged
+
+
+def test_a_locked_database_stops_nothing_and_is_caught_up(
+    create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "SECONDS_TO_WAIT", 0.01)
+    undisturbed, study = create(space(), "undisturbed"), create(space())
+    for one in (undisturbed, study):
+        Trainer().run(one, most_trials=1)
+    study.close()
+    reader = sqlite3.connect(study.directory / "study.db")
+    reader.execute("BEGIN EXCLUSIVE")
+    lines: list[str] = []
+    with Study.open(study.directory) as again:
+        again.tell(lines.append)
+        for one in (undisturbed, again):
+            Trainer().run(one, most_trials=2)
+        assert essence(again) == essence(undisturbed)
+        assert lines == [
+            "study.db cannot be written (database is locked); the search goes on without it, and it is caught up when "
+            "it can be, at the latest by --resume"
+        ]
+        reader.close()
+    assert optuna_essence(study.directory) == optuna_essence(undisturbed.directory)
+    assert len(lines) == 1
+
+
+def test_a_database_that_is_damaged_meanwhile_is_made_anew(create: Callable[..., Study]) -> None:
+    study = create(space())
+    lines: list[str] = []
+    study.tell(lines.append)
+    Trainer().run(study, most_trials=1)
+    (study.directory / "study.db").write_bytes(b"no database" * 1000)
+    Trainer().run(study, most_trials=2)
+    assert len(optuna_essence(study.directory)) == 3
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("name", ["study.db", ".study.db.tmp"])
+def test_a_folder_in_the_place_of_the_database_stops_nothing(create: Callable[..., Study], name: str) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=1)
+    study.close()
+    (study.directory / "study.db").unlink()
+    (study.directory / name).mkdir()
+    lines: list[str] = []
+    with Study.open(study.directory) as again:
+        again.tell(lines.append)
+        Trainer().run(again, most_trials=1)
+    assert len(lines) == 1
+    assert "study.db cannot be written" in lines[0]
+
+
+def test_the_sampler_sees_what_the_database_holds(create: Callable[..., Study]) -> None:
+    study = create(space(trials=9))
+    Trainer().run(study, most_trials=6)
+    stopped = study.propose()
+    assert stopped is not None
+    shown = [
+        (trial.state, trial.params, trial.distributions, trial.intermediate_values, trial.values)
+        for trial in build_history(study.records)
+    ]
+    assert shown == [
+        (trial.state, trial.params, trial.distributions, trial.intermediate_values, trial.values)
+        for trial in read_optuna(study.directory)
+    ]
+    assert len({state for state, *_ in shown}) == 3
 
 
 def test_a_database_of_another_run_is_refused(create: Callable[..., Study]) -> None:

@@ -27,6 +27,7 @@ from sweep.study.study import Study
 from tests.support.real_runs import LOOPBACK, NUM_IMAGES, Materials, ended_afterwards, start_run
 from tests.support.small_runs import read_optuna
 from tests.sweep.conftest import FinishedRun
+from tests.sweep.test_preparation import forget_data
 
 RUN_FILES = {
     "best",
@@ -142,7 +143,7 @@ class TestAWholeRun:
             image = Image.open(materials.images / "test" / row.id).convert("RGB")
             pixels = processor(images=image, return_tensors="pt").pixel_values
             with torch.inference_mode():
-                ids = model.generate(pixel_values=pixels, generation_config=model.generation_config)
+                ids = model.generate(pixel_values=pixels)
             text = processor.decode(ids[0], skip_special_tokens=True).removeprefix("[DEC]")  # special to true BLIPs
             assert text.strip() == row.prediction
 
@@ -251,6 +252,32 @@ def test_a_dry_run_starts_nothing(run: Callable[..., Result], materials: Materia
     assert not list(tmp_path.iterdir())
     assert ray.is_initialized() == was_running
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_dry_run_judges_the_data_as_a_run_does(
+    run: Callable[..., Result], materials: Materials, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(materials.images, images)
+    (images / "train" / "3.png").write_bytes(b"no image")
+    flags = ("--data", images, "--model", materials.model, "--dry-run")
+    result = run(materials.space, *flags)
+    assert result.exit_code == 0, result.output
+    for line in (
+        "Data           image folder with metadata files; 22 train, 9 validation, 7 test",
+        "Left out       1 records, such as:",
+        "               train 3.png: unreadable image: not an image, or damaged from its first bytes on",
+        "Duplicates     ",
+        "Captions       0 of 22 training captions are cut to max_caption_tokens 16; the longest has ",
+    ):
+        assert line in result.stdout
+    (images / "test" / "0.png").unlink()
+    forget_data()
+    refused = run(materials.space, *flags)
+    assert refused.exit_code == 2
+    assert "5.3% of the records of all splits cannot be used (train 1 of 22, validation 0 of 9, test 1 of 7)" in (
+        refused.stderr
+    )
 
 
 GRID = """

@@ -9,6 +9,7 @@ from medcap_core.errors import ConfigFault
 from sweep.execution.cluster import TrialResources
 from sweep.runner import EveryTrialFailed, choose_best, discard_unused
 from sweep.space import build_space
+from sweep.study.directory import check_new_directory
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.real_runs import quiet_view
@@ -18,8 +19,10 @@ ONE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, ma
 
 def test_what_a_fault_left_empty_is_removed(create: Callable[..., Study]) -> None:
     study = create(build_space({"name": "any"}, "test"), "unused")
+    study.paths.skipped_records.write_text("split,id,reason\n")
     discard_unused(study.directory, TooManyBadRecords("5 of 9"))
-    assert study.directory.is_dir()
+    assert list(study.directory.iterdir()) == [study.paths.skipped_records]
+    check_new_directory(study.directory)  # the same command begins there once the records are mended
     discard_unused(study.directory, ConfigFault("no"))
     assert not study.directory.exists()
 

@@ -1,13 +1,22 @@
-"""DICOM series, read by SimpleITK, which sorts the slices by position rather than by name."""
+"""DICOM files, read by SimpleITK: a series of slices as a volume, sorted by position, and one frame as an image."""
 
+import math
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from medcap_core.data.records import Volume
 
 _POSITION = "0020|0032"  # ImagePositionPatient
+_ECHO_TIME = "0018|0081"
+_PHOTOMETRIC = "0028|0004"
+_BITS_STORED, _IS_SIGNED = "0028|0101", "0028|0103"
+_INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
+_WINDOW_CENTER, _WINDOW_WIDTH, _WINDOW_FUNCTION = "0028|1050", "0028|1051", "0028|1056"
 _MAX_STEP = 1.5
 """Largest distance between neighbouring slices, in units of the median distance; more is a gap."""
 
@@ -37,10 +46,11 @@ def read_dicom_series(folder: Path) -> Volume:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        *_, last_line = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"its DICOM slices cannot be read ({last_line})") from error
+        raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
     slices = [number for number in range(len(names)) if reader.HasMetaDataKey(number, _POSITION)]
     positions = [reader.GetMetaData(number, _POSITION).split("\\") for number in slices]
+    echo_times = {reader.GetMetaData(n, _ECHO_TIME).strip() for n in slices if reader.HasMetaDataKey(n, _ECHO_TIME)}
+    _require_one_image_each(positions, echo_times)
     _require_even_steps([[float(number) for number in position] for position in positions])
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it is {image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values a voxel")
@@ -51,6 +61,20 @@ def read_dicom_series(folder: Path) -> Volume:
     return Volume(np.ascontiguousarray(voxels.transpose(2, 1, 0)[::-1, ::-1]), (x, y, z))
 
 
+def _last_line(error: RuntimeError) -> str:
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _require_one_image_each(positions: list[list[str]], echo_times: set[str]) -> None:
+    """Raise ValueError where several images lie at one position, such as the echoes of one series."""
+    most = max(Counter(map(tuple, positions)).values(), default=1)
+    if most > 1:
+        echoes = f", echo times {', '.join(sorted(echo_times, key=_as_number))} ms" if len(echo_times) > 1 else ""
+        raise ValueError(
+            f"the series holds {most} images at one position{echoes}; give a folder for each of these volumes"
+        )
+
+
 def _require_even_steps(positions: list[list[float]]) -> None:
     """Raise ValueError where slices are missing, which would shorten the head."""
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
@@ -58,3 +82,71 @@ def _require_even_steps(positions: list[list[float]]) -> None:
         raise ValueError(
             f"slices are missing: most lie {np.median(steps):g} mm apart, but two of them {steps.max():g} mm"
         )
+
+
+def read_dicom_image(path: Path) -> Image.Image:
+    """Load the only frame of a DICOM file: mode L or RGB (8 bits), or F where its range is not known.
+
+    SimpleITK applies the rescale slope and intercept. Gray values are then windowed by the first window of the file
+    (centre, width and function, by DICOM PS3.3 C.11.2.1) to 0 .. 255. Without a usable window, 8-bit values stay as
+    stored and others are returned in mode F, for `medcap_core.data.images.to_rgb` to scale. MONOCHROME1, where the
+    lowest value is white, is inverted. Tables of values (VOI LUT sequences) are not read.
+    Raises OSError or ValueError with a message of one line, also for a file of several frames.
+    """
+    import SimpleITK  # an extra: importing this module must not need it
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr directly
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        num_frames = math.prod(reader.GetSize()[2:])
+        if num_frames != 1:
+            raise ValueError(f"it holds {num_frames} frames; save the one to be captioned as a file of its own")
+        values: NDArray[Any] = SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise ValueError(f"its DICOM content cannot be read ({_last_line(error)})") from error
+    header = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+    if reader.GetNumberOfComponents() > 1:
+        return Image.fromarray(values.reshape(values.shape[-3:]))
+    values = values.reshape(values.shape[-2:])
+    is_inverted = header.get(_PHOTOMETRIC) == "MONOCHROME1"
+    windowed = _apply_window(_restore_inverted(values, header) if is_inverted else values, header)
+    if windowed is not None:
+        return Image.fromarray(255 - windowed if is_inverted else windowed)
+    return Image.fromarray(values if values.dtype == np.uint8 else values.astype(np.float32))
+
+
+def _restore_inverted(values: NDArray[Any], header: dict[str, str]) -> NDArray[np.float64]:
+    """Restore the values that a window of a MONOCHROME1 file is meant for.
+
+    GDCM flips all bits of the stored values x of such files before the rescale: y = slope (top - x) + intercept.
+    """
+    top = -1 if header.get(_IS_SIGNED) == "1" else 2 ** int(header[_BITS_STORED]) - 1
+    slope, intercept = float(header.get(_SLOPE) or 1), float(header.get(_INTERCEPT) or 0)
+    return slope * top + 2 * intercept - values.astype(np.float64)
+
+
+def _apply_window(values: NDArray[Any], header: dict[str, str]) -> NDArray[np.uint8] | None:
+    """Window gray values to uint8 by the header's first window; None without a usable one."""
+    center, width = (_as_number(header.get(key, "").split("\\")[0]) for key in (_WINDOW_CENTER, _WINDOW_WIDTH))
+    function = header.get(_WINDOW_FUNCTION) or "LINEAR"
+    if not (math.isfinite(center) and math.isfinite(width)) or width < (1 if function == "LINEAR" else 1e-12):
+        return None
+    offsets = values.astype(np.float64) - center
+    if function == "SIGMOID":
+        shares = 1 / (1 + np.exp(np.clip(-4 * offsets / width, -700, 700)))
+    elif function == "LINEAR_EXACT":
+        shares = offsets / width + 0.5
+    else:
+        shares = (offsets + 0.5) / max(width - 1, 1e-12) + 0.5
+    windowed: NDArray[np.uint8] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return windowed
+
+
+def _as_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

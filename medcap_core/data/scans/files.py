@@ -91,8 +91,6 @@ def find_volume(path: Path) -> VolumeReference:
 
 
 def require_dicom_reader() -> None:
-    """Raise DataFault where SimpleITK, which reads DICOM folders, is not installed."""
+    """Raise DataFault where SimpleITK, which reads DICOM files, is not installed."""
     if importlib.util.find_spec("SimpleITK") is None:
-        raise DataFault(
-            "DICOM folders are read by SimpleITK, which is not installed: pip install 'medcap-sweep[dicom]'."
-        )
+        raise DataFault("DICOM files are read by SimpleITK, which is not installed: pip install 'medcap-sweep[dicom]'.")

@@ -17,6 +17,9 @@ MAX_VOXELS = 2**30
 """A header with more voxels is broken, and reading the file would take all memory."""
 
 _MAX_BYTES = 8 * MAX_VOXELS
+_HEADER_LIMIT = 540
+_ZOOM_TOLERANCE = 0.01
+"""Largest relative difference between a zoom and its affine that counts as rounding."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = {348: "Nifti1Image", 540: "Nifti2Image"}
 _MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # by the header's code of its spatial unit
@@ -26,15 +29,16 @@ def read_nifti(path: Path) -> Volume:
     """Load a NIfTI-1 or NIfTI-2 file, gzipped or not by its content, scaled by the header's slope and intercept.
 
     Axes are permuted and flipped to the closest RAS orientation, as by `nibabel.as_closest_canonical`; nothing is
-    interpolated. Voxel sizes are the header's zooms. A fourth axis of length 1 is dropped. The whole file is read, so
-    gzip's checksum is verified. Raises OSError, EOFError or ValueError with a message of one line.
+    interpolated. Voxel sizes are those of the affine that is used (sform, else qform, else zooms). A fourth axis of
+    length 1 is dropped. The whole file is read, so gzip's checksum is verified. Raises OSError, EOFError or ValueError
+    with a message of one line.
     """
     import nibabel
 
     content = _read_content(path)
     kind = getattr(nibabel, _find_kind(content))
     header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
-    shape, voxel_size_mm = _check_header(header)
+    shape = _check_header(header)
     try:
         image = kind.from_bytes(content)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
@@ -46,7 +50,8 @@ def read_nifti(path: Path) -> Volume:
         counted = first_line(error).removesuffix(" from object")
         raise ValueError(f"it is shorter than its header says ({counted})") from error
     axes = np.argsort(orientation[:, 0])
-    x, y, z = (voxel_size_mm[axis] for axis in axes.tolist())
+    sizes_mm = _compute_voxel_size(image.affine, header)
+    x, y, z = (sizes_mm[axis] for axis in axes.tolist())
     return Volume(np.ascontiguousarray(nibabel.apply_orientation(voxels, orientation)), (x, y, z))
 
 
@@ -78,8 +83,45 @@ def _find_kind(content: bytes) -> str:
     return kind
 
 
-def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Return shape and voxel sizes in mm, in stored axis order. Raises ValueError for values no scan can have."""
+def _compute_voxel_size(affine: NDArray[np.float64], header: Any) -> list[float]:
+    """Compute the voxel sizes in mm that the affine states, in stored axis order."""
+    import nibabel
+
+    sizes: list[float] = nibabel.affines.voxel_sizes(affine).tolist()
+    return [size * _find_unit(header) for size in sizes]
+
+
+def _find_unit(header: Any) -> float:
+    """Return the millimetres of the header's spatial unit; 1 where it names none."""
+    return _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def describe_other_zooms(path: Path) -> str | None:
+    """Describe the voxel sizes of a header whose zooms (`pixdim`) differ from its affine; None where they agree.
+
+    Reads the header alone. A file that `read_nifti` refuses gives None.
+    """
+    import nibabel
+
+    try:
+        with path.open("rb") as file:
+            is_compressed = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            content = gzip.GzipFile(fileobj=file).read(_HEADER_LIMIT) if is_compressed else file.read(_HEADER_LIMIT)
+        header = getattr(nibabel, _find_kind(content)).header_class.from_fileobj(io.BytesIO(content), check=False)
+        _check_header(header)
+        by_affine = _compute_voxel_size(header.get_best_affine(), header)
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.spatialimages.HeaderDataError):
+        return None
+    by_zooms = [abs(float(zoom)) * _find_unit(header) for zoom in header["pixdim"][1:4]]
+    if np.allclose(by_affine, by_zooms, rtol=_ZOOM_TOLERANCE, atol=0):
+        return None
+    written = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (by_affine, by_zooms))
+    return "{} mm by its affine, {} mm by pixdim".format(*written)
+
+
+def _check_header(header: Any) -> tuple[int, int, int]:
+    """Return the shape, in stored axis order. Raises ValueError for values no scan can have."""
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise ValueError(f"its NIfTI header is broken (it says that there are {num_axes} axes)")
@@ -89,8 +131,7 @@ def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float
         raise ValueError(f"its NIfTI header is broken (it says that the shape is {written})")
     if len(shape) < 3 or any(length > 1 for length in shape[3:]):
         raise ValueError(f"it is {len(shape)}D ({written}); give one volume with three axes")
-    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    x, y, z = (abs(float(zoom)) * unit for zoom in header["pixdim"][1:4])
+    x, y, z = (abs(float(zoom)) * _find_unit(header) for zoom in header["pixdim"][1:4])
     if not all(math.isfinite(zoom) and zoom > 0 for zoom in (x, y, z)):
         raise ValueError(f"its NIfTI header is broken (it says that voxels measure {x:g} x {y:g} x {z:g} mm)")
     try:
@@ -99,7 +140,7 @@ def _check_header(header: Any) -> tuple[tuple[int, int, int], tuple[float, float
         raise ValueError(f"its NIfTI header is broken (there is no data type {int(header['datatype'])})") from None
     if dtype.kind not in "iuf":
         raise ValueError(f"its voxels are {dtype}, not single real numbers")
-    return (shape[0], shape[1], shape[2]), (x, y, z)
+    return shape[0], shape[1], shape[2]
 
 
 def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:

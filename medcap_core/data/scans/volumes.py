@@ -15,7 +15,7 @@ from medcap_core.data.records import Reference, Volume, VolumeReference
 from medcap_core.data.scans.files import find_volume
 
 # Raise when reading, scaling or resizing of volumes changes, so that existing stores are not reused.
-VOLUME_VERSION = 1
+VOLUME_VERSION = 2
 
 
 @dataclass(frozen=True)

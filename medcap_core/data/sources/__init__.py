@@ -6,19 +6,30 @@ from pathlib import Path
 
 from medcap_core.data.grouping import describe_shared, drop_shared, find_shared, note_shared
 from medcap_core.data.records import Dataset, SkippedRecord
-from medcap_core.data.sources.hub import ROCOV2_ON_HUB, is_hub_name, is_parquet, read_hub, read_parquet
+from medcap_core.data.sources.annotations import is_annotations, read_annotations
+from medcap_core.data.sources.hub import (
+    HUB_ALIASES,
+    is_hub_name,
+    is_parquet,
+    is_webdataset,
+    read_hub,
+    read_parquet,
+    read_webdataset,
+)
 from medcap_core.data.sources.image_folder import (
     is_image_folder,
     is_split_tables,
     read_image_folder,
     read_split_tables,
 )
+from medcap_core.data.sources.iu_xray import is_iu_xray, read_iu_xray
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
 from medcap_core.data.sources.rocov2 import is_rocov2, read_rocov2
 from medcap_core.data.sources.rows import is_table
 from medcap_core.data.sources.scan_tables import is_scan_table, read_scan_table
 from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, read_table
+from medcap_core.data.sources.text_files import has_text_files, read_text_files
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
 
@@ -35,6 +46,7 @@ class PathSource:
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
+    PathSource("IU X-Ray, two tables", is_iu_xray, read_iu_xray),
     PathSource("table of scans and reports", is_scan_table, read_scan_table),
     PathSource("table of image paths and captions", is_table, read_table, read_table),
     PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
@@ -43,13 +55,18 @@ PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("image folder with metadata files", is_image_folder, read_image_folder, read_image_folder),
     PathSource("folder with a table for each split", is_split_tables, read_split_tables, read_split_tables),
     PathSource("parquet files in the Hub's layout", is_parquet, read_parquet, read_parquet),
+    PathSource("WebDataset", is_webdataset, read_webdataset, read_webdataset),
+    PathSource("JSON annotations", is_annotations, read_annotations, read_annotations),
+    PathSource("images with a text file beside each", has_text_files, read_text_files),
 )
 
 _LAYOUTS = (
     "a CSV, TSV, JSONL or Excel file of image paths and captions, or of scans and reports; a ROCOv2 folder "
     "(train_captions.csv, train_images/); a ROCO v1 folder (data/train/radiology/captions.txt, or "
     "all_data/train/radiologytraindata.csv); an image folder (train/metadata.csv or .jsonl); a folder "
-    "with a table for each split (train.csv, val.csv, test.csv); parquet files (data/train-*.parquet)"
+    "with a table for each split (train.csv, val.csv, test.csv); parquet files (data/train-*.parquet); a JSON file of "
+    "annotations (COCO captions, R2Gen, a list of records); IU X-Ray's two tables; a WebDataset (train-000.tar); a "
+    "folder of images with a text file beside each"
 )
 
 
@@ -58,10 +75,10 @@ def load_data(
 ) -> Dataset:
     """Recognise the source `name_or_path` and read its records; no image is opened.
 
-    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), `rocov2`, any Hub data set `owner/name`; else a
-    path. `roco` is a fault that asks for one. `own` names the columns of a table. Missing validation and test splits
-    are cut by `seed` and noted in `Dataset.notes`. A case in two splits of the user's own making is a fault, in
-    published splits a note; with `drop_shared_cases` it is dropped from train. Raises DataFault.
+    Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), those of `HUB_ALIASES`, any Hub data set
+    `owner/name`; else a path. `own` names the columns of a table. Missing validation and test splits are cut by `seed`
+    and noted in `Dataset.notes`. A case in two splits of the user's own making is a fault, in published splits a note;
+    with `drop_shared_cases` it is dropped from train. Raises DataFault.
     """
     if name_or_path in ("phantoms", "phantoms-general", "brain_phantoms"):
         _refuse_columns(own, name_or_path)
@@ -102,8 +119,9 @@ def load_data(
 
 def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     """Return the kind of source and its records."""
-    if name_or_path == "rocov2":
-        return f"ROCOv2, Hub data set {ROCOV2_ON_HUB}", read_hub(ROCOV2_ON_HUB, own)
+    if name_or_path in HUB_ALIASES:
+        title, name = HUB_ALIASES[name_or_path]
+        return f"{title}, Hub data set {name}", read_hub(name, own)
     path = Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
@@ -114,16 +132,11 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
-    if name_or_path == "roco":
-        raise DataFault(
-            "ROCO v1 has no faithful copy on the Hub: pass the path of its folder (github razorx89/roco-dataset with "
-            "the images downloaded) in place of 'roco'."
-        )
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path, own)
     raise DataFault(
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
-        "rocov2 or a Hub data set as owner/name."
+        f"{', '.join(HUB_ALIASES)} or a Hub data set as owner/name."
     )
 
 

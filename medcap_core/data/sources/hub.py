@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub and parquet files of the same layout, through the `datasets` library.
+"""Data sets of the Hugging Face Hub, parquet files of the same layout and WebDatasets, through the `datasets` library.
 
 `datasets` is imported where it is used: most data sets are folders, and the import is slow in every process.
 """
@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,15 @@ from medcap_core.data.sources.tables import (
 from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
 
-ROCOV2_ON_HUB = "eltorio/ROCOv2-radiology"
+HUB_ALIASES = {
+    "rocov2": ("ROCOv2", "eltorio/ROCOv2-radiology"),
+    "rocov2-mini": ("1,978 train and 327 test images of ROCOv2", "unsloth/Radiology_mini"),
+    "roco": ("ROCO", "eltorio/ROCO-radiology"),
+}
+"""Name for `--data` -> what it is, and its name on the Hub."""
 
-_ID_COLUMNS = ("image_id", "id")
+_ID_COLUMNS = ("image_id", "id", "__key__")  # the last is a WebDataset's
+_WEB_CAPTION_COLUMNS = ("txt", "json")
 _CONCEPT_COLUMNS = ("cui", "cuis")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
@@ -88,7 +95,12 @@ def read_hub(name: str, own: TableColumns = USUAL_COLUMNS) -> Reading:
 
 def is_parquet(path: Path) -> bool:
     """Check for a parquet file, or a folder with some, directly, in its `data/` or in folders named by split."""
-    return bool(_find_parquet(path))
+    return bool(_find_shards(path, ".parquet"))
+
+
+def is_webdataset(path: Path) -> bool:
+    """Check for a tar file, or a folder with some, as `is_parquet` does."""
+    return bool(_find_shards(path, ".tar"))
 
 
 def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
@@ -97,9 +109,20 @@ def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
     DataFault.
     """
+    return _read_shards(path, _find_shards(path, ".parquet"), "parquet", own)
+
+
+def read_webdataset(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
+    """Read tar files of images, each with its caption under the same name: `.txt`, or `.json` with a caption.
+
+    Shards are named and converted as in `read_parquet`; the common name is the record's id. Raises DataFault.
+    """
+    return _read_shards(path, _find_shards(path, ".tar"), "webdataset", own)
+
+
+def _read_shards(path: Path, found: list[Path], builder: str, own: TableColumns) -> Reading:
     import datasets
 
-    found = _find_parquet(path)
     by_split: dict[str, list[str]] = {}
     for file in found:
         split = recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
@@ -113,12 +136,12 @@ def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     with guard_cache_writes(cache):
         cache.mkdir(parents=True, exist_ok=True)
         try:
-            loaded = datasets.load_dataset("parquet", data_files=by_split, cache_dir=str(cache))
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+            loaded = datasets.load_dataset(builder, data_files=by_split, cache_dir=str(cache))
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, tarfile.TarError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
-            raise DataFault(f"{path} cannot be read as parquet: {first_line(cause).rstrip('.')}.") from error
+            raise DataFault(f"{path} cannot be read as {builder}: {first_line(cause).rstrip('.')}.") from error
     reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path), own)
     reading.notes.extend(_describe_missing_shards(found))
     return reading
@@ -155,7 +178,11 @@ def _read_listing(listing: Path) -> ArrowFiles | None:
     """Read the listed files; None unless all of them exist."""
     if not listing.is_file():
         return None
-    files = {split: [Path(path) for path in paths] for split, paths in json.loads(listing.read_text("utf-8")).items()}
+    try:
+        listed = json.loads(listing.read_text("utf-8"))
+        files = {split: [Path(path) for path in paths] for split, paths in listed.items()}
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return None  # damaged: it is written anew
     return files if all(path.is_file() for paths in files.values() for path in paths) else None
 
 
@@ -193,7 +220,7 @@ def _read_arrow_file(
         record = Record(
             id=record_id or f"{split}_{first_row + row:06d}",
             image=ArrowImage(file, row, image_column),
-            caption=_as_text(caption),
+            caption=_as_caption(caption),
             case=case or None,
             truth={} if concepts is None else {"concepts": concepts},
         )
@@ -208,7 +235,8 @@ def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, str]:
     if image_column is None and own.image is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
         image_column = typed[0] if len(typed) == 1 else None
-    caption_column = find_column(table.column_names, (own.caption,) if own.caption else CAPTION_COLUMNS)
+    usual = (*CAPTION_COLUMNS, *_WEB_CAPTION_COLUMNS)
+    caption_column = find_column(table.column_names, (own.caption,) if own.caption else usual)
     if image_column is None or caption_column is None:
         raise DataFault(
             f"{where} needs a column {own.image or 'image'} and a column {own.caption or 'caption or text'}; its "
@@ -232,13 +260,13 @@ def _map_arrow_file(file: Path, process_id: int) -> Any:
 _fingerprint_once = functools.lru_cache(maxsize=256)(fingerprint_file)
 
 
-def _find_parquet(path: Path) -> list[Path]:
+def _find_shards(path: Path, suffix: str) -> list[Path]:
     if path.is_file():
-        return [path] if path.suffix.lower() == ".parquet" else []
+        return [path] if path.suffix.lower() == suffix else []
     for folder in (path, path / "data"):
         if folder.is_dir():
             folders = [folder, *(entry for entry in sorted(folder.iterdir()) if recognise_split(entry.name))]
-            found = [file for searched in folders for file in sorted(searched.glob("*.parquet"))]
+            found = [file for searched in folders for file in sorted(searched.glob(f"*{suffix}"))]
             if found:
                 return found
     return []
@@ -256,6 +284,14 @@ def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
         for (name, total), count in present.items()
         if count < total
     ]
+
+
+def _as_caption(value: Any) -> str:
+    """Return a caption as text; of the content of a `.json` file its caption."""
+    if isinstance(value, dict):
+        column = find_column(list(value), CAPTION_COLUMNS)
+        return _as_text(value[column]) if column else ""
+    return _as_text(value)
 
 
 def _as_text(value: Any) -> str:

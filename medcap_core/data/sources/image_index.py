@@ -15,7 +15,7 @@ from PIL import Image
 from medcap_core.data.records import ImageFile, ImageReference
 from medcap_core.errors import DataFault
 
-IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2", "ppm", "pgm"}
+IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2", "ppm", "pgm", "dcm"}
 
 _MAX_DEPTH = 2
 _MAX_NEAREST = 5

@@ -75,7 +75,7 @@ class Reading:
         if not num_rows:
             return []
         return [
-            f"{num_rows:,} rows name the image of an earlier row: each image is one record, its captions are several "
+            f"{num_rows:,} captions are further ones of an image: each image is one record, its captions are several "
             "references, and training takes one of them at random in each epoch."
         ]
 

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.errors import DataFault, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx")
@@ -171,10 +171,7 @@ def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str
             break
         if not line.strip():
             continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFault(f"{path} line {number} is not JSON ({error.msg}): write one object a line.") from error
+        cells = parse_json(line, f"{path} line {number}", "write one object a line")
         if not isinstance(cells, dict):
             raise DataFault(f"{path} line {number} is not a JSON object: write one object a line.")
         columns.update(dict.fromkeys(cells))

@@ -24,7 +24,7 @@ from medcap_core.data.sources.scan_rows import (
     find_scan_columns,
     gather_scans,
 )
-from medcap_core.data.sources.tables import find_column
+from medcap_core.data.sources.tables import find_column, flatten_columns
 from medcap_core.errors import DataFault
 
 _DIAGNOSIS_SENTENCE = re.compile(
@@ -48,6 +48,7 @@ def is_scan_table(path: Path) -> bool:
     if _lacks_header(path):
         return True
     table = read_rows(path, max_rows=_NUM_ROWS_LOOKED_AT)
+    flatten_columns(table)
     path_column = find_column(table.columns, PATH_COLUMNS)
     names = [row.text(path_column).strip() for row in table.rows] if path_column else []
     for name in names:
@@ -72,6 +73,7 @@ def read_scan_table(path: Path) -> Reading:
     Raises DataFault for a scan whose rows differ.
     """
     table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
+    flatten_columns(table)
     columns = find_scan_columns(table)
     reading = Reading(notes=list(table.notes), splits_by_user=True)
     scans = gather_scans(table, columns, reading)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medcap_core.data.records import ImageFile, Record, SplitName
 from medcap_core.data.sources.image_index import FolderImages
+from medcap_core.data.sources.json_cells import flatten_lists
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import Table, is_table, read_rows
 from medcap_core.errors import DataFault
@@ -88,17 +89,39 @@ def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
     return found
 
 
+def flatten_columns(table: Table, own: TableColumns = USUAL_COLUMNS) -> None:
+    """Make lists in the columns that are read as images and captions plain, in place; see `flatten_lists`."""
+    image = find_column(table.columns, [own.image] if own.image else IMAGE_COLUMNS)
+    caption = find_column(table.columns, [own.caption] if own.caption else CAPTION_COLUMNS)
+    others = (find_column(table.columns, names) for names in (CASE_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS))
+    captions = _join_columns(table, own, caption) if caption else []
+    flatten_lists(table, image, captions, [column for column in others if column])
+
+
 def add_table(
     reading: Reading, path: Path, split: SplitName | None = None, *, own: TableColumns = USUAL_COLUMNS
 ) -> None:
-    """Add the records of one file of image paths and captions to `reading`.
+    """Add the records of one file of image paths and captions to `reading`, see `add_rows`. Raises DataFault."""
+    table = read_rows(path)
+    flatten_columns(table, own)
+    add_rows(reading, table, split, own=own)
+
+
+def add_rows(
+    reading: Reading,
+    table: Table,
+    split: SplitName | None = None,
+    folder: Path | None = None,
+    *,
+    own: TableColumns = USUAL_COLUMNS,
+) -> None:
+    """Add the records of a table of image paths, relative to `folder` (else to the file's own), and captions.
 
     Required columns: an image and a caption, by their usual names or those in `own`; findings and impression are joined
     where no other caption stands. Optional: `id` (else the path as written), a case and `split`; all other columns go
     into `truth`. Without `split` as argument or column, the first folder of each path (`train/x.jpg`) is the split if
     all paths begin with a split, else all records are train. Raises DataFault.
     """
-    table = read_rows(path)
     image_column, caption_columns = find_own_columns(table, own)
     case_column = find_column(table.columns, CASE_COLUMNS)
     id_column = find_column(table.columns, ID_COLUMNS)
@@ -106,13 +129,12 @@ def add_table(
     used = {image_column, *caption_columns, case_column, id_column, split_column}
     extra_columns = [column for column in table.columns if column not in used]
     reading.notes.extend(table.notes)
-    images = FolderImages(path.parent)
+    images = FolderImages(folder or table.path.parent)
     splits = [split] * len(table.rows) if split else find_splits(table, split_column, image_column)
     for row, row_split in zip(table.rows, splits, strict=True):
         name = row.text(image_column).strip()
-        record_id = (row.text(id_column).strip() if id_column else "") or name or f"{path.name} line {row.line}"
-        fault = row.find_fault(image_column, *caption_columns)
-        found = fault or (images.find(name) if name else "no image named")
+        record_id = (row.text(id_column).strip() if id_column else "") or name or f"{table.path.name} line {row.line}"
+        found = row.fault or (images.find(name) if name else "no image named")
         if isinstance(found, str):
             reading.skip(row_split, record_id, found)
             continue
@@ -137,8 +159,13 @@ def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:
         "caption": [own.caption] if own.caption else CAPTION_COLUMNS,
     }
     image, caption = require_columns(table, needs)
+    return image, _join_columns(table, own, caption)
+
+
+def _join_columns(table: Table, own: TableColumns, caption: str) -> list[str]:
+    """Return the columns that are the caption: `caption`, or findings and impression if it is one of them."""
     joined = [column for name in _JOINED_COLUMNS if (column := find_column(table.columns, [name]))]
-    return image, joined if caption in joined and not own.caption else [caption]
+    return joined if caption in joined and not own.caption else [caption]
 
 
 def find_splits(table: Table, split_column: str | None, image_column: str) -> list[SplitName]:

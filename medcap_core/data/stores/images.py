@@ -22,7 +22,7 @@ from medcap_core.runtime.cache import cache_root
 from medcap_core.runtime.progress import Progress
 
 # Raise when decoding, scaling or the files' layout changes, so that existing stores are not reused.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class ImageStore:

@@ -20,6 +20,8 @@ from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAtten
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.search.beam import search_captions
+from medcap_core.models.wordpiece import decode_texts
+from medcap_core.runtime.checkpoints import load_pretrained
 
 
 class BlipCaptioner(Captioner):
@@ -32,6 +34,7 @@ class BlipCaptioner(Captioner):
     family = "blip"
     cross_attention = "decoder"
     can_record_steps = True
+    decoder_has_generate = True
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
@@ -56,7 +59,7 @@ class BlipCaptioner(Captioner):
                 "and quantization."
             )
         network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
-        processor = BlipProcessor.from_pretrained(source)
+        processor = load_pretrained(BlipProcessor, source)
         check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
         vision_config = network.config.vision_config
         if options.image_size is not None:
@@ -124,18 +127,13 @@ class BlipCaptioner(Captioner):
         )
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of a saved checkpoint, see `Captioner.set_generation_defaults`.
-
-        A loaded BLIP needs `generate(pixel_values=..., generation_config=model.generation_config)`: without that
-        argument transformers reads the text decoder's config, which has none.
-        """
+        """Set the defaults of plain `generate(pixel_values)`, see `Captioner.set_generation_defaults`."""
         self.network.generation_config = self._generation_config(config)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:].tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor
 
 from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
+from medcap_core.runtime.checkpoints import load_pretrained
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def load_whole_network(network_class: Any, source: str, *, may_lack: str = r"(?!
     Raises ModelFault where the weights lack a tensor of config.json or have it in another shape, unless the pattern
     `may_lack` is found in its name: such a tensor is initialised at random.
     """
-    loaded: Any = network_class.from_pretrained(
+    loaded: Any = load_pretrained(
+        network_class,
         source,
         use_safetensors=True,
         output_loading_info=True,
@@ -68,7 +70,7 @@ def check_tokenizer(tokenizer: Any, vocab_size: int, source: str) -> None:
 
 def load_image_processor(source: str) -> Any:
     """Load the image processor of a folder or Hub model."""
-    return AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+    return load_pretrained(AutoImageProcessor, source)
 
 
 def set_image_size(image_processor: Any, size: int) -> ImageGeometry:

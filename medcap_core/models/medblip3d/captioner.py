@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.records import Record, fold_white_space
+from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
@@ -40,6 +40,8 @@ from medcap_core.models.medblip3d.network import (
 )
 from medcap_core.models.medblip3d.recording import build_recording_copy, record_attention
 from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts
+from medcap_core.models.wordpiece import decode_texts
+from medcap_core.runtime.checkpoints import load_pretrained
 
 REPORT_PROMPT = "Report:"
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|c_attn", "out_proj|o_proj|o|c_proj"
@@ -126,7 +128,7 @@ class MedBlip3dCaptioner(Captioner):
         """Read the cube that a checkpoint takes, see `Captioner.read_geometry`."""
         if source == cls.family:
             return VolumeGeometry(image_size or MedBlip3dConfig().volume_size)
-        return VolumeGeometry(int(MedBlip3dConfig.from_pretrained(source).volume_size))
+        return VolumeGeometry(int(load_pretrained(MedBlip3dConfig, source).volume_size))
 
     @property
     def encoder(self) -> nn.Module:
@@ -346,8 +348,7 @@ class MedBlip3dCaptioner(Captioner):
 
     def _generate_texts(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
         generated = self.write_ids(query_outputs, prompt, config)
-        texts = self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return decode_texts(self.processor.tokenizer, generated, config)
 
     def write_ids(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
         """Generate ids (B, T) after one prompt by beam search from query outputs (B, Q, H), padded after the end."""
@@ -393,7 +394,7 @@ class MedBlip3dCaptioner(Captioner):
 
 def _refuse_other_parts(source: str, options: LoadOptions) -> None:
     """Raise ModelFault where `options` asks for other parts or sizes than the saved model has."""
-    config = MedBlip3dConfig.from_pretrained(source)
+    config = load_pretrained(MedBlip3dConfig, source)
     faults = [
         f"model {source} has its own {name}; remove {name}, which is for model medblip3d."
         for name in ("vision_model", "language_model", "qformer_layers")

@@ -11,6 +11,7 @@ from medcap_core.models.loading.load_faults import name_load_faults
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, load_whole_network
 from medcap_core.models.medblip3d.inflation import inflate_embeddings
 from medcap_core.models.medblip3d.network import VISION_TOWERS, MedBlip3dConfig, MedBlip3dNetwork, find_blocks
+from medcap_core.runtime.checkpoints import load_pretrained
 
 _WHOLE_MODELS = {"blip": "blip_vision_model", "blip-2": "blip_2_vision_model"}
 """Captioners whose vision tower can be used, by the prefix `vision_model.` of their weights."""
@@ -88,7 +89,7 @@ def build_qformer_config(vision_tower: Any, language_model: Any, num_layers: int
 
 def load_vision_tower(source: str, dtype: torch.dtype) -> Any:
     """Load the 2D encoder of a BLIP, a BLIP-2 or a ViT from a folder or the Hub. Raises ModelFault for others."""
-    config = AutoConfig.from_pretrained(source)
+    config = load_pretrained(AutoConfig, source)
     model_type = _WHOLE_MODELS.get(config.model_type, config.model_type)
     if model_type not in VISION_TOWERS:
         raise ModelFault(
@@ -106,7 +107,7 @@ def load_vision_tower(source: str, dtype: torch.dtype) -> Any:
 def load_tokenizer(source: str) -> Any:
     """Load a language model's tokenizer. Raises ModelFault where a package it needs is not installed."""
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return load_pretrained(AutoTokenizer, source)
     except ImportError as error:
         raise ModelFault(
             f"language_model {source}: its tokenizer needs a package that is not installed "
@@ -116,7 +117,7 @@ def load_tokenizer(source: str) -> Any:
 
 def load_language_model(source: str, dtype: torch.dtype) -> Any:
     """Load a decoder-only or encoder-decoder language model from a folder or the Hub. Raises ModelFault for others."""
-    config = AutoConfig.from_pretrained(source)
+    config = load_pretrained(AutoConfig, source)
     model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if config.model_type in _WHOLE_MODELS or type(config) not in model_class._model_mapping:
         raise ModelFault(

@@ -210,7 +210,7 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
 def build_language_model(config: Any) -> Any:
     """Build a new decoder-only or encoder-decoder language model of this config."""
     model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return model_class.from_config(config)
+    return model_class.from_config(config, trust_remote_code=False)
 
 
 def find_blocks(vision_tower: Any) -> nn.ModuleList:

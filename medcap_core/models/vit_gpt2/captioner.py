@@ -19,10 +19,10 @@ from transformers import (
     GPT2LMHeadModel,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
+    VisionTextDualEncoderProcessor,
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
 from medcap_core.models.generation import build_generation_config, check_caption_lengths
@@ -36,6 +36,8 @@ from medcap_core.models.loading.weights import (
 )
 from medcap_core.models.search.beam import search_captions
 from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
+from medcap_core.models.wordpiece import decode_texts
+from medcap_core.runtime.checkpoints import load_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +54,14 @@ _ATTENTION_MLP = (
 
 @dataclass
 class ImageAndText:
-    """An image processor and a tokenizer, saved in one folder for `AutoImageProcessor` and `AutoTokenizer`."""
+    """An image processor and a tokenizer, saved in one folder for `AutoProcessor`."""
 
     image_processor: Any
     tokenizer: Any
 
     def save_pretrained(self, directory: Path) -> None:
         """Write both to one folder in Hub format."""
-        self.image_processor.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+        VisionTextDualEncoderProcessor(self.image_processor, self.tokenizer).save_pretrained(directory)  # type: ignore[no-untyped-call]
 
 
 class ViTGpt2Captioner(Captioner):
@@ -101,14 +102,14 @@ class ViTGpt2Captioner(Captioner):
         """
         if options.quantization != "none":
             raise ModelFault(f"model {source}: a ViT-GPT2 is small enough as it is; remove quantization.")
-        config = AutoConfig.from_pretrained(source)
+        config = load_pretrained(AutoConfig, source)
         _check_config(config, options, source)
         if options.vision_model is None:
             network = load_whole_network(VisionEncoderDecoderModel, source, dtype=options.dtype)
         else:
             network = _join(_load_decoder(config, source), options.vision_model, source)
         image_processor = load_image_processor(options.vision_model or source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_pretrained(AutoTokenizer, source)
         check_tokenizer(tokenizer, int(network.config.decoder.vocab_size), source)
         if options.image_size is not None:
             _resize_positions(network, options.image_size, options.vision_model or source)
@@ -171,8 +172,7 @@ class ViTGpt2Captioner(Captioner):
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        texts = self.processor.tokenizer.batch_decode(ids[:, num_given:], skip_special_tokens=True)
-        return [fold_white_space(text) for text in texts]
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""
@@ -253,7 +253,7 @@ def _load_decoder(config: Any, source: str) -> GPT2LMHeadModel:
 
 def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEncoderDecoderModel:
     """Join the decoder to another vision tower."""
-    encoder = AutoModel.from_pretrained(vision_model, use_safetensors=True, dtype=torch.float32)
+    encoder = load_pretrained(AutoModel, vision_model, use_safetensors=True, dtype=torch.float32)
     width = getattr(encoder.config, "hidden_size", None)
     if encoder.main_input_name != "pixel_values" or not isinstance(width, int):
         raise ModelFault(

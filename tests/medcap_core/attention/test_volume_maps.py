@@ -82,7 +82,7 @@ def test_query_maps_are_the_q_formers_cross_attention(
 def test_words_share_out_the_language_models_attention_to_the_image(
     model: tuple[MedBlip3dCaptioner, TrialConfig], pixels: np.ndarray
 ) -> None:
-    """By GPT-2's or T5's own weights: the last layer's scores of the step that foretells each token."""
+    """By GPT-2's or T5's own weights: the last layer's scores of the step that predicts each token."""
     captioner, _ = model
     recorder, prompt = ask(captioner)
     ids = torch.tensor(captioner._tokenize_text(" the left lung"))[None].expand(3, -1)
@@ -104,7 +104,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
             length = scores.shape[-1]
             scores = scores.masked_fill(~torch.ones(length, length, dtype=torch.bool).tril(), -torch.inf)
         else:
-            handle = last.layer_norm.register_forward_hook(lambda _, __, told: caught.append(told))
+            handle = last.layer_norm.register_forward_hook(lambda _, __, output: caught.append(output))
             begun = torch.cat([torch.full((3, 1), captioner.start_id), ids[:, :-1]], 1)
             read = language_model.encoder(inputs_embeds=embedded).last_hidden_state
             language_model(encoder_outputs=(read,), decoder_input_ids=begun)

@@ -11,7 +11,7 @@ import pytest
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.images import ImageGeometry
-from medcap_core.data.prepare import PreparedData, TooManyBadRecords, prepare_data, write_skipped
+from medcap_core.data.prepare import PreparedData, TooManyBadRecords, judge_records, prepare_data, write_skipped
 from medcap_core.data.records import SkippedRecord
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
@@ -110,12 +110,13 @@ def test_too_many_bad_records_stop_with_the_list(folder: Path) -> None:
     for number in range(100, 106):
         (folder / "validation" / f"{number}.png").unlink()
     with pytest.raises(TooManyBadRecords) as caught:
-        prepare_data(TrialConfig(data=str(folder)), GEOMETRY)
+        judge_records(TrialConfig(data=str(folder)), GEOMETRY)
     faults = caught.value.faults
-    # 6 of 70 missing when read, 7 of the 64 others unreadable.
+    # Of all splits 6 of 80 missing when read, 7 of the 74 others unreadable.
     assert faults[0] == (
-        f"{folder}: 18.6% of the records cannot be used (13 left out), but max_bad_record_share is 0.05: mend them, or "
-        "raise max_bad_record_share if they are lost for good."
+        f"{folder}: 16.2% of the records of all splits cannot be used (train 7 of 50, validation 6 of 20, test 0 of "
+        "10), but max_bad_record_share is 0.05: mend them, or raise max_bad_record_share if they are lost for good, "
+        "and give the command again."
     )
     assert len(faults) == 12
     assert faults[1] == (
@@ -127,16 +128,23 @@ def test_too_many_bad_records_stop_with_the_list(folder: Path) -> None:
         "train", "6.png", "unreadable image: not an image, or damaged from its first bytes on"
     )
     assert pickle.loads(pickle.dumps(caught.value)).faults == faults
-    allowed = prepare_data(TrialConfig(data=str(folder), max_bad_record_share=0.2), GEOMETRY)
-    assert [len(part) for part in allowed.splits.values()] == [43, 14]
+    assert len(judge_records(TrialConfig(data=str(folder), max_bad_record_share=0.2), GEOMETRY)) == 13
+
+
+def test_a_step_has_no_share_of_its_own(folder: Path) -> None:
+    for number in range(100, 103):
+        (folder / "validation" / f"{number}.png").write_bytes(b"junk")
+    config = TrialConfig(data=str(folder))
+    assert len(judge_records(config, GEOMETRY)) == 3  # 4% of all records, though 15% of validation
+    assert len(prepare_data(config, GEOMETRY, splits=["validation"]).splits["validation"]) == 17
 
 
 def test_missing_images_weigh_the_same_in_a_small_draw(folder: Path) -> None:
     (folder / "train" / "8.png").unlink()
     (folder / "train" / "9.png").unlink()  # 2 of 50 are 4%, though a tenth of train is 5 images
-    data = prepare_data(TrialConfig(data=str(folder), data_fraction=0.1), GEOMETRY, splits=["train"])
-    assert len(data.splits["train"]) == 5
-    assert len(data.skipped) == 2
+    config = TrialConfig(data=str(folder), data_fraction=0.1)
+    assert len(judge_records(config, GEOMETRY)) == 2
+    assert len(prepare_data(config, GEOMETRY, splits=["train"]).splits["train"]) == 5
 
 
 def test_a_split_needs_two_images(folder: Path) -> None:

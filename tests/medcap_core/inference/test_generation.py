@@ -57,6 +57,13 @@ def test_captions_come_in_the_order_of_the_images(
     assert len(set(one_by_one)) >= 4
 
 
+def test_captions_as_long_as_allowed_count_as_cut(captioner: Captioner) -> None:
+    config = tiny_config(Path("unused"), max_new_tokens=4)
+    assert captioner.find_cut(["the left lung", "a picture of the", ""], config) == [False, True, False]
+    found = generate_predictions(captioner, PixelSource(SPLIT), Request(captions=True), config)
+    assert [image.is_cut for image in found] == captioner.find_cut([image.text for image in found], config)
+
+
 def test_known_hidden_states_give_the_same_captions_and_loss(captioner: Captioner, one_by_one: list[str]) -> None:
     config = tiny_config(Path("unused"))
     source = EncodedSource(captioner)

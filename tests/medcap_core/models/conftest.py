@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.runtime.libraries import set_up_libraries
+from tests.support.tiny_blip import save_tiny_blip
 from tests.support.tiny_models import save_tiny_blip2, save_tiny_vit_gpt2
 
 set_up_libraries()
@@ -22,8 +23,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a checkpoint by its name in MAKERS."""
-    return cache(lambda name: MAKERS[name](tmp_path_factory.mktemp(name)))
+    """The folder of a checkpoint by its name in MAKERS, or of a `blip`."""
+    makers = MAKERS | {"blip": lambda folder: save_tiny_blip(folder, seed=2, initializer_range=0.5)}
+    return cache(lambda name: makers[name](tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture

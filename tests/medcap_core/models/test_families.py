@@ -9,12 +9,19 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    InstructBlipForConditionalGeneration,
+    VisionEncoderDecoderModel,
+    pipeline,
+)
 
 from medcap_core.caption import caption_images, read_settings
 from medcap_core.config import FreezeMode, LoraTargets
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
-from medcap_core.data.records import ImageFile, Record
+from medcap_core.data.records import ImageFile, Record, fold_white_space
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.inference.generation import generate_captions
 from medcap_core.models import Captioner, load_captioner, load_geometry, load_trial_captioner
@@ -244,6 +251,39 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
     assert again.network.generation_config.max_new_tokens == 10
     Image.fromarray(TinySplit(1, seed=5).images[0].transpose(1, 2, 0)).save(tmp_path / "one.png")
     assert len(caption_images([tmp_path / "one.png"], settings)) == 1
+
+
+@pytest.mark.parametrize("prompt", ["", "the left lung"])
+@pytest.mark.parametrize("folder", ["blip", *MAKERS], indirect=True)
+def test_plain_transformers_captions_by_a_saved_model_as_the_trial_did(
+    folder: Path, prompt: str, tmp_path: Path
+) -> None:
+    settings = {"num_beams": 3, "max_new_tokens": 9, "min_new_tokens": 4, "length_penalty": 0.4, "prompt": prompt}
+    config = tiny_config(folder, freeze="zero_shot", repetition_penalty=1.3, **settings)
+    export_captioner(config, None, tmp_path / "first")
+    export_captioner(config.model_copy(update={"model": str(tmp_path / "first")}), None, tmp_path / "best")
+    images = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in TinySplit(5, seed=3).images]
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    own = read_settings(str(tmp_path / "best"))
+    expected = caption_images(paths, own)
+    greedy = {"num_beams": 1, "max_new_tokens": 20, "min_new_tokens": 0, "length_penalty": 1, "repetition_penalty": 1}
+    assert caption_images(paths, own.model_copy(update=greedy)) != expected
+
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "best").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "best")
+    begin = processor.tokenizer.bos_token if isinstance(model, VisionEncoderDecoderModel) else ""
+    asked = bool(prompt) or isinstance(model, InstructBlipForConditionalGeneration)
+    inputs = processor(images=images, return_tensors="pt", text=[begin + prompt] * len(images) if asked else None)
+    ids = model.generate(**inputs)
+    texts = list(map(fold_white_space, processor.batch_decode(ids, skip_special_tokens=True)))
+    shown = "" if getattr(model.config, "use_decoder_only_language_model", True) is False else prompt
+    assert [text.removeprefix("[DEC]").strip().removeprefix(shown).strip() for text in texts] == expected
+
+    task = pipeline("image-text-to-text", model=str(tmp_path / "best"))
+    written = [task(images=image, text=begin + prompt, return_full_text=False)[0]["generated_text"] for image in images]
+    assert list(map(fold_white_space, written)) == expected
 
 
 @one_of_each

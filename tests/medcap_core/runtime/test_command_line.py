@@ -1,10 +1,13 @@
 """How commands end: what is told on standard error, and with which exit code."""
 
+import getpass
+import os
+
 import pytest
 import typer
 
 from medcap_core.errors import ConfigFault, OutOfMemory
-from medcap_core.runtime.command_line import exit_on_fault
+from medcap_core.runtime.command_line import EXIT_USER_FAULT, exit_on_fault
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,24 @@ def test_ends_without_a_traceback(
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), exit_on_fault():
         _ = 1 // 0
+
+
+def test_a_user_without_a_home_is_told_to_set_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")  # so that what is set below is undone
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    with pytest.raises(typer.Exit) as raised, exit_on_fault():
+        raise AssertionError("not reached")
+    assert raised.value.exit_code == EXIT_USER_FAULT
+    error = capsys.readouterr().err
+    assert error == (
+        "error: user 987654 has no home, and HOME is not set: set HOME to the absolute path of a folder that can be "
+        "written.\n"
+    )
+    assert getpass.getuser() == "user-987654"
+    monkeypatch.setenv("HOME", "/tmp")
+    with exit_on_fault():
+        pass

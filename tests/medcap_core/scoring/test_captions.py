@@ -17,11 +17,12 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
+from transformers import AutoConfig
 
 from medcap_core.errors import ModelFault
 from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
 from medcap_core.scoring.baselines import choose_caption_prior
-from medcap_core.scoring.bertscore import BertScorer
+from medcap_core.scoring.bertscore import BertScorer, _find_layer
 from medcap_core.scoring.captions import METRICS, CaptionScorer, compute_rouge_n, load_caption_scorer
 from medcap_core.scoring.java import ScoringFailure, java_executable
 from medcap_core.scoring.options import ScoringOptions, preprocess_captions
@@ -480,6 +481,31 @@ def test_bertscore_by_its_definition(tiny_bert):
     assert scorer.layer == 3
     assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
     assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "width", "vocabulary", "layer"),
+    [
+        ("bert", 12, 768, 30522, 9),
+        ("bert", 12, 768, 31090, 8),
+        ("roberta", 24, 1024, 50265, 17),
+        ("distilbert", 6, 768, 30522, 5),
+        ("deberta", 48, 1024, 50265, 40),
+        ("deberta", 48, 32, 14, 48),
+        ("bert", 3, 768, 30522, 3),
+    ],
+)
+def test_the_layer_goes_by_the_size_of_the_encoder(kind, layers, width, vocabulary, layer):
+    config = AutoConfig.for_model(kind)
+    config.num_hidden_layers, config.hidden_size, config.vocab_size = layers, width, vocabulary
+    assert _find_layer(config) == layer
+
+
+def test_the_name_of_the_folder_does_not_change_the_layer(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "deberta-xlarge-mnli")
+    pair = (["the left lung"], [["the right lung"]])
+    named = BertScorer(str(tmp_path / "deberta-xlarge-mnli"))
+    assert (named.layer, named.score(*pair)) == (3, BertScorer(str(tiny_bert)).score(*pair))
 
 
 def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):

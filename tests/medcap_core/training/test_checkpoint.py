@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -186,3 +187,40 @@ def test_weights_of_another_model_are_refused_and_named(tmp_path: Path, names: l
         load_weights(rig.module, path)
     assert str(caught.value).startswith(f"{path}: ")
     assert torch.equal(rig.weight, before)
+
+
+def damage(path: Path, kind: str) -> None:
+    whole = path.read_bytes()
+    if kind == "flipped":
+        path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:])
+    elif kind == "flipped in the header":
+        path.write_bytes(whole.replace(b"checksum", b"checksun", 1))
+    else:
+        path.write_bytes(
+            {"truncated": whole[:-7], "empty": b"", "partial": whole[:20], "zeros": bytes(len(whole))}[kind]
+        )
+
+
+KINDS = ["flipped", "flipped in the header", "truncated", "empty", "partial", "zeros"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["last_path", "best_path"])
+def test_a_trial_with_a_damaged_checkpoint_begins_anew(
+    tmp_path: Path, kind: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path)
+    rig.end_epoch(0.5)
+    rig.end_epoch(0.25)
+    damage(getattr(rig.folder, name), kind)
+    again = Rig(tmp_path)
+    before = again.weight.clone()
+    again.restore()
+    again.folder.mend(again.module, again.progress)
+    assert again.progress == History()
+    assert torch.equal(again.weight, before)
+    assert "begins anew" in caplog.text
+    with pytest.raises(RunFault, match="damaged") if name == "best_path" else nullcontext():
+        load_weights(again.module, rig.folder.best_path)
+    weight = again.end_epoch(0.5)
+    assert torch.equal(best_weight(tmp_path), weight)

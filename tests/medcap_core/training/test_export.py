@@ -65,7 +65,7 @@ def test_an_export_captions_with_plain_transformers_as_the_trial_did(trial: Trai
     network = BlipForConditionalGeneration.from_pretrained(tmp_path / "best").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "best")
     inputs = processor(images=IMAGES, return_tensors="pt")
-    ids = network.generate(**inputs, generation_config=network.generation_config)
+    ids = network.generate(**inputs)
     captions = [text.strip() for text in processor.batch_decode(ids[:, 1:], skip_special_tokens=True)]
     assert captions == caption(trial.captioner, trial.config)
     assert len(set(captions)) > 1

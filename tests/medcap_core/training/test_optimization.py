@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from medcap_core.models import load_captioner
 from medcap_core.models.tuning import apply_tuning
@@ -30,6 +31,38 @@ def test_biases_and_norms_are_not_decayed(tiny_blip: Path, freeze: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "is_vision_trained"),
+    [
+        ({"freeze": "full"}, True),
+        ({"freeze": "encoder_only"}, True),
+        ({"freeze": "decoder_only"}, False),
+        ({"freeze": "lora", "lora_vision": True}, True),
+    ],
+)
+def test_the_vision_tower_has_its_own_rate(
+    tiny_blip: Path, settings: dict[str, object], is_vision_trained: bool
+) -> None:
+    changes = {"learning_rate": 0.05, "vision_learning_rate": 0.01, "weight_decay": 0.07}
+    captioner, config = load_captioner(str(tiny_blip)), tiny_config(tiny_blip, **settings, **changes)
+    apply_tuning(captioner, config)
+    names = {id(parameter): name for name, parameter in captioner.named_parameters()}
+    optimizer = build_optimizer(captioner, config)
+    set_learning_rate(optimizer, config, step=0, num_steps=10)
+    held = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    trained = {name for name, parameter in captioner.named_parameters() if parameter.requires_grad}
+    vision = {name for name in trained if name.startswith("network.vision_model.")}
+    assert bool(vision) is is_vision_trained
+    expected = {
+        name: (pytest.approx(0.0005 if name in vision else 0.05), 0.0 if is_vector(name) else 0.07) for name in trained
+    }
+    assert held == expected
+
+
+@pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({"schedule": "linear"}, [1.0, 0.8, 0.6, 0.4, 0.2]),
@@ -39,6 +72,11 @@ def test_biases_and_norms_are_not_decayed(tiny_blip: Path, freeze: str) -> None:
         ({"schedule": "cosine"}, [1.0, 0.9045085, 0.6545085, 0.3454915, 0.0954915]),
         # (1 + cos(pi k / 4)) / 2 after one step of warm-up
         ({"schedule": "cosine", "warmup_fraction": 0.2}, [1.0, 1.0, 0.8535534, 0.5, 0.1464466]),
+        # 0.2 + 0.8 (1 + cos(pi k / 5)) / 2
+        (
+            {"schedule": "cosine", "learning_rate": 0.05, "min_learning_rate": 0.01},
+            [1.0, 0.9236068, 0.7236068, 0.4763932, 0.2763932],
+        ),
         ({"schedule": "linear", "warmup_fraction": 0.99}, [0.2, 0.4, 0.6, 0.8, 1.0]),
     ],
 )
@@ -52,3 +90,9 @@ def test_every_group_gets_the_rate_of_the_step(tiny_blip: Path) -> None:
     optimizer = build_optimizer(captioner, config)
     set_learning_rate(optimizer, config, step=3, num_steps=10)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.035, 0.035])
+
+
+def test_the_lowest_rate_is_of_the_cosine_and_below_the_peak() -> None:
+    for settings in ({"schedule": "linear", "learning_rate": 0.05}, {"schedule": "cosine", "learning_rate": 0.005}):
+        with pytest.raises(ValidationError, match=r"min_learning_rate 0\.01"):
+            tiny_config(UNUSED, min_learning_rate=0.01, **settings)

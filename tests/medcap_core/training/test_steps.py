@@ -67,6 +67,15 @@ def test_gradients_are_clipped_to_their_norm(tiny_blip: Path) -> None:
     assert all(name.startswith("network.text_decoder.") for name in gradients)
 
 
+def test_without_a_norm_gradients_are_not_clipped(tiny_blip: Path) -> None:
+    settings: dict[str, object] = {"freeze": "decoder_only"}
+    unclipped, _ = capture_gradients(tiny_config(tiny_blip, max_grad_norm="none", **settings), tiny_data())
+    expected, _ = capture_gradients(tiny_config(tiny_blip, max_grad_norm=1e6, **settings), tiny_data())
+    assert unclipped.keys() == expected.keys()
+    for name, gradient in unclipped.items():
+        assert torch.equal(gradient, expected[name])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
 @pytest.mark.parametrize("freeze", ["full", "lora"])
 def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze: str) -> None:

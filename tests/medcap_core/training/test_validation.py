@@ -23,7 +23,13 @@ from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
-from medcap_core.training.validation import check_metric, check_truth, find_scored, score_predictions
+from medcap_core.training.validation import (
+    check_metric,
+    check_truth,
+    describe_alike_captions,
+    find_scored,
+    score_predictions,
+)
 from tests.support.scans import DEMENTIA, HEALTHY, MCI, write_scans
 from tests.support.tiny_blip import tiny_config, tiny_data
 
@@ -141,3 +147,17 @@ def test_each_reference_of_an_image_counts(tmp_path: Path) -> None:
     assert second[0] == "small lesion number 0"
     assert score_predictions(split, second, "cider") == pytest.approx(CaptionScorer(split.references).cider(second))
     assert score_predictions(split, second, "cider") > 2 * CaptionScorer(split.captions).cider(second)
+
+
+def test_captions_that_cider_cannot_rank_are_told() -> None:
+    normal = "No acute finding."
+    (line,) = describe_alike_captions("cider", [[normal], ["no acute finding."]] * 3)
+    assert line.startswith(
+        "Captions       6 of 6 validation captions are alike: an exact copy has CIDEr 0.000, this one caption for all "
+        "0.000, so CIDEr hardly ranks models; "
+    )
+    (line,) = describe_alike_captions("cider", [[normal]] * 5 + [["A large opacity in the left upper lung."]])
+    assert "5 of 6 validation captions are alike: an exact copy has CIDEr 7.917, this one caption for all 6.250" in line
+    assert describe_alike_captions("balanced_accuracy", [[normal]] * 6) == []
+    varied = [[normal]] * 50 + [[f"Finding number {number} in lobe {number % 7}."] for number in range(50)]
+    assert describe_alike_captions("cider", varied) == []

@@ -73,7 +73,7 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
     assert told.count("trial_0001: its process died; another goes on from its last epoch") == 1
     num_known = len(known)
     assert 1 <= num_known < 6
-    assert [epoch.seconds for epoch in second.epochs[:num_known]] == [epoch.seconds for epoch in known]
+    assert [epoch.seconds for epoch in second.epochs[:num_known]] == [epoch["seconds"] for epoch in known]
     assert f"{num_known} epochs done before" in (killed_once / "log.txt").read_text()
     with Study.open(finished_run.directory) as alone:
         assert [epoch.score for epoch in third.epochs] == [epoch.score for epoch in alone.records[0].epochs]

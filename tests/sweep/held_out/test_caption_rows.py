@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 
 from sweep.held_out.caption_rows import CaptionRows
-from sweep.held_out.caption_scores import CaptionScore, compare_rows
+from sweep.held_out.caption_scores import CaptionScore, compare_rows, compare_with_blind
 from sweep.space import build_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
-from sweep.study.test_results import Comparison, FactScore, TestResults
+from sweep.study.test_results import CaptionVariety, Comparison, FactScore, TestResults
 from tests.support.small_runs import report_of
 
 IDS = [f"image,{number}" for number in range(60)]  # a comma, as ids may have one
 CASES: dict[str, str | None] = {image: f"case {number // 2}" for number, image in enumerate(IDS)}
+VARIETY = CaptionVariety(num_distinct=3, top_share=0.5, empty_share=0.25)
 GRID = {
     "name": "grid",
     "search": {"freeze": {"grid": ["zero_shot", "lora"]}},
@@ -35,7 +36,7 @@ def build_table(shift: float, seed: int = 0, ids: list[str] = IDS) -> pd.DataFra
 def build_score(shift: float, seed: int = 0, facts: dict[str, FactScore] | None = None) -> CaptionScore:
     table = build_table(shift, seed)
     scores = {"METEOR": float(table["METEOR"].mean()), "CIDEr": float(table["CIDEr"].mean())}
-    return CaptionScore(scores, {"CIDEr": (shift, shift + 0.5)}, facts, None, table)
+    return CaptionScore(scores, {"CIDEr": (shift, shift + 0.5)}, facts, None, table, VARIETY)
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def test_every_row_is_written_as_it_comes(study: Study) -> None:
     assert not kept.lacks("trial_0002")
     assert kept.lacks("trial_0003")
     assert kept.results.facts == {"zero_shot": facts}
+    assert kept.results.variety == {"zero_shot": VARIETY, "trial_0002": VARIETY}
     assert list(kept.results.trials) == ["trial_0002"]
     table = pd.read_csv(study.paths.image_scores)
     assert list(table) == ["row", "id", "METEOR", "CIDEr"]
@@ -132,6 +134,23 @@ def test_rows_are_compared_and_best_counts_once(study: Study) -> None:
     assert rows["trial_0000"] == Comparison(difference=0, interval=(0, 0), p_value=1, p_adjusted=1)
     assert results.best == results.trials["trial_0003"]
     assert json.loads(study.paths.test_metrics.read_text()) == results.model_dump(mode="json")
+
+
+def test_the_best_row_is_compared_with_all_that_see_no_right_image(study: Study) -> None:
+    found = fill(study).blind_comparisons
+    assert set(found) == {"caption_prior", "nearest_image", "shuffled_images"}
+    assert found["nearest_image"].difference == pytest.approx(1.5)
+    assert found["nearest_image"].interval == (1.5, 1.5)
+    assert found["shuffled_images"].interval[0] < 2.5 < found["shuffled_images"].interval[1]
+    assert found["caption_prior"].p_adjusted == pytest.approx(3 / 10_001)  # a family of three tests
+
+
+def test_one_case_is_not_compared_with_blind_rows() -> None:
+    tables = {"best": build_table(1.0), "caption_prior": build_table(0.0)}
+    assert compare_with_blind(tables, "best", ["caption_prior"], dict.fromkeys(IDS, "one"), seed=0) == {}
+    assert set(compare_with_blind(tables, "best", ["caption_prior", "nearest_image"], CASES, seed=0)) == {
+        "caption_prior"
+    }
 
 
 def test_repeats_over_seeds_are_grouped(study: Study) -> None:

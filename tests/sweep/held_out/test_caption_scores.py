@@ -12,9 +12,9 @@ from medcap_core.data.records import ImageFile, Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.statistics import number_units
-from sweep.held_out.caption_scores import score_captions
+from sweep.held_out.caption_scores import compute_variety, score_captions
 from sweep.held_out.task import describe_resampling
-from sweep.study.test_results import ConceptScore, FactScore, Resampling
+from sweep.study.test_results import CaptionVariety, ConceptScore, FactScore, Resampling
 
 NAMES = {"C1": "Hematoma", "C2": "Pleural Effusion"}
 
@@ -50,8 +50,15 @@ def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path
     assert 0 <= low < 0.75 < high <= 1
     assert score_captions(split, captions, scorer_of_four, {}, seed=0).concepts is None
     assert list(score.per_image) == ["id", "METEOR", "ROUGE-L", "CIDEr"]
+    assert score.variety == CaptionVariety(num_distinct=3, top_share=0.5, empty_share=0)
     assert set(score.intervals) == set(score.scores)
     assert all(low <= high for low, high in score.intervals.values())
+
+
+def test_equal_and_empty_captions_are_counted() -> None:
+    assert compute_variety(["a mass", "", "", "", "a mass"]) == CaptionVariety(
+        num_distinct=2, top_share=0.6, empty_share=0.6
+    )
 
 
 def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:

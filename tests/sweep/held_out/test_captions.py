@@ -97,7 +97,12 @@ def test_equal_untrained_models_are_captioned_once(scored: tuple[Path, Steps]) -
 def test_every_row_has_every_figure(scored: tuple[Path, Steps]) -> None:
     directory, steps = scored
     metrics = read(directory)
-    assert set(metrics["intervals"]) == set(ROWS)
+    assert set(metrics["intervals"]) == set(metrics["variety"]) == set(ROWS)
+    for row in ROWS:
+        varied: dict[str, float] = metrics["variety"][row]  # type: ignore[assignment]
+        assert 1 <= varied["num_distinct"] <= NUM_TEST
+        assert ("cut_share" in varied) == (row not in ("caption_prior", "nearest_image", "shuffled_images"))
+    assert set(metrics["blind_comparisons"]) == {"caption_prior", "nearest_image", "shuffled_images"}
     names = [*METRICS, "ROUGE-1"]
     for row in ROWS:
         scores = metrics["trials"].get(row) or metrics[row]

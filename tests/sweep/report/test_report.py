@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from medcap_core.config import FreezeMode
 from sweep.report.__main__ import app
 from sweep.report.style import FREEZE_COLOURS, GREY, PALETTE
 from sweep.report.writing import write_report
@@ -25,7 +26,7 @@ from sweep.tables.formats import Estimate, format_cell, format_uncertainty, form
 from tests.support import REPOSITORY
 from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json
-from tests.support.small_runs import fixed_length, run_one, space
+from tests.support.small_runs import fixed_length, report_of, run_one, space
 from tests.sweep.study.test_results import grid
 
 Create = Callable[..., Study]
@@ -74,8 +75,8 @@ class Page(HTMLParser):
 def reported(
     empty_runs: Callable[[Path, SearchSpace], Study], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Page]:
-    """A finished run of nine trials, all of whose files are there, and its page."""
-    wanted = space(trials=9, scheduler="none", sampler="random")
+    """A finished run of twelve trials, all of whose files are there, and its page."""
+    wanted = space(trials=12, scheduler="none", sampler="random")
     with empty_runs(tmp_path_factory.mktemp("reported") / "run", wanted) as study:
         fill(study)
         directory = finish(study, **ALL_KEYS)
@@ -100,8 +101,10 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
     }
     wanted |= {"plot-parallel", "plot-importances", "plot-pareto-time", "plot-pareto-parameters"}
     assert wanted <= set(page.plots())
+    assert not _figure(directory, "importances")["layout"]["yaxis"]["title"].get("text")
     for said in (
-        "Finished: 9 of 9 trials are done",
+        "Finished: 12 of 12 trials are done",
+        "Importance of the knobs, from the 11 of 12 trials that ran to their end",
         "On 3 test images: CIDEr 2.500 (95% interval 2.250 to 2.750), against 0.250 zero-shot",
         "nearest training image",
         "+2.250 +2.000 to +2.500",
@@ -197,6 +200,66 @@ def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
     assert "there are no scores yet" in page.text
     fill(study)  # the run goes on unharmed
     assert study.is_complete
+
+
+def test_stopped_trials_of_a_search_are_no_ablation(create: Create) -> None:
+    points = [{"freeze": mode, "learning_rate": 1e-3, "num_epochs": 4} for mode in ("full", "lora")]
+    points[1]["lora_rank"] = 8
+    study = create(space(first_points=points, trials=2, scheduler="none", data="my images"))
+    run_one(study, 1.0, 2.0, 3.0, 2.5, training_seconds=7.0)
+    stopped = study.propose()
+    assert stopped is not None
+    study.report(stopped.name, report_of(stopped, 1, 2.0, training_seconds=7.0))
+    study.finish(stopped.name, TrialState.PRUNED)
+    page = report_on(study.directory)
+    table = pd.read_csv(study.directory / "tables" / "ablation.csv")
+    assert table["setting"].str.endswith(", stopped after 1 of 4 epochs").tolist() == [False, True]
+    assert table["training_seconds"].isna().tolist() == [False, True]
+    assert "A search is no ablation" in page.text
+    assert "medcap run ablation --data 'my images' --model phantom-blip" in page.text
+
+
+def test_few_whole_trials_give_no_importances(create: Create) -> None:
+    study = create(space(trials=10, scheduler="none", sampler="random"))
+    fill(study)  # one of them fails
+    page = report_on(study.directory)
+    assert "plot-importances" not in page.plots()
+    assert "at least 10 trials that ran to their end, with different scores and values of two knobs; here are 9" in (
+        page.text
+    )
+
+
+def test_hollow_markers_are_explained_where_there_are_some(create: Create) -> None:
+    study = create(space(trials=6, sampler="random", scheduler="none"))
+    fill(study, 4)
+    report_on(study.directory)
+    explanation = "hollow: stopped early"
+    assert explanation not in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
+    record = study.propose()
+    assert record is not None
+    study.report(record.name, report_of(record, 1, 0.5))
+    study.finish(record.name, TrialState.PRUNED)
+    report_on(study.directory)
+    assert explanation in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
+
+
+def test_a_blind_model_is_named_first_and_looks_at_the_test_split_are_counted(create: Create) -> None:
+    study = create(fixed_length(1, trials=2, scheduler="none"))
+    run_one(study, 1.0)
+    run_one(study, 2.0)
+    same = {"difference": 0.0, "interval": [-0.25, 0.25], "p_value": 1.0, "p_adjusted": 1.0}
+    trials = {record.name: scores(0.5) for record in study.records}
+    page = report_on(finish(study, trials=trials, blind_comparisons={"shuffled_images": same}))
+    assert page.text.index("This model has not learnt to see") < page.text.index("Scores on 3 test images")
+    assert "The test split was looked at 2 times" in page.text
+    again = report_on(finish(study))
+    assert "This model" not in again.text
+    assert "looked at" not in again.text
+
+
+def test_every_freeze_mode_has_a_colour_of_its_own() -> None:
+    assert set(FREEZE_COLOURS) == set(FreezeMode)
+    assert len(set(FREEZE_COLOURS.values())) == len(FreezeMode)
 
 
 def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
@@ -416,7 +479,7 @@ def check_sorting(browser: Browser) -> None:
     assert column_of(browser, "CIDEr, validation") == [*sorted(filter(None, before), key=float), ""]
     assert browser.evaluate(f"{header('CIDEr, validation')}.getAttribute('aria-sort')") == "ascending"
     browser.evaluate(press("Trial"))
-    assert column_of(browser, "Trial") == [f"trial_{number:04d}" for number in range(9)]
+    assert column_of(browser, "Trial") == [f"trial_{number:04d}" for number in range(12)]
     assert browser.evaluate("document.querySelectorAll('#table-leaderboard [aria-sort]').length") == 1
 
 

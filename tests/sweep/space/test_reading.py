@@ -28,7 +28,7 @@ ONE_FAULT = {
     "1 is not true": ("name: x\nfixed: {augment: 1}", "fixed.augment: 1 is not true or false; correct the value."),
     "no number at all": (
         "name: x\nfixed: {max_grad_norm: .inf}",
-        "fixed.max_grad_norm: inf is not a number (above 0); correct the value.",
+        "fixed.max_grad_norm: inf is not 'none' or a number (above 0); correct the value.",
     ),
     "optional field": (
         "name: x\nfixed: {image_size: 7}",

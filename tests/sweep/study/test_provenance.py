@@ -1,5 +1,6 @@
 import json
 import subprocess
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sweep.study.provenance import (
     begin_provenance,
     check_same_origin,
     describe_checkout,
+    describe_other_versions,
     end_provenance,
     find_versions,
     read_provenance,
@@ -64,18 +66,38 @@ def test_each_start_adds_an_entry_and_only_an_orderly_end_is_noted(tmp_path: Pat
     assert second.num_cpus
 
 
+def unchanged(data: DataOrigin) -> Callable[[str, Sequence[str]], str]:
+    """The hashes of data in which no record is bad."""
+    return lambda split, _: data.sha256[split]
+
+
 def test_other_data_or_weights_than_the_run_began_with_are_named(tmp_path: Path) -> None:
     data = DataOrigin(name="d", kind="k", sha256={"train": "1", "test": "2"})
     weights = {"a": {"name": "/a", "sha256": "x"}, "b": {"name": "/b", "sha256": None}}
     towers = ModelOrigin.model_validate({"name": "a = /a, b = /b", "models": weights})
-    check_same_origin(tmp_path, data, towers)
+    check_same_origin(tmp_path, data, towers, unchanged(data))
     begin_provenance(tmp_path, command=[], gpus=[], data=data, model=towers)
-    check_same_origin(tmp_path, data, towers)
+    check_same_origin(tmp_path, data, towers, unchanged(data))
+    changed = data.model_copy(update={"sha256": {"train": "1", "test": "3"}})
     with pytest.raises(RunFault, match=r"^data d: the test split has other records, captions or another order than"):
-        check_same_origin(tmp_path, data.model_copy(update={"sha256": {"train": "1", "test": "3"}}), towers)
+        check_same_origin(tmp_path, changed, towers, unchanged(changed))
     others = ModelOrigin(name="/a", sha256="y", vision_models={"/b": "z"})
     with pytest.raises(RunFault, match=r"^model /a: its weights are not those this run began with; undo that"):
-        check_same_origin(tmp_path, data, others)
+        check_same_origin(tmp_path, data, others, unchanged(data))
+
+
+def test_other_versions_than_the_run_began_with_are_told_in_one_line(tmp_path: Path) -> None:
+    assert describe_other_versions(tmp_path) == []
+    begin(tmp_path, [])
+    assert describe_other_versions(tmp_path) == []
+    path = tmp_path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["starts"][0]["packages"] |= {"torch": "1.0", "peft": None, "numpy": "1.0", "ray": "2.0"}
+    path.write_text(json.dumps(content))
+    assert describe_other_versions(tmp_path) == [
+        f"This run began with other versions: torch {version('torch')} (before 1.0), ray {version('ray')} "
+        "(before 2.0); results may differ"
+    ]
 
 
 def test_no_home_folder_host_or_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -176,3 +178,29 @@ def test_csv_columns_and_cells() -> None:
     assert second[:12] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", ""]
     cells = dict(zip(header, first, strict=True))
     assert (cells["config.freeze"], cells["config.learning_rate"], cells["config.lora_alpha"]) == ("lora", "0.0001", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: [content],
+        lambda content: content | {"epochs": {"1": 2}},
+        lambda content: content | {"epochs": [3]},
+        lambda content: content | {"number": "none"},
+        lambda content: content | {"number": 7},
+        lambda content: content | {"point": None},
+        lambda content: content | {"trial": "../else"},
+        lambda content: content | {"config": []},
+    ],
+)
+def test_a_record_of_other_types_is_a_sentence(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    record = TrialRecord(name="trial_0003", number=3, point={}, config=TrialConfig(data="phantoms"))
+    path = tmp_path / "trial.json"
+    path.write_text(json.dumps(dump_record(record)))
+    assert load_record(path) == record
+    path.write_text(json.dumps(change(dump_record(record))))
+    with pytest.raises(RunFault, match=r"cannot be read as the record of a trial \([^\n]*\); restore it"):
+        load_record(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(RunFault, match="cannot be read as the record of a trial"):
+        load_record(path)

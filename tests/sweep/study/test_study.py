@@ -31,7 +31,8 @@ from tests.support.small_runs import (
 
 def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
-    run_one(study, 2.0, 3.0, 2.5, 2.75)
+    for _ in range(3):
+        run_one(study, 2.0, 3.0, 2.5, 2.75)
     run_one(study, 1.0)
     failed, stopped, running, pending = (study.propose() for _ in range(4))
     assert failed and stopped and running and pending
@@ -42,7 +43,7 @@ def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Stud
     study.start(running.name)
     trials = read_optuna(study.directory)
     assert [trial.state for trial in trials] == [
-        OptunaState.COMPLETE,
+        *[OptunaState.COMPLETE] * 3,
         OptunaState.PRUNED,
         OptunaState.FAIL,
         OptunaState.RUNNING,
@@ -51,15 +52,15 @@ def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Stud
     ]
     assert trials[0].value == 3.0
     assert trials[0].intermediate_values == {25: 2.0, 50: 3.0, 75: 3.0, 100: 3.0}
-    assert trials[1].intermediate_values == {25: 1.0}
+    assert trials[3].intermediate_values == {25: 1.0}
     table = pd.read_csv(study.directory / "trials.csv")
-    assert list(table["trial"]) == [f"trial_{number:04d}" for number in range(6)]
-    assert list(table["state"]) == ["SUCCEEDED", "PRUNED", "FAILED", "STOPPED", "RUNNING", "PENDING"]
-    assert list(table["best_cider"][:4]) == [3.0, 1.0, 9.0, 9.0]
-    assert list(table["epochs_done"]) == [4, 1, 1, 1, 0, 0]
+    assert list(table["trial"]) == [f"trial_{number:04d}" for number in range(8)]
+    assert list(table["state"]) == [*["SUCCEEDED"] * 3, "PRUNED", "FAILED", "STOPPED", "RUNNING", "PENDING"]
+    assert list(table["best_cider"][2:6]) == [3.0, 1.0, 9.0, 9.0]
+    assert list(table["epochs_done"]) == [4, 4, 4, 1, 1, 1, 0, 0]
     assert list(table["config.learning_rate"]) == [record.config.learning_rate for record in study.records]
     assert list(table.columns[12:]) == [f"config.{name}" for name in TrialConfig.model_fields]
-    assert [study.num_finished, study.num_remaining, study.is_complete] == [3, 3, False]
+    assert [study.num_finished, study.num_remaining, study.is_complete] == [5, 1, False]
 
 
 def test_the_first_final_state_stands(create: Callable[..., Study]) -> None:
@@ -192,12 +193,40 @@ def test_more_trials_are_wanted_for_good_but_not_of_a_grid(create: Callable[...,
     assert (study.can_be_extended, grid.can_be_extended, single.can_be_extended) == (True, False, False)
 
 
+def count_diverging(study: Study, *, is_config_at_fault: bool) -> int:
+    """Run all trials where rates above 1e-3 diverge; count those."""
+    while (record := study.propose()) is not None:
+        if record.config.learning_rate > 1e-3:
+            study.finish(record.name, TrialState.FAILED, "diverged", is_config_at_fault=is_config_at_fault)
+        else:
+            study.report(record.name, report_of(record, 1, -math.log10(1e-3 + 1e-3 - record.config.learning_rate)))
+            study.finish(record.name, TrialState.SUCCEEDED)
+    return sum(record.state is TrialState.FAILED for record in study.records)
+
+
+def test_the_search_learns_from_trials_whose_config_failed(create: Callable[..., Study]) -> None:
+    wanted = fixed_length(1, sampler="tpe", trials=24)
+    learnt = create(wanted, "learnt")
+    assert count_diverging(learnt, is_config_at_fault=True) < count_diverging(
+        create(wanted, "not"), is_config_at_fault=False
+    )
+    failed = next(record for record in learnt.records if record.state is TrialState.FAILED)
+    assert read_optuna(learnt.directory)[failed.number].state is OptunaState.FAIL
+    assert pd.read_csv(learnt.directory / "trials.csv")["best_cider"].isna()[failed.number]
+    learnt.close()
+    with Study.open(learnt.directory) as again:
+        assert again.record(failed.name).is_config_at_fault
+    with Study.open(learnt.directory, retry_failed=True) as again:
+        assert not again.record(failed.name).is_config_at_fault
+
+
 # Reports and pruning
 
 
 def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
-    run_one(study, 2.0, 3.0, 3.0, 3.0)
+    for _ in range(3):
+        run_one(study, 2.0, 3.0, 3.0, 3.0)
     record = study.propose()
     assert record is not None
     assert study.report(record.name, report_of(record, 1, 2.5))
@@ -212,41 +241,44 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
 def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4))
     table = [
-        ((1.0, 1.5, 2.0, 2.1), [True, True, True, True]),  # the first: nothing to compare with
-        ((0.5,), [False]),  # at 25%: 1.0, 0.5; one stays
-        ((1.2, 1.4), [True, False]),  # at 25%: 1.2, 1.0, 0.5; at 50%: 1.5, 1.4
-        ((1.1, 1.45), [True, False]),  # at 25% the second of four; at 50%: 1.5, 1.45, 1.4
-        ((1.1, 0.3), [True, False]),  # equal to the second of five; at 50% its best so far is 1.1
+        ((1.0, 1.5, 2.0, 2.1), [True, True, True, True]),  # the first three: too few to compare with
+        ((0.5, 0.6, 0.7, 0.8), [True, True, True, True]),
+        ((1.2, 1.7, 1.8, 1.9), [True, True, True, True]),
+        ((0.4,), [False]),  # at 25%: 1.2, 1.0, 0.5, 0.4; two stay
+        ((1.0, 1.4), [True, False]),  # equal to the second of five, where three stay; at 50%: 1.7, 1.5, 1.4, 0.6
+        ((1.1, 0.3), [True, False]),  # at 50% its best so far is 1.1, the fourth of five
         ((1.3, 1.6, 0.1, 0.2), [True, True, True, True]),  # never pruned after 50%
     ]
     for ciders, answers in table:
         record, given = run_one(study, *ciders)
         assert given == answers, record.name
-    assert [record.state.value for record in study.records] == ["SUCCEEDED", *["PRUNED"] * 4, "SUCCEEDED"]
-    assert [record.best_score for record in study.best(6)] == [2.1, 1.6, 1.45, 1.4, 1.1, 0.5]
+    assert [record.state.value for record in study.records] == [*["SUCCEEDED"] * 3, *["PRUNED"] * 3, "SUCCEEDED"]
+    assert [record.best_score for record in study.best(7)] == [2.1, 1.9, 1.6, 1.4, 1.1, 0.8, 0.4]
 
 
 def test_short_and_long_schedules_are_compared_at_equal_shares(create: Callable[..., Study]) -> None:
-    search = {"num_epochs": {"choice": [2, 4]}, "lora_rank": {"choice": [4, 8]}}
-    points = [{"num_epochs": num_epochs, "lora_rank": rank} for num_epochs, rank in ((4, 4), (2, 4), (4, 8))]
-    study = create(space(search=search, first_points=points, trials=3))
-    assert run_one(study, 1.0, 2.0, 3.0, 3.5)[1] == [True] * 4
-    assert run_one(study, 1.9)[1] == [False]  # half-way like the 2.0, not like the 1.0
-    assert run_one(study, 1.1, 2.1, 2.1, 2.1)[1] == [True] * 4  # at 25% compared with 1.0 alone
+    search = {"num_epochs": {"choice": [4, 5]}, "lora_rank": {"choice": [4, 8, 16]}}
+    points = [{"num_epochs": epochs, "lora_rank": rank} for epochs, rank in ((5, 4), (5, 8), (5, 16), (4, 4), (4, 8))]
+    study = create(space(search=search, first_points=points, trials=5))
+    for _ in range(3):
+        run_one(study, 1.0, 2.0, 2.5, 3.0, 3.5)  # 1.25 after a quarter
+    assert run_one(study, 1.2)[1] == [False]
+    assert run_one(study, 1.3, 2.3, 2.4, 2.5)[1] == [True] * 4
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"scheduler": "none"},
-        {"search": {"learning_rate": {"grid": [1e-4, 1e-3]}}, "sampler": "grid", "test": "all"},
+        {"search": {"learning_rate": {"grid": [1e-4, 1e-3, 1e-2, 1e-1]}}, "sampler": "grid", "test": "all"},
     ],
 )
 def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(
     create: Callable[..., Study], changes: dict[str, Any]
 ) -> None:
     study = create(fixed_length(2, **changes))
-    run_one(study, 2.0, 2.0)
+    for _ in range(3):
+        run_one(study, 2.0, 2.0)
     assert run_one(study, 0.1, 0.1)[1] == [True, True]
 
 
@@ -389,3 +421,14 @@ def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
     row = study.rows()[0]
     assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
     assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
+
+
+def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Callable[..., Study]) -> None:
+    study, lines = create(fixed_length(4)), list[str]()
+    study.tell(lines.append)
+    record = study.propose()
+    assert record is not None
+    for epoch, seconds in ((1, 5.0), (2, 5.0), (1, 5.0), (2, 5.0), (1, 7.0), (2, 7.0)):
+        assert study.report(record.name, report_of(record, epoch, 0.5, seconds=seconds))
+    assert lines == ["trial_0000: begins anew, as a checkpoint was damaged (see its log.txt)"]
+    assert study.record(record.name).seconds == 10.0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from medcap_core.scoring.published import find_published
-from sweep.tables.caption_tables import build_caption_tables, build_group_table, build_test_table
+from sweep.tables.caption_tables import build_caption_tables, build_group_table, build_test_table, describe_blindness
 from tests.support.printed_tables import build_results, print_lines, print_styled
 
 SCORES = {"BLEU-1": 0.5, "BLEU-2": 0.4, "BLEU-3": 0.3, "BLEU-4": 0.25, "METEOR": 0.2, "ROUGE-L": 0.45, "CIDEr": 3.125}
@@ -82,6 +82,45 @@ def test_confidence_stands_beside_cider_and_fits_80_columns() -> None:
     narrowest = show(WHOLE, width=34)
     assert max(map(len, narrowest[:6])) <= 34
     assert narrowest[4].split() == ["best", "model", "3.125", "<0.001"]
+
+
+def comparison(difference: float, low: float, high: float) -> dict[str, Any]:
+    return {"difference": difference, "interval": [low, high], "p_value": 0.25, "p_adjusted": 0.5}
+
+
+def test_a_model_that_beats_no_blind_row_is_said_to_be_blind() -> None:
+    blind = {"caption_prior": comparison(0.25, 0.125, 0.5), "shuffled_images": comparison(0.0, -0.125, 0.125)}
+    variety = {"best": {"num_distinct": 2, "top_share": 0.97, "empty_share": 0.0}}
+    said = describe_blindness(build_results(WHOLE | {"blind_comparisons": blind, "variety": variety}))
+    assert said == (
+        "This model has not learnt to see: on the test split its CIDEr is not clearly above that of these rows: "
+        "shuffled images (+0.000, 95% interval -0.125 to +0.125). It gives 97% of the images one caption (2 distinct "
+        "in all)."
+    )
+    nearest = {"nearest_image": comparison(-0.5, -0.625, -0.25)}
+    assert "has not been shown to see" in describe_blindness(build_results(WHOLE | {"blind_comparisons": nearest}))
+
+
+def test_a_model_that_sees_is_not_said_to_be_blind() -> None:
+    blind = {"caption_prior": comparison(0.25, 0.125, 0.5), "shuffled_images": comparison(0.25, 0.125, 0.5)}
+    variety = {"best": {"num_distinct": 200, "top_share": 0.1, "empty_share": 0.0}}
+    assert describe_blindness(build_results(WHOLE | {"blind_comparisons": blind, "variety": variety})) == ""
+    assert describe_blindness(build_results(WHOLE)) == ""
+
+
+def test_the_variety_of_captions_has_a_table() -> None:
+    variety = {
+        "zero_shot": {"num_distinct": 1, "top_share": 1.0, "empty_share": 1.0},
+        "best": {"num_distinct": 123, "top_share": 0.125, "empty_share": 0.0, "cut_share": 0.75},
+    }
+    lines = show(WHOLE | {"variety": variety})
+    start = lines.index("How varied the captions are")
+    assert lines[start + 1 :] == [
+        "Model or baseline  Distinct  Commonest  Empty  Cut",
+        "─" * 50,
+        "best model              123        12%     0%  75%",
+        "zero-shot                 1       100%   100%    -",
+    ]
 
 
 def test_settings_are_grouped_over_seeds_best_first() -> None:

@@ -15,6 +15,7 @@ import pytest
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import ImageGeometry
+from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import find_duplicate_images, prepare_data, write_skipped
 from medcap_core.data.records import ImageFile, Record, Volume
 from medcap_core.data.scans import files
@@ -70,6 +71,27 @@ def test_slope_units_second_version_and_fourth_axis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(NiftiFile(tmp_path / "b.nii.gz").open(), voxels[..., 0])
     (tmp_path / "b.nii.gz").rename(tmp_path / "c.nii")  # compressed, whatever its name says
     np.testing.assert_array_equal(NiftiFile(tmp_path / "c.nii").open(), voxels[..., 0])
+
+
+def test_the_affine_wins_over_the_zooms_and_the_file_is_named(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", number_voxels((6, 6, 6)), "LSP", (2.0, 3.0, 5.0))
+    whole = bytearray((tmp_path / "a.nii").read_bytes())
+    whole[80:92] = struct.pack("<3f", 1, 1, 1)
+    (tmp_path / "b.nii").write_bytes(whole)
+    (tmp_path / "c.nii.gz").write_bytes(gzip.compress(bytes(whole)))
+    expected = NiftiFile(tmp_path / "a.nii").read()
+    assert expected.voxel_size_mm == (2.0, 5.0, 3.0)
+    for name in ("b.nii", "c.nii.gz"):
+        volume = NiftiFile(tmp_path / name).read()
+        assert volume.voxel_size_mm == expected.voxel_size_mm
+        np.testing.assert_array_equal(volume.voxels, expected.voxels)
+    names = ["b.nii", "c.nii.gz", *(f"{number}.nii" for number in range(8))]
+    for name in names[2:]:
+        (tmp_path / name).write_bytes((tmp_path / "a.nii").read_bytes())
+    (tmp_path / "t.csv").write_text("path,report,subject\n" + "\n".join(f"{name},r,{name}" for name in names))
+    (said,) = describe_doubtful_inputs(TrialConfig(data=str(tmp_path / "t.csv")), GEOMETRY)
+    assert said.startswith("2 NIfTI files state two voxel sizes, of which the affine's is used (")
+    assert f"{tmp_path / 'c.nii.gz'} (2 x 3 x 5 mm by its affine, 1 x 1 x 1 mm by pixdim)" in said
 
 
 def test_npy_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -260,15 +282,14 @@ def test_images_and_volumes_are_not_taken_for_each_other(tmp_path: Path, draw_im
         prepare_data(TrialConfig(data=str(tmp_path / "t.csv")), GEOMETRY)
 
 
-def test_the_key_of_images_is_what_it_was(tmp_path: Path) -> None:
-    """Stores made before there were volumes stay valid: the key is worked out here as it was then."""
+def test_the_key_of_images_holds_nothing_of_volumes(tmp_path: Path) -> None:
     import hashlib
     import json
 
     (tmp_path / "a.png").write_bytes(b"content")
     os.utime(tmp_path / "a.png", ns=(5, 5))
     records = [Record("one", ImageFile(tmp_path / "a.png"), "text")]
-    described = json.dumps([1, {"resample": 3, "size": 5}]).encode()
+    described = json.dumps([2, {"resample": 3, "size": 5}]).encode()
     assert compute_store_key(records, ImageGeometry(5)) == hashlib.sha256(described + b"one\0a.png:7:5\n").hexdigest()
     assert ImageGeometry(5).described == asdict(ImageGeometry(5))
     assert compute_store_key(records, VolumeGeometry(5)) != compute_store_key(records, ImageGeometry(5))
@@ -370,7 +391,13 @@ def test_duplicates_of_scans_are_found_exactly_whatever_their_file(tmp_path: Pat
     assert prepare_data(dropping, GEOMETRY).splits["train"].ids == ["0.npy", "3.npy", "nearly.npy"]
 
 
-def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, float], series: str = "1.2.3") -> None:
+def write_dicom(
+    folder: Path,
+    voxels: np.ndarray,
+    spacing: tuple[float, float, float],
+    series: str = "1.2.3",
+    tags: dict[str, str] | None = None,
+) -> None:
     """Slices of an LPS volume (x, y, z), named so that their order by name is not that in space."""
     kept = locale.setlocale(locale.LC_ALL)
     sitk = pytest.importorskip("SimpleITK", reason="SimpleITK, the extra 'dicom', is not installed")
@@ -384,6 +411,7 @@ def write_dicom(folder: Path, voxels: np.ndarray, spacing: tuple[float, float, f
             "0020|0032": f"0\\0\\{number * spacing[2]}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
             "0020|0013": str(number + 1),
+            **(tags or {}),
         }.items():
             image.SetMetaData(key, value)
         writer = sitk.ImageFileWriter()

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medcap_core.config import TrialConfig
 from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.sources import load_data
-from medcap_core.data.sources.hub import ArrowImage, read_hub
+from medcap_core.data.sources.hub import HUB_ALIASES, ArrowImage, read_hub
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.errors import DataFault
 
@@ -177,3 +179,72 @@ def test_a_hub_set_in_the_hubs_own_cache_is_read_offline(
     reading = read_hub("some-owner/cached-set")
     assert [record.id for record in reading.splits["train"]] == ["img.40", "img.41", "img.42"]
     assert (cache / "hub" / "some-owner--cached-set.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("rocov2", "ROCOv2, Hub data set eltorio/ROCOv2-radiology"),
+        ("rocov2-mini", "1,978 train and 327 test images of ROCOv2, Hub data set unsloth/Radiology_mini"),
+        ("roco", "ROCO, Hub data set eltorio/ROCO-radiology"),
+    ],
+)
+def test_data_sets_by_name(tmp_path: Path, cache: Path, name: str, kind: str) -> None:
+    """A set of train and test only, as the Hub's copy is once it was converted; validation is cut from train."""
+    files = {}
+    for split, start, count in (("train", 0, 20), ("test", 50, 3)):
+        build_table(start, count, cui=[["C1"]] * count).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+        made = datasets.load_dataset(
+            "parquet", data_files={split: str(tmp_path / f"{split}-00000-of-00001.parquet")}, cache_dir=str(tmp_path)
+        )
+        files[split] = [file["filename"] for file in made[split].cache_files]
+    (cache / "hub").mkdir(parents=True)
+    listing = cache / "hub" / f"{HUB_ALIASES[name][1].replace('/', '--')}.json"
+    listing.write_text(json.dumps(files))
+    data = load_data(name)
+    assert data.kind == kind
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 18, "validation": 2, "test": 3}
+    assert sorted(levels(data)["train"] + levels(data)["validation"]) == list(range(20))
+    assert data.splits["test"][0].truth == {"concepts": ["C1"]}
+    assert TrialConfig(data=name).data == name
+
+
+def test_a_damaged_listing_is_asked_for_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    (cache / "hub").mkdir(parents=True)
+    for content in ("", "[1]", '{"train": 3}', '{"train": [3]}', "[" * 10**5, "9" * 5000):
+        (cache / "hub" / "some-owner--some-set.json").write_text(content)
+        with pytest.raises(DataFault, match="the Hugging Face Hub cannot be reached"):
+            read_hub("some-owner/some-set")
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_webdatasets(tmp_path: Path, suffix: str) -> None:
+    for split, start in (("train", 0), ("val", 10), ("test", 20)):
+        with tarfile.open(tmp_path / f"{split}-000.tar", "w") as archive:
+            for row in (start, start + 1):
+                caption = f"caption {row}" if suffix == "txt" else json.dumps({"n": row, "caption": f"caption {row}"})
+                add_member(archive, f"k{row}.png", encode(row))
+                add_member(archive, f"k{row}.{suffix}", caption.encode())
+    data = load_data(str(tmp_path))
+    assert data.kind == "WebDataset"
+    assert levels(data) == {"train": [0, 1], "validation": [10, 11], "test": [20, 21]}
+    assert [(record.id, record.caption) for record in data.splits["test"]] == [
+        ("k20", "caption 20"),
+        ("k21", "caption 21"),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive" * 99, bytes(600)])
+def test_broken_webdatasets(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train.tar").write_bytes(content)
+    with pytest.raises(DataFault) as caught:
+        load_data(str(tmp_path))
+    assert str(tmp_path) in caught.value.faults[0]
+    assert "\n" not in caught.value.faults[0]

@@ -217,8 +217,6 @@ def test_names_and_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.M
         load_data(str(tmp_path / "absent"))
     with pytest.raises(DataFault, match=r"no data set in a known layout; looked for .*ROCOv2 folder.*parquet"):
         load_data(str(tmp_path))
-    with pytest.raises(DataFault, match="ROCO v1 has no faithful copy on the Hub: pass the path"):
-        load_data("roco")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     for name in ("rocov2", "some-owner/no-such-set"):
         with pytest.raises(DataFault, match=r"no copy of it in the Hub cache .* cannot be reached: load it once"):

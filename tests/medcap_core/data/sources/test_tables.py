@@ -67,7 +67,7 @@ def test_jsonl(folder: Path) -> None:
         {"file_name": "a.png", "text": "one\u2028two\x0bthree", "case": 7},
         {"file_name": "100%.png", "text": None, "case": 7},
         {"file_name": "sub/b.v2.png", "text": "lone \ud83d half", "case": 8, "level": 2},
-        {"file_name": "a.png", "text": ["several", "captions"]},
+        {"file_name": "a.png", "text": ["several", 5]},
     ]
     content = "\n".join(json.dumps(row) for row in rows) + "\n\n"
     reading = read_table(write(folder, "d.jsonl", content))
@@ -253,7 +253,7 @@ def test_rows_of_one_image_are_references_of_one_record(tmp_path: Path, draw_ima
     number = first.id.partition(".")[0]
     assert first.references == tuple(f"caption {number} {text}" for text in ("one", "two", "three"))
     assert data.notes[0] == (
-        "60 rows name the image of an earlier row: each image is one record, its captions are several references, and "
+        "60 captions are further ones of an image: each image is one record, its captions are several references, and "
         "training takes one of them at random in each epoch."
     )
 

@@ -1,0 +1,80 @@
+"""JSON text of any content to values, and lists in the cells of a table to plain rows."""
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from medcap_core.errors import DataFault, first_line
+
+if TYPE_CHECKING:
+    from medcap_core.data.sources.rows import Row, Table
+
+
+def parse_json(content: str | bytes, where: str, remedy: str) -> Any:
+    """Parse JSON, bytes in UTF-8, UTF-16 or UTF-32. Raises DataFault naming `where` and ending in `remedy`."""
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        place = f" at line {error.lineno}" if error.lineno > 1 else ""
+        raise DataFault(f"{where} is not JSON ({error.msg}{place}): {remedy}.") from error
+    except UnicodeDecodeError as error:
+        raise DataFault(f"{where} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except RecursionError as error:
+        raise DataFault(f"{where} is nested too deeply: {remedy}.") from error
+    except ValueError as error:  # a number of more than 4300 digits
+        raise DataFault(f"{where} cannot be read ({first_line(error).partition(';')[0]}): {remedy}.") from error
+
+
+def flatten_lists(table: "Table", image: str | None, captions: Sequence[str], others: Sequence[str]) -> None:
+    """Turn lists in the named columns of `table` into plain text, in place.
+
+    Of a list of images the first is taken; a list of captions becomes one row each, adjacent. A list is a JSON list of
+    texts, or in a CSV the text of one (`['a.png', 'b.png']`). Any other list or mapping in these columns and in
+    `others` makes its row unusable.
+    """
+    chosen = _ListColumns([image] if image else [], captions, others)
+    rows = [plain for row in table.rows for plain in chosen.flatten(row)]
+    table.rows[:] = rows
+    if chosen.num_several_images:
+        table.notes.append(
+            f"{chosen.num_several_images:,} rows of {table.path.name} name several images; the first of each is used."
+        )
+
+
+@dataclass
+class _ListColumns:
+    """Columns of images, of captions and of other plain text, with the number of rows that had several images."""
+
+    images: Sequence[str]
+    captions: Sequence[str]
+    others: Sequence[str]
+    num_several_images: int = 0
+
+    def flatten(self, row: "Row") -> list["Row"]:
+        for column in self.images:
+            found = _as_texts(row.cells.get(column))
+            if found is not None:
+                self.num_several_images += len(found) > 1
+                row.cells[column] = found[0] if found else ""
+        rows = [row]
+        for column in self.captions:
+            found = _as_texts(row.cells.get(column))
+            if found is not None:
+                rows = [replace(one, cells={**one.cells, column: text}) for one in rows for text in found or [""]]
+        for column in (*self.captions, *self.images, *self.others):
+            if isinstance(rows[0].cells.get(column), list | dict):
+                row.cells[column] = ""
+                return [replace(row, fault=row.fault or f"line {row.line}: {column} is not text")]
+        return rows
+
+
+def _as_texts(value: Any) -> list[str] | None:
+    """Return the texts of a list, given as such or written in a cell; None for all else."""
+    if isinstance(value, str) and value.startswith(("['", '["')) and value.endswith("]"):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

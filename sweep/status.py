@@ -1,0 +1,142 @@
+"""How a run stands, read without its lock: state, best trial so far, running trials, time left.
+
+python -m sweep.status RUN_DIR
+python -m sweep.status RUN_DIR --json
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict
+
+from medcap_core.objective import Metric
+from medcap_core.runtime.command_line import exit_on_fault
+from sweep.space.labels import short_label
+from sweep.space.points import num_trials
+from sweep.study.record import TrialRecord, TrialState
+from sweep.study.results import RunResults, RunStatus, count_states, load_results
+from sweep.tables.formats import format_score, format_seconds
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class TrialStanding(BaseModel):
+    """How one trial stands; scores are of the metric on the validation split, None before the first epoch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trial: str
+    label: str
+    state: TrialState
+    epochs_done: int
+    num_epochs: int
+    best_score: float | None
+    last_score: float | None
+
+
+class Standing(BaseModel):
+    """How a run stands; `num_trials` are planned, and `seconds_left` is None where it is not known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    directory: str
+    name: str
+    state: RunStatus
+    metric: Metric
+    num_trials: int
+    trials: dict[TrialState, int]
+    best: TrialStanding | None
+    running: list[TrialStanding]
+    seconds_left: float | None
+    faults: list[str]
+
+
+def read_standing(directory: Path) -> Standing:
+    """Read how a run stands. Raises RunFault where `directory` is no run."""
+    results = load_results(directory)
+    goes_on = results.status is RunStatus.RUNNING
+    scores = [
+        (record.best_score, -record.number, record) for record in results.records if record.best_score is not None
+    ]
+    scores = [entry for entry in scores if entry[2].state is not TrialState.FAILED]
+    best = results.trial_of_row("best") or max(scores, default=(None, 0, None))[2]
+    return Standing(
+        directory=str(results.directory),
+        name=results.space.name,
+        state=results.status,
+        metric=results.space.metric,
+        num_trials=max(num_trials(results.space), len(results.records)),
+        trials=count_states(results.records),
+        best=_describe_trial(best) if best else None,
+        running=[_describe_trial(record) for record in results.records if record.state is TrialState.RUNNING]
+        if goes_on
+        else [],
+        seconds_left=_estimate_seconds_left(results) if goes_on else None,
+        faults=results.faults,
+    )
+
+
+def _describe_trial(record: TrialRecord) -> TrialStanding:
+    return TrialStanding(
+        trial=record.name,
+        label=short_label(record.point),
+        state=record.state,
+        epochs_done=record.epochs_done,
+        num_epochs=record.num_epochs,
+        best_score=record.best_score,
+        last_score=record.last_score,
+    )
+
+
+def _estimate_seconds_left(results: RunResults) -> float | None:
+    """Estimate the time of the remaining epochs of the search at the mean speed so far, in as many trials at once.
+
+    A trial not yet started counts the mean epochs of the finished ones. None before the first epoch has ended.
+    """
+    records = results.records
+    num_epochs, seconds = sum(record.epochs_done for record in records), sum(record.seconds for record in records)
+    running = [record for record in records if record.state is TrialState.RUNNING]
+    if not num_epochs or not running:
+        return None
+    ended = [record.epochs_done for record in records if record.state.is_final] or [running[0].num_epochs]
+    waiting = [record for record in records if record.state in (TrialState.PENDING, TrialState.STOPPED)]
+    left = sum(record.num_epochs - record.epochs_done for record in (*running, *waiting))
+    unseen = max(0, num_trials(results.space) - len(records)) * sum(ended) / len(ended)
+    return (left + unseen) * seconds / num_epochs / len(running)
+
+
+def format_standing(standing: Standing) -> str:
+    """Format a run's standing as lines of text."""
+    counts = ", ".join(f"{count} {state.value}" for state, count in standing.trials.items()) or "none yet"
+    lines = [f"Run      {standing.directory}: {standing.state.value}", f"Trials   {counts}, of {standing.num_trials}"]
+    if standing.best:
+        best = standing.best
+        lines.append(
+            f"Best     {best.trial} ({best.label}), validation {standing.metric} {format_score(best.best_score)}"
+        )
+    lines += [
+        f"Running  {trial.trial} ({trial.label}), epoch {trial.epochs_done} of {trial.num_epochs}, "
+        f"last {standing.metric} {format_score(trial.last_score)}"
+        for trial in standing.running
+    ]
+    if standing.seconds_left is not None:
+        lines.append(f"Left     about {format_seconds(standing.seconds_left)} for the search, without the test split")
+    lines += [f"Fault    {fault}" for fault in standing.faults]
+    return "".join(f"{line}\n" for line in lines)
+
+
+@app.command()
+def status(
+    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print how a run stands; the run may go on meanwhile."""
+    with exit_on_fault():
+        standing = read_standing(directory)
+        sys.stdout.write(f"{standing.model_dump_json(indent=1)}\n" if as_json else format_standing(standing))
+
+
+if __name__ == "__main__":
+    app()

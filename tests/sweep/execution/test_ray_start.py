@@ -1,0 +1,85 @@
+"""The start of Ray where its folder or the machine makes trouble."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+
+import pytest
+import ray
+
+from medcap_core.errors import RunFault
+from sweep.execution.ray_start import MOST_STARTS, list_temporary_folders, start_ray
+
+
+@pytest.fixture
+def wanted() -> Event:
+    event = Event()
+    event.set()
+    return event
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "")  # so that what is set below is undone
+
+
+@pytest.mark.parametrize("kind", ["long", "a file"])
+def test_a_folder_that_ray_cannot_use_gives_way_to_a_short_one_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / ("a" * 60 if kind == "long" else "b")
+    if kind == "long":
+        folder.mkdir()
+    else:
+        folder.write_text("")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    (own,) = list_temporary_folders()
+    assert own is not None
+    assert own.stat().st_uid == os.getuid()
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert len(str(own)) < 39
+
+
+def test_a_folder_that_serves_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert list_temporary_folders()[0] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "num_starts", "remedy"),
+    [
+        (Exception("The current node timed out during startup.\nMore."), MOST_STARTS, "when less runs on this machine"),
+        (PermissionError(13, "Permission denied", "/tmp/ray/x"), 2, "set RAY_TMPDIR to a short folder of your own"),
+    ],
+)
+def test_what_ray_raises_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, wanted: Event, error: Exception, num_starts: int, remedy: str
+) -> None:
+    starts = []
+
+    def init(**_: object) -> None:
+        starts.append(os.environ.get("RAY_TMPDIR"))
+        raise error
+
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setattr(ray, "init", init)
+    with ExitStack() as threads, pytest.raises(RunFault, match=r"^Ray could not start \([^\n]+\); ") as raised:
+        start_ray(threads, wanted)
+    (fault,) = raised.value.faults
+    assert remedy in fault
+    assert "\n" not in fault
+    assert len(starts) == num_starts
+
+
+def test_nothing_is_started_again_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def init(**_: object) -> None:
+        starts.append(1)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ray, "init", init)
+    with ExitStack() as threads, pytest.raises(RunFault):
+        start_ray(threads, Event())
+    assert len(starts) == 1

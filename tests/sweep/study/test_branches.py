@@ -1,0 +1,91 @@
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.space import SearchSpace, build_space, load_space
+from sweep.study.branches import choose_branch, find_branching_knob
+from sweep.study.proposal import build_proposal, score_failures
+from tests.support import REPOSITORY
+
+CHOICES = ["full", "encoder_only", "lora"]
+GIVEN = [{"freeze": "lora", "learning_rate": 1e-2}, {"freeze": "lora"}, {"freeze": "full"}]
+
+
+def space(**changes: Any) -> SearchSpace:
+    search = {
+        "freeze": {"choice": CHOICES},
+        "learning_rate": [
+            {"loguniform": [1e-4, 1e-1], "when": {"freeze": ["full", "encoder_only"]}},
+            {"loguniform": [1e-3, 1e-1], "when": {"freeze": "lora"}},
+        ],
+    }
+    values = {"name": "branches", "search": search, "first_points": GIVEN, "trials": 30}
+    return build_space(values | changes, "test")
+
+
+def ended(freeze: str, score: float | None, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    return optuna.create_trial(
+        state=state,
+        params={"freeze": freeze},
+        distributions={"freeze": optuna.distributions.CategoricalDistribution(CHOICES)},
+        value=score if state is TrialState.COMPLETE else None,
+        intermediate_values={} if score is None else {50: score},
+    )
+
+
+@pytest.mark.parametrize(
+    ("drawn", "chosen"),
+    [
+        # given are lora 3.0 and 2.0, full 2.5: each value gets a draw of its own, the least tried first
+        ([], ("encoder_only", True)),
+        ([("encoder_only", 0.1)], ("full", True)),
+        ([("encoder_only", 0.1), ("full", 2.0)], ("lora", True)),
+        # and two trials in all
+        ([("encoder_only", 0.1), ("full", 2.0), ("lora", 1.0)], ("encoder_only", True)),
+        # the median of 0.1, 0.2, 1.0, 2.0, 2.0, 2.5, 3.0 is 2.0: encoder_only has lost, the others take turns
+        ([("encoder_only", 0.1), ("full", 2.0), ("lora", 1.0), ("encoder_only", 0.2)], ("full", False)),
+        ([("encoder_only", 0.1), ("full", 2.0), ("lora", 1.0), ("encoder_only", 0.2), ("full", 1.0)], ("lora", False)),
+        # its best is the median: not lost
+        ([("full", 2.0), ("full", 2.0), ("lora", 1.0), ("lora", 1.0), ("encoder_only", 2.0)], ("encoder_only", True)),
+        ([*[("full", 2.0)] * 3, *[("lora", 1.0)] * 3, *[("encoder_only", 2.0)] * 2], ("encoder_only", False)),
+    ],
+)
+def test_the_branch_of_the_next_trial(drawn: list[tuple[str, float]], chosen: tuple[str, bool]) -> None:
+    history = [ended("lora", 3.0), ended("lora", 2.0), ended("full", 2.5)]
+    history += [ended(freeze, score) for freeze, score in drawn[:-1]]
+    history += [ended(freeze, score, TrialState.PRUNED) for freeze, score in drawn[-1:]]
+    assert choose_branch(space(), "freeze", history) == chosen
+
+
+def test_a_branch_that_runs_has_not_lost() -> None:
+    drawn = [ended("encoder_only", None, TrialState.RUNNING)] * 2 + [ended("full", 2.0)] * 3 + [ended("lora", 1.0)] * 3
+    history = [ended("lora", 3.0), ended("lora", 2.0), ended("full", 2.5), *drawn]
+    assert choose_branch(space(), "freeze", history) == ("encoder_only", False)
+
+
+def test_spaces_branch_by_the_choice_that_most_ranges_depend_on() -> None:
+    folder = REPOSITORY / "search_spaces"
+    names = ("lora", "full", "medblip3d", "lora_only")
+    assert [find_branching_knob(load_space(folder / f"{name}.yaml")) for name in names] == ["freeze"] * 3 + [None]
+
+
+def test_a_proposal_is_of_the_branch_whose_turn_it_is() -> None:
+    history = [ended("lora", 3.0), ended("lora", 2.0), ended("full", 2.5)]
+    proposal = build_proposal(space(), 3, history, set())
+    assert proposal.point["freeze"] == "encoder_only"
+    assert proposal == build_proposal(space(), 3, history, set())
+
+
+def test_failures_of_a_config_get_the_lowest_score_and_others_none() -> None:
+    failed = ended("lora", None, TrialState.FAIL)
+    history = [ended("full", 2.0), failed, ended("full", 0.5, TrialState.PRUNED), failed]
+    scored = score_failures(history, {1})
+    assert [(trial.state, trial.value) for trial in scored] == [
+        (TrialState.COMPLETE, 2.0),
+        (TrialState.COMPLETE, 0.5),
+        (TrialState.PRUNED, None),
+        (TrialState.FAIL, None),
+    ]
+    assert scored[1].params == failed.params
