@@ -99,7 +99,7 @@ class TensorBoardLogger(LoggerCallback):
             self.writers.pop(name).close()
         folder = self.study.directory / LogTarget.TENSORBOARD.value / name
         shutil.rmtree(folder, ignore_errors=True)
-        self.writers[name] = self.library.SummaryWriter(str(folder))
+        self.writers[name] = self.library.SummaryWriter(str(folder), flush_secs=1)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Write the finite numbers of an epoch, the score under the metric's name."""
@@ -108,7 +108,6 @@ class TensorBoardLogger(LoggerCallback):
         self.metrics[name] = {shown: result[field] for field, shown in names.items() if math.isfinite(result[field])}
         for shown, value in self.metrics[name].items():
             self.writers[name].add_scalar(shown, value, result["epoch"])
-        self.writers[name].flush()
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Write the searched values beside the last metrics, for TensorBoard's table of them."""

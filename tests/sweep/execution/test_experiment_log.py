@@ -19,6 +19,7 @@ from sweep.process import log_target
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
+from tests.support.real_runs import wait_until
 from tests.support.small_runs import figures_of, space
 
 Points = list[tuple[int, float]]
@@ -81,7 +82,7 @@ def test_each_epoch_is_logged_once_over_stops_and_resumes(running: tuple[Study, 
     log_epochs(log, record, 0.5, float("nan"))
 
     folder = study.directory / "tensorboard" / record.name
-    assert read_points(folder, "cider") == [(1, 0.5)]  # on disk, though the trial was interrupted
+    wait_until(lambda: read_points(folder, "cider") == [(1, 0.5)], "it is on disk, though the trial was interrupted")
     resumed = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
     resumed.on_trial_start(0, [], name_trial(record))
     log_epochs(resumed, record, 0.5, float("nan"), 1.5, 2.5)
@@ -105,7 +106,8 @@ def test_two_trials_are_logged_apart(create: Callable[..., Study]) -> None:
         log_epochs(log, record, 1.5 + number)
     log.on_trial_error(0, [], name_trial(records[0]))
     folder = study.directory / "tensorboard"
-    assert [read_points(folder / record.name, "cider") for record in records] == [[(1, 1.5)], [(1, 2.5)]]
+    expected = [[(1, 1.5)], [(1, 2.5)]]
+    wait_until(lambda: [read_points(folder / record.name, "cider") for record in records] == expected, "both are there")
 
 
 class LostTarget(LoggerCallback):
