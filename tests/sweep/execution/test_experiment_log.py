@@ -83,6 +83,21 @@ def log_epochs(log: ExperimentLog, record: TrialRecord, *scores: float) -> None:
         log.on_trial_result(0, [], name_trial(record), figures_of(record, epoch, score))
 
 
+def test_the_paths_of_this_machine_are_not_sent_with_an_epoch(running: tuple[Study, TrialRecord]) -> None:
+    study, record = running
+    sent: list[dict[str, Any]] = []
+
+    class Recorder(LoggerCallback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            sent.append(result)
+
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    log.logger = Recorder()
+    figures = figures_of(record, 1, 0.5)
+    log.on_trial_result(0, [], name_trial(record), figures | {"config": {"directory": "/home/someone"}})
+    assert sent == [figures]
+
+
 def test_mlflow_gets_the_scores_and_the_config(
     running: tuple[Study, TrialRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
