@@ -48,9 +48,13 @@ class ExperimentLog(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log the metrics of an epoch; failures are left out."""
+        """Log the metrics of an epoch; failures are left out, and the config, which was logged at the start.
+
+        Ray's callback of Weights & Biases would send that with the paths that `excludes` names.
+        """
         if FAILURE not in result:
-            self._pass_on("on_trial_result", iteration, trials, trial, result)
+            metrics = {name: value for name, value in result.items() if name != "config"}
+            self._pass_on("on_trial_result", iteration, trials, trial, metrics)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Log the end of a trial that finished or was stopped."""
