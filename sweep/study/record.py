@@ -235,8 +235,8 @@ def load_record(path: Path) -> TrialRecord:
         values = {name: getattr(content, name) for name in _Content.model_fields if name not in ("trial", "config")}
         return TrialRecord(name=content.trial, config=config, **values)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigFault) as error:
-        named = f"{type(error).__name__}: {fold_white_space(str(error))}"
-        cause = describe_fault(error) if isinstance(error, ValidationError) else named
+        shown = f"{type(error).__name__}: {fold_white_space(str(error))}"
+        cause = describe_fault(error) if isinstance(error, ValidationError) else shown
         raise RunFault(
             f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
         ) from None
