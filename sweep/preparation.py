@@ -206,14 +206,11 @@ def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
     At most MOST_IMAGES_OPENED of a split are opened and decoded. Raises TooManyBadRecords and DataFault.
     """
     dataset = load_dataset(_configs_by_images(space)[0])
-    few = {
-        "max_train_images": MOST_IMAGES_OPENED,
-        "max_validation_images": MOST_IMAGES_OPENED,
-        "max_test_images": MOST_IMAGES_OPENED,
-    }
     bad: list[SkippedRecord] = []
     for config in _configs_by_images(space):
-        caps = {name: min(cap, getattr(config, name) or cap) for name, cap in few.items()}
+        caps = {"max_validation_images": MOST_IMAGES_OPENED}  # the run judges all of them
+        for name in ("max_train_images", "max_test_images"):
+            caps[name] = min(getattr(config, name) or MOST_IMAGES_OPENED, MOST_IMAGES_OPENED)
         looked_at, geometry = config.model_copy(update=caps), load_geometry(config)
         bad += judge_records(looked_at, geometry, progress, whole_validation=False)
         prepare_data(looked_at, geometry, splits=SPLITS, progress=progress)

@@ -12,6 +12,7 @@ from rich.console import Console
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
+from medcap_core.runtime.files import name_refused_files
 from medcap_core.runtime.progress import ignore_progress
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
@@ -47,6 +48,7 @@ class EveryTrialFailed(MedcapError):
     """No trial of the run gave a model."""
 
 
+@name_refused_files()
 def run_study(
     study: Study,
     launch: Launch,

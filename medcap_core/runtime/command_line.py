@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from medcap_core.errors import ConfigFault, MedcapError, UserFault
+from medcap_core.runtime.files import name_refused_files
 
 EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -19,8 +20,9 @@ EXIT_FAILED, EXIT_USER_FAULT, EXIT_INTERRUPTED = 1, 2, 130
 def exit_on_fault() -> Iterator[None]:
     """End the command without a traceback on an error of this project or Ctrl-C: message to stderr, exit code."""
     try:
-        check_home()
-        yield
+        with name_refused_files():
+            check_home()
+            yield
     except UserFault as fault:
         for line in fault.faults:
             sys.stderr.write(f"error: {line}\n")

@@ -1,9 +1,40 @@
 """Replace files in one step: a reader, also after a crash, sees the whole old file or the whole new one."""
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from medcap_core.errors import RunFault
+
+_REMEDIES = {
+    errno.EACCES: "change its permissions or give another path",
+    errno.EPERM: "change its permissions or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.EISDIR: "a file belongs there: move the folder away",
+    errno.ENOTDIR: "a part of the path is a file: give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "its links lead in a circle: give another path",
+    errno.ENOTEMPTY: "move the folder away",
+}
+_LONGEST_SHOWN = 200
+
+
+@contextmanager
+def name_refused_files() -> Iterator[None]:
+    """Turn the system's refusal of a path, such as one without permission, into a RunFault; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        path = error.filename if error.filename2 is None else error.filename2
+        if error.errno not in _REMEDIES or path is None:
+            raise
+        name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
+        raise RunFault(f"{shown}: {error.strerror}; {_REMEDIES[error.errno]}.") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -48,9 +48,13 @@ class ExperimentLog(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log the metrics of an epoch; failures are left out."""
+        """Log the metrics of an epoch; failures are left out, and the config, which was logged at the start.
+
+        Ray's callback of Weights & Biases would send that with the paths that `excludes` names.
+        """
         if FAILURE not in result:
-            self._pass_on("on_trial_result", iteration, trials, trial, result)
+            metrics = {name: value for name, value in result.items() if name != "config"}
+            self._pass_on("on_trial_result", iteration, trials, trial, metrics)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Log the end of a trial that finished or was stopped."""
@@ -99,7 +103,7 @@ class TensorBoardLogger(LoggerCallback):
             self.writers.pop(name).close()
         folder = self.study.directory / LogTarget.TENSORBOARD.value / name
         shutil.rmtree(folder, ignore_errors=True)
-        self.writers[name] = self.library.SummaryWriter(str(folder))
+        self.writers[name] = self.library.SummaryWriter(str(folder), flush_secs=1)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Write the finite numbers of an epoch, the score under the metric's name."""
@@ -108,7 +112,6 @@ class TensorBoardLogger(LoggerCallback):
         self.metrics[name] = {shown: result[field] for field, shown in names.items() if math.isfinite(result[field])}
         for shown, value in self.metrics[name].items():
             self.writers[name].add_scalar(shown, value, result["epoch"])
-        self.writers[name].flush()
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Write the searched values beside the last metrics, for TensorBoard's table of them."""

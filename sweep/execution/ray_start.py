@@ -27,7 +27,8 @@ def start_ray(threads: ExitStack, is_wanted: Event) -> str | None:
     for folder in list_temporary_folders():
         for _ in range(MOST_STARTS):
             if folder is not None:
-                os.environ["RAY_TMPDIR"] = str(folder)
+                # TMPDIR too: the dashboard's own processes meet at a socket there.
+                os.environ["RAY_TMPDIR"] = os.environ["TMPDIR"] = str(folder)
             thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
             try:
                 dashboard_url = thread.submit(_init).result()

@@ -112,10 +112,10 @@ def run_trial(params: dict[str, Any]) -> None:
         ]
         if not known:
             raise
-        tune.report(_describe_failure(_root_cause(known[0])))
+        tune.report(describe_failure(_root_cause(known[0])))
 
 
-def _describe_failure(error: BaseException) -> dict[str, Any]:
+def describe_failure(error: BaseException) -> dict[str, Any]:
     """Build the last report of a trial that failed; data and models at fault say nothing against its config."""
     return {FAILURE: fold_white_space(str(error)), CONFIG_AT_FAULT: isinstance(error, TrialFailure)}
 
@@ -165,7 +165,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
         except (TrialFailure, UserFault) as failure:
             if assignment.num_workers > 1:
                 raise  # the other workers wait until this one ends
-            report(_describe_failure(failure))
+            report(describe_failure(failure))
         finally:
             release_memory()  # the process is reused for another trial
 

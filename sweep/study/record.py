@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ConfigFault, RunFault
 from medcap_core.objective import OBJECTIVES, Metric, Objective
+from sweep.study.test_results import describe_fault
 
 
 class Epoch(BaseModel):
@@ -234,7 +235,8 @@ def load_record(path: Path) -> TrialRecord:
         values = {name: getattr(content, name) for name in _Content.model_fields if name not in ("trial", "config")}
         return TrialRecord(name=content.trial, config=config, **values)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigFault) as error:
-        cause = f"{type(error).__name__}: {fold_white_space(str(error))}"
+        shown = f"{type(error).__name__}: {fold_white_space(str(error))}"
+        cause = describe_fault(error) if isinstance(error, ValidationError) else shown
         raise RunFault(
             f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
         ) from None

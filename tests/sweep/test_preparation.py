@@ -101,7 +101,7 @@ def write_table(folder: Path, captions: dict[int, str]) -> Path:
 
 def forget_data() -> None:
     """Read the data again, as another process would."""
-    prepare.load_dataset.cache_clear()
+    prepare.read_dataset.cache_clear()
     prepare._open_store.cache_clear()
 
 

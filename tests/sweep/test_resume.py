@@ -353,7 +353,8 @@ def test_a_folder_in_the_place_of_the_database_stops_nothing(create: Callable[..
 
 
 def test_the_sampler_sees_what_the_database_holds(create: Callable[..., Study]) -> None:
-    study = create(space(trials=9))
+    points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
+    study = create(space(trials=9, first_points=points))
     Trainer().run(study, most_trials=6)
     stopped = study.propose()
     assert stopped is not None

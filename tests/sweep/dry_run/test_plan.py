@@ -83,7 +83,7 @@ def test_plan_of_a_conditional_search() -> None:
     assert defaults.startswith("By default\n  data_fraction = 1.0, max_train_images = null,")
     assert "num_epochs = 4" in defaults
     assert "batch_size = 16" not in defaults
-    assert "learning_rate" not in defaults
+    assert " learning_rate" not in defaults
     assert points == "First points\n  1. freeze = lora, learning_rate = 0.001"
     title, *lines = samples.splitlines()
     assert title == "Sample configs (drawn at random; the sampler's own will differ)"

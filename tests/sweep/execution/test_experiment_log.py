@@ -19,6 +19,7 @@ from sweep.process import log_target
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
+from tests.support.real_runs import wait_until
 from tests.support.small_runs import figures_of, space
 
 Points = list[tuple[int, float]]
@@ -58,6 +59,17 @@ def name_trial(record: TrialRecord) -> Any:
     return SimpleNamespace(config={"trial": record.name})
 
 
+class HashableTrial:
+    """What Ray's own callbacks read of Tune's trial."""
+
+    def __init__(self, record: TrialRecord) -> None:
+        self.config = {"trial": record.name} | record.point
+        self.trial_id = record.name
+
+    def __str__(self) -> str:
+        return self.trial_id
+
+
 @pytest.fixture
 def running(create: Callable[..., Study]) -> tuple[Study, TrialRecord]:
     study = create(space(trials=1, sampler="random", scheduler="none"))
@@ -72,6 +84,45 @@ def log_epochs(log: ExperimentLog, record: TrialRecord, *scores: float) -> None:
         log.on_trial_result(0, [], name_trial(record), figures_of(record, epoch, score))
 
 
+def test_the_paths_of_this_machine_are_not_sent_with_an_epoch(running: tuple[Study, TrialRecord]) -> None:
+    study, record = running
+    sent: list[dict[str, Any]] = []
+
+    class Recorder(LoggerCallback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            sent.append(result)
+
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    log.logger = Recorder()
+    figures = figures_of(record, 1, 0.5)
+    log.on_trial_result(0, [], name_trial(record), figures | {"config": {"directory": "/home/someone"}})
+    assert sent == [figures]
+
+
+def test_mlflow_gets_the_scores_and_the_config(
+    running: tuple[Study, TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs pip install 'medcap-sweep[mlflow]'")
+    study, record = running
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    log = ExperimentLog(study, LogTarget.MLFLOW, pytest.fail)
+    trial = HashableTrial(record)
+    log.on_trial_start(0, [], trial)
+    for epoch, score in enumerate((0.5, 0.75), start=1):
+        result = figures_of(record, epoch, score) | {"training_iteration": epoch, "config": trial.config}
+        log.on_trial_result(0, [], trial, result)
+    log.on_trial_complete(0, [], trial)
+    client = mlflow.MlflowClient(f"sqlite:///{study.directory}/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name(study.directory.name)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {name: str(value) for name, value in trial.config.items()}
+    history = client.get_metric_history(run.info.run_id, "score")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.75)]
+    mlflow.set_tracking_uri(None)
+
+
 def test_each_epoch_is_logged_once_over_stops_and_resumes(running: tuple[Study, TrialRecord]) -> None:
     study, record = running
     log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
@@ -81,7 +132,7 @@ def test_each_epoch_is_logged_once_over_stops_and_resumes(running: tuple[Study, 
     log_epochs(log, record, 0.5, float("nan"))
 
     folder = study.directory / "tensorboard" / record.name
-    assert read_points(folder, "cider") == [(1, 0.5)]  # on disk, though the trial was interrupted
+    wait_until(lambda: read_points(folder, "cider") == [(1, 0.5)], "it is on disk, though the trial was interrupted")
     resumed = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
     resumed.on_trial_start(0, [], name_trial(record))
     log_epochs(resumed, record, 0.5, float("nan"), 1.5, 2.5)
@@ -105,7 +156,8 @@ def test_two_trials_are_logged_apart(create: Callable[..., Study]) -> None:
         log_epochs(log, record, 1.5 + number)
     log.on_trial_error(0, [], name_trial(records[0]))
     folder = study.directory / "tensorboard"
-    assert [read_points(folder / record.name, "cider") for record in records] == [[(1, 1.5)], [(1, 2.5)]]
+    expected = [[(1, 1.5)], [(1, 2.5)]]
+    wait_until(lambda: [read_points(folder / record.name, "cider") for record in records] == expected, "both are there")
 
 
 class LostTarget(LoggerCallback):
