@@ -147,15 +147,13 @@ def check_same_origin(
     for start in read_provenance(directory):
         for split in SPLITS:
             digest, left_out = start.data.sha256.get(split), start.data.left_out.get(split, [])
-            if digest is None:
+            if digest is None or data.sha256.get(split) == digest:
                 continue
             if hash_without(split, left_out) != digest:
                 raise RunFault(
                     f"data {data.name}: the {split} split has other records, captions or another order than when "
                     f"this run began; {remedy}."
                 )
-            if data.sha256.get(split) == digest:
-                continue
             mended.add(split)
             if split == "test" and RunPaths(directory).test_metrics.exists():
                 raise RunFault(
