@@ -187,6 +187,7 @@ def test_records_of_shared_cases_are_dropped_and_listed_but_not_bad(tmp_path: Pa
     assert not cases["train"] & (cases["validation"] | cases["test"])
     assert {record.reason for record in data.skipped} >= {"test has its case p5 too"}
     assert len(data.skipped) + sum(map(len, data.splits.values())) == 20
+    assert judge_records(config, GEOMETRY) == []
     with pytest.raises(DataFault, match="cases have images in more than one split"):
         prepare_data(TrialConfig(data=str(tmp_path / "d.csv")), GEOMETRY)
 
