@@ -69,7 +69,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and notes of `save_weights`. Raises DamagedCheckpoint where the checksum is another."""
     try:
         with safe_open(path, framework="pt") as file:
-            checked = json.loads(file.metadata()["checked"])
+            metadata = file.metadata() or {}
+            if "checked" not in metadata:
+                raise DamagedCheckpoint(f"{path} has no checksum, so it is no checkpoint of a trial; restore that.")
+            checked = json.loads(metadata["checked"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         is_whole = compute_checksum(tensors, checked["notes"]) == checked["checksum"]
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:

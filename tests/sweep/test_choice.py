@@ -49,7 +49,8 @@ def test_what_a_kill_left_out_is_made_up_and_a_new_best_joins_the_old(copied_run
         first, second = study.best(2)
         whole = study.read_test_metrics()
         # As a kill leaves it between the scores of the trial and the rest.
-        partial = TestResults(trials=whole.trials, intervals={first.name: whole.intervals[first.name]})
+        kept = {name: {first.name: getattr(whole, name)[first.name]} for name in ("intervals", "variety")}
+        partial = TestResults(trials=whole.trials, **kept)
         study.write_test_metrics(partial)
         study.paths.predictions.unlink()
         assert score_on_test(study, first, TWO_AT_ONCE, ignore) == whole == study.read_test_metrics()

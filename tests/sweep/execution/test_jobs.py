@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.inference.generation import Request
+from medcap_core.training.checkpoint import save_weights
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import PredictionJob, predict_here, predict_split, share_out
 from sweep.study.study import Study
@@ -53,7 +53,7 @@ def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], share:
 def test_a_fault_over_there_is_the_same_fault_here(trained: tuple[TrialConfig, Path], tmp_path: Path) -> None:
     config, _ = trained
     foreign = tmp_path / "weights.safetensors"
-    save_file({"another.layer": torch.zeros(2)}, foreign)
+    save_weights(foreign, {"another.layer": torch.zeros(2)})
     with pytest.raises(RunFault, match=r"such as another\.layer") as raised:
         share_out(
             [PredictionJob("bad", config, foreign, "test", range(2), CAPTIONS)],

@@ -14,34 +14,39 @@ from sweep.space.schema import Resources
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.real_runs import LOOPBACK, quiet_view, wait_until, watching_listening
+from tests.support.small_runs import run_one
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.execution.test_tune import build_study
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: FinishedRun, tmp_path: Path) -> None:
-    points = [
+    """The second is stopped: three earlier trials, made up, scored a little more than it does after its first epoch."""
+    points = [{"freeze": "decoder_only", "learning_rate": 1e-3 * number, "num_epochs": 3} for number in (1, 2, 3)]
+    points += [
         {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
         {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
     ]
+    with Study.open(finished_run.directory) as alone:
+        lora, full = alone.records[0].epochs, alone.records[1].epochs
     resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2)
     assert (resources.num_workers, resources.max_concurrent) == (2, 1)
-    with build_study(tmp_path / "run", finished_run, first_points=points, trials=2) as study:
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=5) as study:
+        for _ in range(3):
+            run_one(study, *[float(lora[0].score or 0) + 1e-6] * 3)
         with watching_listening(os.getpid(), seconds_between=1) as listening:
             run_search(study, resources, quiet_view())
-        first, second = study.records
+        first, second = study.records[3:]
         assert {path.name for path in study.directory.glob("trials/*/*")} == {
             "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
         }  # fmt: skip
         assert not (study.directory / "ray").exists()
     assert any(name.startswith("ray::") for name, _ in listening)
     assert {address for _, address in listening} <= LOOPBACK
-    with Study.open(finished_run.directory) as alone:
-        expected = alone.records[1].epochs
     assert first.state is TrialState.SUCCEEDED, first.reason
-    assert [epoch.score for epoch in first.epochs] == [epoch.score for epoch in expected]
+    assert [epoch.score for epoch in first.epochs] == [epoch.score for epoch in full]
     for name in ("training_loss", "validation_loss"):
-        losses = [getattr(epoch, name) for epoch in expected]
+        losses = [getattr(epoch, name) for epoch in full]
         assert [getattr(epoch, name) for epoch in first.epochs] == pytest.approx(losses, abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
     all_cpus = ray.cluster_resources()["CPU"]
