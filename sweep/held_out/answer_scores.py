@@ -16,8 +16,8 @@ from medcap_core.scoring.statistics import (
     resample_sums,
 )
 from sweep.held_out.questions import CLASSES, AskedSplit, cohort_of
-from sweep.study.scored_rows import TEXT_ONLY_ROWS
 from sweep.study.test_results import (
+    TEXT_ONLY_ROWS,
     AnswerComparison,
     AnswerComparisons,
     AnswerComparisonsByMetric,

@@ -30,9 +30,9 @@ from sweep.held_out.answer_scores import (
 from sweep.held_out.questions import ITEM_COLUMNS, AskedSplit, find_unseen_cohorts, list_questions
 from sweep.held_out.task import Task, describe_evaluation, describe_resampling
 from sweep.study.record import TrialRecord
-from sweep.study.scored_rows import TEXT_ONLY_ROWS
 from sweep.study.study import Study
 from sweep.study.test_results import (
+    TEXT_ONLY_ROWS,
     AnswerRow,
     Classification,
     ClassificationRow,

@@ -22,9 +22,8 @@ from sweep.held_out.caption_rows import CaptionRows
 from sweep.held_out.caption_scores import CaptionScore, score_captions
 from sweep.held_out.task import Task, describe_resampling
 from sweep.study.record import TrialRecord
-from sweep.study.scored_rows import BASE_ROWS, BLIND_ROWS
 from sweep.study.study import Study
-from sweep.study.test_results import Settings, TestResults
+from sweep.study.test_results import BASE_ROWS, BLIND_ROWS, Settings, TestResults
 
 # What decides the training images that the blind rows choose from, beside the data.
 _TRAINING_FIELDS = ("data_fraction", "max_train_images", "drop_duplicate_train_images")

@@ -3,7 +3,7 @@
 from sweep.report.pictures import NoPictures, build_answer_samples
 from sweep.report.style import escape, finish
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import TEXT_ONLY_ROWS
+from sweep.study.test_results import TEXT_ONLY_ROWS
 from sweep.tables import answer_tables
 from sweep.tables.blocks import Block, Plot, Section, Table, Text
 from sweep.tables.caption_tables import estimate

@@ -13,8 +13,7 @@ from sweep.report.sections import explain_test, is_hub_name, shorten_name
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import BASELINE_ROWS
-from sweep.study.test_results import Scope
+from sweep.study.test_results import BASELINE_ROWS, Scope
 from sweep.tables.blocks import Block, Code, Section, Text
 from sweep.tables.caption_tables import build_test_table
 from sweep.tables.markdown import escape, format_section

@@ -24,7 +24,6 @@ from sweep.space.points import draw_configs
 from sweep.study.attention import AttentionIndex, PointingResult
 from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
-from sweep.study.scored_rows import PER_IMAGE_TABLE
 from sweep.tables.blocks import Gallery, Picture
 from sweep.tables.formats import format_score
 
@@ -113,7 +112,7 @@ def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dic
         rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
         how = (
             f"The first {len(rows)} of {len(captions):,} test {results.noun}s in the order of the data set; best and "
-            f"worst cases are chosen once {PER_IMAGE_TABLE} is there."
+            f"worst cases are chosen once {results.paths.image_scores.relative_to(results.directory)} is there."
         )
         return how, {"Samples": rows}
     ids = captions["id"].tolist()

@@ -22,8 +22,7 @@ from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
 from sweep.study.ranking import rank_for_choice
 from sweep.study.record import TrialRecord, TrialState, load_record
-from sweep.study.scored_rows import BASELINE_ROWS
-from sweep.study.test_results import Scores, TestResults
+from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import write_json_atomically
 
@@ -20,6 +21,31 @@ Settings = dict[str, str | int | float | bool | None]
 Unit = Literal["case", "image", "subject", "scan"]
 Scope = Literal["unseen", "all"]
 """Which test scans a figure is of: those of cohorts that are not in training, or all."""
+
+
+BASELINE_ROWS = {
+    "zero_shot": "zero-shot",
+    "caption_prior": "caption prior",
+    "nearest_image": "nearest training image",
+    "shuffled_images": "shuffled images",
+}
+"""Labels of the rows of captions that are no trial."""
+
+ANSWER_ROWS = {
+    "zero_shot": "zero-shot",
+    "shuffled_images": "shuffled scans",
+    "answer_prior": "most frequent answer",
+}
+"""Labels of the rows of answers that are no trial."""
+
+TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")
+"""Rows that know the questions alone: the best model shown wrong scans, and no model."""
+
+BLIND_ROWS = ("caption_prior", "nearest_image")
+"""Rows without a model; they draw on the training images of the best trial."""
+
+BASE_ROWS = ("zero_shot", *BLIND_ROWS)
+"""Rows that depend on the base model and the data, not on what the best trial has learnt."""
 
 
 class _Model(BaseModel):
@@ -297,3 +323,8 @@ def describe_fault(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def name_baseline(row: str, noun: str) -> str:
+    """Label a row of `BASELINE_ROWS` where records are called `noun`."""
+    return BASELINE_ROWS[row].replace(Record.noun, noun)

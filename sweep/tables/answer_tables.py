@@ -5,8 +5,9 @@ from statistics import fmean
 from typing import TypeVar
 
 from sweep.study.results import RunResults, choose_rows
-from sweep.study.scored_rows import ANSWER_ROWS, TEXT_ONLY_ROWS
 from sweep.study.test_results import (
+    ANSWER_ROWS,
+    TEXT_ONLY_ROWS,
     AnswerRow,
     AnswerScore,
     ClassificationRow,

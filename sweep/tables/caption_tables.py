@@ -5,8 +5,7 @@ from dataclasses import replace
 from medcap_core.scoring.published import find_published
 from sweep.space.labels import short_label
 from sweep.study.results import RunResults, choose_rows
-from sweep.study.scored_rows import ANSWER_ROWS, BASELINE_ROWS, name_baseline
-from sweep.study.test_results import Comparison, Interval
+from sweep.study.test_results import ANSWER_ROWS, BASELINE_ROWS, Comparison, Interval, name_baseline
 from sweep.tables.blocks import Column, Row, Table
 from sweep.tables.formats import Cell, Estimate, Label, format_uncertainty, format_value
 

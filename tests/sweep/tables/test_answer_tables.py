@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sweep.study.scored_rows import ANSWER_ROWS
+from sweep.study.test_results import ANSWER_ROWS
 from sweep.tables.answer_tables import build_answer_tables
 from tests.support.answered_runs import ROWS, build_answer_metrics
 from tests.support.printed_tables import build_results, print_lines
