@@ -36,8 +36,8 @@ from sweep.space.schema import SearchSpace
 from sweep.study.ranking import NUM_CANDIDATES
 
 NUM_DRAWS, NUM_STEPS, NUM_DECODED = 32, 4, 16
-SHARE_UNDER_ASHA = 0.55
-"""Epochs run of those planned, in lora.yaml: 25 of 52 one trial at a time, 15 of the first 25 with two at once."""
+SHARE_UNDER_ASHA = 0.7
+"""Epochs run of those planned: 30 of 43 in lora.yaml with two trials at once."""
 STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 4.5, 2.0
 """In units of this process's own start: of trials' processes; of a trial's workers; of METEOR's Java and the report at
 the end. On two quiet cores 6, 17 and 7.4 s, to 3.8 s."""
