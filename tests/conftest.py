@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-SLOW_FIXTURES = {"local_ray": "ray", "finished_run": "runs", "two_nodes": "runs", "materials": "runs"}
-"""Fixtures that start Ray or whole runs, and the group of tests in which one worker of pytest-xdist shares them."""
+SLOW_FIXTURES = {
+    "local_ray": "ray",
+    "finished_run": "runs",
+    "two_nodes": "runs",
+    "materials": "runs",
+    "answered": "answers",
+}
+"""Fixtures that start Ray or whole runs or score a test split, and the group of tests in which one worker shares them."""
 
 
 @pytest.hookimpl(tryfirst=True)

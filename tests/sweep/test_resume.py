@@ -166,6 +166,7 @@ def finished_on_disk(directory: Path) -> set[str]:
     return {trial for trial, state in states.items() if state in ("SUCCEEDED", "PRUNED", "FAILED")}
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
     create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_locked_database_stops_nothing_and_is_caught_up(
     assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_a_database_that_is_damaged_meanwhile_is_made_anew(create: Callable[..., Study]) -> None:
     study = create(space())
     lines: list[str] = []

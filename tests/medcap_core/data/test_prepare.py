@@ -159,6 +159,7 @@ def test_a_prepared_split_can_be_pickled(folder: Path) -> None:
     assert levels(pickle.loads(dump), "validation") == list(range(100, 120))
 
 
+@pytest.mark.slow
 def test_sixty_thousand_records_are_cheap_after_the_first_call(tmp_path: Path, draw_image: DrawImage) -> None:
     draw_image(tmp_path / "x.png", 5)
     for number in range(60_006):

@@ -70,6 +70,7 @@ def work(rank: int, folder: Path, model: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_train_and_score_as_one(tmp_path: Path) -> None:
     model = save_tiny_blip(tmp_path / "model", seed=2, initializer_range=0.1)
     multiprocessing.spawn(work, (tmp_path, model), nprocs=2)

@@ -244,6 +244,7 @@ def score_by_pycocoevalcap(references, predictions, meteor_scorer):
     return dict(zip(METRICS, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
 
 
+@pytest.mark.slow
 def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path):
     died = scorer._meteor._start()
     died.kill()
@@ -275,6 +276,7 @@ def score_all(statistics):
     return {name: float(value) for name, value in sums.items()}
 
 
+@pytest.mark.slow
 def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
     """Sums over images of what each adds, against pycocoevalcap's own numbers; for parts of the images as well."""
     predictions = [*PREDICTIONS[:4], REFERENCES[4]]  # one caption is its reference, which METEOR counts as no chunk

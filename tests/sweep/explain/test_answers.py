@@ -60,6 +60,7 @@ def explain(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_pictures_of_answers_and_the_report(run: Path) -> None:
     result = explain(run, "--num", 6, "--method", "gradient")
     assert result.exit_code == 0, result.stderr

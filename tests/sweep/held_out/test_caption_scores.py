@@ -39,6 +39,7 @@ def scorer_of_four():
     scorer.close()
 
 
+@pytest.mark.slow
 def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
     split = build_split(build_radiographs([None] * 4), tmp_path)
     captions = ["a hematoma", "a hematoma", "pleural effusion, hematoma", "nothing"]
@@ -61,6 +62,7 @@ def test_equal_and_empty_captions_are_counted() -> None:
     )
 
 
+@pytest.mark.slow
 def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
     split = build_split(build_radiographs(["one"] * 4), tmp_path)
     score = score_captions(split, split.captions, scorer_of_four, {}, seed=0)

@@ -37,6 +37,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_swallowed_interruption_is_raised_at_the_next_step(number: signal.Signals) -> None:
     command = [sys.executable, "-c", SWALLOWED, str(int(number))]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
