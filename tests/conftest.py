@@ -13,7 +13,7 @@ SLOW_FIXTURES = {
     "materials": "runs",
     "answered": "answers",
 }
-"""Fixtures that start Ray, run a sweep or score a test split, and the group of tests in which one worker shares them."""
+"""Fixtures that start Ray, run a sweep or score a test split, and the group of tests that share them on one worker."""
 
 
 @pytest.hookimpl(tryfirst=True)
