@@ -20,8 +20,10 @@ def wanted() -> Event:
 
 
 @pytest.fixture(autouse=True)
-def no_folder_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "")  # so that what is set below is undone
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what a start sets, and leave the Ray of other tests alone."""
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
 
 
 @pytest.mark.parametrize("kind", ["long", "a file"])
