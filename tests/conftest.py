@@ -6,24 +6,21 @@ from pathlib import Path
 
 import pytest
 
-SLOW_FIXTURES = {
-    "local_ray": "ray",
-    "finished_run": "runs",
-    "two_nodes": "runs",
-    "materials": "runs",
-    "answered": "answers",
-}
-"""Fixtures that start Ray, run a sweep or score a test split, and the group of tests that share them on one worker."""
+SLOW_FIXTURES = {"local_ray": "ray", "finished_run": None, "two_nodes": None, "materials": None, "answered": "answers"}
+"""Fixtures that start Ray, run a sweep or score a test split, and the group of tests that share one on one worker."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray or a whole run as slow, and keep it together on one worker."""
+    """Mark what starts Ray or a whole run as slow, keep what shares a Ray on one worker, and begin with the slow."""
     for item in items:
-        groups = [group for name, group in SLOW_FIXTURES.items() if name in getattr(item, "fixturenames", ())]
-        if groups:
+        used = [name for name in SLOW_FIXTURES if name in getattr(item, "fixturenames", ())]
+        if used:
             item.add_marker(pytest.mark.slow)
+        groups = [group for name in used if (group := SLOW_FIXTURES[name])]
+        if groups:
             item.add_marker(pytest.mark.xdist_group(groups[0]))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
