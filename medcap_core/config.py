@@ -48,6 +48,7 @@ class LoraTargets(StrEnum):
     """Named sets of linear layers of the text decoder that receive LoRA factors."""
 
     QUERY_KEY = "query_key"
+    SELF_QUERY_KEY = "self_query_key"
     QUERY_VALUE = "query_value"
     ATTENTION = "attention"
     ATTENTION_MLP = "attention_mlp"
@@ -161,7 +162,9 @@ class TrialConfig(BaseModel):
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability on the input of the LoRA factors.")
     lora_targets: LoraTargets = Field(
-        LoraTargets.QUERY_KEY, description="Linear layers of the text decoder that receive LoRA factors."
+        LoraTargets.QUERY_KEY,
+        description="Linear layers of the text decoder that receive LoRA factors; self_query_key leaves out "
+        "cross-attention.",
     )
     lora_vision: bool = Field(False, description="Put LoRA factors on the vision tower's attention too.")
 

@@ -55,6 +55,7 @@ class Blip2Captioner(Captioner):
     )
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
+        LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
         LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
         LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT),
         LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),

@@ -38,6 +38,7 @@ class BlipCaptioner(Captioner):
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
+        LoraTargets.SELF_QUERY_KEY: r"text_decoder\..*\.attention\.self\.(query|key)",
         LoraTargets.QUERY_VALUE: r"text_decoder\..*\.self\.(query|value)",
         LoraTargets.ATTENTION: r"text_decoder\..*attention\.(self\.(query|key|value)|output\.dense)",
         LoraTargets.ATTENTION_MLP: (

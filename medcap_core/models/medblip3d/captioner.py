@@ -88,6 +88,7 @@ class MedBlip3dCaptioner(Captioner):
     )
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
+        LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(attn|self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
         LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
         LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, r"attn\.c_proj|out_proj|o_proj|o"),
         LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),

@@ -82,6 +82,7 @@ class ViTGpt2Captioner(Captioner):
     )
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: _FUSED,
+        LoraTargets.SELF_QUERY_KEY: r"decoder\.transformer\.h\.\d+\.attn\.c_attn",
         LoraTargets.QUERY_VALUE: _FUSED,
         LoraTargets.ATTENTION: _ATTENTION,
         LoraTargets.ATTENTION_MLP: _ATTENTION_MLP,

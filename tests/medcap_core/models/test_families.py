@@ -184,18 +184,21 @@ def test_lora_starts_as_the_base_model_and_merges_to_what_it_was(
 ADAPTED = {
     "blip2-opt": {
         "query_key": {"q_proj", "k_proj"},
+        "self_query_key": {"self_attn.q_proj", "self_attn.k_proj"},
         "query_value": {"q_proj", "v_proj"},
         "attention": {"q_proj", "k_proj", "v_proj", "out_proj"},
         "attention_mlp": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
     },
     "instructblip-t5": {
         "query_key": {"q", "k"},
+        "self_query_key": {"SelfAttention.q", "SelfAttention.k"},
         "query_value": {"q", "v"},
         "attention": {"q", "k", "v", "o"},
         "attention_mlp": {"q", "k", "v", "o", "wi_0", "wi_1", "wo"},
     },
     "vit-gpt2": {
         "query_key": {"c_attn", "q_attn"},
+        "self_query_key": {"attn.c_attn"},
         "query_value": {"c_attn", "q_attn"},
         "attention": {"c_attn", "q_attn", "attn.c_proj", "crossattention.c_proj"},
         "attention_mlp": {"c_attn", "q_attn", "c_proj", "c_fc"},

@@ -85,12 +85,14 @@ def lora_modules(targets: LoraTargets, *, vision: bool) -> dict[str, tuple[int, 
     """Name of each adapted linear layer -> its input and output width."""
     selves = {
         LoraTargets.QUERY_KEY: ["query", "key"],
+        LoraTargets.SELF_QUERY_KEY: ["query", "key"],
         LoraTargets.QUERY_VALUE: ["query", "value"],
         LoraTargets.ATTENTION: ["query", "key", "value"],
         LoraTargets.ATTENTION_MLP: ["query", "key", "value"],
     }[targets]
     modules = {}
-    for layer, kind in product(range(TEXT_LAYERS), ("attention", "crossattention")):
+    kinds = ("attention",) if targets is LoraTargets.SELF_QUERY_KEY else ("attention", "crossattention")
+    for layer, kind in product(range(TEXT_LAYERS), kinds):
         base = f"text_decoder.bert.encoder.layer.{layer}"
         for name in selves:
             from_image = kind == "crossattention" and name != "query"
