@@ -268,6 +268,12 @@ class TrialConfig(BaseModel):
     metric: Metric = Field(
         "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
     )
+    evaluate: Literal["best", "last"] = Field(
+        "best", description="Epoch that gives a trial its score and its model: the best on validation, or the last."
+    )
+    checkpoint_every_epoch: bool = Field(
+        False, description="Keep model and optimizer of every epoch, in `checkpoints/epochs/` of each trial."
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of new parameters, of the order of images, of augmentation and of dropout."
     )

@@ -1,21 +1,24 @@
 """The checkpoints of a trial.
 
     checkpoints/last/checkpoint.safetensors   weights, optimizer state and history after the last complete epoch
-    checkpoints/best/weights.safetensors      trained weights of the best epoch
+    checkpoints/best/weights.safetensors      trained weights of the epoch that counts, see `TrialConfig.evaluate`
+    checkpoints/epochs/epoch_0001.safetensors the checkpoint of each epoch, with `checkpoint_every_epoch`
     checkpoints/history.json                  the reports of all complete epochs
 
 A checkpoint is one file, replaced in one step, and written before `best/`: if a process is killed between the two,
-`last/` has the weights that `best/` lacks. Each carries a checksum: where one is damaged, the trial begins anew, and so
-ends as it would have, since its reported epochs stand. Every epoch starts from a seed derived from its number, so
-neither random state nor position in the data is stored.
+`last/` has the weights that `best/` and `epochs/` lack. Each carries a checksum: where one is damaged, the trial begins
+anew, and so ends as it would have, since its reported epochs stand. Every epoch starts from a seed derived from its
+number, so neither random state nor position in the data is stored.
 """
 
 import json
 import logging
+import os
+import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,10 +37,13 @@ class History:
     """The complete epochs of a trial so far."""
 
     history: list[EpochReport] = field(default_factory=list)
+    evaluate: Literal["best", "last"] = "best"
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch with the highest score, the earliest of ties; 0 without any epoch."""
+        """Number of the epoch that counts: of the highest score, the earliest of ties, or the last; 0 without any."""
+        if self.evaluate == "last":
+            return len(self.history)
         return max(self.history, key=lambda report: (report.score, -report.epoch)).epoch if self.history else 0
 
 
@@ -114,9 +120,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 class CheckpointFolder:
-    """Reads and writes the checkpoints of one trial under `directory`."""
+    """Reads and writes the checkpoints of one trial under `directory`.
 
-    def __init__(self, directory: Path) -> None:
+    `evaluate` names the epoch whose weights are in `best/`; with `every_epoch` each checkpoint is kept.
+    """
+
+    def __init__(
+        self, directory: Path, *, evaluate: Literal["best", "last"] = "best", every_epoch: bool = False
+    ) -> None:
+        self.evaluate = evaluate
+        self.epochs_path = directory / "epochs" if every_epoch else None
         self.last_path = directory / "last" / "checkpoint.safetensors"
         self.best_path = directory / "best" / "weights.safetensors"
         self.history_path = directory / "history.json"
@@ -128,6 +141,7 @@ class CheckpointFolder:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
         save_weights(self.last_path, tensors, {"history": _dump_history(done), "scaler": scaler})
+        self._keep_epoch(done)
         if done.best_epoch == len(done.history):
             self._save_best(weights, done)
         self._save_history(done)
@@ -140,15 +154,15 @@ class CheckpointFolder:
         """
         try:
             if not self.last_path.is_file():
-                return History()
+                return History(evaluate=self.evaluate)
             tensors, notes = read_weights(self.last_path)
         except DamagedCheckpoint as damage:
             log.warning("%s The trial begins anew.", damage)
-            return History()
-        done = History([EpochReport(**report) for report in notes["history"]])
+            return History(evaluate=self.evaluate)
+        done = History([EpochReport(**report) for report in notes["history"]], self.evaluate)
         if done.best_epoch < len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
             log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, done.best_epoch)
-            return History()
+            return History(evaluate=self.evaluate)
         parameters = dict(module.named_parameters())
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
@@ -167,9 +181,26 @@ class CheckpointFolder:
         """Complete the files after a kill between two writes, with the result of `restore`; on one worker only."""
         if not done.history:
             return
+        self._keep_epoch(done)
         if done.best_epoch == len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
             self._save_best(trained_weights(module), done)
         self._save_history(done)
+
+    def _keep_epoch(self, done: History) -> None:
+        """Give the last checkpoint a second name, which stays when `last/` is replaced, where every epoch is kept."""
+        if self.epochs_path is None:
+            return
+        path = self.epochs_path / f"epoch_{len(done.history):04d}.safetensors"
+        if path.is_file() and path.samefile(self.last_path):
+            return
+        self.epochs_path.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.last_path, temporary)
+        except OSError:  # this file system has no second names
+            shutil.copyfile(self.last_path, temporary)
+        replace_durably(temporary, path)
 
     def _save_best(self, weights: dict[str, Tensor], done: History) -> None:
         save_weights(self.best_path, weights, {"epoch": done.best_epoch})

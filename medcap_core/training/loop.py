@@ -49,7 +49,7 @@ def fit(
     """
     with name_memory_faults(config):
         trial = set_up(config, data, current_workers(), current_device(), progress)
-        folder = CheckpointFolder(checkpoint_dir)
+        folder = CheckpointFolder(checkpoint_dir, evaluate=config.evaluate, every_epoch=config.checkpoint_every_epoch)
         done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
         if trial.workers.leads:
             folder.mend(trial.captioner, done)

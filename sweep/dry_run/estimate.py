@@ -100,6 +100,7 @@ def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: 
     caption_seconds = float(np.mean([cost.validation_seconds for cost in costs])) / num_devices
     num_rows = num_tested + 4  # untrained, best constant caption, nearest image, shuffled images
     end_seconds = num_rows * whole["test"] * SECONDS_TO_SCORE_A_TEXT + STARTS_OF_THE_END * start_seconds
+    epochs_bytes = sum(map(count_epochs_bytes, trials, costs))
     images_seconds, images_bytes = map(sum, zip(*stored.values(), strict=True))
     return CostEstimate(
         seconds={
@@ -111,7 +112,8 @@ def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: 
             f"scores of {num_rows} rows, report, end": end_seconds,
         },
         seconds_per_trial=float(np.mean(seconds)),
-        disk_bytes=images_bytes + count_weights_bytes(space, costs, resources.max_concurrent),
+        disk_bytes=images_bytes + epochs_bytes + count_weights_bytes(space, costs, resources.max_concurrent),
+        epochs_bytes=epochs_bytes,
     )
 
 
@@ -168,6 +170,11 @@ def count_images(config: TrialConfig, *, whole_validation: bool = False) -> dict
     """Count the images of each split that a trial of this config uses, bad ones not yet taken off."""
     dataset = load_dataset(config)
     return {split: len(draw_rows(dataset, split, config, whole_validation=whole_validation)) for split in SPLITS}
+
+
+def count_epochs_bytes(config: TrialConfig, cost: TrialCost) -> int:
+    """Bytes of the checkpoints of every epoch, where a trial keeps them: trained weights and Adam's two moments."""
+    return 3 * 4 * cost.trained_parameters * config.num_epochs if config.checkpoint_every_epoch else 0
 
 
 def count_weights_bytes(space: SearchSpace, costs: Sequence[TrialCost], num_running: int) -> int:

@@ -28,6 +28,7 @@ class CostEstimate:
     seconds: Mapping[str, float]
     seconds_per_trial: float
     disk_bytes: int
+    epochs_bytes: int = 0  # of those, the checkpoints of every epoch
 
 
 def describe_plan(space: SearchSpace, resources: TrialResources, estimate: CostEstimate) -> str:
@@ -65,16 +66,18 @@ def _wrap(items: Sequence[str]) -> list[str]:
 
 
 def _describe_settings(space: SearchSpace) -> list[str]:
-    tested = "every trial's best epoch" if space.test == "all" else "the chosen model only"
+    epoch = str(space.fixed.get("evaluate", "best"))
+    kept = ", with model and optimizer of every epoch" if space.fixed.get("checkpoint_every_epoch") else ""
+    tested = f"every trial's {epoch} epoch" if space.test == "all" else "the chosen model only"
     lines = [
         ("data", space.data),
         ("models" if space.models else "model", describe_models(space)),
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", _describe_scheduler(space)),
-        ("objective", f"{space.objective.title} of the best epoch on the validation split, maximised"),
+        ("objective", f"{space.objective.title} of the {epoch} epoch on the validation split, maximised"),
         ("test split", tested + _describe_scoring(space)),
-        ("checkpoints", "all trials' are kept" if space.keep_checkpoints else "the best three trials' are kept"),
+        ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
     ]
     return [f"{name:<12} {text}" for name, text in lines]
 
@@ -167,5 +170,6 @@ def _describe_cost(space: SearchSpace, resources: TrialResources, estimate: Cost
         f"time         about {format_duration(sum(estimate.seconds.values()))} in all, "
         f"{format_duration(estimate.seconds_per_trial)} a trial (from a few measured steps of each kind of trial here)",
         *(f"             {format_duration(seconds):>{width}}  {what}" for what, seconds in estimate.seconds.items()),
-        f"disk         about {format_size(estimate.disk_bytes)}",
+        f"disk         about {format_size(estimate.disk_bytes)}"
+        + (f", of which checkpoints of every epoch {format_size(estimate.epochs_bytes)}" * bool(estimate.epochs_bytes)),
     ]

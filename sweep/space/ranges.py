@@ -16,6 +16,8 @@ from sweep.space.fields import FieldValue, WrongValue, field_kind, show, unknown
 NOT_SEARCHED = (
     "data",
     "metric",
+    "evaluate",
+    "checkpoint_every_epoch",
     "max_bad_record_share",
     "image_column",
     "caption_column",

@@ -126,12 +126,16 @@ class TrialRecord:
 
     @property
     def best_score(self) -> float | None:
-        """The highest validation score of any epoch, as measured during the search."""
+        """The validation score of the epoch that counts (`TrialConfig.evaluate`), as measured during the search."""
+        if self.config.evaluate == "last":
+            return self.last_score
         return max((epoch.score for epoch in self.epochs if epoch.score is not None), default=None)
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best score, the earliest of ties."""
+        """Number of the epoch that counts: with the best score, the earliest of ties, or the last."""
+        if self.config.evaluate == "last":
+            return self.epochs_done or None
         best = self.best_score
         return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
 
@@ -190,12 +194,12 @@ class TrialRecord:
         return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
-        """Build the curve for Optuna and the pruner: best score so far by per cent of the trial's own schedule."""
+        """Build the curve for Optuna and the pruner: `best_score` so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
         best = -math.inf
         for epoch in self.epochs:
             if epoch.score is not None:
-                best = max(best, epoch.score)
+                best = epoch.score if self.config.evaluate == "last" else max(best, epoch.score)
             if best > -math.inf:
                 curve[compute_step(epoch.epoch, epoch.num_epochs)] = best
         return curve

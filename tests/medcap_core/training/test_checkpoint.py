@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medcap_core.errors import RunFault
-from medcap_core.training.checkpoint import CheckpointFolder, History, load_weights, save_weights
+from medcap_core.training.checkpoint import CheckpointFolder, History, load_weights, read_weights, save_weights
 from medcap_core.training.epoch_report import EpochReport
 
 
@@ -33,15 +36,17 @@ def report(epoch: int, score: float) -> EpochReport:
 class Rig:
     """Two layers of which one is trained, an optimizer, and the folder they are saved to."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, evaluate: Literal["best", "last"] = "best", every_epoch: bool = False
+    ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.module = nn.ModuleDict({"frozen": nn.Linear(1, 5, bias=False), "trained": nn.Linear(3, 2, bias=False)})
         self.module["frozen"].requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(self.module["trained"].parameters(), lr=0.1, fused=True)
         self.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
-        self.folder = CheckpointFolder(directory)
-        self.progress = History()
+        self.folder = CheckpointFolder(directory, evaluate=evaluate, every_epoch=every_epoch)
+        self.progress = History(evaluate=evaluate)
 
     def step(self) -> torch.Tensor:
         (self.module["trained"](torch.arange(6.0).view(2, 3)) ** 2).sum().backward()
@@ -160,6 +165,47 @@ def test_best_is_left_alone_when_a_later_epoch_is_no_better(tmp_path: Path) -> N
     again.folder.mend(again.module, again.progress)
     assert torch.equal(best_weight(tmp_path), weight)
     assert not torch.equal(best_weight(tmp_path), again.weight)
+
+
+def test_the_last_epoch_counts_where_it_is_asked_for(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, evaluate="last")
+    weights = [rig.end_epoch(score) for score in (0.5, 0.75, 0.25)]
+    assert torch.equal(best_weight(tmp_path), weights[2])
+    (tmp_path / "best" / "weights.safetensors").unlink()  # a kill between the writes of an epoch
+    again = Rig(tmp_path, evaluate="last")
+    again.restore()
+    assert again.progress.best_epoch == 3
+    again.folder.mend(again.module, again.progress)
+    assert torch.equal(best_weight(tmp_path), weights[2])
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_every_epoch_is_kept_whole_over_restarts(
+    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    rig = Rig(tmp_path, every_epoch=True)
+    lasts = []
+    for score in (0.5, 0.75):
+        rig.end_epoch(score)
+        lasts.append(rig.folder.last_path.read_bytes())
+    second = tmp_path / "epochs" / "epoch_0002.safetensors"
+    second.unlink()  # a kill between the writes of an epoch
+    again = Rig(tmp_path, every_epoch=True)
+    again.restore()
+    again.folder.mend(again.module, again.progress)
+    again.end_epoch(0.25)
+    lasts.append(again.folder.last_path.read_bytes())
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "epochs").iterdir()}
+    assert kept == {f"epoch_{number:04d}.safetensors": content for number, content in enumerate(lasts, start=1)}
+    assert read_weights(second)[0].keys() >= {"weights/trained.weight", "optimizer/0/exp_avg_sq"}
+    damage(second, "flipped")
+    with pytest.raises(RunFault, match="damaged"):
+        read_weights(second)
 
 
 def test_weights_are_loaded_by_name(tmp_path: Path) -> None:

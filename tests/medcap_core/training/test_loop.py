@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.batches import order_of_epoch
@@ -140,6 +140,21 @@ def test_the_folder_holds_safetensors_and_a_history(uninterrupted: dict[str, Uni
     folder = uninterrupted[mode].folder
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {"last/checkpoint.safetensors", "best/weights.safetensors", "history.json"}
+
+
+def test_the_last_epoch_counts_and_every_one_is_kept_where_asked_for(
+    uninterrupted: dict[str, Uninterrupted], tiny_blip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trial"
+    shutil.copytree(uninterrupted["lora"].folder, folder)
+    shutil.rmtree(folder / "best")
+    last = (folder / "last" / "checkpoint.safetensors").read_bytes()
+    changes = {"evaluate": "last", "checkpoint_every_epoch": True}
+    reports = run(config_of(tiny_blip, "lora").model_copy(update=changes), folder)
+    assert reports == uninterrupted["lora"].reports
+    assert (folder / "epochs" / "epoch_0003.safetensors").read_bytes() == last
+    best = load_file(folder / "best" / "weights.safetensors")
+    assert all(torch.equal(weight, load(last)[f"weights/{name}"]) for name, weight in best.items())
 
 
 def test_a_zero_shot_trial_is_scored_once(tiny_blip: Path, tmp_path: Path) -> None:

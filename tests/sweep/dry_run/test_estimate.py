@@ -8,7 +8,14 @@ import pytest
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.models import load_captioner
 from sweep.dry_run import estimate
-from sweep.dry_run.estimate import TrialCost, count_images, count_weights_bytes, estimate_cost, measure_trial
+from sweep.dry_run.estimate import (
+    TrialCost,
+    count_epochs_bytes,
+    count_images,
+    count_weights_bytes,
+    estimate_cost,
+    measure_trial,
+)
 from sweep.dry_run.plan import CostEstimate
 from sweep.execution.cluster import TrialResources
 from sweep.space import build_space
@@ -153,3 +160,10 @@ def test_disk_holds_running_kept_and_best_weights(materials: Materials) -> None:
     assert count_weights_bytes(compared, [*costs, costs[1]], 2) == running + best + 4 * (500 + 3 * 100)
     kept = space.model_copy(update={"keep_checkpoints": True})
     assert count_weights_bytes(kept, costs, 2) == running + best + 16 * 700
+
+
+def test_checkpoints_of_every_epoch_take_disk_where_they_are_kept() -> None:
+    config = TrialConfig(num_epochs=5)
+    assert count_epochs_bytes(config, build_cost(trained=100)) == 0
+    kept = config.model_copy(update={"checkpoint_every_epoch": True})
+    assert count_epochs_bytes(kept, build_cost(trained=100)) == 5 * 3 * 4 * 100

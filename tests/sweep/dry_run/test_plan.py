@@ -128,6 +128,15 @@ def test_plan_of_a_grid() -> None:
     ) in text
 
 
+def test_plan_of_kept_epochs_says_what_they_take() -> None:
+    space = build_space({"name": "x", "fixed": {"evaluate": "last", "checkpoint_every_epoch": True}}, "test")
+    resources = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=1)
+    lines = describe_plan(space, resources, CostEstimate({"trials": 1.0}, 1.0, 12_340_000, 8_000_000)).splitlines()
+    assert "  objective    CIDEr of the last epoch on the validation split, maximised" in lines
+    assert "  checkpoints  the best three trials' are kept, with model and optimizer of every epoch" in lines
+    assert lines[-1] == "  disk         about 12 MB, of which checkpoints of every epoch 8.0 MB"
+
+
 def test_plan_of_a_comparison_stops_nothing() -> None:
     values = {"name": "rows", "search": {"num_epochs": {"grid": [2, 3]}}, "sampler": "grid"}
     assert "  scheduler    asha, one in 2" in show(build_space(values, "a test"))

@@ -56,6 +56,13 @@ def test_the_best_epoch_counts_and_the_earliest_of_equals() -> None:
     assert record.build_curve() == {25: 1.0, 50: 3.9, 75: 3.9, 100: 3.9}
 
 
+def test_the_last_epoch_counts_where_the_config_says_so() -> None:
+    record = build_record(1.0, 3.9, 2.0)
+    record.config = record.config.model_copy(update={"evaluate": "last"})
+    assert (record.best_score, record.best_epoch, record.last_score) == (2.0, 3, 2.0)
+    assert record.build_curve() == {25: 1.0, 50: 3.9, 75: 2.0}
+
+
 def test_before_any_epoch_nothing_is_known() -> None:
     record = build_record()
     assert (record.best_score, record.best_epoch, record.last_score) == (None, None, None)
