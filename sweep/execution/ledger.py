@@ -12,6 +12,7 @@ from medcap_core.errors import MedcapError, RunFault
 from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
+from sweep.terminal.row import build_row
 from sweep.terminal.view import SweepView
 
 SECONDS_BETWEEN_REFRESHES = 1.0
@@ -76,7 +77,7 @@ class Ledger:
     def refresh(self) -> None:
         """Show the current table, with the progress of each running trial within its epoch."""
         self.last_refresh = time.monotonic()
-        rows = self.study.rows()
+        rows = map(build_row, self.study.records)
         self.view.update(
             [
                 replace(row, note=read_progress(self.study.trial_directory(row.trial)))

@@ -26,7 +26,6 @@ from sweep.study.proposal import build_proposal, find_trial_outside, score_failu
 from sweep.study.pruning import should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
-from sweep.study.row import TrialRow, build_row
 from sweep.study.test_results import TestResults
 
 
@@ -179,10 +178,6 @@ class Study:
     def can_be_extended(self) -> bool:
         """Whether there are more trials to be had than the run wants."""
         return self.space.sampler != "grid" and bool(self.space.search)
-
-    def rows(self) -> list[TrialRow]:
-        """Build the rows of the live table."""
-        return [build_row(record) for record in self.records]
 
     # The life of a trial
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from medcap_core.objective import Objective
-from sweep.study.row import TrialRow
 from sweep.tables.formats import format_score, format_seconds
+from sweep.terminal.row import TrialRow
 
 _PLAIN_STEP_SECONDS = 10.0
 _PLAIN_STEP_SHARE = 0.1

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
-from sweep.study.row import TrialRow
 from sweep.tables.formats import format_score, format_seconds
 from sweep.tables.printing import TABLE_LOOK
 from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
+from sweep.terminal.row import TrialRow
 
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
 _WIDE = 110  # columns from which the last score and a bar for each running trial are shown too

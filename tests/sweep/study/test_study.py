@@ -13,6 +13,7 @@ from sweep.space import build_space, load_space
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
+from sweep.terminal.row import build_row
 from tests.support.small_runs import (
     CONDITIONAL,
     Trainer,
@@ -418,7 +419,7 @@ def test_the_scores_of_the_test_split_are_kept(create: Callable[..., Study]) -> 
 def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
     study = create(fixed_length(2))
     run_one(study, 2.0, 1.5)
-    row = study.rows()[0]
+    row = build_row(study.records[0])
     assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
     assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
 

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from medcap_core.objective import OBJECTIVES
-from sweep.study.row import TrialRow
 from sweep.tables.formats import format_seconds
 from sweep.terminal.progress import SweepProgress, describe_changes
+from sweep.terminal.row import TrialRow
 from sweep.terminal.view import SweepView
 
 CIDER = OBJECTIVES["cider"]
