@@ -40,7 +40,10 @@ def run(
     model: Annotated[str | None, typer.Option(help="Base model: phantom-blip, a Hub name or a path.")] = None,
     trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its trials.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value, for several keys; with --resume for those that change no result."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: the next free runs/NAME-NNN.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
@@ -60,13 +63,13 @@ def run(
             prepare_log(log_to)
         if resume is not None:
             _refuse_with_resume(
-                space=space, data=data, model=model, seed=seed, set=set_, out=out, dry_run=dry_run or None,
+                space=space, data=data, model=model, seed=seed, out=out, dry_run=dry_run or None,
                 keep_checkpoints=keep_checkpoints or None,
             )  # fmt: skip
             num_more = 0 if trials is None else _parse_extension(trials)
             from sweep.study.study import Study
 
-            with Study.open(resume, retry_failed=retry_failed) as study:
+            with Study.open(resume, retry_failed=retry_failed, set_values=set_ or []) as study:
                 _go_on(study, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
             return
         if retry_failed:
@@ -168,7 +171,7 @@ def _refuse_with_resume(**flags: object) -> None:
     if given:
         raise ConfigFault(
             f"--resume goes on with the run's own space.yaml, so {', '.join(given)} cannot be given with it; only "
-            "--trials +N, --retry-failed, --address, --max-concurrent and --log-to can."
+            "--trials +N, --retry-failed, --set, --address, --max-concurrent and --log-to can."
         )
 
 

@@ -76,8 +76,11 @@ def run_study(
             with view:
                 study.tell(view.message)
                 resources = prepare(study, launch, view)
+                # Only now, so that a fault found above changes nothing for good.
                 if num_more:
-                    study.extend(num_more)  # only now, so that a fault found above does not add them for good
+                    study.extend(num_more)
+                else:
+                    study.write_space()
                 run_search(study, resources, view, ExperimentLog(study, log_to, view.message) if log_to else None)
                 try:
                     best = choose_best(study, resources, view)

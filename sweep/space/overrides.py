@@ -14,6 +14,13 @@ from sweep.space.schema import SECTIONS, SETTINGS, Resources, SearchSpace
 from sweep.space.yaml_text import parse_value
 
 _RESOURCES = tuple(f"resources.{field}" for field in Resources.model_fields)
+CHANGEABLE_FIELDS = ("max_bad_record_share", "max_feature_cache_gb")
+"""Fields of a trial that change no result: a resumed run may have others than the run that it goes on with."""
+CHANGEABLE_KEYS = (
+    *(key for key in _RESOURCES if key != "resources.workers_per_trial"),  # each worker has a dropout of its own
+    "keep_checkpoints",
+    *CHANGEABLE_FIELDS,
+)
 
 
 def apply_overrides(
@@ -64,6 +71,25 @@ def apply_overrides(
         faults.add(flags["trials"], problem, f"remove the flag or {remedy}")
     faults.raise_if_any()
     return changed
+
+
+def change_begun(space: SearchSpace, set_values: Sequence[str]) -> SearchSpace:
+    """Apply `key=value` flags to the space of a run that has begun. Raises ConfigFault for keys that change results."""
+    faults = FaultList("command line")
+    for item in set_values:
+        key = item.partition("=")[0]
+        if key not in CHANGEABLE_KEYS:
+            problem = f"a run goes on with the {key} that it began with, as results may depend on it"
+            remedy = f"leave it out, or start a new run (with --resume: {', '.join(CHANGEABLE_KEYS)})"
+            faults.add(f"--set {item}", problem, remedy)
+    faults.raise_if_any()
+    return apply_overrides(space, set_values=set_values)
+
+
+def adopt_changes(space: SearchSpace, config: TrialConfig) -> TrialConfig:
+    """Return the config of a trial of a run, with the space's values of CHANGEABLE_FIELDS."""
+    defaults = {field: TrialConfig.model_fields[field].default for field in CHANGEABLE_FIELDS}
+    return config.model_copy(update={field: space.fixed.get(field, value) for field, value in defaults.items()})
 
 
 def _read(space: SearchSpace, key: str, text: str | None) -> Any:

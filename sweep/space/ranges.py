@@ -19,6 +19,7 @@ NOT_SEARCHED = (
     "evaluate",
     "checkpoint_every_epoch",
     "max_bad_record_share",
+    "max_feature_cache_gb",
     "image_column",
     "caption_column",
     "drop_shared_cases",

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
+from sweep.space.overrides import adopt_changes
 from sweep.study.branches import choose_branch, find_branching_knob
 from sweep.study.record import TrialRecord
 
@@ -105,7 +106,8 @@ def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
         again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
     except (ConfigFault, ValueError, IndexError):  # now invalid, another knob or choice, or a row less
         return False
-    return (again.point, again.config, again.distributions) == (record.point, record.config, record.distributions)
+    config = adopt_changes(space, record.config)
+    return (again.point, again.config, again.distributions) == (record.point, config, record.distributions)
 
 
 def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:

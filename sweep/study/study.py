@@ -9,7 +9,7 @@ used twice.
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from filelock import FileLock
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
+from sweep.space.overrides import adopt_changes, change_begun
 from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
 from sweep.study.paths import RunPaths
@@ -68,11 +69,12 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, directory: Path, *, retry_failed: bool = False) -> Self:
+    def open(cls, directory: Path, *, retry_failed: bool = False, set_values: Sequence[str] = ()) -> Self:
         """Open a run to go on with it; trials that were cut off become STOPPED and are proposed first.
 
-        With `retry_failed` those that FAILED are too, and begin anew. Raises RunFault if it is no run directory,
-        another process holds it, or one of its files is damaged.
+        With `retry_failed` those that FAILED are too, and begin anew. `set_values` are `key=value` for keys that change
+        no result, kept by `write_space`. Raises RunFault if it is no run directory, another process holds it, or one of
+        its files is damaged, and ConfigFault for another key.
         """
         paths = RunPaths(directory)
         for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
@@ -83,7 +85,7 @@ class Study:
                 )
         lock = take_lock(directory)
         try:
-            space = load_run_space(paths.space)
+            space = change_begun(load_run_space(paths.space), set_values)
             records = load_run_records(directory)
             if retry_failed:
                 _forget_failures(directory, records)
@@ -189,12 +191,13 @@ class Study:
         if self._to_resume:
             record = self._records[self._to_resume.pop(0)]
             record.state, record.reason = TrialState.PENDING, ""
+            record.config = adopt_changes(self.space, record.config)
             self._save(record)
             return record
         number = len(self._records)
         if number >= self.num_wanted:
             return None
-        tried = {record.config for record in self.records}
+        tried = {adopt_changes(self.space, record.config) for record in self.records}
         at_fault = {record.number for record in self.records if record.is_config_at_fault}
         history = score_failures(build_history(self.records), at_fault)
         proposal = build_proposal(self.space, number, history, tried)
@@ -361,6 +364,10 @@ class Study:
         """Add trials to the wanted number, in the run's space.yaml too. Raises as `check_extension`."""
         self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
+        self.write_space()
+
+    def write_space(self) -> None:
+        """Replace the run's space.yaml by its present space."""
         write_text_atomically(self.paths.space, dump_space(self.space))
 
     # Writing

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from optuna.storages import RDBStorage
 
-from medcap_core.errors import RunFault
-from sweep.space import dump_space
+from medcap_core.errors import ConfigFault, RunFault
+from sweep.space import dump_space, load_space
 from sweep.study import database as database_module
 from sweep.study import study as study_module
 from sweep.study.database import build_history
@@ -84,6 +84,35 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Stud
     table = pd.read_csv(study.directory / "trials.csv")
     assert list(table["state"]) == ["SUCCEEDED"] * 3
     assert [values for *_, values in optuna_essence(study.directory)] == [[2.0], [3.0], [1.0]]
+
+
+def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: Callable[..., Study]) -> None:
+    study = create(space())
+    Trainer().run(study, most_trials=1)
+    cut_off = study.propose()
+    assert cut_off
+    study.start(cut_off.name)
+    study.close()
+    changes = ["max_bad_record_share=0.4", "resources.max_concurrent=3", "keep_checkpoints=true"]
+    with Study.open(study.directory, set_values=changes) as again:
+        assert load_space(study.paths.space).resources.max_concurrent == "auto"  # a fault may still come
+        again.write_space()
+        resumed, new = again.propose(), again.propose()
+        assert resumed and new
+        assert resumed.name == cut_off.name
+        assert [record.config.max_bad_record_share for record in again.records] == [0.05, 0.4, 0.4]
+    with Study.open(study.directory) as later:
+        assert (later.space.resources.max_concurrent, later.space.keep_checkpoints) == (3, True)
+        assert later.space.fixed["max_bad_record_share"] == 0.4
+
+
+@pytest.mark.parametrize("item", ["seed=1", "learning_rate=1e-3", "resources.workers_per_trial=2", "trails=3"])
+def test_a_run_goes_on_with_what_may_change_results(create: Callable[..., Study], item: str) -> None:
+    study = create(space())
+    study.close()
+    with pytest.raises(ConfigFault, match="as results may depend on it; leave it out, or start a new run"):
+        Study.open(study.directory, set_values=[item])
+    Study.open(study.directory).close()  # it is not locked
 
 
 def test_a_table_that_is_gone_is_made_anew(create: Callable[..., Study]) -> None:
