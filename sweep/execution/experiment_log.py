@@ -10,6 +10,7 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -42,16 +43,18 @@ class ExperimentLog(Callback):
         return {}  # nothing of it in the files that Tune pickles of itself
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Log the start of a trial in a process, for the first time or again."""
-        self._pass_on("on_trial_start", iteration, trials, trial)
+        """Log the start of a trial in a process, for the first time or again; its parameters without paths."""
+        config = trial.config
+        trial.config = leave_out_paths(config)
+        try:
+            self._pass_on("on_trial_start", iteration, trials, trial)
+        finally:
+            trial.config = config
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log the metrics of an epoch; failures are left out, and the config, which was logged at the start.
-
-        Ray's callback of Weights & Biases would send that with the paths that `excludes` names.
-        """
+        """Log the metrics of an epoch; failures are left out, and the config, which was logged at the start."""
         if FAILURE not in result:
             metrics = {name: value for name, value in result.items() if name != "config"}
             self._pass_on("on_trial_result", iteration, trials, trial, metrics)
@@ -122,6 +125,18 @@ class TensorBoardLogger(LoggerCallback):
         writer.close()
 
 
+def leave_out_paths(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters without the folders of this machine; data and models go by their names alone."""
+    shown = {name: value for name, value in params.items() if name not in ("directory", "scratch")}
+    return {name: _name_paths(value) for name, value in shown.items()}
+
+
+def _name_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _name_paths(part) for name, part in value.items()}
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def build_logger(study: Study, target: LogTarget) -> LoggerCallback:
     """Build the callback of a target: Ray's own for MLflow and Weights & Biases."""
     name = study.directory.name
@@ -141,7 +156,6 @@ def build_logger(study: Study, target: LogTarget) -> LoggerCallback:
     return WandbLoggerCallback(
         project=os.environ.get("WANDB_PROJECT") or study.space.name,
         group=name,
-        excludes=["directory", "scratch"],  # paths of this machine
         mode=os.environ["WANDB_MODE"],  # a cluster's processes have an environment of their own
         dir=str(study.directory),
     )

@@ -99,6 +99,24 @@ def test_the_paths_of_this_machine_are_not_sent_with_an_epoch(running: tuple[Stu
     assert sent == [figures]
 
 
+def test_the_paths_of_this_machine_are_not_sent_with_the_parameters(running: tuple[Study, TrialRecord]) -> None:
+    study, record = running
+    sent: list[dict[str, Any]] = []
+
+    class Recorder(LoggerCallback):
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            sent.append(trial.config)
+
+    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
+    log.logger = Recorder()
+    config = {"data": "/home/someone/hospital", "model": "owner/name", "learning_rate": 1e-3}
+    given = {"trial": record.name, "config": config, "directory": "/home/someone/runs/a", "scratch": "/scratch/ray"}
+    trial: Any = SimpleNamespace(config=given)
+    log.on_trial_start(0, [], trial)
+    assert sent == [{"trial": record.name, "config": config | {"data": "hospital"}}]
+    assert trial.config is given
+
+
 def test_mlflow_gets_the_scores_and_the_config(
     running: tuple[Study, TrialRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
