@@ -3,20 +3,15 @@
 `datasets` is imported where it is used: most data sets are folders, and the import is slow in every process.
 """
 
-import functools
-import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from medcap_core.data.records import ImageFile, Record, SplitName, fingerprint_file
+from medcap_core.data.arrow_images import ArrowImage, DistinctImages, list_contents, map_arrow_file
+from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.tables import (
     CAPTION_COLUMNS,
@@ -24,6 +19,7 @@ from medcap_core.data.sources.tables import (
     USUAL_COLUMNS,
     TableColumns,
     find_column,
+    join_columns,
 )
 from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
@@ -44,31 +40,6 @@ _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 ArrowFiles = dict[str, list[Path]]  # split as named by the source -> memory-mapped files, in order
 
 
-@dataclass(frozen=True)
-class ArrowImage:
-    """The image in one row of an Arrow file, mapped once per process."""
-
-    file: Path
-    row: int
-    column: str
-
-    def open(self) -> Image.Image:
-        """Decode the stored bytes, or the file named in the row. Raises OSError or ValueError if that fails."""
-        value = _map_arrow_file(self.file, os.getpid())[self.row][self.column]
-        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if isinstance(content, bytes):
-            image = Image.open(io.BytesIO(content))
-            image.load()
-            return image
-        if path:
-            return ImageFile(Path(path)).open()
-        raise ValueError("the row holds no image bytes")
-
-    def fingerprint(self) -> str:
-        """Join name, size and modification time of the Arrow file, and the row."""
-        return f"{_fingerprint_once(self.file)}:{self.row}"
-
-
 def is_hub_name(name: str) -> bool:
     """Check for the form `owner/name`."""
     return _NAME.fullmatch(name) is not None
@@ -78,8 +49,9 @@ def read_hub(name: str, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the Hub data set `owner/name`, from the Hub or its local cache.
 
     The Hub is queried once: the resulting Arrow files are listed under the cache root, so that every process of a sweep
-    reads the same revision without the network. Columns: `image` (or the only image column), `caption` or `text`,
-    optionally `image_id` or `id`, a case column, and `cui` into `truth["concepts"]`. Raises DataFault.
+    reads the same revision without the network. Columns: `image` (or the only image column), `caption`, `text`
+    or another usual name (findings and impression are joined), optionally `image_id` or `id`, a case column, and `cui`
+    into `truth["concepts"]`. Rows of one image, or a list of captions, are several references. Raises DataFault.
     """
     listing = cache_root() / "hub" / f"{name.replace('/', '--')}.json"
     files = _read_listing(listing)
@@ -196,39 +168,51 @@ def _read_arrow_files(files: ArrowFiles, where: str, own: TableColumns) -> Readi
             reading.notes.append(f"The split '{name}' was not used: it is neither train, validation nor test.")
             continue
         reading.splits.setdefault(split, [])
-        start = 0
+        start, images = 0, DistinctImages()
         for file in files[name]:
-            start += _read_arrow_file(reading, split, file, first_row=start, where=where, own=own)
+            start += _read_arrow_file(reading, split, file, images, first_row=start, where=where, own=own)
     return reading
 
 
 def _read_arrow_file(
-    reading: Reading, split: SplitName, file: Path, *, first_row: int, where: str, own: TableColumns
+    reading: Reading,
+    split: SplitName,
+    file: Path,
+    images: DistinctImages,
+    *,
+    first_row: int,
+    where: str,
+    own: TableColumns,
 ) -> int:
     """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
-    table = _map_arrow_file(file, os.getpid())
-    image_column, caption_column = _find_columns(table, where, own)
+    table = map_arrow_file(file)
+    image_column, caption_columns = _find_columns(table, where, own)
     id_column = find_column(table.column_names, _ID_COLUMNS)
     case_column = find_column(table.column_names, CASE_COLUMNS)
     concept_column = find_column(table.column_names, _CONCEPT_COLUMNS)
-    wanted = [name for name in (caption_column, id_column, case_column, concept_column) if name]
+    image_id_column = find_column(table.column_names, ("image_id",))
+    wanted = [name for name in (*caption_columns, id_column, case_column, concept_column, image_id_column) if name]
     columns = table.select_columns(list(dict.fromkeys(wanted)))[:]
-    for row, caption in enumerate(columns[caption_column]):
+    for row, (name, num_bytes) in enumerate(list_contents(table, image_column)):
         record_id = _as_text(columns[id_column][row]) if id_column else ""
         case = _as_text(columns[case_column][row]) if case_column else ""
         concepts = columns[concept_column][row] if concept_column else None
-        record = Record(
-            id=record_id or f"{split}_{first_row + row:06d}",
-            image=ArrowImage(file, row, image_column),
-            caption=_as_caption(caption),
-            case=case or None,
-            truth={} if concepts is None else {"concepts": concepts},
-        )
-        reading.add(split, record)
+        image = ArrowImage(file, row, image_column)
+        if name or num_bytes:
+            image = images.find(image, (name, num_bytes, case, image_id_column and columns[image_id_column][row]))
+        for caption in _list_captions([columns[column][row] for column in caption_columns]):
+            record = Record(
+                id=record_id or f"{split}_{first_row + row:06d}",
+                image=image,
+                caption=caption,
+                case=case or None,
+                truth={} if concepts is None else {"concepts": concepts},
+            )
+            reading.add(split, record)
     return len(table)
 
 
-def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, str]:
+def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, list[str]]:
     import datasets
 
     image_column = find_column(table.column_names, (own.image or "image",))
@@ -242,22 +226,7 @@ def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, str]:
             f"{where} needs a column {own.image or 'image'} and a column {own.caption or 'caption or text'}; its "
             f"columns are {', '.join(table.column_names)}: name yours by image_column and caption_column."
         )
-    return image_column, caption_column
-
-
-@functools.lru_cache(maxsize=256)
-def _map_arrow_file(file: Path, process_id: int) -> Any:
-    """Open the file as a memory-mapped `datasets.Dataset` with undecoded images, once per process."""
-    import datasets
-
-    table = datasets.Dataset.from_file(str(file))
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
-    return table
-
-
-_fingerprint_once = functools.lru_cache(maxsize=256)(fingerprint_file)
+    return image_column, join_columns(table.column_names, own, caption_column)
 
 
 def _find_shards(path: Path, suffix: str) -> list[Path]:
@@ -286,12 +255,15 @@ def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
     ]
 
 
-def _as_caption(value: Any) -> str:
-    """Return a caption as text; of the content of a `.json` file its caption."""
-    if isinstance(value, dict):
-        column = find_column(list(value), CAPTION_COLUMNS)
-        return _as_text(value[column]) if column else ""
-    return _as_text(value)
+def _list_captions(cells: list[Any]) -> list[str]:
+    """List the captions of one row: the texts of a list, else the cells joined; of a `.json` file's content its own."""
+    if len(cells) == 1 and isinstance(cells[0], dict):
+        column = find_column(list(cells[0]), CAPTION_COLUMNS)
+        names = join_columns(list(cells[0]), USUAL_COLUMNS, column) if column else []
+        cells = [cells[0][name] for name in names]
+    if len(cells) == 1 and isinstance(cells[0], list):
+        return [_as_text(caption) for caption in cells[0]] or [""]
+    return [" ".join(filter(None, (_as_text(cell).strip() for cell in cells)))]
 
 
 def _as_text(value: Any) -> str:

@@ -94,7 +94,7 @@ def flatten_columns(table: Table, own: TableColumns = USUAL_COLUMNS) -> None:
     image = find_column(table.columns, [own.image] if own.image else IMAGE_COLUMNS)
     caption = find_column(table.columns, [own.caption] if own.caption else CAPTION_COLUMNS)
     others = (find_column(table.columns, names) for names in (CASE_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS))
-    captions = _join_columns(table, own, caption) if caption else []
+    captions = join_columns(table.columns, own, caption) if caption else []
     flatten_lists(table, image, captions, [column for column in others if column])
 
 
@@ -159,12 +159,12 @@ def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:
         "caption": [own.caption] if own.caption else CAPTION_COLUMNS,
     }
     image, caption = require_columns(table, needs)
-    return image, _join_columns(table, own, caption)
+    return image, join_columns(table.columns, own, caption)
 
 
-def _join_columns(table: Table, own: TableColumns, caption: str) -> list[str]:
+def join_columns(columns: Sequence[str], own: TableColumns, caption: str) -> list[str]:
     """Return the columns that are the caption: `caption`, or findings and impression if it is one of them."""
-    joined = [column for name in _JOINED_COLUMNS if (column := find_column(table.columns, [name]))]
+    joined = [column for name in _JOINED_COLUMNS if (column := find_column(columns, [name]))]
     return joined if caption in joined and not own.caption else [caption]
 
 

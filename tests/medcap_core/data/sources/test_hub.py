@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.arrow_images import ArrowImage
 from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.sources import load_data
-from medcap_core.data.sources.hub import HUB_ALIASES, ArrowImage, read_hub
+from medcap_core.data.sources.hub import HUB_ALIASES, read_hub, read_parquet
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.errors import DataFault
 
@@ -114,8 +115,49 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
     assert sorted(level for part in levels(data).values() for level in part) == list(range(20))
 
 
+def test_rows_of_one_image_are_its_references(tmp_path: Path) -> None:
+    """Across files; rows of another case or of another name are other images, whatever their bytes."""
+
+    def build(*rows: tuple[int, str | None, str, str]) -> datasets.Dataset:
+        features = datasets.Features(
+            {"image": datasets.Image(), "patient_id": datasets.Value("string"), "text": datasets.Value("string")}
+        )
+        columns = {
+            "image": [{"bytes": encode(level), "path": name} for level, name, _, _ in rows],
+            "patient_id": [case for _, _, case, _ in rows],
+            "text": [text for *_, text in rows],
+        }
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    first = build((0, None, "p1", "a"), (1, None, "p2", "b"), (0, None, "p1", "c"))
+    second = build((0, None, "p1", "d"), (1, None, "p3", "e"), (1, "other.png", "p2", "f"), (0, None, "p1", "a"))
+    first.to_parquet(tmp_path / "train-00000-of-00002.parquet")
+    second.to_parquet(tmp_path / "train-00001-of-00002.parquet")
+    build((5, None, "v1", "x"), (6, None, "v2", "y")).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
+    build((7, None, "t1", "x"), (8, None, "t2", "y")).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    data = load_data(str(tmp_path))
+    assert [record.references for record in data.splits["train"]] == [("a", "c", "d"), ("b",), ("e",), ("f",)]
+    assert levels(data)["train"] == [0, 1, 1, 1]
+    assert data.notes[0].startswith("3 captions are further ones of an image")
+
+
+def test_findings_and_impression_are_joined_and_lists_are_references(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"image": [encode(0), encode(1)], "Findings": ["Clear lungs.", None], "impression": ["No.", "I."]}
+    )
+    frame.to_parquet(tmp_path / "train.parquet")
+    lists = pd.DataFrame({"image": [encode(2), encode(3)], "caption": [["a", "b"], ["c"]]})
+    lists.to_parquet(tmp_path / "lists.parquet")
+    reading = read_parquet(tmp_path / "train.parquet")
+    assert [record.caption for record in reading.splits["train"]] == ["Clear lungs. No.", "I."]
+    reading = read_parquet(tmp_path / "lists.parquet")
+    reading.merge_captions()
+    assert [record.references for record in reading.splits["train"]] == [("a", "b"), ("c",)]
+
+
 def test_rows_without_image_bytes(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"image": [encode(1), None, b"junk"] * 3, "text": ["x"] * 9})
+    images = [content for number in range(3) for content in (encode(number), None, b"junk%d" % number)]
+    frame = pd.DataFrame({"image": images, "text": ["x"] * 9})
     frame.to_parquet(tmp_path / "one.parquet")
     data = load_data(str(tmp_path / "one.parquet"))
     records = {record.id: record for part in data.splits.values() for record in part}
