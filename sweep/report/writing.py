@@ -1,4 +1,4 @@
-"""Write the report of a run: page, Markdown and tables."""
+"""Write the report of a run: page, Markdown, and tables as CSV and LaTeX."""
 
 import os
 from pathlib import Path
@@ -21,6 +21,7 @@ def write_report(
     from sweep.report.sections import NUM_STEPS, build_report
     from sweep.study.results import load_results
     from sweep.tables.csv_text import format_csv
+    from sweep.tables.latex import format_latex
     from sweep.tables.markdown import format_markdown
 
     done = 0
@@ -39,6 +40,7 @@ def write_report(
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         for table in report.tables:
             _write(folder / "tables" / f"{table.name}.csv", format_csv(table))
+            _write(folder / "tables" / f"{table.name}.tex", format_latex(table))
         _write(folder / "report.md", format_markdown(report))
         _write(folder / "report.html", render_page(report))
     except OSError as error:

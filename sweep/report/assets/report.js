@@ -36,6 +36,11 @@ for (const place of plots) {
   const figure = JSON.parse(document.getElementById(place.id.replace("plot-", "figure-")).textContent);
   Plotly.newPlot(place, figure.data, figure.layout, settings);
 }
+for (const button of document.querySelectorAll("button.save")) {
+  const name = button.dataset.plot;
+  const { width, height } = document.getElementById(`plot-${name}`).getBoundingClientRect();
+  button.addEventListener("click", () => Plotly.downloadImage(`plot-${name}`, { format: "svg", filename: name, width, height }));
+}
 
 // On paper the page is narrower than on the screen.
 const PRINTED_WIDTH = 660;

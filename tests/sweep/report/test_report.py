@@ -467,6 +467,15 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
             assert drawn == num_plots
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         check_sorting(browser)
+        check_saving(browser, tmp_path)
+
+
+def check_saving(browser: Browser, folder: Path) -> None:
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    browser.evaluate("document.querySelector('[data-plot=test-scores]').click()")
+    while not any(event["state"] == "completed" for event in browser.told("Page.downloadProgress")):
+        browser.call("Page.enable")  # reads what the browser has told meanwhile
+    assert "best model" in (folder / "test-scores.svg").read_text(encoding="utf-8")
 
 
 def check_sorting(browser: Browser) -> None:

@@ -1,0 +1,48 @@
+"""A table as LaTeX, to be read by its input command; needs the package booktabs alone."""
+
+from sweep.tables.blocks import Row, Table
+from sweep.tables.formats import UNKNOWN, Cell, Kind, format_uncertainty, format_value
+
+_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$"}
+)
+_MATHS: tuple[Kind, ...] = ("score", "difference", "number")
+"""Kinds of figures whose hyphen is a minus."""
+
+
+def format_latex(table: Table) -> str:
+    """Format a table as readers see it, with title and notes as comments: the caption is the paper's own."""
+    comments = [f"% {' '.join(line.split())}" for line in (table.title, *table.notes, r"Needs \usepackage{booktabs}.")]
+    heads = [_escape(column.title) for column in table.shown]
+    rows = [_format_row(table, row, is_bold=place in table.emphasised) for place, row in enumerate(table.rows)]
+    alignment = "".join("r" if column.is_numeric else "l" for column in table.shown)
+    begin, end = f"\\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
+    return "\n".join(
+        [*comments, begin, r"\toprule", _join(heads), r"\midrule", *rows, r"\bottomrule", end, ""],
+    )
+
+
+def _format_row(table: Table, row: Row, *, is_bold: bool) -> str:
+    cells = [_format_cell(row.get(column.name), column.kind) for column in table.shown]
+    return _join([rf"\textbf{{{cell}}}" for cell in cells] if is_bold else cells)
+
+
+def _format_cell(value: Cell, kind: Kind) -> str:
+    text, spread = format_value(value, kind), format_uncertainty(value, kind)
+    if text == UNKNOWN:
+        return "--"
+    shown = [_escape(part) for part in (text, spread and (spread if spread.startswith("±") else f"({spread})")) if part]
+    if kind in _MATHS:
+        shown = [part.replace("-", "$-$") for part in shown]
+    return " ".join(shown)
+
+
+def _escape(text: str) -> str:
+    """Escape what LaTeX would read as markup, on one line."""
+    return " ".join(text.split()).translate(_ESCAPES)
+
+
+def _join(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
