@@ -249,6 +249,11 @@ class TrialConfig(BaseModel):
     length_penalty: float = Field(
         1.0, ge=-5, le=5, description="Exponent of the length that a beam's log-probability is divided by."
     )
+    early_stopping: bool = Field(
+        False,
+        description="End the beam search of an image at its first num_beams finished captions; false goes on while a "
+        "better one may come.",
+    )
     repetition_penalty: float = Field(
         1.0, ge=1, le=5, description="Divisor of the logits of tokens already generated; 1 is none."
     )

@@ -48,6 +48,7 @@ def build_generation_config(
         min_new_tokens=config.min_new_tokens,
         length_penalty=config.length_penalty,
         repetition_penalty=config.repetition_penalty,
+        early_stopping=config.early_stopping and config.num_beams > 1,
         do_sample=False,
         bos_token_id=begin_id,
         eos_token_id=end_id,
@@ -56,7 +57,14 @@ def build_generation_config(
     )
 
 
-_SEARCH_SETTINGS = ("num_beams", "length_penalty", "repetition_penalty", "max_new_tokens", "min_new_tokens")
+_SEARCH_SETTINGS = (
+    "num_beams",
+    "length_penalty",
+    "repetition_penalty",
+    "early_stopping",
+    "max_new_tokens",
+    "min_new_tokens",
+)
 _UNSET = "unset_generation_setting"
 _STORED = "stored_{}"
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from medcap_core.scoring.published import find_published
+from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.published import NOTES, find_published
 from sweep.space.labels import short_label
 from sweep.study.results import RunResults, choose_rows
 from sweep.study.test_results import ANSWER_ROWS, BASELINE_ROWS, Comparison, Interval, name_baseline
@@ -188,24 +189,42 @@ def build_concept_table(results: RunResults) -> Table | None:
 
 
 def build_published_table(results: RunResults) -> Table | None:
-    """Build the figures that others have published on this data; None where there are none."""
+    """Build the figures that others have published on this data, below the run's own; None where there are none."""
     kind = results.provenance[-1].data.kind if results.provenance else ""
     figures = find_published(results.space.data, kind)
     if not figures:
         return None
-    names = list(dict.fromkeys(name for figure in figures for name in figure.scores))
+    names = [name for name in METRICS if any(name in figure.scores for figure in figures)]
     columns = (
-        Column("system", "Published system"),
-        *(Column(name, name, "number") for name in names),
+        Column("system", "System"),
+        *(Column(name, name, "number", rank=_RANKS.get(name, 0)) for name in names),
         Column("test_images", "Measured on"),
+        Column("tokens", "Tokens", rank=None),
         Column("source", "Source", rank=None),
     )
-    rows: tuple[Row, ...] = tuple(
-        {"system": item.system, **item.scores, "test_images": item.test_images, "source": item.source}
+    count = results.metrics.num_images
+    test_images = "this run's test split" + ("" if count is None else f", {count:,} images")
+    own: list[Row] = [
+        {
+            "system": describe_row(results, row),
+            **{name: scores.get(name) for name in names},
+            "test_images": test_images,
+            "tokens": "PTB",
+            "source": "this run",
+        }
+        for row, scores in results.test_rows.items()
+    ]
+    others: list[Row] = [
+        {
+            "system": item.system,
+            **item.scores,
+            "test_images": item.test_images,
+            "tokens": item.tokens,
+            "source": item.source,
+        }
         for item in figures
-    )
-    note = "As published by others, none measured here; where test images or tokenizer differ, for orientation only."
-    return Table("published", "Published by others", columns, rows, notes=(note,))
+    ]
+    return Table("published", "Beside published figures", columns, (*own, *others), notes=NOTES)
 
 
 def describe_row(results: RunResults, row: str) -> Label:

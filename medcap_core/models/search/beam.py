@@ -51,7 +51,7 @@ def search_captions(
 
     The settings are `config`'s; one beam is greedy search. As in transformers, a repetition penalty applies to the
     log-probabilities of beams but to the logits of greedy search, and the search of an image ends when its best beam,
-    at its present length, is no better than the worst of K finished captions.
+    at its present length, is no better than the worst of K finished captions, or with `early_stopping` at the Kth.
     """
     search_class = _GreedySearch if config.num_beams == 1 else _BeamSearch
     search = search_class(prompt, num_images, config, end_id, pad_id)
@@ -167,7 +167,8 @@ class _BeamSearch(_Search):
         self.tokens = self.tokens.gather(1, parents.expand_as(self.tokens))
         self.tokens[:, :, len(self.prompt) + num_new - 1] = new_tokens.gather(1, chosen)
         self.visible = self.visible.gather(1, parents.expand_as(self.visible))
-        self.open &= self.scores[:, 0] / scale > self.finished[:, -1]
+        lowest = self.finished[:, -1]
+        self.open &= lowest == _IMPOSSIBLE if self.config.early_stopping else self.scores[:, 0] / scale > lowest
 
     def _take_finished(self, scores: Tensor, parents: Tensor, new_tokens: Tensor, ends: Tensor, num_new: int) -> None:
         """Take the captions that end with this token from the K best candidates (B, K) of each open image."""

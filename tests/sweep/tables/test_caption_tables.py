@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from medcap_core.scoring.published import find_published
+from medcap_core.data.sources.hub import HUB_ALIASES
+from medcap_core.scoring.published import ROCOV2, find_published
 from sweep.tables.caption_tables import build_caption_tables, build_group_table, build_test_table, describe_blindness
 from tests.support.printed_tables import build_results, print_lines, print_styled
 
@@ -180,14 +181,34 @@ def test_facts_and_concepts_have_tables_of_their_own() -> None:
     assert lines[-1].split() == ["best", "model", "0.333", "(0.300", "to", "0.400)", "0.500", "0.250"]
 
 
-def test_published_figures_say_that_they_are() -> None:
-    lines = show(WHOLE, data="/data/rocov2")
-    assert "Published by others" in lines
-    assert any(line.split()[:4] == ["BLIP-2,", "fine-tuned", "0.0931", "all"] for line in lines)
-    assert lines[-1].startswith("As published by others, none measured here")
-    assert "Published by others" not in show(WHOLE)
+def test_published_figures_stand_below_ours_and_say_what_they_are() -> None:
+    lines = show(WHOLE, data="/data/rocov2", width=160)
+    lines = lines[lines.index("Beside published figures") :]
+    rows = [re.split(r"  +", line.strip()) for line in lines]
+    here = "this run's test split, 300 images"
+    assert rows[3] == ["best model", "0.5", "0.4", "0.3", "0.25", "0.2", "0.45", "3.125", here]
+    assert rows[5][1:] == ["0.0433", "0.0151", "-", "-", "0.0171", "0.0812", "0.0056", "ROCOv2 test, number not stated"]
+    assert rows[8][0] == "one sentence for all images"
+    assert lines[-3].startswith("As published by others, none measured here")
+    assert lines[-2].startswith("BLIP with LoRA is not on our scale: its images were divided by 255 twice")
+    assert lines[-1].startswith("Below a CIDEr of about 0.08 a figure says nothing about seeing")
+    assert "Beside published figures" not in show(WHOLE)
+
+
+def test_published_figures_are_of_the_whole_data_set() -> None:
     assert find_published("phantoms", "synthetic images") == ()
     assert find_published("/data/x", "ROCOv2, Zenodo folder") == find_published("rocov2", "Hub data set") != ()
+    title, name = HUB_ALIASES["rocov2-mini"]
+    for data in ("rocov2-mini", name):
+        assert find_published(data, f"{title}, Hub data set {name}") == ()
+
+
+def test_the_published_table_of_the_recipe_is_whole() -> None:
+    untuned, four, six = (figure.scores for figure in ROCOV2[:3])
+    assert untuned == {"BLEU-1": 0.0433, "BLEU-2": 0.0151, "METEOR": 0.0171, "ROUGE-L": 0.0812, "CIDEr": 0.0056}
+    assert four == {"BLEU-1": 0.0470, "BLEU-2": 0.0222, "METEOR": 0.0270, "ROUGE-L": 0.0882, "CIDEr": 0.0387}
+    assert six == {"BLEU-1": 0.0545, "BLEU-2": 0.0255, "METEOR": 0.0278, "ROUGE-L": 0.0892, "CIDEr": 0.0401}
+    assert all(figure.source and figure.tokens and figure.test_images for figure in ROCOV2)
 
 
 def test_a_run_without_scores_has_no_table() -> None:

@@ -69,6 +69,8 @@ SETTINGS: list[dict[str, object]] = [
     {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 4},
     {"num_beams": 4, "length_penalty": -1.3, "repetition_penalty": 1.2, "min_new_tokens": 2},
     {"num_beams": 5, "length_penalty": 2.0},
+    {"num_beams": 4, "early_stopping": True},
+    {"num_beams": 3, "early_stopping": True, "length_penalty": 1.7, "min_new_tokens": 3},
     {"num_beams": 16, "max_new_tokens": 9},
 ]
 PROMPTS = [[BEGIN], [BEGIN, 7, 11, 5]]
