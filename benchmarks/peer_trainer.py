@@ -171,7 +171,7 @@ def build_trainer(config: dict[str, Any], data: Path, num_workers: int, scratch:
         per_device_eval_batch_size=config["eval_batch_size"],
         learning_rate=config["learning_rate"],
         weight_decay=config["weight_decay"],
-        max_grad_norm=config["max_grad_norm"],
+        max_grad_norm=0.0 if config["max_grad_norm"] == "none" else config["max_grad_norm"],  # 0: Trainer clips nothing
         lr_scheduler_type=config["schedule"],
         optim="adamw_torch_fused",
         bf16=on_cuda and torch.cuda.is_bf16_supported(),

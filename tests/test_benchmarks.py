@@ -64,10 +64,15 @@ def read_images(folder: Path) -> PreparedData:
     return PreparedData("tiny", "image folder", [], splits)
 
 
-@pytest.mark.parametrize("freeze", ["full", "encoder_only", "decoder_only", "lora"])
-def test_peer_trains_the_same_thing(freeze: str, tiny_blip: Path, image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("freeze", "max_grad_norm"), [("full", "none"), ("encoder_only", 1.0), ("decoder_only", 0.5), ("lora", 1.0)]
+)
+def test_peer_trains_the_same_thing(
+    freeze: str, max_grad_norm: float | str, tiny_blip: Path, image_folder: Path, tmp_path: Path
+) -> None:
     """With every image in one batch the order does not matter, so that both sides end with the same weights."""
-    config = tiny_config(tiny_blip, freeze=freeze, batch_size=7, num_epochs=3, learning_rate=1e-2, lora_rank=3)
+    settings = {"batch_size": 7, "num_epochs": 3, "learning_rate": 1e-2, "lora_rank": 3}
+    config = tiny_config(tiny_blip, freeze=freeze, max_grad_norm=max_grad_norm, **settings)
     ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
     theirs = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer")
     theirs.args.eval_strategy = "no"

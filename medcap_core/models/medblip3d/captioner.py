@@ -8,11 +8,17 @@ Departures from the paper and its published code (github.com/Qybc/MedBLIP):
 - The paper's only question is the diagnosis; here all questions of the data are answered.
 - As in the code, the prompt's tokens have a loss in a decoder-only language model. They precede the image, so with a
   frozen language model they add a constant.
+- The code's answers of BioMedLM have no end token, so it never learns to stop; here every answer has one.
 - The code initialises the 3D patch embedding at random; see `inflation`. Its Q-Former starts from BERT's weights, ours
-  at random.
-- The code represents a text by its first token; see `MedBlip3dNetwork.encode_texts`.
-- Equal texts are not negatives of each other; see `compute_contrastive_loss`.
+  at random, with new word and position embeddings, and without BERT's dropout of 0.1.
+- The code's T5 model tokenizes the texts of the Q-Former by BERT's tokenizer, from [CLS] on; here the language model's
+  tokenizer serves both, without [CLS], as in the code's BioMedLM model.
+- The code represents a text by its first token, [CLS] with T5; see `MedBlip3dNetwork.encode_texts`.
+- Equal texts are not negatives of each other; see `compute_contrastive_loss`, which also bounds the temperature.
+- The code trains with dropout in the frozen language model, and T5 with GELU in place of FLAN-T5's own activation; here
+  it is in eval mode and as it was trained.
 - The code holds 2D blocks and language model in float16; here `precision` and `weights_dtype` decide.
+- Volumes are scaled in millimetres, turned to RAS and held in 8 bits; see `to_cube`.
 """
 
 from collections.abc import Sequence

@@ -213,3 +213,10 @@ def test_rocov2_recipe_states_what_its_source_does() -> None:
     assert all(config.model_dump(mode="json").items() >= stated.items() for config in configs)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [line.split(":")[0].strip() for line in lines if "not stated" in line] == ["max_validation_images"]
+
+
+def test_medblip3d_recipe_answers_greedily_as_its_source_does() -> None:
+    space = load_space(next(path for path in SHIPPED if path.stem == "medblip3d_recipe"))
+    stated = {"num_beams": 1, "max_new_tokens": 60, "max_caption_tokens": 60, "learning_rate": 2e-5, "num_epochs": 100}
+    for row in grid_rows(space):
+        assert build_config(space, row).model_dump().items() >= stated.items()
