@@ -6,7 +6,7 @@ python -m sweep.run --resume runs/lora-001
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ from sweep.study.directory import check_new_directory, next_run_directory
 if TYPE_CHECKING:
     from sweep.execution.launch import Launch
     from sweep.study.study import Study
+    from sweep.study.warm_start import WarmStart
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,6 +49,10 @@ def run(
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
+    warm_start: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier run that the sampler learns from; may be given several times."),
+    ] = None,
     log_to: Annotated[LogTarget | None, typer.Option(help="Log every trial to this tool too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
@@ -64,7 +69,7 @@ def run(
         if resume is not None:
             _refuse_with_resume(
                 space=space, data=data, model=model, seed=seed, out=out, dry_run=dry_run or None,
-                keep_checkpoints=keep_checkpoints or None,
+                keep_checkpoints=keep_checkpoints or None, warm_start=warm_start or None,
             )  # fmt: skip
             num_more = 0 if trials is None else _parse_extension(trials)
             from sweep.study.study import Study
@@ -87,17 +92,24 @@ def run(
         )
         if dry_run and address:
             raise ConfigFault("--dry-run measures on this machine; leave --address out.")
+        earlier = _collect_earlier(resolved, warm_start) if warm_start else None
         if dry_run:
-            _show_plan(resolved)
+            _show_plan(resolved, earlier.notes if earlier else ())
         else:
-            _start(resolved, out, address=address, log_to=log_to)
+            _start(resolved, out, address=address, log_to=log_to, earlier=earlier)
 
 
 # The heavy imports come late: a fault in a flag or a space file shows at once, Ray reads the environment set above, and
 # starts while they go on.
 
 
-def _show_plan(space: SearchSpace) -> None:
+def _collect_earlier(space: SearchSpace, directories: list[Path]) -> "WarmStart":
+    from sweep.study.warm_start import collect_earlier
+
+    return collect_earlier(space, directories)
+
+
+def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
     console, started = Console(), time.monotonic()
     with console.status("Measuring a few steps"):
         with quick_imports():
@@ -106,10 +118,17 @@ def _show_plan(space: SearchSpace) -> None:
 
         set_up_libraries()
         plan = runner.describe_run(space, started)
-    runner.write_lines(console, plan)
+    runner.write_lines(console, *notes, plan)
 
 
-def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to: LogTarget | None) -> None:
+def _start(
+    space: SearchSpace,
+    out: Path | None,
+    *,
+    address: str | None,
+    log_to: LogTarget | None,
+    earlier: "WarmStart | None",
+) -> None:
     if out is not None:
         check_new_directory(out.resolve())
     with _launched(address, space.resources, num_trials(space)) as launch:
@@ -124,7 +143,7 @@ def _start(space: SearchSpace, out: Path | None, *, address: str | None, log_to:
             set_up_libraries()
             notes = check_before_start(space)
         directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
-        with Study.create(directory, space) as study:
+        with Study.create(directory, space, earlier) as study:
             try:
                 runner.run_study(study, launch, console, log_to=log_to, notes=notes)
             except UserFault as fault:

@@ -128,6 +128,7 @@ def describe_study(study: Study) -> list[str]:
     return [
         f"Run directory  {show_path(study.directory)}",
         f"Data, model    {study.space.data}, {describe_models(study.space)}",
+        *study.warm_start.notes,
     ]
 
 

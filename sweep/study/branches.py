@@ -26,17 +26,21 @@ def find_branching_knob(space: SearchSpace) -> str | None:
     return max((knob for knob in roots if named[knob]), key=lambda knob: named[knob], default=None)
 
 
-def choose_branch(space: SearchSpace, knob: str, history: Sequence[FrozenTrial]) -> tuple[Any, bool]:
+def choose_branch(
+    space: SearchSpace, knob: str, history: Sequence[FrozenTrial], num_earlier: int = 0
+) -> tuple[Any, bool]:
     """Choose the branch of the next trial; the second value says whether it is one of the branch's random draws.
 
-    `history` holds all earlier trials by number. Trials that still run count as tried, but have no score yet.
+    `history` holds all trials so far by number, after `num_earlier` of other runs, which count as draws but take no
+    turn. Trials that still run count as tried, but have no score yet.
     """
     branches = space.search[knob][0].values
     tried = Counter(trial.params[knob] for trial in history)
-    drawn = Counter(trial.params[knob] for trial in history[len(space.first_points) :])
-    short = [branch for branch in branches if drawn[branch] < 1 or tried[branch] < MIN_TRIALS]
+    drawn = Counter(trial.params[knob] for trial in history[num_earlier + len(space.first_points) :])
+    ever_drawn = drawn + Counter(trial.params[knob] for trial in history[:num_earlier])
+    short = [branch for branch in branches if ever_drawn[branch] < 1 or tried[branch] < MIN_TRIALS]
     if short:
-        return min(short, key=lambda branch: (drawn[branch], tried[branch])), True
+        return min(short, key=lambda branch: (ever_drawn[branch], tried[branch])), True
     scores = [(trial.params[knob], score) for trial in history if (score := read_score(trial)) is not None]
     bar = median(score for _, score in scores) if scores else None
     best = {branch: max((score for other, score in scores if other == branch), default=None) for branch in branches}

@@ -26,6 +26,7 @@ class RunPaths:
         self.trials_table = root / "trials.csv"  # one row a trial
         self.trials = root / "trials"  # one folder a trial
         self.database = root / "study.db"  # Optuna's storage, a mirror of the records
+        self.warm_start = root / "warm_start.json"  # trials of earlier runs, see `sweep.study.warm_start`
         self.provenance = root / "provenance.json"  # one entry a start
         self.skipped_records = root / "skipped_records.csv"
         self.duplicate_images = root / "duplicate_images.csv"

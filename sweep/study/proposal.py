@@ -42,7 +42,7 @@ class Proposal:
 def build_proposal(
     space: SearchSpace, number: int, history: Sequence[FrozenTrial], tried: Collection[TrialConfig]
 ) -> Proposal:
-    """Build the proposal of trial `number` (from 0), given all earlier trials.
+    """Build the proposal of trial `number` (from 0), given all trials before it, after those of a warm start.
 
     Points with incompatible fields are drawn again, up to MAX_INVALID_DRAWS, and so are configs in `tried`, up to
     MAX_REPEATED_DRAWS; then a repeat is accepted, as a small space may be exhausted. Raises ConfigFault if no draw is
@@ -145,9 +145,9 @@ def _draw(
     if given is None and space.sampler == "tpe":
         knob = find_branching_knob(space)
         if knob is None:
-            at_random = number - len(space.first_points) < min(10, max(4, num_trials(space) // 3))
+            at_random = len(history) - len(space.first_points) < min(10, max(4, num_trials(space) // 3))
         else:
-            branch, at_random = choose_branch(space, knob, history)
+            branch, at_random = choose_branch(space, knob, history, len(history) - number)
             given = {knob: branch}
             history = [trial for trial in history if trial.params[knob] == branch]
     scratch = optuna.create_study(

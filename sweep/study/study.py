@@ -28,15 +28,17 @@ from sweep.study.pruning import should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
 from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
 from sweep.study.test_results import TestResults
+from sweep.study.warm_start import WarmStart, add_earlier
 
 
 class Study:
     """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
 
-    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock) -> None:
+    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, warm_start: WarmStart) -> None:
         self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
         self.paths = RunPaths(self.directory)
         self.space = space
+        self.warm_start = warm_start
         self._lock = lock
         self._lines: list[str] = []
         self._take_line: Callable[[str], None] = self._lines.append
@@ -48,8 +50,9 @@ class Study:
     # Making, opening, closing
 
     @classmethod
-    def create(cls, directory: Path, space: SearchSpace) -> Self:
+    def create(cls, directory: Path, space: SearchSpace, warm_start: WarmStart | None = None) -> Self:
         """Start a run in `directory`, which is new or empty. Raises RunFault if it is not, or cannot be written."""
+        warm_start = warm_start or WarmStart()
         check_new_directory(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -60,8 +63,10 @@ class Study:
             check_new_directory(directory)
             paths = RunPaths(directory)
             write_text_atomically(paths.trials_table, format_csv([], space.metric))
+            if warm_start.trials:
+                write_json_atomically(paths.warm_start, warm_start.model_dump(mode="json"))
             write_text_atomically(paths.space, dump_space(space))
-            study = cls(directory, space, lock)
+            study = cls(directory, space, lock, warm_start)
             study._database.catch_up([])
         except BaseException:
             lock.release()
@@ -87,12 +92,13 @@ class Study:
         try:
             space = change_begun(load_run_space(paths.space), set_values)
             records = load_run_records(directory)
+            warm_start = WarmStart.load(directory, space)
             if retry_failed:
                 _forget_failures(directory, records)
         except BaseException:
             lock.release()
             raise
-        study = cls(directory, space, lock)
+        study = cls(directory, space, lock, warm_start)
         try:
             study._take_up(records)
         except BaseException:
@@ -199,7 +205,8 @@ class Study:
             return None
         tried = {adopt_changes(self.space, record.config) for record in self.records}
         at_fault = {record.number for record in self.records if record.is_config_at_fault}
-        history = score_failures(build_history(self.records), at_fault)
+        own = score_failures(build_history(self.records), at_fault)
+        history = add_earlier(self.space, self.warm_start, own)
         proposal = build_proposal(self.space, number, history, tried)
         record = TrialRecord(
             name=f"trial_{number:04d}",

@@ -43,7 +43,7 @@ def ends_in_a_sentence(result: Result) -> None:
 
 
 @QUICK
-@given(flag=st.sampled_from(["--resume", "--data", "--model"]), path=PATHS)
+@given(flag=st.sampled_from(["--resume", "--data", "--model", "--warm-start"]), path=PATHS)
 def test_a_path_of_any_kind(flag: str, path: str) -> None:
     others = [] if flag == "--resume" else ["lora", "--data=no/such/data", "--dry-run"]
     ends_in_a_sentence(run(*others, f"{flag}={path}"))

@@ -123,10 +123,11 @@ def test_kill_and_ctrl_c_lose_nothing(materials: Materials, finished_run: Finish
     assert not (directory / "ray").exists()
 
 
-def test_being_terminated_is_like_ctrl_c(materials: Materials, tmp_path: Path) -> None:
-    """SIGTERM, as batch systems send it; here before the first trial."""
+def test_being_terminated_is_like_ctrl_c(materials: Materials, finished_run: FinishedRun, tmp_path: Path) -> None:
+    """SIGTERM, as batch systems send it; here before the first trial of a run with an earlier one as history."""
     directory = tmp_path / "run"
     flags = ("--data", materials.images, "--model", materials.model, "--out", directory)
+    flags += ("--warm-start", finished_run.directory)
     driver = start_run(materials, materials.space, *flags)
     with ended_afterwards(driver):
         wait_until((directory / "log.txt").exists, "the run began", driver)
@@ -137,3 +138,5 @@ def test_being_terminated_is_like_ctrl_c(materials: Materials, tmp_path: Path) -
         wait_until_gone(processes)
     assert (driver.returncode, errors) == (130, "")
     assert output.splitlines()[-1].endswith(f"Go on with: python -m sweep.run --resume {directory}")
+    assert f"Warm start     4 of the 4 trials of {finished_run.directory}\n" in output
+    assert len(json.loads((directory / "warm_start.json").read_text())["trials"]) == 4

@@ -214,8 +214,8 @@ class TestFaults:
         says_one_thing(run(materials.space, "--retry-failed"), "name one by --resume DIR")
 
     def test_a_flag_that_a_resumed_run_cannot_take(self, run: Callable[..., Result], finished_run: FinishedRun) -> None:
-        result = run("--resume", finished_run.directory, "--data", "phantoms", "--seed", 3)
-        says_one_thing(result, "--data, --seed cannot be given")
+        result = run("--resume", finished_run.directory, "--data", "phantoms", "--warm-start", "runs/x")
+        says_one_thing(result, "--data, --warm-start cannot be given")
 
     def test_more_trials_than_there_are(self, run: Callable[..., Result], tmp_path: Path) -> None:
         with Study.create(tmp_path / "single", build_space({"name": "single", "data": "/no/such"}, "test")) as study:

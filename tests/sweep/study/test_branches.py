@@ -65,6 +65,18 @@ def test_a_branch_that_runs_has_not_lost() -> None:
     assert choose_branch(space(), "freeze", history) == ("encoder_only", False)
 
 
+def test_trials_of_earlier_runs_spare_random_draws_and_take_no_turn() -> None:
+    earlier = [ended("lora", 3.0), ended("lora", 2.0), ended("full", 2.5), ended("full", 2.0)]
+    earlier += [ended("encoder_only", 0.1), ended("encoder_only", 0.2)]
+    own = [ended("lora", 3.0), ended("lora", 2.0), ended("full", 2.5)]  # the first points
+    assert choose_branch(space(), "freeze", [*earlier, *own], 6) == ("full", False)
+    own.append(ended("full", 2.5))
+    assert choose_branch(space(), "freeze", [*earlier, *own], 6) == ("lora", False)
+    assert choose_branch(space(), "freeze", own)[1]
+    proposal = build_proposal(space(), 4, [*earlier, *own], set())
+    assert proposal.point["freeze"] == "lora"
+
+
 def test_spaces_branch_by_the_choice_that_most_ranges_depend_on() -> None:
     folder = REPOSITORY / "search_spaces"
     names = ("lora", "full", "medblip3d", "lora_only")
