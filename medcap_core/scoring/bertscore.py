@@ -4,6 +4,7 @@ The bert-score package is not used: its last release fails on an empty caption u
 pickled weights. Scores equal its scores for the same model and layer. Weights are loaded from safetensors only.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -31,7 +32,7 @@ _CHUNK_PAIRS = 256  # pairs whose hidden states are in memory at once
 
 
 class BertScorer:
-    """F1 of BERTScore for pairs of texts, without idf weights and without rescaling to a baseline.
+    """F1 of BERTScore for pairs of texts, without rescaling to a baseline.
 
     Hidden states are of the layer published for an encoder of this size, else of the last. Special tokens have no
     weight, but a token may match one, as in the bert-score package.
@@ -59,29 +60,46 @@ class BertScorer:
         # A tokenizer without a limit has a huge one.
         self._max_length = min(self._tokenizer.model_max_length, num_positions)
 
-    def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """Score each prediction by its F1, the best over its references; 0 where either has no token."""
+    def score(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], *, idf: bool = False
+    ) -> list[float]:
+        """Score each prediction by its F1, the best over its references; 0 where either has no token of weight.
+
+        Tokens weigh the same, or with `idf` log((N + 1) / (n + 1)) where n of the N references have the token.
+        """
+        weights = self._compute_idf([text for group in references for text in group]) if idf else None
         pairs = list(zip(predictions, references, strict=True))
         order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]))
         scores = [0.0] * len(pairs)
         for start in range(0, len(pairs), _CHUNK_PAIRS):
             chunk = order[start : start + _CHUNK_PAIRS]
-            states = self._encode_all({text for index in chunk for text in (pairs[index][0], *pairs[index][1])})
+            texts = {text for index in chunk for text in (pairs[index][0], *pairs[index][1])}
+            states = self._encode_all(texts, weights)
             for index in chunk:
                 prediction, group = pairs[index]
                 scores[index] = max(_compute_f1(*states[prediction], *states[text]) for text in group)
         return scores
 
-    def _encode_all(self, texts: set[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _compute_idf(self, references: list[str]) -> torch.Tensor:
+        """Compute the weight of each token id, (V,)."""
+        ids = self._tokenizer(references, truncation=True, max_length=self._max_length)["input_ids"]
+        counts = Counter(token for text in ids for token in set(text))
+        frequencies = torch.zeros(len(self._tokenizer))
+        frequencies[list(counts.keys())] = torch.tensor(list(counts.values()), dtype=torch.float32)
+        return torch.log((len(references) + 1) / (frequencies + 1))
+
+    def _encode_all(
+        self, texts: set[str], weights: torch.Tensor | None
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         in_order = sorted(texts, key=lambda text: (len(text), text))
         states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for start in range(0, len(in_order), _BATCH_TEXTS):
-            states |= self._encode(in_order[start : start + _BATCH_TEXTS])
+            states |= self._encode(in_order[start : start + _BATCH_TEXTS], weights)
         return states
 
     @torch.inference_mode()
-    def _encode(self, texts: list[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Encode each text to unit vectors (T, H) and a mask (T,), False at special tokens; on the CPU."""
+    def _encode(self, texts: list[str], weights: torch.Tensor | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Encode each text to unit vectors (T, H) and their weights (T,), 0 at special tokens; on the CPU."""
         batch = self._tokenizer(
             texts,
             padding=True,
@@ -90,13 +108,15 @@ class BertScorer:
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
-        is_content = batch.pop("special_tokens_mask") == 0
+        content = (batch.pop("special_tokens_mask") == 0).float()
+        if weights is not None:
+            content *= weights[batch["input_ids"]]
         output = self._encoder(**batch.to(self._encoder.device), output_hidden_states=True)
         hidden = torch.nn.functional.normalize(output.hidden_states[self.layer].float(), dim=-1).cpu()
         is_token = batch["attention_mask"].bool().cpu()
         return {
-            text: (vectors[kept], content[kept])
-            for text, vectors, content, kept in zip(texts, hidden, is_content, is_token, strict=True)
+            text: (vectors[kept], weight[kept])
+            for text, vectors, weight, kept in zip(texts, hidden, content, is_token, strict=True)
         }
 
 
@@ -113,11 +133,11 @@ def load_bert_scorer(model: str) -> BertScorer:
 
 
 def _compute_f1(
-    predicted: torch.Tensor, predicted_mask: torch.Tensor, expected: torch.Tensor, expected_mask: torch.Tensor
+    predicted: torch.Tensor, predicted_weights: torch.Tensor, expected: torch.Tensor, expected_weights: torch.Tensor
 ) -> float:
-    if not predicted_mask.any() or not expected_mask.any():
+    if not predicted_weights.any() or not expected_weights.any():
         return 0.0
     similarity = predicted @ expected.T
-    precision = similarity.amax(dim=1)[predicted_mask].mean()
-    recall = similarity.amax(dim=0)[expected_mask].mean()
+    precision = similarity.amax(dim=1) @ predicted_weights / predicted_weights.sum()
+    recall = similarity.amax(dim=0) @ expected_weights / expected_weights.sum()
     return float(2 * precision * recall / (precision + recall))

@@ -119,7 +119,8 @@ class CaptionScorer:
         if "bertscore" in self._options.extra_scores:
             from medcap_core.scoring.bertscore import load_bert_scorer
 
-            each[EXTRA_METRICS["bertscore"]] = load_bert_scorer(self._options.bertscore_model).score(texts, self._texts)
+            scorer = load_bert_scorer(self._options.bertscore_model)
+            each[EXTRA_METRICS["bertscore"]] = scorer.score(texts, self._texts, idf=self._options.bertscore_idf)
         return {name: np.array(values) for name, values in each.items()}
 
     def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:

@@ -35,11 +35,12 @@ DEFAULT_BERTSCORE_MODEL = "FacebookAI/roberta-large"
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Optional scores, the encoder of BERTScore, and the preprocessing of captions and references."""
+    """Optional scores, the encoder of BERTScore, the preprocessing of captions and references, and BERTScore's weights."""
 
     extra_scores: tuple[ExtraScore, ...] = ()
     bertscore_model: str = DEFAULT_BERTSCORE_MODEL
     preprocessing: CaptionPreprocessing = "none"
+    bertscore_idf: bool = False
 
 
 DEFAULT_SCORING = ScoringOptions()

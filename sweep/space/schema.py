@@ -127,6 +127,7 @@ class SearchSpace(Section):
     bertscore_model: str = Field(
         DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
     )
+    bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
     caption_preprocessing: CaptionPreprocessing = Field(
         "none", description="What is done to captions and references before they are scored on the test split."
     )
@@ -159,7 +160,7 @@ class SearchSpace(Section):
     @property
     def scoring_options(self) -> ScoringOptions:
         """How the test split is scored; the search's own metric knows none of it."""
-        return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing)
+        return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing, self.bertscore_idf)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return every key with plain YAML values; `build_space` makes an equal space of it."""

@@ -1,6 +1,7 @@
 import csv
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import shutil
@@ -483,6 +484,39 @@ def test_bertscore_by_its_definition(tiny_bert):
     assert scorer.layer == 3
     assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
     assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
+
+
+def test_bertscore_weighs_rare_tokens_by_idf(tiny_bert):
+    """The weights of the bert-score package: document frequencies over all references, tokens of none included."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+    prediction = "axial ct of the left lobe"
+    references = [["ct shows small nodule left", "left lobe"], ["ct of the chest chest"], ["no effusion"]]
+
+    def embed(text):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return states / states.norm(dim=-1, keepdim=True)
+
+    flat = [set(tokenizer(text)["input_ids"]) for group in references for text in group]
+
+    def weigh(text):
+        counts = [sum(token in ids for ids in flat) for token in tokenizer(text)["input_ids"]]
+        return torch.tensor([math.log((len(flat) + 1) / (count + 1)) for count in counts])
+
+    expected = []
+    for reference in references[0]:
+        similarity = embed(prediction) @ embed(reference).T
+        precision = (similarity.amax(1) * weigh(prediction)).sum() / weigh(prediction).sum()
+        recall = (similarity.amax(0) * weigh(reference)).sum() / weigh(reference).sum()
+        expected.append(float(2 * precision * recall / (precision + recall)))
+    scorer = BertScorer(str(tiny_bert))
+    found = scorer.score([prediction, "ct", ""], references, idf=True)
+    assert found[0] == pytest.approx(max(expected), abs=1e-5)
+    assert found[0] != pytest.approx(scorer.score([prediction], references[:1])[0], abs=1e-4)
+    assert found[2] == 0.0
+    assert scorer.score(["left", "left"], [["left"], ["left"]], idf=True) == [0.0, 0.0]  # no token has any weight
 
 
 @pytest.mark.parametrize(

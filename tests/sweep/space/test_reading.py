@@ -379,8 +379,9 @@ def test_a_baseline_may_be_any_row_of_the_table(tmp_path: Path, baseline: str) -
 
 def test_how_the_test_split_is_scored(tmp_path: Path) -> None:
     text = (
-        f"name: x\nextra_scores: [bertscore, rouge1]\nbertscore_model: {tmp_path}\ncaption_preprocessing: imageclef2025"
+        f"name: x\nextra_scores: [bertscore, rouge1]\nbertscore_model: {tmp_path}\nbertscore_idf: true\n"
+        "caption_preprocessing: imageclef2025"
     )
     options = load(tmp_path, text).scoring_options
-    assert options == ScoringOptions(("bertscore", "rouge1"), str(tmp_path), "imageclef2025")
+    assert options == ScoringOptions(("bertscore", "rouge1"), str(tmp_path), "imageclef2025", True)
     assert load(tmp_path, "name: x").scoring_options == ScoringOptions()

@@ -37,6 +37,7 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "baseline: zero_shot",
         "extra_scores: []",
         "bertscore_model: FacebookAI/roberta-large",
+        "bertscore_idf: false",
         "caption_preprocessing: none",
         "keep_checkpoints: false",
         "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto}",
