@@ -17,7 +17,7 @@ from medcap_core.data.batches import ImageSource, PixelSource, Positions
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.stores.features import FeatureStore, features_folder, measure_stored_bytes
 from medcap_core.models import Captioner
-from medcap_core.models.tuning import encoder_is_frozen
+from medcap_core.models.tuning import encoder_is_frozen, features_are_fixed
 from medcap_core.runtime.cache import format_size, guard_cache_writes
 from medcap_core.runtime.device import autocast, choose_precision
 from medcap_core.runtime.progress import Progress
@@ -46,13 +46,16 @@ def open_images(
     """Open the images of a split for a captioner on its device, from the cheapest source.
 
     With a frozen encoder these are its hidden states, encoded now where they are not stored yet. They are pixels if the
-    encoder is trained, images are augmented, `cache_features` is off, the features exceed `max_feature_cache_gb` or the
-    disk, or reading them is slower than encoding; also for the unused train split of a zero-shot trial. With a trained
-    encoder, features of other trials are removed from the accelerator's memory.
+    encoder or a projector in its features is trained, images are augmented, `cache_features` is off, the features
+    exceed `max_feature_cache_gb` or the disk, or reading them is slower than encoding; also for the unused train split
+    of a zero-shot trial. With a trained encoder, features of other trials are removed from the accelerator's memory.
     """
     pixels = PixelSource(split)
     if not encoder_is_frozen(config):
         _resident.clear()
+        return pixels
+    if not features_are_fixed(captioner, config):
+        log.info("freeze %s trains the projector: %s images are encoded at each use", config.freeze, split.split)
         return pixels
     if augmented or not config.cache_features or (config.freeze is FreezeMode.ZERO_SHOT and split.split == "train"):
         return pixels
@@ -151,10 +154,10 @@ class FeatureSource:
 
 def hash_encoder(captioner: Captioner) -> str:
     """Compute the SHA-256 of all that the encoder's output depends on: weights, config, pixel normalisation."""
-    config = getattr(captioner.encoder, "config", None)
-    digest = hashlib.sha256(f"{captioner.family}\n{config.to_json_string() if config else ''}".encode())
+    digest = hashlib.sha256(f"{captioner.family}\n{captioner.describe_encoding()}".encode())
+    weights = [item for module in captioner.list_encoding_modules() for item in sorted(module.state_dict().items())]
     normalisation = {"pixel_scale": captioner.pixel_scale, "pixel_shift": captioner.pixel_shift}
-    for name, tensor in [*sorted(captioner.encoder.state_dict().items()), *normalisation.items()]:
+    for name, tensor in [*weights, *normalisation.items()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.geometry import Geometry
@@ -22,6 +23,8 @@ from medcap_core.models.loading.weights import LoadOptions
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.models.medblip3d.network import MODEL_TYPE, MedBlip3dConfig
 from medcap_core.models.vit_gpt2.captioner import ViTGpt2Captioner
+from medcap_core.models.vlm.captioner import VlmCaptioner
+from medcap_core.models.vlm.git import GitCaptioner
 from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import choose_load_dtype
 
@@ -44,9 +47,10 @@ FAMILIES: dict[str, type[Captioner]] = {
     "instructblip": InstructBlipCaptioner,
     "vision-encoder-decoder": ViTGpt2Captioner,
     "gpt2": ViTGpt2Captioner,  # with a vision_model beside it
+    "git": GitCaptioner,
     MODEL_TYPE: MedBlip3dCaptioner,
 }
-"""`model_type` in a checkpoint's config.json -> its family."""
+"""`model_type` in a checkpoint's config.json -> its family; VlmCaptioner for others of AutoModelForImageTextToText."""
 
 COMPOSED_FAMILIES: dict[str, type[Captioner]] = {"medblip3d": MedBlip3dCaptioner}
 """Models named by family and composed of the parts named in the config."""
@@ -182,11 +186,14 @@ def _find_family(source: str) -> type[Captioner]:
     if source in COMPOSED_FAMILIES:
         return COMPOSED_FAMILIES[source]
     model_type = _read_settings(source, _stamp(source)).model_type
-    if model_type not in FAMILIES:
-        raise ModelFault(
-            f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)}."
-        )
-    return FAMILIES[model_type]
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return VlmCaptioner
+    raise ModelFault(
+        f"model {source}: config.json says model_type '{model_type}'; supported are {', '.join(FAMILIES)} and the "
+        "decoder-only vision-language models of transformers, such as qwen3_vl."
+    )
 
 
 def _load_family(family: type[Captioner], source: str, options: LoadOptions) -> Captioner:

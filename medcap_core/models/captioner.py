@@ -127,6 +127,8 @@ class Captioner(nn.Module, ABC):
     """Whether transformers' `generate` runs that of the text decoder, with the decoder's own defaults."""
     loader: ClassVar[str] = "transformers' from_pretrained"
     """The function that loads a saved model."""
+    encoded_parts: ClassVar[frozenset[str]] = frozenset({"patches", "encoder"})
+    """The parts that `encode_images` runs: where one is trained, its output is not cached."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]
@@ -181,6 +183,15 @@ class Captioner(nn.Module, ABC):
     @abstractmethod
     def encoder(self) -> nn.Module:
         """The image encoder, put in eval mode where it is frozen."""
+
+    def list_encoding_modules(self) -> list[nn.Module]:
+        """List the modules that `encode_images` runs, whose weights its output depends on."""
+        return [self.encoder]
+
+    def describe_encoding(self) -> str:
+        """Describe the settings that the output of `encode_images` depends on, beside size and normalisation."""
+        config = getattr(self.encoder, "config", None)
+        return config.to_json_string() if config else ""
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:

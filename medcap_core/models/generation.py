@@ -39,7 +39,12 @@ def check_caption_lengths(
 
 
 def build_generation_config(
-    config: TrialConfig, *, begin_id: int | None, end_id: int, pad_id: int, decoder_start_id: int | None = None
+    config: TrialConfig,
+    *,
+    begin_id: int | None,
+    end_id: int | list[int],
+    pad_id: int,
+    decoder_start_id: int | None = None,
 ) -> GenerationConfig:
     """Build the generation config of a beam search with the settings of `config` and a model's special tokens."""
     return GenerationConfig(  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@
 | `full`         | every parameter that affects captions                                                     |
 | `encoder_only` | the image side: the vision tower and, where there is one, the bridge                      |
 | `bridge_only`  | BLIP-2 and InstructBLIP: query tokens, Q-Former and projection, as in their training;     |
+|                | vision-language models: the projector;                                                    |
 |                | MedBLIP in 3D: the same, with the patch embedding frozen too, so that features are cached |
 | `patch_and_bridge` | MedBLIP in 3D, as published: patch embedding with its positions, MedQFormer, projections |
 | `patch_and_bridge_lora` | the same, and low-rank factors on the language model                             |
@@ -54,10 +55,15 @@ class TuningSummary:
 
 
 def encoder_is_frozen(config: TrialConfig) -> bool:
-    """Check that no parameter of the vision tower is trained, so that its output can be cached."""
+    """Check that no parameter of the vision tower is trained."""
     if config.lora_vision and config.freeze in LORA_MODES:
         return False
     return not _TRAINED_PARTS[config.freeze] & VISION_PARTS
+
+
+def features_are_fixed(captioner: Captioner, config: TrialConfig) -> bool:
+    """Check that no parameter is trained that `encode_images` depends on, so that its output can be cached."""
+    return encoder_is_frozen(config) and not _TRAINED_PARTS[config.freeze] & captioner.encoded_parts
 
 
 def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
@@ -70,7 +76,7 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     if config.freeze is FreezeMode.BRIDGE_ONLY and captioner.cross_attention != "bridge":
         raise ModelFault(
             f"freeze bridge_only: a {captioner.family} model has no bridge between its encoder and its decoder; use "
-            "encoder_only or decoder_only, or a BLIP-2 or InstructBLIP model."
+            "encoder_only or decoder_only, or a model with a bridge, such as BLIP-2."
         )
     own_weights = [
         (name, parameter, find_part(captioner, name)) for name, parameter in captioner.network.named_parameters()

@@ -23,7 +23,7 @@ from medcap_core.data.stores.images import count_usable_cpus
 from medcap_core.inference.generation import count_at_once
 from medcap_core.inference.image_sources import FrozenEncoder
 from medcap_core.models import load_trial_captioner
-from medcap_core.models.tuning import encoder_is_frozen
+from medcap_core.models.tuning import features_are_fixed
 from medcap_core.runtime.device import current_device
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
@@ -134,7 +134,7 @@ def measure_trial(config: TrialConfig) -> TrialCost:
     started = time.monotonic()
     pixels = np.stack([captioner.geometry.decode(record.image) for record in records])
     image_seconds, image_bytes = (time.monotonic() - started) / count_usable_cpus(), pixels.nbytes
-    if encoder_is_frozen(config) and config.cache_features:
+    if features_are_fixed(captioner, config) and config.cache_features:
         started = time.monotonic()
         image_bytes += FrozenEncoder(captioner, few).encode(pixels).cpu().nbytes
         image_seconds += time.monotonic() - started

@@ -118,7 +118,8 @@ def _start_at_random(network: torch.nn.Module, spread: float) -> None:
             torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=spread)
 
 
-def _build(make: Callable[[], Any], seed: int, spread: float) -> Any:
+def build(make: Callable[[], Any], seed: int, spread: float) -> Any:
+    """Make a network with the random state of `seed`, biases and norms at random too."""
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -149,7 +150,7 @@ def save_tiny_blip2(
         initializer_range=spread,
     )
     network_class = InstructBlipForConditionalGeneration if instruct else Blip2ForConditionalGeneration
-    _build(lambda: network_class(config), seed, spread).save_pretrained(directory)
+    build(lambda: network_class(config), seed, spread).save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
 
@@ -183,7 +184,7 @@ def save_tiny_gpt2(
     tokenizer = build_byte_tokenizer(begins=False)
     config = _describe_gpt2(tokenizer, spread, cross_attention)
     config.n_positions = num_positions
-    network = _build(lambda: GPT2LMHeadModel(config), seed, spread)
+    network = build(lambda: GPT2LMHeadModel(config), seed, spread)
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -203,7 +204,7 @@ def save_tiny_vit_gpt2(directory: Path, *, seed: int = 0, spread: float = 0.5) -
     encoder = ViTConfig(**_VISION, initializer_range=spread)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, _describe_gpt2(tokenizer, spread, True))
     config.decoder_start_token_id = config.eos_token_id = config.pad_token_id = 0
-    _build(lambda: VisionEncoderDecoderModel(config), seed, spread).save_pretrained(directory)
+    build(lambda: VisionEncoderDecoderModel(config), seed, spread).save_pretrained(directory)
     build_vit_processor().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -220,11 +221,11 @@ def save_tiny_tower(directory: Path, kind: str, *, seed: int = 0, spread: float 
             image_size=IMAGE_SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=3,
             initializer_range=spread,
         )  # fmt: skip
-        network = _build(lambda: SwinModel(config), seed, spread)
+        network = build(lambda: SwinModel(config), seed, spread)
     else:
         width = {"hidden_size": TEXT_WIDTH} if kind == "vit" else {}
         settings = _VISION | width | {"initializer_range": spread}
-        network = _build(
+        network = build(
             lambda: ViTModel(ViTConfig(**settings)) if kind == "vit" else DeiTModel(DeiTConfig(**settings)),
             seed,
             spread,
@@ -263,7 +264,7 @@ def save_tiny_biogpt(directory: Path, *, seed: int = 0, spread: float = 0.3) -> 
         num_hidden_layers=TEXT_LAYERS, num_attention_heads=4, max_position_embeddings=200,
         bos_token_id=0, pad_token_id=1, eos_token_id=2, initializer_range=spread,
     )  # fmt: skip
-    _build(lambda: BioGptForCausalLM(config), seed, spread).save_pretrained(directory)
+    build(lambda: BioGptForCausalLM(config), seed, spread).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -273,6 +274,6 @@ def save_tiny_t5(directory: Path, *, seed: int = 0, spread: float = 0.5) -> Path
     tokenizer = build_t5_tokenizer()
     values = _describe_language_model("t5", tokenizer, spread)
     values.pop("model_type")
-    _build(lambda: T5ForConditionalGeneration(T5Config(**values)), seed, spread).save_pretrained(directory)
+    build(lambda: T5ForConditionalGeneration(T5Config(**values)), seed, spread).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -76,12 +76,24 @@ def load_image_processor(source: str) -> Any:
 def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
     """Set an image processor to stretch images to a square of `size` pixels, and return that geometry.
 
-    The centre crop of some processors is switched off, since a finding may lie at the border.
+    The centre crop of some processors is switched off, since a finding may lie at the border. Those that
+    keep an image's shape get bounds that leave such squares as they are.
     """
-    image_processor.size = {"height": size, "width": size}
+    bounds = dict(image_processor.size)
+    if not takes_any_size(image_processor):
+        image_processor.size = {"height": size, "width": size}
+    elif bounds.get("shortest_edge") is not None:  # both in pixels of the whole image
+        image_processor.size = {"shortest_edge": size**2, "longest_edge": size**2}
+    else:
+        image_processor.size = {"longest_edge": size}
     if getattr(image_processor, "do_center_crop", False):
         image_processor.do_center_crop = False
     return ImageGeometry(size=size, resample=int(image_processor.resample))
+
+
+def takes_any_size(image_processor: Any) -> bool:
+    """Check whether a processor gives images of any size and shape, within bounds, rather than of one."""
+    return dict(image_processor.size).get("longest_edge") is not None
 
 
 def read_size(image_size: int | list[int] | tuple[int, ...]) -> int:

@@ -1,0 +1,157 @@
+"""Processors of vision-language models: without their video part, for square images of one size, and their prompts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, Idefics3Processor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import VIDEO_PROCESSOR_NAME
+from transformers.utils.hub import cached_file
+
+from medcap_core.errors import ModelFault
+from medcap_core.models.loading.weights import check_patches, load_image_processor, read_size, takes_any_size
+
+FREE_SIZE = 448
+"""Side in pixels where a model takes any: a multiple of 28 (Qwen2.5-VL) and of 32 (Qwen3-VL), 256 or 196 tokens."""
+
+INSTRUCTION = "Describe this image."
+"""Asked of a model with a chat template where the config has no prompt."""
+
+_CAPTION = "CAPTION"
+_OTHER_PROCESSORS: dict[str, Any] = {
+    "smolvlm": Idefics3Processor,  # the same for images; its own needs num2words, for videos
+}
+"""`model_type` -> the processor to use instead of the one that transformers names."""
+
+
+def load_processor(source: str, config: Any) -> Any:
+    """Load the processor of a checkpoint without its video part, which needs torchvision.
+
+    Raises ModelFault for a model without a processor of images and texts.
+    """
+    if type(config) not in PROCESSOR_MAPPING:
+        raise ModelFault(f"model {source}: transformers has no processor of images and texts for {config.model_type}.")
+    named: Any = _OTHER_PROCESSORS.get(config.model_type) or PROCESSOR_MAPPING[type(config)]
+
+    class ImageTextProcessor(named):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if "video" not in name]
+
+    ImageTextProcessor.__name__ = named.__name__  # as which it is saved
+    settings, _ = named.get_processor_dict(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    settings.setdefault("chat_template", tokenizer.chat_template)
+    processor = ImageTextProcessor.from_args_and_dict([load_image_processor(source), tokenizer], settings)
+    if any("video" in name for name in named.get_attributes()):
+        processor.video_processor = settings.get("video_processor") or _read_video_settings(source, processor)
+    return processor
+
+
+def _read_video_settings(source: str, processor: Any) -> dict[str, Any]:
+    """Read the settings of the video part, which are written out again with the processor."""
+    path = cached_file(source, VIDEO_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False)
+    if path is not None:
+        settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        return settings
+    images = type(processor.image_processor).__name__.removesuffix("Pil")
+    return {"video_processor_type": images.replace("Image", "Video")}  # what transformers then takes
+
+
+def choose_image_size(config: Any, images: Any, wanted: int | None, source: str) -> int:
+    """Choose the side of the images in pixels: `wanted`, else the vision tower's own, else `FREE_SIZE`.
+
+    Raises ModelFault where the model cannot take images of the wanted size.
+    """
+    vision = config.vision_config
+    own = getattr(vision, "image_size", None)
+    own = FREE_SIZE if own is None else read_size(own)
+    size = wanted or own
+    if takes_any_size(images):
+        if hasattr(images, "merge_size"):
+            check_patches(size, int(images.patch_size) * int(images.merge_size), source)
+    elif size != own:
+        raise ModelFault(
+            f"image_size {size}: {config.model_type} models see images of one size; leave image_size out of model "
+            f"{source}, which takes its own {own} pixels."
+        )
+    return size
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What precedes a caption: the tokens of instruction and image, and what the network reads beside them.
+
+    `ids` (1, P) has the image's tokens among the text's; `token_types` are other inputs of that shape, `image_inputs`
+    those of one image but for `pixel_values`, of shape `pixel_shape`. A caption follows `opening` and ends in `end_id`.
+    """
+
+    ids: Tensor
+    token_types: dict[str, Tensor]
+    image_inputs: dict[str, Tensor]
+    pixel_shape: tuple[int, ...]
+    opening: str
+    end_id: int | None
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.ids.shape[1]
+
+
+def lay_out_prompt(processor: Any, prompt: str, size: int, accepted: set[str]) -> Prompt:
+    """Lay out the prompt for any image of `size` pixels a side; `accepted` are the inputs that the network takes.
+
+    With a chat template the prompt is the user's turn and a caption the assistant's; without one it follows the image.
+    """
+    blank = Image.new("RGB", (size, size))
+    opening, end_id = "", None
+    if processor.chat_template:
+        text = {"type": "text", "text": prompt.strip() or INSTRUCTION}
+        user = {"role": "user", "content": [{"type": "image", "image": blank}, text]}
+        inputs = processor.apply_chat_template(
+            [user], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        opening, end_id = _read_answer_layout(processor, user)
+    else:
+        inputs = processor(text=[f"{processor.image_token}{prompt.strip()}"], images=[blank], return_tensors="pt")
+    ids = inputs["input_ids"]
+    others = {
+        name: value
+        for name, value in inputs.items()
+        if name in accepted and name not in ("input_ids", "attention_mask", "labels", "pixel_values")
+    }
+    return Prompt(
+        ids=ids,
+        token_types={name: value for name, value in others.items() if value.shape == ids.shape},
+        image_inputs={name: value for name, value in others.items() if value.shape != ids.shape},
+        pixel_shape=tuple(inputs["pixel_values"].shape),
+        opening=opening,
+        end_id=end_id,
+    )
+
+
+def _read_answer_layout(processor: Any, user: dict[str, Any]) -> tuple[str, int | None]:
+    """Read what a chat template puts before an answer, and the special token that ends it, if any."""
+    answer = {"role": "assistant", "content": [{"type": "text", "text": _CAPTION}]}
+    asked = processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
+    answered = processor.apply_chat_template([user, answer], tokenize=False)
+    opening, _, closing = answered.removeprefix(asked).partition(_CAPTION)
+    ids = processor.tokenizer(closing, add_special_tokens=False).input_ids
+    special = set(processor.tokenizer.added_tokens_decoder) | set(processor.tokenizer.all_special_ids)
+    end_id = next((token for token in ids if token in special), None)
+    return (opening if answered.startswith(asked) else ""), end_id
+
+
+def prepare_pixels(processor: Any, pixels: Tensor, accepted: set[str]) -> dict[str, Tensor]:
+    """Prepare pixels (B, 3, S, S) in 0 .. 255 on any device by the image processor, on the CPU."""
+    images = list(pixels.detach().round().to(torch.uint8).cpu().numpy())
+    prepared = processor.image_processor(
+        images, input_data_format="channels_first", return_tensors="pt", **getattr(processor, "images_kwargs", {})
+    )
+    return {name: value.to(pixels.device) for name, value in prepared.items() if name in accepted}

@@ -1,0 +1,56 @@
+"""Inputs of vision-language models as plain transformers makes them, for comparison."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+
+def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, answers: list[str] | None = None) -> Any:
+    """The inputs for `prompt` about each image, padded on the right, by the processor saved in `folder`.
+
+    `answers` follow the generation prompt with the end of the assistant's turn, if any.
+    """
+    kind = folder.name.rstrip("0123456789")
+    if kind.startswith("qwen"):
+        return _lay_out_qwen(folder, images, prompt, answers)
+    processor = AutoProcessor.from_pretrained(folder)
+    rows = answers if answers is not None else [""] * len(images)
+    if kind.startswith("git"):
+        begin, end = ("[CLS]", "[SEP]") if answers is not None else ("[CLS]", "")
+        plain = {"add_special_tokens": False, "return_token_type_ids": False}
+        texts = [f"{begin} {prompt} {row} {end}" for row in rows]
+        return processor(images=images, text=texts, return_tensors="pt", padding=True, **plain)
+    if processor.chat_template:
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        start = processor.apply_chat_template([user], add_generation_prompt=True)
+        ends = {"idefics": "<end_of_utterance>", "smolvlm": "<end_of_utterance>", "gemma": "<|im_end|>"}
+        end = ends.get(kind, "</s>")
+        space = " " if kind.startswith("llava") else ""
+        texts = [f"{start}{space}{row}{end}" for row in rows] if answers is not None else [start] * len(images)
+        nested = [[image] for image in images]
+        return processor(
+            text=texts, images=nested, return_tensors="pt", padding=True, padding_side="right",
+            add_special_tokens=False,
+        )  # fmt: skip
+    suffix = {"suffix": answers} if answers is not None else {}
+    texts = [f"<image>{prompt}"] * len(images)
+    return processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="right", **suffix)
+
+
+def _lay_out_qwen(folder: Path, images: list[Image.Image], prompt: str, answers: list[str] | None) -> Any:
+    """As `Qwen3VLProcessor` does, which cannot be made without torchvision."""
+    pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
+    num_tokens = int(pixels["image_grid_thw"][0].prod()) // 4
+    image = "<|vision_start|>" + "<|image_pad|>" * num_tokens + "<|vision_end|>"
+    start = f"<|im_start|>user\n{image}{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    rows = [f"{start}{row}<|im_end|>" for row in answers] if answers is not None else [start] * len(images)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(rows, return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")).to(
+        torch.int64
+    )
+    inputs.update(pixels)
+    return inputs
