@@ -93,6 +93,7 @@ def run_made_up_trial(study: Study, record: TrialRecord) -> None:
             learning_rate=record.config.learning_rate,
             seconds=2.0,
             training_seconds=1.0,
+            encoding_seconds=0.0,
             images_per_second=100.0,
             peak_memory_bytes=10**9,
             trainable_parameters=10**6,

@@ -152,6 +152,11 @@ class FeatureSource:
             return self.resident[indices]
 
 
+def estimate_encoding_seconds(images: ImageSource) -> float:
+    """Estimate the time of encoding these images once, where their stored features spare it; 0 for pixels."""
+    return images.store.estimate_seconds(len(images)) if isinstance(images, FeatureSource) else 0.0
+
+
 def hash_encoder(captioner: Captioner) -> str:
     """Compute the SHA-256 of all that the encoder's output depends on: weights, config, pixel normalisation."""
     digest = hashlib.sha256(f"{captioner.family}\n{captioner.describe_encoding()}".encode())

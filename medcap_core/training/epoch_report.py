@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch of one trial. `epoch` counts from 1; `score` is the config's `metric`."""
+    """One epoch of one trial. `epoch` counts from 1; `score` is the config's `metric`.
+
+    `encoding_seconds` is what encoding the training images once took, where their features are stored, so that
+    `training_seconds` leaves it out; 0 where training encodes them, NaN where it is not known.
+    """
 
     epoch: int
     num_epochs: int
@@ -15,6 +19,7 @@ class EpochReport:
     learning_rate: float
     seconds: float
     training_seconds: float
+    encoding_seconds: float
     images_per_second: float
     peak_memory_bytes: int
     trainable_parameters: int

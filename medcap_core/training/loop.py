@@ -16,6 +16,7 @@ from medcap_core.data.batches import Augmenter, SourcePart, derive_seed, order_o
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
 from medcap_core.inference.generation import compute_validation_loss
+from medcap_core.inference.image_sources import estimate_encoding_seconds
 from medcap_core.models.tuning import encoder_is_frozen
 from medcap_core.objective import OBJECTIVES
 from medcap_core.runtime.device import current_device
@@ -93,6 +94,7 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
             learning_rate=learning_rate,
             seconds=time.monotonic() - started,
             training_seconds=training_seconds,
+            encoding_seconds=estimate_encoding_seconds(trial.train.images),
             images_per_second=len(trial.train.images) / training_seconds if trial.tuning.trainable_parameters else 0.0,
             peak_memory_bytes=peak_memory_bytes,
             trainable_parameters=trial.tuning.trainable_parameters,

@@ -33,6 +33,7 @@ class Epoch(BaseModel):
     learning_rate: float | None
     seconds: float | None
     training_seconds: float | None
+    encoding_seconds: float | None
     images_per_second: float | None
     peak_memory_bytes: int | None
     trainable_parameters: int
@@ -58,6 +59,8 @@ def result_columns(metric: Metric) -> list[str]:
         f"last_{metric}",
         "epochs_done",
         "seconds",
+        "training_seconds",
+        "encoding_seconds",
         "images_per_second",
         "peak_memory_bytes",
         "trainable_parameters",
@@ -164,6 +167,11 @@ class TrialRecord:
         """Training time of all epochs; None where it is not known of any."""
         known = [epoch.training_seconds for epoch in self.epochs if epoch.training_seconds is not None]
         return sum(known) if known else None
+
+    @property
+    def encoding_seconds(self) -> float | None:
+        """Time of encoding the training images once, which `training_seconds` leaves out (`EpochReport`)."""
+        return self.epochs[-1].encoding_seconds if self.epochs else None
 
     @property
     def images_per_second(self) -> float | None:
@@ -294,6 +302,8 @@ def _result_cells(record: TrialRecord) -> list[Any]:
         record.last_score,
         record.epochs_done,
         round(record.seconds, 3),
+        record.training_seconds,
+        record.encoding_seconds,
         record.images_per_second,
         record.peak_memory_bytes,
         record.trainable_parameters,

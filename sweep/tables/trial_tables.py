@@ -1,5 +1,6 @@
 """The tables of a report on trials, epochs, settings and provenance."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
@@ -9,10 +10,11 @@ from sweep.study.provenance import ModelOrigin
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds
 from sweep.tables.blocks import Column, Table
-from sweep.tables.formats import Cell, summarise
+from sweep.tables.formats import Cell, format_value, summarise
 
 _COST_COLUMNS = (
     Column("training_seconds", "Training time", "seconds"),
+    Column("encoding_seconds", "Encoding, once", "seconds"),
     Column("images_per_second", "Images per second", "number"),
     Column("peak_memory_bytes", "Peak memory", "bytes"),
     Column("trainable_parameters", "Trained parameters", "count"),
@@ -58,7 +60,10 @@ def build_leaderboard(results: RunResults) -> Table:
     ]
     best = results.best
     emphasised = frozenset(index for index, row in enumerate(rows) if best is not None and row["trial"] == best.name)
-    return Table("leaderboard", "All trials", tuple(columns), tuple(rows), sortable=True, emphasised=emphasised)
+    notes = _describe_cache(results.records)
+    return Table(
+        "leaderboard", "All trials", tuple(columns), tuple(rows), sortable=True, emphasised=emphasised, notes=notes
+    )
 
 
 def build_learning_curves(results: RunResults) -> Table:
@@ -125,7 +130,19 @@ def build_ablation_table(results: RunResults) -> Table | None:
         }
         for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
     ]
-    return Table("ablation", "What each setting gives and costs", columns, tuple(rows), sortable=True)
+    notes = _describe_cache(done)
+    return Table("ablation", "What each setting gives and costs", columns, tuple(rows), sortable=True, notes=notes)
+
+
+def _describe_cache(records: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Say what the cache of encoder outputs saved these trials in training, if anything."""
+    saved = sum((record.encoding_seconds or 0.0) * record.epochs_done for record in records)
+    if not saved:
+        return ()
+    return (
+        "Training time leaves out encoding, whose outputs are cached: without the cache (cache_features: false) every "
+        f"epoch encodes its images, {format_value(saved, 'seconds')} in all of these trials.",
+    )
 
 
 def _describe_stop(group: list[TrialRecord]) -> str:

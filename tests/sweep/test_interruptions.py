@@ -23,7 +23,7 @@ from tests.support.real_runs import (
 from tests.support.small_runs import read_optuna
 from tests.sweep.conftest import FinishedRun
 
-MEASURED = {"seconds", "images_per_second", "peak_memory_bytes"}
+MEASURED = {"seconds", "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes"}
 """What differs from run to run; all else does not, with one trial at a time."""
 
 

@@ -1,11 +1,14 @@
 """Encoder hidden states computed once, in a memory-mapped file shared by all trials of all sweeps.
 
 One folder for each (image store, encoder, dtype): a `RowStore` of `features` (N, tokens, width). Row i holds the
-features of row i of the image store, whose key covers the content of every image.
+features of row i of the image store, whose key covers the content of every image. `encoding.json` holds the seconds
+that encoding took and the number of rows it took them for.
 """
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable
 from contextlib import closing
 from itertools import chain, islice
@@ -19,6 +22,7 @@ from torch import Tensor
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.data.stores.rows import RowStore
 from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.files import replace_text
 from medcap_core.runtime.progress import Progress
 from medcap_core.runtime.transfer import prefetch
 
@@ -54,6 +58,7 @@ class FeatureStore:
         described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
         self.folder = features_folder(root) / self.key[:32]
+        self._cost_file = self.folder / "encoding.json"
         self._rows = RowStore(self.folder, "features", len(images), token_shape, _STORED_AS[dtype])
 
     def __len__(self) -> int:
@@ -94,20 +99,39 @@ class FeatureStore:
 
         with self._rows.locked(wanted, progress, what):
             to_do = self._rows.still_to_do(wanted)
+            started = time.monotonic()
             batches = (to_do[start : start + batch_size] for start in range(0, len(to_do), batch_size))
             with closing(prefetch(encode_batch, batches, device)) as encoded:
                 contents = chain.from_iterable(encoded)
                 self._rows.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
+            self._add_cost(len(to_do), time.monotonic() - started)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
         stored = torch.from_numpy(self._rows.read(rows))
         return stored.view(torch.bfloat16) if self.dtype is torch.bfloat16 else stored
 
+    def estimate_seconds(self, num_rows: int) -> float:
+        """Estimate the time of encoding `num_rows` images by what it took when rows were stored; NaN if unknown."""
+        num_measured, seconds = self._read_cost()
+        return num_rows * seconds / num_measured if num_measured else math.nan
+
+    def _read_cost(self) -> tuple[int, float]:
+        try:
+            cost = json.loads(self._cost_file.read_text(encoding="utf-8"))
+            return int(cost["rows"]), float(cost["seconds"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return 0, 0.0
+
+    def _add_cost(self, num_rows: int, seconds: float) -> None:
+        known_rows, known_seconds = self._read_cost()
+        cost = {"rows": known_rows + num_rows, "seconds": known_seconds + seconds}
+        replace_text(self._cost_file, json.dumps(cost))
+
     def discard(self) -> None:
         """Delete every row; processes that are reading keep their mapped file."""
         with self._rows.locked(np.arange(0), None, "discarding features"):
-            for path in (self.folder / "status.u8", self.folder / "features"):
+            for path in (self.folder / "status.u8", self.folder / "features", self._cost_file):
                 path.unlink(missing_ok=True)
         self._rows.read_status()
 

@@ -1,6 +1,7 @@
 """Features of a frozen encoder: computed once, right, bounded, and without any effect on scores."""
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from medcap_core.data.stores.features import measure_stored_bytes
 from medcap_core.data.stores.rows import RowStore
 from medcap_core.errors import DataFault
 from medcap_core.inference import image_sources
-from medcap_core.inference.image_sources import FeatureSource, hash_encoder, open_images
+from medcap_core.inference.image_sources import FeatureSource, estimate_encoding_seconds, hash_encoder, open_images
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
@@ -111,8 +112,25 @@ def run(config: TrialConfig, folder: Path) -> list[EpochReport]:
     reports: list[EpochReport] = []
     _, data = prepare(config)
     fit(config, data, folder, reports.append)
-    return [replace(report, seconds=0, training_seconds=0, images_per_second=0, peak_memory_bytes=0)
-            for report in reports]  # fmt: skip
+    measured = dict.fromkeys(
+        ("seconds", "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes"), 0
+    )
+    return [replace(report, **measured) for report in reports]
+
+
+def test_what_encoding_took_is_known_wherever_features_are_read(config: TrialConfig) -> None:
+    captioner, data = prepare(config)
+    pixels = config.model_copy(update={"cache_features": False})
+    assert estimate_encoding_seconds(open_images(captioner, data.splits["train"], pixels)) == 0.0
+    source = open_images(captioner, data.splits["train"], config)
+    taken = estimate_encoding_seconds(source)
+    assert 0 < taken < 60
+    assert estimate_encoding_seconds(open_images(captioner, data.splits["train"], config)) == taken  # stored before
+    half = data.splits["train"].part(np.arange(11))
+    assert estimate_encoding_seconds(open_images(captioner, half, config)) == pytest.approx(taken / 2)
+    assert isinstance(source, FeatureSource)
+    (source.store.folder / "encoding.json").unlink()
+    assert math.isnan(estimate_encoding_seconds(source))
 
 
 @pytest.mark.parametrize("freeze", [FreezeMode.DECODER_ONLY, FreezeMode.LORA, FreezeMode.ZERO_SHOT])

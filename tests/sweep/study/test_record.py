@@ -34,6 +34,7 @@ def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> 
         "training_loss": 3.5,
         "seconds": 10.0,
         "training_seconds": 4.0,
+        "encoding_seconds": 1.5,
         "images_per_second": 100.0,
         "peak_memory_bytes": 700,
         "trainable_parameters": 11,
@@ -151,7 +152,7 @@ def test_csv_columns_and_cells() -> None:
     done = build_record(1.5, 1.25, num_epochs=2)
     done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
     header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], "cider")))
-    assert header[:12] == [
+    assert header[:14] == [
         "trial",
         "state",
         "reason",
@@ -160,13 +161,15 @@ def test_csv_columns_and_cells() -> None:
         "last_cider",
         "epochs_done",
         "seconds",
+        "training_seconds",
+        "encoding_seconds",
         "images_per_second",
         "peak_memory_bytes",
         "trainable_parameters",
         "total_parameters",
     ]
-    assert header[12:] == [f"config.{name}" for name in TrialConfig.model_fields]
-    assert first[:12] == (
+    assert header[14:] == [f"config.{name}" for name in TrialConfig.model_fields]
+    assert first[:14] == (
         [
             "trial_0003",
             "FAILED",
@@ -176,13 +179,15 @@ def test_csv_columns_and_cells() -> None:
             "1.25",
             "2",
             "20.0",
+            "8.0",
+            "1.5",
             "100.0",
             "700",
             "11",
             "13",
         ]
     )
-    assert second[:12] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", ""]
+    assert second[:14] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", "", "", ""]
     cells = dict(zip(header, first, strict=True))
     assert (cells["config.freeze"], cells["config.learning_rate"], cells["config.lora_alpha"]) == ("lora", "0.0001", "")
 
