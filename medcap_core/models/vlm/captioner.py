@@ -91,6 +91,7 @@ class VlmCaptioner(Captioner):
         """Set the LoRA patterns by those of the language model's layers and of the tower's attention."""
         sets = {
             LoraTargets.QUERY_KEY: (_QUERY, _KEY, _JOINT),
+            LoraTargets.SELF_QUERY_KEY: (_QUERY, _KEY, _JOINT),  # all attention is self-attention
             LoraTargets.QUERY_VALUE: (_QUERY, _VALUE, _JOINT),
             LoraTargets.ATTENTION: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT),
             LoraTargets.ATTENTION_MLP: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT, _MLP),

@@ -76,12 +76,14 @@ def test_each_mode_trains_its_parts_exactly_and_each_trained_parameter_gets_a_gr
 
 ADAPTED = {
     "query_key": {"q_proj", "k_proj"},
+    "self_query_key": {"q_proj", "k_proj"},
     "query_value": {"q_proj", "v_proj"},
     "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "attention_mlp": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
 }
 ADAPTED_GIT = {
     "query_key": {"self.query", "self.key"},
+    "self_query_key": {"self.query", "self.key"},
     "query_value": {"self.query", "self.value"},
     "attention": {"self.query", "self.key", "self.value", "attention.output.dense"},
     "attention_mlp": {"self.query", "self.key", "self.value", "output.dense", "intermediate.dense"},
