@@ -21,7 +21,7 @@ from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
-from sweep.space.points import num_trials
+from sweep.space.points import count_most_workers, num_trials
 from sweep.space.ready import find_space
 from sweep.space.schema import Resources, SearchSpace
 from sweep.study.directory import check_new_directory, next_run_directory
@@ -131,7 +131,7 @@ def _start(
 ) -> None:
     if out is not None:
         check_new_directory(out.resolve())
-    with _launched(address, space.resources, num_trials(space)) as launch:
+    with _launched(address, space.resources, num_trials(space), space) as launch:
         console = Console()
         with console.status("Checking data and model"):
             with quick_imports():
@@ -160,7 +160,7 @@ def _go_on(
     wanted = study.space.resources
     if max_concurrent is not None:
         wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
-    with _launched(address, wanted, study.num_wanted + num_more) as launch:
+    with _launched(address, wanted, study.num_wanted + num_more, study.space) as launch:
         console = Console()
         with console.status("Loading"):
             with quick_imports():
@@ -172,11 +172,11 @@ def _go_on(
 
 
 @contextmanager
-def _launched(address: str | None, wanted: Resources, count: int) -> "Iterator[Launch]":
+def _launched(address: str | None, wanted: Resources, count: int, space: SearchSpace) -> "Iterator[Launch]":
     """Start Ray for `count` trials; a fault meanwhile is printed before Ray ends, which may take seconds."""
     from sweep.execution.launch import launch
 
-    with launch(address, wanted, count) as launched, exit_on_fault():
+    with launch(address, wanted, count, count_most_workers(space)) as launched, exit_on_fault():
         yield launched
 
 

@@ -28,7 +28,7 @@ from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
 from sweep.space.labels import short_label
 from sweep.space.model_aliases import describe_models
-from sweep.space.points import num_trials
+from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
 from sweep.study.paths import RunPaths
@@ -200,5 +200,5 @@ def describe_run(space: SearchSpace, started: float) -> str:
     start_seconds = time.monotonic() - started
     notes = [*describe_data(space, ignore_progress), *notes, ""]
     node = NodeSize(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
-    resources = choose_resources([node], space.resources, num_trials(space))
+    resources = choose_resources([node], space.resources, num_trials(space), count_most_workers(space))
     return "\n".join([*notes, describe_plan(space, resources, estimate_cost(space, resources, start_seconds))])

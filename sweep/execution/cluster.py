@@ -184,21 +184,29 @@ class TrialResources:
     max_concurrent: int
 
 
-def choose_resources(nodes: Sequence[NodeSize], wanted: Resources, num_trials: int) -> TrialResources:
+def choose_resources(
+    nodes: Sequence[NodeSize], wanted: Resources, num_trials: int, most_workers: int
+) -> TrialResources:
     """Resolve what the space file leaves at `auto`, so that all devices are used and none is shared.
 
     With GPUs: one for each worker, and the CPUs in proportion. Without: up to four trials at once, with the cores
-    divided among them, and never more for a worker than one node has. Raises RunFault if a trial asks for more than
-    there is, since it would wait for ever.
+    divided among them, and never more for a worker than one node has. Where workers are `auto`, the GPUs are dealt to
+    the trials that run at once, to each `most_workers` at most. Raises RunFault if a trial asks for more than there is,
+    since it would wait for ever.
     """
     cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    workers = wanted.workers_per_trial
-    gpus = (float(workers) if cluster_gpus else 0.0) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
-    if gpus > cluster_gpus:
-        raise RunFault(f"resources.gpus_per_trial {gpus:g} exceeds the {cluster_gpus:g} GPUs there are; lower it.")
     limits = [max(num_trials, 1)]
     if wanted.max_concurrent != "auto":
         limits.append(wanted.max_concurrent)
+    if wanted.workers_per_trial != "auto":
+        workers = wanted.workers_per_trial
+    elif wanted.gpus_per_trial == "auto":
+        workers = max(1, min(int(cluster_gpus) // min(limits), most_workers))
+    else:
+        workers = max(1, int(wanted.gpus_per_trial))
+    gpus = (float(workers) if cluster_gpus else 0.0) if wanted.gpus_per_trial == "auto" else wanted.gpus_per_trial
+    if gpus > cluster_gpus:
+        raise RunFault(f"resources.gpus_per_trial {gpus:g} exceeds the {cluster_gpus:g} GPUs there are; lower it.")
     if gpus:
         limits.append(int(cluster_gpus / gpus))
     elif wanted.cpus_per_trial == "auto":

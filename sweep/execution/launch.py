@@ -13,22 +13,34 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def launch(address: str | None, wanted: Resources, num_trials: int) -> Iterator["Launch"]:
+def launch(address: str | None, wanted: Resources, num_trials: int, most_workers: int) -> Iterator["Launch"]:
     """Start or join Ray in the background, and disconnect at the end; see `sweep.execution.cluster.connect`."""
     with connect(address) as starting:
-        yield Launch(starting, wanted, num_trials, joins=find_address(address) is not None)
+        yield Launch(starting, wanted, num_trials, most_workers, joins=find_address(address) is not None)
 
 
 class Launch:
-    """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for."""
+    """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for.
 
-    def __init__(self, starting: "Future[ClusterInfo]", wanted: Resources, num_trials: int, *, joins: bool) -> None:
+    `most_workers` is the number of workers that every trial's batch can feed.
+    """
+
+    def __init__(
+        self,
+        starting: "Future[ClusterInfo]",
+        wanted: Resources,
+        num_trials: int,
+        most_workers: int,
+        *,
+        joins: bool,
+    ) -> None:
         self.num_trials = num_trials
         self._starting = starting
         self._wanted = wanted
+        self._most_workers = most_workers
         self._settled: tuple[ClusterInfo, TrialResources] | None = None
-        asked = (wanted.cpus_per_trial, wanted.gpus_per_trial, wanted.workers_per_trial)
-        self.is_sure = not joins and asked == ("auto", "auto", 1)
+        asks_for_none = wanted.cpus_per_trial == wanted.gpus_per_trial == "auto"
+        self.is_sure = not joins and asks_for_none and wanted.workers_per_trial in (1, "auto")
         """Whether any machine can satisfy `wanted`; a joined cluster may lack what it asks for."""
 
     def settle(self, view: "SweepView") -> tuple[ClusterInfo, TrialResources]:
@@ -37,7 +49,8 @@ class Launch:
             if not self._starting.done():
                 view.step("starting Ray", 0, 1)
             cluster = self._starting.result()
-            self._settled = (cluster, choose_resources(cluster.nodes, self._wanted, self.num_trials))
+            resources = choose_resources(cluster.nodes, self._wanted, self.num_trials, self._most_workers)
+            self._settled = (cluster, resources)
             for line in describe_start(*self._settled, self.num_trials):
                 view.message(line)
         return self._settled
@@ -50,7 +63,8 @@ def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: 
     devices = (
         f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
     )
-    lines = [f"Trials         {num_trials}, {resources.max_concurrent} at once, on {kind} ({devices})"]
+    shared = f" of {resources.num_workers} workers each" if resources.num_workers > 1 else ""
+    lines = [f"Trials         {num_trials}, {resources.max_concurrent} at once{shared}, on {kind} ({devices})"]
     if cluster.dashboard_url:
         sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
         lines.append(f"Dashboard      {cluster.dashboard_url}{sign_in}")

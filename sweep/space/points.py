@@ -105,6 +105,11 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
     return build_trial_config(values, where)
 
 
+def count_most_workers(space: SearchSpace) -> int:
+    """Count the workers that every trial can have, each with an image of every batch; of a range, by random points."""
+    return min(config.batch_size // config.accumulation_steps for config in draw_configs(space, 64))
+
+
 def draw_configs(space: SearchSpace, num_points: int) -> list[TrialConfig]:
     """Draw valid configs of the space at random by its seed; of a grid, take every row.
 

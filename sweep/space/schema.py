@@ -45,7 +45,11 @@ Point = Annotated[dict[str, FieldValue], Field(min_length=1), BeforeValidator(wi
 class Resources(Section):
     """What one trial takes and how many run at once; `auto` is settled from what the machine or cluster has."""
 
-    workers_per_trial: int = Field(1, ge=1, description="Processes that share a trial; its batch size stays global.")
+    workers_per_trial: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="Processes that share a trial; its batch size stays global. `auto`: one for each GPU of a trial, "
+        "and the GPUs dealt to the trials that run at once.",
+    )
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto", description="GPUs of a trial, over all of its workers; a fraction shares one GPU among trials."
     )
@@ -62,7 +66,7 @@ class Resources(Section):
         workers = info.data.get("workers_per_trial", 1)
         if gpus != "auto" and gpus > 1 and gpus != int(gpus):
             raise WrongValue(f"{gpus} is above 1 and not whole", "give a share of one GPU or whole ones")
-        if gpus != "auto" and workers > 1 and gpus % workers:
+        if "auto" not in (gpus, workers) and workers > 1 and gpus % workers:
             raise WrongValue(
                 f"{gpus} cannot be dealt to {workers} workers, which need whole GPUs or none",
                 f"give 0 or a multiple of {workers}",

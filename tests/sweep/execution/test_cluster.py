@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from medcap_core.errors import RunFault
-from sweep.execution.cluster import DRIVER_CPUS, NodeSize, check_shared_directory, choose_resources
+from sweep.execution.cluster import DRIVER_CPUS, ClusterInfo, NodeSize, check_shared_directory, choose_resources
+from sweep.execution.launch import describe_start
 from sweep.space.schema import Resources
 from tests.support.real_runs import (
     Materials,
@@ -22,6 +24,8 @@ from tests.support.real_runs import (
     wait_until_gone,
 )
 from tests.support.small_runs import read_optuna
+
+choose = partial(choose_resources, most_workers=16)
 
 
 class TestResources:
@@ -48,7 +52,7 @@ class TestResources:
         num_trials: int,
         expected: tuple[int, float, float, int],
     ) -> None:
-        chosen = choose_resources([NodeSize(cpus, gpus)], Resources.model_validate(wanted), num_trials)
+        chosen = choose([NodeSize(cpus, gpus)], Resources.model_validate(wanted), num_trials)
         assert (
             chosen.num_workers,
             chosen.cpus_per_worker,
@@ -56,33 +60,61 @@ class TestResources:
             chosen.max_concurrent,
         ) == pytest.approx(expected)
 
+    @pytest.mark.parametrize(
+        ("nodes", "wanted", "num_trials", "expected"),
+        [
+            ([(16, 4)], {}, 12, (1, 1.0, 4)),  # a device each where there are trials enough
+            ([(16, 8)], {}, 3, (2, 1.0, 3)),  # two GPUs are left over
+            ([(16, 8)], {"max_concurrent": 2}, 12, (4, 1.0, 2)),
+            ([(16, 4), (16, 4)], {}, 1, (8, 1.0, 1)),  # over both nodes
+            ([(64, 32)], {}, 1, (16, 1.0, 1)),  # no more than a batch has images
+            ([(16, 8)], {"gpus_per_trial": 2}, 12, (2, 1.0, 4)),
+            ([(16, 8)], {"gpus_per_trial": 0.5}, 12, (1, 0.5, 12)),
+            ([(16, 8)], {"gpus_per_trial": 0}, 12, (1, 0.0, 4)),
+            ([(16, 0)], {}, 1, (1, 0.0, 1)),
+        ],
+    )
+    def test_deal_left_over_gpus_to_workers(
+        self,
+        nodes: list[tuple[float, float]],
+        wanted: dict[str, float],
+        num_trials: int,
+        expected: tuple[int, float, int],
+    ) -> None:
+        sizes = [NodeSize(*node) for node in nodes]
+        chosen = choose(sizes, Resources.model_validate(wanted | {"workers_per_trial": "auto"}), num_trials)
+        assert (chosen.num_workers, chosen.gpus_per_worker, chosen.max_concurrent) == expected
+        cluster = ClusterInfo(None, None, tuple(sizes), is_own=True)
+        said = describe_start(cluster, chosen, num_trials)[0]
+        assert (f" of {expected[0]} workers each," in said) == (expected[0] > 1)
+
     def test_of_a_worker_fit_on_one_node(self) -> None:
         nodes = [NodeSize(cpus=6, gpus=2), NodeSize(cpus=11), NodeSize(cpus=16, gpus=1)]
-        chosen = choose_resources(nodes, Resources(), num_trials=9)
+        chosen = choose(nodes, Resources(), num_trials=9)
         assert (chosen.cpus_per_worker, chosen.gpus_per_worker, chosen.max_concurrent) == (3.0, 1.0, 3)
-        chosen = choose_resources([NodeSize(3), NodeSize(5)], Resources(), num_trials=1)
+        chosen = choose([NodeSize(3), NodeSize(5)], Resources(), num_trials=1)
         assert chosen.cpus_per_worker == 3.0  # so that it runs on either
         with pytest.raises(RunFault, match=r"^resources.cpus_per_trial: no node of the cluster has 6 CPUs"):
-            choose_resources([NodeSize(3), NodeSize(5)], Resources(cpus_per_trial=6), num_trials=1)
+            choose([NodeSize(3), NodeSize(5)], Resources(cpus_per_trial=6), num_trials=1)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial: no node of the cluster has 2 GPUs"):
-            choose_resources([NodeSize(4, 1), NodeSize(4, 1)], Resources(gpus_per_trial=2), num_trials=1)
+            choose([NodeSize(4, 1), NodeSize(4, 1)], Resources(gpus_per_trial=2), num_trials=1)
 
     def test_never_exceed_what_there_is(self) -> None:
         for cpus in (1, 2, 3, 5, 8, 13):
             for workers in (1, 2, 3):
-                chosen = choose_resources([NodeSize(cpus)], Resources(workers_per_trial=workers), 9)
+                chosen = choose([NodeSize(cpus)], Resources(workers_per_trial=workers), 9)
                 driver = DRIVER_CPUS if workers > 1 else 0
                 assert chosen.max_concurrent * (workers * chosen.cpus_per_worker + driver) <= cpus + 1e-9
 
     def test_that_cannot_be_had_are_a_fault(self) -> None:
         with pytest.raises(RunFault, match=r"^resources.cpus_per_trial 9 exceeds the 8 CPUs there are; lower it.$"):
-            choose_resources([NodeSize(5), NodeSize(3)], Resources(cpus_per_trial=9), 2)
+            choose([NodeSize(5), NodeSize(3)], Resources(cpus_per_trial=9), 2)
         with pytest.raises(
             RunFault, match=r"^resources.cpus_per_trial 0.1 leaves nothing for 2 workers: .* raise it.$"
         ):
-            choose_resources([NodeSize(8)], Resources(workers_per_trial=2, cpus_per_trial=0.1), 5)
+            choose([NodeSize(8)], Resources(workers_per_trial=2, cpus_per_trial=0.1), 5)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial 1 exceeds the 0 GPUs there are; lower it.$"):
-            choose_resources([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
+            choose([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
 
 
 @pytest.mark.usefixtures("local_ray")

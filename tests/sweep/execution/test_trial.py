@@ -29,7 +29,7 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     ]
     with Study.open(finished_run.directory) as alone:
         lora, full = alone.records[0].epochs, alone.records[1].epochs
-    resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2)
+    resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2, most_workers=2)
     assert (resources.num_workers, resources.max_concurrent) == (2, 1)
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=5) as study:
         for _ in range(3):
