@@ -16,7 +16,7 @@ from sweep.space.model_aliases import describe_models
 from sweep.space.points import build_config, draw_points, num_trials
 from sweep.space.ranges import Range
 from sweep.space.schema import SearchSpace
-from sweep.study.pruning import build_rungs
+from sweep.study.pruning import describe_scheduler
 
 _NUM_SAMPLES, _WIDTH = 5, 110
 
@@ -74,7 +74,7 @@ def _describe_settings(space: SearchSpace) -> list[str]:
         ("models" if space.models else "model", describe_models(space)),
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
-        ("scheduler", _describe_scheduler(space)),
+        ("scheduler", describe_scheduler(space)),
         ("objective", f"{space.objective.title} of the {epoch} epoch on the validation split, maximised"),
         ("test split", tested + _describe_scoring(space)),
         ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
@@ -102,19 +102,6 @@ def _describe_num_trials(space: SearchSpace) -> str:
         return f"{count}, one for each row of the grid{repeats}"
     given = min(len(space.first_points), count)
     return f"{count}, of which {given} given as first points" if given else str(count)
-
-
-def _describe_scheduler(space: SearchSpace) -> str:
-    if space.scheduler == "none":
-        return "none, every trial runs to its end"
-    if not space.stops_weak_trials:
-        return f"{space.scheduler}, but every row of a comparison (grid, test: all) runs to its end"
-    rungs = [f"{rung}%" for rung in build_rungs(space.grace_fraction, space.reduction_factor)]
-    if not rungs:
-        return f"{space.scheduler} without a rung below the whole schedule, so every trial runs to its end"
-    if space.scheduler == "median":
-        return f"median, trials below the others' median stop from {rungs[0]} of their own schedule"
-    return f"{space.scheduler}, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
 
 
 def _describe_search(space: SearchSpace) -> list[str]:

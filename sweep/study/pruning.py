@@ -41,6 +41,20 @@ def build_rungs(grace_fraction: float, reduction_factor: int) -> list[int]:
     return rungs
 
 
+def describe_scheduler(space: SearchSpace) -> str:
+    """Describe in a clause which trials stop, and when."""
+    if space.scheduler == "none":
+        return "none, every trial runs to its end"
+    if not space.stops_weak_trials:
+        return f"{space.scheduler}, but every row of a comparison (grid, test: all) runs to its end"
+    rungs = [f"{rung}%" for rung in build_rungs(space.grace_fraction, space.reduction_factor)]
+    if not rungs:
+        return f"{space.scheduler} without a rung below the whole schedule, so every trial runs to its end"
+    if space.scheduler == "median":
+        return f"median, trials below the others' median stop from {rungs[0]} of their own schedule"
+    return f"{space.scheduler}, one in {space.reduction_factor} goes on past {', '.join(rungs)} of its own schedule"
+
+
 def interpolate(curve: Curve, share: int) -> float | None:
     """Read a curve at a share of the schedule: the last score beyond its end, None before its first report."""
     steps = sorted(curve)
