@@ -5,11 +5,12 @@ python -m sweep.run my_space.yaml --data FOLDER
 python -m sweep.run --resume runs/lora-001
 """
 
+import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +20,7 @@ from medcap_core.runtime.command_line import exit_on_fault, quick_imports
 from sweep.process.environment import set_environment
 from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
-from sweep.space import load_space
+from sweep.space import build_space, load_space
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.ready import find_space
@@ -28,6 +29,7 @@ from sweep.study.directory import check_new_directory, next_run_directory
 
 if TYPE_CHECKING:
     from sweep.execution.launch import Launch
+    from sweep.study.results import RunResults
     from sweep.study.study import Study
     from sweep.study.warm_start import WarmStart
 
@@ -121,17 +123,55 @@ def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
     runner.write_lines(console, *notes, plan)
 
 
+def run_sweep(
+    space: str | Path | Mapping[str, Any],
+    *,
+    data: str | Path | None = None,
+    model: str | Path | None = None,
+    trials: int | None = None,
+    seed: int | None = None,
+    set_values: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    max_concurrent: int | None = None,
+    address: str | None = None,
+) -> "RunResults":
+    """Run a sweep as the command does, and return what its run directory holds.
+
+    `space` is a ready one by name, a space file, or the content of one; the others are the command's flags. Call it
+    before Ray is imported. Prints as the command. Raises UserFault, and EveryTrialFailed where no trial gave a model.
+    """
+    set_environment(address)
+    read = build_space(space, "space") if isinstance(space, Mapping) else load_space(find_space(str(space)))
+    resolved = apply_overrides(
+        read,
+        data=None if data is None else str(data),
+        model=None if model is None else str(model),
+        trials=trials,
+        seed=seed,
+        set_values=[
+            f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in (set_values or {}).items()
+        ],
+        max_concurrent=max_concurrent,
+    )
+    directory = _start(resolved, None if out is None else Path(out), address=address, log_to=None, ending=nullcontext)
+    from sweep.study.results import load_results
+
+    return load_results(directory)
+
+
 def _start(
     space: SearchSpace,
     out: Path | None,
     *,
     address: str | None,
     log_to: LogTarget | None,
-    earlier: "WarmStart | None",
-) -> None:
+    earlier: "WarmStart | None" = None,
+    ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
+) -> Path:
+    """Run the sweep in a new directory, which is returned; `ending` sees a fault before Ray ends."""
     if out is not None:
         check_new_directory(out.resolve())
-    with _launched(address, space.resources, num_trials(space), space) as launch:
+    with _launched(address, space.resources, num_trials(space), space, ending) as launch:
         console = Console()
         with console.status("Checking data and model"):
             with quick_imports():
@@ -149,6 +189,7 @@ def _start(
             except UserFault as fault:
                 runner.discard_unused(directory, fault)
                 raise
+    return directory
 
 
 def _go_on(
@@ -172,11 +213,17 @@ def _go_on(
 
 
 @contextmanager
-def _launched(address: str | None, wanted: Resources, count: int, space: SearchSpace) -> "Iterator[Launch]":
-    """Start Ray for `count` trials; a fault meanwhile is printed before Ray ends, which may take seconds."""
+def _launched(
+    address: str | None,
+    wanted: Resources,
+    count: int,
+    space: SearchSpace,
+    ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
+) -> "Iterator[Launch]":
+    """Start Ray for `count` trials; `ending` prints a fault before Ray ends, which may take seconds."""
     from sweep.execution.launch import launch
 
-    with launch(address, wanted, count, count_most_workers(space)) as launched, exit_on_fault():
+    with launch(address, wanted, count, count_most_workers(space)) as launched, ending():
         yield launched
 
 

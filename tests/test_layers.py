@@ -23,7 +23,8 @@ ORDER: dict[str, list[set[str]]] = {
         {"scoring", "models"},
         {"inference", "attention"},
         {"training"},
-        {"caption", "convert", "pretraining"},
+        {"captioning", "convert", "pretraining"},
+        {"caption"},
     ],
     "sweep": [
         {"process", "space"},

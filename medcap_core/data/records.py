@@ -49,7 +49,7 @@ class ImageFile:
         """
         # By file object: Pillow maps an uncompressed TIFF opened by path into memory, and garbles a rotated one.
         with self.path.open("rb") as file:
-            if not _is_dicom(file):
+            if not is_dicom(file):
                 image = Image.open(file)
                 image.load()
                 return image
@@ -64,11 +64,11 @@ class ImageFile:
         return fingerprint_file(self.path)
 
 
-def _is_dicom(file: BinaryIO) -> bool:
+def is_dicom(file: BinaryIO) -> bool:
     """Check for DICOM's mark after its preamble."""
-    is_dicom = file.read(132)[128:] == b"DICM"
+    has_mark = file.read(132)[128:] == b"DICM"
     file.seek(0)
-    return is_dicom
+    return has_mark
 
 
 def fingerprint_file(path: Path) -> str:

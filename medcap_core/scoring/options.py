@@ -35,7 +35,7 @@ DEFAULT_BERTSCORE_MODEL = "FacebookAI/roberta-large"
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Optional scores, the encoder of BERTScore, the preprocessing of captions and references, and BERTScore's weights."""
+    """Optional scores, the encoder and weights of BERTScore, the preprocessing of captions and references."""
 
     extra_scores: tuple[ExtraScore, ...] = ()
     bertscore_model: str = DEFAULT_BERTSCORE_MODEL

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medcap_core.caption import read_settings
+from medcap_core.captioning import read_settings
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.prepare import PreparedSplit, prepare_data

@@ -33,19 +33,11 @@ _LIMITS = (
 
 _SCAN_ARCHITECTURE = MedBlip3dNetwork.__name__
 _SCAN_EXAMPLE = """\
-from pathlib import Path
+from medcap_core.captioning import answer, caption, load_captioner
 
-import torch
-
-from medcap_core.caption import read_settings
-from medcap_core.models import load_captioner
-
-captioner, config = load_captioner("PATH"), read_settings("PATH")
-scan = captioner.geometry.decode(captioner.geometry.refer_to(Path("scan.nii.gz")))
-with torch.inference_mode():
-    seen = captioner.encode_images(torch.from_numpy(scan[None]))
-    print(captioner.generate(seen, config)[0])
-    print(captioner.answer(seen, ["What will this subject be diagnosed with?"], config)[0])"""
+captioner = load_captioner("PATH")
+print(caption(captioner, ["scan.nii.gz"])[0])
+print(answer(captioner, ["scan.nii.gz"], ["What will this subject be diagnosed with?"])[0][0])"""
 
 
 def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> str:

@@ -13,8 +13,11 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from medcap_core.caption import app, caption_images, read_settings
+from medcap_core.caption import app, list_inputs
+from medcap_core.captioning import answer, load_captioner, load_configured, read_settings
+from medcap_core.captioning import caption as caption_images
 from medcap_core.config import TrialConfig
+from medcap_core.errors import ConfigFault, DataFault, ModelFault
 from medcap_core.training.export import TRIAL_CONFIG_FILE, export_captioner
 from tests.support.tiny_blip import IMAGE_SIZE, tiny_config
 
@@ -48,7 +51,7 @@ def test_each_image_has_a_line(best: Path, images: list[Path], caption: Callable
     assert (result.exit_code, result.stderr) == (0, "")
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [path for path, _ in lines] == [str(path) for path in images]
-    assert [text for _, text in lines] == caption_images(images, read_settings(str(best)))
+    assert [text for _, text in lines] == caption_images(load_captioner(best), images)
     assert len({text for _, text in lines}) > 1
 
 
@@ -58,17 +61,35 @@ def test_images_are_captioned_as_in_the_run(
     settings = read_settings(str(best))
     assert (settings.prompt, settings.max_new_tokens, settings.num_beams) == ("a picture of", 6, 3)
     config = tiny_config(tiny_blip, prompt="a picture of", max_new_tokens=6, num_beams=3)
-    assert caption_images(images, settings) == caption_images(images, config)
+    assert caption_images(load_configured(settings), images) == caption_images(load_configured(config), images)
     other = config.model_copy(update={"prompt": "the left", "num_beams": 1, "max_new_tokens": 4})
     result = caption(*images, "--model", best, "--prompt", "the left", "--beams", 1, "--max-new-tokens", 4)
-    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == caption_images(images, other)
-    assert caption_images(images, other) != caption_images(images, config)
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == caption_images(
+        load_configured(other), images
+    )
+    assert caption_images(load_configured(other), images) != caption_images(load_configured(config), images)
+
+
+def test_python_gives_the_captions_of_the_command(best: Path, images: list[Path]) -> None:
+    """Also of images that are open already, and with other settings than the run's."""
+    captioner = load_captioner(best)
+    expected = caption_images(captioner, images)
+    assert caption_images(captioner, [str(images[0]), Image.open(images[1])]) == expected[:2]
+    assert caption_images(captioner, []) == []
+    other = load_captioner(best, prompt="the left", num_beams=1)
+    assert (other.config.prompt, other.config.num_beams, other.config.max_new_tokens) == ("the left", 1, 6)
+    with pytest.raises(ConfigFault, match="num_beams"):
+        load_captioner(best, num_beams=0)
+    with pytest.raises(DataFault, match=r"none\.png: No such file"):
+        caption_images(captioner, [images[0], "none.png"])
+    with pytest.raises(ModelFault, match="the blip model"):
+        answer(captioner, images, ["left or right?"])
 
 
 def test_the_best_folder_may_be_moved(best: Path, images: list[Path], tmp_path: Path) -> None:
     moved = best.rename(tmp_path / "elsewhere")
     try:
-        assert caption_images(images, read_settings(str(moved)))
+        assert caption_images(load_captioner(moved), images)
     finally:
         moved.rename(best)
 
@@ -99,7 +120,7 @@ def test_a_folder_is_captioned_into_a_table(
     table = pd.read_csv(out, keep_default_na=False)
     paths = [moved, images[0], images[1]]
     assert sorted(table["image"]) == sorted(map(str, paths))
-    expected = dict(zip(map(str, paths), caption_images(paths, read_settings(str(best))), strict=True))
+    expected = dict(zip(map(str, paths), caption_images(load_captioner(best), paths), strict=True))
     assert dict(zip(table["image"], table["caption"], strict=True)) == expected
     assert not list(tmp_path.glob(".*"))
 
@@ -178,6 +199,46 @@ def test_a_real_volume_is_read_and_asked_about(head_template: Path, tmp_path: Pa
     assert path == str(head_template)
     assert sex in ("female", "male")  # what the language model says of a subject it sees nothing of
     assert size
+
+
+def test_a_folder_of_scans_is_asked_into_a_table(caption: Callable[..., Result], tmp_path: Path) -> None:
+    config = TrialConfig(
+        model="medblip3d", image_size=32, patch_size=16, num_queries=4, freeze="zero_shot", max_new_tokens=8,
+        language_model="brain-gpt2",
+    )  # fmt: skip
+    export_captioner(config, None, tmp_path / "model")
+    scans = [tmp_path / "scans" / name for name in ("a.npy", "deeper/b.npy")]
+    for number, path in enumerate(scans):
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.random.default_rng(number).random((9, 8, 7), dtype=np.float32))
+    (tmp_path / "scans" / "bad.nii").write_text("no scan")
+    out, questions = tmp_path / "answers.csv", ["What is the sex of this subject?", "How large are the ventricles?"]
+    flags = [flag for question in questions for flag in ("--question", question)]
+    result = caption(tmp_path / "scans", "--model", tmp_path / "model", "--out", out, *flags)
+    assert (result.exit_code, result.stdout) == (0, f"2 rows of answers in {out}\n")
+    assert re.fullmatch(rf"left out: {tmp_path}/scans/bad\.nii: .*; give a scan\.\n", result.stderr)
+    table = pd.read_csv(out, keep_default_na=False)
+    assert list(table.columns) == ["scan", *questions]
+    assert list(table["scan"]) == [str(path) for path in scans]
+    captioner = load_captioner(tmp_path / "model")
+    assert table[questions].to_numpy().tolist() == answer(captioner, scans, questions)
+    rows = tmp_path / "scans.csv"
+    rows.write_text(f"path,question\n{scans[1]},a?\n{scans[1]},b?\n")
+    assert caption(rows, "--model", tmp_path / "model", "--out", out).exit_code == 0
+    captions = pd.read_csv(out, keep_default_na=False)
+    assert captions.to_numpy().tolist() == [[str(scans[1]), *caption_images(captioner, scans[1:])]]
+    (tmp_path / "none").mkdir()
+    result = caption(tmp_path / "none", "--model", tmp_path / "model")
+    assert (result.exit_code, "there is no scan in this folder" in result.stderr) == (2, True)
+
+
+def test_series_of_slices_are_scans(tmp_path: Path) -> None:
+    for name in ("one/1.dcm", "two/IM0", "notes/readme.txt", "v.nii.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM" if path.suffix == "" else b"")
+    assert list_inputs(tmp_path, "scan") == [tmp_path / name for name in ("one", "two", "v.nii.gz")]
+    assert list_inputs(tmp_path / "one", "scan") == [tmp_path / "one"]
 
 
 def test_a_2d_model_is_not_asked(images: list[Path], best: Path) -> None:

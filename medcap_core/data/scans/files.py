@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medcap_core.data.records import Volume, VolumeReference, fingerprint_file
+from medcap_core.data.records import Volume, VolumeReference, fingerprint_file, is_dicom
 from medcap_core.data.scans.nifti import read_nifti
 from medcap_core.errors import DataFault, first_line
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
+_NUM_LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,23 @@ def find_volume(path: Path) -> VolumeReference:
     if name.endswith(".npy"):
         return NpyFile(path)
     raise ValueError(f"'{path.name}' is no volume by its name: give .nii, .nii.gz, .npy or a folder of DICOM slices")
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Check for a DICOM file among the first files of `folder`, by name or by content."""
+    try:
+        with os.scandir(folder) as listing:
+            names = sorted(entry.name for entry in listing if entry.is_file())
+        return any(_is_dicom_file(folder / name) for name in names[:_NUM_LOOKED_AT])
+    except OSError:
+        return False
+
+
+def _is_dicom_file(path: Path) -> bool:
+    if path.suffix.lower() == ".dcm":
+        return True
+    with path.open("rb") as file:
+        return is_dicom(file)
 
 
 def require_dicom_reader() -> None:

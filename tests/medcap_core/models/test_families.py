@@ -17,7 +17,7 @@ from transformers import (
     pipeline,
 )
 
-from medcap_core.caption import caption_images, read_settings
+from medcap_core.captioning import caption, load_configured, read_settings
 from medcap_core.config import FreezeMode, LoraTargets
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
@@ -253,7 +253,7 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
     assert again.network.generation_config.num_beams == 2
     assert again.network.generation_config.max_new_tokens == 10
     Image.fromarray(TinySplit(1, seed=5).images[0].transpose(1, 2, 0)).save(tmp_path / "one.png")
-    assert len(caption_images([tmp_path / "one.png"], settings)) == 1
+    assert len(caption(load_configured(settings), [tmp_path / "one.png"])) == 1
 
 
 @pytest.mark.parametrize("prompt", ["", "the left lung"])
@@ -270,9 +270,9 @@ def test_plain_transformers_captions_by_a_saved_model_as_the_trial_did(
     for image, path in zip(images, paths, strict=True):
         image.save(path)
     own = read_settings(str(tmp_path / "best"))
-    expected = caption_images(paths, own)
+    expected = caption(load_configured(own), paths)
     greedy = {"num_beams": 1, "max_new_tokens": 20, "min_new_tokens": 0, "length_penalty": 1, "repetition_penalty": 1}
-    assert caption_images(paths, own.model_copy(update=greedy)) != expected
+    assert caption(load_configured(own.model_copy(update=greedy)), paths) != expected
 
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "best").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "best")

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medcap_core.attention.maps import DEFAULT_SETTINGS, AttentionMethod, MapSettings
-from medcap_core.caption import caption_images, read_settings
+from medcap_core.captioning import caption, load_captioner
 from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import export_captioner
@@ -81,7 +81,7 @@ def test_pictures_of_the_best_the_worst_and_other_test_images(run: Path, materia
     assert {picture.image_id for picture in pictures[:3]} == {"0.png", "1.png", "2.png"}
     assert len({picture.image_id for picture in pictures}) == 6
     paths = [materials.images / "test" / picture.image_id for picture in pictures]
-    assert [picture.caption for picture in pictures] == caption_images(paths, read_settings(str(run / "best")))
+    assert [picture.caption for picture in pictures] == caption(load_captioner(run / "best"), paths)
     references = pd.read_csv(materials.images / "test" / "metadata.csv").set_index("file_name")["text"]
     maps = np.load(run / "attention" / "attention.npz")
     for picture in pictures:

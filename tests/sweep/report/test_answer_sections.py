@@ -143,7 +143,7 @@ def test_a_model_card_names_the_figures(answered: Path, tmp_path: Path) -> None:
         "- type: balanced_accuracy\n      value: 0.8333",
         "| green | no | 4 | 0.833",
         "**Questions on the test split, by kind**\n",
-        "captioner.answer(seen,",
+        "answer(captioner, [",
     ):
         assert said in text
     assert "library_name" not in text
