@@ -18,7 +18,7 @@ from medcap_core.errors import ModelFault
 from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
 from medcap_core.models.captioner import Captioner, TokenizedCaptions
-from medcap_core.models.loading.load_faults import name_load_faults
+from medcap_core.models.loading.load_faults import check_sizes, name_load_faults
 from medcap_core.models.loading.weights import LoadOptions
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.models.medblip3d.network import MODEL_TYPE, MedBlip3dConfig
@@ -134,7 +134,9 @@ def _read_geometry(family: type[Captioner], tower: str, image_size: int | None, 
 def _read_settings(source: str, stamp: int) -> Any:
     """Read a checkpoint's config.json, once in a process since even a cached Hub file is checked online."""
     with name_load_faults(f"model {source}", source):
-        return load_pretrained(AutoConfig, source)
+        settings = load_pretrained(AutoConfig, source)
+        check_sizes(f"model {source}", settings.to_dict())
+        return settings
 
 
 def _load(source: str, options: LoadOptions) -> Captioner:

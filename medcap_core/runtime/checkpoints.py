@@ -31,6 +31,8 @@ def _check_shards(source: str) -> None:
         shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelFault(f"model {source}: {_INDEX} is damaged; give the checkpoint's own.") from None
+    if not shards:
+        raise ModelFault(f"model {source}: {_INDEX} names no file of weights; give the checkpoint's own.")
     strange = sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors"))
     if strange:
         raise ModelFault(

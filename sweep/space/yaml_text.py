@@ -78,6 +78,8 @@ def load_mapping(path: Path) -> tuple[dict[Any, Any], list[str]]:
     Raises ConfigFault when the file is missing, no text, no valid YAML or no mapping.
     """
     try:
+        if path.is_fifo() and path.parent != Path("/dev/fd"):  # where the shell puts its own
+            raise ConfigFault(f"{path}: is a pipe, on which reading may wait for ever; give a YAML file.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigFault(f"{path}: no such file; check the path, or name a ready space, such as lora.") from None

@@ -1,14 +1,27 @@
 """Faults of loading a checkpoint, one sentence for the user."""
 
 import contextlib
+import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from medcap_core.errors import ModelFault, first_line
+from medcap_core.errors import MedcapError, ModelFault, first_line
+
+_PACKAGE = Path(__file__).parents[2]
+
+_LARGEST = (
+    (re.compile(r"(num_|n_|encoder_|decoder_)\w*layers?"), 1_000),
+    (re.compile(r"n_head|num_(attention_)?heads"), 10_000),
+    (re.compile(r"hidden_size|intermediate_size|d_model|n_embd|image_size|patch_size"), 1_000_000),
+    (re.compile(r"vocab_size"), 100_000_000),
+)
+"""The largest value that a model can have, by the name in its config.json."""
 
 
 @contextlib.contextmanager
@@ -19,7 +32,13 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+    except MedcapError:
+        raise
+    except Exception as error:
+        known = (OSError, ValueError, SafetensorError, StrictDataclassError)
+        # Libraries raise anything for odd values of config.json; what our own code raises is a bug.
+        if not isinstance(error, known) and _is_of_this_package(error):
+            raise
         if Path(source).is_dir():
             if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
                 Path(source).glob("*.safetensors"), None
@@ -35,6 +54,24 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
             f"{key}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
             f"({first_line(error).rstrip('.:')}); check the name and the network, or pass a local folder in Hub format."
         ) from error
+
+
+def check_sizes(key: str, settings: dict[Any, Any], where: str = "config.json") -> None:
+    """Raise ModelFault for a size in the content of a config.json that no model has.
+
+    Some would only show after the machine has built a billion layers.
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            check_sizes(key, value, f"{where}: {name}")
+        most = next((most for pattern, most in _LARGEST if pattern.fullmatch(str(name))), None)
+        if most is not None and isinstance(value, int) and not 1 <= value <= most:
+            raise ModelFault(f"{key}: {where}: {name} {value:.4g} cannot be; give the checkpoint's own config.json.")
+
+
+def _is_of_this_package(error: Exception) -> bool:
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return Path(last.filename).is_relative_to(_PACKAGE)
 
 
 def _describe_pickled(key: str, source: str) -> str:
