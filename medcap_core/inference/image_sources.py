@@ -55,7 +55,7 @@ def open_images(
         _resident.clear()
         return pixels
     if not features_are_fixed(captioner, config):
-        log.info("freeze %s trains the projector: %s images are encoded at each use", config.freeze, split.split)
+        log.info("freeze %s trains the projector, so images are encoded at each use", config.freeze)
         return pixels
     if augmented or not config.cache_features or (config.freeze is FreezeMode.ZERO_SHOT and split.split == "train"):
         return pixels

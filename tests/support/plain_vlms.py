@@ -13,7 +13,7 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
 
     `answers` follow the generation prompt with the end of the assistant's turn, if any.
     """
-    kind = folder.name.rstrip("0123456789")
+    kind = folder.name.partition("-")[0]
     if kind.startswith("qwen"):
         return _lay_out_qwen(folder, images, prompt, answers)
     processor = AutoProcessor.from_pretrained(folder)
@@ -26,7 +26,7 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     if processor.chat_template:
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
         start = processor.apply_chat_template([user], add_generation_prompt=True)
-        ends = {"idefics": "<end_of_utterance>", "smolvlm": "<end_of_utterance>", "gemma": "<|im_end|>"}
+        ends = {"idefics3": "<end_of_utterance>", "smolvlm": "<end_of_utterance>", "gemma3": "<|im_end|>"}
         end = ends.get(kind, "</s>")
         space = " " if kind.startswith("llava") else ""
         texts = [f"{start}{space}{row}{end}" for row in rows] if answers is not None else [start] * len(images)

@@ -82,10 +82,12 @@ def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
     bounds = dict(image_processor.size)
     if not takes_any_size(image_processor):
         image_processor.size = {"height": size, "width": size}
-    elif bounds.get("shortest_edge") is not None:  # both in pixels of the whole image
-        image_processor.size = {"shortest_edge": size**2, "longest_edge": size**2}
     else:
-        image_processor.size = {"longest_edge": size}
+        if bounds.get("shortest_edge") is not None:  # both in pixels of the whole image
+            image_processor.size = {"shortest_edge": size**2, "longest_edge": size**2}
+        else:
+            image_processor.size = {"longest_edge": size}
+        image_processor.square_size = size  # saved with it, since these bounds do not always tell
     if getattr(image_processor, "do_center_crop", False):
         image_processor.do_center_crop = False
     return ImageGeometry(size=size, resample=int(image_processor.resample))

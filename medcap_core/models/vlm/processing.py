@@ -64,14 +64,14 @@ def _read_video_settings(source: str, processor: Any) -> dict[str, Any]:
 
 
 def choose_image_size(config: Any, images: Any, wanted: int | None, source: str) -> int:
-    """Choose the side of the images in pixels: `wanted`, else the vision tower's own, else `FREE_SIZE`.
+    """Choose the side of the images in pixels: `wanted`, else that of training, the tower's own, or `FREE_SIZE`.
 
     Raises ModelFault where the model cannot take images of the wanted size.
     """
     vision = config.vision_config
     own = getattr(vision, "image_size", None)
     own = FREE_SIZE if own is None else read_size(own)
-    size = wanted or own
+    size = wanted or getattr(images, "square_size", own)
     if takes_any_size(images):
         if hasattr(images, "merge_size"):
             check_patches(size, int(images.patch_size) * int(images.merge_size), source)

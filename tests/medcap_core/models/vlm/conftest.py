@@ -15,7 +15,7 @@ set_up_libraries()
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a checkpoint by its name in MAKERS."""
-    return cache(lambda name: MAKERS[name](tmp_path_factory.mktemp(name), seed=1))
+    return cache(lambda name: MAKERS[name](tmp_path_factory.mktemp(f"{name}-"), seed=1))
 
 
 @pytest.fixture
