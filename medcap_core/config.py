@@ -140,11 +140,12 @@ class TrialConfig(BaseModel):
     )
     quantization: Literal["none", "8bit", "4bit"] = Field(
         "none",
-        description="Quantization of the frozen language model of BLIP-2 and InstructBLIP, on CUDA.",
+        description="Quantization of the frozen language model of BLIP-2, InstructBLIP and vision-language models, on "
+        "CUDA.",
     )
     weights_dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="Type of frozen weights of BLIP-2 and InstructBLIP; auto is bf16 where precision is.",
+        description="Type of frozen weights of models of billions of weights; auto is bf16 where precision is.",
     )
 
     cache_features: bool = Field(
@@ -167,6 +168,10 @@ class TrialConfig(BaseModel):
         "cross-attention.",
     )
     lora_vision: bool = Field(False, description="Put LoRA factors on the vision tower's attention too.")
+    use_dora: bool = Field(False, description="Train the magnitude of each adapted weight beside its factors (DoRA).")
+    use_rslora: bool = Field(
+        False, description="Scale the LoRA factors by lora_alpha / sqrt(lora_rank) (rank-stabilised LoRA)."
+    )
 
     # Optimisation
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
@@ -205,6 +210,11 @@ class TrialConfig(BaseModel):
     contrastive_weight: float = Field(
         1.0, ge=0, description="Weight of medblip3d's contrastive losses beside its loss over tokens."
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute activations again in the backward pass, for less memory; for BLIP-2, InstructBLIP and "
+        "vision-language models.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Precision of training and generation; auto is bf16 on CUDA and fp32 on a CPU."
     )
@@ -213,13 +223,13 @@ class TrialConfig(BaseModel):
     prompt: str = Field(
         "",
         description="Text that every caption begins with, masked in the labels and cut from predictions; "
-        "for InstructBLIP, and BLIP-2 with FLAN-T5, an instruction.",
+        "for InstructBLIP, BLIP-2 with FLAN-T5 and vision-language models an instruction.",
     )
     max_caption_tokens: int = Field(
         64,
         ge=4,
         le=512,
-        description="Length that training captions are cut to, prompt included.",
+        description="Length that training captions are cut to, prompt included unless it is an instruction.",
         json_schema_extra=_unit("tokens"),
     )
 

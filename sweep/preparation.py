@@ -91,8 +91,9 @@ def describe_cut_captions(
     None where none is cut, unless `always`.
     """
     some = captions[:: max(1, -(-len(captions) // MOST_CAPTIONS_COUNTED))]
-    whole = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY})).ids
-    longest = max(map(len, whole), default=0)
+    tokens = captioner.tokenize(some, config.model_copy(update={"max_caption_tokens": MORE_TOKENS_THAN_ANY}))
+    whole = tokens.ids
+    longest = max(map(len, whole), default=tokens.num_uncounted) - tokens.num_uncounted
     kept = captioner.tokenize(some, config).ids
     num_cut = sum(len(part) < len(ids) for part, ids in zip(kept, whole, strict=True))
     if not num_cut and not always:

@@ -105,6 +105,12 @@ def load_trial_captioner(config: TrialConfig, device: torch.device | None = None
     captioner = _load(
         resolve_model(config.model), _build_options(config, choose_load_dtype(config, device or torch.device("cpu")))
     )
+    if config.gradient_checkpointing:
+        if not captioner.can_checkpoint:
+            raise ModelFault(
+                f"gradient_checkpointing: a {captioner.family} model is small enough without it; remove it."
+            )
+        captioner.network.gradient_checkpointing_enable({"use_reentrant": False})
     captioner.set_prompt(config.prompt)
     captioner.check(config)
     return captioner

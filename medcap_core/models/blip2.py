@@ -47,6 +47,7 @@ class Blip2Captioner(Captioner):
     family = "blip-2"
     cross_attention = "bridge"
     is_large = True
+    can_checkpoint = True
     decoder_has_generate = True
     freeze_rules: tuple[tuple[str, str], ...] = (
         (r"^vision_model\.", "encoder"),

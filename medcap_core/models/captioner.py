@@ -33,12 +33,13 @@ class TokenizedCaptions:
     """Captions as token ids, tokenized once and batched by position.
 
     `ids[i]` holds the tokens of caption i, from its begin token to its end token; the first `prompt_length` are the
-    prompt, without a loss.
+    prompt, without a loss, of which `num_uncounted` are not counted in `max_caption_tokens`.
     """
 
     ids: list[NDArray[np.int64]]
     prompt_length: int
     pad_token_id: int
+    num_uncounted: int = 0
 
     def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
         """Count the tokens with a loss at these positions: the denominator of the mean loss."""
@@ -121,6 +122,8 @@ class Captioner(nn.Module, ABC):
     """Whether the family has billions of parameters: frozen weights may be in bf16 or quantized, and are not copied."""
     can_record_steps: ClassVar[bool] = False
     """Whether training steps can be replayed as CUDA graphs."""
+    can_checkpoint: ClassVar[bool] = False
+    """Whether transformers can compute the activations of its layers again in the backward pass."""
     answers_questions: ClassVar[bool] = False
     """Whether the family can `answer` questions, which the classification metrics need."""
     decoder_has_generate: ClassVar[bool] = False

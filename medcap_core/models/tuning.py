@@ -129,6 +129,8 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
         r=config.lora_rank,
         lora_alpha=config.resolved_lora_alpha,  # type: ignore[arg-type]  # peft only divides it by r
         lora_dropout=config.lora_dropout,
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
         target_modules="|".join(f"({pattern})" for pattern in patterns),
     )
     with warnings.catch_warnings():

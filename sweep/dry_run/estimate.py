@@ -46,7 +46,7 @@ SECONDS_TO_SCORE_A_TEXT = 7e-4  # by all scores, with its share of intervals and
 _encoder_of = attrgetter("model", "vision_model", "weights_dtype", "image_size")
 _kind_of = attrgetter(
     "model", "vision_model", "language_model", "weights_dtype", "image_size", "quantization", "freeze", "lora_targets",
-    "lora_vision", "batch_size", "num_beams", "augment",
+    "lora_vision", "use_dora", "gradient_checkpointing", "batch_size", "num_beams", "augment",
 )  # fmt: skip
 
 

@@ -32,7 +32,13 @@ _LABEL_PREFIXES = {
 
 _NAMED_BY_VALUE = ("model", "freeze", "lora_targets", "schedule", "precision")
 
-_SWITCHES = {"augment": "aug", "lora_vision": "vision"}
+_SWITCHES = {
+    "augment": "aug",
+    "lora_vision": "vision",
+    "use_dora": "dora",
+    "use_rslora": "rslora",
+    "gradient_checkpointing": "recompute",
+}
 
 _LABEL_ORDER = (
     "model",

@@ -1,4 +1,4 @@
-"""4- and 8-bit weights through bitsandbytes, for the language models of BLIP-2 and InstructBLIP."""
+"""4- and 8-bit weights through bitsandbytes, for the language models of large captioners."""
 
 import importlib.util
 from typing import Any
@@ -9,7 +9,11 @@ from medcap_core.errors import ConfigFault
 from medcap_core.runtime.device import current_device
 
 # Vision tower and bridge are a small share of the weights and decide what is seen, so they are not quantized.
-_NOT_QUANTIZED = ["vision_model", "qformer", "language_projection", "lm_head"]
+_TOWERS_AND_BRIDGES = (
+    "vision_model|vision_tower|visual|vision_encoder|qformer|language_projection|multi_modal_projector|connector"
+)
+NOT_QUANTIZED = [rf"(.*\.)?({_TOWERS_AND_BRIDGES})", "lm_head"]
+"""Patterns of module names from their beginning."""
 
 
 def build_quantization(quantization: str) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def build_quantization(quantization: str) -> dict[str, Any]:
     bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_8bit=quantization == "8bit",
         load_in_4bit=quantization == "4bit",
-        llm_int8_skip_modules=_NOT_QUANTIZED,
+        llm_int8_skip_modules=NOT_QUANTIZED,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,

@@ -7,6 +7,7 @@ factors are folded in, weights are cast once, and an image's keys and values are
 Shape letters as in `search.beam`; Q tokens an image in a call, N encoder tokens an image, D width, H heads.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -164,6 +165,10 @@ def _fold(module: Any) -> tuple[Tensor, Tensor | None]:
     """Return weight (outputs, inputs) and bias of a linear layer, LoRA factors included."""
     weight, base = module.weight, module
     if isinstance(module, LoraLinear):
+        if any(module.use_dora.values()):  # also scales the weight itself
+            module = copy.deepcopy(module)
+            module.merge()
+            weight = module.weight
         base = module.get_base_layer()
         if not module.merged and not module.disable_adapters:
             with torch.autocast(weight.device.type, enabled=False):

@@ -59,6 +59,7 @@ class VlmCaptioner(Captioner):
     family = "vlm"
     cross_attention = "bridge"
     is_large = True
+    can_checkpoint = True
     encoded_parts = frozenset({"encoder", "bridge"})
 
     _network_class: ClassVar[Any] = AutoModelForImageTextToText
@@ -91,7 +92,7 @@ class VlmCaptioner(Captioner):
         """Set the LoRA patterns by those of the language model's layers and of the tower's attention."""
         sets = {
             LoraTargets.QUERY_KEY: (_QUERY, _KEY, _JOINT),
-            LoraTargets.SELF_QUERY_KEY: (_QUERY, _KEY, _JOINT),  # all attention is self-attention
+            LoraTargets.SELF_QUERY_KEY: (_QUERY, _KEY, _JOINT),  # there is no other attention
             LoraTargets.QUERY_VALUE: (_QUERY, _VALUE, _JOINT),
             LoraTargets.ATTENTION: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT),
             LoraTargets.ATTENTION_MLP: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT, _MLP),
@@ -178,7 +179,7 @@ class VlmCaptioner(Captioner):
         num_tokens = config.max_caption_tokens - 1
         rows = self.processor.tokenizer([f"{opening}{text}" for text in captions], add_special_tokens=False).input_ids
         ids = [np.asarray([*begin, *row[:num_tokens], self._end_id]) for row in rows]
-        return TokenizedCaptions(ids, len(begin), self._pad_id)
+        return TokenizedCaptions(ids, len(begin), self._pad_id, num_uncounted=len(begin))
 
     # From images to captions
 

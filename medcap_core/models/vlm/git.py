@@ -3,13 +3,15 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import GitForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
 
+from medcap_core.errors import ModelFault
+from medcap_core.models.loading.weights import LoadOptions
 from medcap_core.models.vlm.captioner import VlmCaptioner
 from medcap_core.models.vlm.processing import Prompt, prepare_pixels
 
@@ -23,6 +25,7 @@ class GitCaptioner(VlmCaptioner):
 
     family = "git"
     is_large = False
+    can_checkpoint = False
     encoded_parts = frozenset({"encoder"})
     freeze_rules = (
         (r"^git\.image_encoder\.", "encoder"),
@@ -36,6 +39,13 @@ class GitCaptioner(VlmCaptioner):
     @classmethod
     def _check_architecture(cls, config: Any, source: str) -> None:
         """Check nothing: the model type says it all."""
+
+    @classmethod
+    def load(cls, source: str, options: LoadOptions) -> Self:
+        """Load the model, see `Captioner.load`."""
+        if options.quantization != "none":
+            raise ModelFault(f"model {source}: a GIT is small enough as it is; remove quantization.")
+        return super().load(source, options)
 
     def _find_parts(self) -> None:
         self._set_lora_patterns(r"git\.encoder\.layer\..*", r"git\.image_encoder\..*\.self_attn")

@@ -15,9 +15,10 @@ from transformers.utils.hub import cached_file
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.loading.weights import check_patches, load_image_processor, read_size, takes_any_size
+from medcap_core.runtime.checkpoints import load_pretrained
 
 FREE_SIZE = 448
-"""Side in pixels where a model takes any: a multiple of 28 (Qwen2.5-VL) and of 32 (Qwen3-VL), 256 or 196 tokens."""
+"""Largest default side in pixels of a model that takes any; 256 tokens of Qwen2.5-VL and 196 of Qwen3-VL."""
 
 INSTRUCTION = "Describe this image."
 """Asked of a model with a chat template where the config has no prompt."""
@@ -45,7 +46,7 @@ def load_processor(source: str, config: Any) -> Any:
 
     ImageTextProcessor.__name__ = named.__name__  # as which it is saved
     settings, _ = named.get_processor_dict(source)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = load_pretrained(AutoTokenizer, source)
     settings.setdefault("chat_template", tokenizer.chat_template)
     processor = ImageTextProcessor.from_args_and_dict([load_image_processor(source), tokenizer], settings)
     if any("video" in name for name in named.get_attributes()):
@@ -68,18 +69,19 @@ def choose_image_size(config: Any, images: Any, wanted: int | None, source: str)
 
     Raises ModelFault where the model cannot take images of the wanted size.
     """
-    vision = config.vision_config
-    own = getattr(vision, "image_size", None)
-    own = FREE_SIZE if own is None else read_size(own)
-    size = wanted or getattr(images, "square_size", own)
-    if takes_any_size(images):
-        if hasattr(images, "merge_size"):
-            check_patches(size, int(images.patch_size) * int(images.merge_size), source)
-    elif size != own:
-        raise ModelFault(
-            f"image_size {size}: {config.model_type} models see images of one size; leave image_size out of model "
-            f"{source}, which takes its own {own} pixels."
-        )
+    tower_size: Any = getattr(config.vision_config, "image_size", None)
+    if not takes_any_size(images):
+        own = read_size(tower_size)
+        if wanted not in (None, own):
+            raise ModelFault(
+                f"image_size {wanted}: {config.model_type} models see images of one size; leave image_size out of "
+                f"model {source}, which takes its own {own} pixels."
+            )
+        return own
+    step = int(images.patch_size) * int(images.merge_size) if hasattr(images, "merge_size") else 1
+    own = FREE_SIZE - FREE_SIZE % step if tower_size is None else read_size(tower_size)
+    size = int(getattr(images, "square_size", own) if wanted is None else wanted)
+    check_patches(size, step, source)
     return size
 
 

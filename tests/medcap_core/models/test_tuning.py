@@ -232,6 +232,33 @@ def test_merging_adds_the_scaled_product_of_the_factors(tiny_blip: Path, alpha: 
     assert (plain - untouched).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"use_rslora": True}, {"use_dora": True, "use_rslora": True}])
+def test_other_kinds_of_lora_say_the_same_merged_and_apart(tiny_blip: Path, changes: dict[str, object]) -> None:
+    captioner, summary, config = tune(
+        tiny_blip, freeze="lora", lora_rank=4, lora_targets="attention_mlp", repetition_penalty=1.5, **changes
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in captioner.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(1 + noise / 10 if "magnitude" in name else noise / 5)
+    magnitudes = [name for name in trained_names(captioner) if "lora_magnitude_vector" in name]
+    assert bool(magnitudes) is ("use_dora" in changes)
+    layer = captioner.network.text_decoder.bert.encoder.layer[1].attention.self.key
+    assert layer.scaling["default"] == (8 / 2 if "use_rslora" in changes else 8 / 4)
+    pixels = torch.from_numpy(TinySplit(4, seed=1).images)
+    with torch.inference_mode():
+        apart = captioner.generate(captioner.encode_images(pixels), config)
+        input_ids = torch.tensor([[5, 7, 8, 9]])
+        logits = captioner.compute_logits(captioner.encode_images(pixels[:1]), input_ids)
+        merge_tuning(captioner, summary)
+        merged = captioner.compute_logits(captioner.encode_images(pixels[:1]), input_ids)
+        assert captioner.generate(captioner.encode_images(pixels), config) == apart
+    torch.testing.assert_close(merged, logits, atol=2e-4, rtol=0)
+    assert len({*apart}) > 1
+
+
 def test_merging_leaves_other_modes_alone(tiny_blip: Path) -> None:
     captioner, summary, _ = tune(tiny_blip, freeze="decoder_only")
     network = captioner.network

@@ -164,7 +164,7 @@ def test_a_fault_of_any_model_shows_before_the_start(two_models: SearchSpace, ma
         check_before_start(too_long)
 
 
-def test_the_shipped_comparison_is_that_of_the_paper() -> None:
+def test_the_shipped_comparison_is_that_of_the_paper_and_one_more() -> None:
     space = load_space(REPOSITORY / "search_spaces" / "compare.yaml")
     configs = [build_config(space, row) for row in grid_rows(space)]
     assert [(config.model.partition("/")[2], config.freeze.value, config.num_epochs) for config in configs] == [
@@ -175,8 +175,10 @@ def test_the_shipped_comparison_is_that_of_the_paper() -> None:
         ("blip2-opt-2.7b", "zero_shot", TrialConfig().num_epochs),
         ("instructblip-flan-t5-xl", "zero_shot", TrialConfig().num_epochs),
         ("vit-gpt2-image-captioning", "zero_shot", TrialConfig().num_epochs),
+        ("Qwen3-VL-2B-Instruct", "zero_shot", TrialConfig().num_epochs),
     ]
     assert {config.learning_rate for config in configs} == {5e-5}
-    assert [config.image_size for config in configs] == [384] * 4 + [None] * 3
-    assert [config.prompt for config in configs if config.prompt] == ["A short image description:"]
+    assert [config.image_size for config in configs] == [384] * 4 + [None] * 4
+    prompts = ["A short image description:", "Write the caption of this radiology image in one sentence."]
+    assert [config.prompt for config in configs if config.prompt] == prompts
     assert (space.test, space.sampler, space.data) == ("all", "grid", "roco")

@@ -105,7 +105,7 @@ def test_lora_adapts_the_named_layers_exactly_and_merges_to_what_it_was(folder: 
         trained = [name for name, value in captioner.network.named_parameters() if value.requires_grad]
         assert all(".lora_A." in name or ".lora_B." in name for name in trained)
         adapted = {name.partition(".lora_A.")[0] for name in trained if ".lora_A." in name}
-        expected = select(decoder, (ADAPTED_GIT if is_git else ADAPTED)[targets])
+        expected = select(decoder, (ADAPTED_GIT if is_git else ADAPTED)[targets.value])
         assert adapted == expected | (select(tower, IN_VISION) if vision else set())
         assert min(len(expected), len(select(tower, IN_VISION))) > 0
     generator = torch.Generator().manual_seed(0)

@@ -44,7 +44,7 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
     config = vlm_config(folder, freeze=freeze, lora_targets="attention_mlp", learning_rate=rate, num_epochs=2)
     reports = list[EpochReport]()
     fit(config, DATA, tmp_path / "checkpoints", reports.append)
-    assert reports[-1].training_loss < 0.97 * reports[0].training_loss
+    assert reports[-1].training_loss < 0.99 * reports[0].training_loss
     assert all(math.isfinite(report.score) for report in reports)
     best = tmp_path / "checkpoints" / "best" / "weights.safetensors"
     images = PixelSource(DATA.splits["validation"])
