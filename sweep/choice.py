@@ -36,7 +36,10 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
         splits[record.name] = split.part(positions)
         request = build_request(predictions, len(positions))
         weights = study.paths.trial(record.name).best_weights
-        jobs.append(PredictionJob(record.name, record.config, weights, "validation", positions.tolist(), request))
+        job = PredictionJob(
+            record.name, record.config, weights, "validation", positions.tolist(), request, url=study.url
+        )
+        jobs.append(job)
     found = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
         texts = [prediction.text for prediction in found[record.name]]
@@ -51,7 +54,7 @@ def export_best(study: Study, best: TrialRecord) -> Path:
         return directory
     partial = directory.with_name("best.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    export_captioner(best.config, study.paths.trial(best.name).best_weights, partial)
+    export_captioner(best.config, study.best_weights(best.name), partial)
     write_text_atomically(partial / mark.name, f"{best.name}\n")
     shutil.rmtree(directory, ignore_errors=True)
     partial.replace(directory)

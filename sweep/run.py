@@ -17,6 +17,7 @@ from rich.console import Console
 
 from medcap_core.errors import ConfigFault, UserFault
 from medcap_core.runtime.command_line import exit_on_fault, quick_imports
+from medcap_core.runtime.storage import is_url
 from sweep.process.environment import set_environment
 from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
@@ -29,6 +30,7 @@ from sweep.study.directory import check_new_directory, next_run_directory
 
 if TYPE_CHECKING:
     from sweep.execution.launch import Launch
+    from sweep.study.mirror import Mirror
     from sweep.study.results import RunResults
     from sweep.study.study import Study
     from sweep.study.warm_start import WarmStart
@@ -47,7 +49,9 @@ def run(
         list[str] | None,
         typer.Option("--set", help="key=value, for several keys; with --resume for those that change no result."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default: the next free runs/NAME-NNN.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Run directory or URL (s3://...); default: the next free runs/NAME-NNN.")
+    ] = None,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
@@ -57,7 +61,7 @@ def run(
     ] = None,
     log_to: Annotated[LogTarget | None, typer.Option(help="Log every trial to this tool too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with a stopped run, or add trials to it.")] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: begin trials that failed anew.")
     ] = False,
@@ -76,7 +80,8 @@ def run(
             num_more = 0 if trials is None else _parse_extension(trials)
             from sweep.study.study import Study
 
-            with Study.open(resume, retry_failed=retry_failed, set_values=set_ or []) as study:
+            directory, mirror = _find_place(resume)
+            with Study.open(directory, retry_failed=retry_failed, set_values=set_ or [], mirror=mirror) as study:
                 _go_on(study, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
             return
         if retry_failed:
@@ -123,6 +128,16 @@ def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
     runner.write_lines(console, *notes, plan)
 
 
+def _find_place(name: str) -> "tuple[Path, Mirror | None]":
+    """Return the folder in which a run of this path or URL works, and the mirror that takes it to the URL."""
+    if not is_url(name):
+        return Path(name), None
+    from sweep.study.mirror import Mirror
+
+    mirror = Mirror(name)
+    return mirror.directory, mirror
+
+
 def run_sweep(
     space: str | Path | Mapping[str, Any],
     *,
@@ -153,7 +168,7 @@ def run_sweep(
         ],
         max_concurrent=max_concurrent,
     )
-    directory = _start(resolved, None if out is None else Path(out), address=address, log_to=None, ending=nullcontext)
+    directory = _start(resolved, None if out is None else str(out), address=address, log_to=None, ending=nullcontext)
     from sweep.study.results import load_results
 
     return load_results(directory)
@@ -161,7 +176,7 @@ def run_sweep(
 
 def _start(
     space: SearchSpace,
-    out: Path | None,
+    out: str | None,
     *,
     address: str | None,
     log_to: LogTarget | None,
@@ -169,8 +184,12 @@ def _start(
     ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
 ) -> Path:
     """Run the sweep in a new directory, which is returned; `ending` sees a fault before Ray ends."""
-    if out is not None:
-        check_new_directory(out.resolve())
+    chosen, mirror = (None, None) if out is None else _find_place(out)
+    if mirror is not None:
+        mirror.check_new()
+    if chosen is not None:
+        chosen = chosen.resolve()
+        check_new_directory(chosen)
     with _launched(address, space.resources, num_trials(space), space, ending) as launch:
         console = Console()
         with console.status("Checking data and model"):
@@ -182,12 +201,12 @@ def _start(
 
             set_up_libraries()
             notes = check_before_start(space)
-        directory = out.resolve() if out is not None else next_run_directory(Path("runs").resolve(), space.name)
-        with Study.create(directory, space, earlier) as study:
+        directory = chosen or next_run_directory(Path("runs").resolve(), space.name)
+        with Study.create(directory, space, earlier, mirror) as study:
             try:
                 runner.run_study(study, launch, console, log_to=log_to, notes=notes)
             except UserFault as fault:
-                runner.discard_unused(directory, fault)
+                runner.discard_unused(directory, fault, mirror)
                 raise
     return directory
 

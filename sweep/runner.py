@@ -14,6 +14,7 @@ from medcap_core.errors import MedcapError, RunFault, UserFault
 from medcap_core.models import find_family
 from medcap_core.runtime.files import name_refused_files
 from medcap_core.runtime.progress import ignore_progress
+from medcap_core.runtime.storage import StorageFault
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
@@ -31,6 +32,7 @@ from sweep.space.model_aliases import describe_models
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
+from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
@@ -91,15 +93,17 @@ def run_study(
                     raise
                 end_run(study, view)
         except KeyboardInterrupt:
-            write_lines(terminal, EXIT_NOTE.format(directory=show_path(study.directory)))
+            write_lines(terminal, EXIT_NOTE.format(directory=study.address))
             raise
         print_results(study, terminal)
 
 
-def discard_unused(directory: Path, fault: UserFault) -> None:
+def discard_unused(directory: Path, fault: UserFault, mirror: Mirror | None = None) -> None:
     """Remove the directory of a run that a fault ended before its first trial, but for a list of bad records."""
     if (directory / "trials").exists():
         return
+    if mirror is not None and not isinstance(fault, StorageFault):
+        mirror.discard()
     if not isinstance(fault, TooManyBadRecords):
         shutil.rmtree(directory, ignore_errors=True)
         return
@@ -113,7 +117,7 @@ def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
     if not launch.is_sure:
         cluster, _ = launch.settle(view)
         if not cluster.is_own:
-            check_shared_directory(study.directory)
+            check_shared_directory(study.directory, study.url)
     data = prepare_run(study, view)
     cluster, resources = launch.settle(view)
     if cluster.is_own and not resources.gpus_per_worker:
@@ -126,7 +130,7 @@ def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
 def describe_study(study: Study) -> list[str]:
     """Describe where the run is, and on what, as it is printed first."""
     return [
-        f"Run directory  {show_path(study.directory)}",
+        f"Run directory  {show_path(study.directory)}" + (f", kept at {study.url}" if study.url else ""),
         f"Data, model    {study.space.data}, {describe_models(study.space)}",
         *study.warm_start.notes,
     ]
@@ -138,7 +142,7 @@ def choose_best(study: Study, resources: TrialResources, view: SweepView) -> Tri
     best = next(iter(study.best()), None)
     if best is None:
         reasons = sorted({record.reason for record in study.records if record.state is TrialState.FAILED})
-        raise EveryTrialFailed(f"No trial of {show_path(study.directory)} gave a model: {' / '.join(reasons)}")
+        raise EveryTrialFailed(f"No trial of {study.address} gave a model: {' / '.join(reasons)}")
     export_best(study, best)
     return best
 
@@ -182,11 +186,11 @@ def print_results(study: Study, console: Console) -> None:
         write_lines(
             console,
             f"Failed           {', '.join(failed)}; why is in trials.csv; to try again: "
-            f"python -m sweep.run --resume {directory} --retry-failed",
+            f"python -m sweep.run --resume {study.address} --retry-failed",
         )
     if study.can_be_extended:
         more = max(4, study.num_wanted // 2)
-        write_lines(console, f"Search further   python -m sweep.run --resume {directory} --trials +{more}")
+        write_lines(console, f"Search further   python -m sweep.run --resume {study.address} --trials +{more}")
 
 
 def write_lines(console: Console, *lines: str) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from medcap_core.errors import RunFault
+from medcap_core.errors import RunFault, UserFault
+from medcap_core.runtime.storage import Storage
 from sweep.execution.ray_start import start_ray
 from sweep.process.environment import CARRIED_VARIABLES
 from sweep.space.schema import Resources
@@ -144,22 +145,33 @@ def _describe_sign_in() -> str | None:
     return "token: `ray get-auth-token`"
 
 
-def check_shared_directory(directory: Path) -> None:
-    """Check that every node of the cluster reaches `directory`. Raises RunFault naming the nodes that do not."""
+def check_shared_directory(directory: Path, url: str | None) -> None:
+    """Check that every node of the cluster reaches the run's URL, or its directory where it has none.
+
+    Raises RunFault naming the nodes that do not.
+    """
     token = uuid.uuid4().hex
-    mark = directory / f".shared-{token}"
-    mark.write_text(token, encoding="utf-8")
+    place = Storage(url or f"file://{directory.absolute()}")
+    mark = f".shared-{token}"
+    place.write(mark, token.encode())
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        answers = ray.get([_reads_mark_on(node["NodeID"]).remote(str(mark), token) for node in nodes])
+        answers = ray.get([_reads_mark_on(node["NodeID"]).remote(place, mark, token) for node in nodes])
     finally:
-        mark.unlink()
-    blind = [node["NodeManagerHostname"] for node, sees in zip(nodes, answers, strict=True) if not sees]
+        place.remove(mark)
+    blind = [
+        f"{node['NodeManagerHostname']} ({why})" if why else node["NodeManagerHostname"]
+        for node, (sees, why) in zip(nodes, answers, strict=True)
+        if not sees
+    ]
     if blind:
-        raise RunFault(
-            f"{directory}: not reachable from {', '.join(blind)}; put the run directory on a file system that all "
-            "nodes share (--out DIR)."
+        remedy = (
+            "each node needs its client and credentials of its own."
+            if url
+            else "put the run directory on a file system that all nodes share (--out DIR), or give a URL such as "
+            "--out s3://BUCKET/RUN, which needs none."
         )
+        raise RunFault(f"{url or directory}: not reachable from {', '.join(blind)}; {remedy}")
 
 
 def _reads_mark_on(node_id: str) -> Any:
@@ -169,9 +181,12 @@ def _reads_mark_on(node_id: str) -> Any:
 
 
 @ray.remote
-def _reads_mark(path: str, token: str) -> bool:
-    mark = Path(path)
-    return mark.is_file() and mark.read_text(encoding="utf-8") == token
+def _reads_mark(place: Storage, mark: str, token: str) -> tuple[bool, str]:
+    """Return whether this node reads the mark, and if not why, where that is known."""
+    try:
+        return place.read(mark) == token.encode(), ""
+    except UserFault as fault:
+        return False, str(fault).rstrip(".")
 
 
 @dataclass(frozen=True)

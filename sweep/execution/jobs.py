@@ -23,6 +23,7 @@ from medcap_core.runtime.device import is_small
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import load_trained_captioner
+from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from medcap_core.training.trial import name_memory_faults
 from sweep.execution.cluster import TrialResources
 
@@ -38,6 +39,7 @@ SHARDS_PER_DEVICE = 4
 class PredictionJob:
     """One model to show images of one split to; `weights` None is the base model itself.
 
+    With the `url` of a run the weights are those of its trial `name`, and are got from there on each node.
     `positions` are the indices of the images in the split; `request` has questions in their order. A shard is some of
     a job's images, as indices of `positions`.
     """
@@ -49,6 +51,7 @@ class PredictionJob:
     positions: Sequence[int]
     request: Request
     whole_validation: bool = True
+    url: str | None = None
 
 
 def load_split(config: TrialConfig, name: SplitName) -> PreparedSplit:
@@ -141,6 +144,14 @@ def _predict_shard(job: PredictionJob, shard: Positions, num_threads: float) -> 
     return predict_here(job, shard)
 
 
+def _get_weights(job: PredictionJob) -> Path | None:
+    if job.url is None or job.weights is None:
+        return job.weights
+    stored = StoredCheckpoints(job.url, job.name)
+    stored.fetch()
+    return stored.best_weights
+
+
 def predict_here(
     job: PredictionJob, shard: Positions | None = None, progress: Progress = ignore_progress
 ) -> list[ImagePrediction]:
@@ -149,7 +160,7 @@ def predict_here(
     Raises OutOfMemory.
     """
     with name_memory_faults(job.config):
-        captioner = load_trained_captioner(job.config, job.weights)
+        captioner = load_trained_captioner(job.config, _get_weights(job))
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
         shard = np.arange(len(job.positions)) if shard is None else shard
         split = data.splits[job.split].part(np.array(job.positions)[shard])

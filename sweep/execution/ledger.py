@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
-from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE
+from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, STORAGE_AT_FAULT
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.row import build_row
@@ -48,8 +48,17 @@ class Ledger:
         with self.keep_fault():
             return self.study.propose()
 
+    def start(self, name: str) -> None:
+        """Record that a process has begun or begun again with a trial."""
+        with self.keep_fault():
+            self.study.start(name)
+        self.refresh()
+
     def take_result(self, name: str, result: dict[str, Any]) -> bool:
         """Record an epoch or a failure; return whether the trial continues."""
+        if result.get(STORAGE_AT_FAULT):
+            with self.keep_fault():  # the trial is stopped, not failed
+                raise RunFault(str(result[FAILURE]))
         if FAILURE in result:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]), bool(result[CONFIG_AT_FAULT]))
             return False

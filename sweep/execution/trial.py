@@ -27,9 +27,11 @@ from medcap_core.errors import TrialFailure, UserFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.device import release_memory
 from medcap_core.runtime.libraries import set_up_libraries
+from medcap_core.runtime.storage import StorageFault, working_directory
 from medcap_core.runtime.workers import current_workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
+from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.execution.cluster import worker_resources
 from sweep.execution.rendezvous import choose_torch_config
 
@@ -48,6 +50,8 @@ FAILURE = "failure"
 """Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
 CONFIG_AT_FAULT = "config_at_fault"
 """Key beside it: whether any trial of that config would fail."""
+STORAGE_AT_FAULT = "storage_at_fault"
+"""Key beside it: whether the storage of the run failed, so that no trial can go on."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Assignment:
     cpus_per_worker: float
     gpus_per_worker: float
     num_workers: int
+    url: str | None = None
+    """The URL of the run, under which its checkpoints are kept; None where all nodes share `directory`."""
 
     @property
     def trial_config(self) -> TrialConfig:
@@ -69,14 +75,19 @@ class Assignment:
         return TrialConfig.model_validate(self.config)
 
     @property
-    def checkpoints(self) -> Path:
-        """The folder of the trial's checkpoints."""
-        return Path(self.directory) / "checkpoints"
+    def folder(self) -> Path:
+        """The trial's folder, as this node has it."""
+        return working_directory(self.url) / "trials" / self.trial if self.url else Path(self.directory)
+
+    @property
+    def scratch_folder(self) -> Path:
+        """The folder of Tune's and Train's own files, as this node has it."""
+        return working_directory(self.url) / "ray" if self.url else Path(self.scratch)
 
     @property
     def reservation(self) -> Path:
         """The file with the placement group of several workers."""
-        return Path(self.scratch) / "reservations" / f"{self.trial}.pickle"
+        return self.scratch_folder / "reservations" / f"{self.trial}.pickle"
 
 
 def run_trial(params: dict[str, Any]) -> None:
@@ -97,7 +108,7 @@ def run_trial(params: dict[str, Any]) -> None:
         ),
         run_config=RunConfig(
             name=assignment.trial,  # the restore key, so without a time stamp
-            storage_path=str(Path(assignment.scratch) / "train"),
+            storage_path=str(assignment.scratch_folder / "train"),
             failure_config=FailureConfig(max_failures=0),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # a UserCallback
         ),
@@ -117,7 +128,11 @@ def run_trial(params: dict[str, Any]) -> None:
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
     """Build the last report of a trial that failed; data and models at fault say nothing against its config."""
-    return {FAILURE: fold_white_space(str(error)), CONFIG_AT_FAULT: isinstance(error, TrialFailure)}
+    return {
+        FAILURE: fold_white_space(str(error)),
+        CONFIG_AT_FAULT: isinstance(error, TrialFailure),
+        STORAGE_AT_FAULT: isinstance(error, StorageFault),
+    }
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -148,26 +163,49 @@ def free_workers(assignment: Assignment) -> None:
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
     """Fit in this process, with log and progress in the trial's folder."""
-    config, directory = assignment.trial_config, Path(assignment.directory)
+    config, directory = assignment.trial_config, assignment.folder
     set_up_libraries()
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank
     write_progress = ProgressWriter(assignment, rank)
-    with log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")):
-        try:
+    try:
+        with (
+            store_epochs(assignment, lambda epoch: report(asdict(epoch)), leads=rank == 0) as report_epoch,
+            log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")),
+        ):
             data = prepare_data(config, load_geometry(config))
+            fit(config, data, directory / "checkpoints", report_epoch, write_progress)
+    except (TrialFailure, UserFault) as failure:
+        if assignment.num_workers > 1:
+            raise  # the other workers wait until this one ends
+        report(describe_failure(failure))
+    finally:
+        release_memory()  # the process is reused for another trial
 
-            def report_epoch(epoch: EpochReport) -> None:
-                report(asdict(epoch))
 
-            fit(config, data, assignment.checkpoints, report_epoch, write_progress)
-        except (TrialFailure, UserFault) as failure:
-            if assignment.num_workers > 1:
-                raise  # the other workers wait until this one ends
-            report(describe_failure(failure))
-        finally:
-            release_memory()  # the process is reused for another trial
+@contextmanager
+def store_epochs(
+    assignment: Assignment, report: Callable[[EpochReport], None], *, leads: bool
+) -> Iterator[Callable[[EpochReport], None]]:
+    """Get the trial's checkpoints from the run's URL, if it has one; yields a `report` that uploads those of an epoch.
+
+    At the end, also of a trial that was stopped, all are stored, and this node's disk is freed of them.
+    """
+    if assignment.url is None:
+        yield report
+        return
+    stored = StoredCheckpoints(assignment.url, assignment.trial)
+    stored.fetch()
+    if not leads:
+        yield report
+        return
+    # Of several workers a trial may be stopped by their death, so that nothing is left to be done beside.
+    beside = assignment.num_workers == 1
+    try:
+        yield lambda epoch: stored.after_epoch(lambda: report(epoch), beside=beside)
+    finally:
+        stored.close()
 
 
 class ProgressWriter:
@@ -178,7 +216,7 @@ class ProgressWriter:
     """
 
     def __init__(self, assignment: Assignment, rank: int) -> None:
-        self.path = Path(assignment.directory) / "progress.json" if rank == 0 else None
+        self.path = assignment.folder / "progress.json" if rank == 0 else None
         self.title = f"ray::{assignment.trial} {assignment.label}"
         self.last_write = 0.0
 

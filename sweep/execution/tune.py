@@ -83,7 +83,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
 
 
 def scratch_directory(study: Study) -> Path:
-    """Return the folder of Tune's and Train's own files while trials run; on a cluster all nodes must see it."""
+    """Return the folder of Tune's and Train's own files while trials run."""
     return study.directory / "ray"
 
 
@@ -129,6 +129,7 @@ class StudySearcher(NotPickled, Searcher):
             cpus_per_worker=self.resources.cpus_per_worker,
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,
+            url=self.ledger.study.url,
         )
         return vars(assignment)
 
@@ -169,8 +170,7 @@ class LedgerCallback(NotPickled, Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a process has started a trial, for the first time or again."""
         free_workers(Assignment(**trial.config))
-        self.ledger.study.start(trial.config["trial"])
-        self.ledger.refresh()
+        self.ledger.start(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show that a trial's process died and another one continues it."""

@@ -89,7 +89,7 @@ class AnswerTask(Task[AnswersScore]):
                 record is self.best
                 or record.config.freeze is FreezeMode.ZERO_SHOT
                 or self.study.paths.trial(name).answers.is_file()
-                or self.study.paths.trial(name).best_weights.is_file()
+                or self.study.has_best_weights(name)
             )
         }
 

@@ -91,7 +91,9 @@ def list_jobs(study: Study, waiting: list[Row]) -> list[PredictionJob]:
         if model not in task.predictions:
             weights = None if config.freeze is FreezeMode.ZERO_SHOT else study.paths.trial(row).best_weights
             positions = range(len(task.split_of(row)))
-            job = jobs.setdefault(model, PredictionJob(model, config, weights, "test", positions, Request()))
+            job = jobs.setdefault(
+                model, PredictionJob(model, config, weights, "test", positions, Request(), url=study.url)
+            )
             jobs[model] = replace(job, request=job.request | task.build_request(row))
     return list(jobs.values())
 

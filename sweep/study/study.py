@@ -18,10 +18,12 @@ from filelock import FileLock
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
+from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.space.overrides import adopt_changes, change_begun
 from sweep.study.database import StudyDatabase, build_history
-from sweep.study.directory import check_new_directory, load_run_records, load_run_space, take_lock
+from sweep.study.directory import check_new_directory, load_run_records, load_run_space, show_path, take_lock
+from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
 from sweep.study.pruning import should_prune
@@ -34,12 +36,15 @@ from sweep.study.warm_start import WarmStart, add_earlier
 class Study:
     """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
 
-    def __init__(self, directory: Path, space: SearchSpace, lock: FileLock, warm_start: WarmStart) -> None:
+    def __init__(
+        self, directory: Path, space: SearchSpace, lock: FileLock, warm_start: WarmStart, mirror: Mirror | None = None
+    ) -> None:
         self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
         self.paths = RunPaths(self.directory)
         self.space = space
         self.warm_start = warm_start
         self._lock = lock
+        self._mirror = mirror
         self._lines: list[str] = []
         self._take_line: Callable[[str], None] = self._lines.append
         self._database = StudyDatabase(self.paths.database, space.name, self._say)
@@ -50,8 +55,13 @@ class Study:
     # Making, opening, closing
 
     @classmethod
-    def create(cls, directory: Path, space: SearchSpace, warm_start: WarmStart | None = None) -> Self:
-        """Start a run in `directory`, which is new or empty. Raises RunFault if it is not, or cannot be written."""
+    def create(
+        cls, directory: Path, space: SearchSpace, warm_start: WarmStart | None = None, mirror: Mirror | None = None
+    ) -> Self:
+        """Start a run in `directory`, which is new or empty, with a mirror in that of the mirror.
+
+        Raises RunFault if it is not, or cannot be written.
+        """
         warm_start = warm_start or WarmStart()
         check_new_directory(directory)
         try:
@@ -66,41 +76,54 @@ class Study:
             if warm_start.trials:
                 write_json_atomically(paths.warm_start, warm_start.model_dump(mode="json"))
             write_text_atomically(paths.space, dump_space(space))
-            study = cls(directory, space, lock, warm_start)
+            study = cls(directory, space, lock, warm_start, mirror)
             study._database.catch_up([])
+            if mirror:
+                mirror.begin()
         except BaseException:
             lock.release()
             raise
         return study
 
     @classmethod
-    def open(cls, directory: Path, *, retry_failed: bool = False, set_values: Sequence[str] = ()) -> Self:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        retry_failed: bool = False,
+        set_values: Sequence[str] = (),
+        mirror: Mirror | None = None,
+    ) -> Self:
         """Open a run to go on with it; trials that were cut off become STOPPED and are proposed first.
 
         With `retry_failed` those that FAILED are too, and begin anew. `set_values` are `key=value` for keys that change
-        no result, kept by `write_space`. Raises RunFault if it is no run directory, another process holds it, or one of
-        its files is damaged, and ConfigFault for another key.
+        no result, kept by `write_space`. With a mirror, `directory` is that of the mirror, and gets the run's files
+        first where it lacks them. Raises RunFault if it is no run directory, another process holds it, or one of its
+        files is damaged, and ConfigFault for another key.
         """
         paths = RunPaths(directory)
-        for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
-            is_made_anew = path == paths.trials_table and paths.trials.is_dir()
-            if not path.is_file() and not is_made_anew:
-                raise RunFault(
-                    f"{directory} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
-                )
+        if mirror:
+            directory.mkdir(parents=True, exist_ok=True)
+        else:
+            _check_run_directory(paths)
         lock = take_lock(directory)
         try:
+            if mirror:
+                mirror.fetch()
             space = change_begun(load_run_space(paths.space), set_values)
             records = load_run_records(directory)
             warm_start = WarmStart.load(directory, space)
-            if retry_failed:
-                _forget_failures(directory, records)
+            failed = _forget_failures(directory, records) if retry_failed else []
         except BaseException:
             lock.release()
             raise
-        study = cls(directory, space, lock, warm_start)
+        study = cls(directory, space, lock, warm_start, mirror)
         try:
             study._take_up(records)
+            if mirror:
+                for name in failed:
+                    mirror.storage.remove(f"trials/{name}/checkpoints")
+                mirror.begin()
         except BaseException:
             study.close()
             raise
@@ -115,9 +138,16 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Give the directory back; its files are already up to date, but for a study.db that could not be written."""
+        """Give the directory back; its files are already up to date, but for a study.db that could not be written.
+
+        Raises RunFault where a mirror could not be brought up to date.
+        """
         self._database.close(self.records)
-        self._lock.release()
+        try:
+            if self._mirror:
+                self._mirror.close()
+        finally:
+            self._lock.release()
 
     def _take_up(self, records: list[TrialRecord]) -> None:
         """Reconcile study.db with the records and queue what was cut off."""
@@ -157,6 +187,30 @@ class Study:
     def record(self, trial: str) -> TrialRecord:
         """Find a trial by name. Raises KeyError."""
         return self._records[trial]
+
+    @property
+    def url(self) -> str | None:
+        """The URL of the run; None where it is a directory alone."""
+        return self._mirror.url if self._mirror else None
+
+    @property
+    def address(self) -> str:
+        """What the run goes by, for `--resume`: its URL or directory."""
+        return self.url or show_path(self.directory)
+
+    def best_weights(self, trial: str) -> Path:
+        """Return the weights of a trial's best epoch, got from the run's URL if it has one."""
+        if self.url is None:
+            return self.paths.trial(trial).best_weights
+        stored = StoredCheckpoints(self.url, trial)
+        stored.fetch()
+        return stored.best_weights
+
+    def has_best_weights(self, trial: str) -> bool:
+        """Whether the weights of a trial's best epoch are kept."""
+        if self._mirror:
+            return bool((self._mirror.storage / f"trials/{trial}/checkpoints/best").list_files())
+        return self.paths.trial(trial).best_weights.is_file()
 
     def trial_directory(self, trial: str) -> Path:
         """Where a trial keeps its record, log and checkpoints."""
@@ -333,6 +387,8 @@ class Study:
             for name in ("last",) if record.name in needed else ("last", "best"):
                 if (checkpoints / name).exists():
                     shutil.rmtree(checkpoints / name)
+                if self._mirror:
+                    self._mirror.give_up((checkpoints / name).relative_to(self.directory).as_posix())
 
     # The test split, which nothing scores twice
 
@@ -384,6 +440,8 @@ class Study:
         self._records[record.name] = record
         self._database.mirror(record, self.records)
         self._write_csv()
+        if self._mirror:
+            self._mirror.push(self.paths.trial(record.name).record)
 
     def _write_record(self, record: TrialRecord) -> None:
         path = self.paths.trial(record.name).record
@@ -395,8 +453,17 @@ class Study:
         replace_text(self.paths.trials_table, format_csv(self.records, self.space.metric))
 
 
-def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
-    """Let failed trials be as if they had been cut off before their first epoch."""
+def _check_run_directory(paths: RunPaths) -> None:
+    for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
+        is_made_anew = path == paths.trials_table and paths.trials.is_dir()
+        if not path.is_file() and not is_made_anew:
+            raise RunFault(
+                f"{paths.root} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
+            )
+
+
+def _forget_failures(directory: Path, records: list[TrialRecord]) -> list[str]:
+    """Let failed trials be as if they had been cut off before their first epoch; returns their names."""
     failed = [record for record in records if record.state is TrialState.FAILED]
     if failed:
         RunPaths(directory).database.unlink(
@@ -408,3 +475,4 @@ def _forget_failures(directory: Path, records: list[TrialRecord]) -> None:
         record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
         record.is_config_at_fault = False
         write_json_atomically(paths.record, dump_record(record))
+    return [record.name for record in failed]

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from sweep.process.environment import set_environment
 from sweep.space import SearchSpace, dump_space
+from sweep.study.mirror import Mirror
 from sweep.study.study import Study
 from tests.support.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
 from tests.support.small_runs import space
@@ -20,22 +21,22 @@ set_environment(None)  # before a test module imports Ray, which reads it then
 
 
 @pytest.fixture(scope="session")
-def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, SearchSpace], Study]:
+def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     """Creates a study; all share one empty database, whose tables take long to make."""
     template = tmp_path_factory.mktemp("template") / "run"
     Study.create(template, space(name="any")).close()
 
-    def create(directory: Path, wanted: SearchSpace) -> Study:
+    def create(directory: Path, wanted: SearchSpace, mirror: Mirror | None = None) -> Study:
         renamed = wanted.model_copy(update={"name": "any"})
         shutil.copytree(template, directory)
         (directory / "space.yaml").write_text(dump_space(renamed))
-        return Study.open(directory)
+        return Study.open(directory, mirror=mirror)
 
     return create
 
 
 @pytest.fixture
-def create(empty_runs: Callable[[Path, SearchSpace], Study], tmp_path: Path) -> Iterator[Callable[..., Study]]:
+def create(empty_runs: Callable[..., Study], tmp_path: Path) -> Iterator[Callable[..., Study]]:
     opened: list[Study] = []
 
     def create_in(wanted: SearchSpace, name: str = "run") -> Study:

@@ -1,0 +1,118 @@
+"""Files under a URL: in memory, on disk, and on file systems that fail for a while or refuse."""
+
+import importlib.util
+import pickle
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from medcap_core.errors import ConfigFault
+from medcap_core.runtime import storage as storage_module
+from medcap_core.runtime.storage import Storage, StorageFault, data_directory, is_url, working_directory
+
+
+class Unreliable(MemoryFileSystem):  # type: ignore[misc]  # untyped
+    """A file system in memory whose accesses raise what `faults` holds, one each."""
+
+    protocol = "unreliable"
+    faults: ClassVar[list[Exception]] = []
+
+    def cat_file(self, path: str, **options: Any) -> bytes:
+        if self.faults:
+            raise self.faults.pop(0)
+        content: bytes = super().cat_file(path, **options)
+        return content
+
+
+fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+
+
+@pytest.fixture(params=["memory", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(f"memory://{uuid.uuid4().hex}/a b" if request.param == "memory" else f"file://{tmp_path}/a b")
+
+
+@pytest.fixture
+def unreliable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    monkeypatch.setattr(storage_module, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 0.05)
+    place = Storage(f"unreliable://{uuid.uuid4().hex}")
+    place.write("x", b"1")
+    yield place
+    Unreliable.faults.clear()
+
+
+def test_names_are_told_from_urls() -> None:
+    assert all(map(is_url, ("s3://bucket/run", "gs://b", "hdfs://host:8020/run", "file:///tmp/x", "memory://x")))
+    assert not any(map(is_url, ("phantoms", "owner/name", "/tmp/s3:/x", "runs/lora-001", "C:\\runs", "s3:/b")))
+
+
+def test_each_url_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path))
+    folders = {working_directory(f"s3://{name}/lora") for name in ("a", "b")} | {data_directory("s3://a/lora")}
+    assert len(folders) == 3
+    assert all(folder.is_relative_to(tmp_path) and folder.name.startswith("lora-") for folder in folders)
+    assert working_directory("s3://a/lora/") in folders
+
+
+def test_files_are_written_listed_read_and_removed(place: Storage, tmp_path: Path) -> None:
+    assert place.list_files() == {}
+    assert place.read("x.json") is None
+    place.remove("x.json")
+    local = tmp_path / "local" / "ü.bin"
+    local.parent.mkdir()
+    local.write_bytes(b"four")
+    place.write("x.json", b"{}")
+    place.put_all([(local, "deep/er/y"), (tmp_path / "gone", "z")])
+    assert {name: file.num_bytes for name, file in place.list_files().items()} == {"x.json": 2, "deep/er/y": 4}
+    assert {*(place / "deep").list_files()} == {"er/y"}
+    assert pickle.loads(pickle.dumps(place)).read("deep/er/y") == b"four"
+    seen: list[str] = []
+    place.get_all([("deep/er/y", tmp_path / "new" / "y"), ("x.json", tmp_path / "new" / "x")], seen.append)
+    assert (tmp_path / "new" / "y").read_bytes() == b"four"
+    assert seen == ["deep/er/y", "x.json"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"x", "y"}
+    before = place.list_files()["x.json"]
+    place.write("x.json", b"[]")
+    assert place.list_files()["x.json"] != before
+    place.remove("deep")
+    assert [*place.list_files()] == ["x.json"]
+    with pytest.raises(FileNotFoundError):
+        place.get("deep/er/y", tmp_path / "z")
+
+
+def test_what_fails_for_a_while_is_tried_again(unreliable: Storage) -> None:
+    Unreliable.faults = [ConnectionError("reset"), TimeoutError(), OSError("503 slow down")]
+    assert unreliable.read("x") == b"1"
+
+
+def test_what_fails_for_long_is_one_sentence(unreliable: Storage) -> None:
+    Unreliable.faults = [ConnectionError("reset.")] * 1000
+    with pytest.raises(StorageFault, match=rf"^{unreliable.url} did not answer for 0 s \(reset\); go on by --resume "):
+        unreliable.read("x")
+
+
+class NoCredentialsError(Exception):
+    """As clients name it."""
+
+
+@pytest.mark.parametrize("fault", [PermissionError("Forbidden"), NoCredentialsError("Unable to locate credentials")])
+def test_a_refusal_is_one_sentence_at_once(unreliable: Storage, fault: Exception) -> None:
+    Unreliable.faults = [fault, fault]
+    with pytest.raises(StorageFault, match=rf"^{unreliable.url}: access is refused \({fault}\); check the credentials"):
+        unreliable.read("x")
+    assert len(Unreliable.faults) == 1
+
+
+def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
+    if importlib.util.find_spec("gcsfs") is not None:
+        pytest.skip("gcsfs is installed here")
+    with pytest.raises(ConfigFault, match=r"^gs://b/run: the client of gs:// is not installed .+'\.\[gcs\]'\.$"):
+        Storage("gs://b/run").read("x")
+    with pytest.raises(ConfigFault, match=r"^strange://b: Protocol not known: strange; use a path, or a URL"):
+        Storage("strange://b").read("x")

@@ -1,0 +1,196 @@
+"""A run under a URL: what the storage has at any moment is enough to go on elsewhere."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medcap_core.errors import RunFault
+from medcap_core.runtime.storage import Storage
+from sweep.study import mirror as mirror_module
+from sweep.study.mirror import Mirror
+from sweep.study.record import TrialState
+from sweep.study.study import Study
+from tests.support.small_runs import Trainer, essence, optuna_essence, report_of, run_one, space
+
+OnMachine = Callable[[str], None]
+
+
+@pytest.fixture
+def on_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnMachine:
+    """Goes to a machine, whose disk goes by its name."""
+    monkeypatch.setattr(mirror_module, "SECONDS_BETWEEN_UPLOADS", 0.02)
+    return lambda name: monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / name))
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    return tmp_path / "bucket"
+
+
+@pytest.fixture
+def begin(on_machine: OnMachine, bucket: Path, empty_runs: Callable[..., Study]) -> Callable[[], Study]:
+    """Begins a run on the machine `first`."""
+
+    def start() -> Study:
+        on_machine("first")
+        mirror = Mirror(f"file://{bucket}")
+        mirror.check_new()
+        return empty_runs(mirror.directory, space(trials=3, sampler="random"), mirror)
+
+    return start
+
+
+def go_on(place: Path) -> Study:
+    mirror = Mirror(f"file://{place}")
+    return Study.open(mirror.directory, mirror=mirror)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files that follow from a run's events."""
+    kept = ("space.yaml", "trials.csv", "trial.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name in kept}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_elsewhere_from_any_moment(
+    begin: Callable[[], Study], on_machine: OnMachine, bucket: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer()
+    with begin() as study:
+        trainer.run(study, 1)
+        record = study.propose()
+        assert record is not None
+        shutil.copytree(bucket, tmp_path / "cut after a proposal")
+        study.start(record.name)
+        study.report(record.name, report_of(record, 1, 0.5))
+        shutil.copytree(bucket, tmp_path / "cut in mid-trial")
+        study.requeue_stopped()
+        trainer.run(study)
+        whole = essence(study)
+        num_written = len(list(study.directory.rglob("trial.json")))
+    assert num_written == len(whole)
+    on_machine("looker")
+    with go_on(bucket) as study:  # on which nothing is left to do
+        assert essence(study) == whole
+        assert optuna_essence(study.directory)
+        assert read_files(bucket) == read_files(study.directory)
+    for place in ("cut after a proposal", "cut in mid-trial"):
+        on_machine(place)
+        with go_on(tmp_path / place) as study:
+            Trainer().run(study)
+            assert [entry[:4] for entry in essence(study)] == [entry[:4] for entry in whole]
+
+
+def test_all_files_follow_but_those_of_trials_and_of_this_machine(begin: Callable[[], Study], bucket: Path) -> None:
+    with begin() as study:
+        run_one(study, 0.5, 0.7)
+        kept = ["best/trial.txt", "best/model.safetensors", "tables/a.csv", "report.html", "trials/trial_0000/test.csv"]
+        left = [
+            "trials/trial_0000/checkpoints/last/x",
+            "trials/trial_0000/log.txt",
+            "ray/x",
+            "best.partial/x",
+            ".x.tmp",
+        ]
+        for name in (*kept, *left):
+            path = study.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("1")
+        wait_for((bucket / "best" / "trial.txt").exists)
+        study.paths.page.write_text("22")
+        shutil.rmtree(study.paths.best_model)
+    found = {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
+    usual = {"driver.json", "space.yaml", "study.db", "trials.csv", "trials/trial_0000/trial.json"}
+    assert found == usual | {*kept[2:]}
+    assert (bucket / "report.html").read_text() == "22"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_trials_stored_and_nobody_needs_is_removed(begin: Callable[[], Study], bucket: Path) -> None:
+    with begin() as study:
+        study.extend(2)
+        for _ in range(5):
+            record, _ = run_one(study, 0.1 * study.num_finished)
+            for name in ("last", "best"):
+                path = bucket / "trials" / record.name / "checkpoints" / name / "x"
+                path.parent.mkdir(parents=True)
+                path.write_text("1")
+        study.tidy_checkpoints()
+        wait_for(lambda: len(list(bucket.rglob("x"))) == 3)
+        (bucket / "trials/trial_0000/checkpoints/last").mkdir(parents=True, exist_ok=True)
+        (bucket / "trials/trial_0000/checkpoints/last/x").write_text("by a trial that was just stopped")
+    found = sorted(str(path.relative_to(bucket / "trials")) for path in bucket.rglob("x"))
+    assert found == [f"trial_000{number}/checkpoints/best/x" for number in (2, 3, 4)]
+
+
+def test_a_driver_that_was_replaced_stops(begin: Callable[[], Study], on_machine: OnMachine, bucket: Path) -> None:
+    with begin() as study:
+        run_one(study, 0.5)
+        on_machine("second")
+        with go_on(bucket) as other:
+            record, _ = run_one(other, 0.7)
+            wait_for(study._mirror._following.done)  # type: ignore[union-attr]
+            with pytest.raises(RunFault, match=r"/bucket: a run on .+ has taken over, so this one stops; look there"):
+                study.propose()
+        stored = (bucket / "trials" / record.name / "trial.json").read_bytes()
+    assert (bucket / "trials" / record.name / "trial.json").read_bytes() == stored
+
+
+def test_what_did_not_reach_the_storage_is_sent_by_the_same_machine(
+    begin: Callable[[], Study], bucket: Path, tmp_path: Path
+) -> None:
+    with begin() as study:
+        run_one(study, 0.5)
+        shutil.copytree(bucket, tmp_path / "before")
+        run_one(study, 0.7)
+        whole = essence(study)
+    shutil.rmtree(bucket)
+    shutil.copytree(tmp_path / "before", bucket)
+    with go_on(bucket) as study:
+        assert essence(study) == whole
+    shutil.rmtree(bucket)  # all is lost there
+    with pytest.raises(RunFault, match=r"is empty, but .+ still has the files of a run"):
+        Mirror(f"file://{bucket}").check_new()
+    with go_on(bucket) as study:
+        assert essence(study) == whole
+    assert (bucket / "trials/trial_0001/trial.json").is_file()
+
+
+def test_failed_trials_that_begin_anew_lose_their_stored_epochs(begin: Callable[[], Study], bucket: Path) -> None:
+    with begin() as study:
+        record = study.propose()
+        assert record is not None
+        stored = bucket / "trials" / record.name / "checkpoints" / "history.json"
+        stored.parent.mkdir(parents=True)
+        stored.write_text("[]")
+        study.finish(record.name, TrialState.FAILED, "lost")
+        mirror = study._mirror
+    assert mirror is not None
+    with Study.open(mirror.directory, retry_failed=True, mirror=Mirror(mirror.url)) as study:
+        assert study.record(record.name).state is TrialState.STOPPED
+        assert not stored.exists()
+
+
+def test_places_that_do_not_suit_are_refused(
+    begin: Callable[[], Study], on_machine: OnMachine, bucket: Path, tmp_path: Path
+) -> None:
+    with begin() as study:
+        run_one(study, 0.5)
+    with pytest.raises(RunFault, match=r"^--out file://.+ is not empty; .+ by --resume file://.+/bucket\.$"):
+        Mirror(f"file://{bucket}").check_new()
+    with pytest.raises(RunFault, match=r"^file://.+/nothing holds no run; give the URL"):
+        go_on(tmp_path / "nothing")
+    on_machine("second")
+    (bucket / "space.yaml").unlink()
+    with pytest.raises(RunFault, match=r"^file://.+/bucket holds no run"):
+        go_on(bucket)
+    assert Storage(f"file://{bucket}").read("driver.json") is not None
