@@ -23,7 +23,7 @@ from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.runtime.progress import Progress
-from medcap_core.scoring.bertscore import load_bert_scorer
+from medcap_core.scoring.extra import check_scores
 from medcap_core.training.validation import (
     build_request,
     check_metric,
@@ -64,9 +64,9 @@ def check_before_start(space: SearchSpace, *, always: bool = False) -> list[str]
 
     Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
-    notes: dict[tuple[object, ...], list[str]] = {}
-    if "bertscore" in space.extra_scores:
-        load_bert_scorer(space.bertscore_model)
+    notes: dict[tuple[object, ...], list[str]] = {
+        ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options)]
+    }
     for config in _typical_configs(space):
         splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())

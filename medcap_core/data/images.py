@@ -1,16 +1,17 @@
 """Conversion of images of any mode and depth to 8-bit RGB pixels of one size."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from medcap_core.data.decoding import reading
-from medcap_core.data.records import ImageFile, Reference
+from medcap_core.data.records import ImageFile, Record, Reference
 
 # The window of images with more than 8 bits, in percent of their own pixels.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
@@ -120,3 +121,22 @@ def _scale_to_8_bits(values: NDArray[np.generic], *, inverted: bool) -> NDArray[
         share = 1.0 - share
     scaled: NDArray[np.uint8] = np.rint(share * 255).astype(np.uint8)
     return scaled
+
+
+class RecordImages(Sequence[Image.Image]):
+    """The images of records in RGB, each decoded as it is asked for. Raises UnreadableImage then."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "RecordImages": ...
+    def __getitem__(self, index: int | slice) -> "Image.Image | RecordImages":
+        if isinstance(index, slice):
+            return RecordImages(self._records[index])
+        return decode_rgb(self._records[index].image)

@@ -1,36 +1,28 @@
 """Caption scores on pycocoevalcap's scale: BLEU-1..4, METEOR and ROUGE-L from 0 to 1, CIDEr from 0 to 10.
 
-Optional scores, 0 to 1: ROUGE-1 and BERTScore. Every score is of a whole corpus: CIDEr weights n-grams by document
-frequency, BLEU and METEOR pool their counts. Gather all predictions and score them once; never average over ranks,
-batches or subsets.
+Optional scores are those of `medcap_core.scoring.extra`. Every score is of a whole corpus: CIDEr weights n-grams by
+document frequency, BLEU and METEOR pool their counts. Gather all predictions and score them once; never average over
+ranks, batches or subsets.
 """
 
 import copy
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
+from medcap_core.scoring.extra import ScoreInput, compute_scores
 from medcap_core.scoring.meteor import MeteorScorer
-from medcap_core.scoring.options import (
-    DEFAULT_SCORING,
-    EXTRA_METRICS,
-    ExtraScore,
-    ScoringOptions,
-    preprocess_captions,
-)
+from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-_ROUGE_N: dict[ExtraScore, int] = {"rouge1": 1}
-_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,7 @@ class CaptionScorer:
     def __init__(self, references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING) -> None:
         groups = _group_references(references)
         self._options = options
+        self._raw = groups
         self._texts = [preprocess_captions(group, options.preprocessing) for group in groups]
         tokens = iter(tokenize_captions([caption for group in self._texts for caption in group]))
         self._references = [[next(tokens) for _ in group] for group in groups]
@@ -71,9 +64,10 @@ class CaptionScorer:
         """Compute the CIDEr of each image, (num_images,), with the document frequencies of the whole corpus."""
         return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
-    def score(self, predictions: Sequence[str]) -> ScoredCaptions:
+    def score(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoredCaptions:
         """Compute the scores of METRICS, then the optional ones, and the statistics of each image for resamples.
 
+        Optional scores that cannot be computed are left out, and so are those that need `images` where none are given.
         The first call also starts METEOR (about 5 s); later calls of the same scorer reuse it until `close()`.
         """
         texts = self._preprocess(predictions)
@@ -87,14 +81,19 @@ class CaptionScorer:
             dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
         )
         cider_each = self._compute_cider(tokens)
-        extra_each = self._compute_extra_scores(texts)
+        captions = ScoreInput(texts, self._texts, predictions, self._raw, images, self._options)
+        extra, _ = compute_scores(self._options.extra_scores, captions)
         corpus = [*bleu, meteor, rouge, np.mean(cider_each)]
         scores = {name: float(value) for name, value in zip(METRICS, corpus, strict=True)}
-        scores |= {name: float(np.mean(values)) for name, values in extra_each.items()}
-        means = {"ROUGE-L": np.asarray(rouge_each), "CIDEr": cider_each, **extra_each}
-        return ScoredCaptions(
-            scores, CaptionStatistics(collect_bleu(bleu_scorer.ctest), collect_meteor(meteor_counts), means)
-        )
+        means = {"ROUGE-L": np.asarray(rouge_each), "CIDEr": cider_each}
+        means |= {name: values.each for name, values in extra.items() if values.corpus is None}
+        others = {name: values.each for name, values in extra.items() if values.corpus is not None}
+        scores |= {
+            name: float(np.mean(values.each) if values.corpus is None else values.corpus)
+            for name, values in extra.items()
+        }
+        counts = collect_bleu(bleu_scorer.ctest), collect_meteor(meteor_counts)
+        return ScoredCaptions(scores, CaptionStatistics(*counts, means, others))
 
     def close(self) -> None:
         """End the METEOR program and free its memory; the scorer stays usable."""
@@ -109,44 +108,10 @@ class CaptionScorer:
             raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")
         return preprocess_captions(predictions, self._options.preprocessing)
 
-    def _compute_extra_scores(self, texts: list[str]) -> dict[str, np.ndarray]:
-        """Compute the optional scores of each image, by name."""
-        each: dict[str, list[float]] = {}
-        for key, n in _ROUGE_N.items():
-            if key in self._options.extra_scores:
-                pairs = zip(texts, self._texts, strict=True)
-                each[EXTRA_METRICS[key]] = [compute_rouge_n(text, references, n) for text, references in pairs]
-        if "bertscore" in self._options.extra_scores:
-            from medcap_core.scoring.bertscore import load_bert_scorer
-
-            scorer = load_bert_scorer(self._options.bertscore_model)
-            each[EXTRA_METRICS["bertscore"]] = scorer.score(texts, self._texts, idf=self._options.bertscore_idf)
-        return {name: np.array(values) for name, values in each.items()}
-
     def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:
         scorer = copy.copy(self._cider)  # shallow: calls from several threads share only constant state
         scorer.ctest = [cook_test(text) for text in tokens]
         return np.array(scorer.compute_cider())
-
-
-def compute_rouge_n(prediction: str, references: Sequence[str], n: int) -> float:
-    """Compute the F1 of shared runs of `n` words, 0 to 1, each counted as often as both have it.
-
-    The best over several references. Words are runs of ASCII letters and digits in lower case; a text with fewer than
-    `n` scores 0.
-    """
-    predicted = _count_word_runs(prediction, n)
-    scores = []
-    for reference in references:
-        expected = _count_word_runs(reference, n)
-        num_shared = (predicted & expected).total()
-        scores.append(2 * num_shared / max(1, predicted.total() + expected.total()))
-    return max(scores)
-
-
-def _count_word_runs(text: str, n: int) -> Counter[tuple[str, ...]]:
-    words = _WORD.findall(text.lower())
-    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,7 @@ Scoring a resample of images thus costs one matrix product, without counting n-g
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ class CaptionStatistics:
     """Statistics of one row of captions against its references; N images in the references' order.
 
     `bleu` (N, 10) and `meteor` (N, 23) are counts. `means` holds scores that are means over images, each (N,), and
-    independent of the selection of images (CIDEr keeps the document frequencies of the corpus).
+    independent of the selection of images (CIDEr keeps the document frequencies of the corpus). `others` holds scores
+    of single images whose figure of the corpus does not follow from them.
     """
 
     bleu: FloatArray
     meteor: FloatArray
     means: Mapping[str, FloatArray]
+    others: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
@@ -55,8 +57,8 @@ class CaptionStatistics:
         return scores
 
     def score_each(self) -> dict[str, FloatArray]:
-        """Score single images by METEOR and the means, each (N,); BLEU is not meant for single sentences."""
-        return {"METEOR": score_meteor(self.meteor), **self.means}
+        """Score single images by all but BLEU, each (N,), which is not meant for single sentences."""
+        return {"METEOR": score_meteor(self.meteor), **self.means, **self.others}
 
 
 def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:

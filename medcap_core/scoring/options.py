@@ -26,18 +26,14 @@ def preprocess_captions(captions: Sequence[str], kind: CaptionPreprocessing) -> 
     return [_DIGITS.sub("number", caption.lower()).translate(_NO_PUNCTUATION) for caption in captions]
 
 
-ExtraScore = Literal["rouge1", "bertscore"]
-EXTRA_METRICS: dict[ExtraScore, str] = {"rouge1": "ROUGE-1", "bertscore": "BERTScore"}
-"""Optional scores by their key in a space file."""
-
 DEFAULT_BERTSCORE_MODEL = "FacebookAI/roberta-large"
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Optional scores, the encoder and weights of BERTScore, the preprocessing of captions and references."""
+    """Optional scores by key, the encoder of BERTScore, preprocessing, and BERTScore's weights."""
 
-    extra_scores: tuple[ExtraScore, ...] = ()
+    extra_scores: tuple[str, ...] = ()
     bertscore_model: str = DEFAULT_BERTSCORE_MODEL
     preprocessing: CaptionPreprocessing = "none"
     bertscore_idf: bool = False

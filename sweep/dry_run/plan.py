@@ -9,7 +9,7 @@ from typing import Any
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from medcap_core.runtime.cache import format_size
-from medcap_core.scoring.options import EXTRA_METRICS
+from medcap_core.scoring.extra import load_scores
 from sweep.execution.cluster import TrialResources
 from sweep.space.fields import show_plain
 from sweep.space.model_aliases import describe_models
@@ -84,7 +84,7 @@ def _describe_settings(space: SearchSpace) -> list[str]:
 
 def _describe_scoring(space: SearchSpace) -> str:
     """Name what is unusual about the scores of the test split."""
-    extra = [EXTRA_METRICS[name] for name in space.extra_scores]
+    extra = [score.name for key in space.extra_scores for score in load_scores(key)]
     parts = [f", with {' and '.join(extra)}"] if extra else []
     if space.caption_preprocessing != "none":
         parts.append(f", captions preprocessed as {space.caption_preprocessing}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from medcap_core.data.images import RecordImages
 from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import Record
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
 from medcap_core.scoring.statistics import (
@@ -58,12 +60,13 @@ def score_captions(
     there are no intervals then.
     """
     units = number_units([record.case for record in split.records])
-    scored = scorer.score(captions)
+    has_images = split.records[0].noun == Record.noun
+    scored = scorer.score(captions, RecordImages(split.records) if has_images else ())
     intervals = {}
     if units.max() > 0:
         sums, num_images = resample_sums(scored.statistics.stack(), units, seed=seed)
         resampled = scored.statistics.score_sums(sums, num_images)
-        intervals = {name: compute_interval(resampled[name]) for name in scored.scores}
+        intervals = {name: compute_interval(resampled[name]) for name in scored.scores if name in resampled}
     return CaptionScore(
         scores=scored.scores,
         intervals=intervals,

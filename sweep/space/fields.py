@@ -28,7 +28,7 @@ _TYPE_NAMES = {
     "null": "null",
     "object": "a mapping",
 }
-_ITEM_NAMES = {"integer": "whole numbers", "object": "mappings"}
+_ITEM_NAMES = {"string": "names", "integer": "whole numbers", "object": "mappings"}
 _BOUND_NAMES = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",

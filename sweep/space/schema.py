@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, fie
 
 from medcap_core.config import absolute_if_path
 from medcap_core.objective import OBJECTIVES, Metric, Objective
-from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ExtraScore, ScoringOptions
+from medcap_core.scoring.extra import list_scores
+from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ScoringOptions
 from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
 from sweep.space.ranges import Ranges
 
@@ -127,7 +128,9 @@ class SearchSpace(Section):
         min_length=1,
         description="Row of the test table that all others are tested against; with `test: all` also a trial.",
     )
-    extra_scores: tuple[ExtraScore, ...] = Field((), description="Further columns of the test table.")
+    extra_scores: tuple[str, ...] = Field(
+        (), description="Further columns of the test table: rouge1, bertscore, or a score of an installed package."
+    )
     bertscore_model: str = Field(
         DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
     )
@@ -149,6 +152,16 @@ class SearchSpace(Section):
         if len(set(values)) != len(values):
             noun = "seed" if info.field_name == "seeds" else "score"
             raise WrongValue(f"{show(values)} holds a {noun} twice", "remove one")
+        return values
+
+    @field_validator("extra_scores")
+    @classmethod
+    def _check_scores(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        known = list_scores()
+        if not set(values) <= set(known):
+            raise WrongValue(
+                f"{show(list(values))} is not a list of {', '.join(known)}", "correct the value, or install its package"
+            )
         return values
 
     @property

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.extra import load_scores
 from medcap_core.scoring.published import NOTES, find_published
 from sweep.space.labels import short_label
 from sweep.study.results import RunResults, choose_rows
@@ -282,6 +283,11 @@ def _explain_statistics(results: RunResults) -> list[str]:
         )
     if metrics.caption_preprocessing != "none":
         said.append(f"Captions and references were preprocessed as {metrics.caption_preprocessing}.")
+    extra = [score for key in results.space.extra_scores for score in load_scores(key)]
+    said += [score.describe() for score in extra if score.describe()]
+    missing = [score.name for score in extra if score.name not in results.score_names]
+    if missing:
+        said.append(f"Not computed, as what it needs was missing: {', '.join(missing)}.")
     return said
 
 

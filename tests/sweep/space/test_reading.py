@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import ConfigFault
-from medcap_core.scoring.options import EXTRA_METRICS, ScoringOptions
+from medcap_core.scoring.extra import list_scores
+from medcap_core.scoring.options import ScoringOptions
 from sweep.space import build_space
 from tests.support.space_files import LORA, faults_of, load, search_of
 
@@ -38,7 +39,8 @@ ONE_FAULT = {
     "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not one of cider, balanced_accuracy; correct the value."),
     "extra score": (
         "name: x\nextra_scores: [rouge]",
-        f"extra_scores: ['rouge'] is not a list of {', '.join(EXTRA_METRICS)}; correct the value.",
+        f"extra_scores: ['rouge'] is not a list of {', '.join(list_scores())}; correct the value, or install its "
+        "package.",
     ),
     "extra score twice": (
         "name: x\nextra_scores: [rouge1, rouge1]",

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from medcap_core.errors import ModelFault, first_line
 from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import current_device
+from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
 
 _PUBLISHED_LAYERS = {
     ("bert", 12, 768, None): 9,
@@ -130,6 +132,16 @@ def _find_layer(config: Any) -> int:
 def load_bert_scorer(model: str) -> BertScorer:
     """Load the scorer with this model, once in a process. Raises ModelFault."""
     return BertScorer(model)
+
+
+def _score(captions: ScoreInput) -> ScoreValues:
+    scorer = load_bert_scorer(captions.options.bertscore_model)
+    return ScoreValues(
+        np.array(scorer.score(captions.predictions, captions.references, idf=captions.options.bertscore_idf))
+    )
+
+
+BERTSCORE = Score("BERTScore", _score, needs="an encoder with safetensors weights (bertscore_model)")
 
 
 def _compute_f1(

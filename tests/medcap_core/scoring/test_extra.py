@@ -1,0 +1,237 @@
+"""Extra scores: ROUGE-1, BERTScore, and how packages add their own."""
+
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig
+
+from medcap_core.errors import ConfigFault, ModelFault
+from medcap_core.scoring.extra import ScoreInput, check_scores, compute_scores, list_scores, load_scores
+from medcap_core.scoring.extra.bertscore import BertScorer, _find_layer
+from medcap_core.scoring.extra.rouge import compute_rouge_n
+from medcap_core.scoring.options import ScoringOptions
+
+WORDS = ["axial", "ct", "of", "the", "chest", "shows", "small", "nodule", "left", "right", "lobe", "no", "effusion"]
+
+
+# ROUGE-1 and BERTScore
+
+
+def test_rouge1_by_hand():
+    assert compute_rouge_n("a a b", ["a b b b"], 1) == 2 * 2 / 7  # one a and one b are shared
+    assert compute_rouge_n("T2-weighted.", ["t2 WEIGHTED image"], 1) == 2 * 2 / 5
+    assert compute_rouge_n("x y", ["x", "x y z"], 1) == 2 * 2 / 5  # the best of several
+    assert compute_rouge_n("...", ["?"], 1) == compute_rouge_n("", ["a"], 1) == 0
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A BERT of random weights in Hub format, which knows a few words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_bertscore_by_its_definition(tiny_bert):
+    """Greedy matching of the last layer's unit vectors, written out for one pair at a time without padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+
+    def embed(text):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return states / states.norm(dim=-1, keepdim=True)
+
+    pairs = [("axial ct of the chest", "ct shows small nodule"), ("left lobe", "left lobe"), ("no", "small effusion")]
+    scorer = BertScorer(str(tiny_bert))
+    found = scorer.score([first for first, _ in pairs], [[second] for _, second in pairs])
+    for (first, second), score in zip(pairs, found, strict=True):
+        similarity = embed(first) @ embed(second).T  # the ends are [CLS] and [SEP]
+        precision, recall = similarity[1:-1].amax(1).mean(), similarity[:, 1:-1].amax(0).mean()
+        assert score == pytest.approx(float(2 * precision * recall / (precision + recall)), abs=1e-5)
+    assert found[1] == pytest.approx(1, abs=1e-5)
+    assert scorer.layer == 3
+    assert scorer.score(["", "left"], [["left"], ["right", "left"]]) == [0.0, pytest.approx(1, abs=1e-5)]
+    assert len(scorer.score(["left " * 99], [["right " * 40]])) == 1  # cut at what the encoder takes
+
+
+def test_bertscore_weighs_rare_tokens_by_idf(tiny_bert):
+    """The weights of the bert-score package: document frequencies over all references, tokens of none included."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+    prediction = "axial ct of the left lobe"
+    references = [["ct shows small nodule left", "left lobe"], ["ct of the chest chest"], ["no effusion"]]
+
+    def embed(text):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return states / states.norm(dim=-1, keepdim=True)
+
+    flat = [set(tokenizer(text)["input_ids"]) for group in references for text in group]
+
+    def weigh(text):
+        counts = [sum(token in ids for ids in flat) for token in tokenizer(text)["input_ids"]]
+        return torch.tensor([math.log((len(flat) + 1) / (count + 1)) for count in counts])
+
+    expected = []
+    for reference in references[0]:
+        similarity = embed(prediction) @ embed(reference).T
+        precision = (similarity.amax(1) * weigh(prediction)).sum() / weigh(prediction).sum()
+        recall = (similarity.amax(0) * weigh(reference)).sum() / weigh(reference).sum()
+        expected.append(float(2 * precision * recall / (precision + recall)))
+    scorer = BertScorer(str(tiny_bert))
+    found = scorer.score([prediction, "ct", ""], references, idf=True)
+    assert found[0] == pytest.approx(max(expected), abs=1e-5)
+    assert found[0] != pytest.approx(scorer.score([prediction], references[:1])[0], abs=1e-4)
+    assert found[2] == 0.0
+    assert scorer.score(["left", "left"], [["left"], ["left"]], idf=True) == [0.0, 0.0]  # no token has any weight
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "width", "vocabulary", "layer"),
+    [
+        ("bert", 12, 768, 30522, 9),
+        ("bert", 12, 768, 31090, 8),
+        ("roberta", 24, 1024, 50265, 17),
+        ("distilbert", 6, 768, 30522, 5),
+        ("deberta", 48, 1024, 50265, 40),
+        ("deberta", 48, 32, 14, 48),
+        ("bert", 3, 768, 30522, 3),
+    ],
+)
+def test_the_layer_goes_by_the_size_of_the_encoder(kind, layers, width, vocabulary, layer):
+    config = AutoConfig.for_model(kind)
+    config.num_hidden_layers, config.hidden_size, config.vocab_size = layers, width, vocabulary
+    assert _find_layer(config) == layer
+
+
+def test_the_name_of_the_folder_does_not_change_the_layer(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "deberta-xlarge-mnli")
+    pair = (["the left lung"], [["the right lung"]])
+    named = BertScorer(str(tmp_path / "deberta-xlarge-mnli"))
+    assert (named.layer, named.score(*pair)) == (3, BertScorer(str(tiny_bert)).score(*pair))
+
+
+def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ModelFault, match=r"^bertscore_model .*nowhere: no encoder with safetensors weights") as raised:
+        BertScorer(str(tmp_path / "nowhere"))
+    assert len(raised.value.faults) == 1
+    assert "\n" not in raised.value.faults[0]
+
+
+def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ModelFault, match="safetensors"):
+        BertScorer(str(tmp_path / "pickled"))
+
+
+# Scores of other packages
+
+PLUG_IN = """
+import numpy as np
+from medcap_core.errors import ModelFault
+from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
+
+def count_words(captions: ScoreInput) -> ScoreValues:
+    return ScoreValues(np.array([len(text.split()) for text in captions.predictions]))
+
+def measure_grey(captions):
+    return ScoreValues(np.array([np.asarray(image).mean() for image in captions.images]), corpus=1.5)
+
+def fail(captions):
+    raise ModelFault("no weights of this score here; get them from example/weights.")
+
+WORDS = Score("Words", count_words)
+SET = (WORDS, Score("Grey", measure_grey, higher_is_better=False, modalities="chest X-rays"), Score("Absent", fail))
+ABSENT, NO_SCORE, SHORT = SET[2], [3], Score("Short", lambda captions: ScoreValues(np.zeros(1)))
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with scores, installed as importlib.metadata sees it: its source and the metadata beside it."""
+    (tmp_path / "word_scores.py").write_text(PLUG_IN)
+    metadata = tmp_path / "word_scores-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: word-scores\nVersion: 1.0\n")
+    names = {"words": "WORDS", "both": "SET", "absent": "ABSENT", "odd": "NO_SCORE", "gone": "GONE", "short": "SHORT"}
+    lines = [f"{key} = word_scores:{name}" for key, name in names.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[medcap.scores]", *lines, ""]))
+    monkeypatch.syspath_prepend(tmp_path)
+    load_scores.cache_clear()
+    yield
+    load_scores.cache_clear()
+    sys.modules.pop("word_scores", None)
+
+
+def captions_of(predictions: Sequence[str]) -> ScoreInput:
+    references = [["a b"]] * len(predictions)
+    images = [Image.new("RGB", (2, 2), (9, 9, 9))] * len(predictions)
+    return ScoreInput(predictions, references, predictions, references, images)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_package_adds_scores() -> None:
+    assert {"rouge1", "bertscore", "words", "both"} <= set(list_scores())
+    values, missing = compute_scores(["rouge1", "both"], captions_of(["a", "a b c"]))
+    assert {name: found.each.tolist() for name, found in values.items()} == {
+        "ROUGE-1": [2 / 3, 4 / 5],
+        "Words": [1, 3],
+        "Grey": [9, 9],
+    }
+    assert (values["Words"].corpus, values["Grey"].corpus) == (None, 1.5)
+    assert missing == {"both": ["no weights of this score here; get them from example/weights."]}
+    said = [score.describe() for score in load_scores("both")]
+    assert said[:2] == ["", "Grey: lower is better, made on chest X-rays."]
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_a_score_lacks_is_known_before_the_run() -> None:
+    assert check_scores(ScoringOptions(("words", "rouge1"))) == []
+    assert check_scores(ScoringOptions(("both",))) == ["no weights of this score here; get them from example/weights."]
+    with pytest.raises(ModelFault, match=r"^no weights of this score here"):
+        check_scores(ScoringOptions(("words", "absent")))
+    with pytest.raises(ValueError, match="Short gave figures of shape"):
+        check_scores(ScoringOptions(("short",)))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("odd", r"'odd' \(word_scores:NO_SCORE\) is no Score"),
+        ("gone", "'gone' cannot be imported from word_scores:GONE"),
+        ("other", "'other' is not installed here"),
+    ],
+)
+def test_a_broken_package_is_one_sentence(key: str, said: str) -> None:
+    with pytest.raises(ConfigFault, match=said) as raised:
+        load_scores(key)
+    assert len(raised.value.faults) == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_score_provided_twice_is_refused(tmp_path: Path) -> None:
+    points = tmp_path / "word_scores-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[medcap.scores]\nrouge1 = word_scores:WORDS\n")
+    with pytest.raises(ConfigFault, match="'rouge1' is provided twice"):
+        list_scores()
