@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from sweep.tables.blocks import Code, Column, Gallery, Plot, Report, Table, Text
+from sweep.tables.blocks import Captions, Code, Column, Gallery, Plot, Report, Table, Text
 from sweep.tables.formats import UNKNOWN, Cell, Estimate, format_uncertainty, format_value
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ def render_page(report: Report) -> str:
     from plotly.offline import get_plotlyjs
 
     has_plots = any(isinstance(block, Plot) for section in report.sections for block in section.blocks)
+    has_captions = any(isinstance(block, Captions) for section in report.sections for block in section.blocks)
     return str(
         _load_template().render(
             report=report,
             style=Markup(_read_asset("report.css")),
-            script=Markup(_read_asset("report.js")),
+            script=Markup(_read_asset("report.js") + _read_asset("side_by_side.js") * has_captions),
             plotly=Markup(get_plotlyjs()) if has_plots else "",
         )
     )
@@ -63,7 +64,7 @@ def _load_template() -> "Template":
     }
     environment.tests |= {
         kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
-        for kind in (Text, Code, Table, Plot, Gallery)
+        for kind in (Text, Code, Table, Plot, Gallery, Captions)
     }
     return environment.from_string(_read_asset("report.html.jinja"))
 

@@ -135,7 +135,7 @@ def find_image_scores(results: RunResults) -> dict[str, float] | None:
     return scores or None
 
 
-def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], str]:
+def load_images(results: RunResults, wanted: set[str], max_side: int = IMAGE_PIXELS) -> tuple[dict[str, str], str]:
     """Load the wanted test images by id, as data URIs, and a sentence on what is missing."""
     config = results.best.config if results.best else None
     try:
@@ -146,7 +146,7 @@ def load_images(results: RunResults, wanted: set[str]) -> tuple[dict[str, str], 
     for record in dataset.splits.get("test", []):
         if record.id in wanted:
             try:
-                images[record.id] = encode_image(_draw(record), IMAGE_PIXELS)
+                images[record.id] = encode_image(_draw(record), max_side)
             except (UnreadableImage, DataFault):
                 continue
     missing = len(wanted) - len(images)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from medcap_core.objective import OBJECTIVES
 from sweep.report import answer_sections, optuna_plots, plots
 from sweep.report.pictures import NoPictures, build_samples, load_attention
+from sweep.report.side_by_side import build_side_by_side
 from sweep.report.style import NothingToPlot
 from sweep.space import dump_space
 from sweep.space.labels import short_label
@@ -249,8 +250,9 @@ _BUILDERS: tuple[Callable[..., Section], ...] = (
     _build_knobs,
     _build_pareto,
     _build_samples_section,
+    build_side_by_side,
     _build_attention,
     _build_provenance,
 )
-_WITH_PICTURES = (_build_samples_section, answer_sections.build_questions)
+_WITH_PICTURES = (_build_samples_section, build_side_by_side, answer_sections.build_questions)
 NUM_STEPS = len(_BUILDERS)

@@ -40,6 +40,7 @@ class RunPaths:
         self.zero_shot_answers = root / "zero_shot_answers.json"
         self.tables = root / "tables"  # the report's tables as CSV
         self.image_scores = self.tables / "per_image_scores.csv"
+        self.image_groups = self.tables / "image_groups.csv"  # subgroups of each test image, such as its modality
         self.page = root / "report.html"
         self.attention = root / "attention"  # attention pictures
 

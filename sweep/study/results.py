@@ -25,6 +25,8 @@ from sweep.study.record import TrialRecord, TrialState, load_record
 from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")
+NUM_LEADING = 3
+"""Number of leading trials whose captions are compared."""
 
 
 class RunStatus(StrEnum):
@@ -40,6 +42,8 @@ class RunResults:
     """The content of a run directory; None for a table that is not there.
 
     `captions` has the columns of `test_predictions.csv`, `answers` those of `test_answers.csv`, all text.
+    `trial_captions` has `id` and `prediction` of the leading trials that were captioned, best first, and `image_groups`
+    the subgroups of each test image, all text.
     """
 
     directory: Path
@@ -51,6 +55,8 @@ class RunResults:
     captions: pd.DataFrame | None = None
     image_scores: pd.DataFrame | None = None
     answers: pd.DataFrame | None = None
+    image_groups: pd.DataFrame | None = None
+    trial_captions: dict[str, pd.DataFrame] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -105,16 +111,21 @@ def load_results(directory: Path) -> RunResults:
     faults: list[str] = []
     provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
     records = [_read(load_record, path, None, faults) for path in paths.trial_records]
+    known = sorted(filter(None, records), key=lambda record: record.number)
+    leading = [record.name for record in rank_for_choice(known)[:NUM_LEADING]]
+    read = {name: _read_table(paths.trial(name).predictions, faults, text=True) for name in leading}
     return RunResults(
         directory=paths.root,
         space=load_run_space(paths.space),
-        records=sorted(filter(None, records), key=lambda record: record.number),
+        records=known,
         status=_find_status(paths.root, provenance),
         metrics=_read(TestResults.load, paths.test_metrics, TestResults(), faults),
         provenance=provenance,
         captions=_read_table(paths.predictions, faults, text=True),
         image_scores=_read_table(paths.image_scores, faults, text=False),
         answers=_read_table(paths.answers, faults, text=True),
+        image_groups=_read_table(paths.image_groups, faults, text=True),
+        trial_captions={name: table for name, table in read.items() if table is not None},
         faults=faults,
     )
 

@@ -1,5 +1,6 @@
 """What a report is made of: sections of texts, tables, plots and pictures. `Table` is what the terminal shows too."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -109,7 +110,21 @@ class Gallery:
     pictures: tuple[Picture, ...]
 
 
-Block = Text | Code | Table | Plot | Gallery
+@dataclass(frozen=True)
+class Captions:
+    """Captions of many images beside each other, as JSON; the page alone shows them."""
+
+    name: str
+    title: str
+    content: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The rows of the test table whose captions stand there."""
+        return list(json.loads(self.content)["columns"])
+
+
+Block = Text | Code | Table | Plot | Gallery | Captions
 
 
 @dataclass(frozen=True)

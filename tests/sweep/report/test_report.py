@@ -130,7 +130,7 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
 def test_text_of_the_run_is_never_markup(reported: tuple[Path, Page]) -> None:
     directory, page = reported
     scripts = [found for tag, found in page.elements if tag == "script"]
-    assert len(scripts) == len(page.plots()) + 2  # a figure each, plotly and the page's own
+    assert len(scripts) == len(page.plots()) + 3  # a figure each, the captions, plotly and the page's own
     assert HOSTILE in page.text
     assert not [tag for tag, _ in page.elements if tag == "b"]
     markdown = (directory / "report.md").read_text(encoding="utf-8")
@@ -472,6 +472,10 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         check_sorting(browser)
         check_saving(browser, tmp_path)
+        assert browser.evaluate("[...document.querySelectorAll('#side-by-side mark')].map(m => m.textContent)")[:2] == [
+            "a",
+            "heart",
+        ]
 
 
 def check_saving(browser: Browser, folder: Path) -> None:

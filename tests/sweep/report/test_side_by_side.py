@@ -1,0 +1,125 @@
+"""Captions side by side: what the page holds of them, and how it shows ten thousand in a real browser."""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sweep.report.side_by_side import build_side_by_side
+from sweep.report.writing import write_report
+from sweep.study.results import load_results
+from sweep.study.study import Study
+from sweep.tables.blocks import Captions
+from tests.support.chromium import Browser, find_chromium, open_browser
+from tests.support.reported_runs import fill, finish
+from tests.support.small_runs import space
+
+WORDS = "axial ct of the chest shows a small nodule in left right lower lobe no effusion".split()  # noqa: SIM905
+
+
+def fill_captions(study: Study, num_images: int) -> Path:
+    """A run with captions of two trials and the untrained model, their scores and the groups of the images."""
+    fill(study)
+    directory, drawn = finish(study), random.Random(0)
+    best, second = (record.name for record in load_results(directory).ranked[:2])
+
+    def write(num_words: int) -> list[str]:
+        return [" ".join(drawn.choices(WORDS, k=num_words)) for _ in range(num_images)]
+
+    ids = [f"image-{number}" for number in range(num_images)]
+    columns = {"reference": write(24), "prediction": write(18), "zero_shot": write(12)}
+    columns["reference"][0], columns["prediction"][0] = "A nodule, left lobe.", "no nodule in left lung"
+    pd.DataFrame({"id": ids, **columns}).to_csv(study.paths.predictions, index=False)
+    for trial in (best, second):
+        table = pd.DataFrame({"id": ids, "prediction": columns["prediction"] if trial == best else write(18)})
+        table.to_csv(study.paths.trial(trial).predictions, index=False)
+    study.paths.tables.mkdir(exist_ok=True)
+    scores = [
+        {"row": row, "id": name, "METEOR": 0.5, "CIDEr": drawn.random() if number else -1.0}
+        for row in (best, second, "zero_shot")
+        for number, name in enumerate(ids)
+    ]
+    pd.DataFrame(scores).to_csv(study.paths.image_scores, index=False)
+    groups = {"modality": ["MR" if number % 4 == 3 else "CT" for number in range(num_images)]}
+    groups["concept"] = ["nodule\nlung" if number % 2 else "" for number in range(num_images)]
+    pd.DataFrame({"id": ids, **groups}).to_csv(study.paths.image_groups, index=False)
+    return directory
+
+
+def read_content(directory: Path) -> dict[str, Any]:
+    (block,) = [b for b in build_side_by_side(load_results(directory), False).blocks if isinstance(b, Captions)]
+    content: dict[str, Any] = json.loads(block.content)
+    return content
+
+
+def test_leading_trials_stand_beside_the_untrained_model(create: Callable[..., Study]) -> None:
+    directory = fill_captions(create(space(trials=3, scheduler="none", sampler="random")), 5)
+    content = read_content(directory)
+    best, second, last = content["columns"]
+    assert best.endswith("(best on validation)")
+    assert (second != best, last) == (True, "zero-shot")
+    assert content["texts"][0][0] == "no nodule in left lung"
+    assert list(content["scores"]) == ["CIDEr", "METEOR"]
+    assert [own[0] for own in content["scores"]["CIDEr"]] == [-1, -1, -1]
+    assert content["groups"]["modality"] == ["CT", "CT", "CT", "MR", "CT"]
+
+
+def test_captions_without_scores_stand_in_the_order_of_the_data(create: Callable[..., Study]) -> None:
+    study = create(space(trials=1, sampler="random"))
+    fill(study)
+    content = read_content(finish(study))
+    assert (content["scores"], content["groups"]) == ({}, {})
+    assert content["texts"] == [["a lung", "a heart", content["references"][2]], ["", "NA", content["references"][1]]]
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_open_in_a_browser(create: Callable[..., Study], tmp_path: Path) -> None:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium here; install Debian's package chromium")
+    directory = fill_captions(create(space(trials=3, scheduler="none", sampler="random")), 10_000)
+    path = write_report(directory, with_images=False)
+    with open_browser(program, tmp_path / "profile") as browser:
+        browser.set_width(1400)
+        before = time.monotonic()
+        browser.visit(path.as_uri())
+        seconds = time.monotonic() - before
+        print(f"{path.stat().st_size / 1e6:.1f} MB opened in {seconds:.2f} s")  # noqa: T201
+        assert browser.told("Runtime.exceptionThrown") == []
+        assert seconds < 10  # about a second where nothing else runs
+        check_rows(browser)
+
+
+def check_rows(browser: Browser) -> None:
+    assert browser.evaluate("document.querySelector('output').textContent") == "1,000 of 10,000"
+    assert browser.evaluate("[...document.querySelectorAll('tbody tr mark')].slice(0, 3).map(m => m.textContent)") == [
+        "no",
+        "in",
+        "lung",
+    ]
+    num_rows = "document.querySelectorAll('#side-by-side tbody tr').length"
+    first = browser.evaluate(num_rows)
+    assert first < 100
+    settle = "new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)))"
+    browser.evaluate("document.querySelector('#side-by-side .end').scrollIntoView()")
+    browser.evaluate(settle)
+    assert browser.evaluate(num_rows) > first
+    choose = """((label, value) => {
+        const found = [...document.querySelectorAll('.filters label')].find(l => l.textContent.startsWith(label));
+        const control = found.querySelector('select, input');
+        control.value = value;
+        control.dispatchEvent(new Event('input'));
+        return document.querySelector('output').textContent;
+    })"""
+    assert browser.evaluate(f"{choose}('Show', 'worst')") == "10,000 of 10,000"
+    assert browser.evaluate(f"{choose}('modality', 'MR')") == "2,500 of 10,000"
+    assert browser.evaluate(f"{choose}('concept', 'lung')") == "2,500 of 10,000"
+    assert browser.evaluate(f"{choose}('modality', 'CT')") == "2,500 of 10,000"
+    assert browser.evaluate(f"{choose}('concept', '')") == "7,500 of 10,000"
+    assert browser.evaluate(f"{choose}('to', '-0.5')") == "1 of 10,000"
+    assert browser.evaluate(f"{choose}('Words', 'no such words')") == "0 of 10,000"
