@@ -44,6 +44,8 @@ class CaptionRows:
         if score.concepts is not None:
             self.results.concepts[row] = score.concepts
         self.results.variety.setdefault(row, score.variety)  # what was cut is not known of captions read again
+        if score.subgroups:
+            self.results.subgroups[row] = score.subgroups
         self._per_image[row] = score.per_image
         self._write()
 
@@ -84,7 +86,7 @@ class CaptionRows:
     @property
     def _details(self) -> list[dict[str, Any]]:
         results = self.results
-        return [self._per_image, results.intervals, results.facts, results.concepts, results.variety]
+        return [self._per_image, results.intervals, results.facts, results.concepts, results.variety, results.subgroups]
 
     def _group_trials(self) -> dict[str, list[str]]:
         """Group the scored trials by config whatever the seed, with `test: all`."""

@@ -10,7 +10,9 @@ import pandas as pd
 from medcap_core.data.images import RecordImages
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
+from medcap_core.data.subgroups import list_subgroups
 from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.scoring.corpus_statistics import CaptionStatistics
 from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
 from medcap_core.scoring.statistics import (
     FloatArray,
@@ -31,14 +33,19 @@ from sweep.study.test_results import (
     Interval,
     Scores,
     SeedScore,
+    Subgroups,
+    SubgroupScore,
 )
 
 COMPARED_METRIC = "CIDEr"
+MIN_SUBGROUP_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class CaptionScore:
     """One row: scores and intervals by metric, facts (phantoms), concepts (ROCOv2), and scores of each image.
+
+    `statistics` is what scores of a part of the images follow from, `subgroups` those where they are wanted.
 
     `per_image` has the columns `id`, `METEOR`, `ROUGE-L`, `CIDEr` and the extra scores.
     """
@@ -49,6 +56,8 @@ class CaptionScore:
     concepts: ConceptScore | None
     per_image: pd.DataFrame
     variety: CaptionVariety
+    statistics: CaptionStatistics
+    subgroups: Subgroups | None = None
 
 
 def score_captions(
@@ -74,7 +83,33 @@ def score_captions(
         concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
         variety=compute_variety(captions),
+        statistics=scored.statistics,
     )
+
+
+def score_subgroups(split: PreparedSplit, statistics: CaptionStatistics, seed: int) -> Subgroups:
+    """Score the images of each subgroup that the data name, with intervals; those of few images are left out."""
+    stacked = statistics.stack()
+    found: Subgroups = {}
+    for kind, values in list_subgroups(split.records).items():
+        for value in dict.fromkeys(value for own in values for value in own):
+            places = [place for place, own in enumerate(values) if value in own]
+            if len(places) < MIN_SUBGROUP_IMAGES:
+                continue
+            own, units = stacked[places], number_units([split.records[place].case for place in places])
+            scores = statistics.score_sums(own.sum(axis=0), np.array(float(len(places))))
+            intervals = {}
+            if units.max() > 0:
+                sums, num_images = resample_sums(own, units, seed=seed)
+                intervals = {
+                    name: compute_interval(each) for name, each in statistics.score_sums(sums, num_images).items()
+                }
+            found.setdefault(kind, {})[value] = SubgroupScore(
+                num_images=len(places),
+                scores={name: float(score) for name, score in scores.items()},
+                intervals=intervals,
+            )
+    return found
 
 
 def compute_variety(captions: Sequence[str]) -> CaptionVariety:

@@ -10,6 +10,7 @@ from functools import cached_property
 import pandas as pd
 
 from medcap_core.data.prepare import PreparedSplit, load_dataset
+from medcap_core.data.subgroups import list_subgroups
 from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
@@ -19,7 +20,7 @@ from medcap_core.scoring.facts import collect_concept_names
 from medcap_core.scoring.java import ScoringFailure
 from sweep.execution.jobs import load_split
 from sweep.held_out.caption_rows import CaptionRows
-from sweep.held_out.caption_scores import CaptionScore, score_captions
+from sweep.held_out.caption_scores import CaptionScore, score_captions, score_subgroups
 from sweep.held_out.task import Task, describe_resampling
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
@@ -116,6 +117,15 @@ class CaptionTask(Task[CaptionScore]):
         self.results.noun = self.split.records[0].noun
         self.results.resampling = describe_resampling(self.split.records, "case", "image")
         self.results.caption_preprocessing = self.study.space.caption_preprocessing
+        groups = list_subgroups(self.split.records)
+        if groups:
+            columns = {kind: ["\n".join(own) for own in values] for kind, values in groups.items()}
+            self.study.paths.tables.mkdir(exist_ok=True)
+            table = pd.DataFrame({"id": self.split.ids, **columns})
+            write_text_atomically(self.study.paths.image_groups, table.to_csv(index=False))
+        if groups and self.best.name not in self.results.subgroups:  # it was scored when another trial was best
+            score = self._score_model(self.split, self.best.name)
+            self.results.subgroups[self.best.name] = score.subgroups or {}
         cases = {record.id: record.case for record in load_dataset(self.best.config).splits["test"]}
         self._rows.finish(self.best.name, cases)
         self._scorer(self.split).close()
@@ -143,6 +153,8 @@ class CaptionTask(Task[CaptionScore]):
     def _score_model(self, split: PreparedSplit, row: str) -> CaptionScore:
         """Score a model's own captions, and count those that were cut where that is known."""
         score = self._score(split, self._captions(row))
+        if row in (self.best.name, "zero_shot"):
+            score = replace(score, subgroups=score_subgroups(split, score.statistics, self.seed))
         is_cut = [prediction.is_cut for prediction in self.predictions[self.model_of(row)]]
         if None in is_cut:
             return score

@@ -14,6 +14,7 @@ from sweep.study.results import RunResults, RunStatus, count_states, find_search
 from sweep.tables import caption_tables, trial_tables
 from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text
 from sweep.tables.formats import describe_score, format_score, format_seconds
+from sweep.tables.subgroup_tables import build_subgroup_table
 
 MAX_KNOB_PLOTS = 9
 
@@ -84,7 +85,8 @@ def _build_test(results: RunResults) -> Section:
         return Section("test", "Test split", [Text(note, "note")])
     test, *others = caption_tables.build_caption_tables(results)
     plot = _plot_or_say(lambda: plots.plot_test_scores(results))
-    return Section("test", "Test split", [test, *explain_test(results), plot, *others])
+    subgroups = [table for table in [build_subgroup_table(results)] if table is not None]
+    return Section("test", "Test split", [test, *explain_test(results), plot, *others, *subgroups])
 
 
 def explain_test(results: RunResults) -> list[Text]:

@@ -106,6 +106,18 @@ class ConceptScore(_Model):
     num_images: int
 
 
+class SubgroupScore(_Model):
+    """Scores of the images of one subgroup, such as one modality."""
+
+    num_images: int
+    scores: Scores
+    intervals: dict[str, Interval] = {}
+
+
+Subgroups = dict[str, dict[str, SubgroupScore]]
+"""Scores by kind and value, such as `modality` and `CT`."""
+
+
 class CaptionVariety(_Model):
     """How varied the captions of a row are: one caption for most images, or none, is a collapsed model.
 
@@ -259,7 +271,8 @@ class QuestionAnswering(_Model):
 class TestResults(_Model):
     """All of `test_metrics.json`. `trials` and the detail mappings go by row: `best`, a trial, or a baseline.
 
-    `blind_comparisons` compares the row `best` with each row that does not see the right image, by that row.
+    `subgroups` has the best trial and the base model alone. `blind_comparisons` compares the row `best` with each row
+    that does not see the right image, by that row.
     `evaluation` is what decides the base model's predictions, `training` what decides which training images the blind
     rows draw on: rows are kept only while these agree with the best trial's config.
     """
@@ -278,6 +291,7 @@ class TestResults(_Model):
     facts: dict[str, dict[str, FactScore]] = {}
     concepts: dict[str, ConceptScore] = {}
     variety: dict[str, CaptionVariety] = {}
+    subgroups: dict[str, Subgroups] = {}
     comparisons: Comparisons | None = None
     blind_comparisons: dict[str, Comparison] = {}
     groups: list[Group] = []

@@ -11,8 +11,9 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import ImageFile, Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
+from medcap_core.scoring.corpus_statistics import NUM_METEOR, CaptionStatistics
 from medcap_core.scoring.statistics import number_units
-from sweep.held_out.caption_scores import compute_variety, score_captions
+from sweep.held_out.caption_scores import MIN_SUBGROUP_IMAGES, compute_variety, score_captions, score_subgroups
 from sweep.held_out.task import describe_resampling
 from sweep.study.test_results import CaptionVariety, ConceptScore, FactScore, Resampling
 
@@ -90,3 +91,22 @@ def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer
     assert resampling.num_units == num_cases == number_units([r.case for r in records]).max() + 1
     without_cases = describe_resampling(build_radiographs([None] * 3), "case", "image")
     assert without_cases == Resampling(unit="image", num_units=3, num_resamples=1000)
+
+
+def test_subgroups_are_scored_by_their_own_images(tmp_path: Path) -> None:
+    """Cases are drawn within a subgroup; one of few images is left out."""
+    kinds = ["CT"] * 12 + ["MR"] * MIN_SUBGROUP_IMAGES + ["US"] * (MIN_SUBGROUP_IMAGES - 1)
+    cider = np.array([float(number) for number in range(12)] + [2.0] * (len(kinds) - 12))
+    records = [
+        Record(str(number), ImageFile(Path("x.png")), "caption", "case" if kind == "MR" else None, {"modality": kind})
+        for number, kind in enumerate(kinds)
+    ]
+    zeros = np.zeros((len(kinds), 10)), np.zeros((len(kinds), NUM_METEOR))
+    statistics = CaptionStatistics(*zeros, {"CIDEr": cider})
+    found = score_subgroups(build_split(records, tmp_path), statistics, seed=0)
+    assert list(found) == ["modality"]
+    assert list(found["modality"]) == ["CT", "MR"]
+    one, other = found["modality"].values()
+    assert (one.num_images, one.scores["CIDEr"]) == (12, 5.5)
+    assert 2 < one.intervals["CIDEr"][0] < 5.5 < one.intervals["CIDEr"][1] < 9
+    assert (other.scores["CIDEr"], other.intervals) == (2.0, {})  # all of one case

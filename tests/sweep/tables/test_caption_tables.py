@@ -8,6 +8,7 @@ import pytest
 from medcap_core.data.sources.hub import HUB_ALIASES
 from medcap_core.scoring.published import ROCOV2, find_published
 from sweep.tables.caption_tables import build_caption_tables, build_group_table, build_test_table, describe_blindness
+from sweep.tables.subgroup_tables import build_subgroup_table
 from tests.support.printed_tables import build_results, print_lines, print_styled
 
 SCORES = {"BLEU-1": 0.5, "BLEU-2": 0.4, "BLEU-3": 0.3, "BLEU-4": 0.25, "METEOR": 0.2, "ROUGE-L": 0.45, "CIDEr": 3.125}
@@ -213,3 +214,31 @@ def test_the_published_table_of_the_recipe_is_whole() -> None:
 
 def test_a_run_without_scores_has_no_table() -> None:
     assert show({}) == []
+
+
+def test_subgroups_stand_lowest_first_beside_the_untrained_model() -> None:
+    def score(cider: float) -> dict[str, Any]:
+        return {"num_images": 20, "scores": SCORES | {"CIDEr": cider}, "intervals": {"CIDEr": [cider - 1, cider + 1]}}
+
+    own = {"modality": {"CT": score(3.0), "MR": score(2.0)}}
+    table = build_subgroup_table(
+        build_results(WHOLE | {"subgroups": {"best": own, "zero_shot": {"modality": {"CT": score(1.5)}}}})
+    )
+    assert table is not None
+    lines = print_lines([table], 200)
+    assert lines[2].split()[:8] == ["Kind", "Subgroup", "Images", "CIDEr", "CIDEr,", "zero-shot", "BLEU-1", "BLEU-2"]
+    assert lines[4].split()[:6] == ["modality", "MR", "20", "2.000", "(1.000", "to"]
+    assert lines[5].split()[:11] == [
+        "modality",
+        "CT",
+        "20",
+        "3.000",
+        "(2.000",
+        "to",
+        "4.000)",
+        "1.500",
+        "(0.500",
+        "to",
+        "2.500)",
+    ]
+    assert build_subgroup_table(build_results(WHOLE)) is None
