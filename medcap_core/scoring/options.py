@@ -31,12 +31,17 @@ DEFAULT_BERTSCORE_MODEL = "FacebookAI/roberta-large"
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Optional scores by key, the encoder of BERTScore, preprocessing, and BERTScore's weights."""
+    """Optional scores by key, the encoder of BERTScore, preprocessing, BERTScore's weights, and models of scores."""
 
     extra_scores: tuple[str, ...] = ()
     bertscore_model: str = DEFAULT_BERTSCORE_MODEL
     preprocessing: CaptionPreprocessing = "none"
     bertscore_idf: bool = False
+    score_models: tuple[tuple[str, str], ...] = ()
+
+    def find_model(self, name: str) -> str | None:
+        """Find the Hub name or folder that the space file gives for a model of a score; None where it gives none."""
+        return dict(self.score_models).get(name)
 
 
 DEFAULT_SCORING = ScoringOptions()

@@ -50,7 +50,14 @@ def best_space(space: SearchSpace, config: TrialConfig, name: str) -> SearchSpac
     top_level = {key: fixed.pop(key) for key in ("data", "model", "metric", "seed")}
     kept = space.model_dump(
         mode="json",
-        include={"extra_scores", "bertscore_model", "bertscore_idf", "caption_preprocessing", "resources"},
+        include={
+            "extra_scores",
+            "bertscore_model",
+            "bertscore_idf",
+            "score_models",
+            "caption_preprocessing",
+            "resources",
+        },
     )
     values = {"name": name, **top_level, "fixed": fixed, "trials": 1, "scheduler": "none", **kept}
     return build_space(values, f"best config of '{space.name}'")

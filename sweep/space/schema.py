@@ -129,12 +129,16 @@ class SearchSpace(Section):
         description="Row of the test table that all others are tested against; with `test: all` also a trial.",
     )
     extra_scores: tuple[str, ...] = Field(
-        (), description="Further columns of the test table: rouge1, bertscore, or a score of an installed package."
+        (),
+        description="Further columns of the test table: rouge1, bertscore, imageclef2026, or of an installed package.",
     )
     bertscore_model: str = Field(
         DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
     )
     bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
+    score_models: Annotated[dict[str, str], BeforeValidator(with_keys)] = Field(
+        {}, description="Models of extra scores by the score's own key: Hub models or paths."
+    )
     caption_preprocessing: CaptionPreprocessing = Field(
         "none", description="What is done to captions and references before they are scored on the test split."
     )
@@ -145,6 +149,11 @@ class SearchSpace(Section):
     @classmethod
     def _resolve_path(cls, value: str) -> str:
         return absolute_if_path(value)
+
+    @field_validator("score_models")
+    @classmethod
+    def _resolve_paths(cls, values: dict[str, str]) -> dict[str, str]:
+        return {name: absolute_if_path(value) for name, value in values.items()}
 
     @field_validator("seeds", "extra_scores")
     @classmethod
@@ -177,7 +186,13 @@ class SearchSpace(Section):
     @property
     def scoring_options(self) -> ScoringOptions:
         """How the test split is scored; the search's own metric knows none of it."""
-        return ScoringOptions(self.extra_scores, self.bertscore_model, self.caption_preprocessing, self.bertscore_idf)
+        return ScoringOptions(
+            self.extra_scores,
+            self.bertscore_model,
+            self.caption_preprocessing,
+            self.bertscore_idf,
+            tuple(self.score_models.items()),
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Return every key with plain YAML values; `build_space` makes an equal space of it."""

@@ -285,9 +285,10 @@ def _explain_statistics(results: RunResults) -> list[str]:
         said.append(f"Captions and references were preprocessed as {metrics.caption_preprocessing}.")
     extra = [score for key in results.space.extra_scores for score in load_scores(key)]
     said += [score.describe() for score in extra if score.describe()]
-    missing = [score.name for score in extra if score.name not in results.score_names]
+    missing = [score for score in extra if score.name not in results.score_names]
     if missing:
-        said.append(f"Not computed, as what it needs was missing: {', '.join(missing)}.")
+        listed = "; ".join(f"{score.name} (needs {score.needs})" if score.needs else score.name for score in missing)
+        said.append(f"Not computed: {listed}.")
     return said
 
 

@@ -24,6 +24,7 @@ GROUP = "medcap.scores"
 _OWN = (
     EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
     EntryPoint("bertscore", "medcap_core.scoring.extra.bertscore:BERTSCORE", GROUP),
+    EntryPoint("imageclef2026", "medcap_core.scoring.extra.imageclef:IMAGECLEF_2026", GROUP),
 )
 
 
@@ -60,13 +61,15 @@ class Score:
     """One score of captions.
 
     `name` heads its column. `compute` raises ModelFault where what the score needs (`needs`, in words) is missing.
-    `modalities` says on which images or reports the score was made, `may_be_objective` whether a search could rank
-    trials by it: only where it is cheap and higher is better from one epoch to the next.
+    `models` lists the keys of `score_models` that it reads, by `ScoringOptions.find_model`. `modalities` says on which
+    images or reports the score was made, `may_be_objective` whether a search could rank trials by it: only where it is
+    cheap.
     """
 
     name: str
     compute: Callable[[ScoreInput], ScoreValues]
-    needs: str = "nothing else"
+    needs: str = ""
+    models: tuple[str, ...] = ()
     higher_is_better: bool = True
     may_be_objective: bool = False
     modalities: str = "any"
@@ -140,6 +143,11 @@ def check_scores(options: ScoringOptions) -> list[str]:
 
     texts, references = ["a small nodule", "no effusion"], [["a small nodule"], ["an effusion"]]
     images = [Image.new("RGB", (64, 64), "gray")] * 2
+    read = {model for key in options.extra_scores for score in load_scores(key) for model in score.models}
+    unread = [name for name, _ in options.score_models if name not in read]
+    if unread:
+        known = f"these are: {', '.join(sorted(read))}" if read else "none of them reads a model"
+        raise ConfigFault(f"score_models: {', '.join(unread)} is read by none of the extra_scores; {known}.")
     values, missing = compute_scores(
         options.extra_scores, ScoreInput(texts, references, texts, references, images, options)
     )

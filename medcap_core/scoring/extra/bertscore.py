@@ -40,8 +40,8 @@ class BertScorer:
     weight, but a token may match one, as in the bert-score package.
     """
 
-    def __init__(self, model: str) -> None:
-        """Load the encoder. Raises ModelFault where `model` cannot be loaded from safetensors."""
+    def __init__(self, model: str, key: str = "bertscore_model") -> None:
+        """Load the encoder that `key` names. Raises ModelFault where `model` cannot be loaded from safetensors."""
         from transformers import AutoModel, AutoTokenizer
 
         try:
@@ -49,7 +49,7 @@ class BertScorer:
             encoder = load_pretrained(AutoModel, model, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ModelFault(
-                f"bertscore_model {model}: no encoder with safetensors weights can be loaded by that name "
+                f"{key} {model}: no encoder with safetensors weights can be loaded by that name "
                 f"({first_line(error)}); give a folder in Hub format, download it first where there is a network, or "
                 "leave bertscore out."
             ) from None
@@ -128,10 +128,10 @@ def _find_layer(config: Any) -> int:
     return known or int(config.num_hidden_layers)
 
 
-@lru_cache(maxsize=1)
-def load_bert_scorer(model: str) -> BertScorer:
+@lru_cache(maxsize=2)
+def load_bert_scorer(model: str, key: str = "bertscore_model") -> BertScorer:
     """Load the scorer with this model, once in a process. Raises ModelFault."""
-    return BertScorer(model)
+    return BertScorer(model, key)
 
 
 def _score(captions: ScoreInput) -> ScoreValues:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -142,6 +143,85 @@ def test_bertscore_takes_no_pickled_weights(tiny_bert, tmp_path):
     torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(ModelFault, match="safetensors"):
         BertScorer(str(tmp_path / "pickled"))
+
+
+# ImageCLEFmedical Caption
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights in Hub format."""
+    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {
+        "vocab_size": 18,
+        "max_position_embeddings": 16,
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 32, "patch_size": 16}, projection_dim=4)
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, AutoTokenizer.from_pretrained(tiny_bert)).save_pretrained(folder)
+    return folder
+
+
+def test_imageclef_scores_by_their_definition(tiny_bert: Path, tiny_clip: Path) -> None:
+    models = (("imageclef_bertscore", str(tiny_bert)), ("imageclef_similarity", str(tiny_clip)))
+    predictions, references = (
+        ["Left LOBE, 3.5", "", "small nodule"],
+        [["left lobe 12.5"], ["no effusion"], ["ct", "nodule"]],
+    )
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
+    captions = ScoreInput(["x"] * 3, [["x"]] * 3, predictions, references, images, ScoringOptions(score_models=models))
+    values, missing = compute_scores(["imageclef2026"], captions)
+    each = {name.removesuffix(" (ImageCLEF)"): found.each for name, found in values.items()}
+    assert each["ROUGE-1"].tolist() == [1, 0, 2 / 3]  # "left lobe numbernumber" each
+    plain = [["left lobe numbernumber"], ["no effusion"], ["ct", "nodule"]]
+    expected = BertScorer(str(tiny_bert)).score(["left lobe numbernumber", "", "small nodule"], plain, idf=True)
+    assert each["BERTScore"].tolist() == pytest.approx(expected)
+    assert each["Similarity"].tolist() == pytest.approx(_compare_by_hand(tiny_clip, predictions, images), abs=1e-5)
+    assert each["Similarity"][1] == 0
+    means = [each[name] for name in ("BERTScore", "ROUGE-1", "Similarity")]
+    assert each["Relevance"].tolist() == pytest.approx(np.mean(means, axis=0))
+    assert list(each) == ["BERTScore", "ROUGE-1", "Similarity", "Relevance"]
+    assert len(missing["imageclef2026"]) == 4  # BLEURT, UMLS F1, AlignScore and their mean
+
+
+def _compare_by_hand(folder: Path, texts: Sequence[str], images: Sequence[Image.Image]) -> list[float]:
+    from transformers import AutoProcessor, CLIPModel
+
+    model, processor = CLIPModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    scores = []
+    for text, image in zip(texts, images, strict=True):
+        inputs = processor(text=[text], images=[image], return_tensors="pt", padding="max_length", max_length=16)
+        with torch.no_grad():
+            out = model(**inputs)
+        cosine = float((out.image_embeds * out.text_embeds).sum())
+        scores.append(2.5 * max(cosine, 0) if text else 0)
+    return scores
+
+
+def test_means_lack_where_a_score_does(tiny_bert: Path) -> None:
+    options = ScoringOptions(("imageclef2026",), score_models=(("imageclef_bertscore", str(tiny_bert)),))
+    said = check_scores(options)
+    assert "score_models: {imageclef_similarity: ...}" in said[0]
+    captions = ScoreInput(["x"], [["x"]], ["ct"], [["ct"]], options=options)
+    assert list(compute_scores(["imageclef2026"], captions)[0]) == ["BERTScore (ImageCLEF)", "ROUGE-1 (ImageCLEF)"]
+    with pytest.raises(
+        ConfigFault, match="score_models: clip is read by none of the extra_scores; these are: imageclef"
+    ):
+        check_scores(ScoringOptions(("imageclef2026",), score_models=(("clip", "x"),)))
+
+
+def test_a_model_without_images_is_no_dual_encoder(tiny_bert: Path) -> None:
+    models = (("imageclef_similarity", str(tiny_bert)), ("imageclef_bertscore", str(tiny_bert)))
+    said = check_scores(ScoringOptions(("imageclef2026",), score_models=models))
+    assert any("dual encoder" in sentence or "can be loaded by that name" in sentence for sentence in said)
 
 
 # Scores of other packages

@@ -38,6 +38,7 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "extra_scores: []",
         "bertscore_model: FacebookAI/roberta-large",
         "bertscore_idf: false",
+        "score_models: {}",
         "caption_preprocessing: none",
         "keep_checkpoints: false",
         "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto}",

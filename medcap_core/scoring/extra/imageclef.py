@@ -1,0 +1,156 @@
+"""The scores of ImageCLEFmedical Caption 2026, by its public script (github.com/taubsity/clef-caption-evaluation-2026).
+
+BERTScore F1 of deberta-xlarge-mnli with idf over all references and without rescaling, and ROUGE-1 F1, both of captions
+preprocessed as in 2025; the similarity of image and raw caption, 2.5 max(cos, 0), 0 for an empty caption. Relevance is
+the mean of these three. The script also has BLEURT-20-D12, and factuality, the mean of UMLS F1 and AlignScore: these
+three are taken from installed packages that provide scores of these names. A mean lacks where one of its scores does.
+
+Departures: the script's similarity is MedImageInsight's, whose weights are pickled and bring code of their own, so that
+it is never loaded here; any dual encoder of transformers can be named, whose figures are not those of the task. Of
+several references the best counts, where the task has one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from medcap_core.errors import ModelFault, first_line
+from medcap_core.runtime.checkpoints import load_pretrained
+from medcap_core.runtime.device import current_device
+from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues, list_scores, load_scores
+from medcap_core.scoring.extra.bertscore import load_bert_scorer
+from medcap_core.scoring.extra.rouge import ROUGE_1
+from medcap_core.scoring.options import CaptionPreprocessing, preprocess_captions
+
+ENCODER = "microsoft/deberta-xlarge-mnli"
+ENCODER_KEY, SIMILARITY_KEY = "imageclef_bertscore", "imageclef_similarity"
+_PREPROCESSING: CaptionPreprocessing = "imageclef2025"  # unchanged in 2026
+_BATCH_IMAGES = 32
+
+
+@lru_cache(maxsize=4)
+def _preprocess(captions: ScoreInput) -> ScoreInput:
+    return replace(
+        captions,
+        predictions=preprocess_captions(captions.raw_predictions, _PREPROCESSING),
+        references=[preprocess_captions(group, _PREPROCESSING) for group in captions.raw_references],
+    )
+
+
+@lru_cache(maxsize=4)
+def _compute_bertscore(captions: ScoreInput) -> ScoreValues:
+    own = _preprocess(captions)
+    scorer = load_bert_scorer(captions.options.find_model(ENCODER_KEY) or ENCODER, f"score_models.{ENCODER_KEY}")
+    return ScoreValues(np.array(scorer.score(own.predictions, own.references, idf=True)))
+
+
+def _compute_rouge(captions: ScoreInput) -> ScoreValues:
+    return ROUGE_1.compute(_preprocess(captions))
+
+
+@lru_cache(maxsize=4)
+def _compute_similarity(captions: ScoreInput) -> ScoreValues:
+    name = captions.options.find_model(SIMILARITY_KEY)
+    if name is None:
+        raise ModelFault(
+            "imageclef2026: the task's image encoder, MedImageInsight, brings pickled weights and code of its own, "
+            "which are never loaded; to have similarity and relevance, which are then not the task's, name a dual "
+            f"encoder with safetensors as score_models: {{{SIMILARITY_KEY}: ...}}."
+        )
+    if not captions.images:
+        raise ModelFault("imageclef2026: similarity and relevance need images, which scans are not.")
+    return ScoreValues(np.array(_load_dual_encoder(name).compare(captions)))
+
+
+def _take_from_package(key: str) -> Callable[[ScoreInput], ScoreValues]:
+    @lru_cache(maxsize=4)
+    def compute(captions: ScoreInput) -> ScoreValues:
+        if key not in list_scores():
+            raise ModelFault(f"imageclef2026: no installed package provides the score '{key}'.")
+        return load_scores(key)[0].compute(captions)
+
+    return compute
+
+
+def _average(*parts: Callable[[ScoreInput], ScoreValues]) -> Callable[[ScoreInput], ScoreValues]:
+    """Build the mean of several scores, which lacks where one of them does."""
+
+    def compute(captions: ScoreInput) -> ScoreValues:
+        found = [part(captions) for part in parts]
+        each = np.mean([values.each for values in found], axis=0)
+        if all(values.corpus is None for values in found):
+            return ScoreValues(each)
+        return ScoreValues(each, float(np.mean([np.mean(v.each) if v.corpus is None else v.corpus for v in found])))
+
+    return compute
+
+
+class _DualEncoder:
+    """A model of transformers that embeds images and texts in one space, such as CLIP or SigLIP."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoModel, AutoProcessor
+
+        try:
+            self._processor = load_pretrained(AutoProcessor, name)
+            model = load_pretrained(AutoModel, name, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise ModelFault(
+                f"score_models.{SIMILARITY_KEY} {name}: no model with safetensors weights can be loaded by that name "
+                f"({first_line(error)}); give a folder in Hub format, or leave the key out."
+            ) from None
+        if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+            raise ModelFault(
+                f"score_models.{SIMILARITY_KEY} {name}: a {model.config.model_type} is no dual encoder of images and "
+                "texts; give one such as CLIP or SigLIP."
+            )
+        self._model = model.to(current_device()).eval()
+        self._max_tokens = int(model.config.text_config.max_position_embeddings)
+
+    def compare(self, captions: ScoreInput) -> list[float]:
+        """Compute 2.5 max(cos, 0) of each image and its raw caption; 0 for an empty one."""
+        scores: list[float] = []
+        for start in range(0, len(captions.images), _BATCH_IMAGES):
+            places = range(start, min(start + _BATCH_IMAGES, len(captions.images)))
+            texts = [captions.raw_predictions[place] for place in places]
+            cosines = self._compute_cosines([captions.images[place] for place in places], texts)
+            scores += [2.5 * max(cos, 0) if text else 0.0 for cos, text in zip(cosines, texts, strict=True)]
+        return scores
+
+    @torch.inference_mode()
+    def _compute_cosines(self, images: list[Any], texts: list[str]) -> list[float]:
+        pixels = self._processor.image_processor(images=images, return_tensors="pt").to(self._model.device)
+        tokens = self._processor.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        ).to(self._model.device)
+        seen, read = self._model.get_image_features(**pixels), self._model.get_text_features(**tokens)
+        vectors = [found if isinstance(found, torch.Tensor) else found.pooler_output for found in (seen, read)]
+        cosines: list[float] = torch.nn.functional.cosine_similarity(vectors[0].float(), vectors[1].float()).tolist()
+        return cosines
+
+
+@lru_cache(maxsize=1)
+def _load_dual_encoder(name: str) -> _DualEncoder:
+    return _DualEncoder(name)
+
+
+_BLEURT, _UMLS, _ALIGN = (_take_from_package(key) for key in ("bleurt", "umls_f1", "alignscore"))
+
+IMAGECLEF_2026 = (
+    Score("BERTScore (ImageCLEF)", _compute_bertscore, needs=ENCODER, models=(ENCODER_KEY,)),
+    Score("ROUGE-1 (ImageCLEF)", _compute_rouge),
+    Score("Similarity (ImageCLEF)", _compute_similarity, needs="a dual encoder", models=(SIMILARITY_KEY,)),
+    Score(
+        "Relevance (ImageCLEF)",
+        _average(_compute_bertscore, _compute_rouge, _compute_similarity),
+        needs="BERTScore, ROUGE-1 and similarity",
+    ),
+    Score("BLEURT-20-D12", _BLEURT, needs="a package with a score 'bleurt'"),
+    Score("UMLS F1", _UMLS, needs="a package with a score 'umls_f1'"),
+    Score("AlignScore", _ALIGN, needs="a package with a score 'alignscore'"),
+    Score("Factuality (ImageCLEF)", _average(_UMLS, _ALIGN), needs="UMLS F1 and AlignScore"),
+)
