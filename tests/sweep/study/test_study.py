@@ -60,7 +60,7 @@ def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Stud
     assert list(table["best_cider"][2:6]) == [3.0, 1.0, 9.0, 9.0]
     assert list(table["epochs_done"]) == [4, 4, 4, 1, 1, 1, 0, 0]
     assert list(table["config.learning_rate"]) == [record.config.learning_rate for record in study.records]
-    assert list(table.columns[12:]) == [f"config.{name}" for name in TrialConfig.model_fields]
+    assert list(table.filter(regex=r"^config\.")) == [f"config.{name}" for name in TrialConfig.model_fields]
     assert [study.num_finished, study.num_remaining, study.is_complete] == [5, 1, False]
 
 
