@@ -42,6 +42,7 @@ _EVALUATION_FIELDS = (
     "min_new_tokens",
     "length_penalty",
     "repetition_penalty",
+    "early_stopping",
     "rejoin_wordpieces",
 )
 

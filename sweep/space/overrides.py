@@ -14,7 +14,7 @@ from sweep.space.schema import SECTIONS, SETTINGS, Resources, SearchSpace
 from sweep.space.yaml_text import parse_value
 
 _RESOURCES = tuple(f"resources.{field}" for field in Resources.model_fields)
-CHANGEABLE_FIELDS = ("max_bad_record_share", "max_feature_cache_gb")
+CHANGEABLE_FIELDS = ("max_bad_record_share", "max_feature_cache_gb", "checkpoint_every_epoch")
 """Fields of a trial that change no result: a resumed run may have others than the run that it goes on with."""
 CHANGEABLE_KEYS = (
     *(key for key in _RESOURCES if key != "resources.workers_per_trial"),  # each worker has a dropout of its own

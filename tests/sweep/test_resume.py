@@ -94,6 +94,7 @@ def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: C
     study.start(cut_off.name)
     study.close()
     changes = ["max_bad_record_share=0.4", "resources.max_concurrent=3", "keep_checkpoints=true"]
+    changes.append("checkpoint_every_epoch=true")
     with Study.open(study.directory, set_values=changes) as again:
         assert load_space(study.paths.space).resources.max_concurrent == "auto"  # a fault may still come
         again.write_space()
@@ -101,6 +102,7 @@ def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: C
         assert resumed and new
         assert resumed.name == cut_off.name
         assert [record.config.max_bad_record_share for record in again.records] == [0.05, 0.4, 0.4]
+        assert [record.config.checkpoint_every_epoch for record in again.records] == [False, True, True]
     with Study.open(study.directory) as later:
         assert (later.space.resources.max_concurrent, later.space.keep_checkpoints) == (3, True)
         assert later.space.fixed["max_bad_record_share"] == 0.4

@@ -21,6 +21,7 @@ CONFIG = TrialConfig(model="phantom-blip", data="phantoms")
         {"patch_size": 6},
         {"image_size": 160},
         {"num_beams": 5},
+        {"early_stopping": True},
         {"prompt": "a picture of"},
         {"precision": "bf16"},
     ],
