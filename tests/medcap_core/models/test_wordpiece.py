@@ -1,6 +1,7 @@
 """Spaces that WordPiece decoding puts beside punctuation."""
 
 import csv
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from transformers import BertTokenizerFast
 
 from medcap_core.config import TrialConfig
 from medcap_core.models.embedded.brain_gpt2 import build_tokenizer
+from medcap_core.models.embedded.phantom_blip import build_vocabulary
 from medcap_core.models.wordpiece import decode_texts, rejoin_wordpieces
+from medcap_core.scoring.captions import load_caption_scorer
 
 _normalise = normalizers.BertNormalizer().normalize_str
 _split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
@@ -79,6 +82,23 @@ def test_only_wordpieces_are_rejoined_and_only_if_asked() -> None:
     ids = torch.tensor([tokenizer("X-ray").input_ids])
     assert decode_texts(tokenizer, ids, TrialConfig()) == ["x-ray"]
     assert decode_texts(tokenizer, ids, TrialConfig(rejoin_wordpieces=False)) == ["x - ray"]
+
+
+def test_a_perfect_copy_through_the_tokenizer_scores_as_one_only_where_rejoined() -> None:
+    sides, sizes = ("left", "right"), ("1.5", "2.25", "3.5")
+    captions = [
+        f"T1-weighted MRI with a {size} x {other} cm non-enhancing mass of the {side} lobe, x-ray {view}/lateral."
+        for side, size, other, view in product(sides, sizes, sizes, ("AP", "PA"))
+    ]
+    tokenizer = BertTokenizerFast(vocab=build_vocabulary())
+    ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
+    scorer = load_caption_scorer([[caption] for caption in captions])
+    copied = {
+        rejoined: scorer.cider(decode_texts(tokenizer, ids, TrialConfig(rejoin_wordpieces=rejoined)))
+        for rejoined in (True, False)
+    }
+    assert copied[True] == pytest.approx(scorer.cider(captions))
+    assert copied[False] < 0.9 * copied[True]
 
 
 def test_byte_pairs_keep_their_spaces() -> None:
