@@ -190,7 +190,7 @@ def test_published_figures_stand_below_ours_and_say_what_they_are() -> None:
     assert rows[3] == ["best model", "0.5", "0.4", "0.3", "0.25", "0.2", "0.45", "3.125", here]
     assert rows[5][1:] == ["0.0433", "0.0151", "-", "-", "0.0171", "0.0812", "0.0056", "ROCOv2 test, number not stated"]
     assert rows[8][0] == "one sentence for all images"
-    assert lines[-3].startswith("As published by others, none measured here")
+    assert lines[-3].startswith("As published by others, none of these models was run here")
     assert lines[-2].startswith("BLIP with LoRA is not on our scale: its images were divided by 255 twice")
     assert lines[-1].startswith("Below a CIDEr of about 0.08 a figure says nothing about seeing")
     assert "Beside published figures" not in show(WHOLE)
