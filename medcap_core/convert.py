@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from medcap_core.errors import ModelFault
 from medcap_core.runtime.command_line import exit_on_fault
 
-_KEPT_FILES = ("*.json", "*.txt", "*.model")
+_KEPT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 def convert_weights(source: str, folder: Path) -> None:

@@ -68,7 +68,12 @@ def open_images(
     key = (store.folder, encoder.device)
     if key not in _is_usable:
         _is_usable[key] = _check(store, split.rows, encoder, config, progress, what)
-    return FeatureSource(store, split.rows, encoder.device) if _is_usable[key] else pixels
+    if not _is_usable[key]:
+        return pixels
+    log.info(
+        "images of %d pixels a side are encoded once, to %d x %d numbers", captioner.geometry.size, *store.token_shape
+    )
+    return FeatureSource(store, split.rows, encoder.device)
 
 
 _is_usable: dict[tuple[Path, torch.device], bool] = {}

@@ -96,6 +96,9 @@ def test_features_hold_what_the_language_model_reads(
     assert generate_captions(fresh, features, config) == generate_captions(captioner, PixelSource(split), config)
 
     with caplog.at_level(logging.INFO):
+        open_images(captioner, split, config)
+        tokens = f"{features.store.token_shape[0]} x {features.store.token_shape[1]} numbers"
+        assert f"images of 48 pixels a side are encoded once, to {tokens}" in caplog.text
         bridge_only = config.model_copy(update={"freeze": FreezeMode.BRIDGE_ONLY})
         source = open_images(captioner, split, bridge_only)
     assert isinstance(source, FeatureSource) is (captioner.family == "git")
@@ -105,3 +108,22 @@ def test_features_hold_what_the_language_model_reads(
         with torch.no_grad():
             next(captioner.list_encoding_modules()[-1].parameters()).add_(1)
         assert hash_encoder(captioner) != before
+
+
+@pytest.mark.parametrize(
+    ("folder", "freeze"),
+    [("qwen3_vl", "lora"), ("idefics3", "bridge_only"), ("gemma3", "lora"), ("paligemma", "zero_shot")],
+    indirect=["folder"],
+)
+def test_frozen_weights_in_bf16_are_trained_beside_in_float32(folder: Path, freeze: str, tmp_path: Path) -> None:
+    config = vlm_config(folder, freeze=freeze, weights_dtype="bf16", num_epochs=2, learning_rate=1e-2)
+    reports = list[EpochReport]()
+    fit(config, DATA, tmp_path, reports.append)
+    assert all(math.isfinite(report.validation_loss) for report in reports)
+    assert freeze == "zero_shot" or reports[-1].validation_loss < reports[0].validation_loss
+    weights = None if freeze == "zero_shot" else tmp_path / "best" / "weights.safetensors"
+    trained = build_trained_captioner(config, weights)
+    for name, value in trained.network.named_parameters():
+        in_float = ".lora_" in name or (freeze == "bridge_only" and name.startswith("model.connector."))
+        assert value.dtype is (torch.float32 if in_float else torch.bfloat16), name
+    assert len(generate_captions(trained, PixelSource(DATA.splits["validation"]), config)) == 3
