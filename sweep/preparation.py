@@ -17,12 +17,13 @@ from medcap_core.data.prepare import (
     write_skipped,
 )
 from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
+from medcap_core.data.remote import fetch_ahead
 from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
-from medcap_core.runtime.progress import Progress
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.extra import check_scores
 from medcap_core.training.validation import (
     build_request,
@@ -59,11 +60,12 @@ NUM_DRAWS = 64
 """Number of random points that represent a space that is not a grid."""
 
 
-def check_before_start(space: SearchSpace, *, always: bool = False) -> list[str]:
+def check_before_start(space: SearchSpace, *, always: bool = False, progress: Progress = ignore_progress) -> list[str]:
     """Load the data and models of the space, so that faults appear before a run directory is made.
 
     Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
+    fetch_ahead(space.data, progress)
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options)]
     }
@@ -143,6 +145,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     Returns the data with the largest share of images; those of the other selections are decoded too.
     """
     skipped_path = study.paths.skipped_records
+    fetch_ahead(study.space.data, view.step)
     try:
         bad = judge_data(study.space, view.step)
     except TooManyBadRecords as fault:

@@ -192,7 +192,11 @@ def _start(
         check_new_directory(chosen)
     with _launched(address, space.resources, num_trials(space), space, ending) as launch:
         console = Console()
-        with console.status("Checking data and model"):
+        with console.status("Checking data and model") as status:
+
+            def show(what: str, done: int, total: int) -> None:
+                status.update(f"{what.capitalize()}: {done:,} of {total:,}")
+
             with quick_imports():
                 from medcap_core.runtime.libraries import set_up_libraries
                 from sweep import runner
@@ -200,7 +204,7 @@ def _start(
                 from sweep.study.study import Study
 
             set_up_libraries()
-            notes = check_before_start(space)
+            notes = check_before_start(space, progress=show)
         directory = chosen or next_run_directory(Path("runs").resolve(), space.name)
         with Study.create(directory, space, earlier, mirror) as study:
             try:

@@ -85,7 +85,10 @@ class Storage:
         return Storage(f"{self.url}/{name}")
 
     def list_files(self) -> dict[str, StoredFile]:
-        """List all files below the URL, by name; none where nothing lies there."""
+        """List all files below the URL, by name; none where nothing lies there.
+
+        Left out are names such as `../x`, which on a disk would lie elsewhere.
+        """
 
         def find() -> dict[str, Any]:
             self._fs.invalidate_cache()  # another machine may have written
@@ -100,7 +103,7 @@ class Storage:
         return {
             path.removeprefix(prefix): StoredFile(int(info["size"] or 0), _version_of(info))
             for path, info in found.items()
-            if info["type"] == "file" and path.startswith(prefix)
+            if info["type"] == "file" and path.startswith(prefix) and not _leaves(path)
         }
 
     def is_file(self) -> bool:
@@ -243,6 +246,10 @@ class Storage:
                 log.warning("%s: %s; trying again in %.1f s", self.url, reason, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _leaves(path: str) -> bool:
+    return not {"", ".", ".."}.isdisjoint(path.strip("/").split("/"))
 
 
 def _version_of(info: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from sweep.study.paths import RunPaths
 
 SECONDS_BETWEEN_UPLOADS = 5.0
 
-_DRIVER = "driver.json"
+_DRIVER, _PROBE = "driver.json", ".probe"
 _OF_THIS_MACHINE = ("run.lock", "ray", "best.partial")
 _OF_TRIALS = ("checkpoints", "log.txt", "progress.json", "progress.partial")
 """What lies in a trial's folder and is stored by the trial, or by nobody."""
@@ -54,6 +54,8 @@ class Mirror:
             raise RunFault(
                 f"--out {self.url} is not empty; choose another, or go on with the run in it by --resume {self.url}."
             )
+        self.storage.write(_PROBE, b"")  # what cannot be written is known before anything starts
+        self.storage.remove(_PROBE)
         if RunPaths(self.directory).space.is_file():
             raise RunFault(
                 f"--out {self.url} is empty, but {self.directory} still has the files of a run that was there; remove "

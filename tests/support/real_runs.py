@@ -91,11 +91,11 @@ def write_images(folder: Path) -> None:
 
 def start_run(materials: Materials, *arguments: object, **options: Any) -> "subprocess.Popen[str]":
     """`python -m sweep.run ARGUMENTS`, from a folder with a space in its name."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
         [sys.executable, "-m", "sweep.run", *map(str, arguments)],
         cwd=materials.working_directory,
-        env=materials.environment,
-        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options),
+        **(pipes | {"env": materials.environment} | options),
     )
 
 

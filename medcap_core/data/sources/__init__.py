@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medcap_core.data.grouping import describe_shared, drop_shared, find_shared, note_shared
 from medcap_core.data.records import Dataset, SkippedRecord
+from medcap_core.data.remote import fetch_data
 from medcap_core.data.sources.annotations import is_annotations, read_annotations
 from medcap_core.data.sources.hub import (
     HUB_ALIASES,
@@ -32,6 +33,7 @@ from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, read_ta
 from medcap_core.data.sources.text_files import has_text_files, read_text_files
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
+from medcap_core.runtime.storage import is_url
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def load_data(
     """Recognise the source `name_or_path` and read its records; no image is opened.
 
     Names: `phantoms`, `phantoms-general`, `brain_phantoms` (scans), those of `HUB_ALIASES`, any Hub data set
-    `owner/name`; else a path. `own` names the columns of a table. Missing validation and test splits are cut by `seed`
-    and noted in `Dataset.notes`. A case in two splits of the user's own making is a fault, in published splits a note;
-    with `drop_shared_cases` it is dropped from train. Raises DataFault.
+    `owner/name`; else a path or URL. `own` names the columns of a table. Missing validation and test splits are cut by
+    `seed` and noted in `Dataset.notes`. A case in two splits of the user's own making is a fault, in published splits a
+    note; with `drop_shared_cases` it is dropped from train. Raises DataFault.
     """
     if name_or_path in ("phantoms", "phantoms-general", "brain_phantoms"):
         _refuse_columns(own, name_or_path)
@@ -122,7 +124,7 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     if name_or_path in HUB_ALIASES:
         title, name = HUB_ALIASES[name_or_path]
         return f"{title}, Hub data set {name}", read_hub(name, own)
-    path = Path(name_or_path).expanduser()
+    path = fetch_data(name_or_path) if is_url(name_or_path) else Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
             if source.recognises(path):

@@ -5,31 +5,13 @@ import pickle
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from medcap_core.errors import ConfigFault
 from medcap_core.runtime import storage as storage_module
 from medcap_core.runtime.storage import Storage, StorageFault, data_directory, is_url, working_directory
-
-
-class Unreliable(MemoryFileSystem):  # type: ignore[misc]  # untyped
-    """A file system in memory whose accesses raise what `faults` holds, one each."""
-
-    protocol = "unreliable"
-    faults: ClassVar[list[Exception]] = []
-
-    def cat_file(self, path: str, **options: Any) -> bytes:
-        if self.faults:
-            raise self.faults.pop(0)
-        content: bytes = super().cat_file(path, **options)
-        return content
-
-
-fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+from tests.support.unreliable_storage import UnreliableFileSystem as Unreliable
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -87,12 +69,12 @@ def test_files_are_written_listed_read_and_removed(place: Storage, tmp_path: Pat
 
 
 def test_what_fails_for_a_while_is_tried_again(unreliable: Storage) -> None:
-    Unreliable.faults = [ConnectionError("reset"), TimeoutError(), OSError("503 slow down")]
+    Unreliable.faults[:] = [ConnectionError("reset"), TimeoutError(), OSError("503 slow down")]
     assert unreliable.read("x") == b"1"
 
 
 def test_what_fails_for_long_is_one_sentence(unreliable: Storage) -> None:
-    Unreliable.faults = [ConnectionError("reset.")] * 1000
+    Unreliable.faults[:] = [ConnectionError("reset.")] * 1000
     with pytest.raises(StorageFault, match=rf"^{unreliable.url} did not answer for 0 s \(reset\); go on by --resume "):
         unreliable.read("x")
 
@@ -103,7 +85,7 @@ class NoCredentialsError(Exception):
 
 @pytest.mark.parametrize("fault", [PermissionError("Forbidden"), NoCredentialsError("Unable to locate credentials")])
 def test_a_refusal_is_one_sentence_at_once(unreliable: Storage, fault: Exception) -> None:
-    Unreliable.faults = [fault, fault]
+    Unreliable.faults[:] = [fault, fault]
     with pytest.raises(StorageFault, match=rf"^{unreliable.url}: access is refused \({fault}\); check the credentials"):
         unreliable.read("x")
     assert len(Unreliable.faults) == 1

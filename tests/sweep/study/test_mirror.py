@@ -2,18 +2,20 @@
 
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.storage import Storage
+from medcap_core.runtime.storage import Storage, StorageFault
 from sweep.study import mirror as mirror_module
 from sweep.study.mirror import Mirror
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.small_runs import Trainer, essence, optuna_essence, report_of, run_one, space
+from tests.support.unreliable_storage import UnreliableFileSystem
 
 OnMachine = Callable[[str], None]
 
@@ -117,6 +119,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_what_trials_stored_and_nobody_needs_is_removed(begin: Callable[[], Study], bucket: Path) -> None:
     with begin() as study:
+        stored = []
         study.extend(2)
         for _ in range(5):
             record, _ = run_one(study, 0.1 * study.num_finished)
@@ -124,8 +127,10 @@ def test_what_trials_stored_and_nobody_needs_is_removed(begin: Callable[[], Stud
                 path = bucket / "trials" / record.name / "checkpoints" / name / "x"
                 path.parent.mkdir(parents=True)
                 path.write_text("1")
+                stored.append(path)
         study.tidy_checkpoints()
-        wait_for(lambda: len(list(bucket.rglob("x"))) == 3)
+        needless = [path for path in stored if "last" in path.parts or path.parts[-4] in ("trial_0000", "trial_0001")]
+        wait_for(lambda: not any(path.exists() for path in needless))
         (bucket / "trials/trial_0000/checkpoints/last").mkdir(parents=True, exist_ok=True)
         (bucket / "trials/trial_0000/checkpoints/last/x").write_text("by a trial that was just stopped")
     found = sorted(str(path.relative_to(bucket / "trials")) for path in bucket.rglob("x"))
@@ -194,3 +199,26 @@ def test_places_that_do_not_suit_are_refused(
     with pytest.raises(RunFault, match=r"^file://.+/bucket holds no run"):
         go_on(bucket)
     assert Storage(f"file://{bucket}").read("driver.json") is not None
+
+
+def test_a_storage_that_refuses_ends_the_run_in_one_sentence_and_loses_nothing(
+    on_machine: OnMachine, empty_runs: Callable[..., Study]
+) -> None:
+    on_machine("first")
+    mirror = Mirror(f"unreliable://{uuid.uuid4().hex}")
+    with empty_runs(mirror.directory, space(trials=3, sampler="random"), mirror) as study:
+        run_one(study, 0.5)
+        record = study.propose()
+        assert record is not None
+        UnreliableFileSystem.faults[:] = [PermissionError("the token has expired")] * 9
+        refused = r"access is refused \(the token has expired\); check the credentials"
+        with pytest.raises(StorageFault, match=refused):
+            study.report(record.name, report_of(record, 1, 0.7))
+        with pytest.raises(StorageFault, match=refused):
+            study.stop_unfinished("as the run ends")
+        assert len(UnreliableFileSystem.faults) >= 7
+    UnreliableFileSystem.faults.clear()
+    with Study.open(mirror.directory, mirror=Mirror(mirror.url)) as study:
+        assert [epoch.score for epoch in study.record(record.name).epochs] == [0.7]
+        name = f"trials/{record.name}/trial.json"
+        assert mirror.storage.read(name) == (mirror.directory / name).read_bytes()
