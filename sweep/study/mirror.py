@@ -9,6 +9,7 @@ another in its place stops.
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -145,7 +146,7 @@ class Mirror:
             raise RunFault(f"{self.url}: a run on {host} has taken over, so this one stops; look there.")
         files = self._list_files()
         self._upload(files)
-        for name in [name for name in self._sent if name not in files and not (self.directory / name).exists()]:
+        for name in [name for name in list(self._sent) if name not in files and not (self.directory / name).exists()]:
             self.storage.remove(name)
             with self._lock:
                 del self._sent[name]
@@ -171,9 +172,12 @@ class Mirror:
             self._save_state()
 
     def _list_files(self, *, with_records: bool = False) -> dict[str, Path]:
-        paths = (path for path in self.directory.rglob("*") if path.is_file())
-        files = {path.relative_to(self.directory).as_posix(): path for path in paths}
         records = set() if with_records else set(RunPaths(self.directory).trial_records)
+        files: dict[str, Path] = {}
+        for folder, folders, names in os.walk(self.directory):  # passes over what goes away meanwhile
+            place = Path(folder).relative_to(self.directory)
+            folders[:] = [name for name in folders if _is_kept((place / name).as_posix())]
+            files |= {(place / name).as_posix(): Path(folder) / name for name in names}
         return {name: path for name, path in files.items() if _is_kept(name) and path not in records}
 
     @property
@@ -194,7 +198,7 @@ class Mirror:
 
 
 def _is_kept(name: str) -> bool:
-    """Return whether a file of a run directory is the driver's, and of use on another machine."""
+    """Return whether a file or folder of a run directory is the driver's, and of use on another machine."""
     parts = name.split("/")
     if parts[0] == "trials" and len(parts) > 2 and parts[2] in _OF_TRIALS:
         return False
