@@ -71,7 +71,7 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # What is trained on what
-    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set or a path.")
+    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set, a path or a URL.")
     model: str = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
     data_fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the training images; a smaller share lies within each larger one."

@@ -41,7 +41,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def run(
     space: Annotated[str | None, typer.Argument(help="A ready space, such as lora, or a space file.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set: phantoms, rocov2, a Hub name or a path.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set: phantoms, rocov2, a Hub name, a path or a URL (s3://...).")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Base model: phantom-blip, a Hub name or a path.")] = None,
     trials: Annotated[str | None, typer.Option(help="Number of trials; with --resume, +N adds N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its trials.")] = None,

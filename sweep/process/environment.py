@@ -32,8 +32,9 @@ _LISTEN_BEYOND_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 CARRIED_VARIABLES = (
     *_DEFAULTS, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN_PATH", "MEDCAP_CACHE",
     "WANDB_MODE", "WANDB_ERROR_REPORTING", "WANDB_SILENT",
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_NAME",
 )  # fmt: skip
-"""Variables copied to the processes on other nodes of a cluster."""
+"""Variables copied to the processes on other nodes of a cluster; no credentials, since Ray's dashboard shows them."""
 
 
 def set_environment(address: str | None) -> None:
