@@ -18,9 +18,10 @@ from medcap_core.runtime.storage import StorageFault
 from sweep.choice import export_best, rescore_candidates
 from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
-from sweep.execution.cluster import NodeSize, TrialResources, check_shared_directory, choose_resources
+from sweep.execution.cluster import TrialResources, choose_resources
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.launch import Launch
+from sweep.execution.nodes import NodeSize
 from sweep.execution.tune import run_search
 from sweep.held_out.evaluation import score_on_test
 from sweep.preparation import check_before_start, check_evaluation, describe_data, encode_ahead, prepare_run
@@ -115,11 +116,9 @@ def discard_unused(directory: Path, fault: UserFault, mirror: Mirror | None = No
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
     """Do all that comes before the trials; Ray starts meanwhile, unless a fault may come of what it finds."""
     if not launch.is_sure:
-        cluster, _ = launch.settle(view)
-        if not cluster.is_own:
-            check_shared_directory(study.directory, study.url)
+        launch.settle(study, view)
     data = prepare_run(study, view)
-    cluster, resources = launch.settle(view)
+    cluster, resources = launch.settle(study, view)
     if cluster.is_own and not resources.gpus_per_worker:
         encode_ahead(study.space, view)
     if study.num_finished < launch.num_trials:

@@ -125,6 +125,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
+def is_lost_device(error: BaseException) -> bool:
+    """Return whether an accelerator failed or is gone, other than by lack of memory."""
+    is_gone = isinstance(error, torch.AcceleratorError) or "No CUDA GPUs are available" in str(error)
+    return is_gone and not is_out_of_memory(error)
+
+
 class PeakMemory:
     """Peak memory of a trial in bytes: allocated tensors on CUDA; on a CPU the sampled resident set of the process."""
 

@@ -5,20 +5,17 @@ import os
 import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from medcap_core.errors import RunFault, UserFault
-from medcap_core.runtime.storage import Storage
+from medcap_core.errors import RunFault
+from sweep.execution.nodes import NodeSize, list_nodes
 from sweep.execution.ray_start import start_ray
 from sweep.process.environment import CARRIED_VARIABLES
 from sweep.space.schema import Resources
@@ -36,7 +33,7 @@ class ClusterInfo:
 
     dashboard_url: str | None
     sign_in: str | None
-    nodes: tuple["NodeSize", ...]
+    nodes: tuple[NodeSize, ...]
     is_own: bool
 
     @property
@@ -48,14 +45,6 @@ class ClusterInfo:
     def num_gpus(self) -> float:
         """GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
-
-
-@dataclass(frozen=True)
-class NodeSize:
-    """CPUs and GPUs of one node."""
-
-    cpus: float
-    gpus: float = 0.0
 
 
 @contextmanager
@@ -89,11 +78,10 @@ def _start(threads: ExitStack, is_wanted: Event) -> ClusterInfo:
 
 
 def _describe(dashboard_url: str | None, *, is_own: bool) -> ClusterInfo:
-    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return ClusterInfo(
         dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         sign_in=_describe_sign_in(),
-        nodes=tuple(NodeSize(size.get("CPU", 0.0), size.get("GPU", 0.0)) for size in sizes),
+        nodes=tuple(node for node in list_nodes() if node.is_alive),
         is_own=is_own,
     )
 
@@ -145,58 +133,15 @@ def _describe_sign_in() -> str | None:
     return "token: `ray get-auth-token`"
 
 
-def check_shared_directory(directory: Path, url: str | None) -> None:
-    """Check that every node of the cluster reaches the run's URL, or its directory where it has none.
-
-    Raises RunFault naming the nodes that do not.
-    """
-    token = uuid.uuid4().hex
-    place = Storage(url or f"file://{directory.absolute()}")
-    mark = f".shared-{token}"
-    place.write(mark, token.encode())
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        answers = ray.get([_reads_mark_on(node["NodeID"]).remote(place, mark, token) for node in nodes])
-    finally:
-        place.remove(mark)
-    blind = [
-        f"{node['NodeManagerHostname']} ({why})" if why else node["NodeManagerHostname"]
-        for node, (sees, why) in zip(nodes, answers, strict=True)
-        if not sees
-    ]
-    if blind:
-        remedy = (
-            "each node needs its client and credentials of its own."
-            if url
-            else "put the run directory on a file system that all nodes share (--out DIR), or give a URL such as "
-            "--out s3://BUCKET/RUN, which needs none."
-        )
-        raise RunFault(f"{url or directory}: not reachable from {', '.join(blind)}; {remedy}")
-
-
-def _reads_mark_on(node_id: str) -> Any:
-    return _reads_mark.options(
-        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    )
-
-
-@ray.remote
-def _reads_mark(place: Storage, mark: str, token: str) -> tuple[bool, str]:
-    """Return whether this node reads the mark, and if not why, where that is known."""
-    try:
-        return place.read(mark) == token.encode(), ""
-    except UserFault as fault:
-        return False, str(fault).rstrip(".")
-
-
 @dataclass(frozen=True)
 class TrialResources:
-    """CPUs and GPUs of each worker of a trial, and the number of trials at once."""
+    """CPUs and GPUs of each worker of a trial, the number of trials at once, and the nodes that run none, by id."""
 
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
     max_concurrent: int
+    unfit_nodes: tuple[str, ...] = ()
 
 
 def choose_resources(
@@ -207,8 +152,9 @@ def choose_resources(
     With GPUs: one for each worker, and the CPUs in proportion. Without: up to four trials at once, with the cores
     divided among them, and never more for a worker than one node has. Where workers are `auto`, the GPUs are dealt to
     the trials that run at once, to each `most_workers` at most. Raises RunFault if a trial asks for more than there is,
-    since it would wait for ever.
+    or than `cluster_cpus` and `cluster_gpus` say there may be, since it would wait for ever.
     """
+    nodes = [*nodes, *_grow(nodes, wanted)]
     cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     limits = [max(num_trials, 1)]
     if wanted.max_concurrent != "auto":
@@ -246,6 +192,13 @@ def choose_resources(
         gpus_per_worker=gpus / workers,
         max_concurrent=at_once,
     )
+
+
+def _grow(nodes: Sequence[NodeSize], wanted: Resources) -> list[NodeSize]:
+    """Return what an autoscaling cluster may add, as one node; with as many CPUs as GPUs unless told otherwise."""
+    gpus = 0.0 if wanted.cluster_gpus == "auto" else wanted.cluster_gpus - sum(node.gpus for node in nodes)
+    cpus = gpus if wanted.cluster_cpus == "auto" else wanted.cluster_cpus - sum(node.cpus for node in nodes)
+    return [NodeSize(max(cpus, 0.0), max(gpus, 0.0))] if max(cpus, gpus) > 0 else []
 
 
 def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: Resources) -> float:

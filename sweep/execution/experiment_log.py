@@ -18,7 +18,6 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
 from medcap_core.errors import RunFault
-from sweep.execution.trial import FAILURE
 from sweep.process.log_target import LogTarget
 from sweep.study.record import EPOCH_FIELDS
 from sweep.study.study import Study
@@ -55,7 +54,7 @@ class ExperimentLog(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Log the metrics of an epoch; failures are left out, and the config, which was logged at the start."""
-        if FAILURE not in result:
+        if "epoch" in result:
             metrics = {name: value for name, value in result.items() if name != "config"}
             self._pass_on("on_trial_result", iteration, trials, trial, metrics)
 

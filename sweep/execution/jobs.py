@@ -26,6 +26,7 @@ from medcap_core.training.export import load_trained_captioner
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from medcap_core.training.trial import name_memory_faults
 from sweep.execution.cluster import TrialResources
+from sweep.execution.nodes import keep_off
 
 MOST_RETRIES = 2
 MOST_IMAGES_HERE = 1000
@@ -82,7 +83,10 @@ def share_out(
     num_devices = resources.max_concurrent * resources.num_workers
     # Given here and not by `options`, GPUs also make Ray end the process after a shard, so that it leaves the card.
     run: Any = ray.remote(
-        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=MOST_RETRIES
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_retries=MOST_RETRIES,
+        label_selector=keep_off(resources.unfit_nodes),
     )(_predict_shard)
     shards_per_device = 1 if resources.gpus_per_worker else SHARDS_PER_DEVICE
     pending: dict[Any, tuple[str, np.ndarray]] = {}

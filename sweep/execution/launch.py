@@ -3,13 +3,20 @@
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sweep.execution.cluster import ClusterInfo, TrialResources, choose_resources, connect, find_address
+from sweep.execution.nodes import describe_shortage, find_unfit
+from sweep.space.points import draw_configs
 from sweep.space.schema import Resources
 
 if TYPE_CHECKING:
+    from sweep.study.study import Study
     from sweep.terminal.view import SweepView  # slow to import, and Ray starts before anything slow
+
+NUM_DRAWS = 64
+"""Number of random points that name every data set and model of a space that is not a grid."""
 
 
 @contextmanager
@@ -43,26 +50,49 @@ class Launch:
         self.is_sure = not joins and asks_for_none and wanted.workers_per_trial in (1, "auto")
         """Whether any machine can satisfy `wanted`; a joined cluster may lack what it asks for."""
 
-    def settle(self, view: "SweepView") -> tuple[ClusterInfo, TrialResources]:
-        """Wait for Ray, choose the resources of each trial, and show both, once. Raises RunFault."""
+    def settle(self, study: "Study", view: "SweepView") -> tuple[ClusterInfo, TrialResources]:
+        """Wait for Ray, leave out unfit nodes, choose the resources of each trial, and show all, once.
+
+        Raises RunFault.
+        """
         if self._settled is None:
             if not self._starting.done():
                 view.step("starting Ray", 0, 1)
             cluster = self._starting.result()
+            unfit = {}
+            if not cluster.is_own:
+                configs = draw_configs(study.space, NUM_DRAWS)
+                unfit = find_unfit(cluster.nodes, configs, study.directory, study.url, view.step)
+                for sentence in unfit.values():
+                    view.message(f"Left out: {sentence}")
+                cluster = replace(cluster, nodes=tuple(node for node in cluster.nodes if node.id not in unfit))
             resources = choose_resources(cluster.nodes, self._wanted, self.num_trials, self._most_workers)
-            self._settled = (cluster, resources)
-            for line in describe_start(*self._settled, self.num_trials):
+            self._settled = cluster, replace(resources, unfit_nodes=tuple(unfit))
+            for line in describe_start(*self._settled, self.num_trials, self._wanted):
                 view.message(line)
+            shortage = describe_shortage(resources.cpus_per_worker, resources.gpus_per_worker)
+            if shortage and not cluster.is_own:
+                view.message(shortage)
         return self._settled
 
 
-def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: int) -> list[str]:
+def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: int, wanted: Resources) -> list[str]:
     """Name the machines the trials run on, and the dashboard."""
     nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
     kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
     devices = (
         f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
     )
+    growth = [
+        f"{value:g} {kind}s"
+        for kind, value, now in (
+            ("GPU", wanted.cluster_gpus, cluster.num_gpus),
+            ("CPU", wanted.cluster_cpus, cluster.num_cpus),
+        )
+        if value != "auto" and value > now
+    ]
+    if growth:
+        devices += f" now; it may grow to {', '.join(growth)}"
     shared = f" of {resources.num_workers} workers each" if resources.num_workers > 1 else ""
     lines = [f"Trials         {num_trials}, {resources.max_concurrent} at once{shared}, on {kind} ({devices})"]
     if cluster.dashboard_url:

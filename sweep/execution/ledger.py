@@ -2,31 +2,41 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
-from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, STORAGE_AT_FAULT
+from sweep.execution.moves import Moves, NodeFault
+from sweep.execution.nodes import describe_shortage, list_nodes, list_waiting
+from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, NODE_FAULT, PLACES, STORAGE_AT_FAULT
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.row import build_row
 from sweep.terminal.view import SweepView
 
 SECONDS_BETWEEN_REFRESHES = 1.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_COMPLAINTS = 30.0, 600.0
+"""How often reservations that Ray has not granted are looked for, and told of."""
 
 
 class Ledger:
     """Records the events of trials: in the study, in its checkpoints and in the live table."""
 
-    def __init__(self, study: Study, view: SweepView) -> None:
+    def __init__(self, study: Study, view: SweepView, unfit_nodes: Sequence[str] = ()) -> None:
         self.study = study
         self.view = view
+        self.moves = Moves(frozenset(unfit_nodes))
+        self.places: dict[str, dict[str, str]] = {}
+        self.node_faults: dict[str, NodeFault] = {}
+        self.is_idle = True
         self.outcomes: dict[str, tuple[TrialState, str, bool]] = {}
         self.fault: MedcapError | None = None
         self.last_refresh = 0.0
+        self.last_look, self.last_complaint = time.monotonic(), -SECONDS_BETWEEN_COMPLAINTS
+        self.waiting: set[str] = set()
 
     @contextmanager
     def keep_fault(self) -> Iterator[None]:
@@ -49,13 +59,21 @@ class Ledger:
             return self.study.propose()
 
     def start(self, name: str) -> None:
-        """Record that a process has begun or begun again with a trial."""
+        """Record that a process has started a trial, for the first time or again."""
+        self.places[name] = {}
+        self.node_faults.pop(name, None)
         with self.keep_fault():
             self.study.start(name)
         self.refresh()
 
     def take_result(self, name: str, result: dict[str, Any]) -> bool:
-        """Record an epoch or a failure; return whether the trial continues."""
+        """Record an epoch, a failure or where the trial runs; return whether it continues."""
+        if PLACES in result:
+            self.places[name].update(json.loads(result[PLACES]))
+            return True
+        if NODE_FAULT in result:
+            self.node_faults[name] = NodeFault(**json.loads(result[NODE_FAULT]))
+            return True
         if result.get(STORAGE_AT_FAULT):
             with self.keep_fault():  # the trial is stopped, not failed
                 raise RunFault(str(result[FAILURE]))
@@ -78,6 +96,22 @@ class Ledger:
             self.study.tidy_checkpoints()
         self.refresh()
 
+    def take_death(self, name: str, cause: str) -> None:
+        """Propose a trial again whose process died, or record its failure; see `Moves.decide`."""
+        fault = self.node_faults.get(name)
+        goes_on, reason = self.moves.decide(name, self.places.get(name, {}), fault, list_nodes(), cause)
+        if not goes_on:
+            self.end(name, reason)
+            return
+        self.view.message(f"{name}: {reason}")
+        with self.keep_fault():
+            self.study.requeue(name)
+        self.refresh()
+
+    def list_avoided_nodes(self, name: str) -> tuple[str, ...]:
+        """List the nodes that a trial keeps off, by id."""
+        return tuple(self.moves.list_avoided(name, list_nodes()))
+
     def stop_unfinished(self) -> None:
         """Mark unfinished trials as stopped, for a resume."""
         self.study.stop_unfinished("interrupted")
@@ -98,8 +132,23 @@ class Ledger:
 
     def refresh_at_intervals(self) -> None:
         """Refresh if the last time is long enough ago."""
-        if time.monotonic() - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
+        now = time.monotonic()
+        if now - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
             self.refresh()
+        if now - self.last_look >= SECONDS_BETWEEN_LOOKS:
+            self.last_look = now
+            self.tell_of_waiting(list_waiting())
+
+    def tell_of_waiting(self, waiting: Mapping[str, Mapping[str, float]]) -> None:
+        """Say what trials wait for, of which `waiting` has the resources by reservation; one seen before waits long."""
+        long = next((resources for key, resources in waiting.items() if key in self.waiting), None)
+        self.waiting = set(waiting)
+        now = time.monotonic()
+        if long is None or now - self.last_complaint < SECONDS_BETWEEN_COMPLAINTS:
+            return
+        if shortage := describe_shortage(long.get("CPU", 0.0), long.get("GPU", 0.0)):
+            self.last_complaint = now
+            self.view.message(shortage)
 
 
 def read_progress(directory: Path) -> str:

@@ -14,9 +14,8 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group, remove_placement_group
 
@@ -24,7 +23,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import fold_white_space
 from medcap_core.data.remote import fetch_ahead
-from medcap_core.errors import TrialFailure, UserFault
+from medcap_core.errors import DataFault, ModelFault, TrialFailure, UserFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.device import release_memory
 from medcap_core.runtime.libraries import set_up_libraries
@@ -34,16 +33,10 @@ from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.execution.cluster import worker_resources
+from sweep.execution.moves import NodeFault, is_fault_of_node
+from sweep.execution.nodes import keep_off
+from sweep.execution.ray_private import set_process_title
 from sweep.execution.rendezvous import choose_torch_config
-
-try:
-    # Ray's own, a private name, so that no other package is needed; the dashboard and `ps` show the title.
-    from ray._raylet import setproctitle as set_process_title  # type: ignore[attr-defined]  # compiled
-except ImportError:
-
-    def set_process_title(title: str) -> None:
-        """Do without a title."""
-
 
 SECONDS_BETWEEN_WRITES = 2.0
 
@@ -53,6 +46,10 @@ CONFIG_AT_FAULT = "config_at_fault"
 """Key beside it: whether any trial of that config would fail."""
 STORAGE_AT_FAULT = "storage_at_fault"
 """Key beside it: whether the storage of the run failed, so that no trial can go on."""
+PLACES = "places"
+"""Key of a result at the start of a trial: the node's id of each of its processes; in JSON, since Tune flattens it."""
+NODE_FAULT = "node_fault"
+"""Key of a result of a process that is about to end by a fault of its node: a `NodeFault`, in JSON."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Assignment:
     num_workers: int
     url: str | None = None
     """The URL of the run, under which its checkpoints are kept; None where all nodes share `directory`."""
+    avoided_nodes: tuple[str, ...] = ()
 
     @property
     def trial_config(self) -> TrialConfig:
@@ -97,15 +95,17 @@ def run_trial(params: dict[str, Any]) -> None:
     if assignment.num_workers == 1:
         train_here(assignment, tune.report)
         return
+    tune.report({PLACES: json.dumps({"leader": ray.get_runtime_context().get_node_id()})})
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=params,
         # Shared memory and loopback serve where there is no GPU; NCCL where there is one.
         torch_config=choose_torch_config("nccl" if assignment.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # declared as that of Train V1
             num_workers=assignment.num_workers,
             use_gpu=assignment.gpus_per_worker > 0,
             resources_per_worker=worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker),
+            label_selector=keep_off(assignment.avoided_nodes),
         ),
         run_config=RunConfig(
             name=assignment.trial,  # the restore key, so without a time stamp
@@ -117,23 +117,32 @@ def run_trial(params: dict[str, Any]) -> None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        known = [
-            cause
-            for cause in error.worker_failures.values()
-            if isinstance(_root_cause(cause), TrialFailure | UserFault)
-        ]
-        if not known:
-            raise
-        tune.report(describe_failure(_root_cause(known[0])))
+        causes = {rank: _root_cause(failure) for rank, failure in error.worker_failures.items()}
+        for cause in causes.values():
+            if isinstance(cause, TrialFailure | UserFault) and not is_fault_of_node(cause):
+                tune.report(describe_failure(cause))
+                return
+        for rank, cause in causes.items():
+            if is_fault_of_node(cause):
+                tune.report(describe_node_fault(cause, rank))
+                break
+        raise
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
-    """Build the last report of a trial that failed; data and models at fault say nothing against its config."""
+    """Build the last report of a trial that would fail again."""
     return {
         FAILURE: fold_white_space(str(error)),
         CONFIG_AT_FAULT: isinstance(error, TrialFailure),
         STORAGE_AT_FAULT: isinstance(error, StorageFault),
     }
+
+
+def describe_node_fault(error: BaseException, rank: int) -> dict[str, Any]:
+    """Build the last report of a process that ends by a fault of its node, whereupon the driver moves the trial."""
+    may_pass = not isinstance(error, DataFault | ModelFault)
+    fault = NodeFault(f"worker {rank}", fold_white_space(str(error)), may_pass)
+    return {NODE_FAULT: json.dumps(asdict(fault))}
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -169,6 +178,8 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))
     directory.mkdir(parents=True, exist_ok=True)
     rank = current_workers().rank
+    nodes = current_workers().gather(ray.get_runtime_context().get_node_id())
+    report({PLACES: json.dumps({f"worker {number}": node for number, node in enumerate(nodes)})})
     write_progress = ProgressWriter(assignment, rank)
     try:
         with (
@@ -178,9 +189,14 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
             fetch_ahead(config.data, write_progress)
             data = prepare_data(config, load_geometry(config))
             fit(config, data, directory / "checkpoints", report_epoch, write_progress)
-    except (TrialFailure, UserFault) as failure:
+    except (TrialFailure, UserFault, OSError, RuntimeError) as failure:
         if assignment.num_workers > 1:
             raise  # the other workers wait until this one ends
+        if is_fault_of_node(failure):
+            report(describe_node_fault(failure, rank))
+            raise  # the process ends, since a lost device stays lost
+        if not isinstance(failure, TrialFailure | UserFault):
+            raise
         report(describe_failure(failure))
     finally:
         release_memory()  # the process is reused for another trial

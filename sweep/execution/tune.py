@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -18,6 +18,7 @@ from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
+from sweep.execution.nodes import keep_off
 from sweep.execution.trial import Assignment, free_workers, run_trial
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.space.labels import short_label
@@ -25,7 +26,6 @@ from sweep.study.record import TrialRecord
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
-MOST_RETRIES = 2
 MOST_ROUNDS = 3
 
 
@@ -48,16 +48,16 @@ def run_search(study: Study, resources: TrialResources, view: SweepView, log: Ex
 
 def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
     """Run everything the study proposes under one Tuner."""
-    ledger = Ledger(study, view)
+    ledger = Ledger(study, view, resources.unfit_nodes)
     scratch = scratch_directory(study)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    trainable = tune.with_resources(run_trial, _placement(resources))
+    trainable = tune.with_resources(run_trial, build_placement)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=StudySearcher(ledger, resources),
             scheduler=StudyScheduler(ledger),
-            num_samples=study.num_remaining,
+            num_samples=-1,  # a trial that is moved or tried again is one more to Tune
             max_concurrent_trials=resources.max_concurrent,
             reuse_actors=resources.num_workers == 1,
             trial_name_creator=_name_trial,
@@ -66,7 +66,6 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
         run_config=RunConfig(
             name="tune",
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=MOST_RETRIES),
             callbacks=[LedgerCallback(ledger), *([log] if log else [])],
             verbose=0,
         ),
@@ -87,11 +86,17 @@ def scratch_directory(study: Study) -> Path:
     return study.directory / "ray"
 
 
-def _placement(resources: TrialResources) -> dict[str, float]:
-    """Return what Tune reserves for a trial; under Ray Train the workers reserve their own."""
-    if resources.num_workers > 1:
-        return {"CPU": DRIVER_CPUS}
-    return worker_resources(resources.cpus_per_worker, resources.gpus_per_worker)
+def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
+    """Build what Tune reserves for an assignment; under Ray Train the workers reserve their own."""
+    assignment = Assignment(**params)
+    if assignment.num_workers > 1:
+        bundle = {"CPU": DRIVER_CPUS}
+    else:
+        bundle = worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker)
+    selector = keep_off(assignment.avoided_nodes)
+    if not selector:
+        return PlacementGroupFactory([bundle])
+    return PlacementGroupFactory([bundle], bundle_label_selector=[selector])
 
 
 def _name_trial(trial: Trial) -> str:
@@ -114,10 +119,12 @@ class StudySearcher(NotPickled, Searcher):
         self.resources = resources
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next assignment, or Tune's marker of the end."""
+        """Return the next assignment; None while a running trial may come back; Tune's marker of the end."""
         record = self.ledger.propose()
+        if record is not None:
+            return self._assign(record)
         finished: Any = Searcher.FINISHED  # a string, though Tune declares a dict
-        return finished if record is None else self._assign(record)
+        return finished if self.ledger.is_idle else None
 
     def _assign(self, record: TrialRecord) -> dict[str, Any]:
         assignment = Assignment(
@@ -130,6 +137,7 @@ class StudySearcher(NotPickled, Searcher):
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,
             url=self.ledger.study.url,
+            avoided_nodes=self.ledger.list_avoided_nodes(record.name),
         )
         return vars(assignment)
 
@@ -165,6 +173,7 @@ class LedgerCallback(NotPickled, Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Handle interrupts and refresh the table, at each step of Tune's loop."""
         raise_if_interrupted()
+        self.ledger.is_idle = all(trial.is_finished() for trial in trials)
         self.ledger.refresh_at_intervals()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -172,25 +181,19 @@ class LedgerCallback(NotPickled, Callback):
         free_workers(Assignment(**trial.config))
         self.ledger.start(trial.config["trial"])
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show that a trial's process died and another one continues it."""
-        name = trial.config["trial"]
-        self.ledger.view.message(f"{name}: its process died; another goes on from its last epoch (see log.txt)")
-
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that finished or was stopped."""
         free_workers(Assignment(**trial.config))
         self.ledger.end(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial whose process died once more than it is retried."""
+        """Try a trial again whose process died, here or elsewhere, or record its end."""
         free_workers(Assignment(**trial.config))
-        self.ledger.end(trial.config["trial"], _describe_death(trial))
+        self.ledger.take_death(trial.config["trial"], _describe_death(trial))
 
 
 def _describe_death(trial: Trial) -> str:
     """Return the last line of the error that Ray kept."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    cause = lines[-1] if lines else "no error was kept"
-    return f"its process failed {MOST_RETRIES + 1} times: {cause}"
+    return lines[-1] if lines else "no error was kept"

@@ -60,6 +60,12 @@ class Resources(Section):
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Trials that run at once."
     )
+    cluster_cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="CPU cores to which an autoscaling cluster may grow; `auto` counts what is there."
+    )
+    cluster_gpus: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="GPUs to which an autoscaling cluster may grow; `auto` counts what is there."
+    )
 
     @field_validator("gpus_per_trial")
     @classmethod

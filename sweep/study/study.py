@@ -323,6 +323,11 @@ class Study:
         self._save(record)
         return record
 
+    def requeue(self, trial: str) -> None:
+        """Note that a trial was stopped, and propose it again before others; it goes on from its last epoch."""
+        if not self.finish(trial, TrialState.STOPPED).state.is_final:
+            self._to_resume.append(trial)
+
     def stop_unfinished(self, reason: str) -> None:
         """Note that every trial that is not over was stopped, such as by Ctrl-C; resuming the run goes on with them."""
         for record in self.records:

@@ -1,6 +1,6 @@
 """The cluster a sweep runs on, and what each trial takes of it."""
 
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medcap_core.errors import RunFault
-from sweep.execution.cluster import DRIVER_CPUS, ClusterInfo, NodeSize, check_shared_directory, choose_resources
+from sweep.execution.cluster import DRIVER_CPUS, ClusterInfo, choose_resources
 from sweep.execution.launch import describe_start
+from sweep.execution.nodes import NodeSize
 from sweep.space.schema import Resources
 from tests.support.real_runs import (
     Materials,
@@ -85,7 +87,7 @@ class TestResources:
         chosen = choose(sizes, Resources.model_validate(wanted | {"workers_per_trial": "auto"}), num_trials)
         assert (chosen.num_workers, chosen.gpus_per_worker, chosen.max_concurrent) == expected
         cluster = ClusterInfo(None, None, tuple(sizes), is_own=True)
-        said = describe_start(cluster, chosen, num_trials)[0]
+        said = describe_start(cluster, chosen, num_trials, Resources())[0]
         assert (f" of {expected[0]} workers each," in said) == (expected[0] > 1)
 
     def test_of_a_worker_fit_on_one_node(self) -> None:
@@ -98,6 +100,19 @@ class TestResources:
             choose([NodeSize(3), NodeSize(5)], Resources(cpus_per_trial=6), num_trials=1)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial: no node of the cluster has 2 GPUs"):
             choose([NodeSize(4, 1), NodeSize(4, 1)], Resources(gpus_per_trial=2), num_trials=1)
+
+    def test_of_a_cluster_that_may_grow_are_asked_for(self) -> None:
+        head = NodeSize(cpus=0)
+        with pytest.raises(RunFault):
+            choose([head], Resources(gpus_per_trial=1), num_trials=40)
+        grown = choose([head], Resources(cluster_gpus=8, cluster_cpus=64), num_trials=40)
+        assert (grown.cpus_per_worker, grown.gpus_per_worker, grown.max_concurrent) == (8.0, 1.0, 8)
+        assert choose([head], Resources(cluster_gpus=8), num_trials=40).cpus_per_worker == 1.0
+        there = choose([NodeSize(16, 2)], Resources(cluster_gpus=2), num_trials=40)
+        assert there == choose([NodeSize(16, 2)], Resources(), num_trials=40)
+        cluster = ClusterInfo(None, None, (head,), is_own=False)
+        (line,) = describe_start(cluster, grown, 40, Resources(cluster_gpus=8, cluster_cpus=64))
+        assert line.endswith("8 at once, on a Ray cluster of 1 node (0 CPUs now; it may grow to 8 GPUs, 64 CPUs)")
 
     def test_never_exceed_what_there_is(self) -> None:
         for cpus in (1, 2, 3, 5, 8, 13):
@@ -118,33 +133,17 @@ class TestResources:
 
 
 @pytest.mark.usefixtures("local_ray")
-class TestSharedDirectory:
-    def test_that_all_see_is_fine_and_left_clean(self, tmp_path: Path) -> None:
-        check_shared_directory(tmp_path, None)
-        assert not list(tmp_path.iterdir())
-
-    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a path that means another place elsewhere")
-    def test_that_another_process_does_not_see_is_a_fault(self, tmp_path: Path) -> None:
-        descriptor = os.dup2(os.open(tmp_path, os.O_RDONLY), 200, inheritable=False)
-        directory = Path("/proc/self/fd") / str(descriptor)  # a folder for this process alone
-        with pytest.raises(
-            RunFault, match=rf"^{directory}: not reachable from .+ nodes share .+ a URL such as --out s3://"
-        ):
-            check_shared_directory(directory, None)
-        os.close(descriptor)
-        assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures("local_ray")
 def test_ray_does_not_take_our_way_of_ending() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-TWO_NODES = """
-import sys
+CLUSTER = """
+import os, sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": sys.argv[1]})
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -167,11 +166,20 @@ with connect(sys.argv[1]) as starting:
 
 
 @pytest.fixture
-def two_nodes(materials: Materials, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A cluster of two nodes of one CPU each; gives its process, whose next line of output is its address."""
+def cluster(materials: Materials, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A cluster of a head without CPUs and three nodes of one, of which one has another peft.
+
+    Gives its process, whose next line of output is its address.
+    """
     environment = {name: value for name, value in materials.environment.items() if name != "PYTHONPATH"}
+    environment |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "4"}
+    other = tmp_path / "other packages" / "peft-0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1\n")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", TWO_NODES], cwd=tmp_path, env=environment, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(  # type: ignore[call-overload]
+        [sys.executable, "-c", CLUSTER, str(other.parent)], cwd=tmp_path, env=environment, **pipes
+    )
     processes = []
     try:
         yield process
@@ -182,28 +190,35 @@ def two_nodes(materials: Materials, tmp_path: Path) -> Iterator["subprocess.Pope
         wait_until_gone(processes)
 
 
-def test_a_sweep_joins_a_cluster_and_uses_all_its_nodes(
-    two_nodes: "subprocess.Popen[str]", materials: Materials, tmp_path: Path
+def test_a_sweep_joins_a_cluster_and_outlives_one_of_its_nodes(
+    cluster: "subprocess.Popen[str]", materials: Materials, tmp_path: Path
 ) -> None:
-    assert two_nodes.stdout is not None
-    address = two_nodes.stdout.readline().strip()
-    directory = tmp_path / "run"
+    assert cluster.stdout is not None
+    address = cluster.stdout.readline().strip()
+    directory, space = tmp_path / "run", tmp_path / "space.yaml"
+    text = materials.space.read_text().replace("[3, 6]", "[3, 40]").replace("num_epochs: 6", "num_epochs: 40")
+    space.write_text(text)
     flags = ("--data", materials.images, "--model", materials.model, "--address", address, "--trials", 2)
-    driver = start_run(materials, materials.space, *flags, "--out", directory)
-    raylets: set[int] = set()
+    driver = start_run(materials, space, *flags, "--out", directory)
+    raylets: dict[str, psutil.Process] = {}
 
     def look() -> bool:
-        for number in range(2):
-            process = find_trial_process(two_nodes.pid, directory / "trials" / f"trial_{number:04d}")
+        for trial in ("trial_0000", "trial_0001"):
+            process = find_trial_process(cluster.pid, directory / "trials" / trial)
             if process is not None:
-                raylets.update(parent.pid for parent in process.parents() if "raylet" in parent.name())
-        return len(raylets) == 2
+                raylets[trial] = next(parent for parent in process.parents() if "raylet" in parent.name())
+        return len({raylet.pid for raylet in raylets.values()}) == 2
 
     with ended_afterwards(driver):
-        wait_until(look, "both nodes ran a trial", driver)
+        wait_until(look, "two nodes ran a trial", driver)
+        wait_until((directory / "trials" / "trial_0001" / "checkpoints" / "history.json").is_file, "an epoch", driver)
+        raylets["trial_0001"].kill()
         output, errors = driver.communicate()
     assert (driver.returncode, errors) == (0, "")
-    assert "2 at once, on a Ray cluster of 2 nodes (2 CPUs)" in output
+    assert re.search(r"Left out: node .+ cannot run trials: its peft is 0\.1, but .+ here", output)
+    assert "2 at once, on a Ray cluster of 3 nodes (2 CPUs)" in output
+    assert re.search(r"trial_0001: the node .+ died; it goes on elsewhere from its last epoch", output)
+    assert "epochs done before" in (directory / "trials" / "trial_0001" / "log.txt").read_text()
     assert (directory / "test_metrics.json").is_file()
     assert {trial.state.name for trial in read_optuna(directory)} <= {"COMPLETE", "PRUNED"}
     assert not list(directory.glob(".shared-*"))

@@ -3,12 +3,16 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
-from sweep.execution.cluster import NodeSize, choose_resources
-from sweep.execution.trial import Assignment, ProgressWriter
+from medcap_core.errors import DataFault
+from sweep.execution.cluster import choose_resources
+from sweep.execution.moves import NodeFault
+from sweep.execution.nodes import NodeSize
+from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, train_here
 from sweep.execution.tune import run_search
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
@@ -51,6 +55,29 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
     all_cpus = ray.cluster_resources()["CPU"]
     wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_path: Path) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    assignment = Assignment(
+        trial="trial_0000",
+        label="full",
+        config={"data": str(tmp_path / "gone")},
+        directory=str(tmp_path / "trial_0000"),
+        scratch=str(tmp_path),
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        num_workers=1,
+    )
+    told: list[dict[str, Any]] = []
+    with pytest.raises(DataFault):
+        train_here(assignment, told.append)
+    first, last = told
+    assert json.loads(first[PLACES]) == {"worker 0": node}
+    fault = NodeFault(**json.loads(last[NODE_FAULT]))
+    assert (fault.process, fault.may_pass) == ("worker 0", False)
+    assert "gone" in fault.reason
 
 
 def test_progress_notes_are_few(tmp_path: Path) -> None:
