@@ -55,6 +55,13 @@ def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:
     down, or the cluster left, at the end.
     """
     address = find_address(address)
+    if address and address.startswith("ray://"):
+        host = address.removeprefix("ray://").partition(":")[0] or "HEAD"
+        raise RunFault(
+            f"--address {address}: a sweep cannot be driven through Ray Client, which would move its data and files "
+            f"over one connection; run it on the cluster: ray job submit --address http://{host}:8265 -- medcap run "
+            "SPACE --out DIR, with a DIR or URL that the cluster sees."
+        )
     is_wanted = Event()
     is_wanted.set()
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.

@@ -227,10 +227,16 @@ class TestFaults:
         says_one_thing(run("--resume", materials.images), "is not a run directory", "no space.yaml")
         says_one_thing(run("--resume", materials.home), "is not a run directory", "no trials.csv")
 
-    @pytest.mark.parametrize("address", ["ray://localhost:10001", "localhost", "localhost:ray", "127.0.0.1:1"])
+    @pytest.mark.parametrize("address", ["http://localhost:8265", "localhost", "localhost:ray", "127.0.0.1:1"])
     def test_a_cluster_that_is_not_there(self, run: Callable[..., Result], materials: Materials, address: str) -> None:
         flags = ("--data", materials.images, "--model", materials.model, "--address", address)
         says_one_thing(run(materials.space, *flags), f"--address {address}: no Ray cluster answers there")
+
+    def test_ray_client(self, run: Callable[..., Result], materials: Materials) -> None:
+        result = run(materials.space, "--address", "ray://head:10001")
+        says_one_thing(
+            result, "--address ray://head:10001: ", "ray job submit --address http://head:8265 -- medcap run "
+        )
 
     def test_a_working_directory_that_cannot_be_written(
         self, run: Callable[..., Result], materials: Materials, tmp_path: Path
