@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from medcap_core.errors import ConfigFault
-from medcap_core.objective import Metric
+from medcap_core.objective import Objective, ObjectiveField
+from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL
 
 RESERVED_NAMES = frozenset(
     {
@@ -280,9 +281,15 @@ class TrialConfig(BaseModel):
         json_schema_extra=_unit("images"),
     )
 
-    metric: Metric = Field(
-        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
+    objective: ObjectiveField = Field(
+        Objective(),
+        description="What a trial is ranked by on validation, at its best epoch.",
+        json_schema_extra={"default": "CIDEr"},
     )
+    bertscore_model: str = Field(
+        DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
+    )
+    bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
     evaluate: Literal["best", "last"] = Field(
         "best", description="Epoch that gives a trial its score and its model: the best on validation, or the last."
     )
@@ -293,7 +300,7 @@ class TrialConfig(BaseModel):
         0, ge=0, lt=2**31, description="Seed of new parameters, of the order of images, of augmentation and of dropout."
     )
 
-    @field_validator("data", "model", "vision_model", "language_model")
+    @field_validator("data", "model", "vision_model", "language_model", "bertscore_model")
     @classmethod
     def _resolve_path(cls, value: str | None) -> str | None:
         return None if value is None else absolute_if_path(value)

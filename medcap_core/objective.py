@@ -1,30 +1,124 @@
-"""The metrics of the validation score, and their labels."""
+"""What trials are ranked by: one score on the validation split, or a weighted sum of several."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-Metric = Literal["cider", "balanced_accuracy"]
-"""Names of the metrics in space files, configs and columns; higher is better for all of them."""
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 Predictions = Literal["captions", "answers"]
 """The scored output of a model: captions, or answers to the question for the class of an image."""
 
 
 @dataclass(frozen=True)
-class Objective:
-    """One metric, with scores in [0, `upper_bound`].
+class RankedScore:
+    """One score that trials may be ranked by.
 
-    `label` is for sentences, `short_label` for narrow columns; `meaning` is a short definition, empty where reports
-    explain the metric beside their test scores.
+    `label` is for sentences, `short_label` for narrow columns, `scale` names its range, and `meaning` defines it where
+    reports do not beside their test scores. `predictions` is None for a score that needs no generated text.
     """
 
-    metric: Metric
+    name: str
     label: str
-    short_label: str
-    predictions: Predictions
-    upper_bound: float
-    num_decimals: int = 3
+    scale: str
+    predictions: Predictions | None = "captions"
+    short_label: str = ""
+    is_lower_better: bool = False
     meaning: str = ""
+
+    @property
+    def sign(self) -> int:
+        """1, or -1 where lower is better."""
+        return -1 if self.is_lower_better else 1
+
+
+RANKED_SCORES: dict[str, RankedScore] = {
+    score.name: score
+    for score in (
+        RankedScore("CIDEr", "CIDEr", "0 to 10"),
+        RankedScore("BLEU-4", "BLEU-4", "0 to 1"),
+        RankedScore("ROUGE-L", "ROUGE-L", "0 to 1"),
+        RankedScore("METEOR", "METEOR", "0 to 1"),
+        RankedScore("BERTScore", "BERTScore", "0 to 1"),
+        RankedScore(
+            "validation_loss",
+            "validation loss",
+            "from 0",
+            predictions=None,
+            short_label="val.loss",
+            is_lower_better=True,
+            meaning="mean loss a caption token on validation, without label smoothing; lower is better",
+        ),
+        RankedScore(
+            "balanced_accuracy",
+            "balanced accuracy",
+            "0 to 1",
+            predictions="answers",
+            short_label="bal.acc.",
+            meaning="mean recall over the classes, of the generated answers",
+        ),
+    )
+}
+"""The scores an objective may name, in the order that messages list them."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The names of scores with their weights: one score with weight 1, or several whose weighted sum is maximised.
+
+    In a sum a score of which lower values are better is subtracted.
+    """
+
+    weights: tuple[tuple[str, float], ...] = (("CIDEr", 1.0),)
+
+    @property
+    def scores(self) -> tuple[RankedScore, ...]:
+        """The scores it is made of."""
+        return tuple(RANKED_SCORES[name] for name, _ in self.weights)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its scores."""
+        return tuple(name for name, _ in self.weights)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is a weighted sum."""
+        return len(self.weights) > 1
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether the search minimises it; a sum is maximised."""
+        return not self.is_sum and self.scores[0].is_lower_better
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """The direction of the search, as Optuna names it."""
+        return "minimize" if self.is_lower_better else "maximize"
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """What a model must generate to be scored; None where nothing."""
+        return next((score.predictions for score in self.scores if score.predictions), None)
+
+    @property
+    def label(self) -> str:
+        """Its name in sentences, such as `CIDEr` or `0.5 CIDEr + 0.5 BERTScore`."""
+        if not self.is_sum:
+            return self.scores[0].label
+        text = "".join(f" {'-' if s.is_lower_better else '+'} {weight:g} {s.label}" for s, weight in self._terms())
+        return text.removeprefix(" + ").strip()
+
+    @property
+    def short_label(self) -> str:
+        """Its name in narrow columns."""
+        return "objective" if self.is_sum else self.scores[0].short_label or self.label
+
+    @property
+    def column(self) -> str:
+        """Its name in the columns of tables, such as `cider` or `bleu_4`."""
+        return "objective" if self.is_sum else self.names[0].lower().replace("-", "_")
 
     @property
     def title(self) -> str:
@@ -34,21 +128,73 @@ class Objective:
     @property
     def validation_title(self) -> str:
         """Heading of the score that trials are ranked by."""
-        return f"{self.title}, validation"
+        return self.title if self.names == ("validation_loss",) else f"{self.title}, validation"
 
-    def show(self, score: float | None) -> str:
-        """Format a score; an unknown one as 0."""
-        return f"{score or 0:.{self.num_decimals}f}"
+    @property
+    def meaning(self) -> str:
+        """A short definition; empty where reports explain the score beside their test scores."""
+        if self.is_sum:
+            scales = ", ".join(f"{score.label} {score.scale}" for score in self.scores)
+            return f"weighted sum of scores, each on its own scale ({scales}); higher is better"
+        score = self.scores[0]
+        return f"{score.meaning}, {score.scale}" if score.meaning and not score.is_lower_better else score.meaning
+
+    def combine(self, scores: Mapping[str, float]) -> float:
+        """Compute its value from the values of its scores."""
+        if not self.is_sum:
+            return scores[self.names[0]]
+        return math.fsum(score.sign * weight * scores[score.name] for score, weight in self._terms())
+
+    def rank(self, value: float | None) -> float:
+        """Return a key of a value that is higher for better ones; minus infinity for one that is no finite number."""
+        if value is None or not math.isfinite(value):
+            return -math.inf
+        return -value if self.is_lower_better else value
+
+    def show(self, value: float | None) -> str:
+        """Format a value; an unknown one as 0."""
+        return f"{value or 0:.3f}"
+
+    def dump(self) -> str | dict[str, float]:
+        """Return it as it stands in a space file: a name, or names with weights."""
+        return dict(self.weights) if self.is_sum else self.names[0]
+
+    def _terms(self) -> list[tuple[RankedScore, float]]:
+        return [(RANKED_SCORES[name], weight) for name, weight in self.weights]
 
 
-OBJECTIVES: dict[Metric, Objective] = {
-    "cider": Objective(metric="cider", label="CIDEr", short_label="CIDEr", predictions="captions", upper_bound=10.0),
-    "balanced_accuracy": Objective(
-        metric="balanced_accuracy",
-        label="balanced accuracy",
-        short_label="bal.acc.",
-        predictions="answers",
-        upper_bound=1.0,
-        meaning="mean recall over the classes, of the generated answers",
+def read_objective(value: Any) -> Objective:
+    """Read an objective of a space file. Raises ValueError with a sentence of two halves: the fault; its remedy."""
+    if isinstance(value, Objective):
+        return value
+    if isinstance(value, str) and value in RANKED_SCORES:
+        return Objective(((value, 1.0),))
+    if not isinstance(value, dict):
+        raise ValueError  # noqa: TRY004  # said by the reader, which names what the field takes
+    for name, weight in value.items():
+        if name not in RANKED_SCORES:
+            raise ValueError(f"{name!r} is no score that trials can be ranked by; use {', '.join(RANKED_SCORES)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ValueError(f"the weight {weight!r} of {name} is not a number above 0; correct it")
+    if len(value) < 2:
+        raise ValueError("a weighted sum has at least two scores; write one alone by its name, such as CIDEr")
+    kinds = {kind for name in value if (kind := RANKED_SCORES[name].predictions)}
+    if len(kinds) > 1:
+        raise ValueError("it adds scores of captions and of answers; take scores of one kind")
+    return Objective(tuple((name, float(weight)) for name, weight in value.items()))
+
+
+ObjectiveField = Annotated[
+    Objective,
+    PlainValidator(read_objective),
+    PlainSerializer(Objective.dump, return_type=str | dict[str, float]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(RANKED_SCORES)},
+                {"type": "object", "takes": "a mapping of two or more of them to weights above 0"},
+            ]
+        }
     ),
-}
+]
+"""An objective as a field of a config or a space file."""

@@ -54,7 +54,7 @@ def format_best_json(directory: Path, trial: str | None = None) -> str:
     values = {
         "trial": record.name,
         "state": record.state.value,
-        "metric": record.config.metric,
+        "objective": record.config.objective.dump(),
         "best_score": record.best_score,
         "best_epoch": record.best_epoch,
         "whole_validation_score": record.whole_validation_score,

@@ -6,7 +6,7 @@ from pathlib import Path
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 from medcap_core.training.export import export_captioner
-from medcap_core.training.validation import build_request, find_scored, score_predictions
+from medcap_core.training.validation import build_request, compute_scores, find_scored
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import PredictionJob, load_split, predict_split
 from sweep.study.record import TrialRecord
@@ -16,10 +16,11 @@ from sweep.study.study import Study
 def rescore_candidates(study: Study, resources: TrialResources, progress: Progress) -> None:
     """Score the leading trials on the whole validation split, where the search saw only part of it.
 
-    A single candidate is the best however it scores.
+    A single candidate is the best however it scores. Losses are not computed again: the search saw them on the same
+    images for all trials.
     """
     candidates = study.candidates()
-    if len(candidates) < 2:
+    if len(candidates) < 2 or "validation_loss" in study.space.objective.names:
         return
     waiting = [
         record
@@ -28,7 +29,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     ]
     if not waiting:
         return
-    predictions = study.space.objective.predictions
+    objective, predictions = study.space.objective, study.space.objective.predictions
     splits, jobs = {}, []
     for record in waiting:
         split = load_split(record.config, "validation")
@@ -43,7 +44,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     found = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
         texts = [prediction.text for prediction in found[record.name]]
-        study.rescore(record.name, score_predictions(splits[record.name], texts, record.config.metric))
+        study.rescore(record.name, objective.combine(compute_scores(splits[record.name], texts, record.config)))
 
 
 def export_best(study: Study, best: TrialRecord) -> Path:

@@ -22,16 +22,18 @@ from medcap_core.data.stores.duplicates import describe_duplicates, write_duplic
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
+from medcap_core.objective import RANKED_SCORES
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.extra import check_scores
+from medcap_core.scoring.extra.bertscore import load_bert_scorer
 from medcap_core.training.validation import (
     build_request,
-    check_metric,
+    check_objective,
     check_truth,
+    compute_scores,
     describe_alike_captions,
     find_scored,
-    score_predictions,
 )
 from sweep.execution.cluster import ClusterInfo, TrialResources
 from sweep.execution.jobs import PredictionJob, predict_here, predict_split
@@ -69,17 +71,19 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options)]
     }
+    if "BERTScore" in space.objective.names:
+        load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
         splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())
-        check_metric(config, captioner, splits["validation"])
+        check_objective(config, captioner, splits["validation"])
         key = (*_model_of(config), config.prompt, config.max_caption_tokens)
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [caption for record in splits["train"] for caption in record.references]
             notes[key] = describe_cut_captions(captioner, captions, config, always=always)
         if ("alike", config.data) not in notes:
             validation = [record.references for record in splits["validation"]]
-            notes["alike", config.data] = describe_alike_captions(config.metric, validation)
+            notes["alike", config.data] = describe_alike_captions(config.objective, validation)
         apply_tuning(captioner, config)
     release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]
@@ -303,7 +307,7 @@ def check_evaluation(
     names = {name: alias for alias, name in study.space.models.items()}
     objective = study.space.objective
     validation = data.splits["validation"]
-    check_truth(study.space.metric, study.space.data, validation.records)
+    check_truth(objective, study.space.data, validation.records)
     scored = find_scored(validation.records, objective.predictions)
     for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
@@ -327,10 +331,11 @@ def check_evaluation(
         else:
             found = predict_split([job], resources, view.step, what)["check"]
         texts = [prediction.text for prediction in found]
-        score = objective.show(score_predictions(split, texts, config.metric))
+        scores = compute_scores(split, texts, config)
+        has = " and ".join(f"{RANKED_SCORES[name].label} {objective.show(value)}" for name, value in scores.items())
         checked = f"{len(split)} validation {split.records[0].noun}s"
         view.message(
             f"Evaluation checked on {checked} in {time.monotonic() - started:.0f} s: "
-            f"the untrained {names[config.model] if names else 'model'} has {objective.label} {score}, such as "
+            f"the untrained {names[config.model] if names else 'model'} {f'has {has}, such as' if has else 'says'} "
             f'"{textwrap.shorten(texts[0], 60)}"'
         )

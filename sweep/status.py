@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from medcap_core.objective import Metric
+from medcap_core.objective import ObjectiveField
 from medcap_core.runtime.command_line import exit_on_fault
 from sweep.space.labels import short_label
 from sweep.space.points import num_trials
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class TrialStanding(BaseModel):
-    """How one trial stands; scores are of the metric on the validation split, None before the first epoch."""
+    """How one trial stands; scores are of the objective on the validation split, None before the first epoch."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,7 +44,7 @@ class Standing(BaseModel):
     directory: str
     name: str
     state: RunStatus
-    metric: Metric
+    objective: ObjectiveField
     num_trials: int
     trials: dict[TrialState, int]
     best: TrialStanding | None
@@ -58,15 +58,17 @@ def read_standing(directory: Path) -> Standing:
     results = load_results(directory)
     goes_on = results.status is RunStatus.RUNNING
     scores = [
-        (record.best_score, -record.number, record) for record in results.records if record.best_score is not None
+        (record.objective.rank(record.best_score), -record.number, record)
+        for record in results.records
+        if record.best_score is not None
     ]
     scores = [entry for entry in scores if entry[2].state is not TrialState.FAILED]
-    best = results.trial_of_row("best") or max(scores, default=(None, 0, None))[2]
+    best = results.trial_of_row("best") or max(scores, default=(0.0, 0, None))[2]
     return Standing(
         directory=str(results.directory),
         name=results.space.name,
         state=results.status,
-        metric=results.space.metric,
+        objective=results.space.objective,
         num_trials=max(num_trials(results.space), len(results.records)),
         trials=count_states(results.records),
         best=_describe_trial(best) if best else None,
@@ -114,11 +116,12 @@ def format_standing(standing: Standing) -> str:
     if standing.best:
         best = standing.best
         lines.append(
-            f"Best     {best.trial} ({best.label}), validation {standing.metric} {format_score(best.best_score)}"
+            f"Best     {best.trial} ({best.label}), validation {standing.objective.label} "
+            f"{format_score(best.best_score)}"
         )
     lines += [
         f"Running  {trial.trial} ({trial.label}), epoch {trial.epochs_done} of {trial.num_epochs}, "
-        f"last {standing.metric} {format_score(trial.last_score)}"
+        f"last {standing.objective.label} {format_score(trial.last_score)}"
         for trial in standing.running
     ]
     if standing.seconds_left is not None:

@@ -144,7 +144,10 @@ def _predict_batch(
 def compute_validation_loss(
     captioner: Captioner, batches: BatchMaker, config: TrialConfig, workers: Workers | None = None
 ) -> float:
-    """Compute the mean loss a caption token over the whole split, with the label smoothing of training."""
+    """Compute the mean loss a caption token over the whole split, without the label smoothing of training.
+
+    Trials of different label smoothing are thus compared by one loss.
+    """
     workers = workers or Workers()
     precision = choose_precision(config, batches.device)
     own = np.arange(workers.rank, len(batches.images), workers.size)
@@ -153,9 +156,7 @@ def compute_validation_loss(
     batch: MicroBatch
     for batch in prefetch(batches.make, _chunks(own, config.eval_batch_size), batches.device):
         with autocast(batches.device, precision):
-            total += captioner(
-                batch.images, *batch.texts, label_smoothing=config.label_smoothing, encoded=batch.encoded
-            )
+            total += captioner(batch.images, *batch.texts, label_smoothing=0.0, encoded=batch.encoded)
     num_labels = batches.texts.count_labels(range(len(batches.images)))
     mean: float = sum(workers.gather(float(total))) / max(num_labels, 1)
     return mean

@@ -6,7 +6,7 @@ ranks, batches or subsets.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,7 +17,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
-from medcap_core.scoring.extra import ScoreInput, compute_scores
+from medcap_core.scoring.extra import ScoreInput, compute_scores, load_scores
 from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
@@ -41,7 +41,12 @@ class CaptionScorer:
     preprocessed by `options.preprocessing`.
     """
 
-    def __init__(self, references: Sequence[str | Sequence[str]], options: ScoringOptions = DEFAULT_SCORING) -> None:
+    def __init__(
+        self,
+        references: Sequence[str | Sequence[str]],
+        options: ScoringOptions = DEFAULT_SCORING,
+        meteor: MeteorScorer | None = None,
+    ) -> None:
         groups = _group_references(references)
         self._options = options
         self._raw = groups
@@ -49,7 +54,7 @@ class CaptionScorer:
         tokens = iter(tokenize_captions([caption for group in self._texts for caption in group]))
         self._references = [[next(tokens) for _ in group] for group in groups]
         self._cider = _build_cider_scorer(self._references)
-        self._meteor = MeteorScorer()
+        self._meteor = meteor or MeteorScorer()
 
     @property
     def num_images(self) -> int:
@@ -64,6 +69,25 @@ class CaptionScorer:
         """Compute the CIDEr of each image, (num_images,), with the document frequencies of the whole corpus."""
         return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
+    def compute(self, names: Collection[str], predictions: Sequence[str]) -> dict[str, float]:
+        """Compute these scores of the corpus alone; METEOR's program and BERTScore's model run only where named."""
+        texts = self._preprocess(predictions)
+        tokens = tokenize_captions(texts)
+        scores: dict[str, float] = {}
+        if "CIDEr" in names:
+            scores["CIDEr"] = float(np.mean(self._compute_cider(tokens)))
+        if "BLEU-4" in names:
+            scores["BLEU-4"] = self._count_bleu(tokens).compute_score(option="closest", verbose=0)[0][3]
+        if "ROUGE-L" in names:
+            scores["ROUGE-L"] = float(self._compute_rouge(tokens)[0])
+        if "METEOR" in names:
+            scores["METEOR"] = self._meteor.compute_scores(self._references, tokens)[0]
+        if "BERTScore" in names:
+            captions = ScoreInput(texts, self._texts, predictions, self._raw, options=self._options)
+            (bertscore,) = load_scores("bertscore")
+            scores["BERTScore"] = float(np.mean(bertscore.compute(captions).each))
+        return scores
+
     def score(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoredCaptions:
         """Compute the scores of METRICS, then the optional ones, and the statistics of each image for resamples.
 
@@ -72,20 +96,16 @@ class CaptionScorer:
         """
         texts = self._preprocess(predictions)
         tokens = tokenize_captions(texts)
-        bleu_scorer = BleuScorer(n=4)
-        for text, references in zip(tokens, self._references, strict=True):
-            bleu_scorer += (text, references)
+        bleu_scorer = self._count_bleu(tokens)
         bleu, _ = bleu_scorer.compute_score(option="closest", verbose=0)
         meteor, _, meteor_counts = self._meteor.compute_scores(self._references, tokens)
-        rouge, rouge_each = Rouge().compute_score(
-            dict(enumerate(self._references)), {image: [text] for image, text in enumerate(tokens)}
-        )
+        rouge, rouge_each = self._compute_rouge(tokens)
         cider_each = self._compute_cider(tokens)
         captions = ScoreInput(texts, self._texts, predictions, self._raw, images, self._options)
         extra, _ = compute_scores(self._options.extra_scores, captions)
         corpus = [*bleu, meteor, rouge, np.mean(cider_each)]
         scores = {name: float(value) for name, value in zip(METRICS, corpus, strict=True)}
-        means = {"ROUGE-L": np.asarray(rouge_each), "CIDEr": cider_each}
+        means = {"ROUGE-L": rouge_each, "CIDEr": cider_each}
         means |= {name: values.each for name, values in extra.items() if values.corpus is None}
         others = {name: values.each for name, values in extra.items() if values.corpus is not None}
         scores |= {
@@ -108,6 +128,17 @@ class CaptionScorer:
             raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")
         return preprocess_captions(predictions, self._options.preprocessing)
 
+    def _count_bleu(self, tokens: Sequence[str]) -> BleuScorer:
+        scorer = BleuScorer(n=4)
+        for text, references in zip(tokens, self._references, strict=True):
+            scorer += (text, references)
+        return scorer
+
+    def _compute_rouge(self, tokens: Sequence[str]) -> tuple[float, np.ndarray]:
+        candidates = {image: [text] for image, text in enumerate(tokens)}
+        score, each = Rouge().compute_score(dict(enumerate(self._references)), candidates)
+        return score, np.asarray(each)
+
     def _compute_cider(self, tokens: Sequence[str]) -> np.ndarray:
         scorer = copy.copy(self._cider)  # shallow: calls from several threads share only constant state
         scorer.ctest = [cook_test(text) for text in tokens]
@@ -116,7 +147,13 @@ class CaptionScorer:
 
 @lru_cache(maxsize=4)
 def _cached_caption_scorer(references: tuple[tuple[str, ...], ...], options: ScoringOptions) -> CaptionScorer:
-    return CaptionScorer(references, options)
+    return CaptionScorer(references, options, _load_meteor())
+
+
+@lru_cache(maxsize=1)
+def _load_meteor() -> MeteorScorer:
+    """Return the process's METEOR program, shared by its scorers: each would hold half a gigabyte."""
+    return MeteorScorer()
 
 
 def load_caption_scorer(

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medcap_core.errors import RunFault, first_line
+from medcap_core.objective import Objective
 from medcap_core.runtime.files import replace_durably, write_text_atomically
 from medcap_core.training.epoch_report import EpochReport
 
@@ -34,17 +35,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class History:
-    """The complete epochs of a trial so far."""
+    """The complete epochs of a trial so far, and what they are ranked by."""
 
     history: list[EpochReport] = field(default_factory=list)
     evaluate: Literal["best", "last"] = "best"
+    objective: Objective = Objective()  # noqa: RUF009  # immutable
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch that counts: of the highest score, the earliest of ties, or the last; 0 without any."""
+        """Number of the epoch that counts: of the best score, the earliest of ties, or the last; 0 without any."""
         if self.evaluate == "last":
             return len(self.history)
-        return max(self.history, key=lambda report: (report.score, -report.epoch)).epoch if self.history else 0
+        ranked = ((self.objective.rank(report.score), -report.epoch) for report in self.history)
+        return -max(ranked, default=(0.0, 0))[1]
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -122,12 +125,18 @@ def load_weights(module: nn.Module, path: Path) -> None:
 class CheckpointFolder:
     """Reads and writes the checkpoints of one trial under `directory`.
 
-    `evaluate` names the epoch whose weights are in `best/`; with `every_epoch` each checkpoint is kept.
+    `evaluate` names the epoch whose weights are in `best/`, by `objective`; with `every_epoch` each checkpoint is kept.
     """
 
     def __init__(
-        self, directory: Path, *, evaluate: Literal["best", "last"] = "best", every_epoch: bool = False
+        self,
+        directory: Path,
+        objective: Objective,
+        *,
+        evaluate: Literal["best", "last"] = "best",
+        every_epoch: bool = False,
     ) -> None:
+        self.objective = objective
         self.evaluate = evaluate
         self.epochs_path = directory / "epochs" if every_epoch else None
         self.last_path = directory / "last" / "checkpoint.safetensors"
@@ -154,15 +163,15 @@ class CheckpointFolder:
         """
         try:
             if not self.last_path.is_file():
-                return History(evaluate=self.evaluate)
+                return self._take_up([])
             tensors, notes = read_weights(self.last_path)
         except DamagedCheckpoint as damage:
             log.warning("%s The trial begins anew.", damage)
-            return History(evaluate=self.evaluate)
-        done = History([EpochReport(**report) for report in notes["history"]], self.evaluate)
+            return self._take_up([])
+        done = self._take_up([EpochReport(**report) for report in notes["history"]])
         if done.best_epoch < len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
             log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, done.best_epoch)
-            return History(evaluate=self.evaluate)
+            return self._take_up([])
         parameters = dict(module.named_parameters())
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
@@ -204,6 +213,9 @@ class CheckpointFolder:
 
     def _save_best(self, weights: dict[str, Tensor], done: History) -> None:
         save_weights(self.best_path, weights, {"epoch": done.best_epoch})
+
+    def _take_up(self, history: list[EpochReport]) -> History:
+        return History(history, self.evaluate, self.objective)
 
     def _best_epoch_on_disk(self) -> int:
         try:

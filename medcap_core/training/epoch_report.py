@@ -1,14 +1,15 @@
 """The report of a trial after each epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch of one trial. `epoch` counts from 1; `score` is the config's `metric`.
+    """One epoch of one trial. `epoch` counts from 1; `score` is the config's `objective`.
 
     `encoding_seconds` is what encoding the training images once took, where their features are stored, so that
-    `training_seconds` leaves it out; 0 where training encodes them, NaN where it is not known.
+    `training_seconds` leaves it out; 0 where training encodes them, NaN where it is not known. `parts` has the scores
+    that a weighted sum is made of, by name.
     """
 
     epoch: int
@@ -24,3 +25,4 @@ class EpochReport:
     peak_memory_bytes: int
     trainable_parameters: int
     total_parameters: int
+    parts: dict[str, float] = field(default_factory=dict)

@@ -15,10 +15,9 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import Augmenter, SourcePart, derive_seed, order_of_epoch, split_step
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
-from medcap_core.inference.generation import compute_validation_loss
+from medcap_core.inference.generation import compute_validation_loss, generate_predictions
 from medcap_core.inference.image_sources import estimate_encoding_seconds
 from medcap_core.models.tuning import encoder_is_frozen
-from medcap_core.objective import OBJECTIVES
 from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
@@ -27,7 +26,7 @@ from medcap_core.training.checkpoint import CheckpointFolder, History
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.trial import Trial, name_memory_faults, set_up
-from medcap_core.training.validation import find_scored, predict, score_predictions
+from medcap_core.training.validation import build_request, compute_scores, find_scored
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,9 @@ def fit(
     """
     with name_memory_faults(config):
         trial = set_up(config, data, current_workers(), current_device(), progress)
-        folder = CheckpointFolder(checkpoint_dir, evaluate=config.evaluate, every_epoch=config.checkpoint_every_epoch)
+        folder = CheckpointFolder(
+            checkpoint_dir, config.objective, evaluate=config.evaluate, every_epoch=config.checkpoint_every_epoch
+        )
         done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
         if trial.workers.leads:
             folder.mend(trial.captioner, done)
@@ -82,7 +83,10 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
     validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
-    score = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
+    scores = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
+    scores["validation_loss"] = validation_loss
+    objective = trial.config.objective
+    score = objective.combine(scores)
     peak_memory_bytes = sum(trial.workers.gather(trial.memory.sample()))
     done.history.append(
         EpochReport(
@@ -99,10 +103,10 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
             peak_memory_bytes=peak_memory_bytes,
             trainable_parameters=trial.tuning.trainable_parameters,
             total_parameters=trial.tuning.total_parameters,
+            parts={name: scores[name] for name in objective.names} if objective.is_sum else {},
         )
     )
-    label = OBJECTIVES[trial.config.metric].label
-    log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, label, score, validation_loss)
+    log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, objective.label, score, validation_loss)
 
 
 def train_epoch(trial: Trial, epoch: int, progress: Progress) -> float:
@@ -158,13 +162,22 @@ def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
         )
 
 
-def score_validation(trial: Trial, what: str, progress: Progress) -> float:
-    """Score the trial's model on its validation split, the same on every worker; `what` names the step."""
-    metric, split, images = trial.config.metric, trial.validation_split, trial.validation.images
-    predictions = OBJECTIVES[metric].predictions
+def score_validation(trial: Trial, what: str, progress: Progress) -> dict[str, float]:
+    """Score the trial's predictions on its validation split, the same on every worker; `what` names the step.
+
+    Empty where the objective needs no predictions.
+    """
+    predictions = trial.config.objective.predictions
+    if predictions is None:
+        return {}
+    split, images = trial.validation_split, trial.validation.images
     scored = find_scored(split.records, predictions)
     if len(scored) < len(split):
         split, images = split.part(scored), SourcePart(images, scored)
-    texts = predict(trial.captioner, images, trial.config, predictions, trial.workers, progress, what)
-    score: float = trial.workers.broadcast(score_predictions(split, texts, metric) if trial.workers.leads else None)
-    return score
+    request = build_request(predictions, len(images))
+    found = generate_predictions(trial.captioner, images, request, trial.config, trial.workers, progress, what)
+    texts = [prediction.text for prediction in found]
+    scores: dict[str, float] = trial.workers.broadcast(
+        compute_scores(split, texts, trial.config) if trial.workers.leads else None
+    )
+    return scores

@@ -31,7 +31,7 @@ from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.optimization import build_optimizer
 from medcap_core.training.steps import Steps, build_steps
-from medcap_core.training.validation import check_metric
+from medcap_core.training.validation import check_objective
 
 _SPLITS_OF_A_TRIAL: tuple[SplitName, ...] = ("train", "validation")
 
@@ -76,7 +76,7 @@ def set_up(
     memory = PeakMemory(device)
     torch.manual_seed(derive_seed(config.seed, 0))
     captioner = load_trial_captioner(config, device)
-    check_metric(config, captioner, data.splits["validation"].records)
+    check_objective(config, captioner, data.splits["validation"].records)
     tuning = apply_tuning(captioner, config)
     precision = choose_precision(config, device)
     if precision is not torch.float32:

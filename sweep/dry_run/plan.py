@@ -8,6 +8,7 @@ from typing import Any
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
+from medcap_core.objective import Objective
 from medcap_core.runtime.cache import format_size
 from medcap_core.scoring.extra import load_scores
 from sweep.execution.cluster import TrialResources
@@ -15,7 +16,7 @@ from sweep.space.fields import show_plain
 from sweep.space.model_aliases import describe_models
 from sweep.space.points import build_config, draw_points, num_trials
 from sweep.space.ranges import Range
-from sweep.space.schema import SearchSpace
+from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
 from sweep.study.pruning import describe_scheduler
 
 _NUM_SAMPLES, _WIDTH = 5, 110
@@ -75,11 +76,16 @@ def _describe_settings(space: SearchSpace) -> list[str]:
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", describe_scheduler(space)),
-        ("objective", f"{space.objective.title} of the {epoch} epoch on the validation split, maximised"),
+        ("objective", _describe_objective(space.objective, epoch)),
         ("test split", tested + _describe_scoring(space)),
         ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
     ]
     return [f"{name:<12} {text}" for name, text in lines]
+
+
+def _describe_objective(objective: Objective, epoch: str) -> str:
+    verb = "minimised" if objective.is_lower_better else "maximised"
+    return f"{objective.title} of the {epoch} epoch on the validation split, {verb}"
 
 
 def _describe_scoring(space: SearchSpace) -> str:
@@ -121,7 +127,7 @@ def _describe_branch(branch: Range) -> str:
 
 def _list_defaults(space: SearchSpace) -> list[str]:
     """List the fields left at TrialConfig's default everywhere in the space."""
-    given = {"data", "model", "metric", "seed", *space.fixed, *space.search}
+    given = {*TOP_LEVEL_FIELDS, "seed", *space.fixed, *space.search}
     defaults = TrialConfig().model_dump(mode="json")
     return [f"{field} = {show_plain(value)}" for field, value in defaults.items() if field not in given]
 

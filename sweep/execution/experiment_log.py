@@ -108,10 +108,12 @@ class TensorBoardLogger(LoggerCallback):
         self.writers[name] = self.library.SummaryWriter(str(folder), flush_secs=1)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Write the finite numbers of an epoch, the score under the metric's name."""
+        """Write the finite numbers of an epoch, the score under the objective's name."""
         name = trial.config["trial"]
-        names = {field: field for field in EPOCH_FIELDS if field != "epoch"} | {"score": self.study.space.metric}
-        self.metrics[name] = {shown: result[field] for field, shown in names.items() if math.isfinite(result[field])}
+        names = {field: field for field in EPOCH_FIELDS if field not in ("epoch", "parts")}
+        names["score"] = self.study.space.objective.column
+        figures = {shown: result[field] for field, shown in names.items()} | result["parts"]
+        self.metrics[name] = {shown: value for shown, value in figures.items() if math.isfinite(value)}
         for shown, value in self.metrics[name].items():
             self.writers[name].add_scalar(shown, value, result["epoch"])
 

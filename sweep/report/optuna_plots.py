@@ -52,7 +52,7 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
     if len(done) < MIN_TRIALS_TO_COMPARE:
         raise NothingToPlot("Fewer than two trials ran to their end, so there are no parallel coordinates.")
     figure = plot_parallel_coordinate(study, params=list(searched), target_name=objective.validation_title)
-    scores = [record.best_score or 0.0 for record in done]
+    scores = [objective.rank(record.best_score) for record in done]
     low, high = min(scores), max(scores)
     shares = [(score - low) / (high - low) if high > low else 1.0 for score in scores]
     *lines, colour_bar = figure.data
@@ -127,7 +127,7 @@ def plot_pareto(
         raise NothingToPlot(f"Fewer than two trials have a score and a {title.lower()}, so there is no front.")
     if len({value for _, value in costs}) < 2:
         raise NothingToPlot(f"All trials have the same {title.lower()}, so there is no front.")
-    study = optuna.create_study(directions=["minimize", "maximize"])
+    study = optuna.create_study(directions=["minimize", results.space.objective.direction])
     study.add_trials(
         [
             optuna.create_trial(
@@ -170,7 +170,7 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
             distributions[knob] = FloatDistribution(min(values), max(values), log=is_log(results, knob))
         else:
             distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=results.space.objective.direction)
     for record in done:
         active = {knob: record.point[knob] for knob in searched if record.point.get(knob) is not None}
         parameters = {

@@ -54,7 +54,7 @@ def plot_learning_curves(results: RunResults) -> Plot:
     figure.update_yaxes(title=objective.validation_title)
     top = named[0]
     summary = (
-        f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The highest is "
+        f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The best is "
         f"{top.name} with {objective.show(top.best_score)} at epoch {top.best_epoch}."
     )
     return finish(
@@ -116,7 +116,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
     best, value = points[0]
     summary = (
         f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "
-        f"{len(points)} trials. The highest is {objective.show(best.best_score)} at {show_plain(value)}."
+        f"{len(points)} trials. The best is {objective.show(best.best_score)} at {show_plain(value)}."
     )
     title = f"{objective.title} against {title_knob(knob)[0].lower()}{title_knob(knob)[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable
 
-from medcap_core.objective import OBJECTIVES
 from sweep.report import answer_sections, optuna_plots, plots
 from sweep.report.pictures import NoPictures, build_samples, load_attention
 from sweep.report.side_by_side import build_side_by_side
@@ -91,8 +90,7 @@ def _build_test(results: RunResults) -> Section:
 
 def explain_test(results: RunResults) -> list[Text]:
     """Explain what the rows and scores of the test table are, beside its own notes."""
-    cider = OBJECTIVES["cider"]
-    said = [f"BLEU, METEOR and ROUGE-L run from 0 to 1, {cider.label} from 0 to {cider.upper_bound:g}."]
+    said = ["BLEU, METEOR and ROUGE-L run from 0 to 1, CIDEr from 0 to 10."]
     if "caption_prior" in results.test_rows:
         said.append(
             f"The caption prior is one fixed training caption for all {results.noun}s, shuffled {results.noun}s the "
@@ -129,7 +127,7 @@ def _build_leaderboard(results: RunResults) -> Section:
     blocks: list[Block] = [trial_tables.build_leaderboard(results)]
     objective = results.space.objective
     if objective.meaning:
-        blocks.append(Text(f"{objective.title}: {objective.meaning}, 0 to {objective.upper_bound:g}.", "note"))
+        blocks.append(Text(f"{objective.title}: {objective.meaning}.", "note"))
     if any(record.whole_validation_score is not None for record in results.records):
         blocks.append(
             Text(

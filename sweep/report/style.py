@@ -48,7 +48,7 @@ def escape(text: str) -> str:
 
 def hover_template(objective: Objective) -> str:
     """Build what plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
-    return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.{objective.num_decimals}f}}<extra></extra>"
+    return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.3f}}<extra></extra>"
 
 
 def finish(

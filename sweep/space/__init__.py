@@ -13,7 +13,7 @@ from medcap_core.config import TrialConfig
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import build_config, draw_points, encode_point, grid_rows, num_trials, propose
 from sweep.space.reading import build_space
-from sweep.space.schema import Resources, SearchSpace
+from sweep.space.schema import TOP_LEVEL_FIELDS, Resources, SearchSpace
 from sweep.space.yaml_text import load_mapping
 
 __all__ = [
@@ -47,17 +47,7 @@ def dump_space(space: SearchSpace) -> str:
 def best_space(space: SearchSpace, config: TrialConfig, name: str) -> SearchSpace:
     """Build a space with nothing left to search, whose one trial has exactly `config`."""
     fixed = config.model_dump(mode="json")
-    top_level = {key: fixed.pop(key) for key in ("data", "model", "metric", "seed")}
-    kept = space.model_dump(
-        mode="json",
-        include={
-            "extra_scores",
-            "bertscore_model",
-            "bertscore_idf",
-            "score_models",
-            "caption_preprocessing",
-            "resources",
-        },
-    )
+    top_level = {key: fixed.pop(key) for key in (*TOP_LEVEL_FIELDS, "seed")}
+    kept = space.model_dump(mode="json", include={"extra_scores", "score_models", "caption_preprocessing", "resources"})
     values = {"name": name, **top_level, "fixed": fixed, "trials": 1, "scheduler": "none", **kept}
     return build_space(values, f"best config of '{space.name}'")

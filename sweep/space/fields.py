@@ -5,6 +5,7 @@ pydantic decides what is valid; the sentences are ours, so that every fault read
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -67,7 +68,10 @@ def read_field(model: type[BaseModel], field: str, value: Any) -> Any:
     for form in (value, _as_number(value)):
         try:
             result = _field_adapter(model, field).validate_python(form)
-        except ValidationError:
+        except ValidationError as error:
+            if said := str(error.errors()[0].get("ctx", {}).get("error", "")):  # a field's own validator names both
+                problem, _, remedy = said.partition("; ")
+                raise WrongValue(problem, remedy) from None
             continue
         if isinstance(value, bool) == isinstance(result, bool):
             return result.value if isinstance(result, Enum) else result
@@ -161,6 +165,8 @@ def _as_number(value: Any) -> Any:
 @cache
 def _field_adapter(model: type[BaseModel], field: str) -> TypeAdapter[Any]:
     info = model.model_fields[field]
+    if is_dataclass(info.annotation):  # it checks its numbers itself
+        return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
     return TypeAdapter(Annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))  # type: ignore[arg-type]
 
 
@@ -178,6 +184,8 @@ def _describe_type(variant: dict[str, Any]) -> str:
     listed = _listed_values(variant)
     if listed:
         return f"one of {', '.join(listed)}" if len(listed) > 1 else f"'{listed[0]}'"
+    if "takes" in variant:
+        return str(variant["takes"])
     if variant["type"] == "array":
         items = ", ".join(_listed_values(variant["items"]))
         return f"a list of {items or _ITEM_NAMES[variant['items']['type']]}"

@@ -12,7 +12,7 @@ from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.errors import ConfigFault
 from sweep.space.conditions import active_range, order_knobs, parameter_name
 from sweep.space.ranges import Range, Suggester
-from sweep.space.schema import SearchSpace
+from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
 
 
 def propose(space: SearchSpace, trial: Suggester) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
     shown = ", ".join(f"{knob}={value}" for knob, value in point.items())
     where = f"with {shown}" if shown else f"space '{space.name}'"
     model = space.models[point["model"]] if "model" in point else space.model
-    values = {"seed": space.seed, **space.fixed, **point, "data": space.data, "model": model, "metric": space.metric}
+    top_level = {field: getattr(space, field) for field in TOP_LEVEL_FIELDS} | {"model": model}
+    values = {"seed": space.seed, **space.fixed, **point, **top_level}
     return build_trial_config(values, where)
 
 

@@ -15,7 +15,9 @@ from sweep.space.fields import FieldValue, WrongValue, field_kind, show, unknown
 # The same for every trial of a run: it prepares one data set, and compares scores on the same images.
 NOT_SEARCHED = (
     "data",
-    "metric",
+    "objective",
+    "bertscore_model",
+    "bertscore_idf",
     "evaluate",
     "checkpoint_every_epoch",
     "max_bad_record_share",
@@ -176,7 +178,7 @@ def _read_ranges(keyed: tuple[str, Any]) -> tuple[Range, ...]:
     if knob not in TrialConfig.model_fields:
         raise unknown_key(knob, TrialConfig.model_fields, "knob")
     if knob in NOT_SEARCHED:
-        place = "the top level" if knob in ("data", "metric") else "'fixed'"
+        place = "the top level" if knob in ("data", "objective", "bertscore_model", "bertscore_idf") else "'fixed'"
         raise WrongValue("this is the same for every trial of a run", f"move it to {place} with one value")
     if not isinstance(raw, list):
         return (_read_range(keyed),)

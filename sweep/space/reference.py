@@ -4,13 +4,14 @@ python -m sweep.space.reference > docs/space_file.md
 """
 
 import sys
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from medcap_core.config import TrialConfig
 from sweep.space.fields import describe_field, field_schemas, show_plain
 from sweep.space.ranges import NOT_SEARCHED, Range
-from sweep.space.schema import SECTIONS, Resources, SearchSpace
+from sweep.space.schema import SECTIONS, TOP_LEVEL_FIELDS, Resources, SearchSpace
 
 EXAMPLE = """\
 name: mine
@@ -53,10 +54,14 @@ and conditions that can never hold are faults of the file; all are reported at o
 """
 
 
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+
+
 _FIELDS = f"""\
-These keys stand under `fixed`, `search`, `first_points` and `when`. `data`, `model` and `metric` are keys of the file,
-though, and `model` is searched where `models` names several. The same for every trial of a run, and so never searched,
-are {", ".join(f"`{field}`" for field in NOT_SEARCHED[:-1])} and `{NOT_SEARCHED[-1]}`.
+These keys stand under `fixed`, `search`, `first_points` and `when`, but for those of the file:
+{_list_names(TOP_LEVEL_FIELDS)}; `model` is searched where `models` names several.
+The same for every trial of a run, and so never searched, are {_list_names(NOT_SEARCHED)}.
 """
 
 

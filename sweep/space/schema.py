@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
 from medcap_core.config import absolute_if_path
-from medcap_core.objective import OBJECTIVES, Metric, Objective
+from medcap_core.objective import Objective, ObjectiveField
 from medcap_core.scoring.extra import list_scores
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ScoringOptions
 from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
@@ -17,6 +17,9 @@ from sweep.space.ranges import Ranges
 
 SECTIONS = ("models", "fixed", "search", "first_points", "resources")
 """Keys with a mapping or a list of mappings behind them."""
+
+TOP_LEVEL_FIELDS = ("data", "model", "objective", "bertscore_model", "bertscore_idf")
+"""Fields of a trial that are keys of the file."""
 
 BASELINES = ("zero_shot", "caption_prior", "shuffled_images", "nearest_image", "best")
 """Rows of the test table that every run has; with `test: all` trials are rows too."""
@@ -26,7 +29,7 @@ _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def _read_fixed_value(keyed: tuple[str, Any]) -> Any:
     field, _ = keyed
-    if field in ("data", "model", "metric"):
+    if field in TOP_LEVEL_FIELDS:
         raise WrongValue("this key has its place at the top level", f"write '{field}:' beside 'name:'")
     return read_keyed_field(keyed, noun="key")
 
@@ -124,8 +127,10 @@ class SearchSpace(Section):
     grace_fraction: float = Field(
         0.25, gt=0, le=1, description="Share of a trial's own schedule that it trains before the first rung."
     )
-    metric: Metric = Field(
-        "cider", description="Score of a trial on validation, at its best epoch; the search maximises it."
+    objective: ObjectiveField = Field(
+        Objective(),
+        description="What trials are ranked by: the validation score of each one's best epoch.",
+        json_schema_extra={"default": "CIDEr"},
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the search, and of each trial that has none of its own.")
     test: Literal["best", "all"] = Field("best", description="Trials that are scored on the test split.")
@@ -185,13 +190,8 @@ class SearchSpace(Section):
         return self.scheduler != "none" and not (self.sampler == "grid" and self.test == "all")
 
     @property
-    def objective(self) -> Objective:
-        """What trials are ranked by."""
-        return OBJECTIVES[self.metric]
-
-    @property
     def scoring_options(self) -> ScoringOptions:
-        """How the test split is scored; the search's own metric knows none of it."""
+        """How the test split is scored; the search's objective knows only those of BERTScore."""
         return ScoringOptions(
             self.extra_scores,
             self.bertscore_model,

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from medcap_core.errors import RunFault, first_line
 from medcap_core.runtime.files import sync_folder
+from sweep.space import SearchSpace
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, TrialState
 
@@ -42,17 +43,20 @@ _OUT_OF_REACH = {
 
 
 def build_history(records: Sequence[TrialRecord]) -> list[FrozenTrial]:
-    """Build the trials so far as Optuna's samplers take them, in order; what has not ended counts as running."""
+    """Build the trials so far as Optuna's samplers take them, in order; what has not ended counts as running.
+
+    Their values are keys of `Objective.rank`, so samplers maximise them.
+    """
     return [_build_trial(record) for record in records]
 
 
 class StudyDatabase:
     """An Optuna study in an SQLite file that follows the trial records; `say` takes one line on each trouble."""
 
-    def __init__(self, path: Path, study_name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, space: SearchSpace, say: Callable[[str], None]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path = path
-        self._study_name = study_name
+        self._space = space
         self._say = say
         self._storage: RDBStorage | None = None
         self._mirrored: dict[int, _MirroredTrial] = {}
@@ -97,9 +101,9 @@ class StudyDatabase:
 
     def _connect(self) -> None:
         if not self.path.exists():
-            _make_database(self.path, self._study_name)
+            _make_database(self.path, self._space)
         self._storage = _open_storage(self.path, is_new=False)
-        self._study = optuna.load_study(study_name=self._study_name, storage=self._storage)
+        self._study = optuna.load_study(study_name=self._space.name, storage=self._storage)
 
     def _disconnect(self) -> None:
         if self._storage is not None:
@@ -182,11 +186,11 @@ class _MirroredTrial:
 
 def _build_trial(record: TrialRecord, *, is_new: bool = False) -> FrozenTrial:
     """Build a record's trial; `is_new` leaves out how it went."""
-    curve = {} if is_new else record.build_curve()
+    curve = {} if is_new else record.build_ranked_curve()
     state = optuna.trial.TrialState.RUNNING if is_new else _STATES.get(record.state, optuna.trial.TrialState.RUNNING)
     value = None
     if state is optuna.trial.TrialState.COMPLETE:
-        value = record.best_score
+        value = record.objective.rank(record.best_score)
     elif state is optuna.trial.TrialState.PRUNED and curve:
         value = curve[max(curve)]  # as `Study.tell` does
     return optuna.create_trial(
@@ -199,13 +203,13 @@ def _build_trial(record: TrialRecord, *, is_new: bool = False) -> FrozenTrial:
     )
 
 
-def _make_database(path: Path, study_name: str) -> None:
+def _make_database(path: Path, space: SearchSpace) -> None:
     """Create an empty study, renamed to `path` only when complete, since its tables are many transactions."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     storage = _open_storage(temporary, is_new=True)
     try:
-        optuna.create_study(study_name=study_name, storage=storage, direction="maximize")
+        optuna.create_study(study_name=space.name, storage=storage, direction=space.objective.direction)
     finally:
         _close_storage(storage)
     temporary.replace(path)

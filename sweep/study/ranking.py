@@ -1,4 +1,4 @@
-"""Ranking of trials by one objective: the validation score of a trial's best epoch, by the run's metric."""
+"""Ranking of trials by the objective: the validation score of a trial's best epoch."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     trainable parameters, then by the earlier trial.
     """
     scored = [
-        (-record.best_score, record.trainable_parameters or 0, record.number, record)
+        (-record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number, record)
         for record in records
         if record.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and record.best_score is not None
     ]
@@ -30,7 +30,6 @@ def rank_for_choice(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """
     ranked = rank_by_search(records)
     top, rest = ranked[:NUM_CANDIDATES], ranked[NUM_CANDIDATES:]
-    rescored = [record.whole_validation_score for record in top if record.whole_validation_score is not None]
-    if len(rescored) == len(top):
-        top = [record for _, record in sorted(zip(rescored, top, strict=True), key=lambda pair: -pair[0])]
+    if all(record.whole_validation_score is not None for record in top):
+        top.sort(key=lambda record: -record.objective.rank(record.whole_validation_score))
     return [*top, *rest]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ConfigFault, RunFault
-from medcap_core.objective import OBJECTIVES, Metric, Objective
+from medcap_core.objective import Objective
 from sweep.study.test_results import describe_fault
 
 
@@ -38,25 +38,28 @@ class Epoch(BaseModel):
     peak_memory_bytes: int | None
     trainable_parameters: int
     total_parameters: int
+    parts: dict[str, float | None] = {}
 
     @field_validator("*", mode="before")
     @classmethod
     def _drop_infinite(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: cls._drop_infinite(part) for name, part in value.items()}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 EPOCH_FIELDS = tuple(Epoch.model_fields)
 
 
-def result_columns(metric: Metric) -> list[str]:
-    """List the columns of `trials.csv` before those of the config; score columns are named by the metric."""
+def result_columns(objective: Objective) -> list[str]:
+    """List the columns of `trials.csv` before those of the config; score columns are named by the objective."""
     return [
         "trial",
         "state",
         "reason",
-        f"best_{metric}",
+        f"best_{objective.column}",
         "best_epoch",
-        f"last_{metric}",
+        f"last_{objective.column}",
         "epochs_done",
         "seconds",
         "training_seconds",
@@ -109,8 +112,8 @@ class TrialRecord:
 
     @property
     def objective(self) -> Objective:
-        """The metric of its scores."""
-        return OBJECTIVES[self.config.metric]
+        """What its scores are."""
+        return self.config.objective
 
     @cached_property
     def config_cells(self) -> list[Any]:
@@ -132,7 +135,8 @@ class TrialRecord:
         """The validation score of the epoch that counts (`TrialConfig.evaluate`), as measured during the search."""
         if self.config.evaluate == "last":
             return self.last_score
-        return max((epoch.score for epoch in self.epochs if epoch.score is not None), default=None)
+        known = (epoch.score for epoch in self.epochs if epoch.score is not None)
+        return max(known, key=self.objective.rank, default=None)
 
     @property
     def best_epoch(self) -> int | None:
@@ -202,15 +206,20 @@ class TrialRecord:
         return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
-        """Build the curve for Optuna and the pruner: `best_score` so far by per cent of the trial's own schedule."""
+        """Build the curve for `study.db`: `best_score` so far by per cent of the trial's own schedule."""
         curve: dict[int, float] = {}
-        best = -math.inf
+        best: float | None = None
         for epoch in self.epochs:
-            if epoch.score is not None:
-                best = epoch.score if self.config.evaluate == "last" else max(best, epoch.score)
-            if best > -math.inf:
+            if epoch.score is not None and self.config.evaluate == "last":
+                best = epoch.score
+            best = max(best, epoch.score, key=self.objective.rank)
+            if best is not None:
                 curve[compute_step(epoch.epoch, epoch.num_epochs)] = best
         return curve
+
+    def build_ranked_curve(self) -> dict[int, float]:
+        """Build the same curve as keys of `Objective.rank`, of which higher ones are better."""
+        return {step: self.objective.rank(score) for step, score in self.build_curve().items()}
 
 
 def compute_step(epoch: int, num_epochs: int) -> int:
@@ -280,14 +289,14 @@ class _Content(BaseModel):
         return self
 
 
-def format_csv(records: Iterable[TrialRecord], metric: Metric) -> str:
+def format_csv(records: Iterable[TrialRecord], objective: Objective) -> str:
     """Format `trials.csv`: a header and one row for each trial, in the order given; unknown values are empty cells.
 
     The best score is of the search (`max_validation_images` applies), not `whole_validation_score`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*result_columns(metric), *(f"config.{name}" for name in TrialConfig.model_fields)])
+    writer.writerow([*result_columns(objective), *(f"config.{name}" for name in TrialConfig.model_fields)])
     writer.writerows([*_result_cells(record), *record.config_cells] for record in records)
     return text.getvalue()
 

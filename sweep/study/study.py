@@ -47,7 +47,7 @@ class Study:
         self._mirror = mirror
         self._lines: list[str] = []
         self._take_line: Callable[[str], None] = self._lines.append
-        self._database = StudyDatabase(self.paths.database, space.name, self._say)
+        self._database = StudyDatabase(self.paths.database, space, self._say)
         self._records: dict[str, TrialRecord] = {}
         self._to_resume: list[str] = []
         self._trained_again: set[str] = set()
@@ -72,7 +72,7 @@ class Study:
         try:
             check_new_directory(directory)
             paths = RunPaths(directory)
-            write_text_atomically(paths.trials_table, format_csv([], space.metric))
+            write_text_atomically(paths.trials_table, format_csv([], space.objective))
             if warm_start.trials:
                 write_json_atomically(paths.warm_start, warm_start.model_dump(mode="json"))
             write_text_atomically(paths.space, dump_space(space))
@@ -335,7 +335,7 @@ class Study:
                 self.finish(record.name, TrialState.STOPPED, reason)
 
     def _is_to_prune(self, record: TrialRecord) -> bool:
-        return should_prune(record.number, [other.build_curve() for other in self.records], self.space)
+        return should_prune(record.number, [other.build_ranked_curve() for other in self.records], self.space)
 
     def requeue_stopped(self) -> None:
         """Propose again, and first, the trials that were stopped on their way."""
@@ -455,7 +455,7 @@ class Study:
 
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
-        replace_text(self.paths.trials_table, format_csv(self.records, self.space.metric))
+        replace_text(self.paths.trials_table, format_csv(self.records, self.space.objective))
 
 
 def _check_run_directory(paths: RunPaths) -> None:

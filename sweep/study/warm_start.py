@@ -26,7 +26,7 @@ from sweep.study.record import TrialRecord, TrialState
 
 
 class EarlierTrial(BaseModel):
-    """A trial of an earlier run, its point in terms of the new space; `curve` is `TrialRecord.build_curve`.
+    """A trial of an earlier run, its point in terms of the new space; `curve` is `TrialRecord.build_ranked_curve`.
 
     `is_comparable` says that nothing differs but searched knobs and the seed, so that its scores are on one scale with
     those of the new run.
@@ -144,7 +144,7 @@ def _collect_run(space: SearchSpace, directory: Path) -> tuple[list[EarlierTrial
                 trial=record.name,
                 state=record.state,
                 point=point,
-                curve=record.build_curve(),
+                curve=record.build_ranked_curve(),
                 is_comparable=not differing,
             )
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
+from medcap_core.objective import RANKED_SCORES
 from sweep.space.fields import field_kind
 from sweep.space.labels import label_groups
 from sweep.study.provenance import ModelOrigin
@@ -27,7 +28,7 @@ def build_leaderboard(results: RunResults) -> Table:
     rest = [record for record in results.records if record not in ranked]
     rest.sort(key=lambda record: (record.state is TrialState.FAILED, record.number))
     searched = find_searched(results)
-    objective, metric = results.space.objective, results.space.metric
+    objective, metric = results.space.objective, results.space.objective.column
     has_whole = any(record.whole_validation_score is not None for record in ranked)
     columns = [
         Column("rank", "Rank", "count"),
@@ -68,12 +69,13 @@ def build_leaderboard(results: RunResults) -> Table:
 
 def build_learning_curves(results: RunResults) -> Table:
     """Build a row for every epoch of every trial."""
-    objective, metric = results.space.objective, results.space.metric
+    objective, metric = results.space.objective, results.space.objective.column
     columns = (
         Column("trial", "Trial"),
         Column("epoch", "Epoch", "count"),
         Column("num_epochs", "of", "count"),
-        Column(metric, objective.validation_title, "score"),
+        *([] if metric == "validation_loss" else [Column(metric, objective.validation_title, "score")]),
+        *(Column(name, RANKED_SCORES[name].label, "score") for name in objective.names if objective.is_sum),
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
         Column("learning_rate", "Learning rate", "number"),
@@ -83,7 +85,7 @@ def build_learning_curves(results: RunResults) -> Table:
         Column("peak_memory_bytes", "Peak memory", "bytes"),
     )
     rows = [
-        {"trial": record.name, metric: epoch.score, **epoch.model_dump()}
+        {"trial": record.name, metric: epoch.score, **epoch.model_dump(exclude={"parts"}), **epoch.parts}
         for record in results.records
         for epoch in record.epochs
     ]
@@ -102,7 +104,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
     if len(groups) < 2:
         return None
     test_scores = results.metrics.trials
-    objective, metric = results.space.objective, results.space.metric
+    objective, metric = results.space.objective, results.space.objective.column
     num_tested = sum(any(record.name in test_scores for record in group) for group in groups)
     tested = results.score_names if num_tested > 1 else []
     columns = (

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from medcap_core.objective import Objective
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord
 
@@ -22,6 +23,7 @@ class TrialRow:
     best_score: float | None
     seconds: float
     note: str = ""
+    objective: Objective = Objective()  # noqa: RUF009  # immutable
 
     @property
     def finished(self) -> bool:
@@ -30,10 +32,8 @@ class TrialRow:
 
     @property
     def ranked_score(self) -> float:
-        """Best score for ranking; minus infinity for a failed trial or without a score."""
-        if self.best_score is None or math.isnan(self.best_score) or self.state == "FAILED":
-            return -math.inf
-        return self.best_score
+        """Key of the best score, higher for better ones; minus infinity for a failed trial or without a score."""
+        return -math.inf if self.state == "FAILED" else self.objective.rank(self.best_score)
 
 
 def build_row(record: TrialRecord) -> TrialRow:
@@ -48,4 +48,5 @@ def build_row(record: TrialRecord) -> TrialRow:
         best_score=record.best_score,
         seconds=record.seconds,
         note=record.reason,
+        objective=record.objective,
     )

@@ -39,11 +39,11 @@ def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
     return build_space(values | changes, "test")
 
 
-def figures_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, float]:
+def figures_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, Any]:
     """The figures of an epoch, as a trial's process reports them."""
-    report = dict.fromkeys(EPOCH_FIELDS, 1.0)
+    report: dict[str, Any] = dict.fromkeys(EPOCH_FIELDS, 1.0)
     report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "score": score, "trainable_parameters": 100}
-    return report | figures
+    return report | {"parts": {}} | figures
 
 
 def report_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> Epoch:

@@ -157,10 +157,10 @@ def test_a_metric_that_model_and_data_do_not_allow_is_told(materials: Materials)
     fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
     values = {"name": "any", "data": str(materials.images), "model": str(materials.model), "fixed": fixed}
     with pytest.raises(ConfigFault) as raised:
-        check_before_start(build_space(values | {"metric": "balanced_accuracy"}, "test"))
+        check_before_start(build_space(values | {"objective": "balanced_accuracy"}, "test"))
     assert [fault.partition(", but")[0] for fault in raised.value.faults] == [
-        "metric balanced_accuracy needs a model that answers questions, such as medblip3d",
-        "metric balanced_accuracy needs validation scans of at least two diagnoses",
+        "objective balanced_accuracy needs a model that answers questions, such as medblip3d",
+        "objective balanced_accuracy needs validation scans of at least two diagnoses",
     ]
 
 
@@ -171,7 +171,7 @@ def test_answers_are_scored_at_the_first_look(
     monkeypatch.setattr(prepare, "load_data", lambda *_, **__: dataset)
     let_answer(ANSWERS, monkeypatch)
     fixed = {"max_caption_tokens": 16, "max_new_tokens": 10, "eval_batch_size": 2, "freeze": "full"}
-    values = {"name": "any", "data": dataset.name, "model": str(materials.model), "metric": "balanced_accuracy"}
+    values = {"name": "any", "data": dataset.name, "model": str(materials.model), "objective": "balanced_accuracy"}
     space = build_space(values | {"fixed": fixed}, "test")
     check_before_start(space)
     view, told = quiet_view(), []

@@ -19,6 +19,7 @@ from transformers import AutoProcessor, BlipForConditionalGeneration
 from typer.testing import CliRunner
 
 from medcap_core.config import TrialConfig
+from medcap_core.objective import Objective
 from medcap_core.scoring.captions import METRICS
 from sweep.run import app
 from sweep.space import build_space, load_space
@@ -89,7 +90,7 @@ class TestAWholeRun:
     def test_lists_trials_with_results_and_configs(self, finished_run: FinishedRun, materials: Materials) -> None:
         with (finished_run.directory / "trials.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == [*result_columns("cider"), *(f"config.{name}" for name in TrialConfig.model_fields)]
+        assert list(rows[0]) == [*result_columns(Objective()), *(f"config.{name}" for name in TrialConfig.model_fields)]
         assert [row["config.freeze"] for row in rows[:2]] == ["lora", "full"]
         assert {row["config.data"] for row in rows} == {str(materials.images)}
         assert {row["config.model"] for row in rows} == {str(materials.model)}
@@ -186,14 +187,20 @@ class TestFaults:
 
     def test_a_metric_that_is_not_for_this_model(self, run: Callable[..., Result], materials: Materials) -> None:
         result = run(
-            materials.space, "--data", materials.images, "--model", materials.model, "--set", "metric=balanced_accuracy"
+            materials.space,
+            "--data",
+            materials.images,
+            "--model",
+            materials.model,
+            "--set",
+            "objective=balanced_accuracy",
         )
         assert (result.exit_code, result.stdout) == (2, "")
         asks, lacks = result.stderr.splitlines()
         assert asks.startswith(
-            "error: metric balanced_accuracy needs a model that answers questions, such as medblip3d"
+            "error: objective balanced_accuracy needs a model that answers questions, such as medblip3d"
         )
-        assert lacks.endswith("give their diagnoses, raise max_validation_images, or use metric: cider.")
+        assert lacks.endswith("give their diagnoses, raise max_validation_images, or use objective: CIDEr.")
 
     def test_an_out_that_is_taken(self, run: Callable[..., Result], materials: Materials) -> None:
         says_one_thing(run(materials.space, "--out", materials.home), f"--out {materials.home} is not empty")

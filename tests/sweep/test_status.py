@@ -42,7 +42,7 @@ def test_a_run_that_goes_on_is_read_beside_it(study: Study) -> None:
     code, text, _ = call(study.directory, "--json")
     found = json.loads(text)
     assert code == 0
-    assert (found["state"], found["num_trials"], found["metric"]) == ("running", 3, "cider")
+    assert (found["state"], found["num_trials"], found["objective"]) == ("running", 3, "CIDEr")
     assert found["trials"] == {"RUNNING": 1, "SUCCEEDED": 1}
     assert [(trial["trial"], trial["epochs_done"], trial["num_epochs"]) for trial in found["running"]] == [
         ("trial_0001", 2, 4)
@@ -54,7 +54,7 @@ def test_a_run_that_goes_on_is_read_beside_it(study: Study) -> None:
     assert lines[0] == f"Run      {study.directory.resolve()}: running"
     assert lines[1] == "Trials   1 RUNNING, 1 SUCCEEDED, of 3"
     assert lines[2].startswith("Best     trial_0001 (")
-    assert lines[3].endswith("epoch 2 of 4, last cider 0.750")
+    assert lines[3].endswith("epoch 2 of 4, last CIDEr 0.750")
     assert lines[4] == "Left     about 0:06 for the search, without the test split"
 
 

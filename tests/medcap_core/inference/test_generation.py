@@ -84,11 +84,10 @@ def test_progress_is_told_after_each_batch(captioner: Captioner) -> None:
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 3, 7])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_validation_loss_is_a_mean_over_caption_tokens(
-    captioner: Captioner, eval_batch_size: int, smoothing: float
+def test_the_validation_loss_is_a_mean_over_caption_tokens_without_smoothing(
+    captioner: Captioner, eval_batch_size: int
 ) -> None:
-    config = tiny_config(Path("unused"), eval_batch_size=eval_batch_size, label_smoothing=smoothing)
+    config = tiny_config(Path("unused"), eval_batch_size=eval_batch_size, label_smoothing=0.2)
     captions = captioner.tokenize(SPLIT.captions, config)
     total, num_tokens = 0.0, 0
     with torch.inference_mode():
@@ -97,7 +96,7 @@ def test_the_validation_loss_is_a_mean_over_caption_tokens(
             logits = captioner.compute_logits(encoded[index : index + 1], torch.from_numpy(ids)[None])[0, :-1]
             log_probabilities = logits.double().log_softmax(-1)
             right = log_probabilities[np.arange(len(ids) - 1), ids[1:]]
-            total -= float(((1 - smoothing) * right + smoothing * log_probabilities.mean(-1)).sum())
+            total -= float(right.sum())
             num_tokens += len(ids) - 1
     batches = BatchMaker(PixelSource(SPLIT), captions, torch.device("cpu"))
     assert compute_validation_loss(captioner, batches, config) == pytest.approx(total / num_tokens, rel=1e-5)

@@ -264,6 +264,8 @@ def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
     assert scorer.cider(PREDICTIONS) == expected["CIDEr"]
     assert expected["CIDEr"] > 1
     assert expected["METEOR"] > 0.1
+    names = ("METEOR", "CIDEr", "BLEU-4", "ROUGE-L")
+    assert scorer.compute(names, PREDICTIONS) == {name: expected[name] for name in names}
 
 
 def score_all(statistics):

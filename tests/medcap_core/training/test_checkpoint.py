@@ -2,7 +2,7 @@ import errno
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medcap_core.errors import RunFault
+from medcap_core.objective import Objective, read_objective
 from medcap_core.training.checkpoint import CheckpointFolder, History, load_weights, read_weights, save_weights
 from medcap_core.training.epoch_report import EpochReport
 
@@ -46,7 +47,7 @@ class Rig:
         self.module["frozen"].requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(self.module["trained"].parameters(), lr=0.1, fused=True)
         self.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
-        self.folder = CheckpointFolder(directory, evaluate=evaluate, every_epoch=every_epoch)
+        self.folder = CheckpointFolder(directory, Objective(), evaluate=evaluate, every_epoch=every_epoch)
         self.progress = History(evaluate=evaluate)
 
     def step(self) -> torch.Tensor:
@@ -83,7 +84,15 @@ def best_weight(directory: Path) -> torch.Tensor:
     [([], 0), ([0.0, 0.0], 1), ([0.1, 0.5, 0.2], 2), ([0.2, 0.5, 0.5, 0.4], 2), ([0.1, 0.2, 0.3], 3)],
 )
 def test_the_best_epoch_is_the_first_of_the_highest(scores: list[float], best: int) -> None:
-    assert History([report(index + 1, score) for index, score in enumerate(scores)]).best_epoch == best
+    reports = [report(index + 1, score) for index, score in enumerate(scores)]
+    assert History(reports).best_epoch == best
+    losses = [replace(given, score=-given.score) for given in reports]
+    assert History(losses, objective=read_objective("validation_loss")).best_epoch == best
+
+
+def test_an_epoch_without_a_finite_score_is_not_the_best() -> None:
+    reports = [report(1, float("nan")), report(2, 0.5), report(3, float("inf"))]
+    assert History(reports).best_epoch == History(reports, objective=read_objective("validation_loss")).best_epoch == 2
 
 
 def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:

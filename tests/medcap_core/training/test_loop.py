@@ -17,6 +17,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import order_of_epoch
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
+from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
@@ -59,6 +60,18 @@ def run(config: TrialConfig, folder: Path, data: PreparedData = DATA) -> list[Ep
     reports: list[EpochReport] = []
     fit(config, data, folder, reports.append)
     return reports
+
+
+def test_the_objective_decides_what_is_scored(tiny_blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"CIDEr": 0.5, "validation_loss": 2.0}
+    reports = run(tiny_config(tiny_blip, objective=both), tmp_path / "both")
+    assert [report.score for report in reports] == [
+        pytest.approx(0.5 * report.parts["CIDEr"] - 2.0 * report.validation_loss) for report in reports
+    ]
+    assert [report.parts["validation_loss"] for report in reports] == [report.validation_loss for report in reports]
+    monkeypatch.setattr(BlipCaptioner, "generate", None)  # a loss needs no captions
+    by_loss = run(tiny_config(tiny_blip, objective="validation_loss"), tmp_path / "loss")
+    assert [(report.score, report.parts) for report in by_loss] == [(report.validation_loss, {}) for report in reports]
 
 
 class Interrupted(Exception):

@@ -70,9 +70,11 @@ def test_plan_of_a_conditional_search() -> None:
         "  test split   the chosen model only\n"
         "  checkpoints  the best three trials' are kept"
     )
-    by_answers = show(build_space({"name": "any", "metric": "balanced_accuracy"}, "a test"))
+    by_answers = show(build_space({"name": "any", "objective": "balanced_accuracy"}, "a test"))
     assert "  objective    Balanced accuracy of the best epoch on the validation split, maximised\n" in by_answers
-    assert "metric =" not in by_answers
+    assert "objective =" not in by_answers
+    by_loss = show(build_space({"name": "any", "objective": "validation_loss"}, "a test"))
+    assert "  objective    Validation loss of the best epoch on the validation split, minimised\n" in by_loss
     assert searched == (
         "Searched\n"
         "  freeze         choice [full, decoder_only, lora]\n"

@@ -27,7 +27,7 @@ Create = Callable[..., Study]
 
 @pytest.fixture
 def answered(create: Create, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    study = create(fixed_length(1, metric="balanced_accuracy", scheduler="none", trials=1))
+    study = create(fixed_length(1, objective="balanced_accuracy", scheduler="none", trials=1))
     run_one(study, 0.5)
     directory = finish(study, noun="scan", **build_answer_metrics())
     build_answer_table().to_csv(directory / "test_answers.csv", index=False)

@@ -282,7 +282,7 @@ def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
 
 
 def test_a_run_by_another_metric_names_it_everywhere(create: Create) -> None:
-    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=5))
+    study = create(fixed_length(2, objective="balanced_accuracy", scheduler="none", trials=5))
     for low, high in ((0.25, 0.5), (0.5, 0.75), (0.25, 0.25), (0.5, 0.5), (0.25, 1.0)):
         record, _ = run_one(study, low, high, training_seconds=7.0 * len(study.records))
     study.rescore(record.name, 0.875)

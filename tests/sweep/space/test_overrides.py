@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from medcap_core.errors import ConfigFault
-from sweep.space import apply_overrides, build_config, grid_rows, propose
+from sweep.space import apply_overrides, build_config, build_space, grid_rows, propose
 from tests.support.space_files import ABLATION, LORA, load
 
 
@@ -38,12 +38,20 @@ def test_flags_and_keys(tmp_path: Path) -> None:
     assert changed.fixed == {"batch_size": 6, "weight_decay": 1e-3, "prompt": "a picture of "}
 
 
-def test_the_metric_of_every_trial_has_one_place(tmp_path: Path) -> None:
-    changed = apply_overrides(load(tmp_path, LORA), set_values=["metric=balanced_accuracy"])
-    assert (changed.metric, "metric" in changed.fixed) == ("balanced_accuracy", False)
-    assert build_config(changed, {"freeze": "full"}).metric == "balanced_accuracy"
-    assert override_faults(tmp_path, LORA, set_values=["metric=bleu"]) == [
-        "command line: --set metric=bleu: 'bleu' is not one of cider, balanced_accuracy; correct the value."
+def test_the_objective_of_every_trial_has_one_place(tmp_path: Path) -> None:
+    changed = apply_overrides(load(tmp_path, LORA), set_values=["objective=balanced_accuracy"])
+    assert (changed.objective.names, "objective" in changed.fixed) == (("balanced_accuracy",), False)
+    assert build_config(changed, {"freeze": "full"}).objective == changed.objective
+    assert override_faults(tmp_path, LORA, set_values=["objective=bleu"]) == [
+        "command line: --set objective=bleu: 'bleu' is not one of CIDEr, BLEU-4, ROUGE-L, METEOR, BERTScore, "
+        "validation_loss, balanced_accuracy or a mapping of two or more of them to weights above 0; correct the value."
+    ]
+    both = apply_overrides(load(tmp_path, LORA), set_values=["objective={CIDEr: 0.5, BERTScore: 2}"])
+    assert both.objective.label == "0.5 CIDEr + 2 BERTScore"
+    assert build_space(both.to_mapping(), "again") == both
+    assert override_faults(tmp_path, LORA, set_values=["objective={CIDEr: 0.5, BERTScore: .inf}"]) == [
+        "command line: --set objective={CIDEr: 0.5, BERTScore: .inf}: the weight inf of BERTScore is not a number "
+        "above 0; correct it."
     ]
 
 

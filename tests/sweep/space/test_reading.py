@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import ConfigFault
+from medcap_core.objective import RANKED_SCORES
 from medcap_core.scoring.extra import list_scores
 from medcap_core.scoring.options import ScoringOptions
 from sweep.space import build_space
@@ -36,7 +37,27 @@ ONE_FAULT = {
         "fixed.image_size: 7 is not a whole number (at least 16, at most 1024) or null; correct the value.",
     ),
     "sampler": ("name: x\nsampler: tp", "sampler: 'tp' is not one of tpe, random, grid; did you mean 'tpe'?"),
-    "metric": ("name: x\nmetric: bleu", "metric: 'bleu' is not one of cider, balanced_accuracy; correct the value."),
+    "objective": (
+        "name: x\nobjective: BLEU4",
+        f"objective: 'BLEU4' is not one of {', '.join(RANKED_SCORES)} or a mapping of two or more of them to weights "
+        "above 0; did you mean 'BLEU-4'?",
+    ),
+    "unknown score of a sum": (
+        "name: x\nobjective: {CIDEr: 1, ROUGE: 2}",
+        f"objective: 'ROUGE' is no score that trials can be ranked by; use {', '.join(RANKED_SCORES)}.",
+    ),
+    "weight of a sum": (
+        "name: x\nobjective: {CIDEr: 1, METEOR: -2}",
+        "objective: the weight -2 of METEOR is not a number above 0; correct it.",
+    ),
+    "sum of one": (
+        "name: x\nobjective: {CIDEr: 1}",
+        "objective: a weighted sum has at least two scores; write one alone by its name, such as CIDEr.",
+    ),
+    "sum of captions and answers": (
+        "name: x\nobjective: {CIDEr: 1, balanced_accuracy: 1}",
+        "objective: it adds scores of captions and of answers; take scores of one kind.",
+    ),
     "extra score": (
         "name: x\nextra_scores: [rouge]",
         f"extra_scores: ['rouge'] is not a list of {', '.join(list_scores())}; correct the value, or install its "
@@ -79,13 +100,13 @@ ONE_FAULT = {
         "name: x\nfixed: {data: roco}",
         "fixed.data: this key has its place at the top level; write 'data:' beside 'name:'.",
     ),
-    "fixed metric": (
-        "name: x\nfixed: {metric: balanced_accuracy}",
-        "fixed.metric: this key has its place at the top level; write 'metric:' beside 'name:'.",
+    "fixed objective": (
+        "name: x\nfixed: {objective: balanced_accuracy}",
+        "fixed.objective: this key has its place at the top level; write 'objective:' beside 'name:'.",
     ),
-    "searched metric": (
-        search_of("metric: {choice: [cider, balanced_accuracy]}"),
-        "search.metric: this is the same for every trial of a run; move it to the top level with one value.",
+    "searched objective": (
+        search_of("objective: {choice: [CIDEr, balanced_accuracy]}"),
+        "search.objective: this is the same for every trial of a run; move it to the top level with one value.",
     ),
     "unknown knob": (
         search_of("learning_rte: {uniform: [0.1, 0.2]}"),

@@ -31,7 +31,7 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "scheduler: asha",
         "reduction_factor: 2",
         "grace_fraction: 0.25",
-        "metric: cider",
+        "objective: CIDEr",
         "seed: 0",
         "test: best",
         "baseline: zero_shot",

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
+from medcap_core.objective import Objective, read_objective
 from medcap_core.training.epoch_report import EpochReport
 from sweep.study.record import (
     EPOCH_FIELDS,
@@ -143,15 +144,15 @@ def test_a_cut_off_record_is_named(tmp_path: Path) -> None:
         load_record(path)
 
 
-def test_the_csv_names_its_scores_by_the_metric() -> None:
-    header = format_csv([], "balanced_accuracy").split(",")
+def test_the_csv_names_its_scores_by_the_objective() -> None:
+    header = format_csv([], read_objective("balanced_accuracy")).split(",")
     assert header[3:6] == ["best_balanced_accuracy", "best_epoch", "last_balanced_accuracy"]
 
 
 def test_csv_columns_and_cells() -> None:
     done = build_record(1.5, 1.25, num_epochs=2)
     done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
-    header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], "cider")))
+    header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], Objective())))
     assert header[:14] == [
         "trial",
         "state",

@@ -10,6 +10,7 @@ from optuna.trial import TrialState as OptunaState
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from sweep.space import build_space, load_space
+from sweep.study.database import build_history
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
@@ -319,15 +320,33 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
         assert again.best()[0].whole_validation_score == 9.0
 
 
-def test_a_run_by_another_metric_names_it_everywhere(create: Callable[..., Study]) -> None:
-    study = create(fixed_length(2, metric="balanced_accuracy", scheduler="none", trials=4))
+def test_a_run_by_a_loss_is_led_by_the_lowest(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4, objective="validation_loss", scheduler="asha", trials=9))
+    for losses in ((2.0, 1.0, 1.25, 1.5), (2.0, 1.5, 1.5, 0.5), (2.0, 1.5, 1.5, 1.5)):
+        run_one(study, *losses)
+    weak, answers = run_one(study, 3.0)
+    assert (answers, weak.state) == ([False], TrialState.PRUNED)
+    best, _ = run_one(study, math.nan, 0.25, math.inf, 0.5)
+    assert (best.best_score, best.best_epoch, best.last_score) == (0.25, 2, 0.5)
+    assert [record.number for record in study.best(5)] == [4, 1, 0, 2, 3]
+    assert max(map(build_row, study.records), key=lambda row: row.ranked_score).trial == best.name
+    study.rescore("trial_0001", 0.75), study.rescore(best.name, 0.5), study.rescore("trial_0000", 0.25)
+    assert [record.number for record in study.best(3)] == [0, 4, 1]
+    assert [trial.value for trial in read_optuna(study.directory)] == [1.0, 0.5, 1.5, 3.0, 0.25]
+    assert read_optuna(study.directory)[0].intermediate_values == {25: 2.0, 50: 1.0, 75: 1.0, 100: 1.0}
+    assert [trial.value for trial in build_history(study.records)] == [-1.0, -0.5, -1.5, -3.0, -0.25]
+    assert study.write_best(best).read_text().startswith("# trial_0004 of run: validation loss 0.250 on validation ")
+
+
+def test_a_run_by_another_score_names_it_everywhere(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2, objective="balanced_accuracy", scheduler="none", trials=4))
     best, _ = run_one(study, 0.25, 0.75)
     failed, _ = run_one(study, math.nan, math.nan)
     assert failed.reason == "no epoch gave a finite balanced accuracy; look at its log"
     table = pd.read_csv(study.directory / "trials.csv")
     assert table["best_balanced_accuracy"].tolist()[0] == 0.75
     assert "best_cider" not in table
-    assert table["config.metric"].tolist() == ["balanced_accuracy"] * 2
+    assert table["config.objective"].tolist() == ["balanced_accuracy"] * 2
     with pytest.raises(ValueError, match="Balanced accuracy of trial_0000 on the whole validation split is inf"):
         study.rescore(best.name, math.inf)
     study.rescore(best.name, 0.625)
@@ -337,7 +356,7 @@ def test_a_run_by_another_metric_names_it_everywhere(create: Callable[..., Study
         "whole split.\n"
     )
     again = load_space(path)
-    assert (again.metric, "metric" in again.fixed) == ("balanced_accuracy", False)
+    assert (again.objective.names, "objective" in again.fixed) == (("balanced_accuracy",), False)
     study.close()
     with Study.open(study.directory) as reopened:
         assert reopened.record(best.name) == best

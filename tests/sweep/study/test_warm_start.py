@@ -98,7 +98,11 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(earlier: Path, tm
             r"none of its 5 trials fits this space \(4 with a num_epochs outside its range, 1 not ended\); leave it",
         ),
         ({"sampler": "random"}, ConfigFault, "--warm-start: sampler: random learns from no trial; leave it out"),
-        ({"metric": "balanced_accuracy"}, RunFault, "it searched for CIDEr, this run searches for balanced accuracy"),
+        (
+            {"objective": "balanced_accuracy"},
+            RunFault,
+            "it searched for CIDEr, this run searches for balanced accuracy",
+        ),
     ],
 )
 def test_what_does_not_fit_is_not_taken_and_said(

@@ -4,13 +4,13 @@ import re
 import pytest
 from rich.console import Console
 
-from medcap_core.objective import OBJECTIVES
+from medcap_core.objective import Objective, read_objective
 from sweep.tables.formats import format_seconds
 from sweep.terminal.progress import SweepProgress, describe_changes
 from sweep.terminal.row import TrialRow
 from sweep.terminal.view import SweepView
 
-CIDER = OBJECTIVES["cider"]
+CIDER = Objective()
 
 
 class Clock:
@@ -95,13 +95,13 @@ def test_a_wide_table_adds_bars_and_the_last_cider(clock):
 
 
 def test_another_metric_goes_by_its_own_name(clock):
-    console, objective = build_console(width=80), OBJECTIVES["balanced_accuracy"]
+    console, objective = build_console(width=80), read_objective("balanced_accuracy")
     view = build_view(console, clock, objective=objective)
     view.update([row(1, epoch=1, best=0.5)])
     assert render(view, console)[0] == "   lora  state    epoch  bal.acc.  time  config"
     plain = io.StringIO()
     lines = build_view(
-        build_console(file=plain, force_terminal=False), clock, objective=OBJECTIVES["balanced_accuracy"]
+        build_console(file=plain, force_terminal=False), clock, objective=read_objective("balanced_accuracy")
     )
     lines.update([row(1)])
     lines.update([row(1, epoch=1, best=0.5, last=0.25)])
