@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from sweep.space.labels import short_label
 from sweep.space.model_aliases import describe_models
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
+from sweep.study.budget import compute_seconds_left, describe_budget_end
 from sweep.study.directory import show_path
 from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
@@ -75,9 +77,11 @@ def run_study(
                 total_trials=launch.num_trials,
                 header_lines=[*describe_study(study), *notes],
                 objective=space.objective,
+                most_seconds=compute_seconds_left(space, study.clock.seconds),
             )
             with view:
                 study.tell(view.message)
+                study.clock.start()
                 resources = prepare(study, launch, view)
                 # Only now, so that a fault found above changes nothing for good.
                 if num_more:
@@ -85,6 +89,10 @@ def run_study(
                 else:
                     study.write_space()
                 run_search(study, resources, view, ExperimentLog(study, log_to, view.message) if log_to else None)
+                study.clock.stop()
+                if said := describe_end(study):
+                    view.message(said)
+                    sys.stdout.write(f"{said}\n")  # to log.txt
                 try:
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)
@@ -135,13 +143,19 @@ def describe_study(study: Study) -> list[str]:
     ]
 
 
+def describe_end(study: Study) -> str:
+    """Say that `max_hours` ended the search before all trials were over, else nothing."""
+    return describe_budget_end(study.space, study.records, study.clock.seconds, study.address)
+
+
 def choose_best(study: Study, resources: TrialResources, view: SweepView) -> TrialRecord:
     """Find the best trial by validation and write its model. Raises EveryTrialFailed."""
     rescore_candidates(study, resources, view.step)
     best = next(iter(study.best()), None)
     if best is None:
-        reasons = sorted({record.reason for record in study.records if record.state is TrialState.FAILED})
-        raise EveryTrialFailed(f"No trial of {study.address} gave a model: {' / '.join(reasons)}")
+        reasons = {record.reason for record in study.records if record.state is TrialState.FAILED}
+        said = sorted(filter(None, [*reasons, describe_end(study)]))
+        raise EveryTrialFailed(f"No trial of {study.address} gave a model: {' / '.join(said)}")
     export_best(study, best)
     return best
 
@@ -187,7 +201,10 @@ def print_results(study: Study, console: Console) -> None:
             f"Failed           {', '.join(failed)}; why is in trials.csv; to try again: "
             f"python -m sweep.run --resume {study.address} --retry-failed",
         )
-    if study.can_be_extended:
+    if study.is_out_of_time and not study.is_complete:
+        hours = f"max_hours={2 * (study.space.max_hours or 0):g}"
+        write_lines(console, f"Go on            python -m sweep.run --resume {study.address} --set {hours}")
+    elif study.can_be_extended:
         more = max(4, study.num_wanted // 2)
         write_lines(console, f"Search further   python -m sweep.run --resume {study.address} --trials +{more}")
 

@@ -15,6 +15,8 @@ from medcap_core.objective import ObjectiveField
 from medcap_core.runtime.command_line import exit_on_fault
 from sweep.space.labels import short_label
 from sweep.space.points import num_trials
+from sweep.study.budget import compute_seconds_left, describe_budget_end
+from sweep.study.directory import show_path
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, RunStatus, count_states, load_results
 from sweep.tables.formats import format_score, format_seconds
@@ -37,7 +39,10 @@ class TrialStanding(BaseModel):
 
 
 class Standing(BaseModel):
-    """How a run stands; `num_trials` are planned, and `seconds_left` is None where it is not known."""
+    """How a run stands; `num_trials` are planned, and `seconds_left` is None where it is not known.
+
+    `budget` says that `max_hours` ended the search, else it is empty.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,6 +55,7 @@ class Standing(BaseModel):
     best: TrialStanding | None
     running: list[TrialStanding]
     seconds_left: float | None
+    budget: str
     faults: list[str]
 
 
@@ -76,6 +82,9 @@ def read_standing(directory: Path) -> Standing:
         if goes_on
         else [],
         seconds_left=_estimate_seconds_left(results) if goes_on else None,
+        budget=""
+        if goes_on
+        else describe_budget_end(results.space, results.records, results.run_seconds, show_path(results.directory)),
         faults=results.faults,
     )
 
@@ -106,7 +115,8 @@ def _estimate_seconds_left(results: RunResults) -> float | None:
     waiting = [record for record in records if record.state in (TrialState.PENDING, TrialState.STOPPED)]
     left = sum(record.num_epochs - record.epochs_done for record in (*running, *waiting))
     unseen = max(0, num_trials(results.space) - len(records)) * sum(ended) / len(ended)
-    return (left + unseen) * seconds / num_epochs / len(running)
+    estimated = (left + unseen) * seconds / num_epochs / len(running)
+    return min(estimated, compute_seconds_left(results.space, results.run_seconds))
 
 
 def format_standing(standing: Standing) -> str:
@@ -126,6 +136,7 @@ def format_standing(standing: Standing) -> str:
     ]
     if standing.seconds_left is not None:
         lines.append(f"Left     about {format_seconds(standing.seconds_left)} for the search, without the test split")
+    lines += [f"Ended    {standing.budget}"] if standing.budget else []
     lines += [f"Fault    {fault}" for fault in standing.faults]
     return "".join(f"{line}\n" for line in lines)
 

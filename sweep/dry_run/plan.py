@@ -77,10 +77,15 @@ def _describe_settings(space: SearchSpace) -> list[str]:
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", describe_scheduler(space)),
         ("objective", _describe_objective(space.objective, epoch)),
+        *([("ends after", _describe_budget(space.max_hours))] if space.max_hours else []),
         ("test split", tested + _describe_scoring(space)),
         ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
     ]
     return [f"{name:<12} {text}" for name, text in lines]
+
+
+def _describe_budget(max_hours: float) -> str:
+    return f"{max_hours:g} hours at most; then no epoch begins any more, and the best model so far is tested"
 
 
 def _describe_objective(objective: Objective, epoch: str) -> str:

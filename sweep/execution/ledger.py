@@ -84,8 +84,9 @@ class Ledger:
             continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
         if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "", False)
-            return False
-        return True
+        elif self.study.is_out_of_time and not self.study.record(name).is_whole:
+            self.outcomes[name] = (TrialState.STOPPED, f"max_hours {self.study.space.max_hours:g} is over", False)
+        return name not in self.outcomes
 
     def end(self, name: str, fault: str | None = None) -> None:
         """Record the end of a trial; `fault` is the reason for which its process was given up."""
@@ -132,6 +133,7 @@ class Ledger:
 
     def refresh_at_intervals(self) -> None:
         """Refresh if the last time is long enough ago."""
+        self.study.clock.keep()
         now = time.monotonic()
         if now - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
             self.refresh()

@@ -30,14 +30,15 @@ MOST_ROUNDS = 3
 
 
 def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
-    """Run trials until the study proposes no more. A KeyboardInterrupt leaves the study ready to be resumed.
+    """Run trials until the study proposes no more, or its time is over.
 
-    Raises RunFault if Ray drops trials in every round.
+    A KeyboardInterrupt leaves the study ready to be resumed. Raises RunFault if Ray drops trials in
+    every round.
     """
     for _ in range(MOST_ROUNDS):
-        if study.num_remaining:
+        if study.num_remaining and not study.is_out_of_time:
             _run_round(study, resources, view, log)
-        if study.is_complete:
+        if study.is_complete or study.is_out_of_time:
             return
         study.requeue_stopped()  # Tune drops a trial that takes too long to stop
     raise RunFault(

@@ -9,6 +9,8 @@ from sweep.report.side_by_side import build_side_by_side
 from sweep.report.style import NothingToPlot
 from sweep.space import dump_space
 from sweep.space.labels import short_label
+from sweep.study.budget import describe_budget_end
+from sweep.study.directory import show_path
 from sweep.study.results import RunResults, RunStatus, count_states, find_searched
 from sweep.tables import caption_tables, trial_tables
 from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text
@@ -39,7 +41,8 @@ def describe_status(results: RunResults) -> str:
     done = f"{results.num_finished} of {wanted} trials are done"
     if results.status is RunStatus.FINISHED:
         counts = ", ".join(f"{count} {state.value.lower()}" for state, count in count_states(results.records).items())
-        return f"Finished: {done} ({counts})." if counts else f"Finished: {done}."
+        ended = describe_budget_end(results.space, results.records, results.run_seconds, show_path(results.directory))
+        return f"Finished: {done}{f' ({counts})' if counts else ''}.{f' {ended}.' if ended else ''}"
     if results.status is RunStatus.RUNNING:
         return f"Still running: {done}. What follows is as far as it has come."
     return f"Not ended: {done}. It was cut off, or goes on on another machine; what follows is as far as it has come."
@@ -104,7 +107,7 @@ def explain_test(results: RunResults) -> list[Text]:
             + ("are scored without the spaces it puts beside punctuation" if rejoins else "keep its spaces")
             + f" (rejoin_wordpieces: {str(rejoins).lower()})."
         )
-    num_looks = len(results.metrics.trials)
+    num_looks = len(results.metrics.trials) + (results.metrics.earlier_looks or 0)
     if results.space.test == "all":
         said.append(
             "Every row is scored because comparing rows is this run's purpose; none was chosen by the test split."

@@ -19,6 +19,7 @@ CHANGEABLE_FIELDS = ("max_bad_record_share", "max_feature_cache_gb", "checkpoint
 CHANGEABLE_KEYS = (
     *(key for key in _RESOURCES if key != "resources.workers_per_trial"),  # each worker has a dropout of its own
     "keep_checkpoints",
+    "max_hours",
     *CHANGEABLE_FIELDS,
 )
 

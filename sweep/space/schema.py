@@ -132,6 +132,12 @@ class SearchSpace(Section):
         description="What trials are ranked by: the validation score of each one's best epoch.",
         json_schema_extra={"default": "CIDEr"},
     )
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Hours after which no trial and no epoch begins any more: the best model so far is then tested. "
+        "Pauses before `--resume` do not count.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the search, and of each trial that has none of its own.")
     test: Literal["best", "all"] = Field("best", description="Trials that are scored on the test split.")
     baseline: str = Field(

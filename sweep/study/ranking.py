@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from sweep.study.record import TrialRecord, TrialState
 
+_STATES_WITH_A_MODEL = (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.STOPPED)
 NUM_CANDIDATES = 3
 """Number of best trials that keep their weights and are scored again on the whole validation split."""
 
@@ -11,13 +12,13 @@ NUM_CANDIDATES = 3
 def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Rank the trials with a model by the score of the search, best first.
 
-    Pruned trials count, since their best epoch is kept too; failed and unfinished ones do not. Ties are broken by fewer
-    trainable parameters, then by the earlier trial.
+    Pruned and stopped trials count, since their best epoch is kept too; failed and running ones do not. Ties are broken
+    by fewer trainable parameters, then by the earlier trial.
     """
     scored = [
         (-record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number, record)
         for record in records
-        if record.state in (TrialState.SUCCEEDED, TrialState.PRUNED) and record.best_score is not None
+        if record.state in _STATES_WITH_A_MODEL and record.best_score is not None
     ]
     return [record for *_, record in sorted(scored, key=lambda item: item[:3])]
 

@@ -162,6 +162,11 @@ class TrialRecord:
         return self.epochs[-1].num_epochs if self.epochs else self.config.num_epochs
 
     @property
+    def is_whole(self) -> bool:
+        """Whether its last epoch is done."""
+        return bool(self.epochs) and self.epochs_done >= self.num_epochs
+
+    @property
     def seconds(self) -> float:
         """Time of all epochs, training and evaluation; a repeated epoch counts once."""
         return math.fsum(epoch.seconds or 0.0 for epoch in self.epochs)

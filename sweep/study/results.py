@@ -17,6 +17,7 @@ from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
 from medcap_core.scoring.captions import METRICS
 from sweep.space.schema import SearchSpace
+from sweep.study.budget import read_seconds
 from sweep.study.directory import find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
@@ -57,6 +58,7 @@ class RunResults:
     answers: pd.DataFrame | None = None
     image_groups: pd.DataFrame | None = None
     trial_captions: dict[str, pd.DataFrame] = field(default_factory=dict)
+    run_seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -126,6 +128,7 @@ def load_results(directory: Path) -> RunResults:
         answers=_read_table(paths.answers, faults, text=True),
         image_groups=_read_table(paths.image_groups, faults, text=True),
         trial_captions={name: table for name, table in read.items() if table is not None},
+        run_seconds=read_seconds(paths.run_seconds),
         faults=faults,
     )
 

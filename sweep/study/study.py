@@ -21,6 +21,7 @@ from medcap_core.runtime.files import replace_text, write_json_atomically, write
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.space.overrides import adopt_changes, change_begun
+from sweep.study.budget import RunClock, compute_seconds_left
 from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import check_new_directory, load_run_records, load_run_space, show_path, take_lock
 from sweep.study.mirror import Mirror
@@ -43,6 +44,7 @@ class Study:
         self.paths = RunPaths(self.directory)
         self.space = space
         self.warm_start = warm_start
+        self.clock = RunClock(self.paths.run_seconds)
         self._lock = lock
         self._mirror = mirror
         self._lines: list[str] = []
@@ -142,6 +144,7 @@ class Study:
 
         Raises RunFault where a mirror could not be brought up to date.
         """
+        self.clock.stop()
         self._database.close(self.records)
         try:
             if self._mirror:
@@ -237,6 +240,11 @@ class Study:
         return self.num_finished >= self.num_wanted
 
     @property
+    def is_out_of_time(self) -> bool:
+        """Whether `max_hours` is over, so that no trial and no epoch begins any more."""
+        return compute_seconds_left(self.space, self.clock.seconds) == 0
+
+    @property
     def can_be_extended(self) -> bool:
         """Whether there are more trials to be had than the run wants."""
         return self.space.sampler != "grid" and bool(self.space.search)
@@ -246,8 +254,11 @@ class Study:
     def propose(self) -> TrialRecord | None:
         """Choose the next trial to run, PENDING: cut-off ones first, then listed points, then the sampler's.
 
-        None when the wanted number has been handed out. Raises ConfigFault if the space gives no valid point.
+        None when the wanted number has been handed out, or no time is left. Raises ConfigFault if the space gives no
+        valid point.
         """
+        if self.is_out_of_time:
+            return None
         if self._to_resume:
             record = self._records[self._to_resume.pop(0)]
             record.state, record.reason = TrialState.PENDING, ""
@@ -298,6 +309,8 @@ class Study:
             return True
         record.add_epoch(epoch)
         record.state = TrialState.RUNNING
+        if record.best_epoch == epoch.epoch:
+            self._forget_tested(record)
         if self._is_to_prune(record):
             record.pruned_at_epoch = epoch.epoch
         self._save(record)
@@ -381,7 +394,8 @@ class Study:
         """
         if self.space.keep_checkpoints:
             return
-        needed = {record.name for record in self.candidates()}
+        final = [record for record in self.records if record.state.is_final]  # others may go on, and fail
+        needed = {record.name for record in rank_by_search(final)[:NUM_CANDIDATES]}
         if self.space.test == "all":
             succeeded = {record.name for record in self.records if record.state is TrialState.SUCCEEDED}
             needed |= succeeded - self.tested_trials()
@@ -408,6 +422,23 @@ class Study:
     def tested_trials(self) -> set[str]:
         """Return the names of the trials that have scores on the test split."""
         return set(self.read_test_metrics().trials)
+
+    def _forget_tested(self, record: TrialRecord) -> None:
+        """Drop what was made of an earlier best epoch of a trial that `max_hours` had stopped."""
+        record.whole_validation_score = None
+        results = self.read_test_metrics()
+        if record.name not in results.trials:
+            return
+        paths, exported = self.paths.trial(record.name), self.paths.best_model_trial
+        outdated = [path for path in (paths.predictions, paths.answers) if path.is_file()]
+        if exported.is_file() and exported.read_text(encoding="utf-8").strip() == record.name:
+            outdated.append(exported)
+        for path in outdated:
+            path.unlink()
+            if self._mirror:
+                self._mirror.give_up(path.relative_to(self.directory).as_posix())
+        results.forget_trial(record.name)
+        self.write_test_metrics(results)
 
     # Going on
 

@@ -286,6 +286,7 @@ class TestResults(_Model):
     shuffled_images: Scores | None = None
     trials: dict[str, Scores] = {}
     best_trial: str | None = None
+    earlier_looks: int | None = None
     caption_prior_text: str | None = None
     intervals: dict[str, dict[str, Interval]] = {}
     facts: dict[str, dict[str, FactScore]] = {}
@@ -320,6 +321,23 @@ class TestResults(_Model):
     def save(self, path: Path) -> None:
         """Replace `test_metrics.json`; what was not computed is left out."""
         write_json_atomically(path, self.model_dump(mode="json"))
+
+    def forget_trial(self, trial: str) -> None:
+        """Drop the rows of a trial whose model is another one now; that the test split was looked at stays counted."""
+        del self.trials[trial]
+        self.earlier_looks = 1 + (self.earlier_looks or 0)
+        rows = [trial]
+        if self.best_trial == trial:
+            self.best_trial = self.best = None
+            rows.append("best")
+        for details in (self.intervals, self.facts, self.concepts, self.variety):
+            for row in rows:
+                details.pop(row, None)
+        if self.question_answering is not None and self.question_answering.best_trial == trial:
+            self.question_answering.best_trial = None
+        for section in (self.question_answering, self.classification):
+            if section is not None:
+                section.rows.pop(trial, None)
 
     def scores_of(self, row: str) -> Scores | None:
         """Scores of a row: `best`, a baseline, or a trial; None where it was not scored."""

@@ -32,9 +32,12 @@ def order_rows(rows: Sequence[TrialRow]) -> list[TrialRow]:
 class SweepProgress:
     """Counts, the best trial and the time left, from the rows seen so far."""
 
-    def __init__(self, total_trials: int, clock: Callable[[], float], objective: Objective) -> None:
+    def __init__(
+        self, total_trials: int, clock: Callable[[], float], objective: Objective, most_seconds: float = math.inf
+    ) -> None:
         self.objective = objective
         self._total_trials = total_trials
+        self._most_seconds = most_seconds
         self._clock = clock
         self._started = clock()
         self._work_started: float | None = None
@@ -83,14 +86,16 @@ class SweepProgress:
     def seconds_left(self) -> float | None:
         """Estimated time of the remaining epochs at the speed so far; None before the first epoch has ended.
 
-        A trial not yet started counts the mean epochs of the finished ones, which pruning shortens.
+        A trial not yet started counts the mean epochs of the finished ones, which pruning shortens. Never more than is
+        left of `most_seconds` since construction.
         """
         done = self._epochs - self._epochs_before
         if self._work_started is None or done <= 0:
             return None
         epochs_a_second = done / max(self._last_epoch_ended - self._work_started, 1e-9)
         left_then = self._epochs_left() / epochs_a_second
-        return max(0.0, left_then - (self._clock() - self._last_epoch_ended))
+        left = left_then - (self._clock() - self._last_epoch_ended)
+        return max(0.0, min(left, self._most_seconds - self.elapsed_seconds))
 
     def _epochs_left(self) -> float:
         finished = [row.epoch for row in self.rows if row.finished and row.state != "FAILED"]

@@ -1,5 +1,6 @@
 """The terminal output of a running sweep: one live table, or plain lines without a terminal. Independent of Ray."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -49,13 +50,14 @@ class SweepView:
         total_trials: int,
         header_lines: list[str],
         objective: Objective,
+        most_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._name = name
         self._header_lines = header_lines
         self._clock = clock
-        self._progress = SweepProgress(total_trials, clock, objective)
+        self._progress = SweepProgress(total_trials, clock, objective, most_seconds)
         self._last_shown: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
         self._interrupted_step: StepProgress | None = None

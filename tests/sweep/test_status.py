@@ -63,6 +63,12 @@ def test_a_stopped_run_has_no_running_trials(study: Study) -> None:
     study.close()
     found = json.loads(call(study.directory, "--json")[1])
     assert (found["state"], found["running"], found["seconds_left"]) == ("not ended", [], None)
+    assert found["budget"] == ""
+    space = study.paths.space
+    space.write_text(space.read_text().replace("max_hours: null", "max_hours: 0.5"))
+    study.paths.run_seconds.write_text("1800.5")
+    lines = call(study.directory)[1].splitlines()
+    assert lines[-1].startswith("Ended    The search ended by max_hours 0.5: 1 of 3 trials are over")
 
 
 def test_a_finished_run_has_its_best_trial(study: Study) -> None:

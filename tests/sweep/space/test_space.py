@@ -32,6 +32,7 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "reduction_factor: 2",
         "grace_fraction: 0.25",
         "objective: CIDEr",
+        "max_hours: null",
         "seed: 0",
         "test: best",
         "baseline: zero_shot",

@@ -352,6 +352,11 @@ def test_time_left_learns_from_pruning_and_ignores_earlier_starts(clock):
     clock.now = 20.0
     progress.update([row(1, "SUCCEEDED", 4), row(2, "PRUNED", 2)])
     assert progress.seconds_left == pytest.approx(8 * 3 * 20)
+    limited = SweepProgress(10, clock, CIDER, most_seconds=100.0)
+    limited.update([row(1, "RUNNING", 1)])
+    clock.now = 40.0
+    limited.update([row(1, "RUNNING", 2)])
+    assert limited.seconds_left == pytest.approx(80)  # 20 s after its start
 
 
 def test_rows_beyond_the_plan_raise_the_total(clock):
