@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import growth, peer, replay, sweep_run
+from benchmarks import caption_faults, growth, peer, replay, sweep_run
 from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
@@ -23,6 +23,7 @@ from medcap_core.data.sources.image_folder import read_image_folder
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.inference.generation import compute_validation_loss, generate_captions
 from medcap_core.runtime.workers import Workers
+from medcap_core.scoring.facts import check_facts
 from medcap_core.training.loop import train_epoch
 from medcap_core.training.trial import set_up
 from medcap_core.training.validation import compute_scores
@@ -208,3 +209,17 @@ def test_a_proposal_stands_for_the_nearest_trial_of_the_table() -> None:
         ({"freeze": "full", "learning_rate": 1e-3, "num_epochs": 5}, 3),
     ):
         assert replay.find_nearest(table, TrialConfig.model_validate(values)) is trials[nearest]
+
+
+def test_each_fault_of_a_caption_is_the_only_one() -> None:
+    """What `benchmarks.caption_faults` leaves alone is right still, and so are the facts in other words."""
+    records = caption_faults.load_findings(60)
+    true = caption_faults.reword(records)
+    assert sum(record.caption != text for record, text in zip(records, true, strict=True)) > len(records) / 2
+    wrong = {"no": "finding", "side": "side", "another": "finding"}
+    for (name, fault), key in zip(caption_faults.FAULTS.items(), wrong, strict=True):
+        captions = [fault(record, text) for record, text in zip(records, true, strict=True)]
+        assert key in name
+        shares = {fact: checks.is_right.mean() for fact, checks in check_facts(records, captions).items()}
+        assert shares == {fact: float(fact != wrong[key]) for fact in ("finding", "side", "level")}
+    assert all(checks.is_right.all() for checks in check_facts(records, true).values())

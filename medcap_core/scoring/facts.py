@@ -40,8 +40,8 @@ def check_facts(records: Sequence[Record], captions: Sequence[str]) -> dict[str,
 
     A fact is named by any phrase of the domain for it, word for word, ignoring case. It is right if the caption names
     it and no other finding, side or level (of the image's view). In a normal image the finding is right if none is
-    named; side and level do not apply. A clause that denies another register's finding ("nothing depicting ...") names
-    nothing, as its words are no phrase of the domain.
+    named; side and level do not apply. A finding right after "no" or "without" is not named. A clause that denies
+    another register's finding ("nothing depicting ...") names nothing, as its words are no phrase of the domain.
     """
     applies = {fact: np.zeros(len(records), bool) for fact in FACTS}
     is_right = {fact: np.zeros(len(records), bool) for fact in FACTS}
@@ -54,7 +54,8 @@ def check_facts(records: Sequence[Record], captions: Sequence[str]) -> dict[str,
                 continue
             applies[fact][index] = True
             known = _list_phrases(record.image.domain, record.truth["view"], fact)
-            named = [known[phrase] for phrase in _find_phrases(words, known)]
+            found = _find_phrases(words, known)
+            named = [known[phrase] for start, phrase in found if fact != "finding" or not _is_denied(words, start)]
             is_right[fact][index] = not named if value is None else bool(named) and all(value in item for item in named)
     return {fact: FactChecks(applies[fact], is_right[fact]) for fact in FACTS}
 
@@ -76,7 +77,8 @@ def check_concepts(
     counts = np.zeros((len(records), 3))
     for index, (record, caption) in enumerate(zip(records, captions, strict=True)):
         true = {concept for concept in record.truth.get("concepts", ()) if concept in names}
-        found = [phrases[phrase] for phrase in set(_find_phrases(_split_words(caption), phrases, overlapping=True))]
+        words = _split_words(caption)
+        found = [phrases[phrase] for phrase in {own for _, own in _find_phrases(words, phrases, overlapping=True)}]
         # Concepts with the same name count as one, right if any of them is true.
         num_right = len({concept for group in found for concept in group & true})
         counts[index] = num_right, num_right + sum(not group & true for group in found), len(true)
@@ -99,6 +101,12 @@ def collect_concept_names(records: Iterable[Record]) -> dict[str, str]:
     for record in records:
         names |= record.truth.get("concept_names", {})
     return names
+
+
+def _is_denied(words: Words, start: int) -> bool:
+    """Check for a "no" or "without" before a finding, with at most its size in between."""
+    before = words[max(0, start - 2) : start]
+    return not {"no", "without"}.isdisjoint(before) and {"a", "an"}.isdisjoint(before)
 
 
 def _split_words(text: str) -> Words:
@@ -128,8 +136,11 @@ def _list_phrases(domain: Domain, view: str, fact: str) -> dict[Words, frozenset
     return {phrase: frozenset(values) for phrase, values in phrases.items()}
 
 
-def _find_phrases(words: Words, known: Mapping[Words, object], overlapping: bool = False) -> list[Words]:
-    """Find the known phrases in `words`, longest first; a word belongs to one phrase only, unless `overlapping`."""
+def _find_phrases(words: Words, known: Mapping[Words, object], overlapping: bool = False) -> list[tuple[int, Words]]:
+    """Find the known phrases in `words` and where they start, longest first.
+
+    A word belongs to one phrase only, unless `overlapping`.
+    """
     lengths = sorted(set(map(len, known)), reverse=True)
     is_free = [True] * len(words)
     found = []
@@ -137,6 +148,6 @@ def _find_phrases(words: Words, known: Mapping[Words, object], overlapping: bool
         for start in range(len(words) - length + 1):
             phrase = words[start : start + length]
             if phrase in known and (overlapping or all(is_free[start : start + length])):
-                found.append(phrase)
+                found.append((start, phrase))
                 is_free[start : start + length] = [False] * length
     return found

@@ -189,5 +189,7 @@ def _describe_type(variant: dict[str, Any]) -> str:
     if variant["type"] == "array":
         items = ", ".join(_listed_values(variant["items"]))
         return f"a list of {items or _ITEM_NAMES[variant['items']['type']]}"
+    if variant.get("additionalProperties") == {"type": "string"}:
+        return "a mapping of names to names"
     limits = [text.format(variant[bound]) for bound, text in _BOUND_NAMES.items() if bound in variant]
     return _TYPE_NAMES[variant["type"]] + (f" ({', '.join(limits)})" if limits else "")

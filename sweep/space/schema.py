@@ -153,7 +153,7 @@ class SearchSpace(Section):
         DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
     )
     bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
-    score_models: Annotated[dict[str, str], BeforeValidator(with_keys)] = Field(
+    score_models: dict[str, str] = Field(
         {}, description="Models of extra scores by the score's own key: Hub models or paths."
     )
     caption_preprocessing: CaptionPreprocessing = Field(

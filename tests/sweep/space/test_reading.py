@@ -67,6 +67,10 @@ ONE_FAULT = {
         "name: x\nextra_scores: [rouge1, rouge1]",
         "extra_scores: ['rouge1', 'rouge1'] holds a score twice; remove one.",
     ),
+    "model of a score": (
+        "name: x\nscore_models: {clip: 3}",
+        "score_models: {clip: 3} is not a mapping of names to names; correct the value.",
+    ),
     "preprocessing": (
         "name: x\ncaption_preprocessing: imageclef",
         "caption_preprocessing: 'imageclef' is not one of none, imageclef2025; did you mean 'imageclef2025'?",
@@ -403,8 +407,9 @@ def test_a_baseline_may_be_any_row_of_the_table(tmp_path: Path, baseline: str) -
 def test_how_the_test_split_is_scored(tmp_path: Path) -> None:
     text = (
         f"name: x\nextra_scores: [bertscore, rouge1]\nbertscore_model: {tmp_path}\nbertscore_idf: true\n"
-        "caption_preprocessing: imageclef2025"
+        f"caption_preprocessing: imageclef2025\nscore_models: {{clip: {tmp_path}, hub: owner/name}}"
     )
     options = load(tmp_path, text).scoring_options
-    assert options == ScoringOptions(("bertscore", "rouge1"), str(tmp_path), "imageclef2025", True)
+    models = (("clip", str(tmp_path)), ("hub", "owner/name"))
+    assert options == ScoringOptions(("bertscore", "rouge1"), str(tmp_path), "imageclef2025", True, models)
     assert load(tmp_path, "name: x").scoring_options == ScoringOptions()
