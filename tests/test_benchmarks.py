@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import caption_faults, growth, peer, replay, sweep_run
+from benchmarks import caption_faults, growth, peer, sweep_run
 from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
 from benchmarks.peer_trainer import build_trainer, provide_java
+from benchmarks.replay import __main__ as replay
+from benchmarks.replay.searchers import SEARCHERS, GridSource
+from benchmarks.replay.table import RecordedTrial, find_nearest, load_table
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import ImageGeometry
@@ -188,18 +191,26 @@ def test_growth_folder_has_many_names_for_few_images(tmp_path: Path, monkeypatch
 
 def test_replaying_a_search_adds_up_the_epochs_of_two_trials_at_once() -> None:
     table = {
-        ("full", 1e-3, "", 2): replay.RecordedTrial(ciders=(1.0, 2.0), seconds=(3.0, 4.0)),
-        ("full", 2e-3, "", 1): replay.RecordedTrial(ciders=(5.0,), seconds=(2.0,)),
-        ("full", 4e-3, "", 2): replay.RecordedTrial(ciders=(0.5, 0.6), seconds=(10.0, 1.0)),
+        ("full", 1e-3, "", 2): RecordedTrial(ciders=(1.0, 2.0), seconds=(3.0, 4.0)),
+        ("full", 2e-3, "", 1): RecordedTrial(ciders=(5.0,), seconds=(2.0,)),
+        ("full", 4e-3, "", 2): RecordedTrial(ciders=(0.5, 0.6), seconds=(10.0, 1.0)),
     }
     space = build_space(replay.SPACE | {"trials": 3, "scheduler": "none", "first_points": []}, "test")
-    source = replay.GridSource(space, table)
+    source = GridSource(space, table)
     source.trials = list(table.values())[::-1]  # handed out from the end
     assert list(replay.search(space, source)) == [(2.0, 5.0), (3.0, 1.0), (7.0, 2.0), (12.0, 0.5), (13.0, 0.6)]
 
 
+def test_a_sampler_of_optuna_draws_within_the_mode_whose_turn_it_is() -> None:
+    outcome = replay.replay(SEARCHERS["tpe of Optuna, group=False"], 9, load_table(), seed=0)
+    # four first points, a draw of each mode, and a second of the mode that no first point has
+    assert outcome.num_by_mode == {"lora": 3, "full": 2, "decoder_only": 2, "encoder_only": 2}
+    assert 0 < outcome.best < 3.32
+    assert outcome.seconds[0.95] <= outcome.seconds[0.98]
+
+
 def test_a_proposal_stands_for_the_nearest_trial_of_the_table() -> None:
-    trials = [replay.RecordedTrial((float(number),), (1.0,)) for number in range(4)]
+    trials = [RecordedTrial((float(number),), (1.0,)) for number in range(4)]
     keys = [("full", 1e-3, "", 2), ("full", 4e-3, "", 2), ("lora", 1e-2, "query_key", 4), ("full", 1e-3, "", 6)]
     table = dict(zip(keys, trials, strict=True))
     for values, nearest in (
@@ -208,7 +219,7 @@ def test_a_proposal_stands_for_the_nearest_trial_of_the_table() -> None:
         ({"freeze": "lora", "learning_rate": 1e-3, "num_epochs": 6}, 2),
         ({"freeze": "full", "learning_rate": 1e-3, "num_epochs": 5}, 3),
     ):
-        assert replay.find_nearest(table, TrialConfig.model_validate(values)) is trials[nearest]
+        assert find_nearest(table, TrialConfig.model_validate(values)) is trials[nearest]
 
 
 def test_each_fault_of_a_caption_is_the_only_one() -> None:
