@@ -112,10 +112,10 @@ def run(
 # starts while they go on.
 
 
-def _collect_earlier(space: SearchSpace, directories: list[Path]) -> "WarmStart":
+def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart":
     from sweep.study.warm_start import collect_earlier
 
-    return collect_earlier(space, directories)
+    return collect_earlier(space, [Path(directory) for directory in directories])
 
 
 def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
@@ -151,6 +151,7 @@ def run_sweep(
     out: str | Path | None = None,
     max_concurrent: int | None = None,
     address: str | None = None,
+    warm_start: Sequence[str | Path] = (),
 ) -> "RunResults":
     """Run a sweep as the command does, and return what its run directory holds.
 
@@ -170,7 +171,14 @@ def run_sweep(
         ],
         max_concurrent=max_concurrent,
     )
-    directory = _start(resolved, None if out is None else str(out), address=address, log_to=None, ending=nullcontext)
+    directory = _start(
+        resolved,
+        None if out is None else str(out),
+        address=address,
+        log_to=None,
+        earlier=_collect_earlier(resolved, warm_start) if warm_start else None,
+        ending=nullcontext,
+    )
     from sweep.study.results import load_results
 
     return load_results(directory)
