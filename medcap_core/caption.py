@@ -108,7 +108,7 @@ def write_predictions(
 
 
 def _check_out(out: Path) -> None:
-    if out.is_dir() or not out.parent.is_dir():
+    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
         raise DataFault(f"--out {out}: give a file in a folder that is there.")
 
 

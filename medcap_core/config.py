@@ -223,6 +223,7 @@ class TrialConfig(BaseModel):
     # Captions
     prompt: str = Field(
         "",
+        max_length=2000,
         description="Text that every caption begins with, masked in the labels and cut from predictions; "
         "for InstructBLIP, BLIP-2 with FLAN-T5 and vision-language models an instruction.",
     )

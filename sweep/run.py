@@ -26,7 +26,7 @@ from sweep.space.overrides import apply_overrides
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.ready import find_space
 from sweep.space.schema import Resources, SearchSpace
-from sweep.study.directory import check_new_directory, next_run_directory
+from sweep.study.directory import check_new_directory, check_root, next_run_directory, resolve_new_directory
 
 if TYPE_CHECKING:
     from sweep.execution.launch import Launch
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sweep.study.results import RunResults
     from sweep.study.study import Study
     from sweep.study.warm_start import WarmStart
+
+_MOST_DIGITS = 9
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -194,12 +196,15 @@ def _start(
     ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
 ) -> Path:
     """Run the sweep in a new directory, which is returned; `ending` sees a fault before Ray ends."""
+    root = Path("runs").resolve()
     chosen, mirror = (None, None) if out is None else _find_place(out)
     if mirror is not None:
         mirror.check_new()
     if chosen is not None:
-        chosen = chosen.resolve()
+        chosen = resolve_new_directory(chosen)
         check_new_directory(chosen)
+    else:
+        check_root(root)
     with _launched(address, space.resources, num_trials(space), space, ending) as launch:
         console = Console()
         with console.status("Checking data and model") as status:
@@ -215,7 +220,7 @@ def _start(
 
             set_up_libraries()
             notes = check_before_start(space, progress=show)
-        directory = chosen or next_run_directory(Path("runs").resolve(), space.name)
+        directory = chosen or next_run_directory(root, space.name)
         with Study.create(directory, space, earlier, mirror) as study:
             try:
                 runner.run_study(study, launch, console, log_to=log_to, notes=notes)
@@ -275,16 +280,16 @@ def _refuse_with_resume(**flags: object) -> None:
 
 
 def _parse_extension(text: str) -> int:
-    if not text.startswith("+") or not text[1:].isdecimal() or int(text[1:]) == 0:
-        raise ConfigFault(f"--trials {text}: with --resume give the number to add, such as --trials +20.")
+    if not text.startswith("+") or not text[1:].isdecimal() or len(text) > _MOST_DIGITS or int(text[1:]) == 0:
+        raise ConfigFault(f"--trials {text[:20]}: with --resume give the number to add, such as --trials +20.")
     return int(text[1:])
 
 
 def _parse_count(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigFault(f"--trials {text}: give a whole number of at least 1 (+N is for --resume).")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) == 0:
+        raise ConfigFault(f"--trials {text[:20]}: give a whole number of at least 1 (+N is for --resume).")
     return int(text)
 
 

@@ -73,6 +73,8 @@ def _find_equal_images(records: Sequence[Record]) -> list[list[int]]:
 
 
 def _measure(path: Path) -> int:
+    if not path.is_file():
+        raise OSError("a pipe or device, on which reading may wait for ever")
     return path.stat().st_size
 
 

@@ -14,6 +14,9 @@ from sweep.space.conditions import active_range, order_knobs, parameter_name
 from sweep.space.ranges import Range, Suggester
 from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
 
+MOST_ROWS = 100_000
+"""Rows of the largest grid."""
+
 
 def propose(space: SearchSpace, trial: Suggester) -> dict[str, Any]:
     """Draw one point from an Optuna trial (or any `Suggester`), parents before the knobs that depend on them."""
@@ -82,6 +85,8 @@ def grid_rows(space: SearchSpace) -> list[dict[str, Any]]:
         for row in rows:
             active = active_range(space.search[knob], row)
             longer += [row] if active is None else [row | {knob: value} for value in active.values]
+            if len(longer) * max(1, len(space.seeds)) > MOST_ROWS:
+                raise ConfigFault(f"space '{space.name}': a grid of more than {MOST_ROWS:,} rows; shorten its lists.")
         rows = longer
     return [row | {"seed": seed} for row in rows for seed in space.seeds] if space.seeds else rows
 

@@ -1,5 +1,6 @@
 """The run directory: choosing a free one, locking it for one process, loading its space and records."""
 
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,10 +48,54 @@ def check_new_directory(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise RunFault(f"--out {directory} is a file; choose a folder.")
     paths = RunPaths(directory)
-    if directory.is_dir() and any(path not in (paths.lock, paths.skipped_records) for path in directory.iterdir()):
+    left_behind = (paths.lock, paths.skipped_records)
+    if directory.is_dir() and any(path not in left_behind or path.is_dir() for path in directory.iterdir()):
         raise RunFault(
             f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
         )
+    _require_writable(directory, "--out ")
+
+
+def resolve_new_directory(directory: Path) -> Path:
+    """Return the absolute path, links followed. Raises RunFault where they lead in a circle or no file has its name."""
+    try:
+        str(directory).encode()
+        return directory.resolve()
+    except (ValueError, RuntimeError) as error:  # not UTF-8 or with NUL; a circle
+        why = "no file has such a name" if isinstance(error, ValueError) else "its links lead in a circle"
+        raise RunFault(f"--out {str(directory)!r}: {why}; choose another.") from None
+
+
+def check_root(root: Path) -> None:
+    """Raise RunFault unless run directories can be made in the folder `root`, which may be absent."""
+    _require_writable(root, "")
+
+
+def _require_writable(folder: Path, flag: str) -> None:
+    """Raise RunFault unless `folder`, or the nearest one above it that is there, is a folder that can be written."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise RunFault(f"{flag}{folder}: {there} is a file; choose another folder with --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunFault(f"{flag}{folder}: {there} cannot be written; choose another folder with --out.")
+
+
+def check_places(directory: Path) -> None:
+    """Raise RunFault for each folder of a run where a file of it belongs, and the reverse."""
+    paths = RunPaths(directory)
+    temporary = [path.with_name(f".{path.name}.tmp") for path in paths.files]
+    faults = [
+        f"{path} is a folder, but a file belongs there: move it away."
+        for path in (*paths.files, *temporary)
+        if path.is_dir()
+    ]
+    faults += [
+        f"{path} is a file, but a folder belongs there: move it away."
+        for path in paths.folders
+        if path.exists() and not path.is_dir()
+    ]
+    if faults:
+        raise RunFault(faults)
 
 
 def take_lock(directory: Path) -> FileLock:

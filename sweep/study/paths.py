@@ -45,6 +45,17 @@ class RunPaths:
         self.page = root / "report.html"
         self.attention = root / "attention"  # attention pictures
 
+    @property
+    def files(self) -> list[Path]:
+        """The files directly in the directory, but for the database, which may be moved aside."""
+        own = (path for path in vars(self).values() if path.parent == self.root and path.suffix)
+        return [path for path in own if path != self.database]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders directly in the directory."""
+        return [path for path in vars(self).values() if path.parent == self.root and not path.suffix]
+
     def trial(self, name: str) -> TrialPaths:
         """Name the files of a trial."""
         return TrialPaths(self.trials / name)

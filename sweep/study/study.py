@@ -23,7 +23,14 @@ from sweep.space import SearchSpace, best_space, dump_space, num_trials
 from sweep.space.overrides import adopt_changes, change_begun
 from sweep.study.budget import RunClock, compute_seconds_left
 from sweep.study.database import StudyDatabase, build_history
-from sweep.study.directory import check_new_directory, load_run_records, load_run_space, show_path, take_lock
+from sweep.study.directory import (
+    check_new_directory,
+    check_places,
+    load_run_records,
+    load_run_space,
+    show_path,
+    take_lock,
+)
 from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
@@ -108,6 +115,7 @@ class Study:
             directory.mkdir(parents=True, exist_ok=True)
         else:
             _check_run_directory(paths)
+        check_places(directory)
         lock = take_lock(directory)
         try:
             if mirror:

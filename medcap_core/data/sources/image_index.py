@@ -154,11 +154,18 @@ def _list_images(folder: Path, prefix: str, depth: int) -> Iterable[str]:
     except OSError:
         return  # a folder that may not be read hides its images, and their rows are reported as not found
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             if depth:
                 yield from _list_images(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
         elif cut_suffix(entry.name) != entry.name:
             yield prefix + entry.name
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle: its record is left out when it is decoded
+        return False
 
 
 def exists(path: Path) -> bool:
@@ -187,7 +194,7 @@ def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         # A folder with an image's name is kept as an image, so that it is reported as unreadable.
-        if entry.is_dir() and entry.name.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
+        if _is_folder(entry) and entry.name.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
             if depth:
                 _index_folder(folder / entry.name, index, depth - 1)
         else:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     content, notes = _decode(path)
     if path.suffix.lower() == ".jsonl":
         return _parse_jsonl(path, content, max_rows, notes)
-    separator = "\t" if columns is not None else _find_separator(path, content.partition("\n")[0])
+    separator = "\t" if columns is not None else _find_separator(path, re.split("[\r\n]", content, maxsplit=1)[0])
     try:
         return _parse_delimited(path, content, separator, csv.QUOTE_MINIMAL, columns, max_rows, notes)
     except csv.Error as error:
