@@ -179,6 +179,12 @@ class TrialConfig(BaseModel):
     num_epochs: int = Field(
         4, ge=1, le=1000, description="Passes over the training split.", json_schema_extra=_unit("epochs")
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs in a row without a better score after which a trial ends; null trains to the end.",
+        json_schema_extra=_unit("epochs"),
+    )
     batch_size: int = Field(
         16,
         ge=1,

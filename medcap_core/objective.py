@@ -1,7 +1,7 @@
 """What trials are ranked by: one score on the validation split, or a weighted sum of several."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -150,6 +150,11 @@ class Objective:
         if value is None or not math.isfinite(value):
             return -math.inf
         return -value if self.is_lower_better else value
+
+    def count_since_best(self, values: Sequence[float | None]) -> int:
+        """Count the values after the best one, the earliest of ties."""
+        keys = [self.rank(value) for value in values]
+        return len(keys) - 1 - keys.index(max(keys)) if keys else 0
 
     def show(self, value: float | None) -> str:
         """Format a value; an unknown one as 0."""

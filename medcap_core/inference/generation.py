@@ -1,5 +1,7 @@
 """Captions, answers and class scores of the images of a split, divided over the workers and merged by position."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -60,6 +62,31 @@ class ImagePrediction:
     def text(self) -> str:
         """The caption, where there is none the first answer."""
         return self.answers[0] if self.caption is None else self.caption
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How varied generated texts are: one text for most images, or none, is a collapsed model.
+
+    `top_share` is the share of images with the most frequent text, `empty_share` of those without a word, `cut_share`
+    of captions cut at `max_new_tokens`, None where that is not known.
+    """
+
+    num_distinct: int
+    top_share: float
+    empty_share: float
+    cut_share: float | None = None
+
+
+def compute_variety(texts: Sequence[str], is_cut: Sequence[bool | None] = ()) -> Variety:
+    """Compute the variety of the texts of N > 0 images, and the share of those cut where all of that is known."""
+    counts = Counter(texts)
+    return Variety(
+        num_distinct=len(counts),
+        top_share=max(counts.values()) / len(texts),
+        empty_share=counts[""] / len(texts),
+        cut_share=is_cut.count(True) / len(is_cut) if is_cut and None not in is_cut else None,
+    )
 
 
 def count_at_once(captioner: Captioner, config: TrialConfig) -> int:

@@ -49,6 +49,11 @@ class History:
         ranked = ((self.objective.rank(report.score), -report.epoch) for report in self.history)
         return -max(ranked, default=(0.0, 0))[1]
 
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether so many epochs have gone by without a better score."""
+        scores = [report.score for report in self.history]
+        return patience is not None and self.objective.count_since_best(scores) >= patience
+
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return the trained parameters by name; all others are the base model's."""

@@ -9,7 +9,8 @@ class EpochReport:
 
     `encoding_seconds` is what encoding the training images once took, where their features are stored, so that
     `training_seconds` leaves it out; 0 where training encodes them, NaN where it is not known. `parts` has the scores
-    that a weighted sum is made of, by name.
+    that a weighted sum is made of, by name. From `num_distinct` on it is the `Variety` of the texts generated on
+    validation, None where there are none.
     """
 
     epoch: int
@@ -26,3 +27,7 @@ class EpochReport:
     trainable_parameters: int
     total_parameters: int
     parts: dict[str, float] = field(default_factory=dict)
+    num_distinct: int | None = None
+    top_share: float | None = None
+    empty_share: float | None = None
+    cut_share: float | None = None

@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import Augmenter, SourcePart, derive_seed, order_of_epoch, split_step
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import NonFiniteLoss
-from medcap_core.inference.generation import compute_validation_loss, generate_predictions
+from medcap_core.inference.generation import Variety, compute_validation_loss, compute_variety, generate_predictions
 from medcap_core.inference.image_sources import estimate_encoding_seconds
 from medcap_core.models.tuning import encoder_is_frozen
 from medcap_core.runtime.device import current_device
@@ -65,7 +65,7 @@ def fit(
         )
         for past in done.history:
             report(past)
-        while len(done.history) < trial.num_epochs:
+        while len(done.history) < trial.num_epochs and not done.is_out_of_patience(config.patience):
             run_epoch(trial, done, progress)
             if trial.workers.leads:
                 folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
@@ -83,7 +83,7 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
     validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
-    scores = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
+    scores, variety = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
     scores["validation_loss"] = validation_loss
     objective = trial.config.objective
     score = objective.combine(scores)
@@ -104,6 +104,7 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
             trainable_parameters=trial.tuning.trainable_parameters,
             total_parameters=trial.tuning.total_parameters,
             parts={name: scores[name] for name in objective.names} if objective.is_sum else {},
+            **(asdict(variety) if variety else {}),
         )
     )
     log.info("epoch %d: %s %.4f, validation loss %.4f", epoch, objective.label, score, validation_loss)
@@ -162,14 +163,14 @@ def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
         )
 
 
-def score_validation(trial: Trial, what: str, progress: Progress) -> dict[str, float]:
+def score_validation(trial: Trial, what: str, progress: Progress) -> tuple[dict[str, float], Variety | None]:
     """Score the trial's predictions on its validation split, the same on every worker; `what` names the step.
 
-    Empty where the objective needs no predictions.
+    Returns the scores and the variety of the texts: nothing and None where the objective needs no predictions.
     """
     predictions = trial.config.objective.predictions
     if predictions is None:
-        return {}
+        return {}, None
     split, images = trial.validation_split, trial.validation.images
     scored = find_scored(split.records, predictions)
     if len(scored) < len(split):
@@ -180,4 +181,4 @@ def score_validation(trial: Trial, what: str, progress: Progress) -> dict[str, f
     scores: dict[str, float] = trial.workers.broadcast(
         compute_scores(split, texts, trial.config) if trial.workers.leads else None
     )
-    return scores
+    return scores, compute_variety(texts, [prediction.is_cut for prediction in found])

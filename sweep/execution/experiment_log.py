@@ -113,7 +113,8 @@ class TensorBoardLogger(LoggerCallback):
         names = {field: field for field in EPOCH_FIELDS if field not in ("epoch", "parts")}
         names["score"] = self.study.space.objective.column
         figures = {shown: result[field] for field, shown in names.items()} | result["parts"]
-        self.metrics[name] = {shown: value for shown, value in figures.items() if math.isfinite(value)}
+        known = {shown: value for shown, value in figures.items() if value is not None}
+        self.metrics[name] = {shown: value for shown, value in known.items() if math.isfinite(value)}
         for shown, value in self.metrics[name].items():
             self.writers[name].add_scalar(shown, value, result["epoch"])
 

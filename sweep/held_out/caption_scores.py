@@ -1,8 +1,7 @@
 """Scores of each row of the test table, and of the rows together: intervals, facts, comparisons, seeds."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from medcap_core.data.images import RecordImages
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.subgroups import list_subgroups
+from medcap_core.inference.generation import compute_variety
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.corpus_statistics import CaptionStatistics
 from medcap_core.scoring.facts import check_concepts, check_facts, compute_precision_recall, has_facts
@@ -82,7 +82,7 @@ def score_captions(
         facts=_score_facts(split, captions, units, seed),
         concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
-        variety=compute_variety(captions),
+        variety=CaptionVariety(**asdict(compute_variety(captions))),
         statistics=scored.statistics,
     )
 
@@ -110,16 +110,6 @@ def score_subgroups(split: PreparedSplit, statistics: CaptionStatistics, seed: i
                 intervals=intervals,
             )
     return found
-
-
-def compute_variety(captions: Sequence[str]) -> CaptionVariety:
-    """Count distinct captions, and compute the shares of the most frequent one and of empty ones."""
-    counts = Counter(captions)
-    return CaptionVariety(
-        num_distinct=len(counts),
-        top_share=max(counts.values()) / len(captions),
-        empty_share=counts[""] / len(captions),
-    )
 
 
 def _score_facts(split: PreparedSplit, captions: list[str], units: IntArray, seed: int) -> dict[str, FactScore] | None:

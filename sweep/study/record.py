@@ -39,6 +39,10 @@ class Epoch(BaseModel):
     trainable_parameters: int
     total_parameters: int
     parts: dict[str, float | None] = {}
+    num_distinct: int | None = None
+    top_share: float | None = None
+    empty_share: float | None = None
+    cut_share: float | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -68,6 +72,8 @@ def result_columns(objective: Objective) -> list[str]:
         "peak_memory_bytes",
         "trainable_parameters",
         "total_parameters",
+        "num_distinct",
+        "top_share",
     ]
 
 
@@ -147,6 +153,16 @@ class TrialRecord:
         return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
 
     @property
+    def num_distinct(self) -> int | None:
+        """Number of distinct texts generated on validation by the model of the best epoch."""
+        return next((epoch.num_distinct for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
+
+    @property
+    def top_share(self) -> float | None:
+        """Share of validation images that it gives its most frequent text."""
+        return next((epoch.top_share for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
+
+    @property
     def last_score(self) -> float | None:
         """Score of the last finished epoch."""
         return self.epochs[-1].score if self.epochs else None
@@ -163,8 +179,14 @@ class TrialRecord:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its last epoch is done."""
-        return bool(self.epochs) and self.epochs_done >= self.num_epochs
+        """Whether its last epoch is done, by its schedule or by `patience`."""
+        return bool(self.epochs) and (self.epochs_done >= self.num_epochs or self.is_out_of_patience)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many epochs as its `patience` have gone by without a better score."""
+        patience, scores = self.config.patience, [epoch.score for epoch in self.epochs]
+        return patience is not None and self.objective.count_since_best(scores) >= patience
 
     @property
     def seconds(self) -> float:
@@ -211,7 +233,10 @@ class TrialRecord:
         return self.epochs[-1].total_parameters if self.epochs else None
 
     def build_curve(self) -> dict[int, float]:
-        """Build the curve for `study.db`: `best_score` so far by per cent of the trial's own schedule."""
+        """Build the curve for `study.db`: `best_score` so far by per cent of the trial's own schedule.
+
+        A trial that `patience` ended keeps its score to the end of its schedule.
+        """
         curve: dict[int, float] = {}
         best: float | None = None
         for epoch in self.epochs:
@@ -220,6 +245,8 @@ class TrialRecord:
             best = max(best, epoch.score, key=self.objective.rank)
             if best is not None:
                 curve[compute_step(epoch.epoch, epoch.num_epochs)] = best
+        if best is not None and self.state is TrialState.SUCCEEDED:
+            curve[100] = best
         return curve
 
     def build_ranked_curve(self) -> dict[int, float]:
@@ -322,4 +349,6 @@ def _result_cells(record: TrialRecord) -> list[Any]:
         record.peak_memory_bytes,
         record.trainable_parameters,
         record.total_parameters,
+        record.num_distinct,
+        record.top_share,
     ]

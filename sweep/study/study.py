@@ -319,7 +319,7 @@ class Study:
         record.state = TrialState.RUNNING
         if record.best_epoch == epoch.epoch:
             self._forget_tested(record)
-        if self._is_to_prune(record):
+        if not record.is_whole and self._is_to_prune(record):
             record.pruned_at_epoch = epoch.epoch
         self._save(record)
         return record.pruned_at_epoch is None
@@ -340,6 +340,8 @@ class Study:
         if state is TrialState.SUCCEEDED and record.best_score is None:
             state = TrialState.FAILED
             reason = f"no epoch gave a finite {record.objective.label}; look at its log"
+        if state is TrialState.SUCCEEDED and record.epochs_done < record.num_epochs and record.is_out_of_patience:
+            reason = f"ended by patience: {record.config.patience} epochs without a better {record.objective.label}"
         record.state, record.reason, record.is_config_at_fault = state, reason, is_config_at_fault
         self._save(record)
         return record

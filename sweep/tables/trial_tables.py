@@ -38,6 +38,7 @@ def build_leaderboard(results: RunResults) -> Table:
         *([Column(f"{metric}_whole", f"{objective.title}, all of validation", "score")] if has_whole else []),
         Column("best_epoch", "Best epoch", "count"),
         Column("epochs_done", "Epochs done", "count"),
+        *_variety_columns(results),
         *(Column(name, title_knob(name), "number" if is_numeric_knob(name) else "text") for name in searched),
         *_COST_COLUMNS,
         Column("total_parameters", "All parameters", "count"),
@@ -52,6 +53,8 @@ def build_leaderboard(results: RunResults) -> Table:
             f"{metric}_whole": record.whole_validation_score,
             "best_epoch": record.best_epoch,
             "epochs_done": record.epochs_done,
+            "num_distinct": record.num_distinct,
+            "top_share": record.top_share,
             **{name: _plain(record.point.get(name)) for name in searched},
             **{cost.name: getattr(record, cost.name) for cost in _COST_COLUMNS},
             "total_parameters": record.total_parameters,
@@ -70,14 +73,16 @@ def build_leaderboard(results: RunResults) -> Table:
 def build_learning_curves(results: RunResults) -> Table:
     """Build a row for every epoch of every trial."""
     objective, metric = results.space.objective, results.space.objective.column
+    parts = [name for name in objective.names if objective.is_sum and name != "validation_loss"]
     columns = (
         Column("trial", "Trial"),
         Column("epoch", "Epoch", "count"),
         Column("num_epochs", "of", "count"),
         *([] if metric == "validation_loss" else [Column(metric, objective.validation_title, "score")]),
-        *(Column(name, RANKED_SCORES[name].label, "score") for name in objective.names if objective.is_sum),
+        *(Column(name, RANKED_SCORES[name].label, "score") for name in parts),
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
+        *_variety_columns(results),
         Column("learning_rate", "Learning rate", "number"),
         Column("seconds", "Time", "seconds"),
         Column("training_seconds", "Training time", "seconds"),
@@ -90,6 +95,14 @@ def build_learning_curves(results: RunResults) -> Table:
         for epoch in record.epochs
     ]
     return Table("learning_curves", "Every epoch", columns, tuple(rows))
+
+
+def _variety_columns(results: RunResults) -> tuple[Column, ...]:
+    """Build the columns on how varied the texts on validation are; none where no trial generated any."""
+    noun = results.space.objective.predictions
+    if noun is None:
+        return ()
+    return Column("num_distinct", f"Distinct {noun}", "count"), Column("top_share", "Most frequent one", "share")
 
 
 def build_ablation_table(results: RunResults) -> Table | None:

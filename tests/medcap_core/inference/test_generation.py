@@ -9,7 +9,9 @@ from medcap_core.data.batches import BatchMaker, PixelSource, Positions, SourceP
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.inference.generation import (
     Request,
+    Variety,
     compute_validation_loss,
+    compute_variety,
     generate_captions,
     generate_predictions,
 )
@@ -74,6 +76,13 @@ def test_known_hidden_states_give_the_same_captions_and_loss(captioner: Captione
         for images in (source, PixelSource(SPLIT))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_equal_empty_and_cut_texts_are_counted() -> None:
+    texts, is_cut = ["a mass", "", "", "", "a mass"], [True, False, False, False, False]
+    assert compute_variety(texts) == Variety(num_distinct=2, top_share=0.6, empty_share=0.6)
+    assert compute_variety(texts, is_cut).cut_share == 0.2
+    assert compute_variety(texts, [None, *is_cut[1:]]).cut_share is None
 
 
 def test_progress_is_told_after_each_batch(captioner: Captioner) -> None:

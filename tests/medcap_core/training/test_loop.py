@@ -17,6 +17,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import order_of_epoch
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
+from medcap_core.inference.generation import generate_captions
 from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
@@ -71,7 +72,27 @@ def test_the_objective_decides_what_is_scored(tiny_blip: Path, tmp_path: Path, m
     assert [report.parts["validation_loss"] for report in reports] == [report.validation_loss for report in reports]
     monkeypatch.setattr(BlipCaptioner, "generate", None)  # a loss needs no captions
     by_loss = run(tiny_config(tiny_blip, objective="validation_loss"), tmp_path / "loss")
-    assert [(report.score, report.parts) for report in by_loss] == [(report.validation_loss, {}) for report in reports]
+    assert [(report.score, report.parts, report.num_distinct) for report in by_loss] == [
+        (report.validation_loss, {}, None) for report in reports
+    ]
+
+
+def test_patience_ends_a_trial_without_a_better_epoch(tiny_blip: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_blip, learning_rate=1e-9, num_epochs=5, patience=1)
+    reports = run(config, tmp_path)  # no score changes
+    assert [report.epoch for report in reports] == [1, 2]
+    assert scores(run(config, tmp_path)) == scores(reports)  # and none is added when it goes on
+    assert [report.epoch for report in run(config.model_copy(update={"patience": 2}), tmp_path)] == [1, 2, 3]
+
+
+def test_each_epoch_says_how_varied_its_captions_are(tiny_blip: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_blip, num_epochs=1, learning_rate=1e-9, max_new_tokens=4)
+    (report,) = run(config, tmp_path)
+    trial = set_up(config, DATA, Workers(), torch.device("cpu"))
+    captions = generate_captions(trial.captioner, trial.validation.images, config)
+    assert report.num_distinct == len(set(captions))
+    assert report.top_share == max(captions.count(caption) for caption in captions) / len(captions)
+    assert (report.empty_share, report.cut_share) == (captions.count("") / len(captions), 4 / 9)
 
 
 class Interrupted(Exception):

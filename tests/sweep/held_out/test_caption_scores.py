@@ -13,7 +13,7 @@ from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.corpus_statistics import NUM_METEOR, CaptionStatistics
 from medcap_core.scoring.statistics import number_units
-from sweep.held_out.caption_scores import MIN_SUBGROUP_IMAGES, compute_variety, score_captions, score_subgroups
+from sweep.held_out.caption_scores import MIN_SUBGROUP_IMAGES, score_captions, score_subgroups
 from sweep.held_out.task import describe_resampling
 from sweep.study.test_results import CaptionVariety, ConceptScore, FactScore, Resampling
 
@@ -55,12 +55,6 @@ def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path
     assert score.variety == CaptionVariety(num_distinct=3, top_share=0.5, empty_share=0)
     assert set(score.intervals) == set(score.scores)
     assert all(low <= high for low, high in score.intervals.values())
-
-
-def test_equal_and_empty_captions_are_counted() -> None:
-    assert compute_variety(["a mass", "", "", "", "a mass"]) == CaptionVariety(
-        num_distinct=2, top_share=0.6, empty_share=0.6
-    )
 
 
 @pytest.mark.slow

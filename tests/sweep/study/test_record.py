@@ -153,7 +153,7 @@ def test_csv_columns_and_cells() -> None:
     done = build_record(1.5, 1.25, num_epochs=2)
     done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
     header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], Objective())))
-    assert header[:14] == [
+    assert header[:16] == [
         "trial",
         "state",
         "reason",
@@ -168,9 +168,11 @@ def test_csv_columns_and_cells() -> None:
         "peak_memory_bytes",
         "trainable_parameters",
         "total_parameters",
+        "num_distinct",
+        "top_share",
     ]
-    assert header[14:] == [f"config.{name}" for name in TrialConfig.model_fields]
-    assert first[:14] == (
+    assert header[16:] == [f"config.{name}" for name in TrialConfig.model_fields]
+    assert first[:16] == (
         [
             "trial_0003",
             "FAILED",
@@ -186,6 +188,8 @@ def test_csv_columns_and_cells() -> None:
             "700",
             "11",
             "13",
+            "",
+            "",
         ]
     )
     assert second[:14] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", "", "", ""]

@@ -320,6 +320,26 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
         assert again.best()[0].whole_validation_score == 9.0
 
 
+def test_a_trial_that_patience_ended_is_whole(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(4, fixed={"num_epochs": 4, "patience": 2}, trials=9))
+    for _ in range(3):
+        run_one(study, 2.0, 3.0, 3.5, 3.75)
+    record, answers = run_one(study, 0.5, 0.25, 0.5, num_distinct=3, top_share=0.75)
+    assert (answers, record.state) == ([False], TrialState.PRUNED)  # the scheduler was there first
+    patient, answers = run_one(study, 4.0, 3.0, 3.0, num_distinct=3, top_share=0.75)
+    assert (answers, patient.state) == ([True, True, True], TrialState.SUCCEEDED)
+    assert patient.reason == "ended by patience: 2 epochs without a better CIDEr"
+    assert (patient.best_epoch, patient.epochs_done, patient.is_whole) == (1, 3, True)
+    assert patient.build_curve() == {25: 4.0, 50: 4.0, 75: 4.0, 100: 4.0}
+    whole, _ = run_one(study, 4.0, 5.0, 4.0, 4.0)
+    assert whole.reason == ""
+    row = pd.read_csv(study.directory / "trials.csv").iloc[patient.number]
+    assert (row["num_distinct"], row["top_share"], row["reason"]) == (3, 0.75, patient.reason)
+    study.close()
+    with Study.open(study.directory) as again:
+        assert again.record(patient.name) == patient
+
+
 def test_a_run_by_a_loss_is_led_by_the_lowest(create: Callable[..., Study]) -> None:
     study = create(fixed_length(4, objective="validation_loss", scheduler="asha", trials=9))
     for losses in ((2.0, 1.0, 1.25, 1.5), (2.0, 1.5, 1.5, 0.5), (2.0, 1.5, 1.5, 1.5)):
