@@ -70,7 +70,7 @@ class Ledger:
         """Record an epoch, a failure or where the trial runs; return whether it continues."""
         if PLACES in result:
             self.places[name].update(json.loads(result[PLACES]))
-            return True
+            return not self._is_to_stop(name)
         if NODE_FAULT in result:
             self.node_faults[name] = NodeFault(**json.loads(result[NODE_FAULT]))
             return True
@@ -84,9 +84,14 @@ class Ledger:
             continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
         if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "", False)
-        elif self.study.is_out_of_time and not self.study.record(name).is_whole:
-            self.outcomes[name] = (TrialState.STOPPED, f"max_hours {self.study.space.max_hours:g} is over", False)
-        return name not in self.outcomes
+        return continues and not self._is_to_stop(name)
+
+    def _is_to_stop(self, name: str) -> bool:
+        """Whether a trial is to begin no other epoch, as `max_hours` is over; its outcome then says so."""
+        if not self.study.is_out_of_time or self.study.record(name).is_whole:
+            return False
+        self.outcomes[name] = (TrialState.STOPPED, f"max_hours {self.study.space.max_hours:g} is over", False)
+        return True
 
     def end(self, name: str, fault: str | None = None) -> None:
         """Record the end of a trial; `fault` is the reason for which its process was given up."""

@@ -118,15 +118,20 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
 def plot_pareto(
     results: RunResults, name: str, title: str, cost: Literal["training_seconds", "trainable_parameters"]
 ) -> Plot:
-    """Draw Optuna's Pareto front of the score against a cost, over all trials that gave a score."""
+    """Draw Optuna's Pareto front of the score against a cost, of the trials that ran to their end.
+
+    Those that were stopped early are drawn beside it: they cost less because they did less.
+    """
     import optuna
     from optuna.visualization import plot_pareto_front
 
-    costs = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
+    known = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
+    costs = [(record, value) for record, value in known if record.state is TrialState.SUCCEEDED]
+    stopped = [(record, value) for record, value in known if record.state is not TrialState.SUCCEEDED]
     if len(costs) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot(f"Fewer than two trials have a score and a {title.lower()}, so there is no front.")
+        raise NothingToPlot(f"Fewer than two whole trials have a {title.lower()}, so there is no front.")
     if len({value for _, value in costs}) < 2:
-        raise NothingToPlot(f"All trials have the same {title.lower()}, so there is no front.")
+        raise NothingToPlot(f"All whole trials have the same {title.lower()}, so there is no front.")
     study = optuna.create_study(directions=["minimize", results.space.objective.direction])
     study.add_trials(
         [
@@ -140,13 +145,25 @@ def plot_pareto(
     objective = results.space.objective
     figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
     _restyle_front(figure, costs, objective)
-    spread = max(value for _, value in costs) / max(min(value for _, value in costs), 1e-9)
+    if stopped:
+        figure.add_scatter(
+            x=[value for _, value in stopped],
+            y=[record.best_score for record, _ in stopped],
+            mode="markers",
+            name="stopped early, not compared",
+            text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in stopped],
+            hovertemplate=hover_template(objective),
+            marker={"color": GREY, "size": 8, "symbol": "x-thin", "line": {"color": GREY, "width": 2}},
+        )
+    spread = max(value for _, value in known) / max(min(value for _, value in known), 1e-9)
     if spread > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
     front = [costs[trial.number][0] for trial in study.best_trials]
     named = ", ".join(record.name for record in front[:NUM_NAMED]) + (" and others" if len(front) > NUM_NAMED else "")
+    beside = f", with {len(stopped)} stopped early beside them" if stopped else ""
     summary = (
-        f"Scatter chart of {objective.label} on validation against {title.lower()} for {len(costs)} trials. "
+        f"Scatter chart of {objective.label} on validation against {title.lower()} for the {len(costs)} trials that "
+        f"ran to their end{beside}. "
         f"No other trial is better in both than {named}."
     )
     return finish(

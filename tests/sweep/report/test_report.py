@@ -243,6 +243,21 @@ def test_hollow_markers_are_explained_where_there_are_some(create: Create) -> No
     assert explanation in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
 
 
+def test_a_stopped_trial_stands_beside_the_pareto_front(create: Create) -> None:
+    study = create(fixed_length(2, trials=4, scheduler="none"))
+    for number, reached in enumerate((1.0, 2.0, 3.0)):
+        run_one(study, reached, reached, training_seconds=7.0 + number)
+    stopped = study.propose()
+    assert stopped is not None
+    study.report(stopped.name, report_of(stopped, 1, 9.0))
+    study.finish(stopped.name, TrialState.PRUNED)
+    report_on(study.directory)
+    traces = {trace["name"]: trace for trace in _figure(study.directory, "pareto-time")["data"]}
+    assert list(traces) == ["other trials", "Pareto front", "stopped early, not compared"]
+    assert sum(len(traces[name]["x"]) for name in ("other trials", "Pareto front")) == 3
+    assert traces["stopped early, not compared"]["y"] == [9.0]
+
+
 def test_a_blind_model_is_named_first_and_looks_at_the_test_split_are_counted(create: Create) -> None:
     study = create(fixed_length(1, trials=2, scheduler="none"))
     run_one(study, 1.0)
