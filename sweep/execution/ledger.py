@@ -18,6 +18,7 @@ from sweep.terminal.row import build_row
 from sweep.terminal.view import SweepView
 
 SECONDS_BETWEEN_REFRESHES = 1.0
+_PARTS = "parts/"
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_COMPLAINTS = 30.0, 600.0
 """How often reservations that Ray has not granted are looked for, and told of."""
 
@@ -81,7 +82,7 @@ class Ledger:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]), bool(result[CONFIG_AT_FAULT]))
             return False
         with self.keep_fault():
-            continues = self.study.report(name, Epoch.model_validate({field: result[field] for field in EPOCH_FIELDS}))
+            continues = self.study.report(name, read_epoch(result))
         if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "", False)
         return continues and not self._is_to_stop(name)
@@ -156,6 +157,13 @@ class Ledger:
         if shortage := describe_shortage(long.get("CPU", 0.0), long.get("GPU", 0.0)):
             self.last_complaint = now
             self.view.message(shortage)
+
+
+def read_epoch(result: dict[str, Any]) -> Epoch:
+    """Read the report of an epoch from a result that Tune has flattened: `parts` is one key for each score."""
+    values = {field: result[field] for field in EPOCH_FIELDS if field != "parts"}
+    parts = {key.removeprefix(_PARTS): value for key, value in result.items() if key.startswith(_PARTS)}
+    return Epoch.model_validate(values | {"parts": parts})
 
 
 def read_progress(directory: Path) -> str:

@@ -39,14 +39,14 @@ def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
     return build_space(values | changes, "test")
 
 
-def figures_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> dict[str, Any]:
+def figures_of(record: TrialRecord, epoch: int, score: float, **figures: Any) -> dict[str, Any]:
     """The figures of an epoch, as a trial's process reports them."""
     report: dict[str, Any] = dict.fromkeys(EPOCH_FIELDS, 1.0)
     report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "score": score, "trainable_parameters": 100}
     return report | {"parts": {}} | figures
 
 
-def report_of(record: TrialRecord, epoch: int, score: float, **figures: float) -> Epoch:
+def report_of(record: TrialRecord, epoch: int, score: float, **figures: Any) -> Epoch:
     return Epoch.model_validate(figures_of(record, epoch, score, **figures))
 
 
