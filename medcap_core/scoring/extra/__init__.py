@@ -25,6 +25,10 @@ _OWN = (
     EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
     EntryPoint("bertscore", "medcap_core.scoring.extra.bertscore:BERTSCORE", GROUP),
     EntryPoint("imageclef2026", "medcap_core.scoring.extra.imageclef:IMAGECLEF_2026", GROUP),
+    *(
+        EntryPoint(name, f"medcap_core.scoring.extra.radiology:{name.upper()}", GROUP)
+        for name in ("radgraph", "chexbert", "ratescore", "radcliq", "radbert_ct", "radeval_bertscore")
+    ),
 )
 
 

@@ -1,9 +1,11 @@
 """Extra scores: ROUGE-1, BERTScore, and how packages add their own."""
 
+import dataclasses
 import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from transformers import AutoConfig
 from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.scoring.extra import ScoreInput, check_scores, compute_scores, list_scores, load_scores
 from medcap_core.scoring.extra.bertscore import BertScorer, _find_layer
+from medcap_core.scoring.extra.radiology import build_score, pair_best
 from medcap_core.scoring.extra.rouge import compute_rouge_n
 from medcap_core.scoring.options import ScoringOptions
 
@@ -222,6 +225,43 @@ def test_a_model_without_images_is_no_dual_encoder(tiny_bert: Path) -> None:
     models = (("imageclef_similarity", str(tiny_bert)), ("imageclef_bertscore", str(tiny_bert)))
     said = check_scores(ScoringOptions(("imageclef2026",), score_models=models))
     assert any("dual encoder" in sentence or "can be loaded by that name" in sentence for sentence in said)
+
+
+# Radiology
+
+
+def test_of_several_references_the_best_counts() -> None:
+    references = [["a b c", "a"], ["a b"]]
+    captions = ScoreInput(["x"] * 2, [["x"]] * 2, ["a", "a b c d"], references)
+
+    def compare(expected: list[str], predicted: list[str]) -> list[float]:
+        return [abs(len(one) - len(other)) for one, other in zip(expected, predicted, strict=True)]
+
+    values, chosen = pair_best(captions, compare, higher_is_better=False)
+    assert (values.tolist(), chosen) == ([0, 4], ["a", "a b"])
+    values, chosen = pair_best(captions, compare)
+    assert (values.tolist(), chosen) == ([4, 4], ["a b c", "a b"])
+
+
+def test_scores_of_radeval() -> None:
+    """Its BLEU, which needs no weights: it shows RadEval's interface, not the clinical scores."""
+    pytest.importorskip("radeval", reason="RadEval is not installed (extra radiology)")
+    score = build_score("BLEU by RadEval", "bleu", "bleu", "none", corpus="bleu")
+    captions = captions_of(["a small nodule in the left lung", "no effusion"])
+    values = score.compute(dataclasses.replace(captions, raw_references=[[captions.predictions[0], "x"], ["y", "z"]]))
+    assert values.each.tolist() == [pytest.approx(1), pytest.approx(0, abs=1e-4)]
+    assert values.corpus is not None
+    assert 0 < values.corpus <= 1
+
+
+def test_a_missing_package_is_named_before_the_run() -> None:
+    if find_spec("radeval") is not None:
+        pytest.skip("RadEval is installed")
+    with pytest.raises(ModelFault, match=r"pip install -e '\.\[radiology\]'") as raised:
+        check_scores(ScoringOptions(("radgraph", "rouge1")))
+    assert len(raised.value.faults) == 1
+    (radcliq,) = load_scores("radcliq")
+    assert radcliq.describe() == "RadCliQ-v1: lower is better, made on chest X-rays."
 
 
 # Scores of other packages
