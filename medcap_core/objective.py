@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from medcap_core.scoring.registry import list_scores, load_scores
 
 Predictions = Literal["captions", "answers"]
 """The scored output of a model: captions, or answers to the question for the class of an image."""
@@ -60,7 +63,24 @@ RANKED_SCORES: dict[str, RankedScore] = {
         ),
     )
 }
-"""The scores an objective may name, in the order that messages list them."""
+"""The scores an objective may name, in the order that messages list them; beside them, extra scores that allow it."""
+
+
+@lru_cache(maxsize=64)
+def find_ranked_score(name: str) -> RankedScore | None:
+    """Find a score that trials may be ranked by: one of `RANKED_SCORES`, or by its key an extra one that allows it."""
+    if name in RANKED_SCORES or name not in list_scores():
+        return RANKED_SCORES.get(name)
+    score, *others = load_scores(name)
+    if others or score.models or not score.may_be_objective:
+        return None
+    return RankedScore(name, score.name, score.scale, is_lower_better=not score.higher_is_better)
+
+
+def _get(name: str) -> RankedScore:
+    score = find_ranked_score(name)
+    assert score is not None, name
+    return score
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Objective:
     @property
     def scores(self) -> tuple[RankedScore, ...]:
         """The scores it is made of."""
-        return tuple(RANKED_SCORES[name] for name, _ in self.weights)
+        return tuple(_get(name) for name, _ in self.weights)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -165,25 +185,25 @@ class Objective:
         return dict(self.weights) if self.is_sum else self.names[0]
 
     def _terms(self) -> list[tuple[RankedScore, float]]:
-        return [(RANKED_SCORES[name], weight) for name, weight in self.weights]
+        return [(_get(name), weight) for name, weight in self.weights]
 
 
 def read_objective(value: Any) -> Objective:
     """Read an objective of a space file. Raises ValueError with a sentence of two halves: the fault; its remedy."""
     if isinstance(value, Objective):
         return value
-    if isinstance(value, str) and value in RANKED_SCORES:
+    if isinstance(value, str) and find_ranked_score(value):
         return Objective(((value, 1.0),))
     if not isinstance(value, dict):
         raise ValueError  # noqa: TRY004  # said by the reader, which names what the field takes
     for name, weight in value.items():
-        if name not in RANKED_SCORES:
+        if not isinstance(name, str) or find_ranked_score(name) is None:
             raise ValueError(f"{name!r} is no score that trials can be ranked by; use {', '.join(RANKED_SCORES)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ValueError(f"the weight {weight!r} of {name} is not a number above 0; correct it")
     if len(value) < 2:
         raise ValueError("a weighted sum has at least two scores; write one alone by its name, such as CIDEr")
-    kinds = {kind for name in value if (kind := RANKED_SCORES[name].predictions)}
+    kinds = {kind for name in value if (kind := _get(name).predictions)}
     if len(kinds) > 1:
         raise ValueError("it adds scores of captions and of answers; take scores of one kind")
     return Objective(tuple((name, float(weight)) for name, weight in value.items()))

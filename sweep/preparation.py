@@ -22,11 +22,9 @@ from medcap_core.data.stores.duplicates import describe_duplicates, write_duplic
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
-from medcap_core.objective import RANKED_SCORES
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
-from medcap_core.scoring.extra import check_scores
-from medcap_core.scoring.extra.bertscore import load_bert_scorer
+from medcap_core.scoring.registry import check_scores
 from medcap_core.training.validation import (
     build_request,
     check_objective,
@@ -68,11 +66,10 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
     Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
     fetch_ahead(space.data, progress)
+    ranked = ["bertscore" if name == "BERTScore" else name for name in space.objective.names]
     notes: dict[tuple[object, ...], list[str]] = {
-        ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options)]
+        ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options, ranked)]
     }
-    if "BERTScore" in space.objective.names:
-        load_bert_scorer(space.bertscore_model)
     for config in _typical_configs(space):
         splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())
@@ -332,7 +329,8 @@ def check_evaluation(
             found = predict_split([job], resources, view.step, what)["check"]
         texts = [prediction.text for prediction in found]
         scores = compute_scores(split, texts, config)
-        has = " and ".join(f"{RANKED_SCORES[name].label} {objective.show(value)}" for name, value in scores.items())
+        labels = {score.name: score.label for score in objective.scores}
+        has = " and ".join(f"{labels[name]} {objective.show(value)}" for name, value in scores.items())
         checked = f"{len(split)} validation {split.records[0].noun}s"
         view.message(
             f"Evaluation checked on {checked} in {time.monotonic() - started:.0f} s: "

@@ -17,10 +17,10 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from medcap_core.scoring.corpus_statistics import CaptionStatistics, collect_bleu, collect_meteor
-from medcap_core.scoring.extra import ScoreInput, compute_scores, load_scores
 from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
+from medcap_core.scoring.registry import ScoreInput, compute_scores, load_scores
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
@@ -70,7 +70,7 @@ class CaptionScorer:
         return self._compute_cider(tokenize_captions(self._preprocess(predictions)))
 
     def compute(self, names: Collection[str], predictions: Sequence[str]) -> dict[str, float]:
-        """Compute these scores of the corpus alone; METEOR's program and BERTScore's model run only where named."""
+        """Compute these scores of the corpus alone; METEOR's program and other models run only where named."""
         texts = self._preprocess(predictions)
         tokens = tokenize_captions(texts)
         scores: dict[str, float] = {}
@@ -82,10 +82,12 @@ class CaptionScorer:
             scores["ROUGE-L"] = float(self._compute_rouge(tokens)[0])
         if "METEOR" in names:
             scores["METEOR"] = self._meteor.compute_scores(self._references, tokens)[0]
-        if "BERTScore" in names:
-            captions = ScoreInput(texts, self._texts, predictions, self._raw, options=self._options)
-            (bertscore,) = load_scores("bertscore")
-            scores["BERTScore"] = float(np.mean(bertscore.compute(captions).each))
+        extra = {"bertscore" if name == "BERTScore" else name: name for name in names if name not in METRICS}
+        captions = ScoreInput(texts, self._texts, predictions, self._raw, options=self._options)
+        for key, name in extra.items():
+            (score,) = load_scores(key)
+            values = score.compute(captions)
+            scores[name] = float(np.mean(values.each) if values.corpus is None else values.corpus)
         return scores
 
     def score(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoredCaptions:

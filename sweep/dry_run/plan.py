@@ -10,7 +10,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from medcap_core.objective import Objective
 from medcap_core.runtime.cache import format_size
-from medcap_core.scoring.extra import load_scores
+from medcap_core.scoring.registry import load_scores
 from sweep.execution.cluster import TrialResources
 from sweep.space.fields import show_plain
 from sweep.space.model_aliases import describe_models

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, fie
 
 from medcap_core.config import absolute_if_path
 from medcap_core.objective import Objective, ObjectiveField
-from medcap_core.scoring.extra import list_scores
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ScoringOptions
+from medcap_core.scoring.registry import list_scores
 from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
 from sweep.space.ranges import Ranges
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from medcap_core.scoring.captions import METRICS
-from medcap_core.scoring.extra import load_scores
 from medcap_core.scoring.published import NOTES, find_published
+from medcap_core.scoring.registry import load_scores
 from sweep.space.labels import short_label
 from sweep.study.results import RunResults, choose_rows
 from sweep.study.test_results import ANSWER_ROWS, BASELINE_ROWS, Comparison, Interval, name_baseline

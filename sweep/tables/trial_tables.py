@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.objective import RANKED_SCORES
 from sweep.space.fields import field_kind
 from sweep.space.labels import label_groups
 from sweep.study.provenance import ModelOrigin
@@ -79,7 +78,7 @@ def build_learning_curves(results: RunResults) -> Table:
         Column("epoch", "Epoch", "count"),
         Column("num_epochs", "of", "count"),
         *([] if metric == "validation_loss" else [Column(metric, objective.validation_title, "score")]),
-        *(Column(name, RANKED_SCORES[name].label, "score") for name in parts),
+        *(Column(score.name, score.label, "score") for score in objective.scores if objective.is_sum),
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
         *_variety_columns(results),

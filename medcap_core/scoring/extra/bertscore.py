@@ -15,7 +15,7 @@ import torch
 from medcap_core.errors import ModelFault, first_line
 from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import current_device
-from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
+from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues
 
 _PUBLISHED_LAYERS = {
     ("bert", 12, 768, None): 9,

@@ -21,10 +21,10 @@ import torch
 from medcap_core.errors import ModelFault, first_line
 from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import current_device
-from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues, list_scores, load_scores
 from medcap_core.scoring.extra.bertscore import load_bert_scorer
 from medcap_core.scoring.extra.rouge import ROUGE_1
 from medcap_core.scoring.options import CaptionPreprocessing, preprocess_captions
+from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues, list_scores, load_scores
 
 ENCODER = "microsoft/deberta-xlarge-mnli"
 ENCODER_KEY, SIMILARITY_KEY = "imageclef_bertscore", "imageclef_similarity"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.errors import ModelFault, first_line
-from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
+from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues
 
 
 def pair_best(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
+from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues
 
 _WORD = re.compile(r"[a-z0-9]+")
 

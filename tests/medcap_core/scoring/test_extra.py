@@ -15,11 +15,13 @@ from PIL import Image
 from transformers import AutoConfig
 
 from medcap_core.errors import ConfigFault, ModelFault
-from medcap_core.scoring.extra import ScoreInput, check_scores, compute_scores, list_scores, load_scores
+from medcap_core.objective import find_ranked_score, read_objective
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.extra.bertscore import BertScorer, _find_layer
 from medcap_core.scoring.extra.radiology import build_score, pair_best
 from medcap_core.scoring.extra.rouge import compute_rouge_n
 from medcap_core.scoring.options import ScoringOptions
+from medcap_core.scoring.registry import ScoreInput, check_scores, compute_scores, list_scores, load_scores
 
 WORDS = ["axial", "ct", "of", "the", "chest", "shows", "small", "nodule", "left", "right", "lobe", "no", "effusion"]
 
@@ -269,7 +271,7 @@ def test_a_missing_package_is_named_before_the_run() -> None:
 PLUG_IN = """
 import numpy as np
 from medcap_core.errors import ModelFault
-from medcap_core.scoring.extra import Score, ScoreInput, ScoreValues
+from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues
 
 def count_words(captions: ScoreInput) -> ScoreValues:
     return ScoreValues(np.array([len(text.split()) for text in captions.predictions]))
@@ -282,6 +284,7 @@ def fail(captions):
 
 WORDS = Score("Words", count_words)
 SET = (WORDS, Score("Grey", measure_grey, higher_is_better=False, modalities="chest X-rays"), Score("Absent", fail))
+RANKED = Score("Fewest words", count_words, higher_is_better=False, may_be_objective=True, scale="from 0")
 ABSENT, NO_SCORE, SHORT = SET[2], [3], Score("Short", lambda captions: ScoreValues(np.zeros(1)))
 """
 
@@ -294,12 +297,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: word-scores\nVersion: 1.0\n")
     names = {"words": "WORDS", "both": "SET", "absent": "ABSENT", "odd": "NO_SCORE", "gone": "GONE", "short": "SHORT"}
+    names["fewest"] = "RANKED"
     lines = [f"{key} = word_scores:{name}" for key, name in names.items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[medcap.scores]", *lines, ""]))
     monkeypatch.syspath_prepend(tmp_path)
     load_scores.cache_clear()
+    find_ranked_score.cache_clear()
     yield
     load_scores.cache_clear()
+    find_ranked_score.cache_clear()
     sys.modules.pop("word_scores", None)
 
 
@@ -347,6 +353,21 @@ def test_a_broken_package_is_one_sentence(key: str, said: str) -> None:
     with pytest.raises(ConfigFault, match=said) as raised:
         load_scores(key)
     assert len(raised.value.faults) == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_trials_may_be_ranked_by_a_score_that_allows_it() -> None:
+    objective = read_objective({"fewest": 0.5, "rouge1": 2})
+    assert (objective.label, objective.is_lower_better) == ("- 0.5 Fewest words + 2 ROUGE-1", False)
+    assert read_objective("fewest").direction == "minimize"
+    scores = CaptionScorer(["a b", "c"]).compute(objective.names, ["a b c", "c"])
+    assert scores == {"fewest": 2, "rouge1": pytest.approx((0.8 + 1) / 2)}
+    assert objective.combine(scores) == pytest.approx(-0.5 * 2 + 2 * 0.9)
+    for name in ("words", "both", "bertscore"):
+        with pytest.raises(ValueError, match="is no score that trials can be ranked by"):
+            read_objective({name: 1, "CIDEr": 1})
+    with pytest.raises(ModelFault, match="bertscore_model nowhere"):
+        check_scores(ScoringOptions(bertscore_model="nowhere"), ["bertscore", "CIDEr"])
 
 
 @pytest.mark.usefixtures("installed")

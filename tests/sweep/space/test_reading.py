@@ -6,8 +6,8 @@ import pytest
 
 from medcap_core.errors import ConfigFault
 from medcap_core.objective import RANKED_SCORES
-from medcap_core.scoring.extra import list_scores
 from medcap_core.scoring.options import ScoringOptions
+from medcap_core.scoring.registry import list_scores
 from sweep.space import build_space
 from tests.support.space_files import LORA, faults_of, load, search_of
 

@@ -1,0 +1,163 @@
+"""Extra caption scores as plug-ins: what a score is, and the scores that are there, by their key in a space file.
+
+An installed package adds scores by entry points of the group `medcap.scores`; each names a `Score`, or a tuple of them
+that go by one key. This project's own are found in the same way.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcap_core.errors import ConfigFault, ModelFault, first_line
+from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GROUP = "medcap.scores"
+
+_OWN = (
+    EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
+    EntryPoint("bertscore", "medcap_core.scoring.extra.bertscore:BERTSCORE", GROUP),
+    EntryPoint("imageclef2026", "medcap_core.scoring.extra.imageclef:IMAGECLEF_2026", GROUP),
+    *(
+        EntryPoint(name, f"medcap_core.scoring.extra.radiology:{name.upper()}", GROUP)
+        for name in ("radgraph", "chexbert", "ratescore", "radcliq", "radbert_ct", "radeval_bertscore")
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreInput:
+    """What a score sees of N images: a prediction, one or several references, and the pixels of each.
+
+    Captions are preprocessed by `options.preprocessing`, the raw ones are not. `images` has one image for each
+    prediction, opened as it is asked for; it is empty where there are none, as for scans. Equal to itself alone, so
+    that what several scores share can be cached by it.
+    """
+
+    predictions: Sequence[str]
+    references: Sequence[Sequence[str]]
+    raw_predictions: Sequence[str]
+    raw_references: Sequence[Sequence[str]]
+    images: "Sequence[Image.Image]" = ()
+    options: ScoringOptions = DEFAULT_SCORING
+
+
+@dataclass(frozen=True)
+class ScoreValues:
+    """A score of each image, (N,), and of the corpus: their mean, or `corpus` where it is another figure.
+
+    A corpus figure of its own cannot be resampled from those of images, so it has no interval.
+    """
+
+    each: NDArray[np.float64]
+    corpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of captions.
+
+    `name` heads its column. `compute` raises ModelFault where what the score needs (`needs`, in words) is missing.
+    `models` lists the keys of `score_models` that it reads, by `ScoringOptions.find_model`. `modalities` says on which
+    images or reports the score was made, `may_be_objective` whether a search could rank trials by it: only where it is
+    cheap and needs no images. `scale` names its range.
+    """
+
+    name: str
+    compute: Callable[[ScoreInput], ScoreValues]
+    needs: str = ""
+    models: tuple[str, ...] = ()
+    higher_is_better: bool = True
+    may_be_objective: bool = False
+    modalities: str = "any"
+    scale: str = "0 to 1"
+
+    def describe(self) -> str:
+        """Say what a reader of the figure must know, as a sentence; empty where there is nothing to say."""
+        said = [] if self.higher_is_better else ["lower is better"]
+        said += [] if self.modalities == "any" else [f"made on {self.modalities}"]
+        return f"{self.name}: {', '.join(said)}." if said else ""
+
+
+def list_scores() -> dict[str, EntryPoint]:
+    """List the scores that are installed by key, this project's own first, and import none."""
+    found: dict[str, EntryPoint] = {}
+    for point in (*_OWN, *entry_points(group=GROUP)):
+        if point.name in found and found[point.name].value != point.value:
+            raise ConfigFault(
+                f"extra_scores: '{point.name}' is provided twice, by {found[point.name].value} and {point.value}; "
+                "uninstall one of the two packages."
+            )
+        found[point.name] = point
+    return found
+
+
+@lru_cache(maxsize=64)
+def load_scores(key: str) -> tuple[Score, ...]:
+    """Import the score of a key, or the several that go by it. Raises ConfigFault where that fails."""
+    point = list_scores().get(key)
+    if point is None:
+        raise ConfigFault(
+            f"extra_scores: '{key}' is not installed here; install the package that has it, or leave it out."
+        )
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigFault(
+            f"extra_scores: '{key}' cannot be imported from {point.value} ({first_line(error)}); mend that package, or "
+            "leave the score out."
+        ) from None
+    scores = (loaded,) if isinstance(loaded, Score) else tuple(loaded)
+    if not scores or not all(isinstance(score, Score) for score in scores):
+        raise ConfigFault(f"extra_scores: '{key}' ({point.value}) is no Score; mend that package, or leave it out.")
+    return scores
+
+
+def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str, ScoreValues], dict[str, list[str]]]:
+    """Compute the scores of some keys by name, and the sentences on those that could not be computed, by key."""
+    values: dict[str, ScoreValues] = {}
+    missing: dict[str, list[str]] = {}
+    for key in keys:
+        for score in load_scores(key):
+            try:
+                found = score.compute(captions)
+            except ModelFault as fault:
+                missing.setdefault(key, []).extend(fault.faults)
+                continue
+            each = np.asarray(found.each, dtype=np.float64)
+            expected = (len(captions.predictions),)
+            if each.shape != expected:
+                raise ValueError(f"score {score.name} gave figures of shape {each.shape} instead of {expected}")
+            values[score.name] = ScoreValues(each, found.corpus)
+    return values, missing
+
+
+def check_scores(options: ScoringOptions, objectives: Sequence[str] = ()) -> list[str]:
+    """Compute every extra score of two captions, so that what is missing is known before a run begins.
+
+    So is each of `objectives` that is an extra score.
+
+    Returns a sentence on each score of a set that cannot be computed. Raises ModelFault where no score of a key can.
+    """
+    from PIL import Image
+
+    texts, references = ["a small nodule", "no effusion"], [["a small nodule"], ["an effusion"]]
+    images = [Image.new("RGB", (64, 64), "gray")] * 2
+    read = {model for key in options.extra_scores for score in load_scores(key) for model in score.models}
+    unread = [name for name, _ in options.score_models if name not in read]
+    if unread:
+        known = f"these are: {', '.join(sorted(read))}" if read else "none of them reads a model"
+        raise ConfigFault(f"score_models: {', '.join(unread)} is read by none of the extra_scores; {known}.")
+    keys = dict.fromkeys([*options.extra_scores, *(name for name in objectives if name in list_scores())])
+    values, missing = compute_scores(list(keys), ScoreInput(texts, references, texts, references, images, options))
+    needless = [key for key in missing if not any(score.name in values for score in load_scores(key))]
+    if needless:
+        raise ModelFault([fault for key in needless for fault in missing[key]])
+    return [fault for faults in missing.values() for fault in faults]
