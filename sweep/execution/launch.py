@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweep.execution.cluster import ClusterInfo, TrialResources, choose_resources, connect, find_address
 from sweep.execution.nodes import describe_shortage, find_unfit
+from sweep.process.interrupts import take_back_termination
 from sweep.space.points import draw_configs
 from sweep.space.schema import Resources
 
@@ -59,6 +60,7 @@ class Launch:
             if not self._starting.done():
                 view.step("starting Ray", 0, 1)
             cluster = self._starting.result()
+            take_back_termination()
             unfit = {}
             if not cluster.is_own:
                 configs = draw_configs(study.space, NUM_DRAWS)

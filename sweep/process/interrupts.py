@@ -15,6 +15,12 @@ def install_interrupt_handlers() -> None:
     signal.signal(signal.SIGTERM, _record)
 
 
+def take_back_termination() -> None:
+    """Install the handler of SIGTERM again where it was, since Ray has put a handler of its own before it."""
+    if signal.getsignal(signal.SIGTERM) is _record:
+        signal.signal(signal.SIGTERM, _record)
+
+
 def raise_if_interrupted() -> None:
     """Raise KeyboardInterrupt if either signal has arrived."""
     if _received:
@@ -22,5 +28,6 @@ def raise_if_interrupted() -> None:
 
 
 def _record(number: int, _frame: object) -> None:
+    signal.alarm(0)  # Ray's handler, which comes before this one, has the process aborted 3 s after SIGTERM
     _received.append(number)
     raise KeyboardInterrupt

@@ -46,6 +46,42 @@ def test_a_swallowed_interruption_is_raised_at_the_next_step(number: signal.Sign
     assert "Exception ignored" in run.stderr
 
 
+TERMINATED = """
+import os, signal, sys, time
+from sweep.process.environment import set_environment
+from sweep.process.interrupts import install_interrupt_handlers, take_back_termination
+
+set_environment(None)
+install_interrupt_handlers()
+from sweep.execution.cluster import connect
+
+try:
+    with connect(None) as starting:
+        starting.result()
+        if sys.argv[1] == "taken back":
+            take_back_termination()
+        os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    time.sleep(4)  # a slow end, on a busy machine
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("when", ["before that", "taken back"])
+@pytest.mark.slow
+def test_a_slow_end_after_termination_is_not_aborted(when: str) -> None:
+    """Ray's handler of SIGTERM, which Ray puts before ours, has the process aborted after 3 s."""
+    run = subprocess.run(
+        [sys.executable, "-c", TERMINATED, when],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 130
+    assert ("SIGTERM received" in run.stderr) == (when == "before that")
+
+
 def test_a_command_in_the_background_of_a_shell_goes_on_ignoring_the_key() -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
