@@ -75,43 +75,37 @@ def cut_suffix(name: str) -> str:
 
 
 class FolderImages:
-    """The image files of one folder and two levels below it, found by names as tables write them."""
+    """The images of one folder, found by names as tables write them.
+
+    They are the files in it and two levels below it; where no file fits, the members of the zip archives in it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._num_nearest = 0
 
-    def find(self, name: str) -> Path | str:
-        """Find the file of `name`, else the reason that there is none.
+    def find(self, name: str) -> ImageReference | str:
+        """Find the image of `name`, else the reason that there is none.
 
         A name that is no path of a file may lack its suffix or have another one, differ in case, in the form of its
-        accents, by back-slashes, or by leading folders that it has and the file lacks, or the reverse: the file is
-        found if it is the only one.
+        accents, by back-slashes, or by leading folders that it has and the file lacks, or the reverse: the image is
+        found if it is the only one. Raises DataFault for an archive that is damaged.
         """
         for spelling in (name, name.replace("\\", "/")):
             if exists(self._folder / spelling):
-                return self._folder / spelling
+                return ImageFile(self._folder / spelling)
         wanted = _fold(name.replace("\\", "/"))
-        for by_stem in (False, True):
-            found = self._match(wanted, by_stem=by_stem)
+        found = self._files.match(wanted)
+        if len(found) == 1:
+            return ImageFile(self._folder / found[0])
+        if not found:
+            found = self._names_in_archives.match(wanted)
             if len(found) == 1:
-                return self._folder / found[0]
-            if found:
-                listed = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-                return f"image file '{name}' may be any of {listed} in {self._folder}"
+                return self._members[found[0]]
+        if found:
+            listed = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
+            return f"image file '{name}' may be any of {listed} in {self._folder}"
         return f"image file '{name}' not found in {self._folder}{self._describe_nearest(wanted)}"
-
-    def _match(self, wanted: str, *, by_stem: bool) -> list[str]:
-        """List the files whose path ends with the wanted one, or the reverse, folder by folder."""
-        parts = _split_path(wanted, by_stem=by_stem)
-        if not parts:
-            return []
-        candidates = self._by_stem if by_stem else self._by_name
-        return [
-            path
-            for known, path in candidates.get(parts[-1], [])
-            if all(one == other for one, other in zip(reversed(known), reversed(parts), strict=False))
-        ]
 
     def _describe_nearest(self, wanted: str) -> str:
         # Each search looks at every file: a table whose images are all elsewhere should not take minutes.
@@ -119,28 +113,54 @@ class FolderImages:
             return ""
         self._num_nearest += 1
         last = wanted.rpartition("/")[2]
-        near = difflib.get_close_matches(last, self._by_name, n=1)
-        return f"; the nearest name is '{self._by_name[near[0]][0][1]}'" if near else ""
+        near = self._files.find_nearest(last) or self._names_in_archives.find_nearest(last)
+        return f"; the nearest name is '{near}'" if near else ""
 
     @functools.cached_property
-    def _by_name(self) -> dict[str, list[tuple[list[str], str]]]:
-        return self._index(by_stem=False)
+    def _files(self) -> "_PathIndex":
+        return _PathIndex(sorted(_list_images(self._folder, "", _MAX_DEPTH)))
 
     @functools.cached_property
-    def _by_stem(self) -> dict[str, list[tuple[list[str], str]]]:
-        return self._index(by_stem=True)
-
-    def _index(self, *, by_stem: bool) -> dict[str, list[tuple[list[str], str]]]:
-        index: dict[str, list[tuple[list[str], str]]] = {}
-        for path in self._paths:
-            parts = _split_path(_fold(path), by_stem=by_stem)
-            index.setdefault(parts[-1], []).append((parts, path))
-        return index
+    def _names_in_archives(self) -> "_PathIndex":
+        return _PathIndex(self._members)
 
     @functools.cached_property
-    def _paths(self) -> list[str]:
-        """The paths of all image files, relative to the folder."""
-        return sorted(_list_images(self._folder, "", _MAX_DEPTH))
+    def _members(self) -> dict[str, ZippedImage]:
+        """The images in archives, by the name of the archive and their path in it."""
+        archives = sorted(path for path in self._folder.glob("*.zip") if path.is_file())
+        members = (image for archive in archives for image in list_members(archive))
+        return {f"{image.archive.name}/{image.member}": image for image in members if _is_image_name(image.member)}
+
+
+class _PathIndex:
+    """Paths of images, found by their ends."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._by_name: dict[str, list[tuple[list[str], str]]] = {}
+        self._by_stem: dict[str, list[tuple[list[str], str]]] = {}
+        for path in paths:
+            for index, by_stem in ((self._by_name, False), (self._by_stem, True)):
+                parts = _split_path(_fold(path), by_stem=by_stem)
+                index.setdefault(parts[-1], []).append((parts, path))
+
+    def match(self, wanted: str) -> list[str]:
+        """List the paths that end with the wanted one, or the reverse, folder by folder; else those without suffix."""
+        for index, by_stem in ((self._by_name, False), (self._by_stem, True)):
+            parts = _split_path(wanted, by_stem=by_stem)
+            candidates = index.get(parts[-1], []) if parts else []
+            found = [
+                path
+                for known, path in candidates
+                if all(one == other for one, other in zip(reversed(known), reversed(parts), strict=False))
+            ]
+            if found:
+                return found
+        return []
+
+    def find_nearest(self, name: str) -> str | None:
+        """Find the path whose last part is most like `name`."""
+        near = difflib.get_close_matches(name, self._by_name, n=1)
+        return self._by_name[near[0]][0][1] if near else None
 
 
 def _split_path(path: str, *, by_stem: bool) -> list[str]:
@@ -157,8 +177,12 @@ def _list_images(folder: Path, prefix: str, depth: int) -> Iterable[str]:
         if _is_folder(entry):
             if depth:
                 yield from _list_images(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
-        elif cut_suffix(entry.name) != entry.name:
+        elif _is_image_name(entry.name):
             yield prefix + entry.name
+
+
+def _is_image_name(name: str) -> bool:
+    return cut_suffix(name) != name
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -202,14 +226,21 @@ def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
 
 
 def _index_archive(archive: Path, index: ImageIndex) -> None:
+    for image in list_members(archive):
+        index.add(PurePosixPath(image.member).name, image)
+
+
+def list_members(archive: Path) -> list[ZippedImage]:
+    """List the files in a zip archive. Raises DataFault where it is damaged."""
     try:
         members = _open_archive(archive, os.getpid()).infolist()
     except zipfile.BadZipFile as error:
         raise DataFault(f"{archive} is not a whole zip archive ({error}): download it again.") from error
-    for member in members:
-        path = PurePosixPath(member.filename)
-        if not member.is_dir() and "__MACOSX" not in path.parts:
-            index.add(path.name, ZippedImage(archive, member.filename, member.CRC))
+    return [
+        ZippedImage(archive, member.filename, member.CRC)
+        for member in members
+        if not member.is_dir() and "__MACOSX" not in PurePosixPath(member.filename).parts
+    ]
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap_core.data.records import ImageFile, Record, SplitName
+from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.image_index import FolderImages
 from medcap_core.data.sources.json_cells import flatten_lists
 from medcap_core.data.sources.reading import Reading, recognise_split
@@ -141,7 +141,7 @@ def add_rows(
         case = row.text(case_column).strip() if case_column else ""
         truth = {column: row.cells.get(column) for column in extra_columns}
         caption = " ".join(row.text(column).strip() for column in caption_columns)
-        reading.add(row_split, Record(record_id, ImageFile(found), caption, case or None, truth))
+        reading.add(row_split, Record(record_id, found, caption, case or None, truth))
 
 
 def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:

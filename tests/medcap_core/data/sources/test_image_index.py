@@ -1,11 +1,14 @@
 """Images are found by the names that tables give them, where the answer is unique."""
 
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from medcap_core.data.sources.image_index import FolderImages
+from medcap_core.data.records import ImageFile
+from medcap_core.data.sources.image_index import FolderImages, ZippedImage
+from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
 
 FILES = ("a.JPG", "img/b.png", "img/c.jpg", "other/c.jpg", "d.png", "d.jpg", unicodedata.normalize("NFD", "É.png"))
@@ -35,7 +38,40 @@ def folder(tmp_path: Path, draw_image: DrawImage) -> Path:
     ],
 )
 def test_a_unique_image_is_found(folder: Path, name: str, found: str) -> None:
-    assert FolderImages(folder).find(name) == folder / found
+    assert FolderImages(folder).find(name) == ImageFile(folder / found)
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("e.png", "pictures/e.png"),
+        ("E", "pictures/e.png"),
+        ("train/f.png", "train/f.png"),
+        ("pictures.zip/pictures/e.png", "pictures/e.png"),
+        ("b.png", None),  # there is a file of that name, too
+    ],
+)
+def test_images_in_an_archive_beside_the_table(folder: Path, name: str, member: str | None) -> None:
+    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+        for inner in ("pictures/e.png", "train/f.png", "test/f.png", "x/b.png", "notes.txt", "__MACOSX/e.png"):
+            archive.write(folder / "d.png", inner)
+    images = FolderImages(folder)
+    found = images.find(name)
+    if member is None:
+        assert found == ImageFile(folder / "img" / "b.png")
+    else:
+        assert isinstance(found, ZippedImage)
+        assert (found.member, found.open().size) == (member, ImageFile(folder / "d.png").open().size)
+    assert "may be any of pictures.zip/train/f.png, pictures.zip/test/f.png" in str(images.find("f.png"))
+    (folder / "pictures.zip").rename(folder / "other" / "pictures.zip")
+    assert "nearest name is 'pictures.zip/train/f.png'" in str(FolderImages(folder / "other").find("ff.png"))
+
+
+def test_a_damaged_archive_is_named(folder: Path) -> None:
+    (folder / "pictures.zip").write_bytes(b"no archive")
+    assert FolderImages(folder).find("a.JPG") == ImageFile(folder / "a.JPG")
+    with pytest.raises(DataFault, match=r"pictures\.zip is not a whole zip archive"):
+        FolderImages(folder).find("elsewhere.png")
 
 
 @pytest.mark.parametrize(
