@@ -14,8 +14,8 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     `answers` follow the generation prompt with the end of the assistant's turn, if any.
     """
     kind = folder.name.partition("-")[0]
-    if kind.startswith("qwen"):
-        return _lay_out_qwen(folder, images, prompt, answers)
+    if kind.startswith(("qwen", "internvl")):
+        return _lay_out_by_hand(folder, images, prompt, answers)
     processor = AutoProcessor.from_pretrained(folder)
     rows = answers if answers is not None else [""] * len(images)
     if kind.startswith("git"):
@@ -40,17 +40,21 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     return processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="right", **suffix)
 
 
-def _lay_out_qwen(folder: Path, images: list[Image.Image], prompt: str, answers: list[str] | None) -> Any:
-    """As `Qwen3VLProcessor` does, which cannot be made without torchvision."""
+def _lay_out_by_hand(folder: Path, images: list[Image.Image], prompt: str, answers: list[str] | None) -> Any:
+    """As the processors of Qwen-VL and InternVL do, which cannot be made without torchvision."""
     pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
-    num_tokens = int(pixels["image_grid_thw"][0].prod()) // 4
-    image = "<|vision_start|>" + "<|image_pad|>" * num_tokens + "<|vision_end|>"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if folder.name.startswith("internvl"):
+        image = f"<img>{'<IMG_CONTEXT>' * 4}</img>\n"
+    else:
+        num_tokens = int(pixels["image_grid_thw"][0].prod()) // 4
+        image = f"<|vision_start|>{'<|image_pad|>' * num_tokens}<|vision_end|>"
     start = f"<|im_start|>user\n{image}{prompt}<|im_end|>\n<|im_start|>assistant\n"
     rows = [f"{start}{row}<|im_end|>" for row in answers] if answers is not None else [start] * len(images)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer(rows, return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")).to(
-        torch.int64
-    )
+    if "image_grid_thw" in pixels:
+        is_image = inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        inputs["mm_token_type_ids"] = is_image.to(torch.int64)
+    pixels.pop("num_patches", None)  # InternVL's processor keeps it
     inputs.update(pixels)
     return inputs

@@ -1,5 +1,6 @@
 """Very small random vision-language models of transformers in true Hub format, their tokenizers built here."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,23 @@ from transformers import (
     GitConfig,
     GitForCausalLM,
     GitProcessor,
+    GotOcr2ImageProcessor,
     Idefics3Config,
     Idefics3ImageProcessor,
     Idefics3Processor,
+    InternVLConfig,
     LlavaConfig,
+    LlavaNextConfig,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
     LlavaProcessor,
     PaliGemmaConfig,
     PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
+    Qwen2VLConfig,
     Qwen2VLImageProcessor,
+    Qwen3_5Config,
     Qwen3VLConfig,
     SiglipImageProcessor,
     SmolVLMConfig,
@@ -109,13 +117,19 @@ def _save(
     return directory
 
 
-def _save_qwen(directory: Path, config_class: Any, vision: dict[str, Any], rope: list[int], seed: int) -> Path:
+def _save_qwen(
+    directory: Path, config_class: Any, vision: dict[str, Any], seed: int, text: dict[str, Any] | None = None
+) -> Path:
     names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = _build_tokenizer(*names, eos_token="<|im_end|>")
     ids = dict(zip(names, tokenizer.convert_tokens_to_ids(list(names)), strict=True))
     config = config_class(
         text_config=_TEXT
-        | {"vocab_size": len(tokenizer), "rope_parameters": {"rope_type": "default", "mrope_section": rope}},
+        | {
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0},
+        }
+        | (text or {}),
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -141,7 +155,7 @@ def save_tiny_qwen2_5_vl(directory: Path, *, seed: int = 0) -> Path:
         "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 48,
         "fullatt_block_indexes": [1], "initializer_range": SPREAD,
     }  # fmt: skip
-    return _save_qwen(directory, Qwen2_5_VLConfig, vision, [2, 1, 1], seed)
+    return _save_qwen(directory, Qwen2_5_VLConfig, vision, seed)
 
 
 def save_tiny_qwen3_vl(directory: Path, *, seed: int = 0) -> Path:
@@ -150,7 +164,29 @@ def save_tiny_qwen3_vl(directory: Path, *, seed: int = 0) -> Path:
         "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1], "initializer_range": SPREAD,
     }  # fmt: skip
-    return _save_qwen(directory, Qwen3VLConfig, vision, [2, 1, 1], seed)
+    return _save_qwen(directory, Qwen3VLConfig, vision, seed)
+
+
+def save_tiny_qwen2_vl(directory: Path, *, seed: int = 0) -> Path:
+    vision = {
+        "depth": 2, "embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2, "num_heads": 4, "patch_size": 12,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": SPREAD,
+    }  # fmt: skip
+    return _save_qwen(directory, Qwen2VLConfig, vision, seed)
+
+
+def save_tiny_qwen3_5(directory: Path, *, seed: int = 0) -> Path:
+    """Layers of linear attention beside one of full attention."""
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
+        "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
+        "initializer_range": SPREAD,
+    }  # fmt: skip
+    text = {
+        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "linear_num_key_heads": 4, "linear_num_value_heads": 4,
+    }  # fmt: skip
+    return _save_qwen(directory, Qwen3_5Config, vision, seed, text)
 
 
 def save_tiny_idefics3(directory: Path, *, smol: bool = False, seed: int = 0) -> Path:
@@ -224,6 +260,55 @@ def save_tiny_llava(directory: Path, *, seed: int = 0) -> Path:
     return _save(directory, config, processor, seed)
 
 
+def save_tiny_llava_next(directory: Path, *, seed: int = 0) -> Path:
+    """As llava-1.6: the image whole and in parts, with a new-line token after each row of patches."""
+    tokenizer = _build_tokenizer("</s>", "<image>", eos_token="</s>")
+    points = [[96, 96], [48, 96]]
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_grid_pinpoints=points, image_mean=MEAN,
+        image_std=STD,
+    )  # fmt: skip
+    processor = LlavaNextProcessor(
+        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=_VICUNA,
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = LlavaNextConfig(
+        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | _TEXT,
+        vision_config=_TOWER | {"model_type": "clip_vision_model", "projection_dim": VISION_WIDTH},
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_grid_pinpoints=points,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return _save(directory, config, processor, seed)
+
+
+def save_tiny_internvl(directory: Path, *, seed: int = 0) -> Path:
+    roles = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    roles["video_token"] = "<video>"
+    tokenizer = _build_tokenizer("<|im_start|>", "<|im_end|>", *roles.values(), eos_token="<|im_end|>")
+    tokenizer._set_model_specific_special_tokens(roles)
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer)} | _TEXT,
+        vision_config=_TOWER | {"image_size": [48, 48], "patch_size": [12, 12]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    network = _build_network(config, seed)
+    network.generation_config.eos_token_id = tokenizer.eos_token_id
+    network.generation_config.pad_token_id = 0
+    network.save_pretrained(directory)
+    images = GotOcr2ImageProcessor(
+        size={"height": 48, "width": 48}, crop_to_patches=False, image_mean=MEAN, image_std=STD
+    )
+    images.save_pretrained(directory)
+    tokenizer.chat_template = _CHAT.replace("IMAGE", "<IMG_CONTEXT>\n")
+    tokenizer.save_pretrained(directory)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    (directory / "processor_config.json").write_text(json.dumps(settings))
+    return directory
+
+
 def save_tiny_git(directory: Path, *, seed: int = 0) -> Path:
     tokenizer = BertTokenizerFast(vocab=VOCABULARY)
     images = CLIPImageProcessor(
@@ -248,3 +333,10 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "llava": save_tiny_llava,
     "git": save_tiny_git,
 }
+FURTHER: dict[str, Callable[..., Path]] = {
+    "qwen2_vl": save_tiny_qwen2_vl,
+    "qwen3_5": save_tiny_qwen3_5,
+    "llava_next": save_tiny_llava_next,
+    "internvl": save_tiny_internvl,
+}
+"""Others of the family, which no line of it was written for."""

@@ -43,7 +43,7 @@ from medcap_core.runtime.checkpoints import load_pretrained
 
 # Names of linear layers in the language models of transformers; some join several in one.
 _QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|query", "k_proj|key", "v_proj|value", "o_proj|out_proj|attention.output.dense"
-_JOINT = "qkv_proj|query_key_value|qkv|W_pack"
+_JOINT = "qkv_proj|query_key_value|in_proj_qkv"
 _MLP = "gate_proj|up_proj|down_proj|gate_up_proj|fc1|fc2|intermediate.dense|output.dense"
 _VISION = "q_proj|k_proj|v_proj|o_proj|out_proj|qkv|proj|query|key|value"
 
