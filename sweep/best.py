@@ -16,8 +16,11 @@ import typer
 from medcap_core.config import FreezeMode
 from medcap_core.errors import RunFault
 from medcap_core.runtime.command_line import exit_on_fault
+from medcap_core.runtime.storage import is_url
+from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
+from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults, load_results
 
@@ -145,7 +148,7 @@ def _no_best_yet(directory: Path) -> RunFault:
 
 @app.command()
 def best(
-    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
+    run: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001, or its URL.")],
     export_to: Annotated[Path | None, typer.Option("--export", metavar="DIR", help="Copy the model there.")] = None,
     trial: Annotated[str | None, typer.Option(help="This trial in place of the best, such as trial_0003.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, scores included.")] = False,
@@ -155,6 +158,7 @@ def best(
     with exit_on_fault():
         if as_json and export_to is not None:
             raise RunFault("--json prints the best trial and --export copies its model; give one of them.")
+        directory = find_run(run)
         if as_json:
             sys.stdout.write(format_best_json(directory, trial))
         elif export_to is None:
@@ -163,6 +167,8 @@ def best(
             from medcap_core.runtime.libraries import set_up_libraries
 
             set_up_libraries()
+            if trial is not None and is_url(run):
+                StoredCheckpoints(run, trial).fetch()
             sys.stdout.write(f"Model  {export(directory, export_to, trial)} (README.md is its model card)\n")
 
 

@@ -17,6 +17,7 @@ from sweep.space.labels import short_label
 from sweep.space.points import num_trials
 from sweep.study.budget import compute_seconds_left, describe_budget_end
 from sweep.study.directory import show_path
+from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, RunStatus, count_states, load_results
 from sweep.tables.formats import format_score, format_seconds
@@ -143,12 +144,12 @@ def format_standing(standing: Standing) -> str:
 
 @app.command()
 def status(
-    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
+    run: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001, or its URL.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print how a run stands; the run may go on meanwhile."""
     with exit_on_fault():
-        standing = read_standing(directory)
+        standing = read_standing(find_run(run))
         sys.stdout.write(f"{standing.model_dump_json(indent=1)}\n" if as_json else format_standing(standing))
 
 

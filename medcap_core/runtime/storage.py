@@ -1,11 +1,12 @@
 """Files under a URL (object stores, HDFS and whatever else fsspec knows), each access tried again while it may help."""
 
 import hashlib
+import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medcap_core.errors import ConfigFault, RunFault, first_line
-from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.cache import cache_root, check_free_space, write_atomically
+from medcap_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -21,6 +23,8 @@ _Result = TypeVar("_Result")
 PATIENCE_SECONDS = 300.0
 """How long a storage that does not answer is asked again, with pauses that double up to LONGEST_PAUSE_SECONDS."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+FILES_BETWEEN_NOTES = 1000
+"""After so many copied files it is noted which are there, so that a kill loses no more."""
 NUM_TRANSFERS = 16
 """Files in transfer at once; they wait for the network more than for this machine."""
 
@@ -157,6 +161,37 @@ class Storage:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def copy_to(self, folder: Path, files: Mapping[str, StoredFile], progress: Progress, what: str) -> None:
+        """Bring the copies in `folder` up to date with `files`, by size and version; `what` names the step.
+
+        Notes on what is there lie beside the folder. Files that an earlier call has copied, and `files` lacks, go.
+        Raises FileNotFoundError where one goes away meanwhile.
+        """
+        notes = notes_path(folder)
+        known = _read_notes(notes)
+        for name in known.keys() - files.keys():
+            (folder / name).unlink(missing_ok=True)
+            del known[name]
+        wanted = [name for name, file in files.items() if known.get(name) != file or not (folder / name).is_file()]
+        if not wanted:
+            return
+        check_free_space(folder, sum(files[name].num_bytes for name in wanted), f"the copy of {self.url}")
+        num_done = 0
+
+        def note(name: str) -> None:
+            nonlocal num_done
+            num_done += 1
+            known[name] = files[name]
+            progress(what, num_done, len(wanted))
+            if num_done % FILES_BETWEEN_NOTES == 0:
+                _write_notes(notes, known)
+
+        progress(what, 0, len(wanted))
+        try:
+            self.get_all([(name, folder / name) for name in wanted], note)
+        finally:
+            _write_notes(notes, known)
+
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it is there."""
         try:
@@ -246,6 +281,22 @@ class Storage:
                 log.warning("%s: %s; trying again in %.1f s", self.url, reason, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def notes_path(folder: Path) -> Path:
+    """Return the file with the versions of the copies in a folder; without it all are copied again."""
+    return folder.with_name(f"{folder.name}.copied.json")
+
+
+def _read_notes(path: Path) -> dict[str, StoredFile]:
+    try:
+        return {name: StoredFile(*entry) for name, entry in json.loads(path.read_bytes()).items()}
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _write_notes(path: Path, known: Mapping[str, StoredFile]) -> None:
+    write_atomically(path, json.dumps({name: (file.num_bytes, file.version) for name, file in known.items()}))
 
 
 def _leaves(path: str) -> bool:

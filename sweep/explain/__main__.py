@@ -28,6 +28,7 @@ from sweep.explain.pictures import write_attention_pictures
 from sweep.explain.pointing import write_pointing_game
 from sweep.process.environment import set_environment
 from sweep.study.directory import show_path
+from sweep.study.mirror import find_run
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -36,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def explain(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a finished run.")],
+    run_directory: Annotated[str, typer.Argument(metavar="RUN_DIR", help="Directory or URL of a finished run.")],
     image: Annotated[list[str] | None, typer.Option(help="Image or scan, or an id of the run's test split.")] = None,
     question: Annotated[
         list[str] | None, typer.Option(help="Asked of each scan instead of its own questions; models of scans only.")
@@ -57,7 +58,7 @@ def explain(
     with exit_on_fault():
         settings = MapSettings(method, _parse_layer(layer))
         with _show_progress() as progress:
-            run = load_explained_run(run_directory, model)
+            run = load_explained_run(find_run(run_directory), model)
             if question and not run.captioner.answers_questions:
                 raise ConfigFault("--question is for models that answer questions on scans; leave it out.")
             task = (AnswerTask if run.captioner.answers_questions else CaptionTask)(run, settings, question or ())

@@ -14,13 +14,14 @@ import typer
 from medcap_core.runtime.command_line import exit_on_fault
 from sweep.process.environment import set_environment
 from sweep.report.writing import write_report
+from sweep.study.mirror import find_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001.")],
+    run: Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/lora-001, or its URL.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the run directory.")] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Embed images of the test split.")] = True,
 ) -> None:
@@ -34,7 +35,7 @@ def report(
         set_up_libraries()
         with Console(stderr=True).status("Writing the report") as status:
             path = write_report(
-                directory,
+                find_run(run),
                 out=out,
                 with_images=images,
                 progress=lambda what, done, total: status.update(f"{what.capitalize()}: {done} of {total}"),

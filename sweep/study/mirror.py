@@ -20,7 +20,9 @@ from pathlib import Path
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text
-from medcap_core.runtime.storage import Storage, working_directory
+from medcap_core.runtime.progress import ignore_progress
+from medcap_core.runtime.storage import Storage, is_url, notes_path, working_directory
+from sweep.study.directory import find_holder, take_lock
 from sweep.study.paths import RunPaths
 
 SECONDS_BETWEEN_UPLOADS = 5.0
@@ -73,15 +75,19 @@ class Mirror:
             return
         if driver is not None and json.loads(driver)["token"] == self._token:
             return
-        names = [name for name in self.storage.list_files() if _is_kept(name)]
-        if driver is None or paths.space.name not in names:
+        files = {name: file for name, file in self.storage.list_files().items() if _is_kept(name)}
+        if driver is None or paths.space.name not in files:
             raise RunFault(f"{self.url} holds no run; give the URL that one was begun with by --out.")
         self._state_path.unlink(missing_ok=True)  # until `begin` this folder is no driver's
-        for path in self.directory.iterdir():
-            if path != paths.lock:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.storage.get_all((name, self.directory / name) for name in names)
-        self._sent = {name: _stamp(self.directory / name) for name in names}
+        if not notes_path(self.directory).is_file():  # it was, and its files may be others than those it got
+            for path in self.directory.iterdir():
+                if path != paths.lock:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            self.storage.copy_to(self.directory, files, ignore_progress, "fetching the run")
+        except FileNotFoundError as error:
+            raise RunFault(f"{self.url}: a file went away while it was copied ({error}); try again.") from error
+        self._sent = {name: _stamp(self.directory / name) for name in files}
 
     def begin(self) -> None:
         """Take the run over, once the storage has all that this folder has. Raises StorageFault."""
@@ -90,6 +96,7 @@ class Mirror:
             self._upload(self._list_files(with_records=True))
         token = uuid.uuid4().hex
         self.storage.write(_DRIVER, json.dumps({"token": token, "host": socket.gethostname()}).encode())
+        notes_path(self.directory).unlink(missing_ok=True)
         self._token = token
         self._save_state()
         if has_trials:
@@ -195,6 +202,25 @@ class Mirror:
         with self._lock:
             if self._token:
                 replace_text(self._state_path, json.dumps({"token": self._token, "sent": self._sent}))
+
+
+def find_run(name: str) -> Path:
+    """Return the folder to read a run from, which goes by its path or URL.
+
+    Of a URL it is that of this machine, brought up to date where no driver works in it. Raises RunFault where no run
+    lies there.
+    """
+    if not is_url(name):
+        return Path(name)
+    mirror = Mirror(name)
+    mirror.directory.mkdir(parents=True, exist_ok=True)
+    if not find_holder(mirror.directory):
+        lock = take_lock(mirror.directory)
+        try:
+            mirror.fetch()
+        finally:
+            lock.release()
+    return mirror.directory
 
 
 def _is_kept(name: str) -> bool:

@@ -10,8 +10,9 @@ import pytest
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.storage import Storage, StorageFault
+from sweep.status import read_standing
 from sweep.study import mirror as mirror_module
-from sweep.study.mirror import Mirror
+from sweep.study.mirror import Mirror, find_run
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.small_runs import Trainer, essence, optuna_essence, report_of, run_one, space
@@ -222,3 +223,23 @@ def test_a_storage_that_refuses_ends_the_run_in_one_sentence_and_loses_nothing(
         assert [epoch.score for epoch in study.record(record.name).epochs] == [0.7]
         name = f"trials/{record.name}/trial.json"
         assert mirror.storage.read(name) == (mirror.directory / name).read_bytes()
+
+
+def test_a_run_is_read_by_its_url(begin: Callable[[], Study], on_machine: OnMachine, bucket: Path) -> None:
+    url = f"file://{bucket}"
+    with begin() as study:
+        run_one(study, 0.5)
+        assert find_run(url) == study.directory  # where its driver is at work, as the lock says
+        on_machine("looker")
+        directory = find_run(url)
+        assert directory != study.directory
+        assert read_standing(directory).trials == {TrialState.SUCCEEDED: 1}
+        table = (directory / "space.yaml").stat().st_mtime_ns
+        run_one(study, 0.7)
+        assert read_standing(find_run(url)).trials == {TrialState.SUCCEEDED: 2}
+        assert (directory / "space.yaml").stat().st_mtime_ns == table  # only what is new is copied
+    with go_on(bucket) as study:
+        run_one(study, 0.8)
+    on_machine("first")
+    assert read_standing(find_run(url)).trials == {TrialState.SUCCEEDED: 3}
+    assert find_run("runs/lora-001") == Path("runs/lora-001")
