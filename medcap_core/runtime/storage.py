@@ -107,7 +107,7 @@ class Storage:
         return {
             path.removeprefix(prefix): StoredFile(int(info["size"] or 0), _version_of(info))
             for path, info in found.items()
-            if info["type"] == "file" and path.startswith(prefix) and not _leaves(path)
+            if info["type"] == "file" and path.startswith(prefix) and _stays(path.removeprefix(prefix))
         }
 
     def is_file(self) -> bool:
@@ -299,8 +299,8 @@ def _write_notes(path: Path, known: Mapping[str, StoredFile]) -> None:
     write_atomically(path, json.dumps({name: (file.num_bytes, file.version) for name, file in known.items()}))
 
 
-def _leaves(path: str) -> bool:
-    return not {"", ".", ".."}.isdisjoint(path.strip("/").split("/"))
+def _stays(name: str) -> bool:
+    return {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def _version_of(info: dict[str, Any]) -> str:

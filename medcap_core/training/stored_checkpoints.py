@@ -18,6 +18,8 @@ LARGE_BYTES = 64_000_000
 """Checkpoints above this size are uploaded beside training."""
 
 _HISTORY = "checkpoints/history.json"
+_EPOCHS = "checkpoints/epochs/"
+"""What `checkpoint_every_epoch` keeps, from which no trial goes on."""
 _LOG = "log.txt"
 _Stamp = tuple[int, int]
 
@@ -53,6 +55,7 @@ class StoredCheckpoints:
             if not stored:
                 return
             names = [name for name in self._remote.list_files() if name.startswith("checkpoints/")]
+            names = [name for name in names if not name.startswith(_EPOCHS)]
             for name in [*_in_order(names), _LOG]:
                 if not (self.folder / name).is_file():
                     self._get(name)
@@ -67,7 +70,10 @@ class StoredCheckpoints:
         if beside and sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
             report()  # returns when the run has it on record
             self._wait()
-            self._upload = self._uploads.submit(self._push_copy, self._link_changed())
+            try:
+                self._upload = self._uploads.submit(self._push_copy, self._link_changed())
+            except OSError:  # this file system has no second names
+                self.push()
             return
         self._wait()
         self.push()

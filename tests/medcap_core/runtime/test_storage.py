@@ -68,6 +68,13 @@ def test_files_are_written_listed_read_and_removed(place: Storage, tmp_path: Pat
         place.get("deep/er/y", tmp_path / "z")
 
 
+def test_names_that_would_lie_elsewhere_on_a_disk_are_left_out() -> None:
+    place = Storage(f"memory://{uuid.uuid4().hex}")
+    for name in ("a/../../x", "./y", "good/z"):
+        place.write(name, b"1")
+    assert [*place.list_files()] == ["good/z"]
+
+
 def test_what_fails_for_a_while_is_tried_again(unreliable: Storage) -> None:
     Unreliable.faults[:] = [ConnectionError("reset"), TimeoutError(), OSError("503 slow down")]
     assert unreliable.read("x") == b"1"

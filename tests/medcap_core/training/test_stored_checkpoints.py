@@ -51,10 +51,12 @@ def test_a_trial_goes_on_elsewhere_from_its_last_epoch(run: Storage, on_node: No
     reported: list[list[str]] = []
     write_epoch(first, "a")
     (first.folder / "log.txt").write_text("one\n")
+    (first.checkpoints / "epochs").mkdir()
+    (first.checkpoints / "epochs" / "epoch_0001.safetensors").write_text("a")  # kept, but nothing goes on from it
     first.after_epoch(lambda: reported.append([*run.list_files()]), beside=True)
     write_epoch(first, "ab", is_best=False)
     first.after_epoch(lambda: None, beside=True)
-    assert [len(files) for files in reported] == [4]  # all were there before the report
+    assert [len(files) for files in reported] == [5]  # all were there before the report
     second = on_node("second")
     second.fetch()
     assert read_local(second) == {"last": "ababab", "best": "a"}
