@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import subprocess
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 import click
 import pytest
 import typer
+import yaml
 
 from medcap_core.config import TrialConfig
 from sweep.cli import COMMANDS
@@ -235,3 +237,20 @@ def test_the_readme_names_every_ready_space_and_every_page() -> None:
     names = [path.name for path in (REPOSITORY / "search_spaces").glob("*.yaml")]
     assert [name for name in names if f"`{name}`" not in text] == []
     assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
+
+
+def test_the_ready_files_of_clusters_are_whole() -> None:
+    """As far as can be told without the services: they parse, and their commands and settings are this project's."""
+    examples = REPOSITORY / "docs" / "examples"
+    texts = {path.name: path.read_text("utf-8") for path in examples.iterdir()}
+    manifest = yaml.safe_load(texts["rayjob.yaml"])
+    assert manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    machines = yaml.safe_load(texts["ray_up.yaml"])
+    assert machines["available_node_types"][machines["head_node_type"]]["resources"] == {"CPU": 0}
+    subprocess.run(["bash", "-n", examples / "slurm.sh"], check=True)
+    for text in texts.values():
+        for command in re.findall(r"medcap run .*?(?=\|\||&$|'\n|\n\S|\Z)", text.replace("\\\n#", " "), re.S | re.M):
+            words = [word for word in shlex.split(command) if word not in ("||", "&")]
+            parse(find_module(words))
+        for name in re.findall(r"--set resources\.(\w+)=", text):
+            assert name in Resources.model_fields

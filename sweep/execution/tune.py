@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
+from sweep.execution.dashboard import Dashboard
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
 from sweep.execution.nodes import keep_off
@@ -52,6 +53,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
     ledger = Ledger(study, view, resources.unfit_nodes)
     scratch = scratch_directory(study)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    dashboard = Dashboard(study.directory.name)
     trainable = tune.with_resources(run_trial, build_placement)
     tuner = tune.Tuner(
         trainable,
@@ -67,7 +69,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
         run_config=RunConfig(
             name="tune",
             storage_path=str(scratch),
-            callbacks=[LedgerCallback(ledger), *([log] if log else [])],
+            callbacks=[LedgerCallback(ledger), dashboard, *([log] if log else [])],
             verbose=0,
         ),
     )
@@ -78,6 +80,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
             raise ledger.fault from None
         raise
     finally:
+        dashboard.close()
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -16,6 +17,9 @@ from sweep.study.study import Study
 from tests.support.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
 from tests.support.small_runs import space
 from tests.support.tiny_blip import save_tiny_blip
+
+if TYPE_CHECKING:
+    from sweep.execution.cluster import ClusterInfo
 
 set_environment(None)  # before a test module imports Ray, which reads it then
 
@@ -101,10 +105,9 @@ def finished_run(materials: Materials, shared: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="session")
-def local_ray(materials: Materials) -> Iterator[None]:
+def local_ray(materials: Materials) -> Iterator["ClusterInfo"]:
     """Ray in this process, on loopback."""
     from sweep.execution.cluster import connect
 
     with connect(None) as starting:
-        starting.result()
-        yield
+        yield starting.result()

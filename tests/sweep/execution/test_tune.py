@@ -3,14 +3,19 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
+import ray
 import torch
+from ray.util.state import list_tasks
 from safetensors.torch import load_file, save_file
 
-from sweep.execution.cluster import TrialResources
+from sweep.execution.cluster import ClusterInfo, TrialResources
+from sweep.execution.dashboard import Dashboard
 from sweep.execution.tune import run_search
 from sweep.space import build_space, load_space
 from sweep.study.record import TrialState
@@ -100,3 +105,29 @@ def test_a_loss_that_is_not_finite_fails_a_trial_at_once(
         (record,) = study.records
     assert (record.state, record.attempts) == (TrialState.FAILED, 1)
     assert record.reason.startswith("The loss was not finite at step 1 (freeze lora, learning_rate 0.02, ")
+
+
+def test_the_dashboard_shows_trials_by_name_and_their_figures(local_ray: ClusterInfo) -> None:
+    dashboard = Dashboard("lora-007")
+    trial: Any = SimpleNamespace(config={"trial": "trial_0007", "label": "lora r8 lr1e-3"}, trial_id="a7")
+    dashboard.on_trial_start(0, [], trial)
+    dashboard.on_trial_result(0, [], trial, {"epoch": 3, "score": 0.5, "validation_loss": None})
+
+    def find_state() -> str | None:
+        tasks = list_tasks(address=local_ray.dashboard_url, filters=[("name", "=", "trial_0007 lora r8 lr1e-3")])
+        return tasks[0].state if tasks else None
+
+    def read_metrics() -> list[str]:
+        (node,) = ray.nodes()
+        with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}") as answer:
+            return [line for line in answer.read().decode().splitlines() if line.startswith("ray_medcap_")]
+
+    wait_until(lambda: find_state() == "RUNNING", "the trial was shown")
+    dashboard.on_trial_complete(0, [], trial)
+    wait_until(lambda: find_state() == "FINISHED", "the trial was shown to have ended")
+    lines = wait_until(read_metrics, "metrics were exported")
+    dashboard.close()
+    assert all('run="lora-007",trial="trial_0007"' in line for line in lines)
+    assert {(line.split("{")[0], line.split()[-1]) for line in lines} == {
+        ("ray_medcap_epoch", "3.0"), ("ray_medcap_score", "0.5")
+    }  # fmt: skip
