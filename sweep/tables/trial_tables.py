@@ -72,13 +72,13 @@ def build_leaderboard(results: RunResults) -> Table:
 def build_learning_curves(results: RunResults) -> Table:
     """Build a row for every epoch of every trial."""
     objective, metric = results.space.objective, results.space.objective.column
-    parts = [name for name in objective.names if objective.is_sum and name != "validation_loss"]
+    parts = [score for score in objective.scores if objective.is_sum and score.name != "validation_loss"]
     columns = (
         Column("trial", "Trial"),
         Column("epoch", "Epoch", "count"),
         Column("num_epochs", "of", "count"),
         *([] if metric == "validation_loss" else [Column(metric, objective.validation_title, "score")]),
-        *(Column(score.name, score.label, "score") for score in objective.scores if objective.is_sum),
+        *(Column(score.name, score.label, "score") for score in parts),
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
         *_variety_columns(results),
