@@ -36,10 +36,14 @@ for (const place of plots) {
   const figure = JSON.parse(document.getElementById(place.id.replace("plot-", "figure-")).textContent);
   Plotly.newPlot(place, figure.data, figure.layout, settings);
 }
+
+// Saved plots have one width, whatever the window's.
+const SAVED_WIDTH = 800;
 for (const button of document.querySelectorAll("button.save")) {
   const name = button.dataset.plot;
-  const { width, height } = document.getElementById(`plot-${name}`).getBoundingClientRect();
-  button.addEventListener("click", () => Plotly.downloadImage(`plot-${name}`, { format: "svg", filename: name, width, height }));
+  const place = document.getElementById(`plot-${name}`);
+  const size = () => ({ width: SAVED_WIDTH, height: place.offsetHeight });
+  button.addEventListener("click", () => Plotly.downloadImage(place, { format: "svg", filename: name, ...size() }));
 }
 
 // On paper the page is narrower than on the screen.

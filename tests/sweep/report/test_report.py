@@ -189,7 +189,7 @@ def test_a_single_trial_gives_no_plot_that_compares(create: Create) -> None:
     assert page.plots() == ["plot-curves", "plot-losses"]
     assert "Nothing was searched" in page.text
     assert "there is no ablation" in page.text
-    assert "Fewer than two trials have a score" in page.text
+    assert "Fewer than two whole trials have" in page.text
 
 
 def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
