@@ -247,7 +247,8 @@ ONE_FAULT = {
     ),
     "resource that is no text": (
         "name: x\nresources: {3: 1}",
-        "resources: unknown key 3; use one of workers_per_trial, gpus_per_trial, cpus_per_trial, max_concurrent.",
+        "resources: unknown key 3; use one of workers_per_trial, gpus_per_trial, cpus_per_trial, max_concurrent, "
+        "cluster_cpus, cluster_gpus.",
     ),
     "GPUs that workers cannot share": (
         "name: x\nresources: {workers_per_trial: 2, gpus_per_trial: 3}",

@@ -42,7 +42,8 @@ def test_name_alone_gives_every_default(tmp_path: Path) -> None:
         "score_models: {}",
         "caption_preprocessing: none",
         "keep_checkpoints: false",
-        "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto}",
+        "resources: {workers_per_trial: 1, gpus_per_trial: auto, cpus_per_trial: auto, max_concurrent: auto, "
+        "cluster_cpus: auto, cluster_gpus: auto}",
     ]
     assert build_config(space, {}) == TrialConfig()
 
