@@ -1,5 +1,6 @@
 """DICOM files, read by SimpleITK: a series of slices as a volume, sorted by position, and one frame as an image."""
 
+import importlib.util
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medcap_core.data.records import Volume
+from medcap_core.errors import DataFault
 
 _POSITION = "0020|0032"  # ImagePositionPatient
 _ECHO_TIME = "0018|0081"
@@ -17,6 +19,10 @@ _PHOTOMETRIC = "0028|0004"
 _BITS_STORED, _IS_SIGNED = "0028|0101", "0028|0103"
 _INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
 _WINDOW_CENTER, _WINDOW_WIDTH, _WINDOW_FUNCTION = "0028|1050", "0028|1051", "0028|1056"
+_VOI_LUT = b"\x28\x00\x10\x30"
+"""The tag (0028,3010) as stored, little-endian."""
+_HEADER_BYTES = 2**18
+"""Bytes within which that tag begins; pixels come later."""
 _MAX_STEP = 1.5
 """Largest distance between neighbouring slices, in units of the median distance; more is a gap."""
 
@@ -112,7 +118,10 @@ def read_dicom_image(path: Path) -> Image.Image:
         return Image.fromarray(values.reshape(values.shape[-3:]))
     values = values.reshape(values.shape[-2:])
     is_inverted = header.get(_PHOTOMETRIC) == "MONOCHROME1"
-    windowed = _apply_window(_restore_inverted(values, header) if is_inverted else values, header)
+    rescaled = _restore_inverted(values, header) if is_inverted else values
+    windowed = _apply_lut(rescaled, path)
+    if windowed is None:
+        windowed = _apply_window(rescaled, header)
     if windowed is not None:
         return Image.fromarray(255 - windowed if is_inverted else windowed)
     return Image.fromarray(values if values.dtype == np.uint8 else values.astype(np.float32))
@@ -126,6 +135,29 @@ def _restore_inverted(values: NDArray[Any], header: dict[str, str]) -> NDArray[n
     top = -1 if header.get(_IS_SIGNED) == "1" else 2 ** int(header[_BITS_STORED]) - 1
     slope, intercept = float(header.get(_SLOPE) or 1), float(header.get(_INTERCEPT) or 0)
     return slope * top + 2 * intercept - values.astype(np.float64)
+
+
+def _apply_lut(values: NDArray[Any], path: Path) -> NDArray[np.uint8] | None:
+    """Map gray values to uint8 by the first VOI LUT of the file, which SimpleITK does not show; None without one.
+
+    Raises DataFault where pydicom, which reads it, is not installed.
+    """
+    with path.open("rb") as file:
+        if _VOI_LUT not in file.read(_HEADER_BYTES):
+            return None
+    if importlib.util.find_spec("pydicom") is None:
+        raise DataFault(f"{path} has a VOI LUT, which needs pydicom: pip install 'medcap-sweep[dicom]'.")
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_voi
+
+    dataset = dcmread(path, stop_before_pixels=True)
+    tables = dataset.get("VOILUTSequence")
+    if not tables:
+        return None
+    highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
+    shares = apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64) / highest
+    mapped: NDArray[np.uint8] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return mapped
 
 
 def _apply_window(values: NDArray[Any], header: dict[str, str]) -> NDArray[np.uint8] | None:

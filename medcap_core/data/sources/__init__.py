@@ -1,5 +1,6 @@
 """The sources of data: one table of layouts; the first that recognises a path reads it."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from medcap_core.data.grouping import describe_shared, drop_shared, find_shared, note_shared
 from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.remote import fetch_data
+from medcap_core.data.scans.files import holds_dicom
 from medcap_core.data.sources.annotations import is_annotations, read_annotations
 from medcap_core.data.sources.hub import (
     HUB_ALIASES,
@@ -45,6 +47,8 @@ class PathSource:
     read: Callable[[Path], Reading]
     read_named: Callable[[Path, TableColumns], Reading] | None = None
 
+
+_MOST_FOLDERS = 50
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
@@ -133,6 +137,11 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                 except PermissionError as error:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
+        if path.is_dir() and _has_dicom(path):
+            raise DataFault(
+                f"{path} holds DICOM files but no captions: write a CSV file with the columns path and caption, a row "
+                "for each radiograph, or path and report, a row for each folder of slices, and give that file."
+            )
         raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path, own)
@@ -140,6 +149,12 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         f"{', '.join(HUB_ALIASES)} or a Hub data set as owner/name."
     )
+
+
+def _has_dicom(folder: Path) -> bool:
+    """Check for DICOM files in `folder`, or in some of the folders two levels below it."""
+    below = itertools.islice(itertools.chain(folder.glob("*/"), folder.glob("*/*/")), _MOST_FOLDERS)
+    return any(holds_dicom(item) for item in (folder, *below))
 
 
 def _read_path(source: PathSource, path: Path, own: TableColumns) -> Reading:

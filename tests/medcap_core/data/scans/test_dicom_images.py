@@ -15,7 +15,7 @@ from medcap_core.data.images import ImageGeometry, decode_rgb, to_rgb
 from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import ImageFile
-from medcap_core.data.scans import files
+from medcap_core.data.scans import dicom, files
 from medcap_core.data.scans.files import NiftiFile, find_volume
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import DataFault
@@ -69,6 +69,31 @@ def test_windows_by_hand(tmp_path: Path, tags: dict[str, str], expected: list[li
     assert gray(write(tmp_path / "a.dcm", VALUES, **tags)) == expected
     inverted = write(tmp_path / "b.dcm", VALUES, **tags, is_inverted=True)
     assert gray(inverted) == [[255 - value for value in row] for row in expected]
+
+
+def add_lut(path: Path, first: int, entries: list[int], bits: int) -> Path:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom, of the extra 'dicom', is not installed")
+    dataset, table = pydicom.dcmread(path), pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    table.add_new("LUTData", "US", entries)
+    dataset.VOILUTSequence = [table]
+    dataset.save_as(path)
+    return path
+
+
+def test_a_voi_lut_comes_before_a_window(tmp_path: Path) -> None:
+    entries = [0, 1023, 512, 256]  # of values 499 and below, 500, 501, 502 and above
+    expected = [[0, 0, 255], [64, 64, 64]]
+    assert gray(add_lut(write(tmp_path / "a.dcm", VALUES, **WINDOW), 499, entries, 10)) == expected
+    inverted = add_lut(write(tmp_path / "b.dcm", VALUES, **WINDOW, is_inverted=True), 499, entries, 10)
+    assert gray(inverted) == [[255 - value for value in row] for row in expected]
+
+
+def test_a_voi_lut_needs_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = add_lut(write(tmp_path / "a.dcm", VALUES), 0, [0, 1], 10)
+    monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None if name == "pydicom" else name)
+    with pytest.raises(DataFault, match=r"has a VOI LUT, which needs pydicom: pip install"):
+        decode_rgb(ImageFile(path))
 
 
 @pytest.mark.parametrize("tags", [{}, {CENTER: "500", WIDTH: "0"}, {CENTER: "", WIDTH: "x"}])

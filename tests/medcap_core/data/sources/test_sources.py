@@ -292,3 +292,12 @@ def test_real_image_folder(sample_data: Path) -> None:
     assert data.skipped == []
     assert len({record.case for record in data.splits["train"]}) == 473
     assert set(data.splits["train"][0].truth) == {"modality", "region", "plane"}
+
+
+@pytest.mark.parametrize("name", ["1.dcm", "patient/series/IM0001"])
+def test_dicom_files_without_captions_are_told_what_they_lack(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(DataFault, match=r"holds DICOM files but no captions: write a CSV file with the columns path"):
+        load_data(str(tmp_path))
