@@ -33,7 +33,6 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessor,
-    Qwen3_5Config,
     Qwen3VLConfig,
     SiglipImageProcessor,
     SmolVLMConfig,
@@ -177,6 +176,8 @@ def save_tiny_qwen2_vl(directory: Path, *, seed: int = 0) -> Path:
 
 def save_tiny_qwen3_5(directory: Path, *, seed: int = 0) -> Path:
     """Layers of linear attention beside one of full attention."""
+    from transformers import Qwen3_5Config  # younger than the family's other models
+
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
         "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,

@@ -70,7 +70,7 @@ class VlmCaptioner(Captioner):
         super().__init__(network, processor, image_size)
         self._find_parts()
         self._end_ids, self._pad_id = _find_special_ids(network, processor.tokenizer)
-        self._features_are_listed: bool | None = None
+        self._are_listed: list[bool] = []  # how transformers returns the features of images: a list, or one tensor
         self._accepted = set(inspect.signature(network.forward).parameters)
         self.set_prompt("")
 
@@ -188,8 +188,8 @@ class VlmCaptioner(Captioner):
         base = self.network.base_model
         accepted = set(inspect.signature(base.get_image_features).parameters)
         found = base.get_image_features(**prepare_pixels(self.processor, pixels, accepted), return_dict=True)
-        self._features_are_listed = isinstance(found.pooler_output, list | tuple)
         parts = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
+        self._are_listed = [isinstance(part, list | tuple) for part in parts]
         return torch.cat([_stack(part, len(pixels)) for part in parts], dim=-1)
 
     @contextmanager
@@ -201,7 +201,7 @@ class VlmCaptioner(Captioner):
         """
         base, layout = self.network.base_model, self.prompt_layout
         own = base.get_image_features
-        if self._features_are_listed is None:  # all features so far came from a store
+        if not self._are_listed:  # all features so far came from a store
             with torch.no_grad(), torch.random.fork_rng():
                 self.encode_images(torch.zeros(1, *self.geometry.row_shape, device=encoded.device))
 
@@ -210,12 +210,13 @@ class VlmCaptioner(Captioner):
             num_rows = len(args[0] if args else inputs["pixel_values"])
             times = num_rows // (layout.pixel_shape[0] * len(encoded))
             width = self.network.get_input_embeddings().weight.shape[1]
-            pooled, *deep = torch.split(encoded.repeat_interleave(times, 0), width, dim=-1)
-            output = BaseModelOutputWithPooling(
-                pooler_output=list(pooled) if self._features_are_listed else pooled  # type: ignore[arg-type]
-            )
-            if deep:
-                output.deepstack_features = [list(part) for part in deep]
+            whole = torch.split(encoded.repeat_interleave(times, 0), width, dim=-1)
+            pooled, *deep = [
+                list(part) if is_list else part for part, is_list in zip(whole, self._are_listed, strict=True)
+            ]
+            output = BaseModelOutputWithPooling(pooler_output=pooled)  # type: ignore[arg-type]
+            if deep:  # transformers 5.0 has these in one row
+                output.deepstack_features = [part.flatten(0, 1) if isinstance(part, Tensor) else part for part in deep]
             return output
 
         base.get_image_features = give

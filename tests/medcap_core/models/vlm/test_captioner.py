@@ -19,7 +19,8 @@ from tests.support.tiny_blip import TinySplit, tiny_config
 from tests.support.tiny_vlms import FURTHER, MAKERS
 
 every_architecture = pytest.mark.parametrize("folder", list(MAKERS), indirect=True)
-and_further_ones = pytest.mark.parametrize("folder", [*MAKERS, *FURTHER], indirect=True)
+_FURTHER = [pytest.param(name, marks=pytest.mark.slow) for name in FURTHER]
+and_further_ones = pytest.mark.parametrize("folder", [*MAKERS, *_FURTHER], indirect=True)
 LONG, SHORT = "the left lung shows a large nodule in the right lung", "small opacity"
 SPLIT = TinySplit(5, seed=3)
 IMAGES = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in SPLIT.images]

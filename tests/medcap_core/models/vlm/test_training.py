@@ -28,11 +28,11 @@ DATA = tiny_data(num_train=8, num_validation=3)
 @pytest.mark.parametrize(
     ("folder", "freeze", "rate"),
     [
-        ("qwen2_5_vl", "encoder_only", 3e-3),
+        pytest.param("qwen2_5_vl", "encoder_only", 3e-3, marks=pytest.mark.slow),
         ("qwen3_vl", "lora", 1e-2),
         ("idefics3", "decoder_only", 3e-3),
-        ("paligemma", "bridge_only", 1e-1),
-        ("gemma3", "lora", 1e-2),
+        pytest.param("paligemma", "bridge_only", 1e-1, marks=pytest.mark.slow),
+        pytest.param("gemma3", "lora", 1e-2, marks=pytest.mark.slow),
         ("llava", "full", 3e-3),
         ("git", "lora", 1e-2),
     ],
@@ -112,7 +112,12 @@ def test_features_hold_what_the_language_model_reads(
 
 @pytest.mark.parametrize(
     ("folder", "freeze"),
-    [("qwen3_vl", "lora"), ("idefics3", "bridge_only"), ("gemma3", "lora"), ("paligemma", "zero_shot")],
+    [
+        ("qwen3_vl", "lora"),
+        ("idefics3", "bridge_only"),
+        pytest.param("gemma3", "lora", marks=pytest.mark.slow),
+        pytest.param("paligemma", "zero_shot", marks=pytest.mark.slow),
+    ],
     indirect=["folder"],
 )
 def test_frozen_weights_in_bf16_are_trained_beside_in_float32(folder: Path, freeze: str, tmp_path: Path) -> None:
