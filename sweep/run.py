@@ -60,7 +60,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
     warm_start: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(help="An earlier run that the sampler learns from; may be given several times."),
     ] = None,
     log_to: Annotated[LogTarget | None, typer.Option(help="Log every trial to this tool too.")] = None,
@@ -115,9 +115,10 @@ def run(
 
 
 def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart":
+    from sweep.study.mirror import find_run
     from sweep.study.warm_start import collect_earlier
 
-    return collect_earlier(space, [Path(directory) for directory in directories])
+    return collect_earlier(space, [find_run(str(directory)) for directory in directories])
 
 
 def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
