@@ -1,5 +1,6 @@
 """Files under a URL (object stores, HDFS and whatever else fsspec knows), each access tried again while it may help."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -258,7 +259,7 @@ class Storage:
             ) from error
 
     def _attempt(self, action: Callable[[], _Result]) -> _Result:
-        """Do what may fail for a while. A FileNotFoundError passes."""
+        """Do what may fail for a while. A FileNotFoundError passes, and that this machine's disk is full."""
         _ = self._fs  # a missing client is no matter of patience
         began, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         while True:
@@ -267,7 +268,11 @@ class Storage:
             except FileNotFoundError:
                 raise
             except Exception as error:  # clients raise what they like
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 reason = first_line(error).rstrip(".")
+                if _is_lasting(error):
+                    raise StorageFault(f"{self.url} cannot be used ({reason}); give another URL.") from error
                 if _is_refusal(error):
                     raise StorageFault(
                         f"{self.url}: access is refused ({reason}); check the credentials that this machine has for "
@@ -305,6 +310,12 @@ def _stays(name: str) -> bool:
 
 def _version_of(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Return whether the URL itself is wrong, such as the name of a bucket."""
+    is_wrong = isinstance(error, ValueError | TypeError | NotImplementedError | NotADirectoryError | IsADirectoryError)
+    return is_wrong or (isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSYS))
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -1,5 +1,6 @@
 """Files under a URL: in memory, on disk, and on file systems that fail for a while or refuse."""
 
+import errno
 import importlib.util
 import pickle
 import uuid
@@ -83,6 +84,15 @@ def test_what_fails_for_a_while_is_tried_again(unreliable: Storage) -> None:
 def test_what_fails_for_long_is_one_sentence(unreliable: Storage) -> None:
     Unreliable.faults[:] = [ConnectionError("reset.")] * 1000
     with pytest.raises(StorageFault, match=rf"^{unreliable.url} did not answer for 0 s \(reset\); go on by --resume "):
+        unreliable.read("x")
+
+
+def test_what_no_patience_mends_is_told_at_once(unreliable: Storage) -> None:
+    Unreliable.faults[:] = [OSError(errno.EINVAL, "The specified bucket is not valid")] * 2
+    with pytest.raises(StorageFault, match=r"cannot be used \(.+The specified bucket is not valid\); give another URL"):
+        unreliable.read("x")
+    Unreliable.faults[:] = [OSError(errno.ENOSPC, "No space left on device")] * 2
+    with pytest.raises(OSError, match="No space left"):
         unreliable.read("x")
 
 
