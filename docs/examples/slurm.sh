@@ -16,8 +16,12 @@ RUN=${RUN:-$HOME/runs/lora}  # on a file system that all nodes share, or a URL
 SPACE=${SPACE:-lora}
 export MEDCAP_CACHE=${MEDCAP_CACHE:-/tmp/$USER/medcap}  # a disk of each node
 export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/$USER}
+# Other users reach these nodes too: only who has the token in this home folder gets in.
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+ray get-auth-token --generate >/dev/null
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts[0]}
 port=$((20000 + SLURM_JOB_ID % 20000))
 gpus=${SLURM_GPUS_ON_NODE:-0}
 

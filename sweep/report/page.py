@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def render_page(report: Report) -> str:
-    """Render `report.html`. Everything that comes from a run is escaped; the page forbids itself the network."""
+def render_page(report: Report, refresh_seconds: int | None = None) -> str:
+    """Render `report.html`, which loads itself anew every `refresh_seconds`.
+
+    Everything that comes from a run is escaped; the page forbids itself the network.
+    """
     from plotly.offline import get_plotlyjs
 
     has_plots = any(isinstance(block, Plot) for section in report.sections for block in section.blocks)
@@ -23,6 +26,7 @@ def render_page(report: Report) -> str:
     return str(
         _load_template().render(
             report=report,
+            refresh_seconds=refresh_seconds,
             style=Markup(_read_asset("report.css")),
             script=Markup(_read_asset("report.js") + _read_asset("side_by_side.js") * has_captions),
             plotly=Markup(get_plotlyjs()) if has_plots else "",

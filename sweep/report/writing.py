@@ -11,10 +11,16 @@ WHAT = "writing the report"
 
 
 def write_report(
-    directory: Path, *, out: Path | None = None, with_images: bool = True, progress: Progress | None = None
+    directory: Path,
+    *,
+    out: Path | None = None,
+    with_images: bool = True,
+    refresh_seconds: int | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the report of the run in `directory`, into it or into the folder `out`; returns the path of the page.
 
+    With `refresh_seconds` the page loads itself anew that often.
     Reads the run as it stands and takes no lock. Raises RunFault if `directory` is no run or `out` cannot be written.
     """
     from sweep.report.page import render_page
@@ -42,7 +48,7 @@ def write_report(
             _write(folder / "tables" / f"{table.name}.csv", format_csv(table))
             _write(folder / "tables" / f"{table.name}.tex", format_latex(table))
         _write(folder / "report.md", format_markdown(report))
-        _write(folder / "report.html", render_page(report))
+        _write(folder / "report.html", render_page(report, refresh_seconds))
     except OSError as error:
         raise RunFault(
             f"{folder}: the report cannot be written ({error.strerror}); free some space or choose another folder by "

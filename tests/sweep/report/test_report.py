@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -198,8 +199,29 @@ def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
     page = report_on(study.directory)
     assert ("Still running: 3 of 5" if Path("/proc/locks").exists() else "Not ended: 3 of 5") in page.text
     assert "there are no scores yet" in page.text
+    assert 'http-equiv="refresh"' not in (study.directory / "report.html").read_text()
+    write_report(study.directory, refresh_seconds=7)
+    assert '<meta http-equiv="refresh" content="7">' in (study.directory / "report.html").read_text()
     fill(study)  # the run goes on unharmed
     assert study.is_complete
+
+
+def test_a_report_that_is_written_until_the_run_ends_ends_with_it(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = create(space(trials=5, sampler="random"))
+    fill(study, 3)
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        study.close()
+
+    monkeypatch.setattr(time, "sleep", wait)
+    result = CliRunner().invoke(app, [str(study.directory), "--every", "7"])
+    assert result.exit_code == 0, result.output
+    assert waits == ([7] if Path("/proc/locks").exists() else [])
+    assert 'http-equiv="refresh"' not in (study.directory / "report.html").read_text()
 
 
 def test_stopped_trials_of_a_search_are_no_ablation(create: Create) -> None:
