@@ -30,6 +30,8 @@ from medcap_core.training.validation import build_request, compute_scores, find_
 
 log = logging.getLogger(__name__)
 
+ShowSample = Callable[[str, str], None]
+
 STEPS_BETWEEN_LOSS_CHECKS = 50
 """Steps between checks of the loss, each of which makes the host wait for the device."""
 
@@ -40,8 +42,11 @@ def fit(
     checkpoint_dir: Path,
     report: Callable[[EpochReport], None],
     progress: Progress = ignore_progress,
+    show_sample: ShowSample = lambda caption, reference: None,
 ) -> None:
     """Train `config` on `data`, calling `report` on every worker after each epoch.
+
+    The first worker shows one generated caption of each epoch beside its reference by `show_sample`.
 
     Resumes from the checkpoints in `checkpoint_dir`, after reporting their epochs again. The workers of one torch
     process group share each batch. Raises NonFiniteLoss and OutOfMemory, which a retry would not mend, and UserFault
@@ -66,13 +71,13 @@ def fit(
         for past in done.history:
             report(past)
         while len(done.history) < trial.num_epochs and not done.is_out_of_patience(config.patience):
-            run_epoch(trial, done, progress)
+            run_epoch(trial, done, progress, show_sample)
             if trial.workers.leads:
                 folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
             report(done.history[-1])
 
 
-def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
+def run_epoch(trial: Trial, done: History, progress: Progress, show_sample: ShowSample) -> None:
     """Train one epoch, score it on validation, and add its report to `done`."""
     started = time.monotonic()
     epoch = len(done.history) + 1
@@ -83,7 +88,7 @@ def run_epoch(trial: Trial, done: History, progress: Progress) -> None:
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
     validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
-    scores, variety = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress)
+    scores, variety = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress, show_sample)
     scores["validation_loss"] = validation_loss
     objective = trial.config.objective
     score = objective.combine(scores)
@@ -163,7 +168,9 @@ def raise_if_not_finite(trial: Trial, first_bad_step: int) -> None:
         )
 
 
-def score_validation(trial: Trial, what: str, progress: Progress) -> tuple[dict[str, float], Variety | None]:
+def score_validation(
+    trial: Trial, what: str, progress: Progress, show_sample: ShowSample
+) -> tuple[dict[str, float], Variety | None]:
     """Score the trial's predictions on its validation split, the same on every worker; `what` names the step.
 
     Returns the scores and the variety of the texts: nothing and None where the objective needs no predictions.
@@ -178,6 +185,8 @@ def score_validation(trial: Trial, what: str, progress: Progress) -> tuple[dict[
     request = build_request(predictions, len(images))
     found = generate_predictions(trial.captioner, images, request, trial.config, trial.workers, progress, what)
     texts = [prediction.text for prediction in found]
+    if trial.workers.leads and predictions == "captions":
+        show_sample(texts[0], split.records[0].references[0])
     scores: dict[str, float] = trial.workers.broadcast(
         compute_scores(split, texts, trial.config) if trial.workers.leads else None
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medcap_core.errors import MedcapError, RunFault
 from sweep.execution.moves import Moves, NodeFault
@@ -130,7 +130,7 @@ class Ledger:
         rows = map(build_row, self.study.records)
         self.view.update(
             [
-                replace(row, note=read_progress(self.study.trial_directory(row.trial)))
+                replace(row, **read_progress(self.study.trial_directory(row.trial)))
                 if row.state == TrialState.RUNNING
                 else row
                 for row in rows
@@ -166,10 +166,20 @@ def read_epoch(result: dict[str, Any]) -> Epoch:
     return Epoch.model_validate(values | {"parts": parts})
 
 
-def read_progress(directory: Path) -> str:
-    """Read the progress of a running trial within its epoch; empty if it has written none."""
+class RunningState(TypedDict, total=False):
+    """What the row of a running trial shows beside its record."""
+
+    note: str
+    sample: tuple[str, str]
+
+
+def read_progress(directory: Path) -> RunningState:
+    """Read the progress of a running trial within its epoch, and its last sample; empty if it has written none."""
     try:
         progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ""
-    return f"{progress['what']} {progress['done']}/{progress['total']}"
+        return {}
+    state: RunningState = {"note": f"{progress['what']} {progress['done']}/{progress['total']}"}
+    if progress["sample"] is not None:
+        state["sample"] = tuple(progress["sample"])
+    return state

@@ -188,7 +188,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
         ):
             fetch_ahead(config.data, write_progress)
             data = prepare_data(config, load_geometry(config))
-            fit(config, data, directory / "checkpoints", report_epoch, write_progress)
+            fit(config, data, directory / "checkpoints", report_epoch, write_progress, write_progress.show_sample)
     except (TrialFailure, UserFault, OSError, RuntimeError) as failure:
         if assignment.num_workers > 1:
             raise  # the other workers wait until this one ends
@@ -237,9 +237,14 @@ class ProgressWriter:
         self.path = assignment.folder / "progress.json" if rank == 0 else None
         self.title = f"ray::{assignment.trial} {assignment.label}"
         self.last_write = 0.0
+        self.sample: tuple[str, str] | None = None
+
+    def show_sample(self, caption: str, reference: str) -> None:
+        """Keep one generated caption and its reference for the next time."""
+        self.sample = (caption, reference)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Write `{what, done, total}` if the last time is long enough ago."""
+        """Write `{what, done, total, sample}` if the last time is long enough ago."""
         now = time.monotonic()
         if now - self.last_write < SECONDS_BETWEEN_WRITES:
             return
@@ -248,7 +253,8 @@ class ProgressWriter:
         if self.path is None:
             return
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"what": what, "done": done, "total": total}), encoding="utf-8")
+        text = json.dumps({"what": what, "done": done, "total": total, "sample": self.sample})
+        partial.write_text(text, encoding="utf-8")
         partial.replace(self.path)
 
 

@@ -12,7 +12,10 @@ FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial in the table: `label` is its config in short, `epoch` counts finished epochs, `score` is the last."""
+    """One trial in the table: `label` is its config in short, `epoch` counts finished epochs, `score` is the last.
+
+    `sample` is a generated caption of a running trial and its reference.
+    """
 
     trial: str
     label: str
@@ -23,6 +26,7 @@ class TrialRow:
     best_score: float | None
     seconds: float
     note: str = ""
+    sample: tuple[str, str] | None = None
     objective: Objective = Objective()  # noqa: RUF009  # immutable
 
     @property

@@ -141,6 +141,8 @@ class SweepView:
             num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, cursor
             num_rows = max(_MIN_ROWS, console.height - num_fixed)
             parts += [_build_table(self._name, self._progress, num_rows, options), Text()]
+            num_free = num_rows - len(self._progress.rows) - 1
+            parts += _build_samples(self._progress, max(num_free, 0) // 2)
         if step_line is not None:
             parts.append(step_line)
         if self._progress.rows:
@@ -172,6 +174,19 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
     if hidden:
         table.add_row("", Text(f"... and {len(hidden)} more", "dim"))
     return table
+
+
+def _build_samples(progress: SweepProgress, most: int) -> list[Table | Text]:
+    """Build two lines for each of the first running trials: a caption it wrote, and the reference."""
+    lines: list[Table | Text] = []
+    shown = [row for row in order_rows(progress.rows) if row.state == "RUNNING" and row.sample]
+    for row in shown[:most]:
+        assert row.sample is not None
+        caption, reference = row.sample
+        width = len(row.trial)
+        lines.append(Text(f"{row.trial}  {caption}", no_wrap=True, overflow="ellipsis"))
+        lines.append(Text(f"{'reference'[:width]:{width}}  {reference}", "dim", no_wrap=True, overflow="ellipsis"))
+    return [*lines, Text()] if lines else []
 
 
 def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptions) -> list[Text | ProgressBar]:

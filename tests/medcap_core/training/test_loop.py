@@ -95,6 +95,20 @@ def test_each_epoch_says_how_varied_its_captions_are(tiny_blip: Path, tmp_path: 
     assert (report.empty_share, report.cut_share) == (captions.count("") / len(captions), 4 / 9)
 
 
+def test_one_caption_of_each_epoch_is_shown_beside_its_reference(tiny_blip: Path, tmp_path: Path) -> None:
+    samples: list[tuple[str, str]] = []
+    fit(
+        tiny_config(tiny_blip, freeze="zero_shot"),
+        DATA,
+        tmp_path,
+        lambda _: None,
+        show_sample=lambda caption, reference: samples.append((caption, reference)),
+    )
+    ((caption, reference),) = samples
+    assert caption
+    assert reference == DATA.splits["validation"].records[0].caption
+
+
 class Interrupted(Exception):
     """Ends a trial from its report callback, as a scheduler does."""
 

@@ -10,6 +10,7 @@ import ray
 
 from medcap_core.errors import DataFault
 from sweep.execution.cluster import choose_resources
+from sweep.execution.ledger import read_progress
 from sweep.execution.moves import NodeFault
 from sweep.execution.nodes import NodeSize
 from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, train_here
@@ -80,7 +81,7 @@ def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_pa
     assert "gone" in fault.reason
 
 
-def test_progress_notes_are_few(tmp_path: Path) -> None:
+def test_progress_notes_are_few_and_read_with_the_last_sample(tmp_path: Path) -> None:
     assignment = Assignment(
         trial="trial_0000",
         label="full",
@@ -91,7 +92,12 @@ def test_progress_notes_are_few(tmp_path: Path) -> None:
         gpus_per_worker=0,
         num_workers=1,
     )
+    assert read_progress(tmp_path) == {}
     note = ProgressWriter(assignment, rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
-    assert json.loads((tmp_path / "progress.json").read_text()) == {"what": "training", "done": 1, "total": 9}
+    assert read_progress(tmp_path) == {"note": "training 1/9"}
+    note.show_sample("a lung", "the left lung")
+    note.last_write = float("-inf")
+    note("training", 3, 9)
+    assert read_progress(tmp_path) == {"note": "training 3/9", "sample": ("a lung", "the left lung")}

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -51,6 +52,23 @@ def render(view, console):
 
 
 # The table
+
+
+def test_samples_of_running_trials_stand_below_the_table_where_there_is_room(clock):
+    sample = ("the heart is large", "the heart is of normal size")
+    rows = [replace(row(1), sample=sample), replace(row(2, "SUCCEEDED", 4, best=0.5), sample=sample), row(3)]
+    console = build_console(width=80, height=24)
+    view = build_view(console, clock)
+    view.update(rows)
+    lines = render(view, console)
+    at = lines.index("t01  the heart is large")
+    assert lines[at + 1] == "ref  the heart is of normal size"
+    assert not [line for line in lines if line.startswith("t02  ")]
+    assert len(lines) <= 24
+    console = build_console(width=80, height=11)
+    view = build_view(console, clock)
+    view.update(rows)
+    assert not [line for line in render(view, console) if sample[0] in line]
 
 
 def test_table_at_80_columns(clock):
