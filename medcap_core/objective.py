@@ -151,6 +151,11 @@ class Objective:
         return self.title if self.names == ("validation_loss",) else f"{self.title}, validation"
 
     @property
+    def axis_title(self) -> str:
+        """Title of an axis of a plot whose own title has the label, which is long for a sum."""
+        return "Objective, validation" if self.is_sum else self.validation_title
+
+    @property
     def meaning(self) -> str:
         """A short definition; empty where reports explain the score beside their test scores."""
         if self.is_sum:

@@ -143,7 +143,7 @@ def plot_pareto(
         ]
     )
     objective = results.space.objective
-    figure = plot_pareto_front(study, target_names=[title, objective.validation_title])
+    figure = plot_pareto_front(study, target_names=[title, objective.axis_title])
     _restyle_front(figure, costs, objective)
     if stopped:
         figure.add_scatter(

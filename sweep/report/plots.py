@@ -51,7 +51,7 @@ def plot_learning_curves(results: RunResults) -> Plot:
         _add_lines(figure, _score_curve(record), f"{record.name} {_label(record)}", line)
     figure.update_xaxes(title="Epoch", dtick=1 if max(record.epochs_done for record in records) <= 20 else None)
     objective = results.space.objective
-    figure.update_yaxes(title=objective.validation_title)
+    figure.update_yaxes(title=objective.axis_title)
     top = named[0]
     summary = (
         f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The best is "
@@ -112,7 +112,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
     figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
     if log_scale:
         figure.update_xaxes(**LOG_AXIS)
-    figure.update_yaxes(title=objective.validation_title)
+    figure.update_yaxes(title=objective.axis_title)
     best, value = points[0]
     summary = (
         f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "

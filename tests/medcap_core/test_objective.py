@@ -24,6 +24,7 @@ SUM = {"CIDEr": 0.5, "METEOR": 2, "validation_loss": 0.25}
 def test_an_objective_has_its_words(given: Any, title: str, short: str, column: str) -> None:
     objective = read_objective(given)
     assert (objective.validation_title, objective.short_label, objective.column) == (title, short, column)
+    assert objective.axis_title == ("Objective, validation" if objective.is_sum else title)
     assert objective.dump() == given
     assert (objective.show(3.14159), objective.show(None)) == ("3.142", "0.000")
 

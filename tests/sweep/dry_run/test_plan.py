@@ -73,7 +73,8 @@ def test_plan_of_a_conditional_search() -> None:
     by_answers = show(build_space({"name": "any", "objective": "balanced_accuracy"}, "a test"))
     assert "  objective    Balanced accuracy of the best epoch on the validation split, maximised\n" in by_answers
     assert "objective =" not in by_answers
-    by_loss = show(build_space({"name": "any", "objective": "validation_loss"}, "a test"))
+    by_loss = show(build_space({"name": "any", "objective": "validation_loss", "max_hours": 1.5}, "a test"))
+    assert "  ends after   1.5 hours at most; then no epoch begins any more, " in by_loss
     assert "  objective    Validation loss of the best epoch on the validation split, minimised\n" in by_loss
     assert searched == (
         "Searched\n"
