@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,12 @@ from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import fill, finish
 from tests.support.small_runs import space
 
+AGAIN = """(() => {
+    const started = performance.now(), place = document.querySelector('.captions');
+    place.querySelector('.filters').replaceChildren();
+    showCaptions(place);
+    return performance.now() - started;
+})()"""
 WORDS = "axial ct of the chest shows a small nodule in left right lower lobe no effusion".split()  # noqa: SIM905
 
 
@@ -86,12 +91,10 @@ def test_ten_thousand_images_open_in_a_browser(create: Callable[..., Study], tmp
     path = write_report(directory, with_images=False)
     with open_browser(program, tmp_path / "profile") as browser:
         browser.set_width(1400)
-        before = time.monotonic()
         browser.visit(path.as_uri())
-        seconds = time.monotonic() - before
-        print(f"{path.stat().st_size / 1e6:.1f} MB opened in {seconds:.2f} s")  # noqa: T201
         assert browser.told("Runtime.exceptionThrown") == []
-        assert seconds < 10  # about a second where nothing else runs
+        milliseconds = browser.evaluate(AGAIN)  # of the page's time, which plots take most of
+        assert milliseconds < 2000  # a tenth of a second where nothing else runs
         check_rows(browser)
 
 
