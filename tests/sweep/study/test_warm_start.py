@@ -62,7 +62,7 @@ def test_trials_that_fit_are_history_and_no_trials_of_the_run(earlier: Path, tmp
 
 
 def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(earlier: Path, tmp_path: Path) -> None:
-    wanted = space(first_points=[], trials=3)
+    wanted = space(first_points=[], trials=2)
     warm = collect_earlier(wanted, [earlier])
     with Study.create(tmp_path / "whole", wanted, warm) as study:
         Trainer().run(study)
