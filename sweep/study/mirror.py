@@ -53,13 +53,16 @@ class Mirror:
 
     def check_new(self) -> None:
         """Raise RunFault where a run lies under the URL, or is left on this machine of one that did."""
-        if set(self.storage.list_files()) - {_DRIVER}:
+        if set(self.storage.list_files()) - {_DRIVER, _PROBE}:
             raise RunFault(
                 f"--out {self.url} is not empty; choose another, or go on with the run in it by --resume {self.url}."
             )
         self.storage.write(_PROBE, b"")  # what cannot be written is known before anything starts
         self.storage.remove(_PROBE)
-        if RunPaths(self.directory).space.is_file():
+        paths = RunPaths(self.directory)
+        if not paths.trials.is_dir() and not find_holder(self.directory):
+            shutil.rmtree(self.directory, ignore_errors=True)  # of a run that was killed before its first trial
+        if paths.space.is_file():
             raise RunFault(
                 f"--out {self.url} is empty, but {self.directory} still has the files of a run that was there; remove "
                 f"that folder, or go on with its run by --resume {self.url}."

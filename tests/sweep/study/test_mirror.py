@@ -186,6 +186,16 @@ def test_failed_trials_that_begin_anew_lose_their_stored_epochs(begin: Callable[
         assert not stored.exists()
 
 
+def test_a_run_that_was_killed_before_its_first_trial_stands_in_nobodys_way(
+    begin: Callable[[], Study], bucket: Path
+) -> None:
+    with begin() as study:
+        assert study.paths.space.is_file()
+    assert [path.name for path in bucket.iterdir()] == ["driver.json"]
+    Mirror(f"file://{bucket}").check_new()
+    assert not study.directory.exists()
+
+
 def test_places_that_do_not_suit_are_refused(
     begin: Callable[[], Study], on_machine: OnMachine, bucket: Path, tmp_path: Path
 ) -> None:
