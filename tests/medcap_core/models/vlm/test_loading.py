@@ -1,6 +1,7 @@
 """What of a checkpoint and a config does not fit is one sentence; what fits is what was asked for."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,3 +127,23 @@ def test_settings_of_the_video_part_are_kept(folder_of: Callable[[str], Path], t
     (tmp_path / "one" / "processor_config.json").write_text(json.dumps(settings))
     export_captioner(vlm_config(tmp_path / "one"), None, tmp_path / "two")
     assert json.loads((tmp_path / "two" / "processor_config.json").read_text())["video_processor"]["fps"] == 3
+
+
+@pytest.mark.parametrize("folder", ["qwen3_vl", "smolvlm"], indirect=True)
+def test_processors_load_as_the_hub_has_them(folder: Path, tmp_path: Path) -> None:
+    """Under the names of torchvision's classes, apart from the processor's settings, with bounds by their old keys."""
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    of_images, of_all = copy / "preprocessor_config.json", copy / "processor_config.json"
+    if of_all.exists():
+        settings = json.loads(of_all.read_text())
+        images = settings.pop("image_processor") | {"image_processor_type": "SmolVLMImageProcessorFast"}
+        of_all.write_text(json.dumps(settings | {"processor_class": "SmolVLMProcessor"}))
+    else:
+        images = json.loads(of_images.read_text()) | {"image_processor_type": "Qwen2VLImageProcessorFast"}
+        images |= {"min_pixels": 3136, "max_pixels": 12845056}
+        del images["size"]
+    of_images.write_text(json.dumps(images))
+    pixels = torch.from_numpy(SPLIT.images[:2])
+    with torch.inference_mode():
+        encoded = load_captioner(str(copy), 48).encode_images(pixels)
+        assert torch.equal(encoded, load_captioner(str(folder), 48).encode_images(pixels))
