@@ -171,6 +171,7 @@ def test_what_did_not_reach_the_storage_is_sent_by_the_same_machine(
     assert (bucket / "trials/trial_0001/trial.json").is_file()
 
 
+@pytest.mark.slow
 def test_failed_trials_that_begin_anew_lose_their_stored_epochs(begin: Callable[[], Study], bucket: Path) -> None:
     with begin() as study:
         record = study.propose()
