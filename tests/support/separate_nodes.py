@@ -29,21 +29,22 @@ def separate_network(num_nodes: int) -> Iterator[None]:
         pytest.skip("needs root, ip and unshare for nodes with networks and disks of their own")
     made = [["link", "del", BRIDGE]]
     try:
-        _ip("link", "add", BRIDGE, "type", "bridge")
-        _ip("addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
-        _ip("link", "set", BRIDGE, "up")
-        for number in range(1, num_nodes + 1):
-            name, cable = f"{BRIDGE}-{number}", f"medcap{number}"
-            _ip("netns", "add", name)
-            made.append(["netns", "del", name])
-            _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-            _ip("link", "set", cable, "master", BRIDGE, "up")
-            _ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                _ip("-n", name, "link", "set", device, "up")
+        try:
+            _ip("link", "add", BRIDGE, "type", "bridge")
+            _ip("addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
+            _ip("link", "set", BRIDGE, "up")
+            for number in range(1, num_nodes + 1):
+                name, cable = f"{BRIDGE}-{number}", f"medcap{number}"
+                _ip("netns", "add", name)
+                made.append(["netns", "del", name])
+                _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+                _ip("link", "set", cable, "master", BRIDGE, "up")
+                _ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
+                for device in ("lo", "eth0"):
+                    _ip("-n", name, "link", "set", device, "up")
+        except PermissionError as error:
+            pytest.skip(f"no namespaces here: {error}")
         yield
-    except PermissionError as error:
-        pytest.skip(f"no namespaces here: {error}")
     finally:
         for arguments in reversed(made):
             subprocess.run(["ip", *arguments], check=False, capture_output=True)

@@ -101,7 +101,7 @@ def test_a_run_goes_on_after_the_loss_of_its_machine(
 LONG_SPACE = """
 name: long
 fixed: {batch_size: 8, max_caption_tokens: 16, max_new_tokens: 10, num_beams: 1, eval_batch_size: 4,
-        max_validation_images: 6, freeze: decoder_only, num_epochs: 25}
+        max_validation_images: 6, freeze: decoder_only, num_epochs: 15}
 search: {learning_rate: {loguniform: [1.0e-3, 3.0e-2]}}
 trials: 2
 scheduler: none
