@@ -354,7 +354,7 @@ class Study:
     def stop_unfinished(self, reason: str) -> None:
         """Note that every trial that is not over was stopped, such as by Ctrl-C; resuming the run goes on with them."""
         for record in self.records:
-            if not record.state.is_final:
+            if record.state in (TrialState.PENDING, TrialState.RUNNING):
                 self.finish(record.name, TrialState.STOPPED, reason)
 
     def _is_to_prune(self, record: TrialRecord) -> bool:

@@ -82,6 +82,8 @@ def build_learning_curves(results: RunResults) -> Table:
         Column("validation_loss", "Validation loss", "score"),
         Column("training_loss", "Training loss", "score"),
         *_variety_columns(results),
+        *([Column("empty_share", "Empty", "share")] if objective.predictions else []),
+        *([Column("cut_share", "Cut at max_new_tokens", "share")] if objective.predictions == "captions" else []),
         Column("learning_rate", "Learning rate", "number"),
         Column("seconds", "Time", "seconds"),
         Column("training_seconds", "Training time", "seconds"),

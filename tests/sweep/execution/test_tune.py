@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from sweep.execution.cluster import ClusterInfo, TrialResources
 from sweep.execution.dashboard import Dashboard
 from sweep.execution.tune import run_search
-from sweep.space import build_space, load_space
+from sweep.space import SearchSpace, build_space, load_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.real_runs import Materials, family, find_trial_process, quiet_view, wait_until
@@ -86,6 +87,37 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
     assert not (tmp_path / "run" / "ray").exists()
     assert not (killed_always / "checkpoints" / "last").exists()
     assert len(family(psutil.Process().pid)) > 1  # Ray itself lives on
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_max_hours_ends_a_search_between_two_epochs(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """And a search that goes on ends as it would have."""
+    points = [{"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6}, {"freeze": "lora", "learning_rate": 2e-2}]
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=2, scheduler="none") as study:
+        one_at_once = replace(ONE_CPU_EACH, max_concurrent=1)
+        study.clock.start()
+        with ThreadPoolExecutor(1) as beside:
+            ending = beside.submit(lambda: wait_until(lambda: study.records and study.records[0].epochs, "an epoch"))
+            ending.add_done_callback(lambda _: setattr(study, "space", set_hours(study, 1e-9)))
+            run_search(study, one_at_once, quiet_view())
+            ending.result()
+        (first,) = study.records
+        assert (first.state, first.reason) == (TrialState.STOPPED, "max_hours 1e-09 is over")
+        assert 1 <= first.epochs_done < 6
+        assert study.best() == [first]
+        run_search(study, one_at_once, quiet_view())  # no time is left
+        assert len(study.records) == 1
+        study.space = set_hours(study, 100.0)
+        study.requeue_stopped()
+        run_search(study, one_at_once, quiet_view())
+        assert [record.state for record in study.records] == [TrialState.SUCCEEDED] * 2
+        with Study.open(finished_run.directory) as alone:
+            assert [epoch.score for epoch in first.epochs] == [epoch.score for epoch in alone.records[1].epochs]
+
+
+def set_hours(study: Study, max_hours: float) -> SearchSpace:
+    return study.space.model_copy(update={"max_hours": max_hours})
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -70,6 +70,7 @@ def test_running_epochs_finish_and_no_other_begins(create: Callable[..., Study])
     assert not ledger.take_result(second.name, figures_of(second, 1, 2.0))
     ledger.end(first.name)
     ledger.end(second.name)
+    ledger.stop_unfinished()  # as at the end of every search
     assert (first.state, first.reason) == (TrialState.SUCCEEDED, "")
     assert (second.state, second.reason) == (TrialState.STOPPED, "max_hours 1e-09 is over")
     assert study.propose() is None
