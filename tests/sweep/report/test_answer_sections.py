@@ -138,7 +138,7 @@ def test_a_model_card_names_the_figures(answered: Path, tmp_path: Path) -> None:
     text = format_model_card(results, results.best, tmp_path)
     for said in (
         "trained to caption medical scans",
-        "Balanced accuracy: mean recall over the classes, of the generated answers.",
+        "Balanced accuracy: mean recall over the classes, of the generated answers, 0 to 1.",
         "dataset:\n      name: phantoms, unseen cohorts of the test split",
         "- type: balanced_accuracy\n      value: 0.8333",
         "| green | no | 4 | 0.833",
