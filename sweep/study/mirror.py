@@ -214,6 +214,10 @@ def find_run(name: str) -> Path:
     lies there.
     """
     if not is_url(name):
+        try:
+            Path(name).resolve()
+        except (ValueError, RuntimeError):  # NUL in it; links in a circle
+            raise RunFault(f"{name!r} is not a run directory; name one such as runs/lora-001.") from None
         return Path(name)
     mirror = Mirror(name)
     mirror.directory.mkdir(parents=True, exist_ok=True)

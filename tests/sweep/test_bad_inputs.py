@@ -12,6 +12,7 @@ from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer import Typer
 from typer.testing import CliRunner
 
 from medcap_core.config import TrialConfig
@@ -19,8 +20,11 @@ from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import TooManyBadRecords, judge_records
 from medcap_core.errors import ModelFault, RunFault
 from medcap_core.models import load_captioner
+from sweep.best import app as best
+from sweep.report.__main__ import app as report
 from sweep.run import app
 from sweep.space.schema import SearchSpace
+from sweep.status import app as status
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, dump_record, load_record
 
@@ -55,6 +59,13 @@ def ends_in_a_sentence(result: Result) -> None:
 def test_a_path_of_any_kind(flag: str, path: str) -> None:
     others = [] if flag == "--resume" else ["lora", "--data=no/such/data", "--dry-run"]
     ends_in_a_sentence(run(*others, f"{flag}={path}"))
+
+
+@pytest.mark.parametrize("command", [status, best, report])
+def test_a_run_that_cannot_be(tmp_path: Path, command: Typer) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("a\0b", str(tmp_path / "circle"), "x" * 300):
+        ends_in_a_sentence(CliRunner().invoke(command, [name]))
 
 
 @QUICK
