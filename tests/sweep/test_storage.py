@@ -129,6 +129,8 @@ def test_a_trial_goes_on_on_another_node_with_a_disk_of_its_own(materials: Mater
         join = f"until {WORKER} ; do sleep 0.5; done; python -m http.server 7000 --bind {NETWORK}.2"
         worker = start_on_node(2, join, files, environment)
         with ended_afterwards(driver), ended_afterwards(worker):
+            wait_until(lambda: place.read("driver.json"), "the cluster is there", driver)
+            wait_until(lambda: place.read("trials/trial_0000/trial.json"), "the nodes are checked", driver)
             wait_until(lambda: all(map(place.read, histories)), "both trials have an epoch", driver)
             worker.kill()
             output, errors = driver.communicate()
