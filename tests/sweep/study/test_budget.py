@@ -18,7 +18,7 @@ from sweep.study.test_results import TestResults
 from sweep.terminal.view import SweepView
 from tests.support.small_runs import figures_of, fixed_length, run_one
 
-OVER, NOT_OVER = 1e-9, 1000.0
+OVER, NOT_OVER = 1e-12, 1000.0
 
 
 def set_hours(study: Study, max_hours: float) -> None:
@@ -76,7 +76,7 @@ def test_running_epochs_finish_and_no_other_begins(create: Callable[..., Study])
     assert study.propose() is None
     assert study.best() == [second]  # it has a model, of its first epoch
     assert describe_budget_end(study.space, study.records, study.clock.seconds, "runs/a-001") == (
-        "The search ended by max_hours 1e-09: 1 of 4 trials are over, 1 stopped between two epochs; to go on: "
+        "The search ended by max_hours 1e-12: 1 of 4 trials are over, 1 stopped between two epochs; to go on: "
         "python -m sweep.run --resume runs/a-001 --set max_hours=2e-09"
     )
     study.close()
@@ -102,7 +102,7 @@ def test_the_report_says_what_ended_the_search(create: Callable[..., Study]) -> 
     results = load_results(study.directory)
     assert results.run_seconds > 0
     said = describe_budget_end(results.space, results.records, results.run_seconds, "run")
-    assert said.startswith("The search ended by max_hours 1e-09: 1 of 3 trials are over; to go on: ")
+    assert said.startswith("The search ended by max_hours 1e-12: 1 of 3 trials are over; to go on: ")
 
 
 def test_a_better_epoch_after_a_resume_is_tested_anew(create: Callable[..., Study]) -> None:
