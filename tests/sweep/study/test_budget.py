@@ -72,12 +72,12 @@ def test_running_epochs_finish_and_no_other_begins(create: Callable[..., Study])
     ledger.end(second.name)
     ledger.stop_unfinished()  # as at the end of every search
     assert (first.state, first.reason) == (TrialState.SUCCEEDED, "")
-    assert (second.state, second.reason) == (TrialState.STOPPED, "max_hours 1e-09 is over")
+    assert (second.state, second.reason) == (TrialState.STOPPED, "max_hours 1e-12 is over")
     assert study.propose() is None
     assert study.best() == [second]  # it has a model, of its first epoch
     assert describe_budget_end(study.space, study.records, study.clock.seconds, "runs/a-001") == (
         "The search ended by max_hours 1e-12: 1 of 4 trials are over, 1 stopped between two epochs; to go on: "
-        "python -m sweep.run --resume runs/a-001 --set max_hours=2e-09"
+        "python -m sweep.run --resume runs/a-001 --set max_hours=2e-12"
     )
     study.close()
     with Study.open(study.directory, set_values=["max_hours=1000"]) as again:
