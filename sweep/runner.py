@@ -104,6 +104,8 @@ def run_study(
         except KeyboardInterrupt:
             write_lines(terminal, EXIT_NOTE.format(directory=study.address))
             raise
+        finally:
+            study.clock.stop()  # before the directory of a run that began nothing goes
         print_results(study, terminal)
 
 

@@ -74,10 +74,11 @@ def check_root(root: Path) -> None:
 def _require_writable(folder: Path, flag: str) -> None:
     """Raise RunFault unless `folder`, or the nearest one above it that is there, is a folder that can be written."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    where = f"{flag}{folder}" if there == folder else f"{flag}{folder}: {there}"
     if not there.is_dir():
-        raise RunFault(f"{flag}{folder}: {there} is a file; choose another folder with --out.")
+        raise RunFault(f"{where} is a file; choose another folder with --out.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise RunFault(f"{flag}{folder}: {there} cannot be written; choose another folder with --out.")
+        raise RunFault(f"{where} cannot be written; choose another folder with --out.")
 
 
 def check_places(directory: Path) -> None:

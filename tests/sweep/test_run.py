@@ -39,6 +39,7 @@ RUN_FILES = {
     "report.html",
     "report.md",
     "run.lock",
+    "run_seconds.txt",
     "skipped_records.csv",
     "space.yaml",
     "study.db",
@@ -251,7 +252,7 @@ class TestFaults:
         (tmp_path / "runs").write_text("a file where the folder would be")
         result = run(materials.space, "--data", materials.images, "--model", materials.model)
         assert result.exit_code == 2
-        assert re.fullmatch(r"error: \S+runs: cannot make a run directory here .*--out\.\n", result.stderr)
+        assert re.fullmatch(r"error: \S+runs is a file; choose another folder with --out\.\n", result.stderr)
 
 
 def test_a_dry_run_starts_nothing(run: Callable[..., Result], materials: Materials, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from tests.support.s3_server import S3Server, serving_s3, upload_folder
 from tests.support.separate_nodes import GATEWAY, NETWORK, separate_network, start_on_node
 from tests.sweep.conftest import FinishedRun
 
+pytestmark = pytest.mark.long
+
 RUN, DATA = "s3://hospital/runs/tiny", "s3://hospital/images"
 SECONDS_OF_OUTAGE = 3.0
 DIFFERING = ("seconds", "images_per_second", "peak_memory_bytes", "config.data")

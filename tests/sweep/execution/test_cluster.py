@@ -196,7 +196,7 @@ def test_a_sweep_joins_a_cluster_and_outlives_one_of_its_nodes(
     assert cluster.stdout is not None
     address = cluster.stdout.readline().strip()
     directory, space = tmp_path / "run", tmp_path / "space.yaml"
-    text = materials.space.read_text().replace("[3, 6]", "[3, 40]").replace("num_epochs: 6", "num_epochs: 40")
+    text = materials.space.read_text().replace("[3, 6]", "[3, 200]").replace("num_epochs: 6", "num_epochs: 200")
     space.write_text(text)
     flags = ("--data", materials.images, "--model", materials.model, "--address", address, "--trials", 2)
     driver = start_run(materials, space, *flags, "--out", directory)
