@@ -153,7 +153,8 @@ class TestAWholeRun:
 def says_one_thing(result: Result, *words: str) -> None:
     """One sentence on standard error, exit code 2, and no run directory begun."""
     assert result.exit_code == 2, result.output
-    assert result.stdout == ""
+    own = [line for line in result.stdout.splitlines() if "(raylet)" not in line]  # of a Ray that other tests left here
+    assert not own
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr)
     for word in words:
         assert word in result.stderr
