@@ -196,8 +196,9 @@ def test_a_sweep_joins_a_cluster_and_outlives_one_of_its_nodes(
     assert cluster.stdout is not None
     address = cluster.stdout.readline().strip()
     directory, space = tmp_path / "run", tmp_path / "space.yaml"
-    text = materials.space.read_text().replace("[3, 6]", "[3, 200]").replace("num_epochs: 6", "num_epochs: 200")
-    space.write_text(text)
+    space.write_text(
+        re.sub(r"num_epochs: \d+", "num_epochs: 120", materials.space.read_text()).replace("[3, 6]", "[3, 120]")
+    )
     flags = ("--data", materials.images, "--model", materials.model, "--address", address, "--trials", 2)
     driver = start_run(materials, space, *flags, "--out", directory)
     raylets: dict[str, psutil.Process] = {}
