@@ -157,6 +157,7 @@ def find_top_imports(tree: ast.Module, modules: dict[str, Path]) -> Iterator[str
             yield from (name for name in find_imports(node, modules) if name in modules)
 
 
+@pytest.mark.slow
 def test_importing_the_whole_core_loads_nothing_above_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120

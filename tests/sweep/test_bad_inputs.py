@@ -54,6 +54,7 @@ def ends_in_a_sentence(result: Result) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 @QUICK
 @given(flag=st.sampled_from(["--resume", "--data", "--model", "--warm-start"]), path=PATHS)
 def test_a_path_of_any_kind(flag: str, path: str) -> None:

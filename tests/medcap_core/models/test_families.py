@@ -227,6 +227,7 @@ def test_lora_adapts_the_named_layers_of_the_language_model_exactly(
         assert adapted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "freeze"),
     [("blip2-opt", "lora"), ("instructblip-t5", "full"), ("vit-gpt2", "full"), ("vit-gpt2", "lora")],
@@ -341,6 +342,7 @@ def test_a_fresh_captioner_is_untouched_by_the_last(folder: Path) -> None:
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "freeze"),
     [("blip2-opt", "bridge_only"), ("instructblip-t5", "lora"), ("instructblip-t5", "zero_shot")],

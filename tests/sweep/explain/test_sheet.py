@@ -38,6 +38,7 @@ def cut_cell(pixels: np.ndarray, column: int = 0) -> np.ndarray:
     return pixels[bottom - side + 4 : bottom - 4, left + 4 : left + side - 4].astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(96, 96), (384, 900), (900, 20)])
 def test_long_captions_stay_on_the_sheet(path: Path, shape: tuple[int, int]) -> None:
     words = ["word", "pneumonoultramicroscopicsilicovolcanoconiosis-related", "WWWWWWWWWWWWWWWW", "µm²"] * 27

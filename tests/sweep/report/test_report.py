@@ -299,6 +299,7 @@ def test_every_freeze_mode_has_a_colour_of_its_own() -> None:
     assert len(set(FREEZE_COLOURS.values())) == len(FreezeMode)
 
 
+@pytest.mark.slow
 def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
     study = create(fixed_length(3, trials=500, scheduler="none"))
     record, _ = run_one(study, 1.0, 2.0, 3.0)

@@ -121,6 +121,7 @@ def test_a_grid_is_walked_row_by_row_and_each_seed(create: Callable[..., Study])
     assert [trial.params for trial in read_optuna(study.directory)] == [record.point for record in study.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(
     create: Callable[..., Study], sampler: str
@@ -206,6 +207,7 @@ def count_diverging(study: Study, *, is_config_at_fault: bool) -> int:
     return sum(record.state is TrialState.FAILED for record in study.records)
 
 
+@pytest.mark.slow
 def test_the_search_learns_from_trials_whose_config_failed(create: Callable[..., Study]) -> None:
     wanted = fixed_length(1, sampler="tpe", trials=24)
     learnt = create(wanted, "learnt")
