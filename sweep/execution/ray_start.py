@@ -83,7 +83,7 @@ def _can_be_written(path: Path) -> bool:
 def _init() -> str | None:
     context = ray.init(
         address="local",
-        include_dashboard=True,
+        include_dashboard=os.environ.get("MEDCAP_DASHBOARD") != "0",
         dashboard_host=LOOPBACK,
         log_to_driver=False,
         logging_level=logging.ERROR,

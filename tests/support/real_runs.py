@@ -67,9 +67,10 @@ class Materials:
 
     @property
     def environment(self) -> dict[str, str]:
-        """A user's environment: nothing set for Ray."""
+        """A user's environment: nothing set for Ray but that it starts without its dashboard, which takes long."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-        return kept | {"MEDCAP_CACHE": str(self.home / "cache"), "PYTHONPATH": str(REPOSITORY)}
+        own = {"MEDCAP_CACHE": str(self.home / "cache"), "MEDCAP_DASHBOARD": "0", "PYTHONPATH": str(REPOSITORY)}
+        return kept | own
 
 
 def write_images(folder: Path) -> None:

@@ -94,7 +94,8 @@ def finished_run(materials: Materials, shared: Path, tmp_path_factory: pytest.Te
     with FileLock(shared / "finished_run.lock"):
         if not seen.exists():
             flags = ("--data", "../images", "--model", "../model", "--max-concurrent", 1)
-            process = start_run(materials, materials.space, *flags)
+            environment = materials.environment | {"MEDCAP_DASHBOARD": "1"}
+            process = start_run(materials, materials.space, *flags, env=environment)
             with ended_afterwards(process), watching_listening(process.pid) as listening:
                 stdout, stderr = process.communicate()
             seen.write_text(json.dumps([process.returncode, stdout, stderr, sorted(listening)]))
