@@ -22,27 +22,20 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
+    DAYS_PER_YEAR,
     CohortTables,
     ScanKey,
     Visit,
-    find_folder_date,
-    format_month,
-    read_age,
-    read_cell,
+    find_scan_key,
+    read_clinical_rows,
     read_clinical_tables,
-    read_date,
-    read_mmse,
-    read_sex,
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
 from medcap_core.data.sources.rows import Table
-from medcap_core.data.sources.tables import find_column, require_columns
 
 _PTID = re.compile(r"(\d{3})_S_(\d{4,5})")
 _BIDS = re.compile(r"sub-ADNI(\d{3})S(\d{4,5})")
-_BIDS_SESSION = re.compile(r"ses-M(\d{2,3})")
-_DAYS_PER_YEAR = 365.25
 
 
 def read_adni(paths: Sequence[Path]) -> CohortTables:
@@ -55,37 +48,28 @@ def parse_path(path: PurePosixPath) -> ScanKey | None:
     """Parse the subject, and the session of a BIDS copy or the date of the archive's folder."""
     name = str(path)
     match = _BIDS.search(name) or _PTID.search(name)
-    if match is None:
-        return None
-    subject = f"{match[1]}_S_{match[2]}"
-    session = _BIDS_SESSION.search(name)
-    return ScanKey(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
+    return find_scan_key(path, f"{match[1]}_S_{match[2]}") if match else None
 
 
 def _read_visits(table: Table) -> list[Visit]:
-    subject, viscode, date, diagnosis = require_columns(
-        table, {"subject": ["ptid"], "visit": ["viscode"], "date": ["examdate"], "diagnosis": ["dx"]}
-    )
-    age, sex, mmse = (find_column(table.columns, [name]) for name in ("age", "ptgender", "mmse"))
+    rows = read_clinical_rows(table, {"subject": "ptid", "visit": "viscode", "date": "examdate", "diagnosis": "dx"})
     starts: dict[str, int] = {}
-    for row in table.rows:
-        day = read_date(read_cell(row, date))
-        if day is not None:
-            starts[read_cell(row, subject)] = min(day, starts.get(read_cell(row, subject), day))
+    for row in rows:
+        if (day := row.date("examdate")) is not None:
+            starts[row.text("ptid")] = min(day, starts.get(row.text("ptid"), day))
     visits = []
-    for row in table.rows:
-        name, day = read_cell(row, subject), read_date(read_cell(row, date))
-        at_start = read_age(read_cell(row, age))
-        last_diagnosis = read_cell(row, diagnosis).rpartition(" to ")[2].strip()
+    for row in rows:
+        name, day, at_start = row.text("ptid"), row.date("examdate"), row.age("age")
+        last_diagnosis = row.text("dx").rpartition(" to ")[2].strip()
         visits.append(
             Visit(
                 subject=name,
-                session=read_viscode(read_cell(row, viscode)),
+                session=read_viscode(row.text("viscode")),
                 day=day,
                 diagnosis=Diagnosis.NOT_DEMENTED if last_diagnosis == "NL" else read_diagnosis(last_diagnosis),
-                age_years=None if at_start is None or day is None else at_start + (day - starts[name]) / _DAYS_PER_YEAR,
-                sex=read_sex(read_cell(row, sex)),
-                mmse=read_mmse(read_cell(row, mmse)),
+                age_years=None if at_start is None or day is None else at_start + (day - starts[name]) / DAYS_PER_YEAR,
+                sex=row.sex("ptgender"),
+                mmse=row.mmse("mmse"),
             )
         )
     return visits

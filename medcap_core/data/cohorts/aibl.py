@@ -25,23 +25,19 @@ from medcap_core.data.cohorts.visits import (
     ScanKey,
     Sex,
     Visit,
-    find_folder_date,
-    format_month,
+    find_scan_key,
     read_age,
-    read_cell,
+    read_clinical_rows,
     read_clinical_tables,
     read_date,
     read_mmse,
-    read_sex,
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.data.sources.rows import Table
-from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
 _NAME = re.compile(r"AIBL_?(\d+)(?:_|/|$)")
-_BIDS_SESSION = re.compile(r"ses-M(\d{2,3})")
 _YEAR = re.compile(r"(\d{4})$")
 _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "2": Diagnosis.MCI, "3": Diagnosis.DEMENTIA}
 
@@ -78,31 +74,23 @@ def parse_path(path: PurePosixPath) -> ScanKey | None:
     """Parse the subject (file name, or a folder that is a number), and the BIDS session or the folder's date."""
     match = _NAME.search(str(path))
     subject = match[1] if match else next((part for part in path.parts[:-1] if part.isdigit()), None)
-    if subject is None:
-        return None
-    session = _BIDS_SESSION.search(str(path))
-    return ScanKey(subject, format_month(int(session[1])) if session else None, find_folder_date(path))
+    return find_scan_key(path, subject) if subject else None
 
 
 def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, int | None]]:
     """Read sex and year of birth by subject."""
-    subject, birth = require_columns(table, {"subject": ["rid"], "birth": ["ptdob"]})
-    sex = find_column(table.columns, ["ptgender"])
-    years = {read_cell(row, subject): _YEAR.search(read_cell(row, birth)) for row in table.rows}
-    return {
-        read_cell(row, subject): (read_sex(read_cell(row, sex)), int(year[1]) if year else None)
-        for row in table.rows
-        for year in (years[read_cell(row, subject)],)
-    }
+    subjects = {}
+    for row in read_clinical_rows(table, {"subject": "rid", "birth": "ptdob"}):
+        year = _YEAR.search(row.text("ptdob"))
+        subjects[row.text("rid")] = row.sex("ptgender"), int(year[1]) if year else None
+    return subjects
 
 
 def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], str]:
     """Read the cells of one column by (subject, visit) without missing ones; later tables win."""
-    cells = {}
-    for table in tables:
-        subject, visit, column = require_columns(table, {"subject": ["rid"], "visit": ["viscode"], name: [name]})
-        for row in table.rows:
-            text = read_cell(row, column)
-            if text not in ("", "-4"):
-                cells[read_cell(row, subject), read_cell(row, visit)] = text
-    return cells
+    return {
+        (row.text("rid"), row.text("viscode")): row.text(name)
+        for table in tables
+        for row in read_clinical_rows(table, {"subject": "rid", "visit": "viscode", name: name})
+        if row.text(name) not in ("", "-4")
+    }

@@ -17,43 +17,28 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    CohortTables,
-    ScanKey,
-    Visit,
-    read_age,
-    read_cell,
-    read_clinical_tables,
-    read_mmse,
-    read_sex,
-)
+from medcap_core.data.cohorts.visits import CohortTables, ScanKey, Visit, read_clinical_rows, read_clinical_tables
 from medcap_core.data.scans.records import read_diagnosis
-from medcap_core.data.sources.tables import find_column, require_columns
 
 _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
 
 
 def read_miriad(paths: Sequence[Path]) -> CohortTables:
     """Read the sessions of the export. Raises DataFault where a column is missing."""
-    visits = []
-    for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]:
-        session, group, age, sex = require_columns(
-            table, {"session": ["mr id"], "group": ["group"], "age": ["age"], "sex": ["m/f"]}
+    needs = {"session": "mr id", "group": "group", "age": "age", "sex": "m/f"}
+    visits = [
+        Visit(
+            subject=key.subject,
+            session=key.session,
+            diagnosis=read_diagnosis(row.text("group")),
+            age_years=row.age("age"),
+            sex=row.sex("m/f"),
+            mmse=row.mmse("mmse"),
         )
-        mmse = find_column(table.columns, ["mmse"])
-        for row in table.rows:
-            key = parse_path(PurePosixPath(read_cell(row, session)))
-            if key is not None:
-                visits.append(
-                    Visit(
-                        subject=key.subject,
-                        session=key.session,
-                        diagnosis=read_diagnosis(read_cell(row, group)),
-                        age_years=read_age(read_cell(row, age)),
-                        sex=read_sex(read_cell(row, sex)),
-                        mmse=read_mmse(read_cell(row, mmse)),
-                    )
-                )
+        for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]
+        for row in read_clinical_rows(table, needs)
+        if (key := parse_path(PurePosixPath(row.text("mr id"))))
+    ]
     return CohortTables(visits, parse_path)
 
 

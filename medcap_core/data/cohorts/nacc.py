@@ -22,19 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
+    ClinicalRow,
     CohortTables,
     ScanKey,
     Visit,
-    read_age,
-    read_cell,
+    read_clinical_rows,
     read_clinical_tables,
     read_date,
-    read_mmse,
-    read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.rows import Row, Table
-from medcap_core.data.sources.tables import find_column, require_columns
+from medcap_core.data.sources.rows import Table
 
 _SUBJECT = re.compile(r"NACC\d{6}")
 _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEMENTIA}
@@ -57,41 +54,28 @@ def read_nacc(paths: Sequence[Path]) -> CohortTables:
 
 
 def _read_visits(table: Table) -> list[Visit]:
-    subject, year, month, day, diagnosis = require_columns(
-        table,
-        {
-            "subject": ["naccid"],
-            "year": ["visityr"],
-            "month": ["visitmo"],
-            "day": ["visitday"],
-            "diagnosis": ["naccudsd"],
-        },
-    )
-    age, sex, mmse = (find_column(table.columns, [name]) for name in ("naccage", "sex", "naccmmse"))
+    dates = {"year": "visityr", "month": "visitmo", "day": "visitday"}
     return [
         Visit(
-            subject=read_cell(row, subject),
-            day=_read_date(row, year, month, day),
-            diagnosis=_CLASSES.get(read_cell(row, diagnosis)),
-            age_years=read_age(read_cell(row, age)),
-            sex=read_sex(read_cell(row, sex)),
-            mmse=read_mmse(read_cell(row, mmse)),
+            subject=row.text("naccid"),
+            day=_read_date(row, dates),
+            diagnosis=_CLASSES.get(row.text("naccudsd")),
+            age_years=row.age("naccage"),
+            sex=row.sex("sex"),
+            mmse=row.mmse("naccmmse"),
         )
-        for row in table.rows
+        for row in read_clinical_rows(table, {"subject": "naccid", **dates, "diagnosis": "naccudsd"})
     ]
 
 
 def _read_archives(table: Table) -> dict[str, ScanKey]:
-    subject, file, year, month, day = require_columns(
-        table,
-        {"subject": ["naccid"], "file": ["naccmrfi"], "year": ["mriyr"], "month": ["mrimo"], "day": ["mridy"]},
-    )
+    dates = {"year": "mriyr", "month": "mrimo", "day": "mridy"}
     return {
-        name: ScanKey(read_cell(row, subject), day=_read_date(row, year, month, day))
-        for row in table.rows
-        if (name := read_cell(row, file).split(".")[0])
+        name: ScanKey(row.text("naccid"), day=_read_date(row, dates))
+        for row in read_clinical_rows(table, {"subject": "naccid", "file": "naccmrfi", **dates})
+        if (name := row.text("naccmrfi").split(".")[0])
     }
 
 
-def _read_date(row: Row, year: str, month: str, day: str) -> int | None:
-    return read_date("-".join(read_cell(row, column) for column in (year, month, day)))
+def _read_date(row: ClinicalRow, columns: dict[str, str]) -> int | None:
+    return read_date("-".join(row.text(name) for name in columns.values()))

@@ -30,27 +30,22 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
+    DAYS_PER_YEAR,
+    ClinicalRow,
     CohortTables,
     ScanKey,
     Sex,
     Visit,
-    read_age,
-    read_cell,
+    read_clinical_rows,
     read_clinical_tables,
-    read_mmse,
-    read_number,
-    read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
-from medcap_core.data.sources.rows import Row, Table
-from medcap_core.data.sources.tables import find_column, require_columns
+from medcap_core.data.sources.rows import Table
 
 _SESSION = re.compile(r"(OAS[12]_\d{4})_MR\d+")
 _OASIS3_SUBJECT = re.compile(r"OAS3\d{4}")
 _OASIS3_DAY = re.compile(r"(?:_MR_|ses-)d(\d{4})")
-_MCI_COLUMNS = ("mciamem", "mciaplus", "mcinon1", "mcinon2")
 _MAX_CDR = 3
-_DAYS_PER_YEAR = 365.25
 
 
 def read_oasis1(paths: Sequence[Path]) -> CohortTables:
@@ -64,24 +59,20 @@ def read_oasis2(paths: Sequence[Path]) -> CohortTables:
 
 
 def _read_sessions(paths: Sequence[Path], cohort: str, session_name: str) -> CohortTables:
-    visits = []
-    for table in read_clinical_tables(paths, {"scans": session_name}, cohort)["scans"]:
-        session, cdr, age, sex = require_columns(
-            table, {"scan": [session_name.lower()], "rating": ["cdr"], "age": ["age"], "sex": ["m/f"]}
+    name = session_name.lower()
+    visits = [
+        Visit(
+            subject=match[1],
+            session=match[0],
+            diagnosis=read_diagnosis(row.text("group")) or _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED}),
+            age_years=row.age("age"),
+            sex=row.sex("m/f"),
+            mmse=row.mmse("mmse"),
         )
-        mmse, group = (find_column(table.columns, [name]) for name in ("mmse", "group"))
-        visits += [
-            Visit(
-                subject=match[1],
-                session=match[0],
-                diagnosis=_read_group(read_cell(row, group), read_cell(row, cdr)),
-                age_years=read_age(read_cell(row, age)),
-                sex=read_sex(read_cell(row, sex)),
-                mmse=read_mmse(read_cell(row, mmse)),
-            )
-            for row in table.rows
-            if (match := _SESSION.fullmatch(read_cell(row, session)))
-        ]
+        for table in read_clinical_tables(paths, {"scans": session_name}, cohort)["scans"]
+        for row in read_clinical_rows(table, {"scan": name, "rating": "cdr", "age": "age", "sex": "m/f"})
+        if (match := _SESSION.fullmatch(row.text(name)))
+    ]
     return CohortTables(visits, _parse_session_path)
 
 
@@ -90,13 +81,10 @@ def _parse_session_path(path: PurePosixPath) -> ScanKey | None:
     return ScanKey(match[1], match[0]) if match else None
 
 
-def _read_group(group: str, cdr: str) -> Diagnosis | None:
-    """Read the diagnosis of Group (Demented or Nondemented), else of the Clinical Dementia Rating."""
-    diagnosis = read_diagnosis(group)
-    rating = read_number(cdr, 0, _MAX_CDR)
-    if diagnosis is not None or rating is None:
-        return diagnosis
-    return Diagnosis.NOT_DEMENTED if rating == 0 else Diagnosis.DEMENTIA
+def _read_rating(row: ClinicalRow, below: dict[float, Diagnosis | None], name: str = "cdr") -> Diagnosis | None:
+    """Read the class of a Clinical Dementia Rating, 0 to 3: one in `below`, else dementia; None where it is missing."""
+    rating = row.number(name, 0, _MAX_CDR)
+    return None if rating is None else below.get(rating, Diagnosis.DEMENTIA)
 
 
 def read_oasis3(paths: Sequence[Path]) -> CohortTables:
@@ -123,52 +111,45 @@ def _parse_day_path(path: PurePosixPath) -> ScanKey | None:
 
 def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, float | None]]:
     """Read sex and age at entry by subject."""
-    subject, age = require_columns(table, {"subject": ["oasisid"], "age": ["ageatentry"]})
-    sex = find_column(table.columns, ["gender"])
-    return {
-        read_cell(row, subject): (read_sex(read_cell(row, sex)), read_age(read_cell(row, age))) for row in table.rows
-    }
+    rows = read_clinical_rows(table, {"subject": "oasisid", "age": "ageatentry"})
+    return {row.text("oasisid"): (row.sex("gender"), row.age("ageatentry")) for row in rows}
 
 
 def _begin_visit(subject: str, day: int, subjects: dict[str, tuple[Sex | None, float | None]]) -> Visit:
     sex, age = subjects.get(subject, (None, None))
-    return Visit(subject, None, day, None, None if age is None else age + day / _DAYS_PER_YEAR, sex)
+    return Visit(subject, None, day, None, None if age is None else age + day / DAYS_PER_YEAR, sex)
 
 
 def _read_ratings(table: Table, subjects: dict[str, tuple[Sex | None, float | None]]) -> dict[tuple[str, int], Visit]:
-    cdr, age, mmse = (find_column(table.columns, [name]) for name in ("cdrtot", "age at visit", "mmse"))
     visits = {}
     for (subject, day), row in _key_rows(table).items():
         begun = _begin_visit(subject, day, subjects)
-        rating = read_number(read_cell(row, cdr), 0, _MAX_CDR)
-        diagnosis = (
-            {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}.get(rating, Diagnosis.DEMENTIA) if rating is not None else None
-        )
-        years = read_age(read_cell(row, age)) or begun.age_years
-        visits[subject, day] = Visit(subject, None, day, diagnosis, years, begun.sex, read_mmse(read_cell(row, mmse)))
+        diagnosis = _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot")
+        years = row.age("age at visit") or begun.age_years
+        visits[subject, day] = Visit(subject, None, day, diagnosis, years, begun.sex, row.mmse("mmse"))
     return visits
 
 
 def _read_diagnoses(table: Table) -> dict[tuple[str, int], Diagnosis | None]:
-    normal, demented = require_columns(table, {"normal": ["normcog"], "demented": ["demented"]})
-    mci = [column for name in _MCI_COLUMNS if (column := find_column(table.columns, [name]))]
+    columns = {
+        Diagnosis.NOT_DEMENTED: ("normcog",),
+        Diagnosis.DEMENTIA: ("demented",),
+        Diagnosis.MCI: ("mciamem", "mciaplus", "mcinon1", "mcinon2"),
+    }
 
-    def is_yes(row: Row, column: str) -> bool:
-        return read_number(read_cell(row, column), 1, 1) is not None
-
-    def diagnose(row: Row) -> Diagnosis | None:
-        found = [
-            *([Diagnosis.NOT_DEMENTED] if is_yes(row, normal) else []),
-            *([Diagnosis.DEMENTIA] if is_yes(row, demented) else []),
-            *([Diagnosis.MCI] if any(is_yes(row, column) for column in mci) else []),
-        ]
+    def diagnose(row: ClinicalRow) -> Diagnosis | None:
+        found = [name for name, own in columns.items() if any(row.number(column, 1, 1) for column in own)]
         return found[0] if len(found) == 1 else None
 
-    return {key: diagnose(row) for key, row in _key_rows(table).items()}
+    rows = _key_rows(table, normal="normcog", demented="demented")
+    return {key: diagnose(row) for key, row in rows.items()}
 
 
-def _key_rows(table: Table) -> dict[tuple[str, int], Row]:
+def _key_rows(table: Table, **needs: str) -> dict[tuple[str, int], ClinicalRow]:
     """Index the rows by (subject, day); rows without a day are left out."""
-    subject, day = require_columns(table, {"subject": ["oasisid"], "day": ["days_to_visit"]})
-    days = ((row, read_number(read_cell(row, day), -1e5, 1e5)) for row in table.rows)
-    return {(read_cell(row, subject), round(number)): row for row, number in days if number is not None}
+    rows = read_clinical_rows(table, {"subject": "oasisid", "day": "days_to_visit", **needs})
+    return {
+        (row.text("oasisid"), round(day)): row
+        for row in rows
+        if (day := row.number("days_to_visit", -1e5, 1e5)) is not None
+    }

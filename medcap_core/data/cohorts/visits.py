@@ -1,15 +1,16 @@
 """Visits of subjects, shared by the five cohorts, and the choice of a volume's visit."""
 
 import datetime
+import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.data.sources.rows import Row, Table, read_rows
-from medcap_core.data.sources.tables import find_column
+from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
 Sex = Literal["female", "male"]
@@ -17,7 +18,9 @@ Sex = Literal["female", "male"]
 _SEXES: dict[str, Sex] = {"f": "female", "female": "female", "2": "female", "m": "male", "male": "male", "1": "male"}
 _ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
 _US_DATE = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})")
+_BIDS_SESSION = re.compile(r"ses-M(\d{2,3})")
 _MAX_MMSE, _MAX_AGE_YEARS = 30, 120
+DAYS_PER_YEAR = 365.25
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,44 @@ def read_clinical_tables(paths: Sequence[Path], kinds: dict[str, str], cohort: s
     return tables
 
 
-def read_cell(row: Row, column: str | None) -> str:
-    """Return a cell stripped of white space; empty for a missing column and for NA."""
-    text = row.text(column).strip() if column else ""
-    return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
+class ClinicalRow:
+    """One row of a clinical table, by the names of its columns in any case; an absent column is an empty cell."""
+
+    def __init__(self, row: Row, find: Callable[[str], str | None]) -> None:
+        self._row, self._find = row, find
+
+    def text(self, name: str) -> str:
+        """Return a cell stripped of white space; empty for NA."""
+        column = self._find(name)
+        text = self._row.text(column).strip() if column else ""
+        return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Parse a cell, see `read_number`."""
+        return read_number(self.text(name), low, high)
+
+    def age(self, name: str) -> float | None:
+        """Parse a cell, see `read_age`."""
+        return read_age(self.text(name))
+
+    def mmse(self, name: str) -> int | None:
+        """Parse a cell, see `read_mmse`."""
+        return read_mmse(self.text(name))
+
+    def sex(self, name: str) -> Sex | None:
+        """Parse a cell, see `read_sex`."""
+        return read_sex(self.text(name))
+
+    def date(self, name: str) -> int | None:
+        """Parse a cell, see `read_date`."""
+        return read_date(self.text(name))
+
+
+def read_clinical_rows(table: Table, needs: Mapping[str, str]) -> list[ClinicalRow]:
+    """Read the rows of a table; `needs` maps what a required column holds to its name. Raises DataFault without one."""
+    require_columns(table, {need: [name] for need, name in needs.items()})
+    find = functools.cache(lambda name: find_column(table.columns, [name]))
+    return [ClinicalRow(row, find) for row in table.rows]
 
 
 def read_number(text: str, low: float, high: float) -> float | None:
@@ -151,20 +188,15 @@ def read_date(text: str) -> int | None:
         return None
 
 
-def find_folder_date(path: PurePosixPath) -> int | None:
-    """Find the date of the scan in a folder name of the LONI archive, `2006-04-18_08_20_30.0`."""
+def find_scan_key(path: PurePosixPath, subject: str) -> ScanKey:
+    """Find the session `ses-M012` of a BIDS copy, and the date in a folder of LONI's, `2006-04-18_08_20_30.0`."""
+    session = _BIDS_SESSION.search(str(path))
     dates = (read_date(part) for part in path.parts[:-1])
-    return next((date for date in dates if date is not None), None)
-
-
-def format_month(months: int) -> str:
-    """Format the session as in BIDS copies of ADNI and AIBL: M000 for baseline, M012 for month 12."""
-    return f"M{months:03d}"
+    day = next((date for date in dates if date is not None), None)
+    return ScanKey(subject, f"M{int(session[1]):03d}" if session else None, day)
 
 
 def read_viscode(text: str) -> str | None:
     """Parse a visit code to a session: `bl` and `m12` are M000 and M012; None without a month (`sc`, `uns1`)."""
-    code = text.casefold()
-    if code == "bl":
-        return format_month(0)
-    return format_month(int(code[1:])) if re.fullmatch(r"m\d+", code) else None
+    match = re.fullmatch(r"m(\d+)", "m0" if text.casefold() == "bl" else text.casefold())
+    return f"M{int(match[1]):03d}" if match else None
