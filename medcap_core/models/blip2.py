@@ -4,24 +4,21 @@ A vision tower, a bridge (query tokens that attend to its patches in the Q-Forme
 model that reads the projected queries before the text: decoder-only (OPT, LLaMA) or encoder-decoder (FLAN-T5).
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     Blip2ForConditionalGeneration,
     Blip2Processor,
-    GenerationConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
 )
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import Captioner, TokenizedCaptions
-from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.captioner import Captioner
+from medcap_core.models.generation import build_generation_config, check_caption_lengths, read_special_tokens
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.wordpiece import decode_texts
@@ -49,6 +46,7 @@ class Blip2Captioner(Captioner):
     is_large = True
     can_checkpoint = True
     decoder_has_generate = True
+    encoder_name = "vision_model"
     freeze_rules: tuple[tuple[str, str], ...] = (
         (r"^vision_model\.", "encoder"),
         (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
@@ -73,6 +71,9 @@ class Blip2Captioner(Captioner):
         super().__init__(network, processor, int(network.config.vision_config.image_size))
         self.num_queries = int(network.config.num_query_tokens)
         self.is_encoder_decoder = not network.config.use_decoder_only_language_model
+        self.special_tokens = read_special_tokens(
+            network.config.text_config, is_encoder_decoder=self.is_encoder_decoder
+        )
         self.register_buffer("instruction_ids", torch.empty(1, 0, dtype=torch.int64), persistent=False)
         self.set_prompt("")
 
@@ -90,16 +91,9 @@ class Blip2Captioner(Captioner):
         # Some checkpoints have it in the model's config alone; the processor needs it to lay out a prompt.
         processor.num_query_tokens = int(network.config.num_query_tokens)
         check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
-        vision_config = network.config.vision_config
         if options.image_size is not None:
-            resize_positions(network.vision_model, vision_config, options.image_size, source)
+            resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
         return cls(network, processor)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The vision tower."""
-        vision_model: nn.Module = self.network.vision_model
-        return vision_model
 
     def set_prompt(self, prompt: str) -> None:
         """Set the instruction, see `Captioner.set_prompt`."""
@@ -113,51 +107,6 @@ class Blip2Captioner(Captioner):
         if not self.is_encoder_decoder:
             num_positions = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
         check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions, beside_image=True)
-
-    # Captions as tokens
-
-    @property
-    def _text_config(self) -> Any:
-        return self.network.config.text_config
-
-    @property
-    def _end_id(self) -> int:
-        """The end token; for BLIP-2 with OPT a line feed, as in its training."""
-        return int(self._text_config.eos_token_id)
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self._text_config.pad_token_id
-        return self._end_id if pad is None else int(pad)
-
-    def _tokenize_text(self, text: str) -> list[int]:
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return the first ids of a caption: the start token of an encoder-decoder, or begin token and prompt."""
-        if self.is_encoder_decoder:
-            return [int(self._text_config.decoder_start_token_id)]
-        return [int(self._text_config.bos_token_id), *self._tokenize_text(prompt.strip())]
-
-    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token."""
-        assert config.prompt == self.prompt, "set_prompt comes before tokenize"
-        begin = self._prompt_ids("")
-        opening = "" if self.is_encoder_decoder else config.prompt.strip()
-        num_tokens = config.max_caption_tokens - len(begin) - 1
-        ids = [
-            np.asarray([*begin, *self._tokenize_text(f"{opening} {caption}".strip())[:num_tokens], self._end_id])
-            for caption in captions
-        ]
-        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self._pad_id)
-
-    # From images to captions
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode pixels by the vision tower alone, without the bridge; see `Captioner.encode_images`."""
-        hidden_states: Tensor = self.network.vision_model(pixel_values=self.scale_pixels(pixels)).last_hidden_state
-        return hidden_states
 
     def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
         """Compute the query outputs: (B, N, D) -> (B, Q, width of the Q-Former)."""
@@ -187,19 +136,6 @@ class Blip2Captioner(Captioner):
         logits = language_model(inputs_embeds=self._embed(encoder_hidden_states, input_ids), use_cache=False).logits
         return logits[:, self.num_queries :]
 
-    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        return build_generation_config(
-            config,
-            begin_id=getattr(self._text_config, "bos_token_id", None),
-            end_id=self._end_id,
-            pad_id=self._pad_id,
-            decoder_start_id=self._prompt_ids("")[0] if self.is_encoder_decoder else None,
-        )
-
-    def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of plain `generate(**inputs)`, see `Captioner.set_generation_defaults`."""
-        self.network.generation_config = self._generation_config(config)
-
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
@@ -213,9 +149,12 @@ class Blip2Captioner(Captioner):
         if not self.is_encoder_decoder:
             # With the ids, as in transformers, a repetition penalty includes the prompt.
             image_id = self.network.config.image_token_index
-            images = given.new_full((1, self.num_queries), self._pad_id if image_id is None else int(image_id))
+            images = given.new_full(
+                (1, self.num_queries), self.special_tokens.pad if image_id is None else int(image_id)
+            )
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
-        generated = self.network.language_model.generate(**inputs, generation_config=self._generation_config(config))
+        settings = build_generation_config(config, self.special_tokens)
+        generated = self.network.language_model.generate(**inputs, generation_config=settings)
         num_given = 0 if self.is_encoder_decoder else embedded.shape[1]
         return decode_texts(self.processor.tokenizer, generated[:, num_given:], config)
 

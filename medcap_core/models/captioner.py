@@ -21,7 +21,7 @@ from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
-from medcap_core.models.generation import write_decoder_defaults
+from medcap_core.models.generation import SpecialTokens, build_generation_config, write_decoder_defaults
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -68,6 +68,17 @@ class TokenizedCaptions:
             if not unlabelled:
                 labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
         return torch.from_numpy(input_ids), torch.from_numpy(labels)
+
+
+def sum_token_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Sum the cross-entropy, () float32, of logits (..., V) and labels (...), of which -100 has no loss."""
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
 
 
 @dataclass(frozen=True)
@@ -126,12 +137,16 @@ class Captioner(nn.Module, ABC):
     """Whether transformers can compute the activations of its layers again in the backward pass."""
     answers_questions: ClassVar[bool] = False
     """Whether the family can `answer` questions, which the classification metrics need."""
+    is_encoder_decoder: bool = False
+    """Whether the language model reads the image, and the prompt as an instruction, by an encoder of its own."""
     decoder_has_generate: ClassVar[bool] = False
     """Whether transformers' `generate` runs that of the text decoder, with the decoder's own defaults."""
     loader: ClassVar[str] = "transformers' from_pretrained"
     """The function that loads a saved model."""
     encoded_parts: ClassVar[frozenset[str]] = frozenset({"patches", "encoder"})
     """The parts that `encode_images` runs: where one is trained, its output is not cached."""
+    encoder_name: str
+    """Name of the vision tower in the network."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]
@@ -139,6 +154,7 @@ class Captioner(nn.Module, ABC):
     network: Any  # a transformers PreTrainedModel, whose methods are not typed
     processor: Any
     geometry: ImageGeometry
+    special_tokens: SpecialTokens
     pixel_scale: Tensor  # (1, 3, 1, 1), with pixel_shift: rescaling and normalisation in one multiply-add
     pixel_shift: Tensor
 
@@ -183,9 +199,10 @@ class Captioner(nn.Module, ABC):
         """Set the constant prompt of a config; a no-op for families that read it in the caption alone."""
 
     @property
-    @abstractmethod
     def encoder(self) -> nn.Module:
         """The image encoder, put in eval mode where it is frozen."""
+        encoder: nn.Module = self.network.get_submodule(self.encoder_name)
+        return encoder
 
     def list_encoding_modules(self) -> list[nn.Module]:
         """List the modules that `encode_images` runs, whose weights its output depends on."""
@@ -196,9 +213,23 @@ class Captioner(nn.Module, ABC):
         config = getattr(self.encoder, "config", None)
         return config.to_json_string() if config else ""
 
-    @abstractmethod
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """Tokenize prompt and captions, cut to `config.max_caption_tokens`."""
+        """Tokenize prompt and captions, cut to `config.max_caption_tokens`; a cut caption keeps its end token."""
+        given, opening = self._prompt_ids(config.prompt), "" if self.is_encoder_decoder else config.prompt.strip()
+        num_tokens = config.max_caption_tokens - 2
+        rows = [self._tokenize_text(f"{opening} {caption}".strip())[:num_tokens] for caption in captions]
+        ids = [np.asarray([given[0], *row, self.special_tokens.end]) for row in rows]
+        return TokenizedCaptions(ids, len(given), self.special_tokens.pad)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Return the first ids of a caption: begin token and prompt; an encoder-decoder reads its prompt apart."""
+        first = self.special_tokens.start if self.is_encoder_decoder else self.special_tokens.begin
+        assert first is not None
+        return [first, *([] if self.is_encoder_decoder else self._tokenize_text(prompt.strip()))]
+
+    def _tokenize_text(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> TokenizedTexts:
         """Tokenize the texts of a training step: the records' captions, and more in some families.
@@ -209,9 +240,10 @@ class Captioner(nn.Module, ABC):
         counts = np.array([len(record.references) for record in records], dtype=np.int64)
         return texts if len(texts.ids) == len(records) else DrawnCaptions(texts, counts, config.seed)
 
-    @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode uint8 pixels (B, 3, S, S), normalised on the device, to hidden states (B, N, D)."""
+        hidden_states: Tensor = self.encoder(pixel_values=self.scale_pixels(pixels)).last_hidden_state
+        return hidden_states
 
     @abstractmethod
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
@@ -280,9 +312,9 @@ class Captioner(nn.Module, ABC):
             "choose a run whose best model has a decoder with cross-attention, such as BLIP or ViT-GPT2."
         )
 
-    @abstractmethod
     def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the search settings of `config` in the `generation_config.json` of a saved checkpoint."""
+        """Set the search settings of `config`, for the `generation_config.json` of a saved checkpoint."""
+        self.network.generation_config = build_generation_config(config, self.special_tokens)
 
     @abstractmethod
     def check(self, config: TrialConfig) -> None:
@@ -297,13 +329,7 @@ class Captioner(nn.Module, ABC):
         input_ids, labels = texts
         hidden_states = images if encoded else self.encode_images(images)
         logits = self.compute_logits(hidden_states, input_ids)
-        return nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(),
-            labels[:, 1:].flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
+        return sum_token_losses(logits[:, :-1], labels[:, 1:], label_smoothing)
 
     def scale_pixels(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 pixels (B, 3, S, S) to float32."""

@@ -1,6 +1,7 @@
 """Limits on caption lengths and the settings of generation, the same in every family."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,33 @@ def check_caption_lengths(
         raise ModelFault(faults)
 
 
-def build_generation_config(
-    config: TrialConfig,
-    *,
-    begin_id: int | None,
-    end_id: int | list[int],
-    pad_id: int,
-    decoder_start_id: int | None = None,
-) -> GenerationConfig:
-    """Build the generation config of a beam search with the settings of `config` and a model's special tokens."""
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of a model's special tokens; `start` is the first token of a decoder beside an encoder.
+
+    Generation ends at `end` or, where they are given, at one of `other_ends`.
+    """
+
+    begin: int | None
+    end: int
+    pad: int
+    start: int | None = None
+    other_ends: tuple[int, ...] | None = None
+
+
+def read_special_tokens(text_config: Any, *, is_encoder_decoder: bool) -> SpecialTokens:
+    """Read the special tokens of a language model from its config; OPT in BLIP-2 ends in a line feed, as trained."""
+    end, pad = int(text_config.eos_token_id), text_config.pad_token_id
+    return SpecialTokens(
+        begin=getattr(text_config, "bos_token_id", None),
+        end=end,
+        pad=end if pad is None else int(pad),
+        start=int(text_config.decoder_start_token_id) if is_encoder_decoder else None,
+    )
+
+
+def build_generation_config(config: TrialConfig, tokens: SpecialTokens) -> GenerationConfig:
+    """Build the generation config of a beam search with the settings of `config`."""
     return GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=config.num_beams,
         max_new_tokens=config.max_new_tokens,
@@ -55,10 +74,10 @@ def build_generation_config(
         repetition_penalty=config.repetition_penalty,
         early_stopping=config.early_stopping and config.num_beams > 1,
         do_sample=False,
-        bos_token_id=begin_id,
-        eos_token_id=end_id,
-        pad_token_id=pad_id,
-        decoder_start_token_id=decoder_start_id,
+        bos_token_id=tokens.begin,
+        eos_token_id=tokens.end if tokens.other_ends is None else [*dict.fromkeys((tokens.end, *tokens.other_ends))],
+        pad_token_id=tokens.pad,
+        decoder_start_token_id=tokens.start,
     )
 
 

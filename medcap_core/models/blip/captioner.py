@@ -1,30 +1,28 @@
 """BLIP captioners: a ViT encoder and a BERT-style decoder that cross-attends to it (Li et al., arXiv 2201.12086)."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import BlipForConditionalGeneration, BlipProcessor, GenerationConfig
+from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
 from medcap_core.models.blip.recording import fuse_attention, unfuse_attention
 from medcap_core.models.blip.search_decoder import BlipDecoder
-from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAttention
-from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.captioner import IGNORED_LABEL, sum_token_losses
+from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
-from medcap_core.models.search.beam import search_captions
-from medcap_core.models.wordpiece import decode_texts
+from medcap_core.models.search.captioner import SearchedCaptioner
 from medcap_core.runtime.checkpoints import load_pretrained
 
 
-class BlipCaptioner(Captioner):
+class BlipCaptioner(SearchedCaptioner):
     """`BlipForConditionalGeneration` of transformers.
 
     Departs from its `forward` in three points: padding and prompt have no loss (in transformers padding has), nothing
@@ -32,9 +30,9 @@ class BlipCaptioner(Captioner):
     """
 
     family = "blip"
-    cross_attention = "decoder"
     can_record_steps = True
     decoder_has_generate = True
+    encoder_name = "vision_model"
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
@@ -49,6 +47,8 @@ class BlipCaptioner(Captioner):
 
     def __init__(self, network: Any, processor: BlipProcessor) -> None:
         super().__init__(network, processor, int(network.config.vision_config.image_size))
+        text = network.config.text_config
+        self.special_tokens = SpecialTokens(text.bos_token_id, text.sep_token_id, text.pad_token_id)
         fuse_attention(network.vision_model)
 
     @classmethod
@@ -62,16 +62,9 @@ class BlipCaptioner(Captioner):
         network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
         processor = load_pretrained(BlipProcessor, source)
         check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
-        vision_config = network.config.vision_config
         if options.image_size is not None:
-            resize_positions(network.vision_model, vision_config, options.image_size, source)
+            resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
         return cls(network, processor)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The vision tower."""
-        vision_model: nn.Module = self.network.vision_model
-        return vision_model
 
     def check(self, config: TrialConfig) -> None:
         """Check the caption lengths, see `Captioner.check`."""
@@ -85,7 +78,6 @@ class BlipCaptioner(Captioner):
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> PackedCaptions:
         """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token, as in BLIP's training."""
-        text_config = self.network.config.text_config
         encoded = self.processor.tokenizer(
             [f"{config.prompt} {caption}" for caption in captions],
             truncation=True,
@@ -94,13 +86,8 @@ class BlipCaptioner(Captioner):
         )
         ids = [np.asarray(row, dtype=np.int64) for row in encoded.input_ids]
         for row in ids:
-            row[0] = text_config.bos_token_id
-        return PackedCaptions(ids, len(self._prompt_ids(config.prompt)), int(text_config.pad_token_id))
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode pixels, see `Captioner.encode_images`."""
-        hidden_states: Tensor = self.network.vision_model(pixel_values=self.scale_pixels(pixels)).last_hidden_state
-        return hidden_states
+            row[0] = self.network.config.text_config.bos_token_id
+        return PackedCaptions(ids, len(self._prompt_ids(config.prompt)), self.special_tokens.pad)
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
@@ -114,41 +101,7 @@ class BlipCaptioner(Captioner):
         hidden_states = images if encoded else self.encode_images(images)
         logits = compute_packed_logits(self.network.text_decoder, hidden_states, input_ids, slots)
         next_labels = functional.pad(labels.flatten()[1:], (0, 1), value=IGNORED_LABEL)
-        return functional.cross_entropy(
-            logits.float(), next_labels[slots], label_smoothing=label_smoothing, reduction="sum"
-        )
-
-    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        text_config = self.network.config.text_config
-        return build_generation_config(
-            config,
-            begin_id=text_config.bos_token_id,
-            end_id=text_config.sep_token_id,
-            pad_id=text_config.pad_token_id,
-        )
-
-    def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of plain `generate(pixel_values)`, see `Captioner.set_generation_defaults`."""
-        self.network.generation_config = self._generation_config(config)
-
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
-        ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
-
-    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """Generate ids, see `Captioner.generate_ids`."""
-        text_config = self.network.config.text_config
-        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
-        ids = search_captions(
-            self.build_decoder(encoder_hidden_states),
-            prompt,
-            len(encoder_hidden_states),
-            config,
-            end_id=text_config.sep_token_id,
-            pad_id=text_config.pad_token_id,
-        )
-        return ids, len(prompt)
+        return sum_token_losses(logits, next_labels[slots], label_smoothing)
 
     def build_decoder(self, encoder_hidden_states: Tensor) -> BlipDecoder:
         """Build the search decoder for images (B, N, D), with the present weights."""
@@ -160,20 +113,14 @@ class BlipCaptioner(Captioner):
         unfuse_attention(recorder.network.vision_model)
         return recorder
 
-    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """Record attention, see `Captioner.record_attention`."""
-        with torch.no_grad():
-            encoded = self.network.vision_model(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+    def decode(self, encoder_hidden_states: Tensor, input_ids: Tensor, **options: bool) -> Any:
+        """Run the text decoder, see `SearchedCaptioner.decode`."""
         num_tokens, lowest = input_ids.shape[1], torch.finfo(torch.float32).min
         causal_mask = torch.full((1, 1, num_tokens, num_tokens), lowest, device=input_ids.device).triu(1)
-        decoded = self.network.text_decoder(
+        return self.network.text_decoder(
             input_ids=input_ids,
             attention_mask=causal_mask,
-            encoder_hidden_states=encoded.last_hidden_state,
-            output_attentions=True,
+            encoder_hidden_states=encoder_hidden_states,
             use_cache=False,
-        )
-        side = math.isqrt(encoded.last_hidden_state.shape[1])  # a class token precedes the square of patches
-        return RecordedAttention(
-            decoded.cross_attentions, tuple(encoded.attentions or ()), decoded.logits, (side, side)
+            **options,
         )

@@ -25,17 +25,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import IGNORED_LABEL, Captioner, RecordedAttention, TokenizedCaptions
-from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.captioner import (
+    IGNORED_LABEL,
+    Captioner,
+    RecordedAttention,
+    TokenizedCaptions,
+    sum_token_losses,
+)
+from medcap_core.models.generation import build_generation_config, check_caption_lengths, read_special_tokens
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network
 from medcap_core.models.medblip3d.composing import compose_network, load_tokenizer
 from medcap_core.models.medblip3d.network import (
@@ -45,7 +51,7 @@ from medcap_core.models.medblip3d.network import (
     compute_similarity,
 )
 from medcap_core.models.medblip3d.recording import build_recording_copy, record_attention
-from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts
+from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts, pad_texts
 from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -82,6 +88,7 @@ class MedBlip3dCaptioner(Captioner):
     is_large = True
     answers_questions = True
     loader = "medcap_core.models.load_captioner"
+    encoder_name = "encoder"  # patch embedding and 2D blocks; the layer norm after them belongs to the bridge
     freeze_rules = (
         (r"^encoder\.(patch_embedding\.|position_embedding$)", "patches"),
         (r"^encoder\.", "encoder"),
@@ -108,6 +115,7 @@ class MedBlip3dCaptioner(Captioner):
         self.num_queries = int(network.config.num_query_tokens)
         self.text_config = network.language_model.config
         self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
+        self.special_tokens = read_special_tokens(self.text_config, is_encoder_decoder=self.is_encoder_decoder)
         self.contrastive_weight = 1.0
         self.set_prompt("")
 
@@ -136,12 +144,6 @@ class MedBlip3dCaptioner(Captioner):
         if source == cls.family:
             return VolumeGeometry(image_size or MedBlip3dConfig().volume_size)
         return VolumeGeometry(int(load_pretrained(MedBlip3dConfig, source).volume_size))
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The 3D patch embedding and the 2D blocks; the layer norm after them belongs to the bridge."""
-        encoder: nn.Module = self.network.encoder
-        return encoder
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen 2D blocks and a frozen language model stay in eval mode, without dropout."""
@@ -174,38 +176,23 @@ class MedBlip3dCaptioner(Captioner):
 
     # Texts as tokens
 
-    @property
-    def end_id(self) -> int:
-        """The token that ends a text."""
-        return int(self.text_config.eos_token_id)
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self.text_config.pad_token_id
-        return self.end_id if pad is None else int(pad)
-
-    @property
-    def start_id(self) -> int | None:
-        """The first decoder token of an encoder-decoder; None for a decoder-only language model."""
-        return int(self.text_config.decoder_start_token_id) if self.is_encoder_decoder else None
-
-    def _tokenize_text(self, text: str) -> Ids:
-        ids: Ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
     def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
         # With a leading space, as in running text for tokenizers like GPT-2's.
-        return Row(prompt, [*self._tokenize_text(f" {answer}")[: config.max_caption_tokens - 1], self.end_id])
+        return Row(
+            prompt, [*self._tokenize_text(f" {answer}")[: config.max_caption_tokens - 1], self.special_tokens.end]
+        )
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
         """Tokenize reports, see `Captioner.tokenize`; their first token stands for prompt and image."""
         assert config.prompt == self.prompt, "set_prompt comes before tokenize"
-        begin = self.end_id if self.start_id is None else self.start_id
-        ids = [
-            torch.tensor([begin, *self._build_row(self.report_prompt, caption, config).answer]).numpy()
-            for caption in captions
-        ]
-        return TokenizedCaptions(ids, 1, self._pad_id)
+        answers = [self._build_row(self.report_prompt, caption, config).answer for caption in captions]
+        ids = [np.asarray([self._first_id, *answer]) for answer in answers]
+        return TokenizedCaptions(ids, 1, self.special_tokens.pad)
+
+    @property
+    def _first_id(self) -> int:
+        """The token that stands for prompt and image."""
+        return self.special_tokens.end if self.special_tokens.start is None else self.special_tokens.start
 
     def tokenize_records(self, records: Sequence[Record], config: TrialConfig) -> MedBlip3dTexts:
         """Tokenize reports, and the questions with answers of scan records; see `Captioner.tokenize_records`."""
@@ -228,7 +215,7 @@ class MedBlip3dCaptioner(Captioner):
                 )
             )
         self._check_lengths(records, scans)
-        return MedBlip3dTexts(scans, self.num_queries, self._pad_id, self.start_id)
+        return MedBlip3dTexts(scans, self.num_queries, self.special_tokens.pad, self.special_tokens.start)
 
     def _check_lengths(self, records: Sequence[Record], scans: Sequence[ScanTexts]) -> None:
         """Raise ModelFault for a text longer than the language model's positions."""
@@ -271,13 +258,7 @@ class MedBlip3dCaptioner(Captioner):
         logits = self._run_language_model(embedded, mask, decoder_ids[0] if decoder_ids else None)
         if not self.is_encoder_decoder:
             logits, labels = logits[:, :-1], labels[:, 1:]
-        token_loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
+        token_loss = sum_token_losses(logits, labels, label_smoothing)
         return token_loss + self.contrastive_weight * contrast * (labels != IGNORED_LABEL).sum()
 
     def _embed_rows(self, query_outputs: Tensor, ids: Tensor, starts: Tensor, scan_of_row: Tensor) -> Tensor:
@@ -320,19 +301,6 @@ class MedBlip3dCaptioner(Captioner):
         mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
         return self._run_language_model(embedded, mask, None)[:, -input_ids.shape[1] :]
 
-    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        return build_generation_config(
-            config,
-            begin_id=getattr(self.text_config, "bos_token_id", None),
-            end_id=self.end_id,
-            pad_id=self._pad_id,
-            decoder_start_id=self.start_id,
-        )
-
-    def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of the language model, see `Captioner.set_generation_defaults`."""
-        self.network.generation_config = self._generation_config(config)
-
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate a report for each scan, see `Captioner.generate`."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
@@ -363,9 +331,9 @@ class MedBlip3dCaptioner(Captioner):
         generated: Tensor = self.network.language_model.generate(
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.int64),
-            generation_config=self._generation_config(config),
+            generation_config=build_generation_config(config, self.special_tokens),
         )
-        return generated if self.start_id is None else generated[:, 1:]
+        return generated[:, 1:] if self.is_encoder_decoder else generated
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
         """Compute the similarity of each scan to a question with each of its possible answers: (B, number of answers).
@@ -374,8 +342,7 @@ class MedBlip3dCaptioner(Captioner):
         """
         queries = self.network.project_queries(self.network.query_scans(encoder_hidden_states))
         texts = [self._tokenize_text(f"{format_question(question)} {answer}") for answer in answers]
-        padded = MedBlip3dTexts([], self.num_queries, self._pad_id, self.start_id)
-        ids, mask = (tensor.to(queries.device) for tensor in padded.pad(texts))
+        ids, mask = (tensor.to(queries.device) for tensor in pad_texts(texts, self.special_tokens.pad))
         pooling_mask = mask.clone()
         pooling_mask[:, : len(self._tokenize_text(format_question(question)))] = 0
         projected = self.network.project_texts(ids, mask, pooling_mask, self.network.answer_projection)
@@ -387,8 +354,7 @@ class MedBlip3dCaptioner(Captioner):
         """See `Captioner.generate_ids`; the first token stands for prompt and image, as in `tokenize`."""
         assert config.prompt == self.prompt, "set_prompt comes before generate_ids"
         ids = self.write_ids(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
-        begin = self.end_id if self.start_id is None else self.start_id
-        return nn.functional.pad(ids, (1, 0), value=begin), 1
+        return nn.functional.pad(ids, (1, 0), value=self._first_id), 1
 
     def build_recording_copy(self) -> Self:
         """See `Captioner.build_recording_copy`."""

@@ -53,7 +53,7 @@ def record_attention(
     embedded = recorder.embed_prompt(seen.last_hidden_state, prompt)
     places = slice(len(prompt), len(prompt) + recorder.num_queries)
     inputs: dict[str, Tensor] = {}
-    if recorder.start_id is None:
+    if not recorder.is_encoder_decoder:
         embedded = torch.cat([embedded, network.get_input_embeddings()(ids[:, :-1])], dim=1)
         steps = slice(places.stop - 1, places.stop - 1 + ids.shape[1])  # the last query predicts the first token
     else:
@@ -67,9 +67,9 @@ def record_attention(
         **inputs,
     )
     side = recorder.geometry.size // int(network.config.patch_size)
-    is_end = (ids == recorder.end_id).long()
+    is_end = (ids == recorder.special_tokens.end).long()
     return RecordedAttention(
-        decoder=tuple(output.attentions if recorder.start_id is None else output.cross_attentions),
+        decoder=tuple(output.cross_attentions if recorder.is_encoder_decoder else output.attentions),
         encoder=encoder,
         logits=output.logits,
         grid=(side, side, side),

@@ -3,6 +3,7 @@
 Shape letters: B scans, R rows for the language model, T tokens, Q queries.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -86,10 +87,11 @@ class MedBlip3dTexts:
         and labels (R, T), -100 without a loss. A decoder-only model has labels at all but the first token of the
         prompt; an encoder-decoder has labels (R, T') of the answer alone, and the answer's ids (R, T') as input.
         """
+        pad = functools.partial(pad_texts, pad_id=self.pad_id, pad_to_multiple=pad_to_multiple)
         scans = [self.scans[int(position)] for position in positions]
         rows = [(index, row) for index, position in enumerate(positions) for row in self._rows(int(position))]
-        report_ids, report_mask = self.pad([scan.report_ids for scan in scans], pad_to_multiple)
-        answer_ids, answer_mask = self.pad([scan.answer_ids for scan in scans], pad_to_multiple)
+        report_ids, report_mask = pad([scan.report_ids for scan in scans])
+        answer_ids, answer_mask = pad([scan.answer_ids for scan in scans])
         pooling_mask = answer_mask.clone()
         for index, scan in enumerate(scans):
             if scan.question_length < len(scan.answer_ids):
@@ -105,9 +107,9 @@ class MedBlip3dTexts:
         else:
             inputs = [row.prompt + image_ids for _, row in rows]
             targets = [row.answer for _, row in rows]
-            decoder_ids = self.pad([[self.decoder_start_id, *row.answer[:-1]] for _, row in rows], pad_to_multiple)[:1]
-        ids, mask = self.pad(inputs, pad_to_multiple)
-        labels, has_label = self.pad(targets, pad_to_multiple)
+            decoder_ids = pad([[self.decoder_start_id, *row.answer[:-1]] for _, row in rows])[:1]
+        ids, mask = pad(inputs)
+        labels, has_label = pad(targets)
         labels[has_label == 0] = IGNORED_LABEL
         if unlabelled:
             labels.fill_(IGNORED_LABEL)
@@ -116,12 +118,13 @@ class MedBlip3dTexts:
             *decoder_ids,
         )  # fmt: skip
 
-    def pad(self, texts: list[Ids], pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
-        """Pad to (ids, mask), both int64 (len(texts), T)."""
-        length = -(-max(map(len, texts)) // pad_to_multiple) * pad_to_multiple
-        ids = np.full((len(texts), length), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(texts), length), dtype=np.int64)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            mask[row, : len(text)] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+def pad_texts(texts: list[Ids], pad_id: int, pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Pad on the right to (ids, mask), both int64 (len(texts), T)."""
+    length = -(-max(map(len, texts)) // pad_to_multiple) * pad_to_multiple
+    ids = np.full((len(texts), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(texts), length), dtype=np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -2,20 +2,16 @@
 
 import copy
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
-    GenerationConfig,
     GPT2LMHeadModel,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
@@ -24,8 +20,7 @@ from transformers import (
 
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions
-from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.weights import (
     LoadOptions,
     check_patches,
@@ -34,9 +29,8 @@ from medcap_core.models.loading.weights import (
     load_whole_network,
     read_size,
 )
-from medcap_core.models.search.beam import search_captions
+from medcap_core.models.search.captioner import SearchedCaptioner
 from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
-from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
 log = logging.getLogger(__name__)
@@ -64,7 +58,7 @@ class ImageAndText:
         VisionTextDualEncoderProcessor(self.image_processor, self.tokenizer).save_pretrained(directory)  # type: ignore[no-untyped-call]
 
 
-class ViTGpt2Captioner(Captioner):
+class ViTGpt2Captioner(SearchedCaptioner):
     """`VisionEncoderDecoderModel` of transformers with a GPT-2 decoder; every token attends to the patches.
 
     The encoder is any ViT-like tower (ViT, DeiT, Swin, BEiT, DINOv2). The LoRA target sets `query_key` and
@@ -72,7 +66,7 @@ class ViTGpt2Captioner(Captioner):
     """
 
     family = "vit-gpt2"
-    cross_attention = "decoder"
+    encoder_name = "encoder"
     freeze_rules = (
         (r"^encoder\.(pooler\.|embeddings\.mask_token$)", "unused"),
         (r"^encoder\.", "encoder"),
@@ -92,7 +86,7 @@ class ViTGpt2Captioner(Captioner):
 
     def __init__(self, network: Any, processor: ImageAndText) -> None:
         super().__init__(network, processor, read_size(network.config.encoder.image_size))
-        self.begin_id, self.end_id, self.pad_id = _find_special_ids(network, processor.tokenizer)
+        self.special_tokens = _find_special_tokens(network, processor.tokenizer)
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
@@ -116,83 +110,29 @@ class ViTGpt2Captioner(Captioner):
             _resize_positions(network, options.image_size, options.vision_model or source)
         return cls(network, ImageAndText(image_processor, tokenizer))
 
-    @property
-    def encoder(self) -> nn.Module:
-        """The vision tower."""
-        encoder: nn.Module = self.network.encoder
-        return encoder
-
     def check(self, config: TrialConfig) -> None:
         """Check the caption lengths, see `Captioner.check`."""
         num_positions = int(self.network.config.decoder.n_positions)
         check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
-    def _tokenize_text(self, text: str) -> list[int]:
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        return [self.begin_id, *self._tokenize_text(prompt.strip())]
-
-    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
-        """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token."""
-        num_tokens, prompt = config.max_caption_tokens - 2, config.prompt.strip()
-        ids = [
-            np.asarray([self.begin_id, *self._tokenize_text(f"{prompt} {caption}".strip())[:num_tokens], self.end_id])
-            for caption in captions
-        ]
-        return TokenizedCaptions(ids, len(self._prompt_ids(config.prompt)), self.pad_id)
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode pixels at the tower's width, before any projection; see `Captioner.encode_images`."""
-        hidden_states: Tensor = self.network.encoder(pixel_values=self.scale_pixels(pixels)).last_hidden_state
-        return hidden_states
+    def _project(self, encoder_hidden_states: Tensor) -> Tensor:
+        """Project the tower's output to the decoder's width where they differ."""
+        projected: Tensor = getattr(self.network, "enc_to_dec_proj", nn.Identity())(encoder_hidden_states)
+        return projected
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
-        if hasattr(self.network, "enc_to_dec_proj"):
-            encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
-        logits: Tensor = self.network.decoder(
-            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, use_cache=False
-        ).logits
+        logits: Tensor = self.decode(encoder_hidden_states, input_ids).logits
         return logits
 
-    def _generation_config(self, config: TrialConfig) -> GenerationConfig:
-        return build_generation_config(
-            config,
-            begin_id=self.begin_id,
-            end_id=self.end_id,
-            pad_id=self.pad_id,
-            decoder_start_id=self.begin_id,
-        )
-
-    def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of plain `generate(pixel_values)`, see `Captioner.set_generation_defaults`."""
-        self.network.generation_config = self._generation_config(config)
-
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
-        ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
-
-    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """Generate ids, see `Captioner.generate_ids`."""
-        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
-        ids = search_captions(
-            self.build_decoder(encoder_hidden_states),
-            prompt,
-            len(encoder_hidden_states),
-            config,
-            end_id=self.end_id,
-            pad_id=self.pad_id,
-        )
-        return ids, len(prompt)
+    def decode(self, encoder_hidden_states: Tensor, input_ids: Tensor, **options: bool) -> Any:
+        """Run the GPT-2, see `SearchedCaptioner.decode`."""
+        projected = self._project(encoder_hidden_states)
+        return self.network.decoder(input_ids=input_ids, encoder_hidden_states=projected, use_cache=False, **options)
 
     def build_decoder(self, encoder_hidden_states: Tensor) -> Gpt2Decoder:
-        """Build the search decoder for images (B, N, D), with the present weights."""
-        if hasattr(self.network, "enc_to_dec_proj"):
-            encoder_hidden_states = self.network.enc_to_dec_proj(encoder_hidden_states)
-        return Gpt2Decoder(self.network.decoder, encoder_hidden_states)
+        """Build the search decoder, see `SearchedCaptioner.build_decoder`."""
+        return Gpt2Decoder(self.network.decoder, self._project(encoder_hidden_states))
 
     def build_recording_copy(self) -> Self:
         """Build a copy with eager attention, which returns its scores; see `Captioner.build_recording_copy`."""
@@ -200,21 +140,6 @@ class ViTGpt2Captioner(Captioner):
         recorder.network.encoder.set_attn_implementation("eager")
         recorder.network.decoder.set_attn_implementation("eager")
         return recorder
-
-    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """Record attention, see `Captioner.record_attention`."""
-        with torch.no_grad():
-            encoded = self.network.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
-            hidden_states = encoded.last_hidden_state
-            if hasattr(self.network, "enc_to_dec_proj"):
-                hidden_states = self.network.enc_to_dec_proj(hidden_states)
-        decoded = self.network.decoder(
-            input_ids=input_ids, encoder_hidden_states=hidden_states, output_attentions=True, use_cache=False
-        )
-        side = math.isqrt(hidden_states.shape[1])  # special tokens may precede the square of patches
-        return RecordedAttention(
-            decoded.cross_attentions, tuple(encoded.attentions or ()), decoded.logits, (side, side)
-        )
 
 
 def _check_config(config: Any, options: LoadOptions, source: str) -> None:
@@ -280,7 +205,7 @@ def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEnc
     return network
 
 
-def _find_special_ids(network: Any, tokenizer: Any) -> tuple[int, int, int]:
+def _find_special_tokens(network: Any, tokenizer: Any) -> SpecialTokens:
     """Find begin, end and padding token, which checkpoints keep in different files."""
     sources = (network.generation_config, network.config, network.config.decoder, tokenizer)
 
@@ -295,7 +220,7 @@ def _find_special_ids(network: Any, tokenizer: Any) -> tuple[int, int, int]:
             "caption; set decoder_start_token_id and eos_token_id in its config.json."
         )
     pad = find("pad_token_id")
-    return begin, end, end if pad is None else pad
+    return SpecialTokens(begin, end, end if pad is None else pad, start=begin)
 
 
 def _resize_positions(network: Any, size: int, source: str) -> None:

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,8 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import IGNORED_LABEL, Captioner, TokenizedCaptions
-from medcap_core.models.generation import build_generation_config, check_caption_lengths
+from medcap_core.models.captioner import Captioner, TokenizedCaptions, sum_token_losses
+from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import (
     LoadOptions,
@@ -69,7 +70,7 @@ class VlmCaptioner(Captioner):
     def __init__(self, network: Any, processor: Any, image_size: int) -> None:
         super().__init__(network, processor, image_size)
         self._find_parts()
-        self._end_ids, self._pad_id = _find_special_ids(network, processor.tokenizer)
+        self._special_tokens = _find_special_tokens(network, processor.tokenizer)
         self._are_listed: list[bool] = []  # how transformers returns the features of images: a list, or one tensor
         self._accepted = set(inspect.signature(network.forward).parameters)
         self.set_prompt("")
@@ -77,8 +78,8 @@ class VlmCaptioner(Captioner):
     def _find_parts(self) -> None:
         """Set freeze rules and LoRA patterns by the names of tower and language model."""
         names = {module: name for name, module in self.network.named_modules()}
-        tower, decoder = self._find_tower(), self.network.get_decoder()
-        vision, text = re.escape(names[tower]), re.escape(names[decoder])
+        self.encoder_name = names[self.network.get_encoder(modality="image")]
+        vision, text = re.escape(self.encoder_name), re.escape(names[self.network.get_decoder()])
         self.freeze_rules = (
             *((rf"^{vision}\.{pattern}", "unused") for pattern in find_unused(self.network.config)),
             (rf"^{vision}\..*merger", "bridge"),  # Qwen-VL's projector, within the tower
@@ -100,10 +101,6 @@ class VlmCaptioner(Captioner):
         # Of the architecture, not of the class.
         self.lora_patterns = {key: rf"{layers}\.({'|'.join(names)})" for key, names in sets.items()}  # type: ignore[misc]
         self.vision_lora_pattern = rf"{vision_attention}\.(.*\.)?({_VISION})"  # type: ignore[misc]
-
-    def _find_tower(self) -> nn.Module:
-        tower: nn.Module = self.network.get_encoder(modality="image")
-        return tower
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
@@ -140,11 +137,6 @@ class VlmCaptioner(Captioner):
         size = choose_image_size(load_pretrained(AutoConfig, source), images, image_size, source)
         return set_image_size(images, size)
 
-    @property
-    def encoder(self) -> nn.Module:
-        """The vision tower, for Qwen-VL with the projector within it."""
-        return self._find_tower()
-
     def list_encoding_modules(self) -> list[nn.Module]:
         """List tower and projector, see `Captioner.list_encoding_modules`."""
         decoder = self.network.get_decoder()
@@ -157,12 +149,13 @@ class VlmCaptioner(Captioner):
     def set_prompt(self, prompt: str) -> None:
         """Lay out the instruction around an image, see `Captioner.set_prompt`."""
         self.prompt = prompt
-        self.prompt_layout = lay_out_prompt(self.processor, prompt, self.geometry.size, self._accepted)
+        self.prompt_layout = self._lay_out(prompt)
+        own, end = self._special_tokens, self.prompt_layout.end_id
+        # As the chat template ends an answer, else the first of the checkpoint's.
+        self.special_tokens = own if end is None else replace(own, end=end)
 
-    @property
-    def _end_id(self) -> int:
-        """The token that ends a caption: as the chat template ends an answer, else the first of the checkpoint's."""
-        return self._end_ids[0] if self.prompt_layout.end_id is None else self.prompt_layout.end_id
+    def _lay_out(self, prompt: str) -> Prompt:
+        return lay_out_prompt(self.processor, prompt, self.geometry.size, self._accepted)
 
     def check(self, config: TrialConfig) -> None:
         """Check the caption lengths, see `Captioner.check`."""
@@ -178,8 +171,8 @@ class VlmCaptioner(Captioner):
         begin, opening = self.prompt_layout.ids[0].tolist(), self.prompt_layout.opening
         num_tokens = config.max_caption_tokens - 1
         rows = self.processor.tokenizer([f"{opening}{text}" for text in captions], add_special_tokens=False).input_ids
-        ids = [np.asarray([*begin, *row[:num_tokens], self._end_id]) for row in rows]
-        return TokenizedCaptions(ids, len(begin), self._pad_id, num_uncounted=len(begin))
+        ids = [np.asarray([*begin, *row[:num_tokens], self.special_tokens.end]) for row in rows]
+        return TokenizedCaptions(ids, len(begin), self.special_tokens.pad, num_uncounted=len(begin))
 
     # From images to captions
 
@@ -264,22 +257,7 @@ class VlmCaptioner(Captioner):
         input_ids, labels = texts
         start = self.prompt_layout.length
         logits = self._run(images if encoded else self.encode_images(images), input_ids, labels.shape[1] - start + 1)
-        return nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(),
-            labels[:, start:].flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-
-    def set_generation_defaults(self, config: TrialConfig) -> None:
-        """Set the defaults of plain `generate`, see `Captioner.set_generation_defaults`."""
-        self.network.generation_config = build_generation_config(
-            config,
-            begin_id=self.processor.tokenizer.bos_token_id,
-            end_id=list(dict.fromkeys([self._end_id, *self._end_ids])),
-            pad_id=self._pad_id,
-        )
+        return sum_token_losses(logits[:, :-1], labels[:, start:], label_smoothing)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
@@ -316,7 +294,7 @@ def find_unused(config: Any) -> list[str]:
     return unused
 
 
-def _find_special_ids(network: Any, tokenizer: Any) -> tuple[list[int], int]:
+def _find_special_tokens(network: Any, tokenizer: Any) -> SpecialTokens:
     """Find the end tokens and the padding token, which checkpoints keep in different files."""
     sources = (network.generation_config, network.config.get_text_config(), tokenizer)
     ends = next((found for source in sources if (found := getattr(source, "eos_token_id", None)) is not None), None)
@@ -328,4 +306,4 @@ def _find_special_ids(network: Any, tokenizer: Any) -> tuple[list[int], int]:
     end_ids = list(ends) if isinstance(ends, list | tuple) else [int(ends)]
     pads = (getattr(source, "pad_token_id", None) for source in sources)
     pad = next((found for found in pads if isinstance(found, int) and found >= 0), end_ids[0])
-    return end_ids, pad
+    return SpecialTokens(tokenizer.bos_token_id, end_ids[0], pad, other_ends=tuple(end_ids))

@@ -27,6 +27,7 @@ class GitCaptioner(VlmCaptioner):
     is_large = False
     can_checkpoint = False
     encoded_parts = frozenset({"encoder"})
+    encoder_name = "git.image_encoder"
     freeze_rules = (
         (r"^git\.image_encoder\.", "encoder"),
         (r"^git\.visual_projection\.", "bridge"),
@@ -50,21 +51,16 @@ class GitCaptioner(VlmCaptioner):
     def _find_parts(self) -> None:
         self._set_lora_patterns(r"git\.encoder\.layer\..*", r"git\.image_encoder\..*\.self_attn")
 
-    def _find_tower(self) -> nn.Module:
-        tower: nn.Module = self.network.git.image_encoder
-        return tower
-
     def list_encoding_modules(self) -> list[nn.Module]:
         """List the tower alone, see `Captioner.list_encoding_modules`."""
         return [self.encoder]
 
-    def set_prompt(self, prompt: str) -> None:
-        """Set the beginning of every caption, see `Captioner.set_prompt`."""
-        self.prompt = prompt
+    def _lay_out(self, prompt: str) -> Prompt:
+        """Lay out the beginning of every caption."""
         tokenizer, size = self.processor.tokenizer, self.geometry.size
         words = tokenizer(prompt.strip(), add_special_tokens=False).input_ids
         ids = torch.tensor([[tokenizer.cls_token_id, *words]])
-        self.prompt_layout = Prompt(ids, {}, {}, (1, 3, size, size), opening="", end_id=tokenizer.sep_token_id)
+        return Prompt(ids, {}, {}, (1, 3, size, size), opening="", end_id=tokenizer.sep_token_id)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode pixels by the vision tower alone, see `Captioner.encode_images`."""
@@ -75,7 +71,7 @@ class GitCaptioner(VlmCaptioner):
     @contextmanager
     def _seeing(self, encoded: Tensor) -> Iterator[dict[str, Tensor]]:
         """Let the tower give the encoded images (B, N, D), see `VlmCaptioner._seeing`."""
-        tower = self._find_tower()
+        tower = self.encoder
 
         def give(pixel_values: Tensor, **_: Any) -> BaseModelOutput:
             repeated = encoded.repeat_interleave(len(pixel_values) // len(encoded), 0)

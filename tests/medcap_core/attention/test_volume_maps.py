@@ -87,7 +87,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
     recorder, prompt = ask(captioner)
     ids = torch.tensor(captioner._tokenize_text(" the left lung"))[None].expand(3, -1)
     language_model = captioner.network.language_model
-    is_causal = captioner.start_id is None
+    is_causal = not captioner.is_encoder_decoder
     last = language_model.transformer.h[-1].attn.c_attn if is_causal else language_model.decoder.block[-1].layer[1]
     caught: list[Tensor] = []
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_words_share_out_the_language_models_attention_to_the_image(
             scores = scores.masked_fill(~torch.ones(length, length, dtype=torch.bool).tril(), -torch.inf)
         else:
             handle = last.layer_norm.register_forward_hook(lambda _, __, output: caught.append(output))
-            begun = torch.cat([torch.full((3, 1), captioner.start_id), ids[:, :-1]], 1)
+            begun = torch.cat([torch.full((3, 1), captioner.special_tokens.start), ids[:, :-1]], 1)
             read = language_model.encoder(inputs_embeds=embedded).last_hidden_state
             language_model(encoder_outputs=(read,), decoder_input_ids=begun)
             left = last.EncDecAttention.q(caught[0]).unflatten(-1, (4, -1))
@@ -136,7 +136,7 @@ def ask(captioner: MedBlip3dCaptioner) -> tuple[MedBlip3dCaptioner, list[int]]:
 
 def begin(captioner: MedBlip3dCaptioner, ids: Tensor) -> Tensor:
     """Tokens after the one that stands for prompt and image."""
-    first = captioner.end_id if captioner.start_id is None else captioner.start_id
+    first = captioner._first_id
     return torch.nn.functional.pad(ids, (1, 0), value=first)
 
 
@@ -171,7 +171,7 @@ def test_gradient_maps_have_the_slope_of_the_log_probability(
 ) -> None:
     captioner, _ = model
     recorder, _ = ask(captioner)
-    end = captioner.end_id
+    end = captioner.special_tokens.end
     ids = torch.tensor([[*captioner._tokenize_text(" left lung"), end, end]])
     input_ids = begin(captioner, ids)
     recorded = recorder.record_attention(torch.from_numpy(pixels[:1]), input_ids, with_encoder=False)

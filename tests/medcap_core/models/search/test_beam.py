@@ -10,7 +10,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from medcap_core.config import TrialConfig
 from medcap_core.models.blip.search_decoder import BlipDecoder
-from medcap_core.models.generation import build_generation_config
+from medcap_core.models.generation import SpecialTokens, build_generation_config
 from medcap_core.models.search import beam
 from medcap_core.models.search.beam import search_captions
 
@@ -96,7 +96,7 @@ def compare_with_transformers(seed: int) -> list[list[int]]:
             input_ids=prompt.expand(NUM_IMAGES, -1),
             attention_mask=torch.ones(NUM_IMAGES, len(prompt), dtype=torch.int64),
             encoder_hidden_states=states,
-            generation_config=build_generation_config(config, begin_id=BEGIN, end_id=END, pad_id=PAD),
+            generation_config=build_generation_config(config, SpecialTokens(BEGIN, END, PAD)),
         )
         found = search_captions(BlipDecoder(decoder, states), prompt, NUM_IMAGES, config, end_id=END, pad_id=PAD)
         assert cut(found, len(prompt)) == cut(expected, len(prompt)), settings

@@ -90,4 +90,4 @@ def test_the_loss_is_plain_transformers_of_what_follows_the_prompt(
     trained = [row[row != -100].tolist() for row in labels]
     tokenizer = captioner.processor.tokenizer
     assert [tokenizer.decode(ids[:-1]).strip() for ids in trained] == answers
-    assert {ids[-1] for ids in trained} == {captioner._end_id}
+    assert {ids[-1] for ids in trained} == {captioner.special_tokens.end}

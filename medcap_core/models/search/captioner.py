@@ -1,0 +1,50 @@
+"""Captioners whose text decoder attends to the encoder's tokens and is searched by `search_captions`."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcap_core.config import TrialConfig
+from medcap_core.models.captioner import Captioner, RecordedAttention
+from medcap_core.models.search.beam import Decoder, search_captions
+from medcap_core.models.wordpiece import decode_texts
+
+
+class SearchedCaptioner(Captioner):
+    """A captioner with cross-attention in each layer of its text decoder."""
+
+    cross_attention = "decoder"
+
+    @abstractmethod
+    def build_decoder(self, encoder_hidden_states: Tensor) -> Decoder:
+        """Build the search decoder for images (B, N, D), with the present weights."""
+
+    @abstractmethod
+    def decode(self, encoder_hidden_states: Tensor, input_ids: Tensor, **options: bool) -> Any:
+        """Run transformers' text decoder on whole captions (B, T), without a cache."""
+
+    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
+        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """Generate ids, see `Captioner.generate_ids`."""
+        prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
+        decoder, tokens = self.build_decoder(encoder_hidden_states), self.special_tokens
+        num_images = len(encoder_hidden_states)
+        ids = search_captions(decoder, prompt, num_images, config, end_id=tokens.end, pad_id=tokens.pad)
+        return ids, len(prompt)
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """Record attention, see `Captioner.record_attention`."""
+        with torch.no_grad():
+            encoded = self.encoder(pixel_values=self.scale_pixels(pixels), output_attentions=with_encoder)
+        decoded = self.decode(encoded.last_hidden_state, input_ids, output_attentions=True)
+        side = math.isqrt(encoded.last_hidden_state.shape[1])  # special tokens may precede the square of patches
+        return RecordedAttention(
+            decoded.cross_attentions, tuple(encoded.attentions or ()), decoded.logits, (side, side)
+        )
