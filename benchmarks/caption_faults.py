@@ -30,7 +30,7 @@ _REWORDING_SEED = 1
 
 def load_findings(num_images: int) -> list[Record]:
     """Load test phantoms of the target domain, those with a finding."""
-    records = load_phantoms("target", num_train=0, num_validation=0, num_test=num_images).splits["test"]
+    records = load_phantoms("target", {"test": num_images}).splits["test"]
     return [record for record in records if record.truth["finding"] is not None]
 
 

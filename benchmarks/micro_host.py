@@ -30,7 +30,7 @@ from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 
 def measure_metrics(num_captions: int) -> None:
     """Print what one epoch's scores take beside pycocoevalcap's own classes and beside what cannot be saved."""
-    captions = [record.caption for record in load_phantoms(num_train=num_captions).splits["train"]]
+    captions = [record.caption for record in load_phantoms(sizes={"train": num_captions}).splits["train"]]
     predictions = list(itertools.islice(itertools.cycle(captions), 1, num_captions + 1))
     peer_trainer.provide_java()
     tokens, references = tokenize_captions(predictions), tokenize_captions(captions)

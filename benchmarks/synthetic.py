@@ -70,7 +70,7 @@ def save_random_blip(directory: Path, size: str, image_size: int) -> Path:
 
 def write_phantom_folder(directory: Path, num_train: int, num_validation: int, num_test: int = 2) -> Path:
     """Draw phantoms into PNG files: an image folder by the Hub's convention, one `metadata.csv` a split."""
-    dataset = load_phantoms(num_train=num_train, num_validation=num_validation, num_test=num_test)
+    dataset = load_phantoms(sizes={"train": num_train, "validation": num_validation, "test": num_test})
     for split, records in dataset.splits.items():
         folder = directory / split
         folder.mkdir(parents=True)

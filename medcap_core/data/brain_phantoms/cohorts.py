@@ -36,51 +36,22 @@ class Cohort:
     noise: float
 
 
+# Contrast: muscle, white matter, grey matter, fluid, bone.
 COHORTS: dict[CohortName, Cohort] = {
     "phantom-alder": Cohort(
-        voxel_mm=(3.0, 3.0, 3.0),
-        matrix=(60, 72, 68),
-        contrast=Contrast(muscle=0.45, white_matter=0.82, grey_matter=0.55, fluid=0.15, bone=0.06),
-        full_scale=1000.0,
-        offset=0.0,
-        bias=0.10,
-        noise=0.03,
+        (3.0, 3.0, 3.0), (60, 72, 68), Contrast(0.45, 0.82, 0.55, 0.15, 0.06), 1000.0, offset=0.0, bias=0.10, noise=0.03
     ),
     "phantom-birch": Cohort(
-        voxel_mm=(2.8, 2.8, 3.5),
-        matrix=(68, 80, 60),
-        contrast=Contrast(muscle=0.42, white_matter=0.90, grey_matter=0.64, fluid=0.22, bone=0.04),
-        full_scale=255.0,
-        offset=12.0,
-        bias=0.18,
-        noise=0.04,
+        (2.8, 2.8, 3.5), (68, 80, 60), Contrast(0.42, 0.90, 0.64, 0.22, 0.04), 255.0, offset=12.0, bias=0.18, noise=0.04
     ),
     "phantom-cedar": Cohort(
-        voxel_mm=(3.5, 3.1, 3.1),
-        matrix=(56, 74, 68),
-        contrast=Contrast(muscle=0.46, white_matter=0.72, grey_matter=0.47, fluid=0.11, bone=0.08),
-        full_scale=3200.0,
-        offset=0.0,
-        bias=0.14,
-        noise=0.05,
+        (3.5, 3.1, 3.1), (56, 74, 68), Contrast(0.46, 0.72, 0.47, 0.11, 0.08), 3200.0, offset=0.0, bias=0.14, noise=0.05
     ),
     "phantom-dogwood": Cohort(
-        voxel_mm=(3.2, 3.2, 3.2),
-        matrix=(60, 70, 66),
-        contrast=Contrast(muscle=0.39, white_matter=0.86, grey_matter=0.50, fluid=0.18, bone=0.04),
-        full_scale=640.0,
-        offset=30.0,
-        bias=0.22,
-        noise=0.05,
+        (3.2, 3.2, 3.2), (60, 70, 66), Contrast(0.39, 0.86, 0.50, 0.18, 0.04), 640.0, offset=30.0, bias=0.22, noise=0.05
     ),
     "phantom-elm": Cohort(
-        voxel_mm=(2.9, 3.5, 2.9),
-        matrix=(64, 62, 70),
-        contrast=Contrast(muscle=0.52, white_matter=0.78, grey_matter=0.59, fluid=0.10, bone=0.09),
-        full_scale=4095.0,
-        offset=0.0,
-        bias=0.12,
-        noise=0.06,
+        (2.9, 3.5, 2.9), (64, 62, 70), Contrast(0.52, 0.78, 0.59, 0.10, 0.09), 4095.0, offset=0.0, bias=0.12, noise=0.06
     ),
 }
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medcap_core.data.brain_phantoms.anatomy import Head, MaskName
-from medcap_core.data.brain_phantoms.cohorts import COHORTS, TRAINING_COHORTS, UNSEEN_COHORTS, CohortName
-from medcap_core.data.brain_phantoms.scanner import place_head, scan
+from medcap_core.data.brain_phantoms.anatomy import Array, Head, MaskName, Pose
+from medcap_core.data.brain_phantoms.cohorts import COHORTS, TRAINING_COHORTS, UNSEEN_COHORTS, Cohort, CohortName
 from medcap_core.data.brain_phantoms.subjects import SubjectKey, build_subject
 from medcap_core.data.brain_phantoms.wording import ask, write_report
 from medcap_core.data.records import SPLITS, Dataset, SplitName, Volume, VolumeReference
@@ -25,6 +24,7 @@ GROUP_SCANS = 5
 # In every eight test scans six are of the unseen cohorts; the other two go round the training cohorts.
 _TEST_PATTERN = (0, 1, None, 0, 1, None, 0, 1)
 _POSE, _NOISE, _WORDING = 101, 102, 103
+_MAX_ROTATION_DEGREES, _MAX_SHIFT_MM = 4.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,15 @@ class BrainPhantom(VolumeReference):
         return self.subject_key.build_generator(purpose, self.visit)
 
     def build_head(self) -> Head:
-        """Build the subject's head as it lies in the scanner."""
-        return place_head(build_subject(self.subject_key), COHORTS[self.cohort], self.build_generator(_POSE))
+        """Build the subject's head as it lies in the scanner, never quite straight."""
+        rng = self.build_generator(_POSE)
+        a, b, c = _MAX_ROTATION_DEGREES * rng.uniform(-1, 1, 3)
+        x, y, z = _MAX_SHIFT_MM * rng.uniform(-1, 1, 3)
+        return Head(build_subject(self.subject_key), COHORTS[self.cohort], Pose((a, b, c), (x, y, z)))
 
     def read(self) -> Volume:
         """Draw the scan, raw values in the cohort's own scale."""
-        return Volume(scan(self.build_head(), self.build_generator(_NOISE)), COHORTS[self.cohort].voxel_mm)
+        return Volume(_scan(self.build_head(), self.build_generator(_NOISE)), COHORTS[self.cohort].voxel_mm)
 
     def fingerprint(self) -> str:
         """Name the numbers the scan is drawn from and the version of the drawing."""
@@ -76,6 +79,35 @@ class BrainPhantom(VolumeReference):
         """Draw the same in the cube that a model sees, bool (size, size, size)."""
         filled: NDArray[np.bool_] = to_cube(self.mask(structure), size)[0] > 127
         return filled
+
+
+def _scan(head: Head, rng: np.random.Generator) -> Array:
+    """Draw the volume, float32 (X, Y, Z) in RAS order, in the cohort's own scale of values."""
+    cohort = head.cohort
+    image = head.paint(cohort.contrast)
+    image *= _draw_bias(cohort, rng)
+    # The magnitude of a signal with noise in both of its parts, as MRI has it.
+    noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
+    noise *= np.float32(cohort.noise)
+    image += noise[0]
+    image *= image
+    noise[1] *= noise[1]
+    image += noise[1]
+    np.sqrt(image, out=image)
+    image *= np.float32(cohort.full_scale)
+    image += np.float32(cohort.offset)
+    return image
+
+
+def _draw_bias(cohort: Cohort, rng: np.random.Generator) -> Array:
+    """Draw a smooth field around 1, the product of one bent line for each axis."""
+    field = np.ones((1, 1, 1), np.float32)
+    for axis, size in enumerate(cohort.matrix):
+        slope, bend = rng.uniform(-1, 1, 2) * cohort.bias / 2
+        place = np.linspace(-1, 1, size, dtype=np.float32)
+        line = 1 + np.float32(slope) * place + np.float32(bend) * (place * place - np.float32(1 / 3))
+        field = field * line.reshape([-1 if other == axis else 1 for other in range(3)])
+    return field
 
 
 def _place_test_scan(index: int) -> tuple[CohortName, int]:
@@ -123,25 +155,17 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     )
 
 
-def load_brain_phantoms(
-    *,
-    num_train: int | None = None,
-    num_validation: int | None = None,
-    num_test: int | None = None,
-    seed: int = 0,
-) -> Dataset:
-    """Plan the synthetic scans; they are drawn only when opened.
+def load_brain_phantoms(sizes: Mapping[SplitName, int] = DEFAULT_SIZES, *, seed: int = 0) -> Dataset:
+    """Plan the synthetic scans, so many of each split; they are drawn only when opened.
 
-    Sizes are numbers of scans, None for the defaults. Training and validation are of three cohorts; three quarters of
+    Training and validation are of three cohorts; three quarters of
     the test split are of two others, the rest of further subjects of the three. Splits are drawn apart: changing one's
     size changes no other, and no subject is in two of them.
     """
-    asked: dict[SplitName, int | None] = {"train": num_train, "validation": num_validation, "test": num_test}
-    sizes = {split: DEFAULT_SIZES[split] if asked[split] is None else asked[split] for split in SPLITS}
     return Dataset(
         name="brain_phantoms",
         kind="synthetic 3D heads drawn by this project, no patients",
-        splits={split: [_build_record(seed, split, index) for index in range(sizes[split] or 0)] for split in SPLITS},
+        splits={split: [_build_record(seed, split, index) for index in range(sizes.get(split, 0))] for split in SPLITS},
         notes=[
             f"All scans are synthetic, drawn from seed {seed}; hippocampi and cortex about twice life size.",
             f"Cohorts {', '.join(UNSEEN_COHORTS)} are in the test split only.",

@@ -22,34 +22,31 @@ VENTRICLE_ANSWERS: Mapping[Degree, str] = {
     "severe": "severely enlarged",
 }
 
-Phrases = tuple[str, ...]
-
 
 @dataclass(frozen=True)
 class Wording:
-    """One cohort's way of writing: three sentences, each with a few templates, of which one is drawn.
+    """One cohort's way of writing: three sentences, of which the first has two templates.
 
     `subject` takes {age}, {person} and {their}; `ventricles`, `hippocampi` and `cortex` give a clause for each degree;
     in `one_side` {side} is the smaller hippocampus and {other} the larger one.
     """
 
-    persons: Mapping[str, Phrases]
-    subject: Phrases
-    ventricles: Mapping[Degree, Phrases]
-    hippocampi: Mapping[Degree, Phrases]
-    cortex: Mapping[Degree, Phrases]
-    one_side: Phrases
-    both_sides: Phrases
+    persons: Mapping[str, str]
+    subject: tuple[str, str]
+    ventricles: Mapping[Degree, str]
+    hippocampi: Mapping[Degree, str]
+    cortex: Mapping[Degree, str]
+    one_side: str
+    both_sides: str
 
 
-_PERSONS: Mapping[str, Phrases] = {"female": ("woman",), "male": ("man",)}
-_SEXES: Mapping[str, Phrases] = {"female": ("female subject",), "male": ("male subject",)}
+_PERSONS = {"female": "woman", "male": "man"}
+_SEXES = {"female": "female subject", "male": "male subject"}
 
 
-def _fill(adverbs: Mapping[Degree, str], normal: Phrases, changed: Phrases) -> dict[Degree, Phrases]:
-    """Clauses by degree: `normal` as they are, `changed` with each degree's {adverb}."""
-    clauses = {degree: tuple(clause.format(adverb=adverb) for clause in changed) for degree, adverb in adverbs.items()}
-    return {"normal": normal, **clauses}
+def _fill(adverbs: Mapping[Degree, str], normal: str, changed: str) -> dict[Degree, str]:
+    """Build the clauses by degree: `normal`, and `changed` with each degree's {adverb}."""
+    return {"normal": normal, **{degree: changed.format(adverb=adverb) for degree, adverb in adverbs.items()}}
 
 
 _MILDLY: Mapping[Degree, str] = {"mild": "mildly", "moderate": "moderately", "severe": "severely"}
@@ -62,47 +59,47 @@ WORDINGS: Mapping[CohortName, Wording] = {
     "phantom-alder": Wording(
         _PERSONS,
         ("A {person} in {their} {age}.", "Head of a {person} in {their} {age}."),
-        _fill(_MILDLY, ("the ventricles are of normal size",), ("the ventricles are {adverb} enlarged",)),
-        _fill(_MILDLY, ("The hippocampi are of normal size",), ("The hippocampi are {adverb} shrunken",)),
-        _fill(_MILDLY, ("the cortex is of normal thickness",), ("the cortex is {adverb} thinned",)),
-        ("the {side} hippocampus is smaller than the {other}",),
-        ("both hippocampi are alike",),
+        _fill(_MILDLY, "the ventricles are of normal size", "the ventricles are {adverb} enlarged"),
+        _fill(_MILDLY, "The hippocampi are of normal size", "The hippocampi are {adverb} shrunken"),
+        _fill(_MILDLY, "the cortex is of normal thickness", "the cortex is {adverb} thinned"),
+        "the {side} hippocampus is smaller than the {other}",
+        "both hippocampi are alike",
     ),
     "phantom-birch": Wording(
         _SEXES,
         ("{person} in {their} {age}.", "This {person} is in {their} {age}."),
-        _fill(_MILD, ("no enlargement of the ventricles",), ("{adverb} enlargement of the ventricles",)),
-        _fill(_MILD, ("No atrophy of the hippocampi",), ("There is {adverb} atrophy of the hippocampi",)),
-        _fill(_MILD, ("no atrophy of the cortex",), ("{adverb} atrophy of the cortex",)),
-        ("more loss in the {side} hippocampus",),
-        ("equal on either side",),
+        _fill(_MILD, "no enlargement of the ventricles", "{adverb} enlargement of the ventricles"),
+        _fill(_MILD, "No atrophy of the hippocampi", "There is {adverb} atrophy of the hippocampi"),
+        _fill(_MILD, "no atrophy of the cortex", "{adverb} atrophy of the cortex"),
+        "more loss in the {side} hippocampus",
+        "equal on either side",
     ),
     "phantom-cedar": Wording(
         _PERSONS,
         ("MRI of a {person} in {their} {age}.", "MRI, {person}, {age}."),
-        _fill(_SLIGHTLY, ("normal ventricles",), ("{adverb} wide ventricles",)),
-        _fill(_SLIGHTLY, ("Normal hippocampi",), ("{adverb} small hippocampi",)),
-        _fill(_SLIGHTLY, ("normal cortex",), ("{adverb} thin cortex",)),
-        ("the {side} hippocampus smaller",),
-        ("symmetric",),
+        _fill(_SLIGHTLY, "normal ventricles", "{adverb} wide ventricles"),
+        _fill(_SLIGHTLY, "Normal hippocampi", "{adverb} small hippocampi"),
+        _fill(_SLIGHTLY, "normal cortex", "{adverb} thin cortex"),
+        "the {side} hippocampus smaller",
+        "symmetric",
     ),
     "phantom-dogwood": Wording(
         _SEXES,
         ("The scan shows a {person} in {their} {age}.", "Scan of a {person} in {their} {age}."),
-        _fill(_MINOR, ("ventricles without widening",), ("{adverb} widening of the ventricles",)),
-        _fill(_MINOR, ("Hippocampi of full volume",), ("{adverb} volume loss of the hippocampi",)),
-        _fill(_MINOR, ("full cortical thickness",), ("{adverb} cortical thinning",)),
-        ("the {side} side being worse",),
-        ("no difference between the sides",),
+        _fill(_MINOR, "ventricles without widening", "{adverb} widening of the ventricles"),
+        _fill(_MINOR, "Hippocampi of full volume", "{adverb} volume loss of the hippocampi"),
+        _fill(_MINOR, "full cortical thickness", "{adverb} cortical thinning"),
+        "the {side} side being worse",
+        "no difference between the sides",
     ),
     "phantom-elm": Wording(
         _PERSONS,
         ("Scanned {person} in {their} {age}.", "This {person} was scanned in {their} {age}."),
-        _fill(_FAINTLY, ("ventricles within normal limits",), ("ventricles {adverb} dilated",)),
-        _fill(_FAINTLY, ("Hippocampal size is preserved",), ("Hippocampal size is {adverb} reduced",)),
-        _fill(_FAINTLY, ("cortical ribbon preserved",), ("cortical ribbon {adverb} reduced",)),
-        ("the {side} one is smaller",),
-        ("left and right match",),
+        _fill(_FAINTLY, "ventricles within normal limits", "ventricles {adverb} dilated"),
+        _fill(_FAINTLY, "Hippocampal size is preserved", "Hippocampal size is {adverb} reduced"),
+        _fill(_FAINTLY, "cortical ribbon preserved", "cortical ribbon {adverb} reduced"),
+        "the {side} one is smaller",
+        "left and right match",
     ),
 }
 
@@ -120,39 +117,25 @@ def name_decade(age: int) -> str:
 def list_wordings(cohort: CohortName) -> list[str]:
     """Every template and phrase of a cohort, slots left empty: all words of its reports."""
     wording = WORDINGS[cohort]
-    phrases = [
-        "left",
-        "right",
-        *_THEIR.values(),
-        *DECADES.values(),
-        *wording.subject,
-        *wording.one_side,
-        *wording.both_sides,
-    ]
+    phrases = ["left", "right", *_THEIR.values(), *DECADES.values()]
+    phrases += [*wording.subject, wording.one_side, wording.both_sides]
     for choices in (wording.persons, wording.ventricles, wording.hippocampi, wording.cortex):
-        phrases += [phrase for options in choices.values() for phrase in options]
+        phrases += choices.values()
     return [_SLOT.sub(" ", phrase) for phrase in phrases]
 
 
 def write_report(cohort: CohortName, facts: Facts, rng: np.random.Generator) -> str:
     """Three sentences on a subject; the diagnosis is not among them."""
-    wording = WORDINGS[cohort]
-
-    def choose(phrases: Phrases) -> str:
-        return phrases[int(rng.integers(len(phrases)))]
-
-    person, their = choose(wording.persons[facts.sex]), _THEIR[facts.sex]
-    who = choose(wording.subject).format(age=name_decade(facts.age), person=person, their=their)
-    side = facts.smaller_side
-    if side == "neither":
-        sides = choose(wording.both_sides)
-    else:
-        sides = choose(wording.one_side).format(side=side, other="right" if side == "left" else "left")
-    hippocampi = f"{choose(wording.hippocampi[facts.hippocampi])}, {sides}."
-    ventricles = choose(wording.ventricles[facts.ventricles])
-    cortex = choose(wording.cortex[facts.cortex])
-    rest = f"{ventricles} and {cortex}."
-    return " ".join(_capitalise(sentence) for sentence in (who, hippocampi, rest))
+    wording, side = WORDINGS[cohort], facts.smaller_side
+    who = wording.subject[int(rng.integers(len(wording.subject)))].format(
+        age=name_decade(facts.age), person=wording.persons[facts.sex], their=_THEIR[facts.sex]
+    )
+    sides = wording.both_sides
+    if side != "neither":
+        sides = wording.one_side.format(side=side, other="right" if side == "left" else "left")
+    hippocampi = f"{wording.hippocampi[facts.hippocampi]}, {sides}."
+    rest = f"{wording.ventricles[facts.ventricles]} and {wording.cortex[facts.cortex]}."
+    return " ".join(sentence[0].upper() + sentence[1:] for sentence in (who, hippocampi, rest))
 
 
 def ask(facts: Facts) -> tuple[Question, ...]:
@@ -164,7 +147,3 @@ def ask(facts: Facts) -> tuple[Question, ...]:
         Question("side", SIDE_QUESTION, facts.smaller_side),
         Question("ventricles", VENTRICLE_QUESTION, VENTRICLE_ANSWERS[facts.ventricles]),
     )
-
-
-def _capitalise(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]

@@ -168,8 +168,3 @@ def build_texture(rng: np.random.Generator, cells: int) -> Array:
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32)
-
-
-def to_image(canvas: Array) -> Image.Image:
-    """Convert the canvas to an 8-bit grayscale image, values clipped to [0, 1]."""
-    return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))

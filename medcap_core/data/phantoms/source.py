@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medcap_core.data.phantoms.drawing import IMAGE_SIZE, to_image
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE
 from medcap_core.data.phantoms.findings import FINDINGS, RADII
 from medcap_core.data.phantoms.scenes import WORDING, Domain, Key, build_key, build_plan, draw_canvas, draw_mask
 from medcap_core.data.phantoms.views import VIEWS
@@ -47,7 +47,8 @@ class PhantomImage:
     def open(self) -> Image.Image:
         """Draw the image, 8-bit grayscale (mode L)."""
         with _ONE_AT_A_TIME:
-            return to_image(draw_canvas(self._key))
+            canvas = draw_canvas(self._key)
+        return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
 
     def fingerprint(self) -> str:
         """Join the numbers that determine the image and the drawing version."""
@@ -119,29 +120,22 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
     )
 
 
-def load_phantoms(
-    domain: Domain = "target",
-    *,
-    num_train: int | None = None,
-    num_validation: int | None = None,
-    num_test: int | None = None,
-    seed: int = 0,
-) -> Dataset:
-    """Plan a synthetic data set; images are drawn only when opened.
+def load_phantoms(domain: Domain = "target", sizes: Mapping[SplitName, int] | None = None, *, seed: int = 0) -> Dataset:
+    """Plan a synthetic data set with so many images of each split, by default `DEFAULT_SIZES`; drawn only when opened.
 
     The embedded base model was trained on `general`; `target` has findings, views and wordings unseen in training.
-    Sizes are numbers of images, None for the domain's default. Splits are independent: the size of one does not change
+    Splits are independent: the size of one does not change
     another, and no patient is in two. `truth` of each record holds modality, view, finding, side, level, size (a word),
     size_mm (the finding's nominal diameter), box (x0, y0, x1, y1 as shares of the image) and normal; the facts of a
     finding are None in a normal image.
     """
-    asked: dict[SplitName, int | None] = {"train": num_train, "validation": num_validation, "test": num_test}
-    sizes = {split: DEFAULT_SIZES[domain][split] if asked[split] is None else asked[split] for split in SPLITS}
+    sizes = DEFAULT_SIZES[domain] if sizes is None else sizes
     return Dataset(
         name="phantoms" if domain == "target" else "phantoms-general",
         kind=f"synthetic images drawn by this project ({domain} domain), no patients",
         splits={
-            split: [_build_record(domain, seed, split, index) for index in range(sizes[split] or 0)] for split in SPLITS
+            split: [_build_record(domain, seed, split, index) for index in range(sizes.get(split, 0))]
+            for split in SPLITS
         },
         notes=[f"All images are synthetic: {IMAGE_SIZE} x {IMAGE_SIZE} drawings from seed {seed}."],
     )

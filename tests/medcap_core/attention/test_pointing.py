@@ -29,7 +29,7 @@ def test_words_that_name_a_finding(caption: str, expected: list[int]) -> None:
 
 
 def test_every_caption_of_an_abnormal_phantom_names_one() -> None:
-    for record in load_phantoms(num_train=60, num_validation=0, num_test=0).splits["train"]:
+    for record in load_phantoms(sizes={"train": 60}).splits["train"]:
         assert bool(find_finding_words(record.caption.split())) is not record.truth["normal"], record.caption
 
 

@@ -36,7 +36,7 @@ HEALTHY = Subject(
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return load_brain_phantoms(num_train=301, num_validation=23, num_test=96)
+    return load_brain_phantoms({"train": 301, "validation": 23, "test": 96})
 
 
 def scans(dataset: Dataset) -> list[ScanRecord]:
@@ -62,10 +62,10 @@ def test_same_numbers_draw_the_same_voxels_and_others_do_not() -> None:
 
 
 def test_loading_twice_gives_the_same_records_and_seeds_differ(dataset: Dataset) -> None:
-    again = load_brain_phantoms(num_train=301, num_validation=23, num_test=96)
+    again = load_brain_phantoms({"train": 301, "validation": 23, "test": 96})
     assert again == dataset
     assert again.splits["train"][7].truth == dataset.splits["train"][7].truth
-    assert load_brain_phantoms(num_train=301, num_validation=23, num_test=96, seed=1).splits != dataset.splits
+    assert load_brain_phantoms({"train": 301, "validation": 23, "test": 96}, seed=1).splits != dataset.splits
 
 
 def test_the_name_and_the_default_sizes() -> None:
@@ -80,7 +80,7 @@ def test_the_name_and_the_default_sizes() -> None:
 
 
 def test_one_splits_size_leaves_the_others_as_they_are(dataset: Dataset) -> None:
-    small = load_brain_phantoms(num_train=5, num_validation=23, num_test=7)
+    small = load_brain_phantoms({"train": 5, "validation": 23, "test": 7})
     assert small.splits["train"] == dataset.splits["train"][:5]
     assert small.splits["validation"] == dataset.splits["validation"]
     assert small.splits["test"] == dataset.splits["test"][:7]
@@ -116,7 +116,7 @@ def test_two_scans_of_a_subject_share_the_facts_but_no_voxels(dataset: Dataset) 
 
 
 def test_diagnoses_are_balanced_and_sizes_follow_them() -> None:
-    records = load_brain_phantoms(num_train=480, num_validation=0, num_test=0).splits["train"]
+    records = load_brain_phantoms({"train": 480}).splits["train"]
     groups: dict[Diagnosis, list[Subject]] = {diagnosis: [] for diagnosis in Diagnosis}
     for record in records:
         assert isinstance(record.image, BrainPhantom)
@@ -243,8 +243,7 @@ def test_reports_tell_age_sex_and_side_but_no_diagnosis(dataset: Dataset) -> Non
 def test_every_cohort_words_every_degree_apart() -> None:
     for cohort, wording in WORDINGS.items():
         for choices in (wording.ventricles, wording.hippocampi, wording.cortex):
-            clauses = [clause for options in choices.values() for clause in options]
-            assert len(clauses) == len(set(clauses)), cohort
+            assert len(choices) == len(set(choices.values())), cohort
         ill = replace(HEALTHY, left_hippocampus_ratio=0.5, ventricle_ratio=3.0, cortex_ratio=0.6)
         reports = {write_report(cohort, subject.facts, np.random.default_rng(0)) for subject in (HEALTHY, ill)}
         assert len(reports) == 2

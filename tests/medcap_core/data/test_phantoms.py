@@ -41,7 +41,7 @@ BAND_OF_VIEW = {
 
 @pytest.fixture(scope="module", params=DOMAINS)
 def dataset(request: pytest.FixtureRequest) -> Dataset:
-    return load_phantoms(request.param, num_train=700, num_validation=23, num_test=31)
+    return load_phantoms(request.param, {"train": 700, "validation": 23, "test": 31})
 
 
 def domain_of(record: Record) -> Domain:
@@ -81,27 +81,24 @@ def test_any_other_number_draws_another_image(other: PhantomImage) -> None:
 
 
 def test_loading_twice_gives_the_same_records() -> None:
-    first, second = (load_phantoms("target", num_train=40, num_validation=5, num_test=7, seed=2) for _ in range(2))
+    first, second = (load_phantoms("target", {"train": 40, "validation": 5, "test": 7}, seed=2) for _ in range(2))
     assert first == second
     assert [r.truth for r in first.splits["train"]] == [r.truth for r in second.splits["train"]]
-    assert first.splits != load_phantoms("target", num_train=40, num_validation=5, num_test=7, seed=3).splits
+    assert first.splits != load_phantoms("target", {"train": 40, "validation": 5, "test": 7}, seed=3).splits
 
 
 def test_one_splits_size_leaves_the_others_as_they_are() -> None:
-    small = load_phantoms("target", num_train=5, num_validation=6, num_test=7)
-    large = load_phantoms("target", num_train=50, num_validation=6, num_test=9)
+    small = load_phantoms("target", {"train": 5, "validation": 6, "test": 7})
+    large = load_phantoms("target", {"train": 50, "validation": 6, "test": 9})
     assert small.splits["validation"] == large.splits["validation"]
     assert large.splits["test"][:7] == small.splits["test"]
     assert large.splits["train"][:5] == small.splits["train"]
 
 
 def test_default_sizes_and_plain_words_about_their_kind() -> None:
-    dataset = load_phantoms(num_train=1)
-    assert {split: len(records) for split, records in dataset.splits.items()} == {
-        "train": 1,
-        "validation": 200,
-        "test": 300,
-    }
+    dataset = load_phantoms()
+    sizes = {split: len(records) for split, records in dataset.splits.items()}
+    assert sizes == {"train": 1200, "validation": 200, "test": 300}
     assert dataset.name == "phantoms"
     assert "synthetic" in dataset.kind
 
@@ -143,7 +140,7 @@ def test_findings_lie_on_the_side_and_level_that_are_named(dataset: Dataset) -> 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_finding_is_painted_where_its_mask_lies(domain: Domain) -> None:
-    for record in abnormal(load_phantoms(domain, num_train=150, num_validation=0, num_test=0)):
+    for record in abnormal(load_phantoms(domain, {"train": 150})):
         assert isinstance(record.image, PhantomImage)
         key = build_key(domain, 0, 0, record.image.index)
         layout, mask = build_layout(key), record.image.mask()
@@ -248,14 +245,14 @@ def test_the_target_domain_shows_what_the_general_one_does_not() -> None:
     views = [{view for view, _ in pairs} for pairs in (general, target)]
     assert views[0] & views[1] == {"ct_chest"}
     assert views[1] - views[0] == {"chest_ap", "ct_abdomen_contrast", "ct_head", "mri_flair", "us_thyroid"}
-    modalities = {record.truth["modality"] for record in load_phantoms(num_train=60).splits["train"]}
+    modalities = {record.truth["modality"] for record in load_phantoms(sizes={"train": 60}).splits["train"]}
     assert modalities == {"radiograph", "CT", "MRI", "ultrasound"}
 
 
 def test_the_two_domains_are_worded_differently() -> None:
     def count_four_grams(domain: Domain) -> Counter[tuple[str, ...]]:
         counts: Counter[tuple[str, ...]] = Counter()
-        for record in load_phantoms(domain, num_train=1500, num_validation=0, num_test=0).splits["train"]:
+        for record in load_phantoms(domain, {"train": 1500}).splits["train"]:
             words = words_of(record.caption)
             counts.update(zip(*(words[start:] for start in range(4)), strict=False))
         return counts

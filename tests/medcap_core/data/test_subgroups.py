@@ -29,5 +29,5 @@ def test_text_columns_of_few_values_and_concepts_are_subgroups() -> None:
 
 
 def test_phantoms_name_their_modality() -> None:
-    records = load_phantoms("general", num_train=0, num_validation=0, num_test=40).splits["test"]
+    records = load_phantoms("general", {"test": 40}).splits["test"]
     assert {"modality", "view", "side"} <= set(list_subgroups(records))

@@ -42,7 +42,7 @@ def judge(record, caption):
 @pytest.mark.parametrize("domain", ["target", "general"])
 def test_every_reference_caption_names_its_own_facts(domain):
     """900 true captions, asides that deny other findings among them."""
-    records = [record for part in load_phantoms(domain, num_train=500).splits.values() for record in part]
+    records = [record for part in load_phantoms(domain, {"train": 900}).splits.values() for record in part]
     checks = check_facts(records, [record.caption for record in records])
     assert all(checks[fact].is_right[checks[fact].applies].all() for fact in FACTS)
     num_abnormal = sum(not record.truth["normal"] for record in records)

@@ -139,7 +139,7 @@ def test_unusable_scans_are_all_named(run: Path, tmp_path: Path) -> None:
 
 
 def load_heads(count: int) -> list[Record]:
-    return load_brain_phantoms(num_train=count, num_validation=0, num_test=0).splits["train"]
+    return load_brain_phantoms({"train": count}).splits["train"]
 
 
 def test_what_questions_on_phantoms_are_about() -> None:

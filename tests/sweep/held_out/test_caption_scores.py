@@ -70,7 +70,7 @@ def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp
 
 @pytest.mark.slow
 def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
-    records = load_phantoms(num_train=0, num_validation=0, num_test=40).splits["test"]
+    records = load_phantoms(sizes={"test": 40}).splits["test"]
     split = build_split(records, tmp_path)
     scorer = CaptionScorer(split.captions)
     scorer._meteor = scorer_of_four._meteor  # starting it takes seconds

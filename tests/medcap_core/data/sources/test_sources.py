@@ -241,7 +241,7 @@ def test_phantoms_by_name() -> None:
     assert len({record.id for part in data.splits.values() for record in part}) == sum(map(len, data.splits.values()))
     assert (
         data.splits["train"][0].image
-        == load_phantoms("target", num_train=1, num_validation=2, num_test=2, seed=3).splits["train"][0].image
+        == load_phantoms("target", {"train": 1, "validation": 2, "test": 2}, seed=3).splits["train"][0].image
     )
 
 

@@ -39,7 +39,7 @@ def compress(image: Image.Image) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[Image.Image]:
-    records = load_phantoms(num_train=40, num_validation=0, num_test=0).splits["train"]
+    records = load_phantoms(sizes={"train": 40}).splits["train"]
     return [to_rgb(record.image.open()) for record in records]
 
 

@@ -132,7 +132,7 @@ def test_embeddings_near_the_words_will_do(model: GPT2LMHeadModel, tokenizer: ob
 
 def test_every_word_of_reports_and_answers_is_one_token_and_any_text_can_be_spelled(tokenizer: object) -> None:
     split = tokenizer.tokenize  # type: ignore[attr-defined]
-    records = load_brain_phantoms(num_train=60, num_validation=0, num_test=0).splits["train"]
+    records = load_brain_phantoms({"train": 60}).splits["train"]
     for record in records:
         assert isinstance(record, ScanRecord)
         for text in (record.caption, *(f"{question.text} {question.answer}" for question in record.questions)):

@@ -77,7 +77,7 @@ def test_same_seed_same_weights_and_the_random_state_is_left_alone(directory: Pa
 
 
 def test_images_become_96_pixels_with_clip_statistics(processor: BlipProcessor) -> None:
-    record = load_phantoms(num_train=1, num_validation=0, num_test=0).splits["train"][0]
+    record = load_phantoms(sizes={"train": 1}).splits["train"][0]
     pixels = processor(images=record.image.open().convert("RGB"), return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 96, 96)
     assert processor.image_processor.resample == 3
@@ -102,7 +102,7 @@ def test_captions_of_up_to_256_tokens_fit(model: BlipForConditionalGeneration) -
 
 def test_no_phantom_caption_has_an_unknown_or_a_broken_word(processor: BlipProcessor) -> None:
     for domain in ("general", "target"):
-        for record in load_phantoms(domain, num_train=400, num_validation=0, num_test=0).splits["train"]:
+        for record in load_phantoms(domain, {"train": 400}).splits["train"]:
             tokens = processor.tokenizer.tokenize(record.caption)
             assert "[UNK]" not in tokens, record.caption
             assert not [token for token in tokens if token.startswith("##")], record.caption
@@ -150,7 +150,7 @@ def test_the_embedded_model_has_todays_vocabulary_and_fits_its_8_megabytes() -> 
 
 
 def test_the_embedded_model_captions_general_phantoms_far_better_than_one_caption_for_all() -> None:
-    general = load_phantoms("general", num_train=60, num_validation=40, num_test=0)
+    general = load_phantoms("general", {"train": 60, "validation": 40})
     captioner = load_captioner("phantom-blip")
     records = general.splits["validation"]
     pixels = [captioner.geometry.decode(record.image) for record in records]
