@@ -133,7 +133,10 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         for source in PATH_SOURCES:
             if source.recognises(path):
                 try:
-                    return source.kind, _read_path(source, path.absolute(), own)
+                    if source.read_named is not None:
+                        return source.kind, source.read_named(path.absolute(), own)
+                    _refuse_columns(own, f"{path.absolute()} (read as: {source.kind})")
+                    return source.kind, source.read(path.absolute())
                 except PermissionError as error:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
@@ -155,13 +158,6 @@ def _has_dicom(folder: Path) -> bool:
     """Check for DICOM files in `folder`, or in some of the folders two levels below it."""
     below = itertools.islice(itertools.chain(folder.glob("*/"), folder.glob("*/*/")), _MOST_FOLDERS)
     return any(holds_dicom(item) for item in (folder, *below))
-
-
-def _read_path(source: PathSource, path: Path, own: TableColumns) -> Reading:
-    if source.read_named is not None:
-        return source.read_named(path, own)
-    _refuse_columns(own, f"{path} (read as: {source.kind})")
-    return source.read(path)
 
 
 def _refuse_columns(own: TableColumns, what: str) -> None:

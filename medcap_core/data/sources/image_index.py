@@ -209,7 +209,8 @@ def index_images(folders: Iterable[Path], archives: Iterable[Path] = ()) -> Imag
     for folder in folders:
         _index_folder(folder, index, depth=1)
     for archive in archives:
-        _index_archive(archive, index)
+        for image in list_members(archive):
+            index.add(PurePosixPath(image.member).name, image)
     return index
 
 
@@ -223,11 +224,6 @@ def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
                 _index_folder(folder / entry.name, index, depth - 1)
         else:
             index.add(entry.name, ImageFile(folder / entry.name))
-
-
-def _index_archive(archive: Path, index: ImageIndex) -> None:
-    for image in list_members(archive):
-        index.add(PurePosixPath(image.member).name, image)
 
 
 def list_members(archive: Path) -> list[ZippedImage]:

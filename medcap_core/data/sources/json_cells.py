@@ -3,7 +3,7 @@
 import ast
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from medcap_core.errors import DataFault, first_line
@@ -34,40 +34,28 @@ def flatten_lists(table: "Table", image: str | None, captions: Sequence[str], ot
     texts, or in a CSV the text of one (`['a.png', 'b.png']`). Any other list or mapping in these columns and in
     `others` makes its row unusable.
     """
-    chosen = _ListColumns([image] if image else [], captions, others)
-    rows = [plain for row in table.rows for plain in chosen.flatten(row)]
-    table.rows[:] = rows
-    if chosen.num_several_images:
-        table.notes.append(
-            f"{chosen.num_several_images:,} rows of {table.path.name} name several images; the first of each is used."
-        )
+    num_several = 0
+    for row in table.rows:
+        if image and (found := _as_texts(row.cells.get(image))) is not None:
+            num_several += len(found) > 1
+            row.cells[image] = found[0] if found else ""
+    plain = [*captions, *([image] if image else []), *others]
+    table.rows[:] = [one for row in table.rows for one in _split_captions(row, captions, plain)]
+    if num_several:
+        table.notes.append(f"{num_several:,} rows of {table.path.name} name several images; the first of each is used.")
 
 
-@dataclass
-class _ListColumns:
-    """Columns of images, of captions and of other plain text, with the number of rows that had several images."""
-
-    images: Sequence[str]
-    captions: Sequence[str]
-    others: Sequence[str]
-    num_several_images: int = 0
-
-    def flatten(self, row: "Row") -> list["Row"]:
-        for column in self.images:
-            found = _as_texts(row.cells.get(column))
-            if found is not None:
-                self.num_several_images += len(found) > 1
-                row.cells[column] = found[0] if found else ""
-        rows = [row]
-        for column in self.captions:
-            found = _as_texts(row.cells.get(column))
-            if found is not None:
-                rows = [replace(one, cells={**one.cells, column: text}) for one in rows for text in found or [""]]
-        for column in (*self.captions, *self.images, *self.others):
-            if isinstance(rows[0].cells.get(column), list | dict):
-                row.cells[column] = ""
-                return [replace(row, fault=row.fault or f"line {row.line}: {column} is not text")]
-        return rows
+def _split_captions(row: "Row", captions: Sequence[str], plain: Sequence[str]) -> list["Row"]:
+    """Make a row of each caption in a list; the columns `plain` must hold text then."""
+    rows = [row]
+    for column in captions:
+        if (found := _as_texts(row.cells.get(column))) is not None:
+            rows = [replace(one, cells={**one.cells, column: text}) for one in rows for text in found or [""]]
+    for column in plain:
+        if isinstance(rows[0].cells.get(column), list | dict):
+            row.cells[column] = ""
+            return [replace(row, fault=row.fault or f"line {row.line}: {column} is not text")]
+    return rows
 
 
 def _as_texts(value: Any) -> list[str] | None:

@@ -1,6 +1,8 @@
 """ROCO version 1: the original layout (github razorx89/roco-dataset) and the repacked one with CSV files."""
 
+import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +94,23 @@ def find_article(text: str) -> str | None:
 
 
 def _find_captions(folder: Path) -> dict[SplitName, Path]:
-    for root in (folder, folder / "data", folder / "all_data"):
-        found: dict[SplitName, Path] = {}
-        for split in SPLITS:
-            for name in SPLIT_SPELLINGS[split]:
-                path = root / name / _CLASS / "captions.txt"
-                if path.is_file():
-                    found.setdefault(split, path)
-        if found:
-            return found
-    return {}
+    return _find_by_split((folder, folder / "data", folder / "all_data"), f"{{0}}/{_CLASS}/captions.txt")
 
 
 def _find_tables(folder: Path) -> dict[SplitName, Path]:
-    for root in (folder / "all_data", folder):
+    names = f"{{0}}/{_CLASS}{{1}}data.csv", f"{{0}}/{_CLASS}/{{1}}data.csv"
+    return _find_by_split((folder / "all_data", folder), *names)
+
+
+def _find_by_split(roots: Sequence[Path], *patterns: str) -> dict[SplitName, Path]:
+    """Find a file of each split, in the first root that has one; a pattern takes any two spellings of the split."""
+    for root in roots:
         found: dict[SplitName, Path] = {}
         for split in SPLITS:
-            for parent in SPLIT_SPELLINGS[split]:
-                for name in SPLIT_SPELLINGS[split]:
-                    for path in (root / parent / f"{_CLASS}{name}data.csv", root / parent / _CLASS / f"{name}data.csv"):
-                        if path.is_file():
-                            found.setdefault(split, path)
+            for spellings in itertools.product(SPLIT_SPELLINGS[split], repeat=2):
+                for path in (root / pattern.format(*spellings) for pattern in patterns):
+                    if path.is_file():
+                        found.setdefault(split, path)
         if found:
             return found
     return {}

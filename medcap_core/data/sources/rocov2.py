@@ -1,6 +1,7 @@
 """ROCOv2 as published on Zenodo (record 10821435): `<split>_captions.csv` beside folders or archives of images."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,13 @@ def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
 
 def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
     images = index_images(*sources)
-    concepts = _read_concepts(captions.with_name(captions.name.replace("_captions", "_concepts")))
+    cuis = _read_pairs(
+        captions.with_name(captions.name.replace("_captions", "_concepts")), {"id": ("id",), "CUIs": ("cuis", "cui")}
+    )
+    concepts = {name: [cui.strip() for cui in text.split(";") if cui.strip()] for name, text in cuis.items()}
     articles = _read_articles(captions.with_name("license_information.csv"))
-    names = _read_concept_names(captions.with_name("cui_mapping.csv"))
+    wanted = {"CUI": ("cui",), "name": ("canonical name", "name")}
+    names = _read_pairs(captions.with_name("cui_mapping.csv"), wanted)
     table = read_rows(captions)
     id_column, caption_column = require_columns(table, {"id": ("id",), "caption": ("caption",)})
     reading.splits.setdefault(split, [])
@@ -95,34 +100,17 @@ def _read_articles(path: Path) -> dict[str, str]:
     articles = {}
     for row in table.rows:
         cells = [row.text(column) for column in table.columns if column != id_column]
-        found = [find_article(cell) for cell in cells] + [_find_doi(cell) for cell in cells]
-        article = next((name for name in found if name), None)
+        dois = [match[0].rstrip(".,;)").lower() for cell in cells if (match := _DOI.search(cell))]
+        article = next(filter(None, [*map(find_article, cells), *dois]), None)
         if article:
             articles[row.text(id_column).strip()] = article
     return articles
 
 
-def _find_doi(text: str) -> str | None:
-    match = _DOI.search(text)
-    return match[0].rstrip(".,;)").lower() if match else None
-
-
-def _read_concepts(path: Path) -> dict[str, list[str]]:
-    """Read CUIs by image id from a `*_concepts.csv` (header `ID,CUIs`, joined by `;`); empty without the file."""
+def _read_pairs(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Read one column by another, given their accepted names; empty without the file."""
     if not path.is_file():
         return {}
     table = read_rows(path)
-    id_column, cuis_column = require_columns(table, {"id": ("id",), "CUIs": ("cuis", "cui")})
-    return {
-        row.text(id_column).strip(): [cui.strip() for cui in row.text(cuis_column).split(";") if cui.strip()]
-        for row in table.rows
-    }
-
-
-def _read_concept_names(path: Path) -> dict[str, str]:
-    """Read names by CUI from `cui_mapping.csv` (header `CUI,Canonical name`); empty without the file."""
-    if not path.is_file():
-        return {}
-    table = read_rows(path)
-    cui_column, name_column = require_columns(table, {"CUI": ("cui",), "name": ("canonical name", "name")})
-    return {row.text(cui_column).strip(): row.text(name_column).strip() for row in table.rows}
+    key, value = require_columns(table, wanted)
+    return {row.text(key).strip(): row.text(value).strip() for row in table.rows}

@@ -1,6 +1,5 @@
 """The rows of a table of scans, grouped by path, and the conflicts between rows of one scan."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medcap_core.data.records import SplitName, fold_white_space
@@ -19,38 +18,26 @@ from medcap_core.data.sources.tables import (
 from medcap_core.data.sources.tables import PATH_COLUMNS as IMAGE_PATH_COLUMNS
 
 PATH_COLUMNS = (*IMAGE_PATH_COLUMNS, "scan", "volume")
-REPORT_COLUMNS = ("report", *(name for name in CAPTION_COLUMNS if name != "report"))
-SUBJECT_COLUMNS = ("subject", *CASE_COLUMNS)
-COHORT_COLUMNS = ("cohort",)
-DIAGNOSIS_COLUMNS = ("diagnosis",)
-QUESTION_COLUMNS = ("question",)
-ANSWER_COLUMNS = ("answer",)
-QUESTION_KIND_COLUMNS = ("question_type", "kind")
 OTHER_KIND = "other"
 """The kind of a question without one in the table."""
 
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "path": PATH_COLUMNS,
+    "report": ("report", *(name for name in CAPTION_COLUMNS if name != "report")),
+    "id": ID_COLUMNS,
+    "split": SPLIT_COLUMNS,
+    "subject": ("subject", *CASE_COLUMNS),
+    "cohort": ("cohort",),
+    "diagnosis": ("diagnosis",),
+    "question": ("question",),
+    "answer": ("answer",),
+    "question_kind": ("question_type", "kind"),
+}
+"""The names of each field's column."""
 _SINGLE_VALUED = ("report", "id", "subject", "cohort", "diagnosis")
 
-
-@dataclass(frozen=True)
-class ScanColumns:
-    """The column name of each field; None where the table has no such column."""
-
-    path: str
-    report: str
-    id: str | None
-    split: str | None
-    subject: str | None
-    cohort: str | None
-    diagnosis: str | None
-    question: str | None
-    answer: str | None
-    question_kind: str | None
-
-    @property
-    def named(self) -> set[str | None]:
-        """The columns assigned to a field."""
-        return set(vars(self).values())
+ScanColumns = dict[str, str]
+"""The column of each field that the table has."""
 
 
 @dataclass
@@ -93,48 +80,33 @@ class ScanRows:
 
 def find_scan_columns(table: Table) -> ScanColumns:
     """Find the column of each field. Raises DataFault without a column of paths or of reports."""
-    path, report = require_columns(table, {"scan": PATH_COLUMNS, "report": REPORT_COLUMNS})
-
-    def find(names: Sequence[str]) -> str | None:
-        return find_column(table.columns, names)
-
-    return ScanColumns(
-        path=path,
-        report=report,
-        id=find(ID_COLUMNS),
-        split=find(SPLIT_COLUMNS),
-        subject=find(SUBJECT_COLUMNS),
-        cohort=find(COHORT_COLUMNS),
-        diagnosis=find(DIAGNOSIS_COLUMNS),
-        question=find(QUESTION_COLUMNS),
-        answer=find(ANSWER_COLUMNS),
-        question_kind=find(QUESTION_KIND_COLUMNS),
-    )
+    require_columns(table, {"scan": _COLUMNS["path"], "report": _COLUMNS["report"]})
+    return {name: found for name, known in _COLUMNS.items() if (found := find_column(table.columns, known))}
 
 
 def gather_scans(table: Table, columns: ScanColumns, reading: Reading) -> list[ScanRows]:
     """Group the rows by path, in order of first appearance; unusable rows are skipped."""
     scans: dict[str, ScanRows] = {}
-    for row, split in zip(table.rows, find_splits(table, columns.split, columns.path), strict=True):
-        name = row.text(columns.path).strip()
-        fault = row.find_fault(columns.path, columns.report) or ("" if name else "no scan named")
+    for row, split in zip(table.rows, find_splits(table, columns.get("split"), columns["path"]), strict=True):
+        name = row.text(columns["path"]).strip()
+        fault = row.find_fault(columns["path"], columns["report"]) or ("" if name else "no scan named")
         if fault:
             reading.skip(split, name or f"{table.path.name} line {row.line}", fault)
             continue
         scan = scans.setdefault(name, ScanRows(name, row, split))
         scan.note("split", split, row.line)
         for field_name in _SINGLE_VALUED:
-            column = getattr(columns, field_name)
-            scan.note(field_name, fold_white_space(row.text(column)) if column else "", row.line)
+            scan.note(field_name, _read_field(row, columns, field_name), row.line)
         _note_question(scan, row, columns)
     return list(scans.values())
 
 
+def _read_field(row: Row, columns: ScanColumns, name: str) -> str:
+    return fold_white_space(row.text(columns[name])) if name in columns else ""
+
+
 def _note_question(scan: ScanRows, row: Row, columns: ScanColumns) -> None:
-    text, answer, kind = (
-        fold_white_space(row.text(column)) if column else ""
-        for column in (columns.question, columns.answer, columns.question_kind)
-    )
+    text, answer, kind = (_read_field(row, columns, name) for name in ("question", "answer", "question_kind"))
     if text and answer:
         scan.note(f"the answer to '{text}'", answer, row.line)
         if text.casefold() == DIAGNOSIS_QUESTION.casefold():

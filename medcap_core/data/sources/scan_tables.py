@@ -84,7 +84,7 @@ def read_scan_table(path: Path) -> Reading:
     counts = _Counts()
     for scan in scans:
         _add_scan(scan, table, columns, reading, counts)
-    reading.notes.extend(counts.describe(path.name, has_subjects=columns.subject is not None))
+    reading.notes.extend(counts.describe(path.name, has_subjects="subject" in columns))
     return reading
 
 
@@ -150,7 +150,7 @@ def _add_scan(scan: ScanRows, table: Table, columns: ScanColumns, reading: Readi
         )
         return
     diagnosis, questions = _read_known(scan, labels, counts)
-    truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.named}
+    truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()}
     reading.add(
         scan.split,
         ScanRecord(
