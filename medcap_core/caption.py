@@ -40,7 +40,7 @@ def list_inputs(path: Path, noun: str) -> list[Path]:
     any and for a table without the column.
     """
     if path.is_dir():
-        found = _list_images(path) if noun == "image" else _list_scans(path)
+        found = _list_folder(path, noun)
         if not found:
             raise DataFault(f"{path}: there is no {noun} in this folder or in those in it; name one that has some.")
         return found
@@ -57,21 +57,14 @@ def list_inputs(path: Path, noun: str) -> list[Path]:
     return list(dict.fromkeys(path.parent / row.text(column) for row in table.rows))
 
 
-def _list_images(folder: Path) -> list[Path]:
-    return _list_files(folder, lambda path: path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES)
-
-
-def _list_scans(folder: Path) -> list[Path]:
-    if holds_dicom(folder):
+def _list_folder(folder: Path, noun: str) -> list[Path]:
+    is_scan = noun == "scan"
+    if is_scan and holds_dicom(folder):
         return [folder]
-    series = [item for item in folder.iterdir() if item.is_dir() and holds_dicom(item)]
-    return sorted([*_list_files(folder, lambda path: path.name.lower().endswith(VOLUME_SUFFIXES)), *series])
-
-
-def _list_files(folder: Path, is_wanted: Callable[[Path], bool]) -> list[Path]:
-    return sorted(
-        item for pattern in ("*", "*/*") for item in folder.glob(pattern) if is_wanted(item) and item.is_file()
-    )
+    suffixes = VOLUME_SUFFIXES if is_scan else tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+    paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    files = [path for path in paths if path.name.lower().endswith(suffixes) and path.is_file()]
+    return sorted([*files, *(path for path in folder.glob("*/") if is_scan and holds_dicom(path))])
 
 
 def write_predictions(
@@ -107,11 +100,6 @@ def write_predictions(
     return len(rows)
 
 
-def _check_out(out: Path) -> None:
-    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
-        raise DataFault(f"--out {out}: give a file in a folder that is there.")
-
-
 @app.command()
 def caption(
     images: Annotated[list[Path], typer.Argument(help="Images or scans, folders or tables of them.")],
@@ -126,8 +114,8 @@ def caption(
     set_up_libraries()
     with exit_on_fault():
         config = read_settings(model, prompt=prompt, num_beams=beams, max_new_tokens=max_new_tokens)
-        if out is not None:
-            _check_out(out)
+        if out is not None and ((out.exists() and not out.is_file()) or not out.parent.is_dir()):
+            raise DataFault(f"--out {out}: give a file in a folder that is there.")
         noun = load_geometry(config).noun
         paths = [found for path in images for found in list_inputs(path, noun)]
         captioner, questions = load_configured(config), question or []

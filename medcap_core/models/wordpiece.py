@@ -52,12 +52,7 @@ def rejoin_wordpieces(text: str) -> str:
 def decode_texts(tokenizer: Any, ids: Tensor, config: TrialConfig) -> list[str]:
     """Decode generated ids (B, T), without special tokens and with white space folded, rejoined if `config` says so."""
     texts = map(fold_white_space, tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True))
-    if config.rejoin_wordpieces and uses_wordpieces(tokenizer):
+    backend = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if config.rejoin_wordpieces and type(backend).__name__ == "WordPiece":
         return list(map(rejoin_wordpieces, texts))
     return list(texts)
-
-
-def uses_wordpieces(tokenizer: Any) -> bool:
-    """Check whether a tokenizer splits words like BERT's."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return type(getattr(backend, "model", None)).__name__ == "WordPiece"

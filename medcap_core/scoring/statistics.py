@@ -38,7 +38,11 @@ def resample_sums(
     sums = np.empty((num_resamples, totals.shape[1]))
     generator = np.random.default_rng(seed)
     for start, stop in _chunks(num_resamples, len(totals)):
-        sums[start:stop] = _draw_counts(generator, stop - start, len(totals)) @ totals
+        num_rows, num_units = stop - start, len(totals)
+        drawn = generator.integers(num_units, size=(num_rows, num_units))
+        drawn += num_units * np.arange(num_rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=num_rows * num_units).reshape(num_rows, num_units)
+        sums[start:stop] = counts.astype(np.float64) @ totals
     return sums[:, :-1], sums[:, -1]
 
 
@@ -118,14 +122,6 @@ def _chunks(total: int, width: int) -> Iterator[tuple[int, int]]:
     step = max(1, _CHUNK_CELLS // width)
     for start in range(0, total, step):
         yield start, min(start + step, total)
-
-
-def _draw_counts(generator: np.random.Generator, num_rows: int, num_units: int) -> FloatArray:
-    """Draw the count of each unit in each resample: (rows, U)."""
-    drawn = generator.integers(num_units, size=(num_rows, num_units))
-    drawn += num_units * np.arange(num_rows)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=num_rows * num_units)
-    return counts.reshape(num_rows, num_units).astype(np.float64)
 
 
 def _flip_signs(totals: FloatArray, *, seed: int, num_flips: int) -> FloatArray:

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.adni import read_adni
 from medcap_core.data.cohorts.aibl import read_aibl
 from medcap_core.data.cohorts.miriad import read_miriad
 from medcap_core.data.cohorts.nacc import read_nacc
-from medcap_core.data.cohorts.oasis import read_oasis1, read_oasis2, read_oasis3
-from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit, group_visits
+from medcap_core.data.cohorts.oasis import read_oasis3, read_sessions
+from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit
 from medcap_core.data.scans.files import VOLUME_SUFFIXES
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.errors import DataFault
@@ -35,11 +36,14 @@ class Cohort:
     example: str
 
 
+_OASIS1 = partial(read_sessions, cohort="OASIS-1", session_name="ID")
+_OASIS2 = partial(read_sessions, cohort="OASIS-2", session_name="MRI ID")
+
 COHORTS: dict[str, Cohort] = {
     "adni": Cohort("ADNI", read_adni, 180, "002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/scan.nii"),
     "nacc": Cohort("NACC", read_nacc, 365, "mri1234/scan.nii.gz (of an archive NACCMRFI mri1234.zip)"),
-    "oasis1": Cohort("OASIS-1", read_oasis1, 0, "OAS1_0001_MR1/scan.nii.gz"),
-    "oasis2": Cohort("OASIS-2", read_oasis2, 0, "OAS2_0001_MR1/scan.nii.gz"),
+    "oasis1": Cohort("OASIS-1", _OASIS1, 0, "OAS1_0001_MR1/scan.nii.gz"),
+    "oasis2": Cohort("OASIS-2", _OASIS2, 0, "OAS2_0001_MR1/scan.nii.gz"),
     "oasis3": Cohort("OASIS-3", read_oasis3, 365, "sub-OAS30001/ses-d0129/anat/scan_T1w.nii.gz"),
     "aibl": Cohort("AIBL", read_aibl, 180, "AIBL/12/MPRAGE/2008-05-21_14_29_50.0/I1234/scan.nii"),
     "miriad": Cohort("MIRIAD", read_miriad, 0, "miriad_199_HC_F_01_MR_1.nii"),
@@ -81,7 +85,9 @@ def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str
         raise DataFault(faults)
     cohort = COHORTS[name]
     read = cohort.read(tables)
-    visits = group_visits(read.visits)
+    visits: dict[str, list[Visit]] = {}
+    for own in read.visits:
+        visits.setdefault(own.subject, []).append(own)
     if not visits:
         raise DataFault(f"the tables given hold no visit of {cohort.name}: give the one with its diagnoses by --table.")
     found = CohortScans(cohort, [], [])

@@ -48,17 +48,8 @@ _OASIS3_DAY = re.compile(r"(?:_MR_|ses-)d(\d{4})")
 _MAX_CDR = 3
 
 
-def read_oasis1(paths: Sequence[Path]) -> CohortTables:
-    """Read the scans of oasis_cross-sectional.csv. Raises DataFault where a column is missing."""
-    return _read_sessions(paths, "OASIS-1", "ID")
-
-
-def read_oasis2(paths: Sequence[Path]) -> CohortTables:
-    """Read the scans of oasis_longitudinal.csv. Raises DataFault where a column is missing."""
-    return _read_sessions(paths, "OASIS-2", "MRI ID")
-
-
-def _read_sessions(paths: Sequence[Path], cohort: str, session_name: str) -> CohortTables:
+def read_sessions(paths: Sequence[Path], *, cohort: str, session_name: str) -> CohortTables:
+    """Read the scans of OASIS-1 or -2, each with its session. Raises DataFault where a column is missing."""
     name = session_name.lower()
     visits = [
         Visit(

@@ -3,7 +3,7 @@
 import datetime
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -55,14 +55,6 @@ class CohortTables:
 
     visits: list[Visit]
     parse_path: Callable[[PurePosixPath], ScanKey | None]
-
-
-def group_visits(visits: Iterable[Visit]) -> dict[str, list[Visit]]:
-    """Group the visits by subject, in the table's order."""
-    grouped: dict[str, list[Visit]] = {}
-    for visit in visits:
-        grouped.setdefault(visit.subject, []).append(visit)
-    return grouped
 
 
 def find_visit(key: ScanKey, visits: Sequence[Visit], max_days: int) -> Visit | str:

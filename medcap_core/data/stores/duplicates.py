@@ -15,7 +15,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,13 +127,17 @@ def load_hashes(images: StoredImages, progress: Progress | None = None) -> Image
     kept = _read_hashes(path, len(images.store))
     to_do = images.rows[~kept["done"][images.rows]]
     if to_do.size:
-        done = 0
-        for rows, hashes in _hash_rows(images.store, to_do):
-            kept["bits"][rows], kept["digests"][rows], kept["blank"][rows] = hashes.bits, hashes.digests, hashes.blank
-            kept["done"][rows] = True
-            done += len(rows)
-            if progress:
-                progress(f"hashing {images.split} {images.store.geometry.noun}s", done, len(to_do))
+        store, done = images.store, 0
+        batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
+        batches = np.array_split(to_do, max(1, math.ceil(len(to_do) / batch_rows)))
+        with ThreadPoolExecutor(count_usable_cpus()) as pool:
+            found = pool.map(lambda batch: compute_hashes(store.pixels(batch)), batches)
+            for rows, own in zip(batches, found, strict=True):
+                kept["bits"][rows], kept["digests"][rows], kept["blank"][rows] = own.bits, own.digests, own.blank
+                kept["done"][rows] = True
+                done += len(rows)
+                if progress:
+                    progress(f"hashing {images.split} {store.geometry.noun}s", done, len(to_do))
         _write_hashes(path, kept)
     return ImageHashes(kept["bits"][images.rows], kept["digests"][images.rows], kept["blank"][images.rows])
 
@@ -220,14 +224,6 @@ def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropp
 def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     signs: NDArray[np.float32] = np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1
     return signs
-
-
-def _hash_rows(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ImageHashes]]:
-    """Yield batches of rows with their hashes, computed in threads."""
-    batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
-    batches = np.array_split(rows, max(1, math.ceil(len(rows) / batch_rows)))
-    with ThreadPoolExecutor(count_usable_cpus()) as pool:
-        yield from zip(batches, pool.map(lambda batch: compute_hashes(store.pixels(batch)), batches), strict=True)
 
 
 def _read_hashes(path: Path, num_rows: int) -> dict[str, NDArray[Any]]:

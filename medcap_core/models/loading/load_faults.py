@@ -37,7 +37,8 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
     except Exception as error:
         known = (OSError, ValueError, SafetensorError, StrictDataclassError)
         # Libraries raise anything for odd values of config.json; what our own code raises is a bug.
-        if not isinstance(error, known) and _is_of_this_package(error):
+        *_, last = traceback.extract_tb(error.__traceback__)
+        if not isinstance(error, known) and Path(last.filename).is_relative_to(_PACKAGE):
             raise
         if Path(source).is_dir():
             if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
@@ -67,11 +68,6 @@ def check_sizes(key: str, settings: dict[Any, Any], where: str = "config.json") 
         most = next((most for pattern, most in _LARGEST if pattern.fullmatch(str(name))), None)
         if most is not None and isinstance(value, int) and not 1 <= value <= most:
             raise ModelFault(f"{key}: {where}: {name} {value:.4g} cannot be; give the checkpoint's own config.json.")
-
-
-def _is_of_this_package(error: Exception) -> bool:
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return Path(last.filename).is_relative_to(_PACKAGE)
 
 
 def _describe_pickled(key: str, source: str) -> str:

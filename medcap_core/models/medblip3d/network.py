@@ -95,16 +95,6 @@ class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         """Number of patches of a volume."""
         return (self.volume_size // self.patch_size) ** 3
 
-    def build_vision_config(self) -> Any:
-        """Build the 2D encoder's config of its own class."""
-        config_class, _ = VISION_TOWERS[self.vision_config["model_type"]]
-        return config_class.from_dict(self.vision_config)
-
-    def build_text_config(self) -> Any:
-        """Build the language model's config of its own class."""
-        values = dict(self.text_config)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-
 
 class VolumeEncoder(nn.Module):
     """3D patch embedding and positions, then the class token and blocks of a pre-trained 2D encoder."""
@@ -115,7 +105,9 @@ class VolumeEncoder(nn.Module):
         width, patch = self.config.hidden_size, config.patch_size
         self.patch_embedding = nn.Conv3d(1, width, kernel_size=patch, stride=patch)
         self.position_embedding = nn.Parameter(0.02 * torch.randn(1, config.num_patches + 1, width))
-        self.class_embedding = nn.Parameter(find_class_embedding(vision_tower).detach().clone().view(1, 1, width))
+        embeddings = vision_tower.embeddings
+        token: Tensor = embeddings.cls_token if hasattr(embeddings, "cls_token") else embeddings.class_embedding
+        self.class_embedding = nn.Parameter(token.detach().clone().view(1, 1, width))
         self.blocks = find_blocks(vision_tower)
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -143,10 +135,13 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         """Build the network; a missing `vision_tower` or `language_model` is built from the config."""
         super().__init__(config)
         if vision_tower is None:
-            vision_config = config.build_vision_config()
-            vision_tower = VISION_TOWERS[vision_config.model_type][1](vision_config)
+            config_class, tower_class = VISION_TOWERS[config.vision_config["model_type"]]
+            vision_tower = tower_class(config_class.from_dict(config.vision_config))
         if language_model is None:
-            language_model = build_language_model(config.build_text_config())
+            values = dict(config.text_config)
+            text_config = AutoConfig.for_model(values.pop("model_type"), **values)
+            model_class: Any = AutoModelForSeq2SeqLM if text_config.is_encoder_decoder else AutoModelForCausalLM
+            language_model = model_class.from_config(text_config, trust_remote_code=False)
         query_width = config.qformer_config["hidden_size"]
         self.encoder = VolumeEncoder(config, vision_tower)
         self.image_norm = nn.LayerNorm(vision_tower.config.hidden_size, eps=vision_tower.config.layer_norm_eps)
@@ -207,21 +202,8 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         return normalize(projection(self.encode_texts(input_ids, mask, pooling_mask)).float(), dim=-1)
 
 
-def build_language_model(config: Any) -> Any:
-    """Build a new decoder-only or encoder-decoder language model of this config."""
-    model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return model_class.from_config(config, trust_remote_code=False)
-
-
 def find_blocks(vision_tower: Any) -> nn.ModuleList:
     """Return the transformer blocks of a 2D encoder."""
     blocks = vision_tower.layers if hasattr(vision_tower, "layers") else vision_tower.encoder.layers
     assert isinstance(blocks, nn.ModuleList)
     return blocks
-
-
-def find_class_embedding(vision_tower: Any) -> Tensor:
-    """Return the class token of a 2D encoder."""
-    embeddings = vision_tower.embeddings
-    token: Tensor = embeddings.cls_token if hasattr(embeddings, "cls_token") else embeddings.class_embedding
-    return token

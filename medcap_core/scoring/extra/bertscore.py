@@ -76,7 +76,10 @@ class BertScorer:
         for start in range(0, len(pairs), _CHUNK_PAIRS):
             chunk = order[start : start + _CHUNK_PAIRS]
             texts = {text for index in chunk for text in (pairs[index][0], *pairs[index][1])}
-            states = self._encode_all(texts, weights)
+            in_order = sorted(texts, key=lambda text: (len(text), text))
+            states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+            for first in range(0, len(in_order), _BATCH_TEXTS):
+                states |= self._encode(in_order[first : first + _BATCH_TEXTS], weights)
             for index in chunk:
                 prediction, group = pairs[index]
                 scores[index] = max(_compute_f1(*states[prediction], *states[text]) for text in group)
@@ -89,15 +92,6 @@ class BertScorer:
         frequencies = torch.zeros(len(self._tokenizer))
         frequencies[list(counts.keys())] = torch.tensor(list(counts.values()), dtype=torch.float32)
         return torch.log((len(references) + 1) / (frequencies + 1))
-
-    def _encode_all(
-        self, texts: set[str], weights: torch.Tensor | None
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        in_order = sorted(texts, key=lambda text: (len(text), text))
-        states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for start in range(0, len(in_order), _BATCH_TEXTS):
-            states |= self._encode(in_order[start : start + _BATCH_TEXTS], weights)
-        return states
 
     @torch.inference_mode()
     def _encode(self, texts: list[str], weights: torch.Tensor | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
