@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 from medcap_core.errors import ConfigFault, RunFault
 from sweep.space import SearchSpace, load_space
 from sweep.study.paths import RunPaths
-from sweep.study.record import TrialRecord, load_record
+from sweep.study.record import TrialRecord
 
 
 def next_run_directory(root: Path, name: str) -> Path:
@@ -149,7 +149,7 @@ def load_run_records(directory: Path) -> list[TrialRecord]:
     faults: list[str] = []
     for path in paths.trial_records:
         try:
-            records.append(load_record(path))
+            records.append(TrialRecord.load(path))
         except RunFault as fault:
             faults += fault.faults
     records.sort(key=lambda record: record.number)

@@ -2,21 +2,29 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
-from medcap_core.config import TrialConfig, build_trial_config
+from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
-from medcap_core.errors import ConfigFault, RunFault
+from medcap_core.errors import RunFault
 from medcap_core.objective import Objective
+from medcap_core.runtime.files import write_json_atomically
 from sweep.study.test_results import describe_fault
 
 
@@ -55,26 +63,17 @@ class Epoch(BaseModel):
 EPOCH_FIELDS = tuple(Epoch.model_fields)
 
 
+# Figures of a record that are columns of `trials.csv` under their own names.
+_FIGURES = (
+    "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes", "trainable_parameters",
+    "total_parameters", "num_distinct", "top_share",
+)  # fmt: skip
+
+
 def result_columns(objective: Objective) -> list[str]:
     """List the columns of `trials.csv` before those of the config; score columns are named by the objective."""
-    return [
-        "trial",
-        "state",
-        "reason",
-        f"best_{objective.column}",
-        "best_epoch",
-        f"last_{objective.column}",
-        "epochs_done",
-        "seconds",
-        "training_seconds",
-        "encoding_seconds",
-        "images_per_second",
-        "peak_memory_bytes",
-        "trainable_parameters",
-        "total_parameters",
-        "num_distinct",
-        "top_share",
-    ]
+    best, last = f"best_{objective.column}", f"last_{objective.column}"
+    return ["trial", "state", "reason", best, "best_epoch", last, "epochs_done", "seconds", *_FIGURES]
 
 
 class TrialState(StrEnum):
@@ -93,39 +92,62 @@ class TrialState(StrEnum):
         return self in (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.FAILED)
 
 
-@dataclass
-class TrialRecord:
-    """One trial of a run; only its `Study` changes it.
+def _keep_names(values: Any, validate: ValidatorFunctionWrapHandler) -> TrialConfig:
+    """Validate a config, which makes an existing path absolute; a name must stay one in any working directory."""
+    config: TrialConfig = validate(values)
+    kept = ("data", "model") if isinstance(values, dict) else ()
+    return config.model_copy(update={name: values[name] for name in kept if name in values})
+
+
+class TrialRecord(BaseModel):
+    """One trial of a run, as `trial.json` holds it; only its `Study` changes it.
 
     `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
     epoch after which the scheduler stopped the trial. `is_config_at_fault` says of a failed trial that any trial of its
     config would fail (`TrialFailure`), of which the sampler learns.
     """
 
-    name: str
-    number: int
-    point: dict[str, Any]
-    config: TrialConfig
-    parameters: dict[str, Any] = field(default_factory=dict)
-    distributions: dict[str, Any] = field(default_factory=dict)
+    model_config = ConfigDict(extra="forbid", validate_by_name=True, serialize_by_alias=True)
+
+    name: str = Field(alias="trial", pattern=r"^trial_\d{4,}$")
+    number: int = Field(ge=0)
     state: TrialState = TrialState.PENDING
     reason: str = ""
     attempts: int = 0
-    epochs: list[Epoch] = field(default_factory=list)
     pruned_at_epoch: int | None = None
     is_config_at_fault: bool = False
     whole_validation_score: float | None = None
+    point: dict[str, Any]
+    config: Annotated[TrialConfig, WrapValidator(_keep_names)]
+    parameters: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
+    epochs: list[Epoch] = []
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.name != f"trial_{self.number:04d}":
+            raise ValueError(f"trial {self.name} has the number {self.number}")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            cause = fold_white_space(describe_fault(error))
+            raise RunFault(
+                f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Replace a `trial.json`."""
+        write_json_atomically(path, self.model_dump(mode="json"))
 
     @property
     def objective(self) -> Objective:
         """What its scores are."""
         return self.config.objective
-
-    @cached_property
-    def config_cells(self) -> list[Any]:
-        """The config as table cells, in the order of its fields."""
-        values = self.config.model_dump(mode="json")
-        return [values[name] for name in TrialConfig.model_fields]
 
     def add_epoch(self, epoch: Epoch) -> None:
         """Add the report of an epoch, sorted by epoch."""
@@ -259,68 +281,6 @@ def compute_step(epoch: int, num_epochs: int) -> int:
     return round(100 * epoch / num_epochs) if num_epochs else 100
 
 
-def dump_record(record: TrialRecord) -> dict[str, Any]:
-    """Build the content of `trial.json`."""
-    return {
-        "trial": record.name,
-        "number": record.number,
-        "state": record.state.value,
-        "reason": record.reason,
-        "attempts": record.attempts,
-        "pruned_at_epoch": record.pruned_at_epoch,
-        "is_config_at_fault": record.is_config_at_fault,
-        "whole_validation_score": record.whole_validation_score,
-        "point": record.point,
-        "config": record.config.model_dump(mode="json"),
-        "parameters": record.parameters,
-        "distributions": record.distributions,
-        "epochs": [epoch.model_dump() for epoch in record.epochs],
-    }
-
-
-def load_record(path: Path) -> TrialRecord:
-    """Load a `trial.json`. Raises RunFault if it is damaged or of another version."""
-    try:
-        content = _Content.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        # Validation makes an existing path absolute, but a name must stay a name in any working directory.
-        named = {"data": content.config["data"], "model": content.config["model"]}
-        config = build_trial_config(content.config, str(path)).model_copy(update=named)
-        values = {name: getattr(content, name) for name in _Content.model_fields if name not in ("trial", "config")}
-        return TrialRecord(name=content.trial, config=config, **values)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigFault) as error:
-        shown = f"{type(error).__name__}: {fold_white_space(str(error))}"
-        cause = describe_fault(error) if isinstance(error, ValidationError) else shown
-        raise RunFault(
-            f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
-        ) from None
-
-
-class _Content(BaseModel):
-    """The content of `trial.json`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    trial: str = Field(pattern=r"^trial_\d{4,}$")
-    number: int = Field(ge=0)
-    state: TrialState
-    reason: str
-    attempts: int
-    pruned_at_epoch: int | None
-    is_config_at_fault: bool
-    whole_validation_score: float | None
-    point: dict[str, Any]
-    config: dict[str, Any]
-    parameters: dict[str, Any]
-    distributions: dict[str, Any]
-    epochs: list[Epoch]
-
-    @model_validator(mode="after")
-    def _check_name(self) -> Self:
-        if self.trial != f"trial_{self.number:04d}":
-            raise ValueError(f"trial {self.trial} has the number {self.number}")
-        return self
-
-
 def format_csv(records: Iterable[TrialRecord], objective: Objective) -> str:
     """Format `trials.csv`: a header and one row for each trial, in the order given; unknown values are empty cells.
 
@@ -329,26 +289,14 @@ def format_csv(records: Iterable[TrialRecord], objective: Objective) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*result_columns(objective), *(f"config.{name}" for name in TrialConfig.model_fields)])
-    writer.writerows([*_result_cells(record), *record.config_cells] for record in records)
+    for record in records:
+        best, last, figures = record.best_score, record.last_score, (getattr(record, name) for name in _FIGURES)
+        state = (record.name, record.state.value, fold_white_space(record.reason))
+        course = (best, record.best_epoch, last, record.epochs_done, round(record.seconds, 3))
+        writer.writerow([*state, *course, *figures, *_list_config_cells(record.config)])
     return text.getvalue()
 
 
-def _result_cells(record: TrialRecord) -> list[Any]:
-    return [
-        record.name,
-        record.state.value,
-        fold_white_space(record.reason),
-        record.best_score,
-        record.best_epoch,
-        record.last_score,
-        record.epochs_done,
-        round(record.seconds, 3),
-        record.training_seconds,
-        record.encoding_seconds,
-        record.images_per_second,
-        record.peak_memory_bytes,
-        record.trainable_parameters,
-        record.total_parameters,
-        record.num_distinct,
-        record.top_share,
-    ]
+@cache
+def _list_config_cells(config: TrialConfig) -> list[Any]:
+    return list(config.model_dump(mode="json").values())

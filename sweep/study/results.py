@@ -22,7 +22,7 @@ from sweep.study.directory import find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
 from sweep.study.ranking import rank_for_choice
-from sweep.study.record import TrialRecord, TrialState, load_record
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")
@@ -112,7 +112,7 @@ def load_results(directory: Path) -> RunResults:
         raise RunFault(f"{directory} is not a run directory (it has no space.yaml); name one such as runs/lora-001.")
     faults: list[str] = []
     provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
-    records = [_read(load_record, path, None, faults) for path in paths.trial_records]
+    records = [_read(TrialRecord.load, path, None, faults) for path in paths.trial_records]
     known = sorted(filter(None, records), key=lambda record: record.number)
     leading = [record.name for record in rank_for_choice(known)[:NUM_LEADING]]
     read = {name: _read_table(paths.trial(name).predictions, faults, text=True) for name in leading}

@@ -36,7 +36,7 @@ from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
 from sweep.study.pruning import should_prune
 from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
-from sweep.study.record import Epoch, TrialRecord, TrialState, dump_record, format_csv
+from sweep.study.record import Epoch, TrialRecord, TrialState, format_csv
 from sweep.study.test_results import TestResults
 from sweep.study.warm_start import WarmStart, add_earlier
 
@@ -492,7 +492,7 @@ class Study:
     def _write_record(self, record: TrialRecord) -> None:
         path = self.paths.trial(record.name).record
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(path, dump_record(record))
+        record.save(path)
 
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
@@ -520,5 +520,5 @@ def _forget_failures(directory: Path, records: list[TrialRecord]) -> list[str]:
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
         record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
         record.is_config_at_fault = False
-        write_json_atomically(paths.record, dump_record(record))
+        record.save(paths.record)
     return [record.name for record in failed]

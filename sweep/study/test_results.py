@@ -5,7 +5,7 @@ A figure that was not computed is None, or missing from its mapping. All scores 
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -21,7 +21,7 @@ Settings = dict[str, str | int | float | bool | None]
 Unit = Literal["case", "image", "subject", "scan"]
 Scope = Literal["unseen", "all"]
 """Which test scans a figure is of: those of cohorts that are not in training, or all."""
-
+Scored = TypeVar("Scored")
 
 BASELINE_ROWS = {
     "zero_shot": "zero-shot",
@@ -57,6 +57,22 @@ class _Model(BaseModel):
         optional = {name for name, info in type(self).model_fields.items() if not info.is_required()}
         values: dict[str, Any] = handler(self)
         return {name: value for name, value in values.items() if name not in optional or value not in (None, {})}
+
+
+class _Scoped(_Model, Generic[Scored]):
+    """Scores in each scope; None where it has nothing to score."""
+
+    unseen: Scored | None = None
+    all: Scored | None = None
+
+    def of(self, scope: Scope) -> Scored | None:
+        """Get the scores in a scope."""
+        return self.unseen if scope == "unseen" else self.all
+
+    @property
+    def headline(self) -> Scope:
+        """The scope to look at first: unseen cohorts, where the test split has scans of some."""
+        return "unseen" if self.unseen else "all"
 
 
 class Resampling(_Model):
@@ -164,21 +180,10 @@ class ClassificationScore(_Model):
     num_scans: int
 
 
-class ClassificationScores(_Model):
-    """Scores of one way of naming classes: in each scope, and in each cohort."""
+class ClassificationScores(_Scoped[ClassificationScore]):
+    """Scores of one way of naming classes: in each scope that has a scan of known diagnosis, and in each cohort."""
 
-    unseen: ClassificationScore | None = None
-    all: ClassificationScore | None = None
     cohorts: dict[str, ClassificationScore] = {}
-
-    def of(self, scope: Scope) -> ClassificationScore | None:
-        """Get the scores in a scope; None where it has no scan of known diagnosis."""
-        return self.unseen if scope == "unseen" else self.all
-
-    @property
-    def headline(self) -> Scope:
-        """The scope to look at first: unseen cohorts, where the test split has scans of some."""
-        return "unseen" if self.unseen else "all"
 
 
 class ClassificationRow(_Model):
@@ -212,20 +217,8 @@ class AnswerScores(_Model):
     kinds: dict[str, AnswerScore]
 
 
-class AnswerRow(_Model):
-    """One row, in each scope."""
-
-    unseen: AnswerScores | None = None
-    all: AnswerScores | None = None
-
-    def of(self, scope: Scope) -> AnswerScores | None:
-        """Get the scores in a scope; None where it has no question."""
-        return self.unseen if scope == "unseen" else self.all
-
-    @property
-    def headline(self) -> Scope:
-        """The scope to look at first: unseen cohorts, where the test split has scans of some."""
-        return "unseen" if self.unseen else "all"
+class AnswerRow(_Scoped[AnswerScores]):
+    """One row, in each scope that has a question."""
 
 
 class AnswerComparison(Comparison):
@@ -244,15 +237,8 @@ class AnswerComparisons(_Model):
     kinds: dict[str, AnswerComparisonsByMetric]
 
 
-class AnswerComparisonScopes(_Model):
+class AnswerComparisonScopes(_Scoped[AnswerComparisons]):
     """Comparisons in each scope; None where all scans are of one subject."""
-
-    unseen: AnswerComparisons | None = None
-    all: AnswerComparisons | None = None
-
-    def of(self, scope: Scope) -> AnswerComparisons | None:
-        """Get the comparisons in a scope."""
-        return self.unseen if scope == "unseen" else self.all
 
 
 class QuestionAnswering(_Model):
@@ -313,10 +299,8 @@ class TestResults(_Model):
         except FileNotFoundError:
             return cls()
         except (OSError, ValidationError) as error:
-            first = str(error) if isinstance(error, OSError) else describe_fault(error)
-            raise RunFault(
-                f"{path} is damaged ({first}); move it away and resume: the test split is then scored again."
-            ) from None
+            remedy = "move it away and resume: the test split is then scored again"
+            raise RunFault(f"{path} is damaged ({describe_fault(error)}); {remedy}.") from None
 
     def save(self, path: Path) -> None:
         """Replace `test_metrics.json`; what was not computed is left out."""
@@ -350,8 +334,10 @@ ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_i
 """Rows that stand at the top of `test_metrics.json`."""
 
 
-def describe_fault(error: ValidationError) -> str:
-    """Describe the first fault of a file, with its place."""
+def describe_fault(error: ValidationError | OSError) -> str:
+    """Describe why a file cannot be read: the first fault in it, with its place, or what the system says."""
+    if isinstance(error, OSError):
+        return str(error)
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

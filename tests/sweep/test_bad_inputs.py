@@ -26,7 +26,7 @@ from sweep.run import app
 from sweep.space.schema import SearchSpace
 from sweep.status import app as status
 from sweep.study.paths import RunPaths
-from sweep.study.record import TrialRecord, dump_record, load_record
+from sweep.study.record import TrialRecord
 
 QUICK = settings(deadline=None, max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
@@ -41,7 +41,7 @@ PATHS = st.one_of(
     ODD.map(lambda text: f"{text}/" * 2000),
     st.sampled_from(["\0", "/proc/1/root/x", "/dev/null/x", "\udc80", "/", "."]),
 )
-RECORD = dump_record(TrialRecord(name="trial_0000", number=0, point={}, config=TrialConfig(data="phantoms")))
+RECORD = TrialRecord(name="trial_0000", number=0, point={}, config=TrialConfig(data="phantoms")).model_dump(mode="json")
 
 
 def run(*arguments: str) -> Result:
@@ -82,11 +82,11 @@ def test_a_record_of_any_kind(key: str | None, value: Any) -> None:
         path = Path(folder) / "trial.json"
         path.write_text(json.dumps(value if key is None else RECORD | {key: value}))
         try:
-            record = load_record(path)
+            record = TrialRecord.load(path)
         except RunFault as fault:
             assert "\n" not in str(fault)
         else:
-            json.dumps(dump_record(record))
+            json.dumps(record.model_dump(mode="json"))
 
 
 RUN_FILES = [path.name for path in RunPaths(Path("run")).files]

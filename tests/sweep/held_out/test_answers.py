@@ -26,7 +26,7 @@ from sweep.execution.jobs import PredictionJob, load_split
 from sweep.held_out.answers import AnswerTask
 from sweep.held_out.evaluation import score_on_test
 from sweep.space import SearchSpace, build_space
-from sweep.study.record import TrialRecord, TrialState, load_record
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from tests.support.drawn_scans import NODULE, SIDE, TEST, TRAIN, Row, build_dataset
@@ -134,7 +134,7 @@ def read(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 def load_model(answered: Answered, *, trained: bool) -> tuple[TrialConfig, MedBlip3dCaptioner]:
     folder = answered.directory / "trials" / "trial_0000"
-    config = load_record(folder / "trial.json").config
+    config = TrialRecord.load(folder / "trial.json").config
     captioner = build_trained_captioner(config, folder / "checkpoints/best/weights.safetensors" if trained else None)
     assert isinstance(captioner, MedBlip3dCaptioner)
     return config, captioner

@@ -20,9 +20,7 @@ from sweep.study.record import (
     TrialRecord,
     TrialState,
     compute_step,
-    dump_record,
     format_csv,
-    load_record,
 )
 
 
@@ -46,7 +44,9 @@ def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> 
 
 
 def build_record(*scores: float, num_epochs: int = 4) -> TrialRecord:
-    record = TrialRecord("trial_0003", 3, {"num_epochs": num_epochs}, TrialConfig(num_epochs=num_epochs))
+    record = TrialRecord(
+        name="trial_0003", number=3, point={"num_epochs": num_epochs}, config=TrialConfig(num_epochs=num_epochs)
+    )
     for index, value in enumerate(scores):
         record.add_epoch(build_epoch(index + 1, num_epochs, value))
     return record
@@ -114,17 +114,17 @@ def test_json_gives_back_an_equal_record(tmp_path: Path) -> None:
     record.pruned_at_epoch, record.whole_validation_score = 2, 1.25
     record.parameters, record.distributions = {"num_epochs": 4}, {"num_epochs": {"name": "IntDistribution"}}
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(dump_record(record)), encoding="utf-8")
-    assert load_record(path) == record
+    path.write_text(json.dumps(record.model_dump(mode="json")), encoding="utf-8")
+    assert TrialRecord.load(path) == record
 
 
 def test_a_name_stays_a_name_though_a_folder_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = build_record()
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(dump_record(record)), encoding="utf-8")
+    path.write_text(json.dumps(record.model_dump(mode="json")), encoding="utf-8")
     (tmp_path / "phantoms").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load_record(path).config == record.config
+    assert TrialRecord.load(path).config == record.config
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_a_name_stays_a_name_though_a_folder_is_called_so(tmp_path: Path, monkey
 )
 def test_a_record_of_another_kind_is_named(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(dump_record(build_record()) | change), encoding="utf-8")
+    path.write_text(json.dumps(build_record().model_dump(mode="json") | change), encoding="utf-8")
     with pytest.raises(RunFault, match=r"trial\.json: cannot be read as the record of a trial"):
-        load_record(path)
+        TrialRecord.load(path)
 
 
 def test_a_cut_off_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(dump_record(build_record()))[:-20], encoding="utf-8")
+    path.write_text(json.dumps(build_record().model_dump(mode="json"))[:-20], encoding="utf-8")
     with pytest.raises(RunFault, match=r"trial\.json: cannot be read as the record of a trial"):
-        load_record(path)
+        TrialRecord.load(path)
 
 
 def test_the_csv_names_its_scores_by_the_objective() -> None:
@@ -213,11 +213,11 @@ def test_csv_columns_and_cells() -> None:
 def test_a_record_of_other_types_is_a_sentence(tmp_path: Path, change: Callable[[Any], Any]) -> None:
     record = TrialRecord(name="trial_0003", number=3, point={}, config=TrialConfig(data="phantoms"))
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(dump_record(record)))
-    assert load_record(path) == record
-    path.write_text(json.dumps(change(dump_record(record))))
+    path.write_text(json.dumps(record.model_dump(mode="json")))
+    assert TrialRecord.load(path) == record
+    path.write_text(json.dumps(change(record.model_dump(mode="json"))))
     with pytest.raises(RunFault, match=r"cannot be read as the record of a trial \([^\n]*\); restore it"):
-        load_record(path)
+        TrialRecord.load(path)
     path.write_text("[" * 100_000)
     with pytest.raises(RunFault, match="cannot be read as the record of a trial"):
-        load_record(path)
+        TrialRecord.load(path)
