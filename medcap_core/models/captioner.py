@@ -100,7 +100,7 @@ class RecordedAttention:
     grid: tuple[int, ...]
     bridge: tuple[Tensor, ...] = ()
     steps: slice = field(default_factory=lambda: slice(-1))
-    places: slice = field(default_factory=lambda: slice(None))
+    places: slice | Tensor = field(default_factory=lambda: slice(None))
     is_text: Tensor | None = None
 
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import Captioner, TokenizedCaptions, sum_token_losses
+from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions, sum_token_losses
 from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import (
@@ -39,6 +39,7 @@ from medcap_core.models.vlm.processing import (
     load_processor,
     prepare_pixels,
 )
+from medcap_core.models.vlm.recording import build_recording_copy, record_attention
 from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -224,19 +225,19 @@ class VlmCaptioner(Captioner):
         finally:
             del base.get_image_features
 
-    def _run(self, encoded: Tensor, input_ids: Tensor, num_logits: int) -> Tensor:
-        """Compute the last `num_logits` next-token logits of prompt and caption (B, T); 0 computes all."""
+    def run(self, encoded: Tensor, input_ids: Tensor, num_logits: int, *, output_attentions: bool = False) -> Any:
+        """Run the network on prompt and caption (B, T), for the last `num_logits` next-token logits; 0 is for all."""
         num_new = input_ids.shape[1] - self.prompt_layout.length
         with self._seeing(encoded) as images:
-            logits: Tensor = self.network(
+            return self.network(
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),  # padding follows the caption, which no token of it sees
                 **images,
                 **self._token_types(len(input_ids), num_new, input_ids.device),
                 use_cache=False,
                 logits_to_keep=num_logits,
-            ).logits
-        return logits
+                output_attentions=output_attentions,
+            )
 
     def _token_types(self, rows: int, num_new: int, device: torch.device) -> dict[str, Tensor]:
         """Return the token types of the prompt and of `num_new` tokens after it, each (B, P + new)."""
@@ -250,17 +251,24 @@ class VlmCaptioner(Captioner):
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
-        return self._run(encoder_hidden_states, input_ids, 0)
+        logits: Tensor = self.run(encoder_hidden_states, input_ids, 0).logits
+        return logits
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """Compute the sum of the token losses, see `Captioner.forward`; the prompt's logits are not computed."""
         input_ids, labels = texts
         start = self.prompt_layout.length
-        logits = self._run(images if encoded else self.encode_images(images), input_ids, labels.shape[1] - start + 1)
+        encoded_images = images if encoded else self.encode_images(images)
+        logits = self.run(encoded_images, input_ids, labels.shape[1] - start + 1).logits
         return sum_token_losses(logits[:, :-1], labels[:, start:], label_smoothing)
 
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
         """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
+
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """Generate ids, see `Captioner.generate_ids`; the first token stands for the prompt and its image."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
         self.set_generation_defaults(config)
         rows, device = len(encoder_hidden_states), encoder_hidden_states.device
@@ -272,7 +280,23 @@ class VlmCaptioner(Captioner):
                 **images,
                 **self._token_types(rows, 0, device),
             )
-        return decode_texts(self.processor.tokenizer, generated[:, prompt.shape[1] :], config)
+        return generated[:, prompt.shape[1] - 1 :], 1
+
+    # Attention
+
+    def find_image_places(self, num_tokens: int) -> Tensor:
+        """Find the places of the image's `num_tokens` tokens, as encoded, among those that attention is over: (K,)."""
+        places: Tensor = (self.prompt_layout.ids[0] == self.network.config.image_token_id).nonzero()[:, 0]
+        assert len(places) == num_tokens
+        return places
+
+    def build_recording_copy(self) -> Self:
+        """See `Captioner.build_recording_copy`."""
+        return build_recording_copy(self)
+
+    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
+        """See `Captioner.record_attention`; the tower's attention is never read."""
+        return record_attention(self, pixels, input_ids)
 
 
 def _stack(features: Tensor | Sequence[Tensor], num_images: int) -> Tensor:

@@ -1,0 +1,65 @@
+"""Record what the words of a vision-language model attend to: the tokens of the image among those of the prompt.
+
+Shape letters: B images, T tokens of a text, P tokens of the prompt, K image tokens among them, H heads.
+"""
+
+import copy
+import math
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medcap_core.errors import ModelFault
+from medcap_core.models.captioner import RecordedAttention
+
+if TYPE_CHECKING:
+    from medcap_core.models.vlm.captioner import VlmCaptioner
+
+Model = TypeVar("Model", bound="VlmCaptioner")
+
+
+def build_recording_copy(captioner: Model) -> Model:
+    """Copy a captioner, sharing the memory of its weights, with attention whose scores can be read.
+
+    Of its parameters the token embeddings alone require gradients, which puts all attention into the graph.
+    """
+    shared = {
+        id(value): nn.Parameter(value.detach(), requires_grad=False) if value.is_floating_point() else value
+        for value in captioner.parameters()
+    }
+    recorder = copy.deepcopy(captioner, shared).eval()
+    recorder.network.get_input_embeddings().requires_grad_(True)
+    recorder.network.set_attn_implementation("eager")
+    return recorder
+
+
+def record_attention(recorder: "VlmCaptioner", pixels: Tensor, input_ids: Tensor) -> RecordedAttention:
+    """Record attention while the texts `input_ids` (B, T) are given for uint8 pixels (B, 3, S, S).
+
+    The first of the T tokens stands for the prompt with its image. Layers without attention scores, as of linear
+    attention, are left out. Raises ModelFault where the image's tokens are no square of patches.
+    """
+    with torch.no_grad():
+        encoded = recorder.encode_images(pixels)
+    prompt = recorder.prompt_layout.ids.to(input_ids.device)
+    places = recorder.find_image_places(encoded.shape[1])
+    side = math.isqrt(len(places))
+    if side**2 != len(places):
+        raise ModelFault(
+            f"model {recorder.network.name_or_path}: an image of {recorder.geometry.size} pixels is {len(places)} "
+            "tokens here, which are no square of patches that a map could be drawn on; give a run whose image_size "
+            "the model does not split into parts."
+        )
+    ids = torch.cat([prompt.expand(len(input_ids), -1), input_ids[:, 1:]], dim=1)
+    output = recorder.run(encoded, ids, 0, output_attentions=True)
+    layers = tuple(layer for layer in output.attentions if layer is not None)
+    start = layers[0].shape[-1] - ids.shape[1] + prompt.shape[1] - 1  # the prompt's last token predicts the first word
+    return RecordedAttention(
+        decoder=layers,
+        encoder=(),  # the projector mixes patches, so nothing can be traced back through the tower
+        logits=output.logits,
+        grid=(side, side),
+        steps=slice(start, start + input_ids.shape[1] - 1),
+        places=places,
+    )
