@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -16,12 +17,14 @@ from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.tables.formats import format_score, format_seconds
 from sweep.tables.printing import TABLE_LOOK
+from sweep.terminal.keys import reading_keys
 from sweep.terminal.progress import StepProgress, SweepProgress, describe_changes, order_rows
 from sweep.terminal.row import TrialRow
 
 _REFRESHES_A_SECOND = 2  # trials need the cores more than the table does
 _WIDE = 110  # columns from which the last score and a bar for each running trial are shown too
 _MIN_ROWS = 3
+_CAPTIONS_KEY = "c"
 
 _STYLES = {
     "RUNNING": "cyan",
@@ -38,8 +41,9 @@ class SweepView:
     """The display of a running sweep; a context manager.
 
     On a terminal: `header_lines` once, then a table that is redrawn in place, running trials first, and lines of
-    `message` above it; the caller keeps all other output off the terminal. Elsewhere: one plain line for each change,
-    without colours and not wrapped.
+    `message` above it; the caller keeps all other output off the terminal. Sample captions of running trials stand
+    below the table where there is room; a key shows them in place of rows, or hides them. Elsewhere: one plain line for
+    each change, without colours and not wrapped.
     """
 
     def __init__(
@@ -61,6 +65,10 @@ class SweepView:
         self._last_shown: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
         self._interrupted_step: StepProgress | None = None
+        self._exits = ExitStack()
+        self._read_keys: Callable[[], str] | None = None
+        self._wants_samples: bool | None = None  # None: where there is room
+        self._shows_samples = False
         self._live = (
             Live(
                 self,
@@ -78,15 +86,18 @@ class SweepView:
         for line in self._header_lines:
             self.message(line)
         if self._live:
-            self._live.start()
+            with ExitStack() as exits:
+                self._read_keys = exits.enter_context(reading_keys())
+                exits.callback(self._live.stop)
+                self._live.start()
+                self._exits = exits.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._step = None  # an unfinished step is removed from the screen
-        if self._live:
-            self._live.stop()
+        self._exits.close()
 
     def update(self, rows: Sequence[TrialRow]) -> None:
         """Show the present state of all trials that exist so far."""
@@ -101,6 +112,11 @@ class SweepView:
     def message(self, text: str) -> None:
         """Print one line: above the table, or among the plain lines."""
         self._console.print(Text(text), soft_wrap=True)
+
+    def press(self, keys: str) -> None:
+        """Show or hide the samples at each `c` among the keys pressed; shown so, they take the place of rows."""
+        if keys.count(_CAPTIONS_KEY) % 2:
+            self._wants_samples = not self._shows_samples
 
     def step(self, what: str, done: int, total: int) -> None:
         """Show the progress of a long step, which ends when `done` reaches `total`.
@@ -131,7 +147,9 @@ class SweepView:
                 self._console.print(Text(f"{row.trial} FAILED: {row.note or row.label}", "red"), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render the present frame, never taller than the screen."""
+        """Heed the keys pressed since the last frame, and render one, never taller than the screen."""
+        if self._read_keys:
+            self.press(self._read_keys())
         parts: list[Table | Text] = []
         step = self._step
         step_line = None
@@ -139,14 +157,16 @@ class SweepView:
             step_line = _build_bar_line(step.done, step.total, step.describe())
         if self._progress.rows:
             num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, cursor
-            num_rows = max(_MIN_ROWS, console.height - num_fixed)
-            parts += [_build_table(self._name, self._progress, num_rows, options), Text()]
-            num_free = num_rows - len(self._progress.rows) - 1
-            parts += _build_samples(self._progress, max(num_free, 0) // 2)
+            room = max(_MIN_ROWS, console.height - num_fixed)
+            num_kept = {None: len(self._progress.rows), True: _MIN_ROWS, False: room}[self._wants_samples]
+            samples = _build_samples(self._progress, max(room - num_kept - 1, 0) // 2)
+            self._shows_samples = bool(samples)
+            parts += [_build_table(self._name, self._progress, room - len(samples), options), Text(), *samples]
         if step_line is not None:
             parts.append(step_line)
         if self._progress.rows:
-            parts += [_build_total_line(self._progress), _build_state_line(self._progress)]
+            has_key = self._read_keys is not None and bool(_list_sampled(self._progress))
+            parts += [_build_total_line(self._progress), _build_state_line(self._progress, has_key)]
         yield Group(*parts)
 
 
@@ -179,14 +199,15 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
 def _build_samples(progress: SweepProgress, most: int) -> list[Table | Text]:
     """Build two lines for each of the first running trials: a caption it wrote, and the reference."""
     lines: list[Table | Text] = []
-    shown = [row for row in order_rows(progress.rows) if row.state == "RUNNING" and row.sample]
-    for row in shown[:most]:
-        assert row.sample is not None
-        caption, reference = row.sample
-        width = len(row.trial)
-        lines.append(Text(f"{row.trial}  {caption}", no_wrap=True, overflow="ellipsis"))
+    for trial, (caption, reference) in _list_sampled(progress)[:most]:
+        width = len(trial)
+        lines.append(Text(f"{trial}  {caption}", no_wrap=True, overflow="ellipsis"))
         lines.append(Text(f"{'reference'[:width]:{width}}  {reference}", "dim", no_wrap=True, overflow="ellipsis"))
     return [*lines, Text()] if lines else []
+
+
+def _list_sampled(progress: SweepProgress) -> list[tuple[str, tuple[str, str]]]:
+    return [(row.trial, row.sample) for row in progress.rows if row.state == "RUNNING" and row.sample]
 
 
 def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptions) -> list[Text | ProgressBar]:
@@ -226,12 +247,14 @@ def _build_bar_line(done: int, total: int, text: str) -> Table:
     return line
 
 
-def _build_state_line(progress: SweepProgress) -> Text:
+def _build_state_line(progress: SweepProgress, has_key: bool) -> Text:
     best = progress.describe_best().replace("best so far", "best")  # so that all states fit beside it in 80 columns
     line = Text(best, "bold green" if progress.best else "", no_wrap=True, overflow="ellipsis")
     for state, style in _STYLES.items():
         if count := progress.states[state]:
             line.append(f"  {count} {state.lower()}", f"not bold {style}")
+    if has_key:
+        line.append(f"  {_CAPTIONS_KEY}: captions", "not bold dim")
     return line
 
 

@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
-import pty
 import re
 import signal
-import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from tests.support.real_runs import (
     wait_until_gone,
 )
 from tests.support.small_runs import read_optuna
+from tests.support.terminals import Terminal
 from tests.sweep.conftest import FinishedRun
 
 MEASURED = {"seconds", "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes"}
@@ -45,39 +42,6 @@ def one_has_finished_and_one_is_on_its_way(directory: Path) -> bool:
     )
 
 
-def take_terminal() -> None:
-    """Make standard input the controlling terminal of a new session, whose Ctrl-C is heeded.
-
-    A shell lets what it runs in the background ignore that key, these tests and all they start among it.
-    """
-    os.close(os.open(os.ttyname(0), os.O_RDWR))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def run_in_terminal(materials: Materials, *arguments: object) -> tuple["subprocess.Popen[str]", list[bytes], Any]:
-    """A run on a terminal of its own: the process, what it writes there (grows), and how to press a key."""
-    ours, theirs = pty.openpty()
-    process = start_run(
-        materials, *arguments, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=take_terminal,
-    )  # fmt: skip
-    os.close(theirs)
-    written: list[bytes] = []
-
-    def read() -> None:
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # how Linux tells that the other end is closed
-                return
-            if not part:
-                return
-            written.append(part)
-
-    threading.Thread(target=read, daemon=True).start()
-    return process, written, lambda key: os.write(ours, key)
-
-
 def test_kill_and_ctrl_c_lose_nothing(materials: Materials, finished_run: FinishedRun, tmp_path: Path) -> None:
     """`kill -9` of the driver, then Ctrl-C of the resumed run, then a last resume: the same run as without them."""
     directory = tmp_path / "run"
@@ -94,15 +58,16 @@ def test_kill_and_ctrl_c_lose_nothing(materials: Materials, finished_run: Finish
     (cut_off,) = killed.keys() - finished
     untouched = {name: (directory / "trials" / name / "trial.json").read_bytes() for name in finished}
 
-    driver, written, press = run_in_terminal(materials, "--resume", directory, "--max-concurrent", 1)
+    terminal = Terminal()
+    driver = start_run(materials, "--resume", directory, "--max-concurrent", 1, **terminal.options)
     with ended_afterwards(driver):
         num_known = len(killed[cut_off]["epochs"])
         wait_until(lambda: len(read_records(directory)[cut_off]["epochs"]) > num_known, "it went on")
         processes = family(driver.pid)
-        press(b"\x03")
+        terminal.press("\x03")
         assert driver.wait(timeout=120) == 130
         wait_until_gone(processes)
-    shown = b"".join(written).decode()
+    shown = terminal.written
     assert "Traceback" not in shown
     assert f"Go on with: python -m sweep.run --resume {directory}" in shown
     stopped = read_records(directory)

@@ -71,6 +71,21 @@ def test_samples_of_running_trials_stand_below_the_table_where_there_is_room(clo
     assert not [line for line in render(view, console) if sample[0] in line]
 
 
+def test_a_key_shows_samples_in_place_of_rows_and_hides_them(clock):
+    rows = [replace(row(i), sample=(f"caption {i}", f"truth {i}")) for i in range(12)]
+    console = build_console(width=80, height=16)
+    view = build_view(console, clock)
+    view.update(rows)
+    fitting = render(view, console)
+    assert not any("truth" in line for line in fitting)
+    view.press("c")
+    shown = render(view, console)
+    assert sum(line.startswith("ref  truth") for line in shown) == 2
+    assert len(shown) <= len(fitting)
+    view.press("xcq")
+    assert render(view, console) == fitting
+
+
 def test_table_at_80_columns(clock):
     console = build_console(width=80)
     view = build_view(console, clock)
