@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 from medcap_core.errors import ConfigFault, RunFault, first_line
 from medcap_core.runtime.cache import cache_root, check_free_space, write_atomically
+from medcap_core.runtime.outage import Outage, is_lasting, is_refusal
 from medcap_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-PATIENCE_SECONDS = 300.0
-"""How long a storage that does not answer is asked again, with pauses that double up to LONGEST_PAUSE_SECONDS."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+"""Pauses between attempts double from the first to the longest."""
 FILES_BETWEEN_NOTES = 1000
 """After so many copied files it is noted which are there, so that a kill loses no more."""
 NUM_TRANSFERS = 16
@@ -33,8 +33,10 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "a
 """Scheme to the extra of this project that brings its client."""
 _OBJECT_STORES = frozenset(_EXTRAS) | {"memory"}
 """Schemes under which a file is there whole or not at all, and folders need not be made."""
-_REFUSALS = ("credential", "authentication", "unauthorized", "forbidden")
-"""Parts of the names of exceptions by which clients say that they may not enter."""
+_S3_OPTIONS = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+"""`Storage` tries again by itself, and botocore's own attempts would hide a silent server for minutes."""
+_S3_TRIES = 2
+"""Attempts of s3fs, of 15 s each where a server is silent."""
 _VERSION_KEYS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 """Keys by which file systems tell one content of a file from the next, the surest first."""
 
@@ -75,7 +77,7 @@ class StoredFile:
 class Storage:
     """The files under `url`, by names relative to it. Picklable, and safe for several threads.
 
-    Every method raises StorageFault where access is refused, or where there is no answer for PATIENCE_SECONDS.
+    Every method raises StorageFault where access is refused, or where there is no answer for `outage.patience_seconds`.
     """
 
     url: str
@@ -200,6 +202,11 @@ class Storage:
         except FileNotFoundError:
             return
 
+    @cached_property
+    def outage(self) -> Outage:
+        """How long the storage has not answered this object."""
+        return Outage(self.url)
+
     @property
     def _scheme(self) -> str:
         return self.url.partition("://")[0]
@@ -217,10 +224,10 @@ class Storage:
     def _opened(self) -> tuple[Any, str]:
         import fsspec  # slow to import, and most runs have no URL
 
+        extra = _EXTRAS.get(self._scheme)
         try:
-            fs, root = fsspec.url_to_fs(self.url)
+            fs, root = fsspec.url_to_fs(self.url, **(_S3_OPTIONS if extra == "s3" else {}))
         except ImportError as error:
-            extra = _EXTRAS.get(self._scheme)
             remedy = f"pip install -e '.[{extra}]'" if extra else "install that"
             raise ConfigFault(
                 f"{self.url}: the client of {self._scheme}:// is not installed ({first_line(error).rstrip('.')}); "
@@ -231,6 +238,13 @@ class Storage:
                 f"{self.url}: {first_line(error).rstrip('.')}; use a path, or a URL that fsspec knows such as "
                 "s3://, gs://, az:// or hdfs://."
             ) from None
+        except OSError as error:  # pyarrow looks for the libraries of Java and Hadoop
+            raise ConfigFault(
+                f"{self.url}: the client of {self._scheme}:// does not start ({first_line(error).rstrip('.')}); for "
+                "hdfs:// install Java and Hadoop's client, and set JAVA_HOME, HADOOP_HOME and CLASSPATH."
+            ) from None
+        if extra == "s3":
+            fs.retries = _S3_TRIES
         return fs, root.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -264,26 +278,32 @@ class Storage:
         began, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         while True:
             try:
-                return action()
+                result = action()
             except FileNotFoundError:
+                self.outage.note_answer()
                 raise
             except Exception as error:  # clients raise what they like
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 reason = first_line(error).rstrip(".")
-                if _is_lasting(error):
-                    raise StorageFault(f"{self.url} cannot be used ({reason}); give another URL.") from error
-                if _is_refusal(error):
+                if is_refusal(error):
                     raise StorageFault(
                         f"{self.url}: access is refused ({reason}); check the credentials that this machine has for "
                         f"{self._scheme}://, then go on by --resume: what was finished is kept."
                     ) from error
-                if time.monotonic() - began + pause > PATIENCE_SECONDS:
+                if is_lasting(error):
+                    raise StorageFault(f"{self.url} cannot be used ({reason}); give another URL.") from error
+                silent = time.monotonic() - began
+                if silent + pause > self.outage.patience_seconds:
                     raise StorageFault(
-                        f"{self.url} did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); go on by --resume when it "
-                        "does: what was finished is kept."
+                        f"{self.url} did not answer for {silent:.0f} s ({reason}); go on by --resume when it does: "
+                        "what was finished is kept."
                     ) from error
                 log.warning("%s: %s; trying again in %.1f s", self.url, reason, pause)
+                self.outage.note_failure(reason)
+            else:
+                self.outage.note_answer()
+                return result
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -310,18 +330,3 @@ def _stays(name: str) -> bool:
 
 def _version_of(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Return whether the URL itself is wrong, such as the name of a bucket."""
-    is_wrong = isinstance(error, ValueError | TypeError | NotImplementedError | NotADirectoryError | IsADirectoryError)
-    return is_wrong or (isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSYS))
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    while error is not None:
-        name = type(error).__name__.lower()
-        if isinstance(error, PermissionError) or any(part in name for part in _REFUSALS):
-            return True
-        error = error.__cause__
-    return False

@@ -145,6 +145,8 @@ class Study:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._mirror and kind is KeyboardInterrupt:
+            self._mirror.storage.outage.shorten()
         self.close()
 
     def close(self) -> None:
@@ -184,6 +186,8 @@ class Study:
         for line in self._lines:
             say(line)
         self._take_line = say
+        if self._mirror:
+            self._mirror.storage.outage.tell = say
 
     def _say(self, line: str) -> None:
         self._take_line(line)

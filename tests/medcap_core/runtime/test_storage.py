@@ -2,7 +2,9 @@
 
 import errno
 import importlib.util
+import os
 import pickle
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.errors import ConfigFault
+from medcap_core.runtime import outage as outage_module
 from medcap_core.runtime import storage as storage_module
 from medcap_core.runtime.storage import Storage, StorageFault, data_directory, is_url, working_directory
 from tests.support.unreliable_storage import UnreliableFileSystem as Unreliable
@@ -23,8 +26,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 @pytest.fixture
 def unreliable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     monkeypatch.setattr(storage_module, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(storage_module, "PATIENCE_SECONDS", 0.05)
     place = Storage(f"unreliable://{uuid.uuid4().hex}")
+    place.outage.patience_seconds = 0.05
     place.write("x", b"1")
     yield place
     Unreliable.faults.clear()
@@ -87,6 +90,34 @@ def test_what_fails_for_long_is_one_sentence(unreliable: Storage) -> None:
         unreliable.read("x")
 
 
+def test_a_silence_is_told_of_at_lengthening_times_and_its_end_once(
+    unreliable: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage_module, "FIRST_NOTE_SECONDS", 0.002)
+    unreliable.outage.patience_seconds, told = 60.0, list[str]()
+    unreliable.outage.tell, unreliable.outage._next_note = told.append, 0.002
+    Unreliable.faults[:] = [ConnectionError("reset")] * 7
+    assert (unreliable.read("x"), unreliable.read("x")) == (b"1", b"1")
+    *silences, end = told
+    assert 2 <= len(silences) <= 6
+    assert all(line.startswith(f"{unreliable.url} does not answer since 0 s (reset); all is kept") for line in silences)
+    assert end == f"{unreliable.url} answers again, after 0 s"
+    Unreliable.faults[:] = [ConnectionError("reset")]
+    assert unreliable.read("x") == b"1"
+    assert told[-1] == end  # what passes at once is no matter
+
+
+def test_who_waits_gives_up_soon_once_the_user_has_ended_the_run(
+    unreliable: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage_module, "SHORT_PATIENCE_SECONDS", 0.01)
+    unreliable.outage.patience_seconds = 300.0
+    Unreliable.faults[:] = [ConnectionError("reset")] * 1000
+    unreliable.outage.shorten()
+    with pytest.raises(StorageFault, match="did not answer for 0 s"):
+        unreliable.read("x")
+
+
 def test_what_no_patience_mends_is_told_at_once(unreliable: Storage) -> None:
     Unreliable.faults[:] = [OSError(errno.EINVAL, "The specified bucket is not valid")] * 2
     with pytest.raises(StorageFault, match=r"cannot be used \(.+The specified bucket is not valid\); give another URL"):
@@ -100,10 +131,18 @@ class NoCredentialsError(Exception):
     """As clients name it."""
 
 
-@pytest.mark.parametrize("fault", [PermissionError("Forbidden"), NoCredentialsError("Unable to locate credentials")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        PermissionError("Forbidden"),
+        NoCredentialsError("Unable to locate credentials"),
+        OSError(errno.EINVAL, "The provided token is malformed"),
+    ],
+)
 def test_a_refusal_is_one_sentence_at_once(unreliable: Storage, fault: Exception) -> None:
     Unreliable.faults[:] = [fault, fault]
-    with pytest.raises(StorageFault, match=rf"^{unreliable.url}: access is refused \({fault}\); check the credentials"):
+    refused = rf"^{unreliable.url}: access is refused \({re.escape(str(fault))}\); check the credentials"
+    with pytest.raises(StorageFault, match=refused):
         unreliable.read("x")
     assert len(Unreliable.faults) == 1
 
@@ -113,5 +152,14 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
         pytest.skip("gcsfs is installed here")
     with pytest.raises(ConfigFault, match=r"^gs://b/run: the client of gs:// is not installed .+'\.\[gcs\]'\.$"):
         Storage("gs://b/run").read("x")
+    with pytest.raises(ConfigFault, match=r"^az://b/run: the client of az:// is not installed .+'\.\[azure\]'\.$"):
+        Storage("az://b/run").read("x")
     with pytest.raises(ConfigFault, match=r"^strange://b: Protocol not known: strange; use a path, or a URL"):
         Storage("strange://b").read("x")
+
+
+def test_a_client_that_lacks_its_libraries_is_told_what_to_install() -> None:
+    if "HADOOP_HOME" in os.environ:
+        pytest.skip("Hadoop is installed here")
+    with pytest.raises(ConfigFault, match=r"^hdfs://host/run: the client of hdfs:// .+ install Java and Hadoop's"):
+        Storage("hdfs://host/run").read("x")
