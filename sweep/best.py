@@ -20,6 +20,7 @@ from medcap_core.runtime.storage import is_url
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
+from sweep.study.directory import show_run
 from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults, load_results
@@ -130,7 +131,7 @@ def _find_trial(results: RunResults, name: str) -> TrialRecord:
     record = next((record for record in results.records if record.name == name), None)
     if record is None:
         known = list(dict.fromkeys((results.records[0].name, results.records[-1].name))) if results.records else []
-        raise RunFault(f"{results.directory} has no trial {name}; it has {' to '.join(known) or 'none yet'}.")
+        raise RunFault(f"{show_run(results.directory)} has no trial {name}; it has {' to '.join(known) or 'none yet'}.")
     return record
 
 
@@ -140,9 +141,10 @@ def _check_target(target: Path) -> None:
 
 
 def _no_best_yet(directory: Path) -> RunFault:
+    run = show_run(directory)
     return RunFault(
-        f"{directory} has no best model yet; it is chosen when the search is over: wait for it, or go on with a "
-        f"stopped run by python -m sweep.run --resume {directory}."
+        f"{run} has no best model yet; it is chosen when the search is over: wait for it, or go on with a stopped run "
+        f"by python -m sweep.run --resume {run}."
     )
 
 

@@ -88,7 +88,8 @@ def run_study(
                     study.extend(num_more)
                 else:
                     study.write_space()
-                run_search(study, resources, view, ExperimentLog(study, log_to, view.message) if log_to else None)
+                log = ExperimentLog(study, log_to, view.message) if log_to else None
+                resources = run_search(study, resources, view, log)
                 study.clock.stop()
                 if said := describe_end(study):
                     view.message(said)

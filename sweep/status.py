@@ -16,17 +16,20 @@ from medcap_core.runtime.command_line import exit_on_fault
 from sweep.space.labels import short_label
 from sweep.space.points import num_trials
 from sweep.study.budget import compute_seconds_left, describe_budget_end
-from sweep.study.directory import show_path
+from sweep.study.directory import find_url, show_run
 from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord, TrialState
-from sweep.study.results import RunResults, RunStatus, count_states, load_results
+from sweep.study.results import RunResults, RunStatus, count_states, load_results, read_sample
 from sweep.tables.formats import format_score, format_seconds
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class TrialStanding(BaseModel):
-    """How one trial stands; scores are of the objective on the validation split, None before the first epoch."""
+    """How one trial stands; scores are of the objective on the validation split, None before the first epoch.
+
+    `sample` is a caption of its last epoch and the reference.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,6 +40,7 @@ class TrialStanding(BaseModel):
     num_epochs: int
     best_score: float | None
     last_score: float | None
+    sample: tuple[str, str] | None
 
 
 class Standing(BaseModel):
@@ -72,25 +76,25 @@ def read_standing(directory: Path) -> Standing:
     scores = [entry for entry in scores if entry[2].state is not TrialState.FAILED]
     best = results.trial_of_row("best") or max(scores, default=(0.0, 0, None))[2]
     return Standing(
-        directory=str(results.directory),
+        directory=find_url(results.directory) or str(results.directory),
         name=results.space.name,
         state=results.status,
         objective=results.space.objective,
         num_trials=max(num_trials(results.space), len(results.records)),
         trials=count_states(results.records),
-        best=_describe_trial(best) if best else None,
-        running=[_describe_trial(record) for record in results.records if record.state is TrialState.RUNNING]
+        best=_describe_trial(results, best) if best else None,
+        running=[_describe_trial(results, record) for record in results.records if record.state is TrialState.RUNNING]
         if goes_on
         else [],
         seconds_left=_estimate_seconds_left(results) if goes_on else None,
         budget=""
         if goes_on
-        else describe_budget_end(results.space, results.records, results.run_seconds, show_path(results.directory)),
+        else describe_budget_end(results.space, results.records, results.run_seconds, show_run(results.directory)),
         faults=results.faults,
     )
 
 
-def _describe_trial(record: TrialRecord) -> TrialStanding:
+def _describe_trial(results: RunResults, record: TrialRecord) -> TrialStanding:
     return TrialStanding(
         trial=record.name,
         label=short_label(record.point),
@@ -99,6 +103,7 @@ def _describe_trial(record: TrialRecord) -> TrialStanding:
         num_epochs=record.num_epochs,
         best_score=record.best_score,
         last_score=record.last_score,
+        sample=read_sample(results.paths.trial(record.name).sample),
     )
 
 
@@ -130,11 +135,14 @@ def format_standing(standing: Standing) -> str:
             f"Best     {best.trial} ({best.label}), validation {standing.objective.label} "
             f"{format_score(best.best_score)}"
         )
-    lines += [
-        f"Running  {trial.trial} ({trial.label}), epoch {trial.epochs_done} of {trial.num_epochs}, "
-        f"last {standing.objective.label} {format_score(trial.last_score)}"
-        for trial in standing.running
-    ]
+    for trial in standing.running:
+        lines.append(
+            f"Running  {trial.trial} ({trial.label}), epoch {trial.epochs_done} of {trial.num_epochs}, "
+            f"last {standing.objective.label} {format_score(trial.last_score)}"
+        )
+        if trial.sample:
+            caption, reference = trial.sample
+            lines += [f"         caption    {caption}", f"         reference  {reference}"]
     if standing.seconds_left is not None:
         lines.append(f"Left     about {format_seconds(standing.seconds_left)} for the search, without the test split")
     lines += [f"Ended    {standing.budget}"] if standing.budget else []

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
+from medcap_core.runtime.files import replace_text
 from sweep.execution.moves import Moves, NodeFault
 from sweep.execution.nodes import describe_shortage, list_nodes, list_waiting
-from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, NODE_FAULT, PLACES, STORAGE_AT_FAULT
+from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, NODE_FAULT, PLACES, SAMPLE, STORAGE_AT_FAULT
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
+from sweep.study.results import read_sample
 from sweep.study.study import Study
-from sweep.terminal.row import build_row
+from sweep.terminal.row import TrialRow, build_row
 from sweep.terminal.view import SweepView
 
 SECONDS_BETWEEN_REFRESHES = 1.0
@@ -82,6 +84,8 @@ class Ledger:
             self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]), bool(result[CONFIG_AT_FAULT]))
             return False
         with self.keep_fault():
+            if sample := result.get(SAMPLE):
+                replace_text(self.study.paths.trial(name).sample, sample)
             continues = self.study.report(name, read_epoch(result))
         if not continues:
             self.outcomes[name] = (TrialState.PRUNED, "", False)
@@ -119,6 +123,10 @@ class Ledger:
         """List the nodes that a trial keeps off, by id."""
         return tuple(self.moves.list_avoided(name, list_nodes()))
 
+    def list_unfit_nodes(self) -> tuple[str, ...]:
+        """List the nodes that are to run nothing more, by id."""
+        return tuple(self.moves.list_avoided("", list_nodes()))
+
     def stop_unfinished(self) -> None:
         """Mark unfinished trials as stopped, for a resume."""
         self.study.stop_unfinished("interrupted")
@@ -127,15 +135,13 @@ class Ledger:
     def refresh(self) -> None:
         """Show the current table, with the progress of each running trial within its epoch."""
         self.last_refresh = time.monotonic()
-        rows = map(build_row, self.study.records)
-        self.view.update(
-            [
-                replace(row, **read_progress(self.study.trial_directory(row.trial)))
-                if row.state == TrialState.RUNNING
-                else row
-                for row in rows
-            ]
-        )
+        self.view.update([self._add_progress(build_row(record)) for record in self.study.records])
+
+    def _add_progress(self, row: TrialRow) -> TrialRow:
+        if row.state != TrialState.RUNNING:
+            return row
+        paths = self.study.paths.trial(row.trial)
+        return replace(row, note=read_progress(paths.root), sample=read_sample(paths.sample))
 
     def refresh_at_intervals(self) -> None:
         """Refresh if the last time is long enough ago."""
@@ -166,20 +172,10 @@ def read_epoch(result: dict[str, Any]) -> Epoch:
     return Epoch.model_validate(values | {"parts": parts})
 
 
-class RunningState(TypedDict, total=False):
-    """What the row of a running trial shows beside its record."""
-
-    note: str
-    sample: tuple[str, str]
-
-
-def read_progress(directory: Path) -> RunningState:
-    """Read the progress of a running trial within its epoch, and its last sample; empty if it has written none."""
+def read_progress(directory: Path) -> str:
+    """Read the progress of a running trial within its epoch; empty if it has written none."""
     try:
         progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    state: RunningState = {"note": f"{progress['what']} {progress['done']}/{progress['total']}"}
-    if progress["sample"] is not None:
-        state["sample"] = tuple(progress["sample"])
-    return state
+        return ""
+    return f"{progress['what']} {progress['done']}/{progress['total']}"

@@ -48,6 +48,8 @@ STORAGE_AT_FAULT = "storage_at_fault"
 """Key beside it: whether the storage of the run failed, so that no trial can go on."""
 PLACES = "places"
 """Key of a result at the start of a trial: the node's id of each of its processes; in JSON, since Tune flattens it."""
+SAMPLE = "sample"
+"""Key of an epoch's result: one caption of it and the reference, in JSON."""
 NODE_FAULT = "node_fault"
 """Key of a result of a process that is about to end by a fault of its node: a `NodeFault`, in JSON."""
 
@@ -180,15 +182,19 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
     rank = current_workers().rank
     nodes = current_workers().gather(ray.get_runtime_context().get_node_id())
     report({PLACES: json.dumps({f"worker {number}": node for number, node in enumerate(nodes)})})
-    write_progress = ProgressWriter(assignment, rank)
+    write_progress, sample = ProgressWriter(assignment, rank), dict[str, str]()
+
+    def show_sample(caption: str, reference: str) -> None:
+        sample[SAMPLE] = json.dumps((caption, reference))
+
     try:
         with (
-            store_epochs(assignment, lambda epoch: report(asdict(epoch)), leads=rank == 0) as report_epoch,
+            store_epochs(assignment, lambda epoch: report(asdict(epoch) | sample), leads=rank == 0) as report_epoch,
             log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")),
         ):
             fetch_ahead(config.data, write_progress)
             data = prepare_data(config, load_geometry(config))
-            fit(config, data, directory / "checkpoints", report_epoch, write_progress, write_progress.show_sample)
+            fit(config, data, directory / "checkpoints", report_epoch, write_progress, show_sample)
     except (TrialFailure, UserFault, OSError, RuntimeError) as failure:
         if assignment.num_workers > 1:
             raise  # the other workers wait until this one ends
@@ -237,14 +243,9 @@ class ProgressWriter:
         self.path = assignment.folder / "progress.json" if rank == 0 else None
         self.title = f"ray::{assignment.trial} {assignment.label}"
         self.last_write = 0.0
-        self.sample: tuple[str, str] | None = None
-
-    def show_sample(self, caption: str, reference: str) -> None:
-        """Keep one generated caption and its reference for the next time."""
-        self.sample = (caption, reference)
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Write `{what, done, total, sample}` if the last time is long enough ago."""
+        """Write `{what, done, total}` if the last time is long enough ago."""
         now = time.monotonic()
         if now - self.last_write < SECONDS_BETWEEN_WRITES:
             return
@@ -253,7 +254,7 @@ class ProgressWriter:
         if self.path is None:
             return
         partial = self.path.with_suffix(".partial")
-        text = json.dumps({"what": what, "done": done, "total": total, "sample": self.sample})
+        text = json.dumps({"what": what, "done": done, "total": total})
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.path)
 

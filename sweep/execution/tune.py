@@ -4,6 +4,7 @@ Small adapters connect Tune's interfaces to the `Study`. Tune's own state files 
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,28 @@ from sweep.terminal.view import SweepView
 MOST_ROUNDS = 3
 
 
-def run_search(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None) -> None:
+def run_search(
+    study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None = None
+) -> TrialResources:
     """Run trials until the study proposes no more, or its time is over.
 
-    A KeyboardInterrupt leaves the study ready to be resumed. Raises RunFault if Ray drops trials in
-    every round.
+    Returns the resources without the nodes where trials met faults. A KeyboardInterrupt leaves the study ready to be
+    resumed. Raises RunFault if Ray drops trials in every round.
     """
     for _ in range(MOST_ROUNDS):
         if study.num_remaining and not study.is_out_of_time:
-            _run_round(study, resources, view, log)
+            resources = _run_round(study, resources, view, log)
         if study.is_complete or study.is_out_of_time:
-            return
+            return resources
         study.requeue_stopped()  # Tune drops a trial that takes too long to stop
     raise RunFault(
-        f"{study.directory}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
-        "log.txt there, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
+        f"{study.address}: Ray gave up {study.num_remaining} trials {MOST_ROUNDS} times without an error; look at "
+        f"{study.paths.log}, then go on by --resume, perhaps with fewer trials at once (--max-concurrent)."
     )
 
 
-def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> None:
-    """Run everything the study proposes under one Tuner."""
+def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> TrialResources:
+    """Run everything the study proposes under one Tuner; returns as `run_search`."""
     ledger = Ledger(study, view, resources.unfit_nodes)
     scratch = scratch_directory(study)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
@@ -83,6 +86,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
         dashboard.close()
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
+    return replace(resources, unfit_nodes=ledger.list_unfit_nodes())
 
 
 def scratch_directory(study: Study) -> Path:

@@ -22,6 +22,7 @@ from medcap_core.errors import DataFault, RunFault
 from medcap_core.scoring.question_answering import score_answers
 from sweep.space.points import draw_configs
 from sweep.study.attention import AttentionIndex, PointingResult
+from sweep.study.directory import show_run
 from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Gallery, Picture
@@ -76,7 +77,7 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
         shown = tuple((label, text) for label, text in texts if text)
         pictures.append(Picture(entry.image_id, uri, entry.alt, shown, wide=True))
     if not index or not pictures:
-        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {directory}")
+        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {show_run(directory)}")
     said = [f"Where {index.model} looked for each word: method {index.method}, layer {index.layer}."]
     if game:
         low, high = game.interval

@@ -10,7 +10,7 @@ from sweep.report.style import NothingToPlot
 from sweep.space import dump_space
 from sweep.space.labels import short_label
 from sweep.study.budget import describe_budget_end
-from sweep.study.directory import show_path
+from sweep.study.directory import show_run
 from sweep.study.results import RunResults, RunStatus, count_states, find_searched
 from sweep.tables import caption_tables, trial_tables
 from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text
@@ -41,7 +41,7 @@ def describe_status(results: RunResults) -> str:
     done = f"{results.num_finished} of {wanted} trials are done"
     if results.status is RunStatus.FINISHED:
         counts = ", ".join(f"{count} {state.value.lower()}" for state, count in count_states(results.records).items())
-        ended = describe_budget_end(results.space, results.records, results.run_seconds, show_path(results.directory))
+        ended = describe_budget_end(results.space, results.records, results.run_seconds, show_run(results.directory))
         return f"Finished: {done}{f' ({counts})' if counts else ''}.{f' {ended}.' if ended else ''}"
     if results.status is RunStatus.RUNNING:
         return f"Still running: {done}. What follows is as far as it has come."

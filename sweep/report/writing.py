@@ -6,6 +6,7 @@ from pathlib import Path
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_durably
 from medcap_core.runtime.progress import Progress
+from sweep.study.directory import show_run
 
 WHAT = "writing the report"
 
@@ -52,7 +53,7 @@ def write_report(
     except OSError as error:
         raise RunFault(
             f"{folder}: the report cannot be written ({error.strerror}); free some space or choose another folder by "
-            f"python -m sweep.report {directory} --out DIR."
+            f"python -m sweep.report {show_run(directory)} --out DIR."
         ) from None
     step()
     return folder / "report.html"

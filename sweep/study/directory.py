@@ -40,6 +40,19 @@ def show_path(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
+def find_url(directory: Path) -> str | None:
+    """Return the URL of the run of which `directory` is this machine's copy; None for a run that is a directory."""
+    try:
+        return RunPaths(directory).url.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def show_run(directory: Path) -> str:
+    """Return what the run in a directory goes by in commands: its URL, else its path."""
+    return find_url(directory) or show_path(directory)
+
+
 def check_new_directory(directory: Path) -> None:
     """Raise RunFault unless `directory` is free for a new run: absent, or a folder with at most a list of bad records.
 

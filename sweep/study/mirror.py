@@ -91,6 +91,7 @@ class Mirror:
         except FileNotFoundError as error:
             raise RunFault(f"{self.url}: a file went away while it was copied ({error}); try again.") from error
         self._sent = {name: _stamp(self.directory / name) for name in files}
+        self._note_url()
 
     def begin(self) -> None:
         """Take the run over, once the storage has all that this folder has. Raises StorageFault."""
@@ -102,6 +103,7 @@ class Mirror:
         notes_path(self.directory).unlink(missing_ok=True)
         self._token = token
         self._save_state()
+        self._note_url()
         if has_trials:
             self._following = self._thread.submit(self._follow)
 
@@ -199,6 +201,9 @@ class Mirror:
             state = json.loads(self._state_path.read_bytes())
             self._token = state["token"]
             self._sent = {name: (stamp[0], stamp[1]) for name, stamp in state["sent"].items()}
+
+    def _note_url(self) -> None:
+        replace_text(RunPaths(self.directory).url, f"{self.url}\n")
 
     def _save_state(self) -> None:
         """Not before `begin`: without a token this folder is no driver's."""

@@ -12,6 +12,7 @@ class TrialPaths:
         self.checkpoints = root / "checkpoints"
         self.best_weights = self.checkpoints / "best" / "weights.safetensors"
         self.log = root / "log.txt"
+        self.sample = root / "sample.json"  # a caption of the last epoch and its reference
         self.predictions = root / "test_predictions.csv"
         self.answers = root / "test_answers.json"
 
@@ -28,6 +29,7 @@ class RunPaths:
         self.database = root / "study.db"  # Optuna's storage, a mirror of the records
         self.warm_start = root / "warm_start.json"  # trials of earlier runs, see `sweep.study.warm_start`
         self.run_seconds = root / "run_seconds.txt"  # how long the search has gone on, see `sweep.study.budget`
+        self.url = root / ".url.txt"  # where the run is kept, in this machine's copy of a run under a URL
         self.provenance = root / "provenance.json"  # one entry a start
         self.skipped_records = root / "skipped_records.csv"
         self.duplicate_images = root / "duplicate_images.csv"

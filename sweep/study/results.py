@@ -4,6 +4,7 @@ Nothing here writes. The run replaces its files in one step each, so every file 
 that does not exist yet, and one that is damaged is named in `faults` and left out.
 """
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -131,6 +132,15 @@ def load_results(directory: Path) -> RunResults:
         run_seconds=read_seconds(paths.run_seconds),
         faults=faults,
     )
+
+
+def read_sample(path: Path) -> tuple[str, str] | None:
+    """Read a running trial's caption and its reference; None where it has none yet."""
+    try:
+        caption, reference = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return caption, reference
 
 
 def choose_rows(found: Collection[str], baselines: Collection[str]) -> list[str]:

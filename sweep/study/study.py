@@ -469,7 +469,7 @@ class Study:
         """Raise RunFault where no trials can be added: to a grid, and where nothing is searched."""
         if not self.can_be_extended:
             why = "a grid has its rows and no more" if self.space.sampler == "grid" else "nothing is searched"
-            raise RunFault(f"{self.directory}: {why}; leave --trials out, it is for tpe and random searches.")
+            raise RunFault(f"{self.address}: {why}; leave --trials out, it is for tpe and random searches.")
         if num_more < 1:
             raise RunFault(f"--trials +{num_more}: add at least one trial.")
 

@@ -81,7 +81,7 @@ def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_pa
     assert "gone" in fault.reason
 
 
-def test_progress_notes_are_few_and_read_with_the_last_sample(tmp_path: Path) -> None:
+def test_progress_notes_are_few(tmp_path: Path) -> None:
     assignment = Assignment(
         trial="trial_0000",
         label="full",
@@ -92,12 +92,11 @@ def test_progress_notes_are_few_and_read_with_the_last_sample(tmp_path: Path) ->
         gpus_per_worker=0,
         num_workers=1,
     )
-    assert read_progress(tmp_path) == {}
+    assert read_progress(tmp_path) == ""
     note = ProgressWriter(assignment, rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
-    assert read_progress(tmp_path) == {"note": "training 1/9"}
-    note.show_sample("a lung", "the left lung")
+    assert read_progress(tmp_path) == "training 1/9"
     note.last_write = float("-inf")
     note("training", 3, 9)
-    assert read_progress(tmp_path) == {"note": "training 3/9", "sample": ("a lung", "the left lung")}
+    assert read_progress(tmp_path) == "training 3/9"

@@ -12,6 +12,7 @@ from medcap_core.errors import RunFault
 from medcap_core.runtime.storage import Storage, StorageFault
 from sweep.status import read_standing
 from sweep.study import mirror as mirror_module
+from sweep.study.directory import show_run
 from sweep.study.mirror import Mirror, find_run
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -245,6 +246,8 @@ def test_a_run_is_read_by_its_url(begin: Callable[[], Study], on_machine: OnMach
         directory = find_run(url)
         assert directory != study.directory
         assert read_standing(directory).trials == {TrialState.SUCCEEDED: 1}
+        assert read_standing(directory).directory == url
+        assert show_run(directory) == show_run(study.directory) == url
         table = (directory / "space.yaml").stat().st_mtime_ns
         run_one(study, 0.7)
         assert read_standing(find_run(url)).trials == {TrialState.SUCCEEDED: 2}
