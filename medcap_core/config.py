@@ -222,6 +222,11 @@ class TrialConfig(BaseModel):
         description="Compute activations again in the backward pass, for less memory; for BLIP-2, InstructBLIP and "
         "vision-language models.",
     )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="What each of several workers holds: the whole model (ddp), or a shard of its weights, gradients "
+        "and optimizer state (fsdp).",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Precision of training and generation; auto is bf16 on CUDA and fp32 on a CPU."
     )
@@ -334,6 +339,11 @@ class TrialConfig(BaseModel):
             faults.append(
                 f"freeze {self.freeze} trains weights that quantization {self.quantization} makes untrainable; use "
                 "freeze: lora (or bridge_only), or quantization: none"
+            )
+        if self.quantization != "none" and self.parallel == "fsdp":
+            faults.append(
+                f"parallel fsdp shards no weights of quantization {self.quantization}; use parallel: ddp, or "
+                "quantization: none"
             )
         if self.weights_dtype == "bf16" and self.precision in ("fp32", "fp16"):
             faults.append(

@@ -147,6 +147,8 @@ class Captioner(nn.Module, ABC):
     """The parts that `encode_images` runs: where one is trained, its output is not cached."""
     encoder_name: str
     """Name of the vision tower in the network."""
+    uncalled_parts: ClassVar[frozenset[str]] = frozenset()
+    """The parts whose layers `forward` computes without calling them, so that FSDP2 shards them all as one."""
     freeze_rules: tuple[tuple[str, str], ...]
     lora_patterns: ClassVar[dict[LoraTargets, str]]
     vision_lora_pattern: ClassVar[str]

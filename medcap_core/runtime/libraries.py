@@ -19,3 +19,5 @@ def set_up_libraries() -> None:
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
     # peft uses a name that transformers has deprecated.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # OPT's layers return views, which nothing changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)

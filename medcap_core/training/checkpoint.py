@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from medcap_core.errors import RunFault, first_line
 from medcap_core.objective import Objective
 from medcap_core.runtime.files import replace_durably, write_text_atomically
 from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.parallel import gather_tensors, shard_like
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,8 @@ class CheckpointFolder:
     """Reads and writes the checkpoints of one trial under `directory`.
 
     `evaluate` names the epoch whose weights are in `best/`, by `objective`; with `every_epoch` each checkpoint is kept.
+    Of several workers the one that `leads` writes. What they write does not depend on their number, nor on how they
+    share the model, so any number of workers may go on from it.
     """
 
     def __init__(
@@ -140,24 +144,28 @@ class CheckpointFolder:
         *,
         evaluate: Literal["best", "last"] = "best",
         every_epoch: bool = False,
+        leads: bool = True,
     ) -> None:
         self.objective = objective
         self.evaluate = evaluate
+        self.leads = leads
         self.epochs_path = directory / "epochs" if every_epoch else None
         self.last_path = directory / "last" / "checkpoint.safetensors"
         self.best_path = directory / "best" / "weights.safetensors"
         self.history_path = directory / "history.json"
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], done: History) -> None:
-        """Write the state after an epoch, and the weights also to `best/` if it is the best epoch."""
-        weights = trained_weights(module)
-        tensors = {f"weights/{name}": tensor for name, tensor in weights.items()}
+        """Write the state after an epoch, and the weights also to `best/` if it is the best epoch; on every worker."""
+        tensors = {f"weights/{name}": tensor for name, tensor in trained_weights(module).items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
+        tensors = gather_tensors(tensors, keep=self.leads)
+        if not self.leads:
+            return
         save_weights(self.last_path, tensors, {"history": _dump_history(done), "scaler": scaler})
         self._keep_epoch(done)
         if done.best_epoch == len(done.history):
-            self._save_best(weights, done)
+            self._save_best(tensors, done)
         self._save_history(done)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> History:
@@ -178,26 +186,27 @@ class CheckpointFolder:
             log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, done.best_epoch)
             return self._take_up([])
         parameters = dict(module.named_parameters())
+        optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer_state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
             for name, tensor in tensors.items():
                 kind, _, rest = name.partition("/")
                 if kind == "weights":
-                    parameters[rest].copy_(tensor)
+                    parameters[rest].copy_(shard_like(tensor, parameters[rest]))
                 else:
                     index, _, key = rest.partition("/")
-                    optimizer_state.setdefault(int(index), {})[key] = tensor
+                    optimizer_state.setdefault(int(index), {})[key] = shard_like(tensor, optimized[int(index)])
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(notes["scaler"])
         return done
 
-    def mend(self, module: nn.Module, done: History) -> None:
-        """Complete the files after a kill between two writes, with the result of `restore`; on one worker only."""
-        if not done.history:
+    def mend(self, done: History) -> None:
+        """Complete the files after a kill between two writes, with the result of `restore`."""
+        if not done.history or not self.leads:
             return
         self._keep_epoch(done)
         if done.best_epoch == len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
-            self._save_best(trained_weights(module), done)
+            self._save_best(read_weights(self.last_path)[0], done)
         self._save_history(done)
 
     def _keep_epoch(self, done: History) -> None:
@@ -216,7 +225,8 @@ class CheckpointFolder:
             shutil.copyfile(self.last_path, temporary)
         replace_durably(temporary, path)
 
-    def _save_best(self, weights: dict[str, Tensor], done: History) -> None:
+    def _save_best(self, tensors: Mapping[str, Tensor], done: History) -> None:
+        weights = {name.removeprefix("weights/"): tensors[name] for name in tensors if name.startswith("weights/")}
         save_weights(self.best_path, weights, {"epoch": done.best_epoch})
 
     def _take_up(self, history: list[EpochReport]) -> History:

@@ -25,6 +25,7 @@ from medcap_core.runtime.workers import current_workers
 from medcap_core.training.checkpoint import CheckpointFolder, History
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate
+from medcap_core.training.parallel import whole_weights
 from medcap_core.training.trial import Trial, name_memory_faults, set_up
 from medcap_core.training.validation import build_request, compute_scores, find_scored
 
@@ -55,11 +56,14 @@ def fit(
     with name_memory_faults(config):
         trial = set_up(config, data, current_workers(), current_device(), progress)
         folder = CheckpointFolder(
-            checkpoint_dir, config.objective, evaluate=config.evaluate, every_epoch=config.checkpoint_every_epoch
+            checkpoint_dir,
+            config.objective,
+            evaluate=config.evaluate,
+            every_epoch=config.checkpoint_every_epoch,
+            leads=trial.workers.leads,
         )
         done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
-        if trial.workers.leads:
-            folder.mend(trial.captioner, done)
+        folder.mend(done)
         log.info(
             "%s: %d of %d parameters trained on %s, %d epochs done before",
             config.freeze,
@@ -72,8 +76,7 @@ def fit(
             report(past)
         while len(done.history) < trial.num_epochs and not done.is_out_of_patience(config.patience):
             run_epoch(trial, done, progress, show_sample)
-            if trial.workers.leads:
-                folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
+            folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
             report(done.history[-1])
 
 
@@ -87,8 +90,9 @@ def run_epoch(trial: Trial, done: History, progress: Progress, show_sample: Show
     training_seconds = time.monotonic() - started
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
-    validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
-    scores, variety = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress, show_sample)
+    with whole_weights(trial.module):
+        validation_loss = compute_validation_loss(trial.captioner, trial.validation, trial.config, trial.workers)
+        scores, variety = score_validation(trial, f"epoch {epoch}/{trial.num_epochs} validation", progress, show_sample)
     scores["validation_loss"] = validation_loss
     objective = trial.config.objective
     score = objective.combine(scores)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from medcap_core.config import TrialConfig
 from medcap_core.models import Captioner
@@ -20,7 +21,8 @@ def build_optimizer(captioner: Captioner, config: TrialConfig) -> torch.optim.Ad
         if parameter.requires_grad:
             is_vision = find_part(captioner, name) in VISION_PARTS
             trained.append((parameter, config.vision_learning_rate if is_vision else 1.0))
-    on_cuda = any(parameter.is_cuda for parameter, _ in trained)
+    # A sharded model's steps are not recorded.
+    may_record = any(parameter.is_cuda and not isinstance(parameter, DTensor) for parameter, _ in trained)
     groups = []
     for scale in dict.fromkeys((1.0, config.vision_learning_rate)):
         own = [parameter for parameter, other in trained if other == scale]
@@ -35,10 +37,10 @@ def build_optimizer(captioner: Captioner, config: TrialConfig) -> torch.optim.Ad
                     "weight_decay": weight_decay,
                     "rate_scale": scale,
                     # On CUDA the rate is a tensor, so that a recorded step reads its present value.
-                    "lr": torch.tensor(rate, device=trained[0][0].device) if on_cuda else rate,
+                    "lr": torch.tensor(rate, device=trained[0][0].device) if may_record else rate,
                 }
             )
-    return torch.optim.AdamW(groups, fused=True, capturable=on_cuda)
+    return torch.optim.AdamW(groups, fused=True, capturable=may_record)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, step: int, num_steps: int) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from medcap_core.config import TrialConfig
@@ -54,8 +55,8 @@ class LaunchedSteps:
         self.device = next(module.parameters()).device
         self.precision = choose_precision(config, self.device)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        is_distributed = isinstance(module, DistributedDataParallel)
-        # DistributedDataParallel averages gradients over workers, but the loss needs their sum.
+        is_distributed = isinstance(module, DistributedDataParallel | FSDPModule)
+        # Both average gradients over workers, but the loss needs their sum.
         self.num_averaged = torch.distributed.get_world_size() if is_distributed else 1
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
@@ -181,7 +182,7 @@ def build_steps(
     Loss scaling needs the host after each step, so it is not recorded.
     """
     launched = LaunchedSteps(module, optimizer, scaler, config)
-    can_record = isinstance(module, Captioner) and module.can_record_steps
+    can_record = isinstance(module, Captioner) and module.can_record_steps and not isinstance(module, FSDPModule)
     if launched.device.type == "cuda" and can_record and not scaler.is_enabled():
         return RecordedSteps(launched)
     return launched

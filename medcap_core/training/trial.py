@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import BatchMaker, derive_seed
@@ -30,6 +29,7 @@ from medcap_core.runtime.device import (
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.optimization import build_optimizer
+from medcap_core.training.parallel import share_model
 from medcap_core.training.steps import Steps, build_steps
 from medcap_core.training.validation import check_objective
 
@@ -73,6 +73,11 @@ def set_up(
             f"batch_size {config.batch_size} is too small for {workers.size} workers x {config.accumulation_steps} "
             "accumulation steps; raise it to at least their product."
         )
+    if config.parallel == "fsdp" and workers.size == 1:
+        raise ConfigFault(
+            "parallel fsdp shards the model over the workers of a trial, but this trial has one; give it more by "
+            "resources.workers_per_trial, or use parallel: ddp."
+        )
     memory = PeakMemory(device)
     torch.manual_seed(derive_seed(config.seed, 0))
     captioner = load_trial_captioner(config, device)
@@ -83,14 +88,14 @@ def set_up(
         disable_input_casting(captioner)
     cast_frozen(captioner, choose_frozen_dtype(config, device))
     captioner.to(device)
-    module: nn.Module = captioner
-    if workers.size > 1 and tuning.trainable_parameters:
-        module = DistributedDataParallel(captioner, gradient_as_bucket_view=True)
     batches = {}
     for name in _SPLITS_OF_A_TRIAL:
         augmented = name == "train" and config.augment
         images = open_images(captioner, data.splits[name], config, augmented=augmented, progress=progress)
         batches[name] = BatchMaker(images, captioner.tokenize_records(data.splits[name].records, config), device)
+    module: nn.Module = captioner
+    if workers.size > 1 and tuning.trainable_parameters:
+        module = share_model(captioner, config, workers)
     optimizer = build_optimizer(captioner, config)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     return Trial(

@@ -127,6 +127,7 @@ def measure_trial(config: TrialConfig) -> TrialCost:
         "drop_duplicate_train_images": False,
         "learning_rate": 1e-9,  # no loss diverges
         "num_epochs": 2,
+        "parallel": "ddp",  # here is one worker
     }
     few = config.model_copy(update=changes)
     data, reports = prepare_data(few, captioner.geometry), list[EpochReport]()

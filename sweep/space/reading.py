@@ -44,6 +44,7 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
     check_models(space, broken, faults)
     check_conditions(search, space.fixed, broken, faults)
     _check_sampler(space, faults)
+    _check_workers(space, faults)
     space = space.model_copy(update={"search": fold_fixed(search, space.fixed)})
     lost = {loc[1] for loc in faulty if loc[0] == "first_points" and len(loc) > 1}
     numbers = [number for number in range(len(space.first_points) + len(lost)) if str(number) not in lost]
@@ -125,6 +126,20 @@ def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
     if space.seeds:
         problem = f"seeds repeat the rows of a grid and mean nothing to {space.sampler}"
         faults.add("seeds", problem, "remove the key or use 'seed'")
+
+
+def _check_workers(space: SearchSpace, faults: FaultList) -> None:
+    """Note a model that is to be sharded over one worker."""
+    if space.resources.workers_per_trial != 1:
+        return
+    searched = [value for item in space.search.get("parallel", ()) for value in item.values]
+    for section, values in (("fixed", [space.fixed.get("parallel")]), ("search", searched)):
+        if "fsdp" in values:
+            faults.add(
+                f"{section}.parallel",
+                "fsdp shards a model over the workers of a trial, and resources.workers_per_trial is 1",
+                "raise that, or leave fsdp out",
+            )
 
 
 def _check_baseline(space: SearchSpace, faults: FaultList) -> None:

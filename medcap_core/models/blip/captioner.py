@@ -33,6 +33,7 @@ class BlipCaptioner(SearchedCaptioner):
     can_record_steps = True
     decoder_has_generate = True
     encoder_name = "vision_model"
+    uncalled_parts = frozenset({"decoder"})  # see `packed_decoder`
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
     lora_patterns: ClassVar = {
         LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",

@@ -152,7 +152,7 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.image_projection = nn.Linear(query_width, config.contrastive_width)
         self.report_projection = nn.Linear(query_width, config.contrastive_width)
         self.answer_projection = nn.Linear(query_width, config.contrastive_width)
-        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.temperature = nn.Parameter(torch.tensor([0.07]))  # (1,), since FSDP2 shards no scalar
         self.language_projection = nn.Linear(query_width, language_model.get_input_embeddings().embedding_dim)
         self.language_model = language_model
         self.post_init()  # type: ignore[no-untyped-call]

@@ -125,7 +125,7 @@ def test_restoring_writes_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.restore()
     assert rig.progress == History()
-    rig.folder.mend(rig.module, rig.progress)
+    rig.folder.mend(rig.progress)
     assert read_files(tmp_path) == {}
     rig.end_epoch(0.5)
     (tmp_path / "history.json").unlink()
@@ -149,7 +149,7 @@ def test_a_kill_between_the_writes_of_an_epoch_is_mended(tmp_path: Path, is_firs
             (tmp_path / name).write_bytes(older[name])
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.module, again.progress)
+    again.folder.mend(again.progress)
     assert torch.equal(best_weight(tmp_path), weight)
     assert read_files(tmp_path) == whole
 
@@ -172,7 +172,7 @@ def test_best_is_left_alone_when_a_later_epoch_is_no_better(tmp_path: Path) -> N
     rig.end_epoch(0.5)
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.module, again.progress)
+    again.folder.mend(again.progress)
     assert torch.equal(best_weight(tmp_path), weight)
     assert not torch.equal(best_weight(tmp_path), again.weight)
 
@@ -185,7 +185,7 @@ def test_the_last_epoch_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     again = Rig(tmp_path, evaluate="last")
     again.restore()
     assert again.progress.best_epoch == 3
-    again.folder.mend(again.module, again.progress)
+    again.folder.mend(again.progress)
     assert torch.equal(best_weight(tmp_path), weights[2])
 
 
@@ -207,7 +207,7 @@ def test_every_epoch_is_kept_whole_over_restarts(
     second.unlink()  # a kill between the writes of an epoch
     again = Rig(tmp_path, every_epoch=True)
     again.restore()
-    again.folder.mend(again.module, again.progress)
+    again.folder.mend(again.progress)
     again.end_epoch(0.25)
     lasts.append(again.folder.last_path.read_bytes())
     kept = {path.name: path.read_bytes() for path in (tmp_path / "epochs").iterdir()}
@@ -272,7 +272,7 @@ def test_a_trial_with_a_damaged_checkpoint_begins_anew(
     again = Rig(tmp_path)
     before = again.weight.clone()
     again.restore()
-    again.folder.mend(again.module, again.progress)
+    again.folder.mend(again.progress)
     assert again.progress == History()
     assert torch.equal(again.weight, before)
     assert "begins anew" in caplog.text

@@ -303,6 +303,11 @@ def test_a_batch_too_small_for_its_workers_is_a_fault(tiny_blip: Path) -> None:
         set_up(config, DATA, Workers(0, 3), torch.device("cpu"))
 
 
+def test_a_model_cannot_be_sharded_over_one_worker(tiny_blip: Path) -> None:
+    with pytest.raises(ConfigFault, match=r"parallel fsdp shards .* one; give it more by resources\.workers"):
+        set_up(tiny_config(tiny_blip, parallel="fsdp"), DATA, Workers(), torch.device("cpu"))
+
+
 def one_long_caption(num_images: int, position: int) -> PreparedData:
     """Training captions of 8 tokens but one of 9."""
     data = tiny_data(num_train=num_images)

@@ -391,6 +391,17 @@ def test_faults_of_a_knob_that_cannot_be_read_do_not_spread(tmp_path: Path) -> N
     assert [fault.split(":")[0] for fault in faults_of(tmp_path, text)] == ["search.freeze.choice"]
 
 
+def test_one_worker_cannot_shard_a_model(tmp_path: Path) -> None:
+    problem = (
+        "fsdp shards a model over the workers of a trial, and resources.workers_per_trial is 1; raise that, or leave "
+        "fsdp out."
+    )
+    assert faults_of(tmp_path, "name: x\nfixed: {parallel: fsdp}") == [f"fixed.parallel: {problem}"]
+    searched = search_of("parallel: {choice: [ddp, fsdp]}")
+    assert faults_of(tmp_path, searched) == [f"search.parallel: {problem}"]
+    assert load(tmp_path, searched + "resources: {workers_per_trial: 2}").trials == 12
+
+
 def test_space_from_values_names_their_source() -> None:
     with pytest.raises(ConfigFault) as caught:
         build_space({"name": "x", "seed": -1}, "a test")
