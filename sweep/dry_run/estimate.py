@@ -39,7 +39,7 @@ NUM_DRAWS, NUM_STEPS, NUM_DECODED = 32, 4, 16
 SHARE_UNDER_ASHA = 0.7
 """Epochs run of those planned: 30 of 43 in lora.yaml with two trials at once."""
 STARTS_OF_PROCESSES, STARTS_OF_WORKERS, STARTS_OF_THE_END = 1.5, 4.5, 2.0
-"""In units of this process's own start: of trials' processes; of a trial's workers; of METEOR's Java and the report at
+"""In units of this process's own start: of trials' processes; of several workers; of METEOR's Java and the report at
 the end. On two quiet cores 6, 17 and 7.4 s, to 3.8 s."""
 SECONDS_TO_SCORE_A_TEXT = 7e-4  # by all scores, with its share of intervals and tests
 
@@ -85,11 +85,11 @@ def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: 
         measured = {kind: measure_trial(config) for kind, config in kinds.items()}
     costs = [measured[_kind_of(config)] for config in trials]
     share = SHARE_UNDER_ASHA if space.stops_weak_trials else 1.0
-    each_start = STARTS_OF_WORKERS * start_seconds if resources.num_workers > 1 else 0.0
-    seconds, ends = [], [0.0] * resources.max_concurrent
+    first_start = STARTS_OF_WORKERS * start_seconds if resources.num_workers > 1 else 0.0
+    seconds, ends = [], [first_start] * min(resources.max_concurrent, len(trials))
     stored: dict[tuple[object, ...], tuple[float, int]] = {}
     for config, cost in zip(trials, costs, strict=True):
-        seconds.append(each_start + cost.compute_seconds(config, share, resources.num_workers))
+        seconds.append(cost.compute_seconds(config, share, resources.num_workers))
         ends[ends.index(min(ends))] += seconds[-1]
         count, encoder = sum(count_images(config).values()), _encoder_of(config)
         stored[encoder] = max(stored.get(encoder, (0.0, 0)), (count * cost.image_seconds, count * cost.image_bytes))

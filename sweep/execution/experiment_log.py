@@ -129,7 +129,7 @@ class TensorBoardLogger(LoggerCallback):
 
 def leave_out_paths(params: dict[str, Any]) -> dict[str, Any]:
     """Return a trial's parameters without the folders of this machine; data and models go by their names alone."""
-    shown = {name: value for name, value in params.items() if name not in ("directory", "scratch")}
+    shown = {name: value for name, value in params.items() if name != "directory"}
     return {name: _name_paths(value) for name, value in shown.items()}
 
 

@@ -1,8 +1,7 @@
-"""Run one trial under Ray: in Tune's own reused process on one device, under Ray Train on several."""
+"""Run one trial in this process: Tune's own, or that of one of several workers."""
 
 import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,20 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.train.torch
+import ray
 import torch
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util import get_current_placement_group, remove_placement_group
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import fold_white_space
 from medcap_core.data.remote import fetch_ahead
-from medcap_core.errors import DataFault, ModelFault, TrialFailure, UserFault
+from medcap_core.errors import DataFault, ModelFault, NonFiniteLoss, TrialFailure, UserFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.device import release_memory
 from medcap_core.runtime.libraries import set_up_libraries
@@ -32,13 +26,12 @@ from medcap_core.runtime.workers import current_workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
-from sweep.execution.cluster import worker_resources
 from sweep.execution.moves import NodeFault, is_fault_of_node
-from sweep.execution.nodes import keep_off
 from sweep.execution.ray_private import set_process_title
-from sweep.execution.rendezvous import choose_torch_config
 
 SECONDS_BETWEEN_WRITES = 2.0
+SCRATCH = "ray"
+"""Folder of a run with the files of Tune and Train while trials run."""
 
 FAILURE = "failure"
 """Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
@@ -62,7 +55,6 @@ class Assignment:
     label: str
     config: dict[str, Any]
     directory: str
-    scratch: str
     cpus_per_worker: float
     gpus_per_worker: float
     num_workers: int
@@ -80,55 +72,10 @@ class Assignment:
         """The trial's folder, as this node has it."""
         return working_directory(self.url) / "trials" / self.trial if self.url else Path(self.directory)
 
-    @property
-    def scratch_folder(self) -> Path:
-        """The folder of Tune's and Train's own files, as this node has it."""
-        return working_directory(self.url) / "ray" if self.url else Path(self.scratch)
-
-    @property
-    def reservation(self) -> Path:
-        """The file with the placement group of several workers."""
-        return self.scratch_folder / "reservations" / f"{self.trial}.pickle"
-
 
 def run_trial(params: dict[str, Any]) -> None:
-    """Run one assignment to its end and report each epoch: Tune's function trainable."""
-    assignment = Assignment(**params)
-    if assignment.num_workers == 1:
-        train_here(assignment, tune.report)
-        return
-    tune.report({PLACES: json.dumps({"leader": ray.get_runtime_context().get_node_id()})})
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config=params,
-        # Shared memory and loopback serve where there is no GPU; NCCL where there is one.
-        torch_config=choose_torch_config("nccl" if assignment.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # declared as that of Train V1
-            num_workers=assignment.num_workers,
-            use_gpu=assignment.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker),
-            label_selector=keep_off(assignment.avoided_nodes),
-        ),
-        run_config=RunConfig(
-            name=assignment.trial,  # the restore key, so without a time stamp
-            storage_path=str(assignment.scratch_folder / "train"),
-            failure_config=FailureConfig(max_failures=0),
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # a UserCallback
-        ),
-    )
-    try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        causes = {rank: _root_cause(failure) for rank, failure in error.worker_failures.items()}
-        for cause in causes.values():
-            if isinstance(cause, TrialFailure | UserFault) and not is_fault_of_node(cause):
-                tune.report(describe_failure(cause))
-                return
-        for rank, cause in causes.items():
-            if is_fault_of_node(cause):
-                tune.report(describe_node_fault(cause, rank))
-                break
-        raise
+    """Run one assignment of one worker to its end and report each epoch: Tune's function trainable."""
+    train_here(Assignment(**params), tune.report)
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
@@ -145,32 +92,6 @@ def describe_node_fault(error: BaseException, rank: int) -> dict[str, Any]:
     may_pass = not isinstance(error, DataFault | ModelFault)
     fault = NodeFault(f"worker {rank}", fold_white_space(str(error)), may_pass)
     return {NODE_FAULT: json.dumps(asdict(fault))}
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    return error
-
-
-def _train_worker(params: dict[str, Any]) -> None:
-    assignment = Assignment(**params)
-    group = get_current_placement_group()
-    if ray.train.get_context().get_world_rank() == 0 and group is not None:
-        assignment.reservation.parent.mkdir(parents=True, exist_ok=True)
-        assignment.reservation.write_bytes(pickle.dumps(group))
-    train_here(assignment, ray.train.report)
-
-
-def free_workers(assignment: Assignment) -> None:
-    """Remove the placement group of a finished trial's workers, where Train has not.
-
-    Tune stops a trial together with Train's controller; Train's own clean-up then looks for the only Ray on the
-    machine, and fails if there are two.
-    """
-    if assignment.reservation.is_file():
-        remove_placement_group(pickle.loads(assignment.reservation.read_bytes()))
-        assignment.reservation.unlink()
 
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
@@ -196,7 +117,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
             data = prepare_data(config, load_geometry(config))
             fit(config, data, directory / "checkpoints", report_epoch, write_progress, show_sample)
     except (TrialFailure, UserFault, OSError, RuntimeError) as failure:
-        if assignment.num_workers > 1:
+        if assignment.num_workers > 1 and not isinstance(failure, NonFiniteLoss):
             raise  # the other workers wait until this one ends
         if is_fault_of_node(failure):
             report(describe_node_fault(failure, rank))

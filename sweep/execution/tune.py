@@ -4,16 +4,19 @@ Small adapters connect Tune's interfaces to the `Study`. Tune's own state files 
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig
+from ray.tune import Callback, CheckpointConfig, PlacementGroupFactory, RunConfig, TuneConfig
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util import remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
@@ -21,7 +24,8 @@ from sweep.execution.dashboard import Dashboard
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
 from sweep.execution.nodes import keep_off
-from sweep.execution.trial import Assignment, free_workers, run_trial
+from sweep.execution.trial import SCRATCH, Assignment, run_trial
+from sweep.execution.worker_group import RESERVATION, WorkerGroup
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord
@@ -54,10 +58,11 @@ def run_search(
 def _run_round(study: Study, resources: TrialResources, view: SweepView, log: ExperimentLog | None) -> TrialResources:
     """Run everything the study proposes under one Tuner; returns as `run_search`."""
     ledger = Ledger(study, view, resources.unfit_nodes)
-    scratch = scratch_directory(study)
+    scratch = study.directory / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     dashboard = Dashboard(study.directory.name)
-    trainable = tune.with_resources(run_trial, build_placement)
+    trainable = tune.with_resources(WorkerGroup if resources.num_workers > 1 else run_trial, build_placement)
+    callback = LedgerCallback(ledger)
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -65,14 +70,15 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
             scheduler=StudyScheduler(ledger),
             num_samples=-1,  # a trial that is moved or tried again is one more to Tune
             max_concurrent_trials=resources.max_concurrent,
-            reuse_actors=resources.num_workers == 1,
+            reuse_actors=True,
             trial_name_creator=_name_trial,
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=RunConfig(
             name="tune",
             storage_path=str(scratch),
-            callbacks=[LedgerCallback(ledger), dashboard, *([log] if log else [])],
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[callback, dashboard, *([log] if log else [])],
             verbose=0,
         ),
     )
@@ -83,15 +89,11 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
             raise ledger.fault from None
         raise
     finally:
+        callback.free_workers(list(callback.reservations))
         dashboard.close()
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
     return replace(resources, unfit_nodes=ledger.list_unfit_nodes())
-
-
-def scratch_directory(study: Study) -> Path:
-    """Return the folder of Tune's and Train's own files while trials run."""
-    return study.directory / "ray"
 
 
 def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
@@ -140,7 +142,6 @@ class StudySearcher(NotPickled, Searcher):
             label=short_label(record.point),
             config=record.config.model_dump(mode="json"),
             directory=str(self.ledger.study.trial_directory(record.name)),
-            scratch=str(scratch_directory(self.ledger.study)),
             cpus_per_worker=self.resources.cpus_per_worker,
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,
@@ -173,10 +174,11 @@ class StudyScheduler(NotPickled, FIFOScheduler):
 
 
 class LedgerCallback(NotPickled, Callback):
-    """Informs the ledger of starts and ends of trials."""
+    """Informs the ledger of starts and ends of trials, and frees what workers took whose leader was killed."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.reservations: dict[str, PlacementGroup] = {}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Handle interrupts and refresh the table, at each step of Tune's loop."""
@@ -186,18 +188,33 @@ class LedgerCallback(NotPickled, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a process has started a trial, for the first time or again."""
-        free_workers(Assignment(**trial.config))
         self.ledger.start(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Remember what the workers of a trial took."""
+        if RESERVATION in result:
+            self.reservations[trial.config["trial"]] = result[RESERVATION]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that finished or was stopped."""
-        free_workers(Assignment(**trial.config))
+        self.reservations.pop(trial.config["trial"], None)
         self.ledger.end(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Try a trial again whose process died, here or elsewhere, or record its end."""
-        free_workers(Assignment(**trial.config))
+        self.free_workers([trial.config["trial"]])
         self.ledger.take_death(trial.config["trial"], _describe_death(trial))
+
+    def free_workers(self, trials: Sequence[str]) -> None:
+        """Remove the placement groups of workers that have no leader any more.
+
+        Ray Train's own clean-up looks for the only Ray on the machine, and fails if there are two.
+        """
+        for name in trials:
+            if group := self.reservations.pop(name, None):
+                remove_placement_group(group)
 
 
 def _describe_death(trial: Trial) -> str:

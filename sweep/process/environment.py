@@ -16,8 +16,6 @@ _DEFAULTS = {
     # Time for a stopped trial to release its process; after the default of 2 s the next trial would be lost.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",
     "RAY_TRAIN_V2_ENABLED": "1",
-    # How often a trial of several workers polls them: an epoch's report waits for it.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A trial that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }

@@ -118,9 +118,9 @@ def test_the_last_trial_may_run_alone(materials: Materials, known_costs: None) -
     # 0-5 and 5-14 in the first place, 0-7 and 7-10 in the second.
     assert list_parts(estimate_cost(space, TWO_AT_ONCE, 3.0))[TRIALS][1] == pytest.approx(14)
     assert list_parts(estimate_cost(space, ONE_BY_ONE, 3.0))[TRIALS][1] == pytest.approx(24)
-    # Two workers share the images of each epoch and start anew for each trial.
+    # Two workers share the images of each epoch, and start once.
     shared = list_parts(estimate_cost(space, TWO_WORKERS, 3.0))[TRIALS][1]
-    assert shared == pytest.approx(4 * (1 + 4.5 * 3) + 10 * 2 / 2)
+    assert shared == pytest.approx(4.5 * 3 + 4 * 1 + 10 * 2 / 2)
 
 
 def test_first_points_come_first(materials: Materials, known_costs: None) -> None:

@@ -110,7 +110,7 @@ def test_the_paths_of_this_machine_are_not_sent_with_the_parameters(running: tup
     log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
     log.logger = Recorder()
     config = {"data": "/home/someone/hospital", "model": "owner/name", "learning_rate": 1e-3}
-    given = {"trial": record.name, "config": config, "directory": "/home/someone/runs/a", "scratch": "/scratch/ray"}
+    given = {"trial": record.name, "config": config, "directory": "/home/someone/runs/a"}
     trial: Any = SimpleNamespace(config=given)
     log.on_trial_start(0, [], trial)
     assert sent == [{"trial": record.name, "config": config | {"data": "hospital"}}]

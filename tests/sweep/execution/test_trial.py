@@ -2,11 +2,13 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.util import placement_group_table
 
 from medcap_core.errors import DataFault
 from sweep.execution.cluster import choose_resources
@@ -15,33 +17,52 @@ from sweep.execution.moves import NodeFault
 from sweep.execution.nodes import NodeSize
 from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, train_here
 from sweep.execution.tune import run_search
+from sweep.space import build_space, load_space
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
 from sweep.study.study import Study
-from tests.support.real_runs import LOOPBACK, quiet_view, wait_until, watching_listening
+from tests.support.real_runs import LOOPBACK, Materials, quiet_view, wait_until, watching_listening
 from tests.support.small_runs import run_one
 from tests.sweep.conftest import FinishedRun
-from tests.sweep.execution.test_tune import build_study
+from tests.sweep.execution.test_tune import kill_after_an_epoch, save_broken_model
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: FinishedRun, tmp_path: Path) -> None:
-    """The second is stopped: three earlier trials, made up, scored a little more than it does after its first epoch."""
-    points = [{"freeze": "decoder_only", "learning_rate": 1e-3 * number, "num_epochs": 3} for number in (1, 2, 3)]
-    points += [
-        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
-        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
+def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
+    finished_run: FinishedRun, materials: Materials, tmp_path: Path
+) -> None:
+    """A trial that is as of one worker, one that is stopped, one whose loss is NaN, and one that is killed once.
+
+    Three earlier trials, made up, scored a little more than the second does after its first epoch.
+    """
+    models = {"good": str(materials.model), "broken": str(save_broken_model(materials, tmp_path / "model"))}
+    points: list[dict[str, Any]] = [
+        {"freeze": "decoder_only", "learning_rate": 1e-3 * number, "num_epochs": 3, "model": "good"}
+        for number in (1, 2, 3)
     ]
+    points += [
+        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6, "model": "good"},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3, "model": "good"},
+        {"freeze": "full", "learning_rate": 2e-2, "num_epochs": 3, "model": "broken"},
+        {"freeze": "decoder_only", "learning_rate": 3e-3, "num_epochs": 6, "model": "good"},
+    ]
+    values = load_space(finished_run.directory / "space.yaml").to_mapping()
+    del values["model"]
+    values["search"] |= {"model": {"choice": list(models)}}
     with Study.open(finished_run.directory) as alone:
         lora, full = alone.records[0].epochs, alone.records[1].epochs
     resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2, most_workers=2)
     assert (resources.num_workers, resources.max_concurrent) == (2, 1)
-    with build_study(tmp_path / "run", finished_run, first_points=points, trials=5) as study:
+    earlier = set(placement_group_table())
+    space = build_space(values | {"models": models, "first_points": points, "trials": 7}, "test")
+    with Study.create(tmp_path / "run", space) as study:
         for _ in range(3):
             run_one(study, *[float(lora[0].score or 0) + 1e-6] * 3)
-        with watching_listening(os.getpid(), seconds_between=1) as listening:
+        with ThreadPoolExecutor(1) as beside, watching_listening(os.getpid(), seconds_between=1) as listening:
+            killing = beside.submit(kill_after_an_epoch, study.trial_directory("trial_0006"))
             run_search(study, resources, quiet_view())
-        first, second = study.records[3:]
+            known = killing.result()
+        first, second, third, fourth = study.records[3:]
         assert {path.name for path in study.directory.glob("trials/*/*")} == {
             "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
         }  # fmt: skip
@@ -54,8 +75,14 @@ def test_two_workers_give_what_one_gives_and_free_what_they_took(finished_run: F
         losses = [getattr(epoch, name) for epoch in full]
         assert [getattr(epoch, name) for epoch in first.epochs] == pytest.approx(losses, abs=1e-4)
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
+    assert (third.state, third.attempts) == (TrialState.FAILED, 1)
+    assert third.reason.startswith("The loss was not finite at step 1 ")
+    assert (fourth.state, fourth.attempts, fourth.epochs_done) == (TrialState.SUCCEEDED, 2, 6)
+    assert [epoch.seconds for epoch in fourth.epochs[: len(known)]] == [epoch["seconds"] for epoch in known]
+    groups = [group for key, group in placement_group_table().items() if key not in earlier]
+    assert sum(len(group["bundles"]) == 2 for group in groups) == 2  # before and after the kill
     all_cpus = ray.cluster_resources()["CPU"]
-    wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the pruned trial's workers were gone")
+    wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the workers were gone")
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -66,7 +93,6 @@ def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_pa
         label="full",
         config={"data": str(tmp_path / "gone")},
         directory=str(tmp_path / "trial_0000"),
-        scratch=str(tmp_path),
         cpus_per_worker=1,
         gpus_per_worker=0,
         num_workers=1,
@@ -87,7 +113,6 @@ def test_progress_notes_are_few(tmp_path: Path) -> None:
         label="full",
         config={},
         directory=str(tmp_path),
-        scratch=str(tmp_path),
         cpus_per_worker=1,
         gpus_per_worker=0,
         num_workers=1,

@@ -120,18 +120,23 @@ def set_hours(study: Study, max_hours: float) -> SearchSpace:
     return study.space.model_copy(update={"max_hours": max_hours})
 
 
+def save_broken_model(materials: Materials, folder: Path) -> Path:
+    """A model whose loss is NaN."""
+    folder.mkdir()
+    for path in materials.model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.startswith("text_decoder") and name.endswith("LayerNorm.weight"))
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_loss_that_is_not_finite_fails_a_trial_at_once(
     finished_run: FinishedRun, materials: Materials, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "model"
-    broken.mkdir()
-    for path in materials.model.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
-    weights = load_file(broken / "model.safetensors")
-    name = next(name for name in weights if name.startswith("text_decoder") and name.endswith("LayerNorm.weight"))
-    weights[name] = torch.full_like(weights[name], torch.nan)
-    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    broken = save_broken_model(materials, tmp_path / "model")
     with build_study(tmp_path / "run", finished_run, model=str(broken), trials=1) as study:
         run_search(study, ONE_CPU_EACH, quiet_view())
         (record,) = study.records
