@@ -29,12 +29,11 @@ class Outage:
         """Let whoever waits for an answer give up soon."""
         self.patience_seconds = min(self.patience_seconds, SHORT_PATIENCE_SECONDS)
 
-    def note_failure(self, reason: str) -> None:
-        """Note an attempt that failed, for a reason that may pass."""
+    def note_failure(self, reason: str, began: float) -> None:
+        """Note an attempt that failed, for a reason that may pass, and when it began on the monotonic clock."""
         with self._lock:
-            now = time.monotonic()
-            self._since = now if self._since is None else self._since
-            silent = now - self._since
+            self._since = began if self._since is None else self._since
+            silent = time.monotonic() - self._since
             if silent < self._next_note:
                 return
             self._next_note = 2 * silent

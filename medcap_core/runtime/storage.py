@@ -34,9 +34,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "a
 _OBJECT_STORES = frozenset(_EXTRAS) | {"memory"}
 """Schemes under which a file is there whole or not at all, and folders need not be made."""
 _S3_OPTIONS = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
-"""`Storage` tries again by itself, and botocore's own attempts would hide a silent server for minutes."""
-_S3_TRIES = 2
-"""Attempts of s3fs, of 15 s each where a server is silent."""
+"""`Storage` tries again by itself: attempts of botocore and s3fs, of 15 s each, would hide a silent server."""
 _VERSION_KEYS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 """Keys by which file systems tell one content of a file from the next, the surest first."""
 
@@ -244,7 +242,7 @@ class Storage:
                 "hdfs:// install Java and Hadoop's client, and set JAVA_HOME, HADOOP_HOME and CLASSPATH."
             ) from None
         if extra == "s3":
-            fs.retries = _S3_TRIES
+            fs.retries = 1
         return fs, root.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -277,6 +275,7 @@ class Storage:
         _ = self._fs  # a missing client is no matter of patience
         began, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         while True:
+            attempt_began = time.monotonic()
             try:
                 result = action()
             except FileNotFoundError:
@@ -300,7 +299,7 @@ class Storage:
                         "what was finished is kept."
                     ) from error
                 log.warning("%s: %s; trying again in %.1f s", self.url, reason, pause)
-                self.outage.note_failure(reason)
+                self.outage.note_failure(reason, attempt_began)
             else:
                 self.outage.note_answer()
                 return result

@@ -84,6 +84,9 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
     )
     try:
         tuner.fit()
+    except KeyboardInterrupt:
+        study.hurry()
+        raise
     except TuneError:
         if ledger.fault is not None:  # Tune wraps what its callbacks raise
             raise ledger.fault from None

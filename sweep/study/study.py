@@ -145,9 +145,14 @@ class Study:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._mirror and kind is KeyboardInterrupt:
-            self._mirror.storage.outage.shorten()
+        if kind is KeyboardInterrupt:
+            self.hurry()
         self.close()
+
+    def hurry(self) -> None:
+        """Wait for a storage no longer than seconds from now on, since the user ends the run."""
+        if self._mirror:
+            self._mirror.storage.outage.shorten()
 
     def close(self) -> None:
         """Give the directory back; its files are already up to date, but for a study.db that could not be written.

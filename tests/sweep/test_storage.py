@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import pytest
 from medcap_core.runtime.storage import Storage
 from tests.support import REPOSITORY
 from tests.support.real_runs import Materials, ended_afterwards, family, start_run, wait_until, wait_until_gone
-from tests.support.s3_server import S3Server, serving_s3, upload_folder
+from tests.support.s3_server import S3Server, SlowLink, serving_s3, upload_folder
 from tests.support.separate_nodes import GATEWAY, NETWORK, separate_network, start_on_node
 from tests.sweep.conftest import FinishedRun
 
 pytestmark = pytest.mark.long
 
 RUN, DATA = "s3://hospital/runs/tiny", "s3://hospital/images"
-SECONDS_OF_OUTAGE = 3.0
+SECONDS_OF_OUTAGE, SECONDS_OF_SILENCE, SECONDS_OF_DELAY = 3.0, 30.0, 0.02
+SECONDS_TO_END = 90.0
 DIFFERING = ("seconds", "images_per_second", "peak_memory_bytes", "config.data")
 
 
@@ -100,6 +102,76 @@ def test_a_run_goes_on_after_the_loss_of_its_machine(
     )
 
 
+def count_epochs(number: int) -> int:
+    return len(json.loads(Storage(RUN).read(f"trials/trial_000{number}/checkpoints/history.json") or b"[]"))
+
+
+def finish(materials: Materials, cache: Path, like: FinishedRun) -> None:
+    """Resume the run, and see that nothing of it is lost."""
+    place, driver = Storage(RUN), start(materials, cache, "--resume", RUN)
+    with ended_afterwards(driver):
+        output, errors = driver.communicate()
+    assert (driver.returncode, errors) == (0, ""), output + errors
+    trials = (place.read("trials.csv") or b"").decode()
+    assert read_trials(trials) == read_trials((like.directory / "trials.csv").read_text())
+    assert read_scores(place.read("test_metrics.json") or b"") == read_scores(
+        (like.directory / "test_metrics.json").read_bytes()
+    )
+
+
+def test_a_run_outlasts_a_slow_storage_that_falls_silent_and_ends_where_it_refuses(
+    s3: S3Server, finished_run: FinishedRun, materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, link = tmp_path / "cache", SlowLink(s3.port, SECONDS_OF_DELAY)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", link.environment["AWS_ENDPOINT_URL"])
+        driver = start(materials, cache, materials.space, "--data", DATA, "--model", "../model", "--out", RUN)
+    with ended_afterwards(driver):
+        wait_until(lambda: count_epochs(0), "the first trial has an epoch", driver)
+        link.silent.set()
+        time.sleep(SECONDS_OF_SILENCE)
+        link.silent.clear()
+        wait_until(lambda: count_epochs(1), "the second trial has an epoch", driver)
+        s3.refuse(all_keys=True)
+        output, errors = driver.communicate()
+    assert re.search(
+        rf"\n{RUN} does not answer since \d+ s \(.+\); all is kept on this machine and tried again\n", output
+    )
+    assert re.search(rf"\n{RUN} answers again, after \d+ s\n", output)
+    refused = rf"{RUN}\S*: access is refused \(.+\); check the credentials that this machine has for s3://"
+    assert driver.returncode == 2
+    assert re.search(refused, errors), errors
+    assert "Traceback" not in output + errors
+
+    driver = start(materials, cache, "--resume", RUN)
+    with ended_afterwards(driver):
+        output, errors = driver.communicate()
+    assert (driver.returncode, len(errors.splitlines())) == (2, 1), errors
+    assert re.search(refused, errors)
+
+    s3.refuse(all_keys=False)
+    finish(materials, cache, finished_run)
+
+
+def test_who_interrupts_a_run_whose_storage_is_away_waits_for_seconds(
+    s3: S3Server, finished_run: FinishedRun, materials: Materials, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    driver = start(materials, cache, materials.space, "--data", DATA, "--model", "../model", "--out", RUN)
+    with ended_afterwards(driver):
+        wait_until(lambda: count_epochs(1), "the second trial has an epoch", driver)
+        s3.stop()
+        time.sleep(SECONDS_OF_OUTAGE)
+        driver.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        output, errors = driver.communicate()
+        assert time.monotonic() - began < SECONDS_TO_END
+    assert (driver.returncode, "Traceback" in output + errors) == (2, False), output + errors
+    assert re.search(rf"{RUN} did not answer for \d+ s \(.+\); go on by --resume when it does", errors)
+    s3.start()
+    finish(materials, cache, finished_run)
+
+
 LONG_SPACE = """
 name: long
 fixed: {batch_size: 8, max_caption_tokens: 16, max_new_tokens: 10, num_beams: 1, eval_batch_size: 4,
@@ -114,13 +186,10 @@ WORKER = f"ray start --address={NETWORK}.1:6379 --node-ip-address={NETWORK}.2 --
 SWEEP = f"python -m sweep.run /mnt/long.yaml --data {DATA} --model /mnt/model --out {RUN} --address {NETWORK}.1:6379"
 
 
-def test_a_trial_goes_on_on_another_node_with_a_disk_of_its_own(materials: Materials, tmp_path: Path) -> None:
-    """The storage is all that the nodes share; one of them dies in mid-trial."""
-    space = tmp_path / "long.yaml"
-    space.write_text(LONG_SPACE)
+@contextmanager
+def sweeping_on_two_nodes(materials: Materials, space: Path) -> Iterator[tuple["subprocess.Popen[str]", ...]]:
+    """Start a sweep, and a second node that joins it; they share the storage alone. Yields both processes."""
     files = (space, materials.model)
-    place = Storage(RUN)
-    histories = [f"trials/trial_000{number}/checkpoints/history.json" for number in range(2)]
     with separate_network(2), serving_s3("hospital", GATEWAY) as server:
         upload_folder(materials.images, Storage(DATA))
         environment = server.environment | {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -131,15 +200,40 @@ def test_a_trial_goes_on_on_another_node_with_a_disk_of_its_own(materials: Mater
         join = f"until {WORKER} ; do sleep 0.5; done; python -m http.server 7000 --bind {NETWORK}.2"
         worker = start_on_node(2, join, files, environment)
         with ended_afterwards(driver), ended_afterwards(worker):
-            wait_until(lambda: place.read("driver.json"), "the cluster is there", driver)
-            wait_until(lambda: place.read("trials/trial_0000/trial.json"), "the nodes are checked", driver)
-            wait_until(lambda: all(map(place.read, histories)), "both trials have an epoch", driver)
-            worker.kill()
-            output, errors = driver.communicate()
-            assert driver.returncode == 0, output + errors
+            yield driver, worker
+
+
+def test_a_trial_goes_on_on_another_node_with_a_disk_of_its_own(materials: Materials, tmp_path: Path) -> None:
+    """One node dies in mid-trial."""
+    space = tmp_path / "long.yaml"
+    space.write_text(LONG_SPACE)
+    place = Storage(RUN)
+    histories = [f"trials/trial_000{number}/checkpoints/history.json" for number in range(2)]
+    with sweeping_on_two_nodes(materials, space) as (driver, worker):
+        wait_until(lambda: place.read("driver.json"), "the cluster is there", driver)
+        wait_until(lambda: place.read("trials/trial_0000/trial.json"), "the nodes are checked", driver)
+        wait_until(lambda: all(map(place.read, histories)), "both trials have an epoch", driver)
+        worker.kill()
+        output, errors = driver.communicate()
+        assert driver.returncode == 0, output + errors
         records = [json.loads(place.read(f"trials/trial_000{number}/trial.json") or b"{}") for number in range(2)]
         assert [record["state"] for record in records] == ["SUCCEEDED", "SUCCEEDED"]
         assert sorted(record["attempts"] for record in records) == [1, 2]
         moved = next(number for number, record in enumerate(records) if record["attempts"] == 2)
         log = (place.read(f"trials/trial_000{moved}/log.txt") or b"").decode()
         assert re.findall(r"(\d+) epochs done before", log)[-1] != "0"
+
+
+def test_the_workers_of_a_trial_lie_on_nodes_that_share_no_disk(materials: Materials, tmp_path: Path) -> None:
+    """Each node has room for one of them."""
+    space = tmp_path / "long.yaml"
+    two_workers = "{cpus_per_trial: 1.5, workers_per_trial: 2}"
+    content = LONG_SPACE.replace("{cpus_per_trial: 1}", two_workers).replace("num_epochs: 15", "num_epochs: 3")
+    space.write_text(content.replace("trials: 2", "trials: 1"))
+    place = Storage(RUN)
+    with sweeping_on_two_nodes(materials, space) as (driver, _):
+        output, errors = driver.communicate()
+        assert driver.returncode == 0, output + errors
+        record = json.loads(place.read("trials/trial_0000/trial.json") or b"{}")
+        assert (record["state"], record["attempts"], len(record["epochs"])) == ("SUCCEEDED", 1, 3)
+        assert place.read("best/trial.txt") == b"trial_0000\n"

@@ -64,7 +64,7 @@ def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
             known = killing.result()
         first, second, third, fourth = study.records[3:]
         assert {path.name for path in study.directory.glob("trials/*/*")} == {
-            "checkpoints", "log.1.txt", "log.txt", "progress.json", "trial.json"
+            "checkpoints", "log.1.txt", "log.txt", "progress.json", "sample.json", "trial.json"
         }  # fmt: skip
         assert not (study.directory / "ray").exists()
     assert any(name.startswith("ray::") for name, _ in listening)
