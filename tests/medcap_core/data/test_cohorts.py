@@ -99,6 +99,11 @@ def reasons(found: CohortScans, images: Path) -> dict[str, str]:
     return {path.relative_to(images).as_posix(): reason for path, reason in found.unmatched}
 
 
+def say(who: str, mmse: int | None = None, diagnosis: str | None = None) -> str:
+    score = f" The Mini-Mental State Examination score is {mmse} of 30." if mmse else ""
+    return f"The subject is a {who}.{score}" + (f" The diagnosis is {diagnosis}." if diagnosis else "")
+
+
 def test_adni(tmp_path: Path) -> None:
     date = "MP-RAGE/{}_08_20_30.0/I1/ADNI_x_Br_20111231235959123_S1_I1.nii"
     volumes = [
@@ -114,18 +119,9 @@ def test_adni(tmp_path: Path) -> None:
     tables, images = build(tmp_path, {"ADNIMERGE.csv": ADNIMERGE}, volumes)
     found = find_cohort_scans("adni", tables, images)
     assert reports(found, images) == {
-        volumes[
-            0
-        ]: "The subject is a man of 84 years. The Mini-Mental State Examination score is 28 of 30. The diagnosis "
-        "is not demented.",
-        volumes[
-            1
-        ]: "The subject is a man of 85 years. The Mini-Mental State Examination score is 26 of 30. The diagnosis "
-        "is mild cognitive impairment.",
-        volumes[
-            5
-        ]: "The subject is a woman of 78 years. The Mini-Mental State Examination score is 24 of 30. The diagnosis "
-        "is dementia.",
+        volumes[0]: say("man of 84 years", 28, "not demented"),
+        volumes[1]: say("man of 85 years", 26, "mild cognitive impairment"),
+        volumes[5]: say("woman of 78 years", 24, "dementia"),
     }
     assert reasons(found, images) == {
         volumes[2]: "subject 002_S_0295 has no visit within 180 days of this scan",
@@ -141,9 +137,8 @@ def test_nacc(tmp_path: Path) -> None:
     tables, images = build(tmp_path, {"uds.csv": UDS, "mri.csv": NACC_MRI}, volumes)
     found = find_cohort_scans("nacc", tables, images)
     assert reports(found, images) == {
-        "NACC000023/a.nii": "The subject is a man of 80 years. The diagnosis is dementia.",
-        "mri777/series/a.nii.gz": "The subject is a woman of 73 years. The Mini-Mental State Examination score is 24 "
-        "of 30. The diagnosis is mild cognitive impairment.",
+        "NACC000023/a.nii": say("man of 80 years", diagnosis="dementia"),
+        "mri777/series/a.nii.gz": say("woman of 73 years", 24, "mild cognitive impairment"),
     }
     assert reasons(found, images) == {
         "NACC000011/a.nii": "the path does not tell which of the 3 visits of subject NACC000011 it belongs to",
@@ -164,7 +159,7 @@ def test_oasis1(tmp_path: Path) -> None:
     assert [(scan.visit.subject, scan.visit.diagnosis, scan.visit.mmse) for scan in found.scans] == [
         ("OAS1_0001", NOT_DEMENTED, 29), ("OAS1_0003", DEMENTIA, 27), ("OAS1_0004", None, None)
     ]  # fmt: skip
-    assert describe_visit(found.scans[2].visit) == "The subject is a man of 28 years."
+    assert describe_visit(found.scans[2].visit) == say("man of 28 years")
     assert reasons(found, images) == {volumes[3]: "subject OAS1_0005 is not in the table"}
 
 
@@ -191,19 +186,10 @@ def test_oasis3(tmp_path: Path) -> None:
     tables, images = build(tmp_path, contents, volumes)
     found = find_cohort_scans("oasis3", tables, images)
     assert reports(found, images) == {
-        volumes[
-            0
-        ]: "The subject is a woman of 65 years. The Mini-Mental State Examination score is 29 of 30. The diagnosis "
-        "is not demented.",
-        volumes[
-            1
-        ]: "The subject is a woman of 67 years. The Mini-Mental State Examination score is 27 of 30. The diagnosis "
-        "is mild cognitive impairment.",
-        volumes[
-            2
-        ]: "The subject is a man of 71 years. The Mini-Mental State Examination score is 17 of 30. The diagnosis "
-        "is dementia.",
-        volumes[3]: "The subject is a person of 70 years. The Mini-Mental State Examination score is 28 of 30.",
+        volumes[0]: say("woman of 65 years", 29, "not demented"),
+        volumes[1]: say("woman of 67 years", 27, "mild cognitive impairment"),
+        volumes[2]: say("man of 71 years", 17, "dementia"),
+        volumes[3]: say("person of 70 years", 28),
     }
     assert reasons(found, images) == {volumes[4]: "subject OAS30001 has no visit within 365 days of this scan"}
     without_d1 = find_cohort_scans("oasis3", tables[1:], images, "*_T1w.nii.gz")
@@ -221,15 +207,9 @@ def test_aibl(tmp_path: Path) -> None:
     tables, images = build(tmp_path, contents, volumes)
     found = find_cohort_scans("aibl", tables, images)
     assert reports(found, images) == {
-        volumes[
-            0
-        ]: "The subject is a woman of 76 years. The Mini-Mental State Examination score is 30 of 30. The diagnosis "
-        "is not demented.",
-        volumes[
-            1
-        ]: "The subject is a woman of 77 years. The Mini-Mental State Examination score is 27 of 30. The diagnosis "
-        "is mild cognitive impairment.",
-        volumes[2]: "The subject is a man of 78 years. The diagnosis is dementia.",
+        volumes[0]: say("woman of 76 years", 30, "not demented"),
+        volumes[1]: say("woman of 77 years", 27, "mild cognitive impairment"),
+        volumes[2]: say("man of 78 years", diagnosis="dementia"),
     }
     assert reasons(found, images) == {volumes[3]: "subject 4 is not in the table"}  # its only code is -4
     with pytest.raises(DataFault, match="AIBL needs its table of diagnoses, aibl_pdxconv_"):
@@ -241,8 +221,8 @@ def test_miriad(tmp_path: Path) -> None:
     tables, images = build(tmp_path, {"miriad.csv": MIRIAD}, volumes)
     found = find_cohort_scans("miriad", tables, images)
     assert reports(found, images) == {
-        volumes[0]: "The subject is a woman of 67 years. The diagnosis is not demented.",
-        volumes[1]: "The subject is a man of 61 years. The diagnosis is dementia.",
+        volumes[0]: say("woman of 67 years", diagnosis="not demented"),
+        volumes[1]: say("man of 61 years", diagnosis="dementia"),
     }
     assert reasons(found, images) == {volumes[2]: "session 2_MR_1 of subject 199 is not in the table"}
 
@@ -279,7 +259,7 @@ def load_data_without_cut(path: Path) -> list[ScanRecord]:
 
 
 def test_a_visit_without_anything_known_still_has_a_report() -> None:
-    assert describe_visit(Visit("1")) == "The subject is a person."
+    assert describe_visit(Visit("1")) == say("person")
 
 
 def test_visits_in_days_prefer_those_with_a_diagnosis() -> None:
