@@ -84,7 +84,8 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     if name is None:
         raise _no_best_yet(directory)
     record = _find_trial(results, name)
-    _check_target(target)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise RunFault(f"--export {target} is there already and not an empty folder; choose another.")
     partial = target.resolve().with_name(f".{target.resolve().name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -133,11 +134,6 @@ def _find_trial(results: RunResults, name: str) -> TrialRecord:
         known = list(dict.fromkeys((results.records[0].name, results.records[-1].name))) if results.records else []
         raise RunFault(f"{show_run(results.directory)} has no trial {name}; it has {' to '.join(known) or 'none yet'}.")
     return record
-
-
-def _check_target(target: Path) -> None:
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise RunFault(f"--export {target} is there already and not an empty folder; choose another.")
 
 
 def _no_best_yet(directory: Path) -> RunFault:

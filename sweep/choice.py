@@ -19,7 +19,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     A single candidate is the best however it scores. Losses are not computed again: the search saw them on the same
     images for all trials.
     """
-    candidates = study.candidates()
+    candidates = study.candidates
     if len(candidates) < 2 or "validation_loss" in study.space.objective.names:
         return
     waiting = [

@@ -4,10 +4,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
+    DuplicateImages,
     PreparedData,
     TooManyBadRecords,
     find_duplicate_images,
@@ -20,7 +22,7 @@ from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
 from medcap_core.data.remote import fetch_ahead
 from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
 from medcap_core.inference.image_sources import open_images
-from medcap_core.models import Captioner, load_geometry, load_trial_captioner
+from medcap_core.models import Captioner, hash_weights, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
@@ -35,13 +37,13 @@ from medcap_core.training.validation import (
 )
 from sweep.execution.cluster import ClusterInfo, TrialResources
 from sweep.execution.jobs import PredictionJob, predict_here, predict_split
-from sweep.space.model_aliases import identify_models
 from sweep.space.points import draw_configs
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
 from sweep.study.provenance import (
     DataOrigin,
     ModelOrigin,
+    Weights,
     begin_provenance,
     check_same_origin,
     describe_other_versions,
@@ -59,6 +61,20 @@ NUM_LISTED = 5
 NUM_DRAWS = 64
 """Number of random points that represent a space that is not a grid."""
 
+# What trials have in common that load the same model, use it alike, see the same images, read the same features.
+_MODEL = (
+    "model", "vision_model", "language_model", "num_queries", "patch_size", "qformer_layers", "quantization",
+    "weights_dtype",
+)  # fmt: skip
+_model_of = attrgetter(*_MODEL)
+_use_of = attrgetter(
+    *_MODEL, "image_size", "freeze", "lora_targets", "lora_vision", "prompt", "max_new_tokens", "max_caption_tokens"
+)
+_images_of = attrgetter("model", "vision_model", "image_size", "data_fraction", "max_train_images")
+_features_of = attrgetter(
+    *_MODEL, "image_size", "data_fraction", "max_train_images", "max_validation_images", "augment", "precision"
+)
+
 
 def check_before_start(space: SearchSpace, *, always: bool = False, progress: Progress = ignore_progress) -> list[str]:
     """Load the data and models of the space, so that faults appear before a run directory is made.
@@ -70,11 +86,11 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options, ranked)]
     }
-    for config in _typical_configs(space):
+    for config in {_use_of(config): config for config in draw_configs(space, NUM_DRAWS)}.values():
         splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())
         check_objective(config, captioner, splits["validation"])
-        key = (*_model_of(config), config.prompt, config.max_caption_tokens)
+        key = (_model_of(config), config.prompt, config.max_caption_tokens)
         if config.freeze is not FreezeMode.ZERO_SHOT and key not in notes:
             captions = [caption for record in splits["train"] for caption in record.references]
             notes[key] = describe_cut_captions(captioner, captions, config, always=always)
@@ -108,101 +124,73 @@ def describe_cut_captions(
     ]
 
 
-def _typical_configs(space: SearchSpace) -> list[TrialConfig]:
-    """List one config for each distinct use of a model among the space's trials."""
-    by_use = {
-        (
-            *_model_of(c),
-            c.image_size,
-            c.freeze,
-            c.lora_targets,
-            c.lora_vision,
-            c.prompt,
-            c.max_new_tokens,
-            c.max_caption_tokens,
-        ): c
-        for c in draw_configs(space, NUM_DRAWS)
-    }
-    return list(by_use.values())
-
-
-def _model_of(config: TrialConfig) -> tuple[object, ...]:
-    """Return the fields that determine the loaded model."""
-    return (
-        config.model,
-        config.vision_model,
-        config.language_model,
-        config.num_queries,
-        config.patch_size,
-        config.qformer_layers,
-        config.quantization,
-        config.weights_dtype,
-    )
-
-
 def prepare_run(study: Study, view: SweepView) -> PreparedData:
     """Decode the images of all trials, write the skipped records and the provenance.
 
     Returns the data with the largest share of images; those of the other selections are decoded too.
     """
-    skipped_path = study.paths.skipped_records
     fetch_ahead(study.space.data, view.step)
+    configs, skipped_path = _configs_by_images(study.space), study.paths.skipped_records
+    largest, geometry = configs[0], load_geometry(configs[0])
     try:
-        bad = judge_data(study.space, view.step)
+        bad = [record for config in configs for record in judge_records(config, load_geometry(config), view.step)]
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
         raise TooManyBadRecords(
             (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
         ) from None
-    parts = [
-        prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step)
-        for config in _configs_by_images(study.space)
-    ]
-    skipped = list(dict.fromkeys(record for records in (bad, *(part.skipped for part in parts)) for record in records))
-    data = parts[0]
+    parts = [prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step) for config in configs]
+    skipped = list(dict.fromkeys([*bad, *(record for part in parts for record in part.skipped)]))
+    data, records = parts[0], load_dataset(largest).splits
     sizes = {name: len(split) for name, split in data.splits.items()}
-    view.message(f"Data: {data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}")
-    for note in data.notes:
+    notes = [*data.notes, *describe_doubtful_inputs(largest, geometry, view.step)]
+    for note in (f"{data.kind}; {', '.join(f'{size} {name}' for name, size in sizes.items())}", *notes):
         view.message(f"Data: {note}")
-    largest = _configs_by_images(study.space)[0]
-    records = load_dataset(largest).splits
-    left_out = {name: sorted(record.id for record in bad if record.split == name) for name in SPLITS}
-    doubtful = describe_doubtful_inputs(largest, load_geometry(largest), view.step)
-    for note in doubtful:
-        view.message(f"Data: {note}")
+    left_out = {name: sorted({record.id for record in bad if record.split == name}) for name in SPLITS}
     found = DataOrigin(
         name=data.name,
         kind=data.kind,
-        notes=[*data.notes, *doubtful],
+        notes=notes,
         sizes=sizes,
         skipped=len(skipped),
         left_out={name: ids for name, ids in left_out.items() if ids},
         sha256={name: hash_usable(records[name], left_out[name]) for name in SPLITS},
     )
-    identity = identify_models(study.space, draw_configs(study.space, NUM_DRAWS), view.step)
-    models = ModelOrigin.model_validate(identity)
+    models = _identify_models(study.space, view.step)
     for note in check_same_origin(study.directory, found, models, lambda name, ids: hash_usable(records[name], ids)):
         view.message(note)
     write_skipped(skipped, skipped_path)
     if skipped:
         view.message(f"{len(skipped)} records left out, listed in {show_path(skipped_path)}")
-    list_duplicates(study, view)
+    duplicates, path = find_duplicate_images(largest, geometry, view.step), study.paths.duplicate_images
+    write_duplicates(duplicates.pairs, path)
+    listed = f"; listed in {show_path(path)}" if duplicates.pairs else ""
+    view.message(_describe_duplicates(duplicates, largest) + listed)
     for line in describe_other_versions(study.directory):
         view.message(line)
-    begin_provenance(
-        study.directory,
-        command=["python", "-m", "sweep.run", *sys.argv[1:]],
-        gpus=find_gpus(),
-        data=found,
-        model=models,
-    )
+    command = ["python", "-m", "sweep.run", *sys.argv[1:]]
+    begin_provenance(study.directory, command=command, gpus=find_gpus(), data=found, model=models)
     return data
 
 
-def judge_data(space: SearchSpace, progress: Progress) -> list[SkippedRecord]:
-    """Decode the images of all trials, and return the bad records of all splits. Raises TooManyBadRecords."""
-    bad = [judge_records(config, load_geometry(config), progress) for config in _configs_by_images(space)]
-    return list(dict.fromkeys(record for records in bad for record in records))
+def _identify_models(space: SearchSpace, progress: Progress) -> ModelOrigin:
+    """Identify the base models, and the other vision towers that trials name, by names and weights."""
+    found = {config.vision_model for config in draw_configs(space, NUM_DRAWS) if config.vision_model is not None}
+    towers = sorted(found)
+    names = [*(space.models.values() or [space.model]), *towers]
+    what, hashes = "hashing the weights of the models", dict[str, str | None]()
+    for done, name in enumerate(names):
+        progress(what, done, len(names))
+        hashes[name] = hash_weights(name)
+    progress(what, len(names), len(names))
+    identity: dict[str, object] = {"name": space.model_names}
+    if space.models:
+        identity["models"] = {alias: Weights(name=name, sha256=hashes[name]) for alias, name in space.models.items()}
+    else:
+        identity["sha256"] = hashes[space.model]
+    if towers:
+        identity["vision_models"] = {name: hashes[name] for name in towers}
+    return ModelOrigin.model_validate(identity)  # what is not given is left out of the file
 
 
 def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
@@ -210,16 +198,16 @@ def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
 
     At most MOST_IMAGES_OPENED of a split are opened and decoded. Raises TooManyBadRecords and DataFault.
     """
-    dataset = load_dataset(_configs_by_images(space)[0])
-    bad: list[SkippedRecord] = []
-    for config in _configs_by_images(space):
+    configs = _configs_by_images(space)
+    dataset = load_dataset(configs[0])
+    bad: dict[SkippedRecord, None] = {}
+    for config in configs:
         caps = {"max_validation_images": MOST_IMAGES_OPENED}  # the run judges all of them
         for name in ("max_train_images", "max_test_images"):
             caps[name] = min(getattr(config, name) or MOST_IMAGES_OPENED, MOST_IMAGES_OPENED)
         looked_at, geometry = config.model_copy(update=caps), load_geometry(config)
-        bad += judge_records(looked_at, geometry, progress, whole_validation=False)
+        bad |= dict.fromkeys(judge_records(looked_at, geometry, progress, whole_validation=False))
         prepare_data(looked_at, geometry, splits=SPLITS, progress=progress)
-    bad = list(dict.fromkeys(bad))
     sizes = {name: len(records) for name, records in dataset.splits.items()}
     lines = [f"Data           {dataset.kind}; {', '.join(f'{size:,} {name}' for name, size in sizes.items())}"]
     num_cases = [
@@ -228,16 +216,14 @@ def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
     if num_cases:
         lines.append(f"Cases          {', '.join(num_cases)}")
     lines += [f"Data           {note}" for note in dataset.notes]
-    if max(sizes.values()) > MOST_IMAGES_OPENED:
+    is_large = max(sizes.values()) > MOST_IMAGES_OPENED
+    if is_large:
         lines.append(f"Opened         at most {MOST_IMAGES_OPENED:,} images of each split; the run opens all of them")
     lines.append(f"Left out       {len(bad):,} records{', such as:' if bad else ''}")
-    lines += [f"               {record.split} {record.id}: {record.reason}" for record in bad[:NUM_LISTED]]
-    if max(sizes.values()) <= MOST_IMAGES_OPENED:
-        config = _configs_by_images(space)[0]
-        found = find_duplicate_images(config, load_geometry(config), progress)
-        dropped = config.drop_duplicate_train_images
-        text = describe_duplicates(found.pairs, found.num_blank, dropped=dropped, noun=found.noun)
-        lines.append(f"Duplicates     {text}")
+    lines += [f"               {record.split} {record.id}: {record.reason}" for record in [*bad][:NUM_LISTED]]
+    if not is_large:
+        found = find_duplicate_images(configs[0], load_geometry(configs[0]), progress)
+        lines.append(f"Duplicates     {_describe_duplicates(found, configs[0])}")
     return lines
 
 
@@ -247,24 +233,14 @@ def hash_usable(records: Sequence[Record], left_out: Sequence[str]) -> str:
     return hash_records([record for record in records if record.id not in bad])
 
 
-def list_duplicates(study: Study, view: SweepView) -> None:
-    """Find the train images that other splits also hold, write `duplicate_images.csv` and show their number."""
-    config = _configs_by_images(study.space)[0]
-    found = find_duplicate_images(config, load_geometry(config), view.step)
-    path = study.paths.duplicate_images
-    write_duplicates(found.pairs, path)
-    text = describe_duplicates(
-        found.pairs, found.num_blank, dropped=config.drop_duplicate_train_images, noun=found.noun
-    )
-    view.message(text + (f"; listed in {show_path(path)}" if found.pairs else ""))
+def _describe_duplicates(found: DuplicateImages, config: TrialConfig) -> str:
+    dropped = config.drop_duplicate_train_images
+    return describe_duplicates(found.pairs, found.num_blank, dropped=dropped, noun=found.noun)
 
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
     """List one config for each selection and size of images among the space's trials, the largest share first."""
-    by_images = {
-        (config.model, config.vision_model, config.image_size, config.data_fraction, config.max_train_images): config
-        for config in draw_configs(space, NUM_DRAWS)
-    }
+    by_images = {_images_of(config): config for config in draw_configs(space, NUM_DRAWS)}
     return sorted(by_images.values(), key=lambda config: -config.data_fraction)
 
 
@@ -273,21 +249,8 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 
     Not called where trials have GPUs, which encode faster.
     """
-    by_features = {
-        (
-            *_model_of(c),
-            c.image_size,
-            c.data_fraction,
-            c.max_train_images,
-            c.max_validation_images,
-            c.augment,
-            c.precision,
-            c.freeze is FreezeMode.ZERO_SHOT,
-        ): c
-        for c in draw_configs(space, NUM_DRAWS)
-        if encoder_is_frozen(c)
-    }
-    for config in by_features.values():
+    configs = [config for config in draw_configs(space, NUM_DRAWS) if encoder_is_frozen(config)]
+    for config in {(_features_of(c), c.freeze is FreezeMode.ZERO_SHOT): c for c in configs}.values():
         captioner = load_trial_captioner(config)
         for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
             augmented = name == "train" and config.augment

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +25,8 @@ from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import build_space, load_space
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import count_most_workers, num_trials
-from sweep.space.ready import find_space
 from sweep.space.schema import Resources, SearchSpace
+from sweep.space.yaml_text import find_space
 from sweep.study.directory import check_new_directory, check_root, next_run_directory, resolve_new_directory
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ if TYPE_CHECKING:
     from sweep.study.warm_start import WarmStart
 
 _MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a run starts, whatever it tries; `ending` prints a fault before Ray ends, which may take seconds."""
+
+    address: str | None = None
+    log_to: LogTarget | None = None
+    ending: Callable[[], AbstractContextManager[None]] = exit_on_fault
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,6 +87,7 @@ def run(
     with exit_on_fault():
         if log_to is not None:
             prepare_log(log_to)
+        start = _Start(address, log_to)
         if resume is not None:
             _refuse_with_resume(
                 space=space, data=data, model=model, seed=seed, out=out, dry_run=dry_run or None,
@@ -86,7 +98,7 @@ def run(
 
             directory, mirror = _find_place(resume)
             with Study.open(directory, retry_failed=retry_failed, set_values=set_ or [], mirror=mirror) as study:
-                _go_on(study, num_more, address=address, max_concurrent=max_concurrent, log_to=log_to)
+                _go_on(study, num_more, max_concurrent, start)
             return
         if retry_failed:
             raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
@@ -107,7 +119,7 @@ def run(
         if dry_run:
             _show_plan(resolved, earlier.notes if earlier else ())
         else:
-            _start(resolved, out, address=address, log_to=log_to, earlier=earlier)
+            _begin(resolved, out, earlier, start)
 
 
 # The heavy imports come late: a fault in a flag or a space file shows at once, Ray reads the environment set above, and
@@ -174,29 +186,15 @@ def run_sweep(
         ],
         max_concurrent=max_concurrent,
     )
-    directory = _start(
-        resolved,
-        None if out is None else str(out),
-        address=address,
-        log_to=None,
-        earlier=_collect_earlier(resolved, warm_start) if warm_start else None,
-        ending=nullcontext,
-    )
+    earlier = _collect_earlier(resolved, warm_start) if warm_start else None
+    directory = _begin(resolved, None if out is None else str(out), earlier, _Start(address, ending=nullcontext))
     from sweep.study.results import load_results
 
     return load_results(directory)
 
 
-def _start(
-    space: SearchSpace,
-    out: str | None,
-    *,
-    address: str | None,
-    log_to: LogTarget | None,
-    earlier: "WarmStart | None" = None,
-    ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
-) -> Path:
-    """Run the sweep in a new directory, which is returned; `ending` sees a fault before Ray ends."""
+def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", start: _Start) -> Path:
+    """Run the sweep in a new directory, which is returned."""
     root = Path("runs").resolve()
     chosen, mirror = (None, None) if out is None else _find_place(out)
     if mirror is not None:
@@ -206,7 +204,7 @@ def _start(
         check_new_directory(chosen)
     else:
         check_root(root)
-    with _launched(address, space.resources, num_trials(space), space, ending) as launch:
+    with _launched(start, space.resources, num_trials(space), space) as launch:
         console = Console()
         with console.status("Checking data and model") as status:
 
@@ -224,23 +222,21 @@ def _start(
         directory = chosen or next_run_directory(root, space.name)
         with Study.create(directory, space, earlier, mirror) as study:
             try:
-                runner.run_study(study, launch, console, log_to=log_to, notes=notes)
+                runner.run_study(study, launch, console, log_to=start.log_to, notes=notes)
             except UserFault as fault:
                 runner.discard_unused(directory, fault, mirror)
                 raise
     return directory
 
 
-def _go_on(
-    study: "Study", num_more: int, *, address: str | None, max_concurrent: int | None, log_to: LogTarget | None
-) -> None:
+def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _Start) -> None:
     if num_more:
         study.check_extension(num_more)  # before anything is started
     study.check_sources()
     wanted = study.space.resources
     if max_concurrent is not None:
         wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
-    with _launched(address, wanted, study.num_wanted + num_more, study.space) as launch:
+    with _launched(start, wanted, study.num_wanted + num_more, study.space) as launch:
         console = Console()
         with console.status("Loading"):
             with quick_imports():
@@ -248,21 +244,15 @@ def _go_on(
                 from sweep import runner
 
             set_up_libraries()
-        runner.run_study(study, launch, console, num_more=num_more, log_to=log_to)
+        runner.run_study(study, launch, console, num_more=num_more, log_to=start.log_to)
 
 
 @contextmanager
-def _launched(
-    address: str | None,
-    wanted: Resources,
-    count: int,
-    space: SearchSpace,
-    ending: Callable[[], AbstractContextManager[None]] = exit_on_fault,
-) -> "Iterator[Launch]":
-    """Start Ray for `count` trials; `ending` prints a fault before Ray ends, which may take seconds."""
+def _launched(start: _Start, wanted: Resources, count: int, space: SearchSpace) -> "Iterator[Launch]":
+    """Start Ray for `count` trials."""
     from sweep.execution.launch import launch
 
-    with launch(address, wanted, count, count_most_workers(space)) as launched, ending():
+    with launch(start.address, wanted, count, count_most_workers(space)) as launched, start.ending():
         yield launched
 
 
@@ -294,10 +284,5 @@ def _parse_count(text: str | None) -> int | None:
     return int(text)
 
 
-def main() -> None:
-    """Entry point."""
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()

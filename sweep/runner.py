@@ -30,7 +30,6 @@ from sweep.process.log_target import LogTarget
 from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
 from sweep.space.labels import short_label
-from sweep.space.model_aliases import describe_models
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.budget import compute_seconds_left, describe_budget_end
@@ -141,7 +140,7 @@ def describe_study(study: Study) -> list[str]:
     """Describe where the run is, and on what, as it is printed first."""
     return [
         f"Run directory  {show_path(study.directory)}" + (f", kept at {study.url}" if study.url else ""),
-        f"Data, model    {study.space.data}, {describe_models(study.space)}",
+        f"Data, model    {study.space.data}, {study.space.model_names}",
         *study.warm_start.notes,
     ]
 

@@ -21,8 +21,8 @@ from medcap_core.config import TrialConfig
 from sweep.cli import COMMANDS
 from sweep.space import load_space
 from sweep.space.overrides import apply_overrides
-from sweep.space.ready import find_space
 from sweep.space.schema import SETTINGS, Resources
+from sweep.space.yaml_text import find_space
 from tests.support import REPOSITORY
 
 README = REPOSITORY / "README.md"

@@ -32,8 +32,8 @@ from benchmarks.replay.searchers import (
 )
 from benchmarks.replay.table import KNOBS, TABLE, RecordedTrial, Table, load_table
 from sweep.space import build_space, load_space
-from sweep.space.ready import find_space
 from sweep.space.schema import SearchSpace
+from sweep.space.yaml_text import find_space
 from sweep.study.pruning import should_prune
 from sweep.study.record import compute_step
 from sweep.study.study import Study

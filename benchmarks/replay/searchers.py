@@ -14,8 +14,7 @@ from benchmarks.replay.table import RecordedTrial, Table, find_nearest
 from medcap_core.config import TrialConfig
 from sweep.space import build_config, encode_point, propose
 from sweep.space.schema import SearchSpace
-from sweep.study.branches import choose_branch
-from sweep.study.proposal import Proposal, build_proposal
+from sweep.study.proposal import Proposal, build_proposal, choose_branch
 
 
 @dataclass(frozen=True)

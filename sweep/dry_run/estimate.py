@@ -33,7 +33,7 @@ from sweep.dry_run.plan import CostEstimate
 from sweep.execution.cluster import TrialResources
 from sweep.space.points import build_config, draw_configs, num_trials
 from sweep.space.schema import SearchSpace
-from sweep.study.ranking import NUM_CANDIDATES
+from sweep.study.record import NUM_CANDIDATES
 
 NUM_DRAWS, NUM_STEPS, NUM_DECODED = 32, 4, 16
 SHARE_UNDER_ASHA = 0.7

@@ -8,14 +8,12 @@ from typing import Any
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
-from medcap_core.objective import Objective
 from medcap_core.runtime.cache import format_size
 from medcap_core.scoring.registry import load_scores
 from sweep.execution.cluster import TrialResources
 from sweep.space.fields import show_plain
-from sweep.space.model_aliases import describe_models
 from sweep.space.points import build_config, draw_points, num_trials
-from sweep.space.ranges import Range
+from sweep.space.ranges import Point, Range, Value
 from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
 from sweep.study.pruning import describe_scheduler
 
@@ -69,28 +67,21 @@ def _wrap(items: Sequence[str]) -> list[str]:
 def _describe_settings(space: SearchSpace) -> list[str]:
     epoch = str(space.fixed.get("evaluate", "best"))
     kept = ", with model and optimizer of every epoch" if space.fixed.get("checkpoint_every_epoch") else ""
+    verb = "minimised" if space.objective.is_lower_better else "maximised"
+    ends = "hours at most; then no epoch begins any more, and the best model so far is tested"
     tested = f"every trial's {epoch} epoch" if space.test == "all" else "the chosen model only"
     lines = [
         ("data", space.data),
-        ("models" if space.models else "model", describe_models(space)),
+        ("models" if space.models else "model", space.model_names),
         ("trials", _describe_num_trials(space)),
         ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("scheduler", describe_scheduler(space)),
-        ("objective", _describe_objective(space.objective, epoch)),
-        *([("ends after", _describe_budget(space.max_hours))] if space.max_hours else []),
+        ("objective", f"{space.objective.title} of the {epoch} epoch on the validation split, {verb}"),
+        *([("ends after", f"{space.max_hours:g} {ends}")] if space.max_hours else []),
         ("test split", tested + _describe_scoring(space)),
         ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
     ]
     return [f"{name:<12} {text}" for name, text in lines]
-
-
-def _describe_budget(max_hours: float) -> str:
-    return f"{max_hours:g} hours at most; then no epoch begins any more, and the best model so far is tested"
-
-
-def _describe_objective(objective: Objective, epoch: str) -> str:
-    verb = "minimised" if objective.is_lower_better else "maximised"
-    return f"{objective.title} of the {epoch} epoch on the validation split, {verb}"
 
 
 def _describe_scoring(space: SearchSpace) -> str:
@@ -137,7 +128,7 @@ def _list_defaults(space: SearchSpace) -> list[str]:
     return [f"{field} = {show_plain(value)}" for field, value in defaults.items() if field not in given]
 
 
-def _draw_samples(space: SearchSpace) -> list[dict[str, Any]]:
+def _draw_samples(space: SearchSpace) -> list[Point]:
     """Draw a few valid points; none where nothing is searched."""
     samples = []
     for point in draw_points(space, 10 * _NUM_SAMPLES, space.seed):
@@ -147,7 +138,7 @@ def _draw_samples(space: SearchSpace) -> list[dict[str, Any]]:
     return [point for point in samples if point][:_NUM_SAMPLES]
 
 
-def _describe_points(points: Sequence[Mapping[str, Any]]) -> list[str]:
+def _describe_points(points: Sequence[Mapping[str, Value]]) -> list[str]:
     lines = []
     for number, point in enumerate(points, start=1):
         first, *rest = _wrap([f"{knob} = {_exact(value)}" for knob, value in point.items()])

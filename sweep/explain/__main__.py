@@ -103,10 +103,5 @@ def _show_progress() -> Iterator[Progress]:
         yield show
 
 
-def main() -> None:
-    """Entry point."""
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()

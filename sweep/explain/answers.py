@@ -20,8 +20,7 @@ from medcap_core.data.scans.slices import cut_slices, find_in_slices, lay_out_sl
 from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.question_answering import compute_exact_match, score_answers
-from sweep.explain.captions import choose_captions
-from sweep.explain.explained_run import Item, choose_rows, read_given, take
+from sweep.explain.explained_run import Item, choose_rows, take
 from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
 from sweep.held_out.questions import list_questions
@@ -60,7 +59,7 @@ class AnswerTask(Task):
         """
         path = self.run.paths.answers
         if not path.is_file() and not self.questions:
-            return choose_captions(self.run, num, progress)
+            return super().choose(num, progress)
         split = self.run.load_split("test", progress)
         table = self._read_answers(split) if path.is_file() else pd.DataFrame()
         items: list[tuple[int, str, Kind]]
@@ -88,7 +87,7 @@ class AnswerTask(Task):
     def read(self, names: list[str], progress: Progress) -> list[Item]:
         """See `Task.read`; without `questions` a test scan is asked its own, another for its diagnosis and report."""
         items = []
-        for item in read_given(self.run, names, progress):
+        for item in super().read(names, progress):
             wanted = list(self.questions) or [question.text for question in list_questions(item.record)]
             items += [_ask(item, question) for question in wanted or [DIAGNOSIS_QUESTION]]
             items += [] if wanted else [item]

@@ -3,17 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from medcap_core.attention.explained import ExplainedText, WordMap, find_peak
 from medcap_core.attention.pointing import Box, find_finding_words, is_inside
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
-from medcap_core.errors import RunFault
-from medcap_core.runtime.progress import Progress
-from medcap_core.scoring.captions import load_caption_scorer
-from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
+from sweep.explain.explained_run import Item
 from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
 from sweep.study.attention import PictureEntry, WordEntry
@@ -25,14 +21,6 @@ class CaptionTask(Task):
     """The caption of each image; on phantoms with the finding's box and the words that name it."""
 
     noun = "captions"
-
-    def choose(self, num: int, progress: Progress) -> list[Item]:
-        """See `Task.choose`."""
-        return choose_captions(self.run, num, progress)
-
-    def read(self, names: list[str], progress: Progress) -> list[Item]:
-        """See `Task.read`."""
-        return read_given(self.run, names, progress)
 
     def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:
         """See `Task.describe`; peaks are shares of the image's width and height."""
@@ -84,25 +72,6 @@ class CaptionTask(Task):
 
         panels = [build_panel(word, is_named=index in named) for index, word in enumerate(explained.words)]
         return Sheet(build_title(item), plain, [*texts, (heading, explained.text)], legend, [("Word by word", panels)])
-
-
-def choose_captions(run: ExplainedRun, num: int, progress: Progress) -> list[Item]:
-    """Choose test records by the CIDEr of the run's own captions. Raises RunFault where it has not written any yet."""
-    path = run.paths.predictions
-    if not path.is_file():
-        raise RunFault(f"{path} is missing: the run has not scored its test split yet; let it end, or give --image.")
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    split = run.load_split("test", progress)
-    places = {record_id: position for position, record_id in enumerate(split.ids)}
-    known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
-    if not known:
-        raise RunFault(f"{path} names no {run.noun} of {run.config.data}: the data set has changed since the run.")
-    references = [text.split("\n") for text in table["reference"]]
-    scores = load_caption_scorer(references).cider_per_image(table["prediction"].tolist())[known]
-    return [
-        replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
-        for row, kind in choose_rows(scores, num)
-    ]
 
 
 def _find_box(item: Item) -> Box | None:

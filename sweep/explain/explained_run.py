@@ -123,14 +123,14 @@ def take(split: PreparedSplit, position: int, kind: Kind) -> Item:
     return Item(record, kind, split.pixels([position])[0], record.caption)
 
 
-def choose_rows(scores: NDArray[np.float64], num: int, seed: int = 0) -> list[tuple[int, Kind]]:
+def choose_rows(scores: NDArray[np.float64], num: int) -> list[tuple[int, Kind]]:
     """Choose up to `num` different rows: the highest scores and the lowest, three eighths each, and random others."""
     num = min(num, len(scores))
     num_best, num_worst = -(-3 * num // 8), 3 * num // 8
     order = np.argsort(-scores, kind="stable").tolist()
     worst = order[len(order) - num_worst :][::-1]
     between = order[num_best : len(order) - num_worst]
-    drawn = np.random.default_rng(seed).permutation(len(between))[: num - num_best - num_worst]
+    drawn = np.random.default_rng(0).permutation(len(between))[: num - num_best - num_worst]
     kinds: list[tuple[int, Kind]] = [(row, "best") for row in order[:num_best]]
     kinds += [(row, "worst") for row in worst]
     return kinds + [(between[index], "random") for index in sorted(drawn.tolist())]

@@ -43,7 +43,8 @@ def write_attention_pictures(
     maps: dict[str, NDArray[np.float32]] = {}
     for index, (item, text) in enumerate(zip(items, explained, strict=True)):
         parts = [item.kind, item.record.id] + ([item.question_kind or "question"] if item.question else [])
-        file = "-".join([f"{index + 1:02d}", *map(_make_slug, parts)]) + ".png"
+        slugs = [re.sub(r"[^A-Za-z0-9._-]+", "-", part)[-60:].strip("-.") or "image" for part in parts]
+        file = "-".join([f"{index + 1:02d}", *slugs]) + ".png"
         entry = task.describe(item, text, file, f"maps_{index:03d}")
         save_sheet(task.lay_out(item, text), folder / entry.file)
         maps |= _collect_maps(index, text)
@@ -57,7 +58,7 @@ def write_attention_pictures(
         layer=task.settings.layer_name,
         num_layers=explained[0].num_layers,
         images=entries,
-    ).save(folder)
+    ).save(folder / AttentionIndex.file_name, exclude_unset=True)
     for path in earlier - {folder / entry.file for entry in entries}:
         path.unlink(missing_ok=True)
     return entries
@@ -77,7 +78,7 @@ def _collect_maps(index: int, explained: ExplainedText) -> dict[str, NDArray[np.
 def _list_earlier(folder: Path) -> set[Path]:
     """List pictures that are to be replaced; a damaged index names none."""
     try:
-        index = AttentionIndex.load(folder)
+        index = AttentionIndex.load(folder / AttentionIndex.file_name)
     except RunFault:
         return set()
     return set() if index is None else {folder / entry.file for entry in index.images}
@@ -88,8 +89,3 @@ def _save_maps(maps: dict[str, NDArray[np.float32]], path: Path) -> None:
     with temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **maps)
     replace_durably(temporary, path)
-
-
-def _make_slug(name: str) -> str:
-    """Keep of a name what can stand in a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-60:].strip("-.") or "image"

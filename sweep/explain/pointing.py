@@ -31,11 +31,12 @@ def write_pointing_game(
     what = "pointing game on test images"
     explained = explain_texts(run.captioner, pixels, run.config, settings, progress=progress, what=what)
     game = play_pointing_game(explained, records)
+    path = folder / PointingResult.file_name
     if game is None:
-        (folder / PointingResult.file_name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return "Pointing game: no caption of an image with a finding names one, so there is nothing to score."
     about = {"model": run.model_name, "split": "test", "method": settings.method.value, "layer": settings.layer_name}
-    PointingResult(**about, **game.model_dump(exclude={"is_above_chance"})).save(folder)
+    PointingResult(**about, **game.model_dump(exclude={"is_above_chance"})).save(path, exclude_unset=True)
     return (
         f"Pointing game ({settings.method.value}, layer {settings.layer_name}): {game.share:.3f} "
         f"{_bracket(game.interval)} of {game.num_words} finding words in {game.num_images} test images peak in "

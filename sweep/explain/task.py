@@ -2,15 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import pandas as pd
 
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import MapSettings
 from medcap_core.data.brain_phantoms import BrainPhantom
 from medcap_core.data.phantoms import PhantomImage
+from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import Progress
-from sweep.explain.explained_run import ExplainedRun, Item
+from medcap_core.scoring.captions import load_caption_scorer
+from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
 from sweep.explain.sheet import Sheet
 from sweep.study.attention import PictureEntry
 
@@ -26,13 +30,33 @@ class Task(ABC):
     settings: MapSettings
     questions: Sequence[str] = ()
 
-    @abstractmethod
     def choose(self, num: int, progress: Progress) -> list[Item]:
-        """Choose up to `num` texts of the test split: best, worst and random ones by the run's own. Raises RunFault."""
+        """Choose up to `num` texts of the test split, best, worst and random ones: by CIDEr of the run's own captions.
 
-    @abstractmethod
+        Raises RunFault where the run has not written any yet.
+        """
+        path = self.run.paths.predictions
+        if not path.is_file():
+            raise RunFault(
+                f"{path} is missing: the run has not scored its test split yet; let it end, or give --image."
+            )
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        split = self.run.load_split("test", progress)
+        places = {record_id: position for position, record_id in enumerate(split.ids)}
+        known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
+        if not known:
+            noun, data = self.run.noun, self.run.config.data
+            raise RunFault(f"{path} names no {noun} of {data}: the data set has changed since the run.")
+        references = [text.split("\n") for text in table["reference"]]
+        scores = load_caption_scorer(references).cider_per_image(table["prediction"].tolist())[known]
+        return [
+            replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
+            for row, kind in choose_rows(scores, num)
+        ]
+
     def read(self, names: list[str], progress: Progress) -> list[Item]:
         """Read records by path or id, with what is asked of each. Raises DataFault naming every bad one."""
+        return read_given(self.run, names, progress)
 
     @abstractmethod
     def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:

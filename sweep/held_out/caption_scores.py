@@ -71,14 +71,10 @@ def score_captions(
     units = number_units([record.case for record in split.records])
     has_images = split.records[0].noun == Record.noun
     scored = scorer.score(captions, RecordImages(split.records) if has_images else ())
-    intervals = {}
-    if units.max() > 0:
-        sums, num_images = resample_sums(scored.statistics.stack(), units, seed=seed)
-        resampled = scored.statistics.score_sums(sums, num_images)
-        intervals = {name: compute_interval(resampled[name]) for name in scored.scores if name in resampled}
+    intervals = _compute_intervals(scored.statistics, scored.statistics.stack(), units, seed)
     return CaptionScore(
         scores=scored.scores,
-        intervals=intervals,
+        intervals={name: intervals[name] for name in scored.scores if name in intervals},
         facts=_score_facts(split, captions, units, seed),
         concepts=_score_concepts(split, captions, concept_names, units, seed),
         per_image=pd.DataFrame({"id": split.ids, **scored.statistics.score_each()}),
@@ -98,18 +94,22 @@ def score_subgroups(split: PreparedSplit, statistics: CaptionStatistics, seed: i
                 continue
             own, units = stacked[places], number_units([split.records[place].case for place in places])
             scores = statistics.score_sums(own.sum(axis=0), np.array(float(len(places))))
-            intervals = {}
-            if units.max() > 0:
-                sums, num_images = resample_sums(own, units, seed=seed)
-                intervals = {
-                    name: compute_interval(each) for name, each in statistics.score_sums(sums, num_images).items()
-                }
             found.setdefault(kind, {})[value] = SubgroupScore(
                 num_images=len(places),
                 scores={name: float(score) for name, score in scores.items()},
-                intervals=intervals,
+                intervals=_compute_intervals(statistics, own, units, seed),
             )
     return found
+
+
+def _compute_intervals(
+    statistics: CaptionStatistics, stacked: FloatArray, units: IntArray, seed: int
+) -> dict[str, Interval]:
+    """Compute the interval of each score of the images `stacked` (N, K); none where all are of one unit."""
+    if units.max() == 0:
+        return {}
+    resampled = statistics.score_sums(*resample_sums(stacked, units, seed=seed))
+    return {name: compute_interval(values) for name, values in resampled.items()}
 
 
 def _score_facts(split: PreparedSplit, captions: list[str], units: IntArray, seed: int) -> dict[str, FactScore] | None:

@@ -24,27 +24,10 @@ RowScore = TypeVar("RowScore")
 
 # What decides an untrained model's predictions; if these agree, so do its test scores.
 _EVALUATION_FIELDS = (
-    "data",
-    "model",
-    "vision_model",
-    "language_model",
-    "max_test_images",
-    "precision",
-    "image_size",
-    "patch_size",
-    "num_queries",
-    "qformer_layers",
-    "quantization",
-    "weights_dtype",
-    "prompt",
-    "num_beams",
-    "max_new_tokens",
-    "min_new_tokens",
-    "length_penalty",
-    "repetition_penalty",
-    "early_stopping",
-    "rejoin_wordpieces",
-)
+    "data", "model", "vision_model", "language_model", "max_test_images", "precision", "image_size", "patch_size",
+    "num_queries", "qformer_layers", "quantization", "weights_dtype", "prompt", "num_beams", "max_new_tokens",
+    "min_new_tokens", "length_penalty", "repetition_penalty", "early_stopping", "rejoin_wordpieces",
+)  # fmt: skip
 
 
 class Task(ABC, Generic[RowScore]):

@@ -1,33 +1,29 @@
 """The sections of a report on answers: the diagnosis, and the questions with examples."""
 
-from sweep.report.pictures import NoPictures, build_answer_samples
-from sweep.report.style import escape, finish
+from sweep.report.pictures import build_answer_samples
+from sweep.report.style import escape, finish, show_or_say
 from sweep.study.results import RunResults
 from sweep.study.test_results import TEXT_ONLY_ROWS
 from sweep.tables import answer_tables
-from sweep.tables.blocks import Block, Plot, Section, Table, Text
-from sweep.tables.caption_tables import estimate
+from sweep.tables.blocks import Block, Plot, Section, Table
+from sweep.tables.caption_tables import build_tables, estimate
 from sweep.tables.formats import describe_score, format_score
 
 
 def build_diagnosis(results: RunResults) -> Section:
     """Build the section on classification by row, cohort and class; without blocks where no diagnosis is known."""
-    tables = _build_diagnosis_tables(results)
+    tables = answer_tables.build_diagnosis_tables(results)
     blocks: list[Block] = [plot_confusion(table) if table.name == "confusion" else table for table in tables]
     return Section("diagnosis", "Diagnosis", blocks)
 
 
 def build_questions(results: RunResults, with_images: bool) -> Section:
     """Build the section on answers by kind of question, with examples; without blocks where no question was asked."""
-    built = (answer_tables.build_question_table(results), answer_tables.build_question_rows(results))
-    blocks: list[Block] = [table for table in built if table is not None]
-    if not blocks:
-        return Section("questions", "Questions", [])
-    try:
-        said, galleries = build_answer_samples(results, with_images=with_images)
-    except NoPictures as reason:
-        return Section("questions", "Questions", [*blocks, Text(str(reason), "note")])
-    return Section("questions", "Questions", [*blocks, Text(said, "note"), *galleries])
+    built = answer_tables.build_question_table, answer_tables.build_question_rows
+    blocks: list[Block] = [*build_tables(results, *built)]
+    if blocks:
+        blocks += show_or_say(build_answer_samples, results, with_images=with_images)
+    return Section("questions", "Questions", blocks)
 
 
 def plot_confusion(table: Table) -> Plot:
@@ -70,12 +66,6 @@ def plot_confusion(table: Table) -> Plot:
     return finish("confusion", title, figure, summary, height=140 + 70 * len(counts), table=table)
 
 
-def build_answer_tables(results: RunResults) -> list[Table]:
-    """Build the tables on answers, without plots and examples; empty where nothing was asked."""
-    questions = answer_tables.build_question_table(results)
-    return [*_build_diagnosis_tables(results), *([questions] if questions else [])]
-
-
 def describe_answers(results: RunResults) -> str:
     """Describe the headline figures in a sentence or two; empty where nothing was asked."""
     said = []
@@ -106,14 +96,3 @@ def describe_answers(results: RunResults) -> str:
             f"are answered in the words of the truth; without a look at the scan {max(exact.values()):.1%} are."
         )
     return " ".join(said)
-
-
-def _build_diagnosis_tables(results: RunResults) -> list[Table]:
-    """Build the tables on the diagnosis that there are scores for."""
-    built = (
-        answer_tables.build_classification_table(results),
-        answer_tables.build_classification_groups(results),
-        answer_tables.build_cohort_table(results),
-        answer_tables.build_confusion_table(results),
-    )
-    return [table for table in built if table is not None]

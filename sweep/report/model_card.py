@@ -8,14 +8,14 @@ from typing import Any
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.medblip3d.network import MedBlip3dNetwork
-from sweep.report.answer_sections import build_answer_tables
 from sweep.report.sections import explain_test, is_hub_name, shorten_name
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
 from sweep.study.test_results import BASELINE_ROWS, Scope
-from sweep.tables.blocks import Block, Code, Section, Text
-from sweep.tables.caption_tables import build_test_table
+from sweep.tables.answer_tables import build_diagnosis_tables, build_question_table
+from sweep.tables.blocks import Block, Code, Section, Table, Text
+from sweep.tables.caption_tables import build_tables, build_test_table
 from sweep.tables.markdown import escape, format_section
 
 _CAPTIONING = ("image-to-text", "Image captioning")
@@ -45,11 +45,8 @@ def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> 
 
     Folders of the data and of the base model are named by their last part only, since a card is there to be shared.
     """
-    return (
-        f"---\n{_build_front_matter(results, record, model)}\n---\n\n"
-        + "\n\n".join(_build_parts(results, record, model))
-        + "\n"
-    )
+    front, parts = _build_front_matter(results, record, model), _build_parts(results, record, model)
+    return "\n\n".join([f"---\n{front}\n---", *parts]) + "\n"
 
 
 def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -> str:
@@ -143,7 +140,9 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
         return [Text(f"{chosen} This trial was not scored on the test split.")]
     table = build_test_table(results)
     kept = tuple(cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS))
-    answers = build_answer_tables(results) if results.metrics.best_trial == record.name else []
+    answers: list[Table] = []
+    if results.metrics.best_trial == record.name:
+        answers = [*build_diagnosis_tables(results), *build_tables(results, build_question_table)]
     return [
         Text(chosen),
         *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),

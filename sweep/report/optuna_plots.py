@@ -1,6 +1,6 @@
-"""Optuna's plots for a report: parallel coordinates, importances, Pareto fronts.
+"""What Optuna finds in a run's trials: parallel coordinates, importances, Pareto fronts.
 
-They are drawn of a study in memory made from the trials' records, which hold what `study.db` holds, without its lock,
+It looks at a study in memory made from the trials' records, which hold what `study.db` holds, without its lock,
 and joined: a knob with several branches is several parameters to the sampler, but one axis to a reader.
 """
 
@@ -8,20 +8,17 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from medcap_core.objective import Objective
 from sweep.report.style import (
     GREY,
     LOG_AXIS,
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
-    NothingToPlot,
-    escape,
+    NothingToShow,
+    add_trials,
     finish,
-    hover_template,
     is_log,
 )
 from sweep.space.fields import show_plain
-from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Column, Plot, Row, Table
@@ -29,7 +26,6 @@ from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
 if TYPE_CHECKING:
     import optuna
-    from plotly.graph_objects import Figure
 
 MIN_TRIALS_FOR_IMPORTANCE = 10
 """Fewer whole trials are mostly of one kind, and a knob that ruined trials early seems to be of no importance."""
@@ -48,9 +44,9 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
     study, done = _build_study(results, searched)
     objective = results.space.objective
     if len(searched) < 2:
-        raise NothingToPlot("Fewer than two knobs were searched, so there are no parallel coordinates.")
+        raise NothingToShow("Fewer than two knobs were searched, so there are no parallel coordinates.")
     if len(done) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot("Fewer than two trials ran to their end, so there are no parallel coordinates.")
+        raise NothingToShow("Fewer than two trials ran to their end, so there are no parallel coordinates.")
     figure = plot_parallel_coordinate(study, params=list(searched), target_name=objective.validation_title)
     scores = [objective.rank(record.best_score) for record in done]
     low, high = min(scores), max(scores)
@@ -88,7 +84,7 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
     values, objective = {record.best_score for record in done}, results.space.objective
     varied = [knob for knob in searched if len({repr(record.point.get(knob)) for record in done}) > 1]
     if len(varied) < 2 or len(done) < MIN_TRIALS_FOR_IMPORTANCE or len(values) < 2:
-        raise NothingToPlot(
+        raise NothingToShow(
             f"Importances need at least {MIN_TRIALS_FOR_IMPORTANCE} trials that ran to their end, with different "
             f"scores and values of two knobs; here are {len(done)}, with different values of {len(varied)}. Trials "
             "that were stopped early do not count."
@@ -118,53 +114,42 @@ def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
 def plot_pareto(
     results: RunResults, name: str, title: str, cost: Literal["training_seconds", "trainable_parameters"]
 ) -> Plot:
-    """Draw Optuna's Pareto front of the score against a cost, of the trials that ran to their end.
+    """Draw the score against a cost of the trials that ran to their end, of which Optuna finds the Pareto front.
 
     Those that were stopped early are drawn beside it: they cost less because they did less.
     """
     import optuna
-    from optuna.visualization import plot_pareto_front
+    from plotly import graph_objects as go
 
     known = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
     costs = [(record, value) for record, value in known if record.state is TrialState.SUCCEEDED]
     stopped = [(record, value) for record, value in known if record.state is not TrialState.SUCCEEDED]
     if len(costs) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot(f"Fewer than two whole trials have a {title.lower()}, so there is no front.")
+        raise NothingToShow(f"Fewer than two whole trials have a {title.lower()}, so there is no front.")
     if len({value for _, value in costs}) < 2:
-        raise NothingToPlot(f"All whole trials have the same {title.lower()}, so there is no front.")
-    study = optuna.create_study(directions=["minimize", results.space.objective.direction])
-    study.add_trials(
-        [
-            optuna.create_trial(
-                values=[value, float(record.best_score or 0.0)],
-                user_attrs={"trial": record.name, "label": short_label(record.point)},
-            )
-            for record, value in costs
-        ]
-    )
+        raise NothingToShow(f"All whole trials have the same {title.lower()}, so there is no front.")
     objective = results.space.objective
-    figure = plot_pareto_front(study, target_names=[title, objective.axis_title])
-    _restyle_front(figure, costs, objective)
+    study = optuna.create_study(directions=["minimize", objective.direction])
+    study.add_trials([optuna.create_trial(values=[value, record.best_score or 0.0]) for record, value in costs])
+    front = sorted(trial.number for trial in study.best_trials)
+    figure = go.Figure()
+    others = [point for number, point in enumerate(costs) if number not in front]
+    add_trials(figure, others, "other trials", GREY, "circle-open")
+    add_trials(figure, [costs[number] for number in front], "Pareto front", PALETTE[1], "diamond")
     if stopped:
-        figure.add_scatter(
-            x=[value for _, value in stopped],
-            y=[record.best_score for record, _ in stopped],
-            mode="markers",
-            name="stopped early, not compared",
-            text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in stopped],
-            hovertemplate=hover_template(objective),
-            marker={"color": GREY, "size": 8, "symbol": "x-thin", "line": {"color": GREY, "width": 2}},
-        )
+        add_trials(figure, stopped, "stopped early, not compared", GREY, "x-thin")
+    figure.update_xaxes(title=title)
+    figure.update_yaxes(title=objective.axis_title)
+    figure.update_layout(showlegend=True)
     spread = max(value for _, value in known) / max(min(value for _, value in known), 1e-9)
     if spread > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
-    front = [costs[trial.number][0] for trial in study.best_trials]
-    named = ", ".join(record.name for record in front[:NUM_NAMED]) + (" and others" if len(front) > NUM_NAMED else "")
+    named = ", ".join(costs[number][0].name for number in front[:NUM_NAMED])
+    named += " and others" if len(front) > NUM_NAMED else ""
     beside = f", with {len(stopped)} stopped early beside them" if stopped else ""
     summary = (
         f"Scatter chart of {objective.label} on validation against {title.lower()} for the {len(costs)} trials that "
-        f"ran to their end{beside}. "
-        f"No other trial is better in both than {named}."
+        f"ran to their end{beside}. No other trial is better in both than {named}."
     )
     return finish(
         f"pareto-{name}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
@@ -182,48 +167,24 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
     ]
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     for knob in searched:
-        values = [record.point[knob] for record in done if record.point.get(knob) is not None]
+        values = [value for record in done if (value := record.point.get(knob)) is not None]
         if is_numeric_knob(knob) and values:
-            distributions[knob] = FloatDistribution(min(values), max(values), log=is_log(results, knob))
+            numbers = [float(value) for value in values]
+            distributions[knob] = FloatDistribution(min(numbers), max(numbers), log=is_log(results, knob))
         else:
             distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
     study = optuna.create_study(direction=results.space.objective.direction)
     for record in done:
-        active = {knob: record.point[knob] for knob in searched if record.point.get(knob) is not None}
         parameters = {
-            knob: float(value) if is_numeric_knob(knob) else show_plain(value) for knob, value in active.items()
+            knob: float(value) if is_numeric_knob(knob) else show_plain(value)
+            for knob in searched
+            if (value := record.point.get(knob)) is not None
         }
         study.add_trial(
             optuna.create_trial(
                 value=record.best_score,
                 params=parameters,
-                distributions={knob: distributions[knob] for knob in active},
+                distributions={knob: distributions[knob] for knob in parameters},
             )
         )
     return study, done
-
-
-def _restyle_front(figure: "Figure", costs: Sequence[tuple[TrialRecord, float]], objective: Objective) -> None:
-    """Let the front stand out by colour and shape, in place of Optuna's two colour scales by number."""
-    by_values = {
-        (cost, record.best_score): escape(f"{record.name} {short_label(record.point)}") for record, cost in costs
-    }
-    styles = (("other trials", GREY, "circle-open"), ("Pareto front", PALETTE[1], "diamond"))
-    for trace, (name, colour, symbol) in zip(figure.data, styles, strict=True):
-        trace.update(
-            name=name,
-            text=[by_values.get((x, y), "") for x, y in zip(trace.x, trace.y, strict=True)],
-            hovertemplate=hover_template(objective),
-            marker={
-                "color": colour,
-                "colorscale": None,
-                "colorbar": None,
-                "showscale": False,
-                "size": 10,
-                "symbol": symbol,
-                "opacity": 1,
-                "line": {"color": colour, "width": 2},
-            },
-            showlegend=True,
-        )
-    figure.update_layout(title=None)

@@ -20,12 +20,13 @@ from medcap_core.data.scans.slices import cut_slices, lay_out_slices
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import DataFault, RunFault
 from medcap_core.scoring.question_answering import score_answers
+from sweep.report.style import NothingToShow
 from sweep.space.points import draw_configs
 from sweep.study.attention import AttentionIndex, PointingResult
 from sweep.study.directory import show_run
 from sweep.study.paths import RunPaths
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Gallery, Picture
+from sweep.tables.blocks import Block, Gallery, Picture, Text
 from sweep.tables.formats import format_score
 
 NUM_SAMPLES = 6
@@ -36,35 +37,33 @@ MAX_SHEETS = 12
 _JPEG_QUALITY = 82
 
 
-class NoPictures(Exception):
-    """There is nothing to show; the message says why, as a sentence."""
-
-
-def build_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """Build a sentence on the choice of cases, and the cases. Raises NoPictures where no test caption is there."""
+def build_samples(results: RunResults, *, with_images: bool) -> list[Block]:
+    """Build a sentence on the choice of cases, and the cases. Raises NothingToShow where no test caption is there."""
     captions = results.captions
     if captions is None or captions.empty:
-        raise NoPictures("There are no captions of the test split yet.")
-    how, groups = _choose_cases(results, captions)
+        raise NothingToShow("There are no captions of the test split yet.")
+    scores = find_image_scores(results)
+    how, groups = _choose_cases(results, captions, scores)
     wanted = {str(captions["id"].iloc[row]) for rows in groups.values() for row in rows}
     images, fault = load_images(results, wanted) if with_images else ({}, "")
-    galleries = []
-    for title, rows in groups.items():
-        pictures = [_build_sample(captions.iloc[row], images, results) for row in rows]
-        galleries.append(Gallery(title, tuple(pictures)))
-    return f"{how} {fault}".strip(), galleries
+    galleries = [
+        Gallery(title, tuple(_build_sample(captions.iloc[row], images, scores or {}, results.noun) for row in rows))
+        for title, rows in groups.items()
+    ]
+    return [Text(f"{how} {fault}".strip(), "note"), *galleries]
 
 
-def load_attention(directory: Path) -> tuple[list[str], Gallery]:
-    """Sentences on the sheets that `sweep.explain` left in `attention/`, and the sheets.
+def load_attention(directory: Path) -> list[Block]:
+    """Build sentences on the sheets that `sweep.explain` left in `attention/`, and the sheets.
 
-    Raises NoPictures where there are none.
+    Raises NothingToShow where there are none.
     """
     folder = RunPaths(directory).attention
     try:
-        index, game = AttentionIndex.load(folder), PointingResult.load(folder)
+        index = AttentionIndex.load(folder / AttentionIndex.file_name)
+        game = PointingResult.load(folder / PointingResult.file_name)
     except RunFault as fault:
-        raise NoPictures(str(fault)) from None
+        raise NothingToShow(str(fault)) from None
     pictures = []
     for entry in index.images[:MAX_SHEETS] if index else []:
         try:
@@ -77,7 +76,7 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
         shown = tuple((label, text) for label, text in texts if text)
         pictures.append(Picture(entry.image_id, uri, entry.alt, shown, wide=True))
     if not index or not pictures:
-        raise NoPictures(f"No attention pictures yet; draw some by: python -m sweep.explain {show_run(directory)}")
+        raise NothingToShow(f"No attention pictures yet; draw some by: python -m sweep.explain {show_run(directory)}")
     said = [f"Where {index.model} looked for each word: method {index.method}, layer {index.layer}."]
     if game:
         low, high = game.interval
@@ -87,7 +86,8 @@ def load_attention(directory: Path) -> tuple[list[str], Gallery]:
             f"is {game.area_chance:.3f} by area and {game.shuffled_chance:.3f} by other images' boxes."
         )
     said.append("A map shows where attention lay, which is no proof of what the caption came from.")
-    return said, Gallery("Attention of the decoder, word by word", tuple(pictures))
+    gallery = Gallery("Attention of the decoder, word by word", tuple(pictures))
+    return [*(Text(line, "note") for line in said), gallery]
 
 
 def encode_image(image: Image.Image, max_side: int) -> str:
@@ -107,8 +107,9 @@ def encode_image(image: Image.Image, max_side: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _choose_cases(results: RunResults, captions: pd.DataFrame) -> tuple[str, dict[str, list[int]]]:
-    scores = find_image_scores(results)
+def _choose_cases(
+    results: RunResults, captions: pd.DataFrame, scores: dict[str, float] | None
+) -> tuple[str, dict[str, list[int]]]:
     if scores is None:
         rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
         how = (
@@ -162,25 +163,24 @@ def _draw(record: Record) -> Image.Image:
     return decode_rgb(record.image)
 
 
-def _build_sample(row: "pd.Series[str]", images: dict[str, str], results: RunResults) -> Picture:
+def _build_sample(row: "pd.Series[str]", images: dict[str, str], scores: dict[str, float], noun: str) -> Picture:
     name = str(row["id"])
-    scores = find_image_scores(results) or {}
     texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
     if name in scores:
         texts.append(("CIDEr", format_score(scores[name])))
     shown = tuple((label, str(text)) for label, text in texts)
-    return Picture(name, images.get(name, ""), f"Test {results.noun} {name}; its captions stand under it", shown)
+    return Picture(name, images.get(name, ""), f"Test {noun} {name}; its captions stand under it", shown)
 
 
 NUM_ANSWER_SAMPLES = 4
 """Number of scans with most answers right, and of those with most wrong."""
 
 
-def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str, list[Gallery]]:
-    """Build a sentence on how the scans were chosen, and the scans. Raises NoPictures where no answers are there."""
+def build_answer_samples(results: RunResults, *, with_images: bool) -> list[Block]:
+    """Build a sentence on how the scans were chosen, and the scans. Raises NothingToShow where no answers are there."""
     table = results.answers
     if table is None or table.empty or "best" not in table:
-        raise NoPictures("There are no answers on the test split yet.")
+        raise NothingToShow("There are no answers on the test split yet.")
     answering = results.metrics.question_answering
     unseen = answering.unseen_cohorts if answering else []
     table = table.assign(is_right=score_answers(table["best"].tolist(), table["answer"].tolist())[:, 0])
@@ -194,7 +194,7 @@ def build_answer_samples(results: RunResults, *, with_images: bool) -> tuple[str
         Gallery(title, tuple(_build_picture(name, table[table["id"] == name], images) for name in names))
         for title, names in groups.items()
     ]
-    return f"{how} {fault}".strip(), galleries
+    return [Text(f"{how} {fault}".strip(), "note"), *galleries]
 
 
 def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -220,13 +220,8 @@ def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def _build_picture(name: str, items: pd.DataFrame, images: dict[str, str]) -> Picture:
     texts = [("Cohort", str(items["cohort"].iloc[0]))] if items["cohort"].iloc[0] else []
-    texts += [
-        (str(item.question), _judge(str(item.best), str(item.answer), is_right=bool(item.is_right)))
-        for item in items.itertuples()
-    ]
+    columns = (items[name].tolist() for name in ("question", "best", "answer", "is_right"))
+    for question, answer, truth, is_right in zip(*columns, strict=True):
+        texts.append((question, f"✓ {answer}" if is_right else f"✗ {answer or '(nothing)'}; true: {truth}"))
     alternative = f"Test scan {name}, three middle slices; questions and answers stand under it"
     return Picture(name, images.get(name, ""), alternative, tuple(texts))
-
-
-def _judge(answer: str, truth: str, *, is_right: bool) -> str:
-    return f"✓ {answer}" if is_right else f"✗ {answer or '(nothing)'}; true: {truth}"

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medcap_core.config import FreezeMode
 from sweep.report.style import (
     FREEZE_COLOURS,
     GREY,
     LOG_AXIS,
     MIN_TRIALS_TO_COMPARE,
     PALETTE,
-    NothingToPlot,
+    NothingToShow,
+    add_trials,
     escape,
     finish,
-    hover_template,
     is_log,
 )
 from sweep.space.fields import show_plain
@@ -39,7 +38,7 @@ def plot_learning_curves(results: RunResults) -> Plot:
 
     records = [record for record in results.records if record.best_score is not None]
     if not records:
-        raise NothingToPlot("No trial has a score of an epoch yet.")
+        raise NothingToShow("No trial has a score of an epoch yet.")
     named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
     others = [record for record in records if record not in named]
     figure = go.Figure()
@@ -48,7 +47,9 @@ def plot_learning_curves(results: RunResults) -> Plot:
         _add_lines(figure, points, f"{len(others)} other trials", {"color": GREY, "width": 1}, opacity=0.6)
     for index, record in enumerate(named):
         line = {"color": PALETTE[index % len(PALETTE)], "dash": _DASHES[index % 3], "width": 4 if index == 0 else 2}
-        _add_lines(figure, _score_curve(record), f"{record.name} {_label(record)}", line)
+        label = short_label(record.point)
+        label = label if len(label) <= 40 else f"{label[:39]}…"
+        _add_lines(figure, _score_curve(record), f"{record.name} {label}", line)
     figure.update_xaxes(title="Epoch", dtick=1 if max(record.epochs_done for record in records) <= 20 else None)
     objective = results.space.objective
     figure.update_yaxes(title=objective.axis_title)
@@ -68,7 +69,7 @@ def plot_losses(results: RunResults) -> Plot:
 
     best = results.best
     if best is None or len(best.epochs) < 2:
-        raise NothingToPlot("The best trial has fewer than two epochs, so there is no curve of its losses.")
+        raise NothingToShow("The best trial has fewer than two epochs, so there is no curve of its losses.")
     figure = go.Figure()
     for index, name in enumerate(("training_loss", "validation_loss")):
         points = [(epoch.epoch, getattr(epoch, name)) for epoch in best.epochs]
@@ -86,31 +87,23 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
 
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
     if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
-        raise NothingToPlot(f"{title_knob(knob)} has one value only among the trials that gave a score.")
+        raise NothingToShow(f"{title_knob(knob)} has one value only among the trials that gave a score.")
     numeric, objective = is_numeric_knob(knob), results.space.objective
     figure = go.Figure()
-    for mode, members in _group_by_freeze(points).items():
-        figure.add_scatter(
-            x=[value if numeric else escape(show_plain(value)) for _, value in members],
-            y=[record.best_score for record, _ in members],
-            mode="markers",
-            name=mode.value,
-            text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in members],
-            hovertemplate=hover_template(objective),
-            marker={
-                "color": FREEZE_COLOURS[mode],
-                "size": 9,
-                "line": {"width": 2, "color": FREEZE_COLOURS[mode]},
-                "symbol": ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members],
-            },
-        )
+    for mode in dict.fromkeys(record.config.freeze for record, _ in points):
+        members = [
+            (record, value if numeric else escape(show_plain(value)))
+            for record, value in points
+            if record.config.freeze is mode
+        ]
+        symbols = ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members]
+        add_trials(figure, members, mode.value, FREEZE_COLOURS[mode], symbols)
     if any(record.state is TrialState.PRUNED for record, _ in points):
         marker = {"color": GREY, "size": 9, "line": {"width": 2, "color": GREY}, "symbol": "circle-open"}
         figure.add_scatter(x=[None], y=[None], mode="markers", name="hollow: stopped early", marker=marker)
     figure.update_layout(showlegend=True)
-    log_scale = numeric and is_log(results, knob)
     figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
-    if log_scale:
+    if numeric and is_log(results, knob):
         figure.update_xaxes(**LOG_AXIS)
     figure.update_yaxes(title=objective.axis_title)
     best, value = points[0]
@@ -128,9 +121,9 @@ def plot_test_scores(results: RunResults) -> Plot:
 
     rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if "CIDEr" in scores}
     if len(rows) < 2:
-        raise NothingToPlot("Fewer than two rows are scored on the test split, so there is nothing to compare.")
+        raise NothingToShow("Fewer than two rows are scored on the test split, so there is nothing to compare.")
     if len(rows) > MAX_TEST_ROWS:
-        raise NothingToPlot(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
+        raise NothingToShow(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
     intervals = results.metrics.intervals
     ordered = sorted(rows, key=lambda row: rows[row])
     known = {row: intervals.get(row, {}).get("CIDEr", (rows[row], rows[row])) for row in ordered}
@@ -172,15 +165,3 @@ def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, l
 
 def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:
     return [(epoch.epoch, epoch.score) for epoch in record.epochs]
-
-
-def _group_by_freeze(points: Sequence[tuple[TrialRecord, Any]]) -> dict[FreezeMode, list[tuple[TrialRecord, Any]]]:
-    groups: dict[FreezeMode, list[tuple[TrialRecord, Any]]] = {}
-    for record, value in points:
-        groups.setdefault(record.config.freeze, []).append((record, value))
-    return groups
-
-
-def _label(record: TrialRecord) -> str:
-    label = short_label(record.point)
-    return label if len(label) <= 40 else f"{label[:39]}…"

@@ -3,33 +3,32 @@
 import shlex
 from collections.abc import Callable
 
+from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.report import answer_sections, optuna_plots, plots
-from sweep.report.pictures import NoPictures, build_samples, load_attention
+from sweep.report.pictures import build_samples, load_attention
 from sweep.report.side_by_side import build_side_by_side
-from sweep.report.style import NothingToPlot
+from sweep.report.style import show_or_say
 from sweep.space import dump_space
 from sweep.space.labels import short_label
 from sweep.study.budget import describe_budget_end
 from sweep.study.directory import show_run
 from sweep.study.results import RunResults, RunStatus, count_states, find_searched
 from sweep.tables import caption_tables, trial_tables
-from sweep.tables.blocks import Block, Code, Plot, Report, Section, Text
+from sweep.tables.blocks import Block, Code, Report, Section, Text
 from sweep.tables.formats import describe_score, format_score, format_seconds
-from sweep.tables.subgroup_tables import build_subgroup_table
 
 MAX_KNOB_PLOTS = 9
 
-Step = Callable[[], None]
 
-
-def build_report(results: RunResults, *, with_images: bool = True, step: Step = lambda: None) -> Report:
-    """Build all sections; call `step` after each of the `NUM_STEPS`."""
+def build_report(results: RunResults, *, with_images: bool = True, progress: Progress = ignore_progress) -> Report:
+    """Build all sections."""
     sections = []
-    for build in _BUILDERS:
+    for done, build in enumerate(_BUILDERS):
+        progress("writing the report", done, len(_BUILDERS))
         section = build(results, with_images) if build in _WITH_PICTURES else build(results)
         if section.blocks:
             sections.append(section)
-        step()
+    progress("writing the report", len(_BUILDERS), len(_BUILDERS))
     return Report(f"Sweep {results.directory.name}", describe_status(results), describe_results(results), sections)
 
 
@@ -86,9 +85,10 @@ def _build_test(results: RunResults) -> Section:
         note = "The test split is scored once, when the search is over; there are no scores yet."
         return Section("test", "Test split", [Text(note, "note")])
     test, *others = caption_tables.build_caption_tables(results)
-    plot = _plot_or_say(lambda: plots.plot_test_scores(results))
-    subgroups = [table for table in [build_subgroup_table(results)] if table is not None]
-    return Section("test", "Test split", [test, *explain_test(results), plot, *others, *subgroups])
+    if subgroups := caption_tables.build_subgroup_table(results):
+        others.append(subgroups)
+    plot = show_or_say(plots.plot_test_scores, results)
+    return Section("test", "Test split", [test, *explain_test(results), *plot, *others])
 
 
 def explain_test(results: RunResults) -> list[Text]:
@@ -164,10 +164,7 @@ def _build_ablation(results: RunResults) -> Section:
 
 
 def _build_curves(results: RunResults) -> Section:
-    blocks: list[Block] = [
-        _plot_or_say(lambda: plots.plot_learning_curves(results)),
-        _plot_or_say(lambda: plots.plot_losses(results)),
-    ]
+    blocks = [*show_or_say(plots.plot_learning_curves, results), *show_or_say(plots.plot_losses, results)]
     if any(record.epochs for record in results.records):
         blocks.append(trial_tables.build_learning_curves(results))
     return Section("curves", "Learning curves", blocks)
@@ -178,37 +175,26 @@ def _build_knobs(results: RunResults) -> Section:
     if not searched:
         return Section("search", "What mattered", [Text("Nothing was searched, so no knob can be compared.", "note")])
     shown = [knob for knob in searched if knob != "seed"][:MAX_KNOB_PLOTS]
-    blocks = [_plot_or_say(lambda knob=knob: plots.plot_knob(results, knob)) for knob in shown]  # type: ignore[misc]
-    blocks.append(_plot_or_say(lambda: optuna_plots.plot_parallel(results, searched)))
-    blocks.append(_plot_or_say(lambda: optuna_plots.plot_importances(results, searched)))
+    blocks = [block for knob in shown for block in show_or_say(plots.plot_knob, results, knob)]
+    blocks += show_or_say(optuna_plots.plot_parallel, results, searched)
+    blocks += show_or_say(optuna_plots.plot_importances, results, searched)
     return Section("search", "What mattered", blocks)
 
 
 def _build_pareto(results: RunResults) -> Section:
-    blocks = [
-        _plot_or_say(lambda: optuna_plots.plot_pareto(results, "time", "Training time (s)", "training_seconds")),
-        _plot_or_say(
-            lambda: optuna_plots.plot_pareto(results, "parameters", "Trained parameters", "trainable_parameters")
-        ),
-    ]
+    draw = optuna_plots.plot_pareto
+    blocks = show_or_say(draw, results, "time", "Training time (s)", "training_seconds")
+    blocks += show_or_say(draw, results, "parameters", "Trained parameters", "trainable_parameters")
     return Section("costs", "Scores and costs", blocks)
 
 
 def _build_samples_section(results: RunResults, with_images: bool) -> Section:
-    title = f"Sample {results.noun}s"
-    try:
-        how, galleries = build_samples(results, with_images=with_images)
-    except NoPictures as reason:
-        return Section("samples", title, [Text(str(reason), "note")])
-    return Section("samples", title, [Text(how, "note"), *galleries])
+    blocks = show_or_say(build_samples, results, with_images=with_images)
+    return Section("samples", f"Sample {results.noun}s", blocks)
 
 
 def _build_attention(results: RunResults) -> Section:
-    try:
-        said, gallery = load_attention(results.directory)
-    except NoPictures as reason:
-        return Section("attention", "Attention", [Text(str(reason), "note")])
-    return Section("attention", "Attention", [*(Text(line, "note") for line in said), gallery])
+    return Section("attention", "Attention", show_or_say(load_attention, results.directory))
 
 
 def _build_provenance(results: RunResults) -> Section:
@@ -223,13 +209,6 @@ def _build_provenance(results: RunResults) -> Section:
     blocks.append(Code(again, "To run it again, from the space file below"))
     blocks.append(Code(dump_space(results.space), "space.yaml, every key written out", "yaml"))
     return Section("provenance", "Provenance and how to run it again", blocks)
-
-
-def _plot_or_say(build: Callable[[], Plot]) -> Block:
-    try:
-        return build()
-    except NothingToPlot as reason:
-        return Text(str(reason), "note")
 
 
 def shorten_name(name: str) -> str:
@@ -258,4 +237,3 @@ _BUILDERS: tuple[Callable[..., Section], ...] = (
     _build_provenance,
 )
 _WITH_PICTURES = (_build_samples_section, build_side_by_side, answer_sections.build_questions)
-NUM_STEPS = len(_BUILDERS)

@@ -4,6 +4,7 @@ The page shows them worst first, marks the words that a caption does not share w
 """
 
 import json
+import math
 
 import numpy as np
 
@@ -30,11 +31,10 @@ def build_side_by_side(results: RunResults, with_images: bool) -> Section:
             texts[trial] = [found[name] for name in ids]
     texts["zero_shot"] = captions["zero_shot"].tolist()
     scores = _find_scores(results, ids, list(texts))
-    order = _sort_worst_first(scores, len(ids))
-    images: dict[str, str] = {}
-    fault = ""
-    if with_images:
-        images, fault = load_images(results, {ids[row] for row in order[:MAX_PICTURES]}, PICTURE_PIXELS)
+    own = [math.inf if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * len(ids)
+    worst_first = sorted(range(len(ids)), key=lambda row: own[row])
+    wanted = {ids[row] for row in worst_first[:MAX_PICTURES]}
+    images, fault = load_images(results, wanted, PICTURE_PIXELS) if with_images else ({}, "")
     content = {
         "columns": [str(describe_row(results, row)) for row in texts],
         "texts": list(texts.values()),
@@ -68,11 +68,6 @@ def _find_scores(results: RunResults, ids: list[str], rows: list[str]) -> dict[s
             for row in rows
         ]
     return found
-
-
-def _sort_worst_first(scores: dict[str, list[list[float | None]]], num_images: int) -> list[int]:
-    own = [float("inf") if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * num_images
-    return sorted(range(num_images), key=lambda row: own[row])
 
 
 def _find_groups(results: RunResults, ids: list[str]) -> dict[str, list[str]]:

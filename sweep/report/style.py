@@ -4,15 +4,19 @@ Colours stand out from light and dark paper alike (contrast of at least 3); text
 """
 
 import html
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from medcap_core.config import FreezeMode
-from medcap_core.objective import Objective
+from sweep.space.labels import short_label
+from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Plot
+from sweep.tables.blocks import Block, Plot, Text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+P = ParamSpec("P")
 
 PALETTE = ("#0077bb", "#d45500", "#008a66", "#b8568c", "#7a6fd0", "#a07010")
 GREY = "#808080"
@@ -31,8 +35,17 @@ LOG_AXIS = {"type": "log", "dtick": "D2"}
 MIN_TRIALS_TO_COMPARE = 2
 
 
-class NothingToPlot(Exception):
-    """A plot would make no sense for this run; the message says why, as a sentence."""
+class NothingToShow(Exception):
+    """A part of the report would make no sense for this run; the message says why, as a sentence."""
+
+
+def show_or_say(build: Callable[P, Block | list[Block]], *args: P.args, **kwargs: P.kwargs) -> list[Block]:
+    """Build a part of a section, or the sentence on why there is none."""
+    try:
+        built = build(*args, **kwargs)
+    except NothingToShow as reason:
+        return [Text(str(reason), "note")]
+    return built if isinstance(built, list) else [built]
 
 
 def is_log(results: RunResults, knob: str) -> bool:
@@ -46,9 +59,24 @@ def escape(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def hover_template(objective: Objective) -> str:
-    """Build what plotly shows of a trial's point: its text, the value on the first axis, its score on the second."""
-    return f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.3f}}<extra></extra>"
+def add_trials(
+    figure: "Figure",
+    points: Sequence[tuple[TrialRecord, Any]],
+    name: str,
+    colour: str,
+    symbol: str | Sequence[str] = "circle",
+) -> None:
+    """Add trials to a scatter chart: the value that stands with each against its best score."""
+    objectives = [record.objective.title for record, _ in points] or [""]
+    figure.add_scatter(
+        x=[value for _, value in points],
+        y=[record.best_score for record, _ in points],
+        mode="markers",
+        name=name,
+        text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in points],
+        hovertemplate=f"%{{text}}<br>%{{x}}<br>{objectives[0]} %{{y:.3f}}<extra></extra>",
+        marker={"color": colour, "size": 9, "symbol": symbol, "line": {"color": colour, "width": 2}},
+    )
 
 
 def finish(

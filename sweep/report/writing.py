@@ -5,10 +5,8 @@ from pathlib import Path
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_durably
-from medcap_core.runtime.progress import Progress
+from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.study.directory import show_run
-
-WHAT = "writing the report"
 
 
 def write_report(
@@ -17,7 +15,7 @@ def write_report(
     out: Path | None = None,
     with_images: bool = True,
     refresh_seconds: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> Path:
     """Write the report of the run in `directory`, into it or into the folder `out`; returns the path of the page.
 
@@ -25,23 +23,13 @@ def write_report(
     Reads the run as it stands and takes no lock. Raises RunFault if `directory` is no run or `out` cannot be written.
     """
     from sweep.report.page import render_page
-    from sweep.report.sections import NUM_STEPS, build_report
+    from sweep.report.sections import build_report
     from sweep.study.results import load_results
     from sweep.tables.csv_text import format_csv
     from sweep.tables.latex import format_latex
     from sweep.tables.markdown import format_markdown
 
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(WHAT, done, NUM_STEPS + 1)
-
-    if progress is not None:
-        progress(WHAT, 0, NUM_STEPS + 1)
-    report = build_report(load_results(directory), with_images=with_images, step=step)
+    report = build_report(load_results(directory), with_images=with_images, progress=progress)
     folder = out or directory
     try:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
@@ -55,7 +43,6 @@ def write_report(
             f"{folder}: the report cannot be written ({error.strerror}); free some space or choose another folder by "
             f"python -m sweep.report {show_run(directory)} --out DIR."
         ) from None
-    step()
     return folder / "report.html"
 
 

@@ -41,15 +41,8 @@ _SWITCHES = {
 }
 
 _LABEL_ORDER = (
-    "model",
-    "freeze",
-    "lora_targets",
-    "lora_vision",
-    "lora_rank",
-    "lora_alpha",
-    "learning_rate",
-    "num_epochs",
-)
+    "model", "freeze", "lora_targets", "lora_vision", "lora_rank", "lora_alpha", "learning_rate", "num_epochs",
+)  # fmt: skip
 
 
 def short_label(point: Mapping[str, Any]) -> str:
@@ -59,29 +52,21 @@ def short_label(point: Mapping[str, Any]) -> str:
     return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
 
 
-def group_label(point: Mapping[str, Any]) -> str:
-    """Name a point whatever its seed. Points of other configs may share it; see `label_groups`."""
-    return short_label(_without_seed(point))
-
-
 def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name each point whatever its seed, the same for repeats of one config and for these alone.
 
-    Configs that `group_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
+    Configs that `short_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
     """
+    seedless = [{knob: value for knob, value in point.items() if knob != "seed"} for point in points]
     configs: dict[str, set[frozenset[tuple[str, Any]]]] = {}
-    for point in points:
-        configs.setdefault(group_label(point), set()).add(frozenset(_without_seed(point).items()))
+    for config in seedless:
+        configs.setdefault(short_label(config), set()).add(frozenset(config.items()))
     return [
-        group_label(point)
-        if len(configs[group_label(point)]) == 1
-        else " ".join(f"{knob}={value}" for knob, value in _without_seed(point).items())
-        for point in points
+        label
+        if len(configs[label := short_label(config)]) == 1
+        else " ".join(f"{knob}={value}" for knob, value in config.items())
+        for config in seedless
     ]
-
-
-def _without_seed(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {knob: value for knob, value in point.items() if knob != "seed"}
 
 
 def _label_part(knob: str, value: Any) -> str:
@@ -94,13 +79,10 @@ def _label_part(knob: str, value: Any) -> str:
     elif isinstance(value, bool) or value is None:
         text = show(value)
     else:
-        text = re.sub(r"\s+", "-", _to_ascii(str(value)).strip())
+        plain = unicodedata.normalize("NFKD", str(value)).encode("ascii", "ignore").decode("ascii")
+        plain = "".join(letter for letter in plain if letter.isprintable() or letter.isspace())
+        text = re.sub(r"\s+", "-", plain.strip())
     return f"{_LABEL_PREFIXES.get(knob, knob + '=')}{text}"
-
-
-def _to_ascii(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    return "".join(letter for letter in plain if letter.isprintable() or letter.isspace())
 
 
 def _short_number(value: float, *, scientific: bool) -> str:

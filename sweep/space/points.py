@@ -11,32 +11,32 @@ from typing import Any
 from medcap_core.config import TrialConfig, build_trial_config
 from medcap_core.errors import ConfigFault
 from sweep.space.conditions import active_range, order_knobs, parameter_name
-from sweep.space.ranges import Range, Suggester
+from sweep.space.ranges import Point, Range, Suggester, Value
 from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
 
 MOST_ROWS = 100_000
 """Rows of the largest grid."""
 
 
-def propose(space: SearchSpace, trial: Suggester) -> dict[str, Any]:
+def propose(space: SearchSpace, trial: Suggester) -> Point:
     """Draw one point from an Optuna trial (or any `Suggester`), parents before the knobs that depend on them."""
-    point: dict[str, Any] = {}
-    for knob, active, name in _active_ranges(space, point):
+    point: Point = {}
+    for knob, active, name in active_ranges(space, point):
         point[knob] = active.suggest(trial, name)
     return point
 
 
-def encode_point(space: SearchSpace, point: Mapping[str, Any]) -> dict[str, Any]:
+def encode_point(space: SearchSpace, point: Mapping[str, Value]) -> Point:
     """Encode a point as parameters of a study, for `study.enqueue_trial`; knobs that the point lacks stay free."""
-    return {name: point[knob] for knob, _, name in _active_ranges(space, point) if knob in point}
+    return {name: point[knob] for knob, _, name in active_ranges(space, point) if knob in point}
 
 
-def is_complete(space: SearchSpace, point: Mapping[str, Any]) -> bool:
+def is_complete(space: SearchSpace, point: Mapping[str, Value]) -> bool:
     """Say whether a point has a value for every knob that is active in it."""
-    return all(knob in point for knob, _, _ in _active_ranges(space, point))
+    return all(knob in point for knob, _, _ in active_ranges(space, point))
 
 
-def _active_ranges(space: SearchSpace, point: Mapping[str, Any]) -> Iterator[tuple[str, Range, str]]:
+def active_ranges(space: SearchSpace, point: Mapping[str, Value]) -> Iterator[tuple[str, Range, str]]:
     """Yield each knob that is active in a point, its range and its parameter; the point may grow meanwhile."""
     for knob in order_knobs(space.search):
         active = active_range(space.search[knob], point)
@@ -66,7 +66,7 @@ class RandomDraw:
         return min(max(drawn, low), high)
 
 
-def draw_points(space: SearchSpace, num_points: int, seed: int) -> list[dict[str, Any]]:
+def draw_points(space: SearchSpace, num_points: int, seed: int) -> list[Point]:
     """Draw points at random by `seed`; of a grid, take its first rows."""
     if space.sampler == "grid":
         return grid_rows(space)[:num_points]
@@ -74,14 +74,14 @@ def draw_points(space: SearchSpace, num_points: int, seed: int) -> list[dict[str
     return [propose(space, draw) for _ in range(num_points if space.search else 1)]
 
 
-def grid_rows(space: SearchSpace) -> list[dict[str, Any]]:
+def grid_rows(space: SearchSpace) -> list[Point]:
     """List every row of a grid, the last knob and then the seed varying fastest.
 
     A knob inactive in a row is absent from it. With `seeds`, each row comes once for each, its `seed` in the row.
     """
-    rows: list[dict[str, Any]] = [{}]
+    rows: list[Point] = [{}]
     for knob in order_knobs(space.search):
-        longer = []
+        longer: list[Point] = []
         for row in rows:
             active = active_range(space.search[knob], row)
             longer += [row] if active is None else [row | {knob: value} for value in active.values]
@@ -98,14 +98,14 @@ def num_trials(space: SearchSpace) -> int:
     return space.trials if space.search else 1
 
 
-def build_config(space: SearchSpace, point: Mapping[str, Any]) -> TrialConfig:
+def build_config(space: SearchSpace, point: Mapping[str, Value]) -> TrialConfig:
     """Build the config of one trial: fixed values, then the point; the space's seed where neither has one.
 
     Raises ConfigFault where values that are each in range do not go together.
     """
     shown = ", ".join(f"{knob}={value}" for knob, value in point.items())
     where = f"with {shown}" if shown else f"space '{space.name}'"
-    model = space.models[point["model"]] if "model" in point else space.model
+    model = space.models[str(point["model"])] if "model" in point else space.model
     top_level = {field: getattr(space, field) for field in TOP_LEVEL_FIELDS} | {"model": model}
     values = {"seed": space.seed, **space.fixed, **point, **top_level}
     return build_trial_config(values, where)

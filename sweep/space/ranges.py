@@ -14,27 +14,21 @@ from sweep.space.fields import FieldValue, WrongValue, field_kind, show, unknown
 
 # The same for every trial of a run: it prepares one data set, and compares scores on the same images.
 NOT_SEARCHED = (
-    "data",
-    "objective",
-    "bertscore_model",
-    "bertscore_idf",
-    "evaluate",
-    "checkpoint_every_epoch",
-    "max_bad_record_share",
-    "max_feature_cache_gb",
-    "image_column",
-    "caption_column",
-    "drop_shared_cases",
-    "drop_duplicate_train_images",
-    "max_validation_images",
-    "max_test_images",
-)
+    "data", "objective", "bertscore_model", "bertscore_idf", "evaluate", "checkpoint_every_epoch",
+    "max_bad_record_share", "max_feature_cache_gb", "image_column", "caption_column", "drop_shared_cases",
+    "drop_duplicate_train_images", "max_validation_images", "max_test_images",
+)  # fmt: skip
 _LISTED = ("choice", "grid")
 _FITTING = {
     "int": ("a whole number", ("choice", "int", "grid")),
     "float": ("a number with fractions", ("choice", "uniform", "loguniform", "grid")),
 }
 _EXAMPLES = {"int": "{int: [2, 6]}", "float": "{uniform: [0.1, 0.5]}", "bool": "{choice: [true, false]}"}
+
+
+Value = str | int | float | bool | None
+Point = dict[str, Value]
+"""The values of the searched knobs that are active, by field name."""
 
 
 class Suggester(Protocol):

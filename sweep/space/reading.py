@@ -12,7 +12,6 @@ from sweep.space.conditions import active_range, check_conditions, fold_fixed
 from sweep.space.faults import FaultList
 from sweep.space.fields import show
 from sweep.space.labels import label_groups
-from sweep.space.model_aliases import check_models
 from sweep.space.points import build_config, draw_points, grid_rows, is_complete, num_trials
 from sweep.space.schema import BASELINES, SECTIONS, SearchSpace
 
@@ -41,7 +40,7 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
         broken.add(knob)
     search = {knob: ranges for knob, ranges in space.search.items() if knob not in broken}
     space = space.model_copy(update={"search": search})
-    check_models(space, broken, faults)
+    _check_models(space, broken, faults)
     check_conditions(search, space.fixed, broken, faults)
     _check_sampler(space, faults)
     _check_workers(space, faults)
@@ -66,6 +65,32 @@ def _leave_out(given: Mapping[str, Any], faulty: set[tuple[str, ...]]) -> dict[s
         elif isinstance(raw, list):
             sound[key] = [item for index, item in enumerate(raw) if (key, str(index)) not in faulty]
     return sound
+
+
+def _check_models(space: SearchSpace, broken: set[str], faults: FaultList) -> None:
+    """Note what of `models` and the knob `model` does not go together. `broken` are knobs that could not be read."""
+    if space.models and "model" in space.model_fields_set:
+        faults.add("model", "the sweep has several models already", "remove this key or the section 'models'")
+    ranges = space.search.get("model")
+    if ranges is None:
+        if space.models and "model" not in broken:
+            aliases = ", ".join(space.models)
+            faults.add("models", "no knob chooses among them", f"add 'model: {{grid: [{aliases}]}}' to 'search'")
+        return
+    if not space.models:
+        remedy = "add a section 'models' with one 'alias: name' a line"
+        faults.add("search.model", "there are no aliases to choose from", remedy)
+        return
+    for index, item in enumerate(ranges):
+        key = "search.model" if len(ranges) == 1 else f"search.model[{index}]"
+        if item.when:
+            faults.add(f"{key}.when", "every trial has a model", "remove the condition; let others depend on the model")
+        for value in item.values:
+            if value not in space.models:
+                faults.add_unknown(key, value, space.models, noun="model")
+    for alias in space.models:
+        if not any(item.contains(alias) for item in ranges):
+            faults.add(f"models.{alias}", "no trial uses it", "list it in search.model or remove it")
 
 
 def _check_points(space: SearchSpace, named: set[str], numbers: Sequence[int], faults: FaultList) -> None:

@@ -43,7 +43,7 @@ def _read_model(keyed: tuple[Any, Any]) -> str:
     return absolute_if_path(name)
 
 
-Point = Annotated[dict[str, FieldValue], Field(min_length=1), BeforeValidator(with_keys)]
+FirstPoint = Annotated[dict[str, FieldValue], Field(min_length=1), BeforeValidator(with_keys)]
 
 
 class Resources(Section):
@@ -106,7 +106,7 @@ class SearchSpace(Section):
     search: Annotated[dict[str, Ranges], BeforeValidator(with_keys)] = Field(
         {}, description="Fields of a trial to search, each with its range or its list of conditional ranges."
     )
-    first_points: tuple[Point, ...] = Field(
+    first_points: tuple[FirstPoint, ...] = Field(
         (), description="Points that are tried first; knobs left out of one are drawn."
     )
     trials: int = Field(
@@ -189,6 +189,11 @@ class SearchSpace(Section):
                 f"{show(list(values))} is not a list of {', '.join(known)}", "correct the value, or install its package"
             )
         return values
+
+    @property
+    def model_names(self) -> str:
+        """The sweep's models in one line: a name, or aliases with what they stand for."""
+        return ", ".join(f"{alias} = {name}" for alias, name in self.models.items()) or self.model
 
     @property
     def stops_weak_trials(self) -> bool:

@@ -1,4 +1,4 @@
-"""Read a YAML mapping safely: a key written twice, an alias bomb or a number of a thousand digits is a sentence."""
+"""Find space files, and read YAML safely: a key written twice or an alias bomb is a sentence."""
 
 from itertools import chain
 from pathlib import Path
@@ -9,6 +9,10 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from medcap_core.errors import ConfigFault
+from sweep.space.fields import suggest_spelling
+
+_FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
+"""Beside the package `sweep`, in a checkout as after installation."""
 
 _MAX_DEPTH = 20
 _MAX_NODES = 10_000  # an alias counts as everything it stands for
@@ -70,6 +74,25 @@ class _StrictLoader(yaml.SafeLoader):
         except (ValueError, KeyError, AttributeError):  # such as the date 2026-02-30, or !!bool maybe
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(None, None, f"'{node.value}' is no {kind}", node.start_mark) from None
+
+
+def list_ready_spaces() -> dict[str, Path]:
+    """Return the files of the ready spaces by name."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def find_space(given: str) -> Path:
+    """Return the file of a ready space, or the path itself; `./lora` is a file even where `lora` is ready.
+
+    Raises ConfigFault where a bare name is neither ready nor a file.
+    """
+    path, ready = Path(given), list_ready_spaces()
+    if given in ready:
+        return ready[given]
+    if path.suffix or path.name != given or path.exists():
+        return path
+    remedy = suggest_spelling(given, ready) or "use one of them, or the path of a space file."
+    raise ConfigFault(f"{given}: no ready space has this name (there are {', '.join(ready)}); {remedy}")
 
 
 def load_mapping(path: Path) -> tuple[dict[Any, Any], list[str]]:

@@ -1,14 +1,13 @@
 """`attention/` of a run directory: what its pictures show (`attention.json`), and `pointing_game.json`."""
 
-from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from medcap_core.attention.pointing import Box, PointingGame
-from medcap_core.errors import RunFault
-from medcap_core.runtime.files import write_json_atomically
+from sweep.study.paths import RunFile
 
+_REMEDY = "delete it and run sweep.explain anew"
 Kind = Literal["best", "worst", "random", "given"]
 
 
@@ -64,31 +63,11 @@ class PictureEntry(BaseModel):
     maps: str
 
 
-class _AttentionFile(BaseModel):
-    """One JSON file of `attention/`."""
-
-    file_name: ClassVar[str]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Read it from the folder; None where it is not there. Raises RunFault if it is damaged."""
-        path = folder / cls.file_name
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError):
-            raise RunFault(f"{path} is damaged; delete it and run sweep.explain anew.") from None
-
-    def save(self, folder: Path) -> None:
-        """Replace it; fields that were not given are left out."""
-        write_json_atomically(folder / self.file_name, self.model_dump(mode="json", exclude_unset=True))
-
-
-class AttentionIndex(_AttentionFile):
+class AttentionIndex(RunFile):
     """`attention.json`: whose attention was looked at, and how; `layer` is a number from 1 or "mean"."""
 
-    file_name = "attention.json"
+    file_name: ClassVar = "attention.json"
+    remedy = _REMEDY
 
     model: str
     data: str
@@ -98,10 +77,11 @@ class AttentionIndex(_AttentionFile):
     images: list[PictureEntry]
 
 
-class PointingResult(_AttentionFile, PointingGame):
+class PointingResult(RunFile, PointingGame):
     """`pointing_game.json`: whose maps were scored, and the outcome."""
 
-    file_name = "pointing_game.json"
+    file_name: ClassVar = "pointing_game.json"
+    remedy = _REMEDY
 
     model: str
     split: str

@@ -69,6 +69,16 @@ def check_new_directory(directory: Path) -> None:
     _require_writable(directory, "--out ")
 
 
+def check_run_directory(paths: RunPaths) -> None:
+    """Raise RunFault unless the files of a run are there."""
+    for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
+        is_made_anew = path == paths.trials_table and paths.trials.is_dir()
+        if not path.is_file() and not is_made_anew:
+            raise RunFault(
+                f"{paths.root} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
+            )
+
+
 def resolve_new_directory(directory: Path) -> Path:
     """Return the absolute path, links followed. Raises RunFault where they lead in a circle or no file has its name."""
     try:

@@ -1,6 +1,12 @@
-"""The files of a run directory, each named once."""
+"""The files of a run directory, each named once, and how those of JSON are read and written."""
 
 from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medcap_core.errors import RunFault
+from medcap_core.runtime.files import write_json_atomically
 
 
 class TrialPaths:
@@ -66,3 +72,33 @@ class RunPaths:
     def trial_records(self) -> list[Path]:
         """The records that are there, by name."""
         return sorted(self.trials.glob("trial_*/trial.json"))
+
+
+class RunFile(BaseModel):
+    """A JSON file of a run, read and replaced as a whole; `remedy` is what to do where it is damaged."""
+
+    model_config = ConfigDict(extra="forbid")
+    remedy: ClassVar[str]
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Read it; None where it is not there. Raises RunFault if it is damaged."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise RunFault(f"{path} is damaged ({describe_fault(error)}); {cls.remedy}.") from None
+
+    def save(self, path: Path, *, exclude_unset: bool = False) -> None:
+        """Replace it, with `exclude_unset` without the fields that were not given."""
+        write_json_atomically(path, self.model_dump(mode="json", exclude_unset=exclude_unset))
+
+
+def describe_fault(error: ValidationError | OSError) -> str:
+    """Describe why a file cannot be read: the first fault in it, with its place, or what the system says."""
+    if isinstance(error, OSError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -3,12 +3,20 @@
 A proposal depends only on the space, its seed, the trial's number and the trials so far: the sampler is built for each
 proposal with a seed derived from the number, so a resumed search proposes what it would have without the interruption.
 Points are drawn in a copy of the study in memory; the run's record is written once the point is complete and valid.
+
+A space branches where other knobs depend on a choice, such as `freeze`: each of its values is a branch with knobs and
+ranges of its own. Every branch first gets a random draw, and MIN_TRIALS trials with those of `first_points`, which are
+no draws: they were chosen, and say little of the rest of their branch. Then the branches whose best score is not below
+the median of all scores take turns, the least drawn first. A branch below it has lost clearly, and gets nothing more
+unless the median falls. `benchmarks/RESULTS.md` compares this with other rules.
 """
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,26 +24,28 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
 from sweep.space.overrides import adopt_changes
-from sweep.study.branches import choose_branch, find_branching_knob
+from sweep.space.ranges import Point
 from sweep.study.record import TrialRecord
 
 MAX_INVALID_DRAWS = 100
 MAX_REPEATED_DRAWS = 20
+MIN_TRIALS = 2
+"""Trials that each branch gets before branches are compared."""
 
 
 @dataclass(frozen=True)
 class Proposal:
     """A proposed point: in the space's terms, in Optuna's (`parameters`, `distributions`), and as a config."""
 
-    point: dict[str, Any]
+    point: Point
     config: TrialConfig
-    parameters: dict[str, Any]
+    parameters: Point
     distributions: dict[str, Any]
 
 
@@ -110,7 +120,7 @@ def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
     return (again.point, again.config, again.distributions) == (record.point, config, record.distributions)
 
 
-def _replay(space: SearchSpace, parameters: dict[str, Any]) -> Proposal:
+def _replay(space: SearchSpace, parameters: Point) -> Proposal:
     trial = optuna.trial.FixedTrial(parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a value now outside its range fails the comparison
@@ -135,7 +145,7 @@ def build_sampler(space: SearchSpace, number: int, attempt: int, *, at_random: b
 
 
 def _draw(
-    space: SearchSpace, number: int, attempt: int, history: Sequence[FrozenTrial], given: dict[str, Any] | None
+    space: SearchSpace, number: int, attempt: int, history: Sequence[FrozenTrial], given: Point | None
 ) -> Proposal:
     """Draw one point: a listed one, or one of the branch whose turn it is, by what is known of that branch.
 
@@ -173,3 +183,40 @@ def _take_grid_row(space: SearchSpace, number: int) -> Proposal:
 
 def _dump_distributions(distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
     return {name: json.loads(distribution_to_json(distribution)) for name, distribution in distributions.items()}
+
+
+def find_branching_knob(space: SearchSpace) -> str | None:
+    """Find the choice that most ranges depend on; None where no range depends on any."""
+    named = Counter(parent for ranges in space.search.values() for item in ranges for parent in item.when)
+    roots = [knob for knob, ranges in space.search.items() if ranges[0].kind == "choice" and not ranges[0].when]
+    return max((knob for knob in roots if named[knob]), key=lambda knob: named[knob], default=None)
+
+
+def choose_branch(
+    space: SearchSpace, knob: str, history: Sequence[FrozenTrial], num_earlier: int = 0
+) -> tuple[Any, bool]:
+    """Choose the branch of the next trial; the second value says whether it is one of the branch's random draws.
+
+    `history` holds all trials so far by number, after `num_earlier` of other runs, which count as draws but take no
+    turn. Trials that still run count as tried, but have no score yet.
+    """
+    branches = space.search[knob][0].values
+    tried = Counter(trial.params[knob] for trial in history)
+    drawn = Counter(trial.params[knob] for trial in history[num_earlier + len(space.first_points) :])
+    ever_drawn = drawn + Counter(trial.params[knob] for trial in history[:num_earlier])
+    short = [branch for branch in branches if ever_drawn[branch] < 1 or tried[branch] < MIN_TRIALS]
+    if short:
+        return min(short, key=lambda branch: (ever_drawn[branch], tried[branch])), True
+    scores = [(trial.params[knob], score) for trial in history if (score := read_score(trial)) is not None]
+    bar = median(score for _, score in scores) if scores else None
+    best = {branch: max((score for other, score in scores if other == branch), default=None) for branch in branches}
+    # A branch without a score has trials that run, or that all failed: the former may still turn out well.
+    going = [branch for branch in branches if bar is None or (known := best[branch]) is None or known >= bar]
+    return min(going, key=lambda branch: drawn[branch]), False
+
+
+def read_score(trial: FrozenTrial) -> float | None:
+    """Return the score of a finished trial, of a stopped one its best so far; None where it has none."""
+    if trial.state is TrialState.PRUNED:
+        return max(trial.intermediate_values.values(), default=None)
+    return trial.value if trial.state is TrialState.COMPLETE else None

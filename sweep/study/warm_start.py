@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial
@@ -17,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault, RunFault
 from sweep.space import SearchSpace, build_config, encode_point, propose
-from sweep.space.conditions import active_range, order_knobs
 from sweep.space.fields import show_plain
-from sweep.study.branches import read_score
+from sweep.space.points import active_ranges
+from sweep.space.ranges import Point, Value
 from sweep.study.directory import load_run_records, load_run_space, show_path
 from sweep.study.paths import RunPaths
+from sweep.study.proposal import read_score
 from sweep.study.record import TrialRecord, TrialState
 
 
@@ -37,7 +37,7 @@ class EarlierTrial(BaseModel):
     run: str
     trial: str
     state: TrialState
-    point: dict[str, Any]
+    point: Point
     curve: dict[int, float]
     is_comparable: bool
 
@@ -159,7 +159,7 @@ def _collect_run(space: SearchSpace, directory: Path) -> tuple[list[EarlierTrial
     return taken, f"Warm start     {len(taken)} of the {len(records)} trials of {shown}{ranked}{not_taken}"
 
 
-def _fit(space: SearchSpace, record: TrialRecord) -> tuple[dict[str, Any], set[str]]:
+def _fit(space: SearchSpace, record: TrialRecord) -> tuple[Point, set[str]]:
     """Find a trial's point in a space, and the fields, neither searched nor seed, that differ. Raises _DoesNotFit."""
     if not record.state.is_final:
         raise _DoesNotFit("not ended")
@@ -180,13 +180,10 @@ def _fit(space: SearchSpace, record: TrialRecord) -> tuple[dict[str, Any], set[s
     return point, differing
 
 
-def _take_point(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
+def _take_point(space: SearchSpace, values: Mapping[str, Value]) -> Point:
     """Take the searched knobs out of the fields of a config. Raises _DoesNotFit where one is outside its range."""
-    point: dict[str, Any] = {}
-    for knob in order_knobs(space.search):
-        active = active_range(space.search[knob], point)
-        if active is None:
-            continue
+    point: Point = {}
+    for knob, active, _ in active_ranges(space, point):
         if not active.contains(values[knob]):
             raise _DoesNotFit(f"with a {knob} outside its range")
         point[knob] = values[knob]

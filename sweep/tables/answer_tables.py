@@ -16,7 +16,7 @@ from sweep.study.test_results import (
     Scope,
 )
 from sweep.tables.blocks import Column, Row, Table
-from sweep.tables.caption_tables import describe_row, estimate, fill_comparison, label_columns, mark_rows
+from sweep.tables.caption_tables import build_tables, describe_row, estimate, fill_comparison, label_columns, mark_rows
 from sweep.tables.formats import Cell, Label, summarise
 
 SCOPES: dict[Scope, str] = {"unseen": "unseen cohorts", "all": "all test scans"}
@@ -28,8 +28,13 @@ _MATCHES = ("exact_match", "f1")
 
 def build_answer_tables(results: RunResults) -> list[Table]:
     """Build the tables on answers that the terminal shows, of those that the run has scores for."""
-    built = (build_classification_table, build_classification_groups, build_question_table)
-    return [table for build in built if (table := build(results)) is not None]
+    return build_tables(results, build_classification_table, build_classification_groups, build_question_table)
+
+
+def build_diagnosis_tables(results: RunResults) -> list[Table]:
+    """Build the tables on the diagnosis that the run has scores for."""
+    built = (build_classification_table, build_classification_groups, build_cohort_table, build_confusion_table)
+    return build_tables(results, *built)
 
 
 def build_classification_table(results: RunResults) -> Table | None:

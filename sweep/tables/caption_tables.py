@@ -1,6 +1,7 @@
-"""The tables on the captions of the test split: scores, seeds, facts, concepts, published figures."""
+"""The tables on the captions of the test split: scores, seeds, facts, concepts, subgroups, published figures."""
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 from medcap_core.scoring.captions import METRICS
 from medcap_core.scoring.published import NOTES, find_published
@@ -23,7 +24,8 @@ def build_caption_tables(results: RunResults) -> list[Table]:
     """Build every table on the captions of the test split that the run has scores for."""
     if not results.test_rows:
         return []
-    built = (
+    return build_tables(
+        results,
         build_test_table,
         build_variety_table,
         build_group_table,
@@ -31,7 +33,11 @@ def build_caption_tables(results: RunResults) -> list[Table]:
         build_concept_table,
         build_published_table,
     )
-    return [table for build in built if (table := build(results)) is not None]
+
+
+def build_tables(results: RunResults, *builders: Callable[[RunResults], Table | None]) -> list[Table]:
+    """Build those of some tables that the run has figures for."""
+    return [table for build in builders if (table := build(results)) is not None]
 
 
 def build_test_table(results: RunResults) -> Table:
@@ -60,22 +66,15 @@ def build_test_table(results: RunResults) -> Table:
 
 def build_variety_table(results: RunResults) -> Table | None:
     """Build how varied the captions of each row are; None where that was not counted."""
-    variety = results.metrics.variety
-    if not variety:
-        return None
-    knows_cut = any(row.cut_share is not None for row in variety.values())
-    columns = (
-        *label_columns(),
+    variety = {row: found.model_dump() for row, found in results.metrics.variety.items()}
+    columns = [
         Column("num_distinct", "Distinct captions", "count", short="Distinct"),
         Column("top_share", "Most frequent one", "share", short="Commonest"),
         Column("empty_share", "Empty", "share"),
-        *([Column("cut_share", "Cut at max_new_tokens", "share", short="Cut")] if knows_cut else []),
-    )
-    rows: tuple[Row, ...] = tuple(
-        {"row": row, "label": describe_row(results, row), **variety[row].model_dump()}
-        for row in choose_rows(variety, BASELINE_ROWS)
-    )
-    return mark_rows(results, Table("variety", "How varied the captions are", columns, rows, sortable=True))
+    ]
+    if any(found.get("cut_share") is not None for found in variety.values()):
+        columns.append(Column("cut_share", "Cut at max_new_tokens", "share", short="Cut"))
+    return _build_by_row(results, "variety", "How varied the captions are", columns, variety)
 
 
 def describe_blindness(results: RunResults) -> str:
@@ -142,51 +141,70 @@ def build_group_table(results: RunResults) -> Table | None:
 
 def build_fact_table(results: RunResults) -> Table | None:
     """Build how often captions name the true finding, side and level; None where the truth is not known."""
-    facts = results.metrics.facts
-    if not facts:
-        return None
-    names = list(dict.fromkeys(name for row in facts.values() for name in row))
-    columns = (
-        *label_columns(),
-        *(Column(name, f"{name.capitalize()}, accuracy", "score") for name in names),
-        Column("num_images", "Images", "count", rank=None),
-    )
-    rows: tuple[Row, ...] = tuple(
-        {
-            "row": row,
-            "label": describe_row(results, row),
-            **{name: Estimate(fact.accuracy, *fact.interval) for name, fact in facts[row].items()},
-            "num_images": max(fact.num_images for fact in facts[row].values()),
-        }
-        for row in choose_rows(facts, BASELINE_ROWS)
-    )
-    return mark_rows(results, Table("facts", "Facts named in the captions", columns, rows, sortable=True))
+    facts: dict[str, dict[str, Cell]] = {}
+    for row, found in results.metrics.facts.items():
+        facts[row] = {name: Estimate(fact.accuracy, *fact.interval) for name, fact in found.items()}
+        facts[row]["num_images"] = max(fact.num_images for fact in found.values())
+    names = dict.fromkeys(name for row in facts.values() for name in row if name != "num_images")
+    columns = [Column(name, f"{name.capitalize()}, accuracy", "score") for name in names]
+    columns.append(Column("num_images", "Images", "count", rank=None))
+    return _build_by_row(results, "facts", "Facts named in the captions", columns, facts)
 
 
 def build_concept_table(results: RunResults) -> Table | None:
     """Build precision, recall and F1 of medical concepts found in captions; None where the data has none."""
-    concepts = results.metrics.concepts
-    if not concepts:
-        return None
     columns = (
-        *label_columns(),
         Column("f1", "F1", "score"),
         Column("precision", "Precision", "score"),
         Column("recall", "Recall", "score"),
         Column("num_images", "Images", "count", rank=None),
     )
-    rows: tuple[Row, ...] = tuple(
-        {
-            "row": row,
-            "label": describe_row(results, row),
-            "f1": Estimate(concepts[row].f1, *concepts[row].interval),
-            "precision": concepts[row].precision,
-            "recall": concepts[row].recall,
-            "num_images": concepts[row].num_images,
-        }
-        for row in choose_rows(concepts, BASELINE_ROWS)
+    found = results.metrics.concepts.items()
+    cells = {row: score.model_dump() | {"f1": Estimate(score.f1, *score.interval)} for row, score in found}
+    return _build_by_row(results, "concepts", "Medical concepts found in the captions", columns, cells)
+
+
+def _build_by_row(
+    results: RunResults, name: str, title: str, columns: Sequence[Column], cells: Mapping[str, Row]
+) -> Table | None:
+    """Build a table with one row for each model and baseline that there are cells of; None without any."""
+    chosen = choose_rows(cells, BASELINE_ROWS)
+    if not chosen:
+        return None
+    rows = tuple({"row": row, "label": describe_row(results, row), **cells[row]} for row in chosen)
+    return mark_rows(results, Table(name, title, (*label_columns(), *columns), rows, sortable=True))
+
+
+def build_subgroup_table(results: RunResults) -> Table | None:
+    """Build a row for each subgroup, the lowest CIDEr of a kind first; None where the data name no subgroup."""
+    best = results.metrics.subgroups.get("best")
+    if not best:
+        return None
+    base = results.metrics.subgroups.get("zero_shot", {})
+    scored = {name for groups in best.values() for score in groups.values() for name in score.scores}
+    names = [name for name in results.score_names if name in scored]
+    names.sort(key=lambda name: name != "CIDEr")
+    columns = (
+        Column("kind", "Kind"),
+        Column("value", "Subgroup"),
+        Column("num_images", f"{results.noun.capitalize()}s", "count"),
+        Column("CIDEr", "CIDEr", "score"),
+        Column("zero_shot_CIDEr", "CIDEr, zero-shot", "score"),
+        *(Column(name, name, "score") for name in names[1:]),
     )
-    return mark_rows(results, Table("concepts", "Medical concepts found in the captions", columns, rows, sortable=True))
+    rows: list[dict[str, Cell]] = []
+    for kind, groups in best.items():
+        for value, score in sorted(groups.items(), key=lambda item: item[1].scores["CIDEr"]):
+            rows.append({"kind": kind, "value": value, "num_images": score.num_images})
+            rows[-1] |= {name: estimate(score.scores[name], score.intervals.get(name)) for name in names}
+            if before := base.get(kind, {}).get(value):
+                rows[-1]["zero_shot_CIDEr"] = estimate(before.scores["CIDEr"], before.intervals.get("CIDEr"))
+    note = (
+        "The best model's scores by subgroup, with 95% bootstrap intervals within it; CIDEr keeps the document "
+        "frequencies of the whole test split. Subgroups were not chosen beforehand: of many some are low by chance."
+    )
+    title = "Scores by subgroup"
+    return Table("subgroups", title, columns, tuple(rows), sortable=True, notes=(note,))
 
 
 def build_published_table(results: RunResults) -> Table | None:
@@ -205,7 +223,7 @@ def build_published_table(results: RunResults) -> Table | None:
     )
     count = results.metrics.num_images
     test_images = "this run's test split" + ("" if count is None else f", {count:,} images")
-    own: list[Row] = [
+    rows: list[Row] = [
         {
             "system": describe_row(results, row),
             **{name: scores.get(name) for name in names},
@@ -215,17 +233,8 @@ def build_published_table(results: RunResults) -> Table | None:
         }
         for row, scores in results.test_rows.items()
     ]
-    others: list[Row] = [
-        {
-            "system": item.system,
-            **item.scores,
-            "test_images": item.test_images,
-            "tokens": item.tokens,
-            "source": item.source,
-        }
-        for item in figures
-    ]
-    return Table("published", "Beside published figures", columns, (*own, *others), notes=NOTES)
+    rows += [{**asdict(figure), **figure.scores} for figure in figures]
+    return Table("published", "Beside published figures", columns, tuple(rows), notes=NOTES)
 
 
 def describe_row(results: RunResults, row: str) -> Label:

@@ -1,6 +1,6 @@
 """A table as LaTeX, to be read by its input command; needs the package booktabs alone."""
 
-from sweep.tables.blocks import Row, Table
+from sweep.tables.blocks import Table
 from sweep.tables.formats import UNKNOWN, Cell, Kind, format_uncertainty, format_value
 
 _ESCAPES = str.maketrans(
@@ -16,17 +16,15 @@ def format_latex(table: Table) -> str:
     """Format a table as readers see it, with title and notes as comments: the caption is the paper's own."""
     comments = [f"% {' '.join(line.split())}" for line in (table.title, *table.notes, r"Needs \usepackage{booktabs}.")]
     heads = [_escape(column.title) for column in table.shown]
-    rows = [_format_row(table, row, is_bold=place in table.emphasised) for place, row in enumerate(table.rows)]
+    rows = []
+    for place, row in enumerate(table.rows):
+        cells = [_format_cell(row.get(column.name), column.kind) for column in table.shown]
+        rows.append(_join([rf"\textbf{{{cell}}}" for cell in cells] if place in table.emphasised else cells))
     alignment = "".join("r" if column.is_numeric else "l" for column in table.shown)
     begin, end = f"\\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
     return "\n".join(
         [*comments, begin, r"\toprule", _join(heads), r"\midrule", *rows, r"\bottomrule", end, ""],
     )
-
-
-def _format_row(table: Table, row: Row, *, is_bold: bool) -> str:
-    cells = [_format_cell(row.get(column.name), column.kind) for column in table.shown]
-    return _join([rf"\textbf{{{cell}}}" for cell in cells] if is_bold else cells)
 
 
 def _format_cell(value: Cell, kind: Kind) -> str:

@@ -30,7 +30,8 @@ def format_section(section: Section) -> list[str]:
         if isinstance(block, Text):
             parts.append(escape(block.text))
         elif isinstance(block, Code):
-            parts += [f"{escape(block.label)}:", _fence(block)]
+            ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", block.text)), default=0))
+            parts += [f"{escape(block.label)}:", f"{ticks}{block.language}\n{block.text.rstrip()}\n{ticks}"]
         elif isinstance(block, Table):
             parts += _format_table(block)
         elif isinstance(block, Plot):
@@ -39,11 +40,6 @@ def format_section(section: Section) -> list[str]:
         elif isinstance(block, Gallery):
             parts += _format_gallery(block)
     return parts
-
-
-def _fence(block: Code) -> str:
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", block.text)), default=0))
-    return f"{ticks}{block.language}\n{block.text.rstrip()}\n{ticks}"
 
 
 def _format_table(table: Table) -> list[str]:

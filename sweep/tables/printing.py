@@ -34,7 +34,11 @@ def print_table(console: Console, table: Table) -> None:
     """
     rows = [row for place, row in enumerate(table.rows) if place not in table.secondary]
     emphasised = [place in table.emphasised for place in range(len(table.rows)) if place not in table.secondary]
-    columns = [column for column in table.shown if column.rank is not None and _has_cells(rows, column)]
+    columns = [
+        column
+        for column in table.shown
+        if column.rank is not None and any(format_value(row.get(column.name), column.kind) != UNKNOWN for row in rows)
+    ]
     built = _build(columns, rows, emphasised)
     width = _measure(console, built)
     if console.is_terminal and width > console.width:
@@ -49,10 +53,6 @@ def print_table(console: Console, table: Table) -> None:
     console.print(built)
     for note in table.notes:
         console.print(Text(note, "dim"), soft_wrap=True)
-
-
-def _has_cells(rows: Sequence[Row], column: Column) -> bool:
-    return any(format_value(row.get(column.name), column.kind) != UNKNOWN for row in rows)
 
 
 def _narrow(columns: Sequence[Column]) -> list[list[Column]]:

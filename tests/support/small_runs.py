@@ -1,6 +1,7 @@
 """Small runs for tests: spaces, made-up scores, and a trainer that keeps its checkpoints in memory."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from optuna.storages import RDBStorage
 from sweep.space import SearchSpace, build_space
 from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
 from sweep.study.study import Study
+
+Create = Callable[..., Study]
+"""The fixture `create`: a study of a space, under a name."""
 
 CONDITIONAL = {
     "name": "small",
@@ -56,16 +60,23 @@ def score(record: TrialRecord, epoch: int) -> float:
     return round(fit * math.sqrt(epoch / record.config.num_epochs) - 0.4 * (epoch == 4), 6)
 
 
-def run_one(study: Study, *scores: float, **figures: float) -> tuple[TrialRecord, list[bool]]:
-    """Run the next trial with these scores; ends it when it is pruned or out of scores."""
+def next_trial(study: Study) -> TrialRecord:
+    """Propose the next trial, of a study that has one left."""
     record = study.propose()
     assert record is not None
-    answers = []
+    return record
+
+
+def run_one(
+    study: Study, *scores: float, end: TrialState | None = None, reason: str = "", **figures: float
+) -> tuple[TrialRecord, list[bool]]:
+    """Run the next trial with these scores; ends it as said, or as it is pruned or out of scores."""
+    record, answers = next_trial(study), list[bool]()
     for index, value in enumerate(scores):
         answers.append(study.report(record.name, report_of(record, index + 1, value, **figures)))
         if not answers[-1]:
             break
-    study.finish(record.name, TrialState.SUCCEEDED if answers[-1] else TrialState.PRUNED)
+    study.finish(record.name, end or (TrialState.SUCCEEDED if answers[-1] else TrialState.PRUNED), reason)
     return record, answers
 
 

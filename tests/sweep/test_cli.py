@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from sweep.cli import COMMANDS, app
-from sweep.space.ready import list_ready_spaces
+from sweep.space.yaml_text import list_ready_spaces
 from tests.support import REPOSITORY
 
 LIST_IMPORTS = """

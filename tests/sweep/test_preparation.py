@@ -2,12 +2,14 @@
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from medcap_core.data import prepare
@@ -17,65 +19,63 @@ from medcap_core.models import load_trial_captioner
 from medcap_core.training.validation import build_request, find_scored
 from sweep.execution.jobs import PredictionJob, predict_here
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
-from sweep.space import build_config, build_space
-from sweep.study.study import Study
+from sweep.space import SearchSpace, build_config, build_space
 from tests.medcap_core.training.test_validation import ANSWERS, let_answer
 from tests.support.real_runs import Materials, quiet_view
 from tests.support.scans import write_scans
+from tests.support.small_runs import Create
 from tests.sweep.test_runner import ONE
+
+SHORT = {"max_caption_tokens": 16, "max_new_tokens": 10}
+
+
+def space_of(materials: Materials, data: Path | str | None = None, **others: Any) -> SearchSpace:
+    """A space over the tiny model."""
+    values = {"name": "any", "data": str(data or materials.images), "model": str(materials.model)}
+    return build_space(values | others, "test")
+
+
+def write_splits(folder: Path, caption: str, images: dict[str, Sequence[NDArray[np.uint8]]]) -> Path:
+    """Folders of images by split, all with one caption."""
+    for split, own in images.items():
+        (folder / split).mkdir(parents=True)
+        rows = [f"{index}.png,{caption}" for index in range(len(own))]
+        (folder / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+        for index, pixels in enumerate(own):
+            Image.fromarray(pixels).save(folder / split / f"{index}.png")
+    return folder
+
+
+def draw_grey(count: int) -> list[NDArray[np.uint8]]:
+    return [np.full((9, 9), 20 * index, dtype=np.uint8) for index in range(count)]
 
 
 def test_every_way_to_use_the_model_is_tried_before_the_start(materials: Materials) -> None:
-    values = {
-        "name": "any",
-        "data": str(materials.images),
-        "model": str(materials.model),
-        "fixed": {"max_caption_tokens": 16, "max_new_tokens": 10},
-    }
-    assert check_before_start(build_space(values, "test")) == []
+    assert check_before_start(space_of(materials, fixed=SHORT)) == []
     with pytest.raises(ModelFault, match="image_size 50 is no multiple of the 16-pixel patches"):
-        check_before_start(build_space(values | {"search": {"image_size": {"choice": [48, 50]}}}, "test"))
+        check_before_start(space_of(materials, fixed=SHORT, search={"image_size": {"choice": [48, 50]}}))
 
 
 def test_captions_that_are_cut_are_counted(materials: Materials) -> None:
-    values = {
-        "name": "any",
-        "data": str(materials.images),
-        "model": str(materials.model),
-        "fixed": {"max_caption_tokens": 8, "max_new_tokens": 6, "prompt": ""},
-    }
-    (note,) = check_before_start(build_space(values, "test"))
+    fixed = {"max_caption_tokens": 8, "max_new_tokens": 6, "prompt": ""}
+    (note,) = check_before_start(space_of(materials, fixed=fixed))
     assert re.fullmatch(
         r"Captions       \d+ of 22 training captions are cut to max_caption_tokens 8; the longest has \d+ tokens", note
     )
-    assert check_before_start(build_space(values | {"fixed": values["fixed"] | {"freeze": "zero_shot"}}, "test")) == []
+    assert check_before_start(space_of(materials, fixed=fixed | {"freeze": "zero_shot"})) == []
 
 
 def test_captions_that_cider_cannot_rank_are_told_before_the_start(materials: Materials, tmp_path: Path) -> None:
-    for split in ("train", "validation", "test"):
-        (tmp_path / split).mkdir()
-        rows = [f"{index}.png,no acute finding" for index in range(3)]
-        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
-        for index in range(3):
-            Image.new("L", (9, 9), 20 * index).save(tmp_path / split / f"{index}.png")
-    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
-    values = {"name": "any", "data": str(tmp_path), "model": str(materials.model), "fixed": fixed}
-    (note,) = check_before_start(build_space(values, "test"))
+    write_splits(tmp_path, "no acute finding", dict.fromkeys(("train", "validation", "test"), draw_grey(3)))
+    (note,) = check_before_start(space_of(materials, tmp_path, fixed=SHORT))
     assert note.startswith("Captions       3 of 3 validation captions are alike: an exact copy has CIDEr 0.000")
 
 
-def test_a_run_with_too_many_bad_records_keeps_the_list(
-    create: Callable[..., Study], materials: Materials, tmp_path: Path
-) -> None:
-    images = tmp_path / "images"
-    for split, count in (("train", 6), ("validation", 3), ("test", 3)):
-        (images / split).mkdir(parents=True)
-        rows = [f"{index}.png,a lung" for index in range(count)]
-        (images / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
-        for index in range(count):
-            Image.new("L", (9, 9), 20 * index).save(images / split / f"{index}.png")
+def test_a_run_with_too_many_bad_records_keeps_the_list(create: Create, materials: Materials, tmp_path: Path) -> None:
+    drawn = {"train": draw_grey(6), "validation": draw_grey(3), "test": draw_grey(3)}
+    images = write_splits(tmp_path / "images", "a lung", drawn)
     (images / "train" / "4.png").write_bytes(b"no image")
-    study = create(build_space({"name": "any", "data": str(images), "model": str(materials.model)}, "test"))
+    study = create(space_of(materials, images))
     with pytest.raises(TooManyBadRecords) as raised:
         prepare_run(study, quiet_view())
     assert "8.3% of the records of all splits cannot be used (train 1 of 6, validation 0 of 3" in raised.value.faults[0]
@@ -106,11 +106,11 @@ def forget_data() -> None:
 
 
 def test_bad_records_may_be_mended_or_left_out_while_a_run_is_stopped(
-    create: Callable[..., Study], materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    create: Create, materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = write_table(tmp_path, {35: ""})
     (tmp_path / "3.png").write_bytes(b"no image")
-    study = create(build_space({"name": "any", "data": str(table), "model": str(materials.model)}, "test"))
+    study = create(space_of(materials, table))
     view, told = quiet_view(), []
     monkeypatch.setattr(view, "message", told.append)
     assert len(prepare_run(study, view).splits["test"]) == 9
@@ -131,20 +131,12 @@ def test_bad_records_may_be_mended_or_left_out_while_a_run_is_stopped(
         prepare_run(study, view)
 
 
-def test_duplicates_are_listed_before_training(
-    create: Callable[..., Study], materials: Materials, tmp_path: Path
-) -> None:
+def test_duplicates_are_listed_before_training(create: Create, materials: Materials, tmp_path: Path) -> None:
     noise = np.random.default_rng(5).integers(0, 256, (11, 40, 40), dtype=np.uint8)
-    for split, images in {"train": noise[:6], "validation": noise[6:8], "test": noise[[3, 8, 9]]}.items():
-        (tmp_path / "images" / split).mkdir(parents=True)
-        rows = [f"{index}.png,a lung" for index in range(len(images))]
-        (tmp_path / "images" / split / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
-        for index, pixels in enumerate(images):
-            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{index}.png")
-    values = {"name": "any", "data": str(tmp_path / "images"), "model": str(materials.model)}
-    dropping = build_space(values | {"fixed": {"drop_duplicate_train_images": True}}, "test")
-    for name, space, num_train in (("listed", build_space(values, "test"), 6), ("dropped", dropping, 5)):
-        study = create(space, name)
+    drawn = {"train": noise[:6], "validation": noise[6:8], "test": noise[[3, 8, 9]]}
+    images = write_splits(tmp_path / "images", "a lung", drawn)
+    for name, is_dropped, num_train in (("listed", False, 6), ("dropped", True, 5)):
+        study = create(space_of(materials, images, fixed={"drop_duplicate_train_images": is_dropped}), name)
         data = prepare_run(study, quiet_view())
         assert (study.directory / "duplicate_images.csv").read_text().splitlines()[1:] == [
             "train,3.png,test,0.png,exact,0"
@@ -154,10 +146,8 @@ def test_duplicates_are_listed_before_training(
 
 
 def test_a_metric_that_model_and_data_do_not_allow_is_told(materials: Materials) -> None:
-    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10}
-    values = {"name": "any", "data": str(materials.images), "model": str(materials.model), "fixed": fixed}
     with pytest.raises(ConfigFault) as raised:
-        check_before_start(build_space(values | {"objective": "balanced_accuracy"}, "test"))
+        check_before_start(space_of(materials, fixed=SHORT, objective="balanced_accuracy"))
     assert [fault.partition(", but")[0] for fault in raised.value.faults] == [
         "objective balanced_accuracy needs a model that answers questions, such as medblip3d",
         "objective balanced_accuracy needs validation scans of at least two diagnoses",
@@ -165,14 +155,13 @@ def test_a_metric_that_model_and_data_do_not_allow_is_told(materials: Materials)
 
 
 def test_answers_are_scored_at_the_first_look(
-    create: Callable[..., Study], materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    create: Create, materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = write_scans(tmp_path / "scans")
     monkeypatch.setattr(prepare, "load_data", lambda *_, **__: dataset)
     let_answer(ANSWERS, monkeypatch)
-    fixed = {"max_caption_tokens": 16, "max_new_tokens": 10, "eval_batch_size": 2, "freeze": "full"}
-    values = {"name": "any", "data": dataset.name, "model": str(materials.model), "objective": "balanced_accuracy"}
-    space = build_space(values | {"fixed": fixed}, "test")
+    fixed = SHORT | {"eval_batch_size": 2, "freeze": "full"}
+    space = space_of(materials, dataset.name, objective="balanced_accuracy", fixed=fixed)
     check_before_start(space)
     view, told = quiet_view(), []
     monkeypatch.setattr(view, "message", told.append)

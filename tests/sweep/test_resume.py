@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from medcap_core.errors import ConfigFault, RunFault
 from sweep.space import dump_space, load_space
 from sweep.study import database as database_module
+from sweep.study import paths as paths_module
 from sweep.study import study as study_module
 from sweep.study.database import build_history
 from sweep.study.record import TrialState
@@ -24,9 +25,11 @@ from sweep.study.study import Study
 from tests.support import REPOSITORY
 from tests.support.small_runs import (
     CONDITIONAL,
+    Create,
     Trainer,
     essence,
     fixed_length,
+    next_trial,
     optuna_essence,
     read_optuna,
     report_of,
@@ -35,7 +38,7 @@ from tests.support.small_runs import (
 )
 
 
-def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable[..., Study]) -> None:
+def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Create) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
     one, two = study.propose(), study.propose()
@@ -55,16 +58,14 @@ def test_ctrl_c_keeps_everything_and_cut_off_trials_go_on_first(create: Callable
             (two.name, two.config, 1, TrialState.PENDING),
         ]
         assert [epoch.score for epoch in again.record(two.name).epochs] == [1.0]
-        following = again.propose()
-        assert following is not None
+        following = next_trial(again)
         assert following.name == "trial_0003"
 
 
-def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Study]) -> None:
+def test_failed_trials_are_tried_again_when_asked_for(create: Create) -> None:
     study = create(space(trials=3, sampler="random", scheduler="none"))
     run_one(study, 2.0)
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     study.report(record.name, report_of(record, 1, 1.0))
     checkpoints = study.trial_directory(record.name) / "checkpoints"
     checkpoints.mkdir()
@@ -75,8 +76,7 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Stud
     with Study.open(study.directory, retry_failed=True) as again:
         assert again.num_remaining == 2
         assert not checkpoints.exists()
-        retried = again.propose()
-        assert retried is not None
+        retried = next_trial(again)
         assert (retried.name, retried.config, retried.epochs) == (record.name, record.config, [])
         again.report(retried.name, report_of(retried, 1, 3.0))
         again.finish(retried.name, TrialState.SUCCEEDED)
@@ -86,11 +86,10 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Callable[..., Stud
     assert [values for *_, values in optuna_essence(study.directory)] == [[2.0], [3.0], [1.0]]
 
 
-def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: Callable[..., Study]) -> None:
+def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: Create) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
-    cut_off = study.propose()
-    assert cut_off
+    cut_off = next_trial(study)
     study.start(cut_off.name)
     study.close()
     changes = ["max_bad_record_share=0.4", "resources.max_concurrent=3", "keep_checkpoints=true"]
@@ -109,7 +108,7 @@ def test_a_run_goes_on_with_other_values_of_keys_that_change_no_result(create: C
 
 
 @pytest.mark.parametrize("item", ["seed=1", "learning_rate=1e-3", "resources.workers_per_trial=2", "trails=3"])
-def test_a_run_goes_on_with_what_may_change_results(create: Callable[..., Study], item: str) -> None:
+def test_a_run_goes_on_with_what_may_change_results(create: Create, item: str) -> None:
     study = create(space())
     study.close()
     with pytest.raises(ConfigFault, match="as results may depend on it; leave it out, or start a new run"):
@@ -117,7 +116,7 @@ def test_a_run_goes_on_with_what_may_change_results(create: Callable[..., Study]
     Study.open(study.directory).close()  # it is not locked
 
 
-def test_a_table_that_is_gone_is_made_anew(create: Callable[..., Study]) -> None:
+def test_a_table_that_is_gone_is_made_anew(create: Create) -> None:
     study = create(space())
     run_one(study, 2.0)
     study.close()
@@ -128,7 +127,7 @@ def test_a_table_that_is_gone_is_made_anew(create: Callable[..., Study]) -> None
         assert table.read_bytes() == before
 
 
-def test_data_or_models_that_are_gone_are_named(create: Callable[..., Study], tmp_path: Path) -> None:
+def test_data_or_models_that_are_gone_are_named(create: Create, tmp_path: Path) -> None:
     study = create(space(data=str(tmp_path)))
     study.check_sources()
     study.space = study.space.model_copy(update={"model": str(tmp_path / "model")})
@@ -136,7 +135,7 @@ def test_data_or_models_that_are_gone_are_named(create: Callable[..., Study], tm
         study.check_sources()
 
 
-def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[..., Study]) -> None:
+def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Create) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
     one, two = study.propose(), study.propose()
@@ -151,17 +150,15 @@ def test_what_was_let_go_is_proposed_again_in_the_same_run(create: Callable[...,
     assert again.state is TrialState.PENDING
 
 
-def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Callable[..., Study]) -> None:
+def test_a_trial_told_to_stop_just_before_a_kill_is_told_so_again(create: Create) -> None:
     study = create(fixed_length(4))
     for _ in range(3):
         run_one(study, 2.0, 2.0, 2.0, 2.0)
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     assert not study.report(record.name, report_of(record, 1, 1.0))
     study.close()
     with Study.open(study.directory) as again:
-        resumed = again.propose()
-        assert resumed is not None
+        resumed = next_trial(again)
         assert resumed.name == record.name
         assert not again.report(resumed.name, report_of(resumed, 1, 1.0))
 
@@ -173,7 +170,7 @@ class SnapshotEachWrite:
         self.study, self.trainer, self.folder = study, trainer, folder
         self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
         for owner, name in (
-            (study_module, "write_json_atomically"),
+            (paths_module, "write_json_atomically"),
             (study_module, "replace_text"),
             (RDBStorage, "create_new_trial"),
             (RDBStorage, "set_trial_intermediate_value"),
@@ -199,7 +196,7 @@ def finished_on_disk(directory: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
-    create: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    create: Create, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
     study = create(space(trials=5, first_points=points))
@@ -225,7 +222,7 @@ def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(
         assert optuna_essence(directory) == expected_optuna, directory.name
 
 
-def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study]) -> None:
+def test_the_system_gives_the_lock_back_after_kill_9(create: Create) -> None:
     study = create(space())
     study.close()
     code = """
@@ -242,13 +239,12 @@ def test_the_system_gives_the_lock_back_after_kill_9(create: Callable[..., Study
     assert ended.returncode == -signal.SIGKILL
     with Study.open(study.directory) as again:
         assert [(record.state, record.reason) for record in again.records] == [(TrialState.STOPPED, "cut off")]
-        resumed = again.propose()
-        assert resumed is not None
+        resumed = next_trial(again)
         assert (resumed.name, resumed.attempts) == ("trial_0000", 1)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_half_trial(
-    create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+    create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
@@ -266,7 +262,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_half_trial(
         assert [record.name for record in again.records] == ["trial_0000"]
 
 
-def test_two_drivers_cannot_hold_one_run(create: Callable[..., Study]) -> None:
+def test_two_drivers_cannot_hold_one_run(create: Create) -> None:
     study = create(space())
     with pytest.raises(RunFault, match="is in use by another"):
         Study.open(study.directory)
@@ -285,7 +281,7 @@ def test_two_drivers_cannot_hold_one_run(create: Callable[..., Study]) -> None:
     ],
 )
 def test_a_damaged_run_is_named_and_its_lock_given_back(
-    create: Callable[..., Study], name: str, content: bytes | None, message: str
+    create: Create, name: str, content: bytes | None, message: str
 ) -> None:
     study = create(space())
     Trainer().run(study, most_trials=2)
@@ -304,7 +300,7 @@ def test_a_damaged_run_is_named_and_its_lock_given_back(
         assert essence(again) == essence(study)
 
 
-def test_a_missing_database_is_made_anew_from_the_records(create: Callable[..., Study]) -> None:
+def test_a_missing_database_is_made_anew_from_the_records(create: Create) -> None:
     study = create(space())
     Trainer().run(study, most_trials=4)
     study.close()
@@ -316,7 +312,7 @@ def test_a_missing_database_is_made_anew_from_the_records(create: Callable[..., 
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 300, b"", None])
-def test_a_damaged_database_is_moved_aside_and_made_anew(create: Callable[..., Study], content: bytes | None) -> None:
+def test_a_damaged_database_is_moved_aside_and_made_anew(create: Create, content: bytes | None) -> None:
     study = create(space())
     Trainer().run(study, most_trials=4)
     study.close()
@@ -333,9 +329,7 @@ def test_a_damaged_database_is_moved_aside_and_made_anew(create: Callable[..., S
     assert (study.directory / "study.db.damaged").read_bytes() == damaged
 
 
-def test_a_locked_database_stops_nothing_and_is_caught_up(
-    create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_database_stops_nothing_and_is_caught_up(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_module, "SECONDS_TO_WAIT", 0.01)
     undisturbed, study = create(space(), "undisturbed"), create(space())
     for one in (undisturbed, study):
@@ -359,7 +353,7 @@ def test_a_locked_database_stops_nothing_and_is_caught_up(
 
 
 @pytest.mark.slow
-def test_a_database_that_is_damaged_meanwhile_is_made_anew(create: Callable[..., Study]) -> None:
+def test_a_database_that_is_damaged_meanwhile_is_made_anew(create: Create) -> None:
     study = create(space())
     lines: list[str] = []
     study.tell(lines.append)
@@ -371,7 +365,7 @@ def test_a_database_that_is_damaged_meanwhile_is_made_anew(create: Callable[...,
 
 
 @pytest.mark.parametrize("name", ["study.db", ".study.db.tmp"])
-def test_a_folder_in_the_place_of_the_database_stops_nothing(create: Callable[..., Study], name: str) -> None:
+def test_a_folder_in_the_place_of_the_database_stops_nothing(create: Create, name: str) -> None:
     study = create(space())
     Trainer().run(study, most_trials=1)
     study.close()
@@ -385,12 +379,11 @@ def test_a_folder_in_the_place_of_the_database_stops_nothing(create: Callable[..
     assert "study.db cannot be written" in lines[0]
 
 
-def test_the_sampler_sees_what_the_database_holds(create: Callable[..., Study]) -> None:
+def test_the_sampler_sees_what_the_database_holds(create: Create) -> None:
     points = [{"freeze": "full", "learning_rate": rate, "num_epochs": 2} for rate in (1e-3, 9e-4, 8e-4, 1e-5)]
     study = create(space(trials=9, first_points=points))
     Trainer().run(study, most_trials=6)
-    stopped = study.propose()
-    assert stopped is not None
+    next_trial(study)
     shown = [
         (trial.state, trial.params, trial.distributions, trial.intermediate_values, trial.values)
         for trial in build_history(study.records)
@@ -402,7 +395,7 @@ def test_the_sampler_sees_what_the_database_holds(create: Callable[..., Study]) 
     assert len({state for state, *_ in shown}) == 3
 
 
-def test_a_database_of_another_run_is_refused(create: Callable[..., Study]) -> None:
+def test_a_database_of_another_run_is_refused(create: Create) -> None:
     one, other = create(space()), create(space(seed=8, first_points=[]), "other")
     for study in (one, other):
         Trainer().run(study, most_trials=1)
@@ -425,7 +418,7 @@ def test_a_database_of_another_run_is_refused(create: Callable[..., Study]) -> N
         {"seed": 8},
     ],
 )
-def test_a_space_that_was_changed_by_hand_is_refused(create: Callable[..., Study], changes: dict[str, Any]) -> None:
+def test_a_space_that_was_changed_by_hand_is_refused(create: Create, changes: dict[str, Any]) -> None:
     study = create(space())
     study.propose()
     study.close()
@@ -434,7 +427,7 @@ def test_a_space_that_was_changed_by_hand_is_refused(create: Callable[..., Study
         Study.open(study.directory)
 
 
-def test_what_does_not_touch_a_trial_may_be_changed_by_hand(create: Callable[..., Study]) -> None:
+def test_what_does_not_touch_a_trial_may_be_changed_by_hand(create: Create) -> None:
     study = create(space())
     study.propose()
     study.close()

@@ -31,24 +31,10 @@ from tests.sweep.conftest import FinishedRun
 from tests.sweep.test_preparation import forget_data
 
 RUN_FILES = {
-    "best",
-    "best.yaml",
-    "duplicate_images.csv",
-    "log.txt",
-    "provenance.json",
-    "report.html",
-    "report.md",
-    "run.lock",
-    "run_seconds.txt",
-    "skipped_records.csv",
-    "space.yaml",
-    "study.db",
-    "tables",
-    "test_metrics.json",
-    "test_predictions.csv",
-    "trials",
-    "trials.csv",
-}
+    "best", "best.yaml", "duplicate_images.csv", "log.txt", "provenance.json", "report.html", "report.md", "run.lock",
+    "run_seconds.txt", "skipped_records.csv", "space.yaml", "study.db", "tables", "test_metrics.json",
+    "test_predictions.csv", "trials", "trials.csv",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The steps of a run that need no trials: what a fault leaves, and a run in which nothing succeeded."""
 
-from collections.abc import Callable
-
 import pytest
 
 from medcap_core.data.prepare import TooManyBadRecords
@@ -11,13 +9,13 @@ from sweep.runner import EveryTrialFailed, choose_best, discard_unused
 from sweep.space import build_space
 from sweep.study.directory import check_new_directory
 from sweep.study.record import TrialState
-from sweep.study.study import Study
 from tests.support.real_runs import quiet_view
+from tests.support.small_runs import Create, next_trial
 
 ONE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=1)
 
 
-def test_what_a_fault_left_empty_is_removed(create: Callable[..., Study]) -> None:
+def test_what_a_fault_left_empty_is_removed(create: Create) -> None:
     study = create(build_space({"name": "any"}, "test"), "unused")
     study.paths.skipped_records.write_text("split,id,reason\n")
     discard_unused(study.directory, TooManyBadRecords("5 of 9"))
@@ -27,20 +25,19 @@ def test_what_a_fault_left_empty_is_removed(create: Callable[..., Study]) -> Non
     assert not study.directory.exists()
 
 
-def test_a_run_with_trials_is_kept(create: Callable[..., Study]) -> None:
+def test_a_run_with_trials_is_kept(create: Create) -> None:
     study = create(build_space({"name": "any"}, "test"))
     study.propose()
     discard_unused(study.directory, ConfigFault("no"))
     assert (study.directory / "trials" / "trial_0000" / "trial.json").is_file()
 
 
-def test_a_run_without_a_model_says_why(create: Callable[..., Study]) -> None:
+def test_a_run_without_a_model_says_why(create: Create) -> None:
     study = create(
         build_space({"name": "any", "search": {"learning_rate": {"uniform": [0.1, 0.2]}}, "trials": 3}, "test")
     )
     for reason in ("No memory left.", "The loss was not finite.", "No memory left."):
-        record = study.propose()
-        assert record is not None
+        record = next_trial(study)
         study.start(record.name)
         study.finish(record.name, TrialState.FAILED, reason)
     with pytest.raises(EveryTrialFailed, match=r"gave a model: No memory left\. / The loss was not finite\.$"):

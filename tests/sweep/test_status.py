@@ -12,7 +12,7 @@ from sweep.status import app
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.reported_runs import fill, finish
-from tests.support.small_runs import fixed_length, report_of
+from tests.support.small_runs import fixed_length, next_trial, report_of
 
 
 @pytest.fixture
@@ -28,8 +28,7 @@ def call(*arguments: object) -> tuple[int, str, str]:
 def run_two(study: Study) -> None:
     """End one trial of four epochs, and report two of a second one; an epoch takes a second."""
     for num_epochs, score in ((4, 0.5), (2, 0.75)):
-        record = study.propose()
-        assert record is not None
+        record = next_trial(study)
         study.start(record.name)
         for epoch in range(1, num_epochs + 1):
             study.report(record.name, report_of(record, epoch, score * epoch / num_epochs))

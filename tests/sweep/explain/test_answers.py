@@ -25,6 +25,7 @@ from sweep.explain.sheet import DPI, WIDTH
 from sweep.held_out.questions import list_questions
 from sweep.report.pictures import load_attention
 from sweep.study.attention import AttentionIndex
+from sweep.tables.blocks import Gallery, Text
 
 NUM_SCANS, SIZE, SIDE, NUM_QUERIES = 6, 32, 2, 5
 
@@ -93,8 +94,10 @@ def test_pictures_of_answers_and_the_report(run: Path) -> None:
     assert len(result.stdout.splitlines()) == len(entries)
     assert "cider" not in entries[0]
 
-    said, gallery = load_attention(run)
-    assert "method gradient, layer mean" in said[0]
+    said, *_, gallery = load_attention(run)
+    assert isinstance(said, Text)
+    assert isinstance(gallery, Gallery)
+    assert "method gradient, layer mean" in said.text
     assert gallery.pictures[0].texts[0][1] == entries[0]["question"]
 
 
@@ -103,7 +106,7 @@ def test_a_volume_from_a_file_with_questions_of_ones_own(run: Path, tmp_path: Pa
     question = "Is there a tumour?"
     result = explain(run, "--image", tmp_path / "head.npy", "--question", question, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    index = AttentionIndex.load(tmp_path / "out")
+    index = AttentionIndex.load(tmp_path / "out" / "attention.json")
     assert index is not None
     (picture,) = index.images
     assert (picture.image_id, picture.reference, picture.is_synthetic) == ("head.npy", None, False)

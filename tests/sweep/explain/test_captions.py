@@ -69,7 +69,7 @@ def draw(
 
 
 def read_index(directory: Path) -> AttentionIndex:
-    index = AttentionIndex.load(directory / "attention")
+    index = AttentionIndex.load(directory / "attention" / "attention.json")
     assert index is not None
     return index
 
@@ -124,7 +124,7 @@ def test_images_are_given_by_path_or_id(run: Path, materials: Materials, tmp_pat
         run, "--image", tmp_path / "my scan.png", "--image", "3.png", "--out", tmp_path / "out", "--layer", 1
     )
     assert (result.exit_code, result.stderr) == (0, "")
-    index = AttentionIndex.load(tmp_path / "out")
+    index = AttentionIndex.load(tmp_path / "out" / "attention.json")
     assert index is not None
     loose, known = index.images
     assert (loose.image_id, loose.reference, loose.kind) == ("my scan.png", None, "given")
@@ -156,7 +156,7 @@ def test_the_pointing_game_is_left_as_a_file_and_a_line(phantom_run: Path, mater
     result = explain(phantom_run, "--num", 1, "--pointing-images", 9, "--method", "cross_attention", "--layer", 3)
     assert (result.exit_code, result.stderr) == (0, "")
     line = result.stdout.splitlines()[-1]
-    game = PointingResult.load(phantom_run / "attention")
+    game = PointingResult.load(phantom_run / "attention" / "pointing_game.json")
     assert game is not None
     assert (game.split, game.method, game.layer) == ("test", "cross_attention", "3")
     assert game.num_images <= 9
@@ -213,8 +213,8 @@ def test_runs_that_are_not_finished_are_named(run: Path, tmp_path: Path) -> None
 
 
 def test_a_damaged_list_is_named(run: Path, tmp_path: Path) -> None:
-    assert AttentionIndex.load(tmp_path) is None
+    assert AttentionIndex.load(tmp_path / "attention.json") is None
     (tmp_path / "attention.json").write_text('{"images": [{}]}')
-    with pytest.raises(RunFault, match=r"attention\.json is damaged; delete it"):
-        AttentionIndex.load(tmp_path)
+    with pytest.raises(RunFault, match=r"attention\.json is damaged \(.*\); delete it"):
+        AttentionIndex.load(tmp_path / "attention.json")
     assert len(draw(run, tmp_path, images=["3.png"])) == 1  # which replaces it

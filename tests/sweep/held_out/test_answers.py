@@ -30,7 +30,7 @@ from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from tests.support.drawn_scans import NODULE, SIDE, TEST, TRAIN, Row, build_dataset
-from tests.support.small_runs import report_of
+from tests.support.small_runs import next_trial, report_of
 from tests.support.tiny_models import save_tiny_gpt2
 from tests.sweep.held_out.test_captions import Steps
 from tests.sweep.test_runner import ONE
@@ -72,8 +72,7 @@ def build_run(home: Path) -> SearchSpace:
 
 def add_trial(study: Study, score: float) -> TrialRecord:
     """A trial with made-up weights."""
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     study.start(record.name)
     study.report(record.name, report_of(record, 1, score))
     study.finish(record.name, TrialState.SUCCEEDED)
@@ -263,6 +262,5 @@ def test_a_test_split_without_questions(copied: Study, monkeypatch: pytest.Monke
 
 def test_a_model_that_answers_nothing_is_left_alone(create: Callable[..., Study]) -> None:
     study = create(build_space({"name": "any", "model": "phantom-blip"}, "test"))
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     assert AnswerTask(study, record, TestResults()).is_complete

@@ -1,7 +1,6 @@
 """Rows of the test table kept and compared: what is written when, families of tests, repeats over seeds."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from sweep.space import build_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import CaptionVariety, Comparison, FactScore, TestResults
-from tests.support.small_runs import report_of
+from tests.support.small_runs import Create, report_of
 
 IDS = [f"image,{number}" for number in range(60)]  # a comma, as ids may have one
 CASES: dict[str, str | None] = {image: f"case {number // 2}" for number, image in enumerate(IDS)}
@@ -43,7 +42,7 @@ def build_score(shift: float, seed: int = 0, facts: dict[str, FactScore] | None 
 
 
 @pytest.fixture
-def study(create: Callable[..., Study]) -> Study:
+def study(create: Create) -> Study:
     """A grid of two rows with two seeds each, all done."""
     made = create(build_space(GRID, "test"))
     while (record := made.propose()) is not None:
@@ -191,7 +190,7 @@ def test_a_baseline_without_scores_gives_way_to_zero_shot(study: Study) -> None:
     assert (comparisons.baseline, comparisons.missing_baseline) == ("zero_shot", "trial_0009")
 
 
-def test_configs_that_look_alike_are_no_repeats(create: Callable[..., Study]) -> None:
+def test_configs_that_look_alike_are_no_repeats(create: Create) -> None:
     rates = {"learning_rate": {"grid": [1.0e-3, 1.02e-3]}}
     study = create(build_space(GRID | {"search": rates, "baseline": "learning_rate=0.00102"}, "test"))
     while (record := study.propose()) is not None:

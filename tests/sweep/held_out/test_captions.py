@@ -19,7 +19,7 @@ from sweep.space import build_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.real_runs import NUM_IMAGES, Materials
-from tests.support.small_runs import report_of
+from tests.support.small_runs import next_trial, report_of
 from tests.sweep.execution.test_jobs import TWO_AT_ONCE
 
 NUM_TEST = NUM_IMAGES["test"]
@@ -61,8 +61,7 @@ def scored(
     study = empty_runs(directory, build_space(values, "test"))
     with study:
         for number in range(4):
-            record = study.propose()
-            assert record is not None
+            record = next_trial(study)
             study.start(record.name)
             study.report(record.name, report_of(record, 1, 0.5 - number / 10))
             study.finish(record.name, TrialState.FAILED if number == 3 else TrialState.SUCCEEDED)

@@ -1,6 +1,6 @@
 """Diagnosis and questions in the report and the model card."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,19 @@ import pytest
 
 from medcap_core.data import prepare
 from sweep.report.model_card import format_model_card
-from sweep.report.pictures import NoPictures, build_answer_samples
+from sweep.report.pictures import build_answer_samples
+from sweep.report.style import NothingToShow
 from sweep.report.writing import write_report
 from sweep.study.paths import RunPaths
 from sweep.study.results import load_results
-from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from sweep.tables.answer_tables import build_question_rows
+from sweep.tables.blocks import Gallery, Text
 from tests.support.answered_runs import ROWS, build_answer_metrics, build_answer_table
 from tests.support.drawn_scans import build_dataset
 from tests.support.reported_runs import finish
-from tests.support.small_runs import fixed_length, run_one
+from tests.support.small_runs import Create, fixed_length, run_one
 from tests.sweep.report.test_report import Page, report_on
-
-Create = Callable[..., Study]
 
 
 @pytest.fixture
@@ -85,8 +84,11 @@ def test_tables_go_to_files_of_their_own(answered: Path) -> None:
 
 
 def test_examples_have_slices_and_what_was_right(answered: Path) -> None:
-    said, (right, wrong) = build_answer_samples(load_results(answered), with_images=True)
-    assert said.startswith("Scans of unseen cohorts by the share of their questions")
+    said, right, wrong = build_answer_samples(load_results(answered), with_images=True)
+    assert isinstance(said, Text)
+    assert isinstance(right, Gallery)
+    assert isinstance(wrong, Gallery)
+    assert said.text.startswith("Scans of unseen cohorts by the share of their questions")
     # Shares of right answers: test-0 2/2, test-2 1/2, test-6 1/2, test-1 0/3; test-0 and test-1 are of one subject.
     assert [picture.title for picture in right.pictures] == ["test-0", "test-2"]
     assert [picture.title for picture in wrong.pictures] == ["test-6"]
@@ -96,13 +98,13 @@ def test_examples_have_slices_and_what_was_right(answered: Path) -> None:
         ("left or right?", "✓ right"),
     )
     assert all(picture.data_uri.startswith("data:image/jpeg;base64,") for picture in (*right.pictures, *wrong.pictures))
-    _, galleries = build_answer_samples(load_results(answered), with_images=False)
-    assert not any(picture.data_uri for gallery in galleries for picture in gallery.pictures)
+    _, *galleries = build_answer_samples(load_results(answered), with_images=False)
+    assert not any(picture.data_uri for shown in galleries if isinstance(shown, Gallery) for picture in shown.pictures)
 
 
 def test_a_run_that_has_no_answers_table_says_so(answered: Path) -> None:
     (answered / "test_answers.csv").unlink()
-    with pytest.raises(NoPictures, match="no answers on the test split"):
+    with pytest.raises(NothingToShow, match="no answers on the test split"):
         build_answer_samples(load_results(answered), with_images=True)
     assert "There are no answers on the test split yet." in report_on(answered).text
 

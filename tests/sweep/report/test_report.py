@@ -27,10 +27,8 @@ from sweep.tables.formats import Estimate, format_cell, format_uncertainty, form
 from tests.support import REPOSITORY
 from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json
-from tests.support.small_runs import fixed_length, report_of, run_one, space
+from tests.support.small_runs import Create, fixed_length, next_trial, run_one, space
 from tests.sweep.study.test_results import grid
-
-Create = Callable[..., Study]
 
 ALL_KEYS = {
     "intervals": {"best": {"CIDEr": [2.25, 2.75]}, "zero_shot": {"CIDEr": [0.125, 0.375]}},
@@ -173,8 +171,7 @@ def test_every_plot_and_picture_has_an_alternative_and_a_table(reported: tuple[P
 def test_a_run_without_a_score_is_told_in_sentences(create: Create, states: list[str]) -> None:
     study = create(space(trials=3, sampler="random"))
     for state in states:
-        record = study.propose()
-        assert record is not None
+        record = next_trial(study)
         study.finish(record.name, TrialState(state), "No memory left.")
     page = report_on(study.directory)
     assert page.plots() == []
@@ -229,10 +226,7 @@ def test_stopped_trials_of_a_search_are_no_ablation(create: Create) -> None:
     points[1]["lora_rank"] = 8
     study = create(space(first_points=points, trials=2, scheduler="none", data="my images"))
     run_one(study, 1.0, 2.0, 3.0, 2.5, training_seconds=7.0)
-    stopped = study.propose()
-    assert stopped is not None
-    study.report(stopped.name, report_of(stopped, 1, 2.0, training_seconds=7.0))
-    study.finish(stopped.name, TrialState.PRUNED)
+    run_one(study, 2.0, training_seconds=7.0, end=TrialState.PRUNED)
     page = report_on(study.directory)
     table = pd.read_csv(study.directory / "tables" / "ablation.csv")
     assert table["setting"].str.endswith(", stopped after 1 of 4 epochs").tolist() == [False, True]
@@ -257,10 +251,7 @@ def test_hollow_markers_are_explained_where_there_are_some(create: Create) -> No
     report_on(study.directory)
     explanation = "hollow: stopped early"
     assert explanation not in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
-    record = study.propose()
-    assert record is not None
-    study.report(record.name, report_of(record, 1, 0.5))
-    study.finish(record.name, TrialState.PRUNED)
+    run_one(study, 0.5, end=TrialState.PRUNED)
     report_on(study.directory)
     assert explanation in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
 
@@ -269,10 +260,7 @@ def test_a_stopped_trial_stands_beside_the_pareto_front(create: Create) -> None:
     study = create(fixed_length(2, trials=4, scheduler="none"))
     for number, reached in enumerate((1.0, 2.0, 3.0)):
         run_one(study, reached, reached, training_seconds=7.0 + number)
-    stopped = study.propose()
-    assert stopped is not None
-    study.report(stopped.name, report_of(stopped, 1, 9.0))
-    study.finish(stopped.name, TrialState.PRUNED)
+    run_one(study, 9.0, end=TrialState.PRUNED)
     report_on(study.directory)
     traces = {trace["name"]: trace for trace in _figure(study.directory, "pareto-time")["data"]}
     assert list(traces) == ["other trials", "Pareto front", "stopped early, not compared"]
@@ -396,7 +384,7 @@ def test_attention_sheets_come_with_their_texts(create: Create) -> None:
     assert picture["alt"] == f"Image a: {HOSTILE}"
     assert "0.250 (0.125 to 0.500) of 1,234 finding words in 7 test images peak in the true box" in page.text
     (folder / "attention.json").write_text('{"images": [{}]}')
-    assert "attention.json is damaged; delete it" in report_on(study.directory).text
+    assert "attention.json is damaged (model: Field required); delete it" in report_on(study.directory).text
 
 
 def test_figures_of_others_stand_beside_ours_on_the_same_data(create: Create) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sweep.study.study import Study
 from sweep.tables.blocks import Captions
 from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import fill, finish
-from tests.support.small_runs import space
+from tests.support.small_runs import Create, space
 
 AGAIN = """(() => {
     const started = performance.now(), place = document.querySelector('.captions');
@@ -62,7 +61,7 @@ def read_content(directory: Path) -> dict[str, Any]:
     return content
 
 
-def test_leading_trials_stand_beside_the_untrained_model(create: Callable[..., Study]) -> None:
+def test_leading_trials_stand_beside_the_untrained_model(create: Create) -> None:
     directory = fill_captions(create(space(trials=3, scheduler="none", sampler="random")), 5)
     content = read_content(directory)
     best, second, last = content["columns"]
@@ -74,7 +73,7 @@ def test_leading_trials_stand_beside_the_untrained_model(create: Callable[..., S
     assert content["groups"]["modality"] == ["CT", "CT", "CT", "MR", "CT"]
 
 
-def test_captions_without_scores_stand_in_the_order_of_the_data(create: Callable[..., Study]) -> None:
+def test_captions_without_scores_stand_in_the_order_of_the_data(create: Create) -> None:
     study = create(space(trials=1, sampler="random"))
     fill(study)
     content = read_content(finish(study))
@@ -83,7 +82,7 @@ def test_captions_without_scores_stand_in_the_order_of_the_data(create: Callable
 
 
 @pytest.mark.slow
-def test_ten_thousand_images_open_in_a_browser(create: Callable[..., Study], tmp_path: Path) -> None:
+def test_ten_thousand_images_open_in_a_browser(create: Create, tmp_path: Path) -> None:
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium here; install Debian's package chromium")

@@ -8,7 +8,7 @@ import pytest
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import best_space, build_config, dump_space, grid_rows, load_space, num_trials, propose
-from sweep.space.ready import find_space
+from sweep.space.yaml_text import find_space
 from tests.support import REPOSITORY
 from tests.support.space_files import ABLATION, LORA, load, search_of
 

@@ -5,8 +5,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.space import SearchSpace, build_space, load_space
-from sweep.study.branches import choose_branch, find_branching_knob
-from sweep.study.proposal import build_proposal, score_failures
+from sweep.study.proposal import build_proposal, choose_branch, find_branching_knob, score_failures
 from tests.support import REPOSITORY
 
 CHOICES = ["full", "encoder_only", "lora"]

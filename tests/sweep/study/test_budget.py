@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from sweep.study.results import load_results
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from sweep.terminal.view import SweepView
-from tests.support.small_runs import figures_of, fixed_length, run_one
+from tests.support.small_runs import Create, figures_of, fixed_length, next_trial, run_one
 
 OVER, NOT_OVER = 1e-12, 1000.0
 
@@ -29,8 +28,7 @@ def start(study: Study) -> tuple[Ledger, TrialRecord]:
     view = SweepView(
         Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
     )
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     study.start(record.name)
     return Ledger(study, view), record
 
@@ -60,7 +58,7 @@ def test_pauses_between_starts_do_not_count(tmp_path: Path, monkeypatch: pytest.
     assert RunClock(path).seconds == 0.0
 
 
-def test_running_epochs_finish_and_no_other_begins(create: Callable[..., Study]) -> None:
+def test_running_epochs_finish_and_no_other_begins(create: Create) -> None:
     study = create(fixed_length(2, max_hours=NOT_OVER, scheduler="none", trials=4))
     study.clock.start()
     (ledger, first), (_, second) = start(study), start(study)
@@ -93,7 +91,7 @@ def test_running_epochs_finish_and_no_other_begins(create: Callable[..., Study])
         Study.open(study.directory, set_values=["max_hours=0"])
 
 
-def test_the_report_says_what_ended_the_search(create: Callable[..., Study]) -> None:
+def test_the_report_says_what_ended_the_search(create: Create) -> None:
     study = create(fixed_length(1, max_hours=OVER, trials=3))
     set_hours(study, NOT_OVER)
     run_one(study, 1.0)
@@ -105,7 +103,7 @@ def test_the_report_says_what_ended_the_search(create: Callable[..., Study]) -> 
     assert said.startswith("The search ended by max_hours 1e-12: 1 of 3 trials are over; to go on: ")
 
 
-def test_a_better_epoch_after_a_resume_is_tested_anew(create: Callable[..., Study]) -> None:
+def test_a_better_epoch_after_a_resume_is_tested_anew(create: Create) -> None:
     study = create(fixed_length(3, scheduler="none", trials=2))
     ledger, record = start(study)
     ledger.take_result(record.name, figures_of(record, 1, 1.0))

@@ -154,44 +154,13 @@ def test_csv_columns_and_cells() -> None:
     done.state, done.reason = TrialState.FAILED, "step 3:\nloss, not finite"
     header, first, second = csv.reader(io.StringIO(format_csv([done, build_record()], Objective())))
     assert header[:16] == [
-        "trial",
-        "state",
-        "reason",
-        "best_cider",
-        "best_epoch",
-        "last_cider",
-        "epochs_done",
-        "seconds",
-        "training_seconds",
-        "encoding_seconds",
-        "images_per_second",
-        "peak_memory_bytes",
-        "trainable_parameters",
-        "total_parameters",
-        "num_distinct",
-        "top_share",
-    ]
+        "trial", "state", "reason", "best_cider", "best_epoch", "last_cider", "epochs_done", "seconds",
+        "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes", "trainable_parameters",
+        "total_parameters", "num_distinct", "top_share",
+    ]  # fmt: skip
     assert header[16:] == [f"config.{name}" for name in TrialConfig.model_fields]
-    assert first[:16] == (
-        [
-            "trial_0003",
-            "FAILED",
-            "step 3: loss, not finite",
-            "1.5",
-            "1",
-            "1.25",
-            "2",
-            "20.0",
-            "8.0",
-            "1.5",
-            "100.0",
-            "700",
-            "11",
-            "13",
-            "",
-            "",
-        ]
-    )
+    figures = ["1.5", "1", "1.25", "2", "20.0", "8.0", "1.5", "100.0", "700", "11", "13", "", ""]
+    assert first[:16] == ["trial_0003", "FAILED", "step 3: loss, not finite", *figures]
     assert second[:14] == ["trial_0003", "PENDING", "", "", "", "", "0", "0.0", "", "", "", "", "", ""]
     cells = dict(zip(header, first, strict=True))
     assert (cells["config.freeze"], cells["config.learning_rate"], cells["config.lora_alpha"]) == ("lora", "0.0001", "")

@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -17,9 +16,11 @@ from sweep.study.test_results import TestResults
 from sweep.terminal.row import build_row
 from tests.support.small_runs import (
     CONDITIONAL,
+    Create,
     Trainer,
     essence,
     fixed_length,
+    next_trial,
     optuna_essence,
     read_optuna,
     report_of,
@@ -31,7 +32,7 @@ from tests.support.small_runs import (
 # States, objective, table
 
 
-def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Study]) -> None:
+def test_what_optuna_and_the_table_know_of_each_state(create: Create) -> None:
     study = create(fixed_length(4))
     for _ in range(3):
         run_one(study, 2.0, 3.0, 2.5, 2.75)
@@ -65,7 +66,7 @@ def test_what_optuna_and_the_table_know_of_each_state(create: Callable[..., Stud
     assert [study.num_finished, study.num_remaining, study.is_complete] == [5, 1, False]
 
 
-def test_the_first_final_state_stands(create: Callable[..., Study]) -> None:
+def test_the_first_final_state_stands(create: Create) -> None:
     study = create(fixed_length(1))
     record, _ = run_one(study, 1.5)
     study.finish(record.name, TrialState.FAILED, "late")
@@ -76,7 +77,7 @@ def test_the_first_final_state_stands(create: Callable[..., Study]) -> None:
         study.finish(record.name, TrialState.RUNNING)
 
 
-def test_a_trial_without_a_finite_cider_failed(create: Callable[..., Study]) -> None:
+def test_a_trial_without_a_finite_cider_failed(create: Create) -> None:
     study = create(fixed_length(2))
     record, _ = run_one(study, math.nan, math.inf)
     assert record.state is TrialState.FAILED
@@ -87,11 +88,10 @@ def test_a_trial_without_a_finite_cider_failed(create: Callable[..., Study]) -> 
     assert study.best() == [one_finite]
 
 
-def test_an_untrained_trial_has_one_report_and_no_epochs(create: Callable[..., Study]) -> None:
+def test_an_untrained_trial_has_one_report_and_no_epochs(create: Create) -> None:
     grid = {"search": {"freeze": {"grid": ["zero_shot", "lora"]}}, "sampler": "grid", "first_points": []}
     study = create(space(**grid))
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     assert study.report(record.name, report_of(record, 0, 0.25, num_epochs=0))
     study.finish(record.name, TrialState.SUCCEEDED)
     assert (record.best_score, record.best_epoch, record.epochs_done) == (0.25, 0, 0)
@@ -101,7 +101,7 @@ def test_an_untrained_trial_has_one_report_and_no_epochs(create: Callable[..., S
 # Proposals
 
 
-def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(create: Callable[..., Study]) -> None:
+def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(create: Create) -> None:
     study = create(space())
     trainer = Trainer()
     trainer.run(study)
@@ -112,7 +112,7 @@ def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(cr
     assert len({record.config for record in study.records}) == 5
 
 
-def test_a_grid_is_walked_row_by_row_and_each_seed(create: Callable[..., Study]) -> None:
+def test_a_grid_is_walked_row_by_row_and_each_seed(create: Create) -> None:
     grid = {"search": {"freeze": {"grid": ["full", "lora"]}}, "seeds": [3, 5], "sampler": "grid", "first_points": []}
     study = create(space(**grid))
     Trainer().run(study)
@@ -123,9 +123,7 @@ def test_a_grid_is_walked_row_by_row_and_each_seed(create: Callable[..., Study])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(
-    create: Callable[..., Study], sampler: str
-) -> None:
+def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(create: Create, sampler: str) -> None:
     wanted = space(sampler=sampler, trials=9)
     whole, parts = create(wanted, "whole"), create(wanted, "parts")
     Trainer().run(whole)
@@ -140,7 +138,7 @@ def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(
     parts.close()
 
 
-def test_two_trials_at_once_are_two_trials(create: Callable[..., Study]) -> None:
+def test_two_trials_at_once_are_two_trials(create: Create) -> None:
     study = create(space(trials=8))
     running: list[TrialRecord] = []
     finished = 0
@@ -159,7 +157,7 @@ def test_two_trials_at_once_are_two_trials(create: Callable[..., Study]) -> None
     assert study.propose() is None
 
 
-def test_fields_that_do_not_go_together_are_drawn_again(create: Callable[..., Study]) -> None:
+def test_fields_that_do_not_go_together_are_drawn_again(create: Create) -> None:
     search = {"batch_size": {"choice": [8, 9]}, "accumulation_steps": {"choice": [4, 9]}, "num_epochs": {"int": [1, 9]}}
     study = create(build_space({"name": "odd", "search": search, "sampler": "random", "trials": 6}, "test"))
     pairs = {(r.config.batch_size, r.config.accumulation_steps) for r in (study.propose() for _ in range(6)) if r}
@@ -167,7 +165,7 @@ def test_fields_that_do_not_go_together_are_drawn_again(create: Callable[..., St
     assert len(study.records) == 6
 
 
-def test_a_config_is_repeated_only_when_the_space_is_exhausted(create: Callable[..., Study]) -> None:
+def test_a_config_is_repeated_only_when_the_space_is_exhausted(create: Create) -> None:
     search = {"lora_rank": {"choice": [2, 3, 5]}}
     study = create(build_space({"name": "tiny", "search": search, "sampler": "random", "trials": 4}, "test"))
     ranks = [record.config.lora_rank for record in (study.propose() for _ in range(4)) if record]
@@ -175,7 +173,7 @@ def test_a_config_is_repeated_only_when_the_space_is_exhausted(create: Callable[
     assert ranks[3] in (2, 3, 5)
 
 
-def test_more_trials_are_wanted_for_good_but_not_of_a_grid(create: Callable[..., Study]) -> None:
+def test_more_trials_are_wanted_for_good_but_not_of_a_grid(create: Create) -> None:
     study = create(space(trials=2))
     Trainer().run(study)
     study.extend(3)
@@ -208,7 +206,7 @@ def count_diverging(study: Study, *, is_config_at_fault: bool) -> int:
 
 
 @pytest.mark.slow
-def test_the_search_learns_from_trials_whose_config_failed(create: Callable[..., Study]) -> None:
+def test_the_search_learns_from_trials_whose_config_failed(create: Create) -> None:
     wanted = fixed_length(1, sampler="tpe", trials=24)
     learnt = create(wanted, "learnt")
     assert count_diverging(learnt, is_config_at_fault=True) < count_diverging(
@@ -227,12 +225,11 @@ def test_the_search_learns_from_trials_whose_config_failed(create: Callable[...,
 # Reports and pruning
 
 
-def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callable[..., Study]) -> None:
+def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Create) -> None:
     study = create(fixed_length(4))
     for _ in range(3):
         run_one(study, 2.0, 3.0, 3.0, 3.0)
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     assert study.report(record.name, report_of(record, 1, 2.5))
     assert study.report(record.name, report_of(record, 1, 9.9))
     assert not study.report(record.name, report_of(record, 2, 2.6))
@@ -242,7 +239,7 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Callabl
     assert [epoch.score for epoch in record.epochs] == [2.5, 2.6]
 
 
-def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> None:
+def test_a_sweep_pruned_as_worked_out_by_hand(create: Create) -> None:
     study = create(fixed_length(4))
     table = [
         ((1.0, 1.5, 2.0, 2.1), [True, True, True, True]),  # the first three: too few to compare with
@@ -260,7 +257,7 @@ def test_a_sweep_pruned_as_worked_out_by_hand(create: Callable[..., Study]) -> N
     assert [record.best_score for record in study.best(7)] == [2.1, 1.9, 1.6, 1.4, 1.1, 0.8, 0.4]
 
 
-def test_short_and_long_schedules_are_compared_at_equal_shares(create: Callable[..., Study]) -> None:
+def test_short_and_long_schedules_are_compared_at_equal_shares(create: Create) -> None:
     search = {"num_epochs": {"choice": [4, 5]}, "lora_rank": {"choice": [4, 8, 16]}}
     points = [{"num_epochs": epochs, "lora_rank": rank} for epochs, rank in ((5, 4), (5, 8), (5, 16), (4, 4), (4, 8))]
     study = create(space(search=search, first_points=points, trials=5))
@@ -277,9 +274,7 @@ def test_short_and_long_schedules_are_compared_at_equal_shares(create: Callable[
         {"search": {"learning_rate": {"grid": [1e-4, 1e-3, 1e-2, 1e-1]}}, "sampler": "grid", "test": "all"},
     ],
 )
-def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(
-    create: Callable[..., Study], changes: dict[str, Any]
-) -> None:
+def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(create: Create, changes: dict[str, Any]) -> None:
     study = create(fixed_length(2, **changes))
     for _ in range(3):
         run_one(study, 2.0, 2.0)
@@ -289,22 +284,19 @@ def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(
 # The best
 
 
-def test_ranking_by_best_epoch_then_fewer_trained_parameters_then_number(create: Callable[..., Study]) -> None:
+def test_ranking_by_best_epoch_then_fewer_trained_parameters_then_number(create: Create) -> None:
     study = create(fixed_length(2, scheduler="none"))
     run_one(study, 1.0, 2.0, trainable_parameters=50)
     run_one(study, 3.0, 0.5, trainable_parameters=50)
     run_one(study, 2.0, 1.0, trainable_parameters=20)
     run_one(study, 1.0, 2.0, trainable_parameters=50)
-    failed = study.propose()
-    assert failed is not None
-    study.report(failed.name, report_of(failed, 1, 9.0))
-    study.finish(failed.name, TrialState.FAILED, "died")
+    run_one(study, 9.0, end=TrialState.FAILED, reason="died")
     assert [record.number for record in study.best(9)] == [1, 2, 0, 3]
-    assert [record.number for record in study.candidates()] == [1, 2, 0]
+    assert [record.number for record in study.candidates] == [1, 2, 0]
     assert [record.number for record in study.best()] == [1]
 
 
-def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: Callable[..., Study]) -> None:
+def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: Create) -> None:
     study = create(fixed_length(1))
     for cider in (2.0, 2.2, 2.1, 1.0):
         run_one(study, cider)
@@ -313,7 +305,7 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
     assert [record.number for record in study.best(4)] == [1, 2, 0, 3]
     study.rescore("trial_0002", 1.7)
     assert [record.number for record in study.best(4)] == [0, 2, 1, 3]
-    assert [record.number for record in study.candidates()] == [1, 2, 0]
+    assert [record.number for record in study.candidates] == [1, 2, 0]
     assert list(pd.read_csv(study.directory / "trials.csv")["best_cider"]) == [2.0, 2.2, 2.1, 1.0]
     with pytest.raises(ValueError, match="nan"):
         study.rescore("trial_0003", math.nan)
@@ -322,7 +314,7 @@ def test_scores_on_the_whole_split_decide_once_every_candidate_has_one(create: C
         assert again.best()[0].whole_validation_score == 9.0
 
 
-def test_a_trial_that_patience_ended_is_whole(create: Callable[..., Study]) -> None:
+def test_a_trial_that_patience_ended_is_whole(create: Create) -> None:
     study = create(fixed_length(4, fixed={"num_epochs": 4, "patience": 2}, trials=9))
     for _ in range(3):
         run_one(study, 2.0, 3.0, 3.5, 3.75)
@@ -342,7 +334,7 @@ def test_a_trial_that_patience_ended_is_whole(create: Callable[..., Study]) -> N
         assert again.record(patient.name) == patient
 
 
-def test_a_run_by_a_loss_is_led_by_the_lowest(create: Callable[..., Study]) -> None:
+def test_a_run_by_a_loss_is_led_by_the_lowest(create: Create) -> None:
     study = create(fixed_length(4, objective="validation_loss", scheduler="asha", trials=9))
     for losses in ((2.0, 1.0, 1.25, 1.5), (2.0, 1.5, 1.5, 0.5), (2.0, 1.5, 1.5, 1.5)):
         run_one(study, *losses)
@@ -357,10 +349,11 @@ def test_a_run_by_a_loss_is_led_by_the_lowest(create: Callable[..., Study]) -> N
     assert [trial.value for trial in read_optuna(study.directory)] == [1.0, 0.5, 1.5, 3.0, 0.25]
     assert read_optuna(study.directory)[0].intermediate_values == {25: 2.0, 50: 1.0, 75: 1.0, 100: 1.0}
     assert [trial.value for trial in build_history(study.records)] == [-1.0, -0.5, -1.5, -3.0, -0.25]
-    assert study.write_best(best).read_text().startswith("# trial_0004 of run: validation loss 0.250 on validation ")
+    study.write_best(best)
+    assert study.paths.best_config.read_text().startswith("# trial_0004 of run: validation loss 0.250 on validation ")
 
 
-def test_a_run_by_another_score_names_it_everywhere(create: Callable[..., Study]) -> None:
+def test_a_run_by_another_score_names_it_everywhere(create: Create) -> None:
     study = create(fixed_length(2, objective="balanced_accuracy", scheduler="none", trials=4))
     best, _ = run_one(study, 0.25, 0.75)
     failed, _ = run_one(study, math.nan, math.nan)
@@ -372,7 +365,8 @@ def test_a_run_by_another_score_names_it_everywhere(create: Callable[..., Study]
     with pytest.raises(ValueError, match="Balanced accuracy of trial_0000 on the whole validation split is inf"):
         study.rescore(best.name, math.inf)
     study.rescore(best.name, 0.625)
-    path = study.write_best(best)
+    study.write_best(best)
+    path = study.paths.best_config
     assert path.read_text().startswith(
         "# trial_0000 of run: balanced accuracy 0.750 on validation after epoch 2 as the search saw it, 0.625 on the "
         "whole split.\n"
@@ -384,16 +378,16 @@ def test_a_run_by_another_score_names_it_everywhere(create: Callable[..., Study]
         assert reopened.record(best.name) == best
 
 
-def test_best_yaml_is_a_space_with_this_one_config(create: Callable[..., Study]) -> None:
+def test_best_yaml_is_a_space_with_this_one_config(create: Create) -> None:
     study = create(space())
     Trainer().run(study, most_trials=2)
     best = study.best()[0]
-    path = study.write_best(best)
+    study.write_best(best)
+    path = study.paths.best_config
     assert path.read_text().startswith(f"# {best.name} of run: CIDEr {best.best_score:.3f} on validation")
     copy = study.directory.parent / "copy"
     with Study.create(copy, load_space(path)) as again:
-        record = again.propose()
-        assert record is not None
+        record = next_trial(again)
         assert record.config == best.config
         assert again.propose() is None
 
@@ -414,12 +408,11 @@ def run_with_checkpoints(study: Study) -> None:
     for cider in (1.0, 4.0, 2.0, 3.0):
         record, _ = run_one(study, cider)
         write_checkpoints(study, record.name)
-    running = study.propose()
-    assert running is not None
+    running = next_trial(study)
     write_checkpoints(study, running.name)
 
 
-def test_ended_trials_keep_weights_only_if_among_the_best_three(create: Callable[..., Study]) -> None:
+def test_ended_trials_keep_weights_only_if_among_the_best_three(create: Create) -> None:
     study = create(fixed_length(1))
     run_with_checkpoints(study)
     study.tidy_checkpoints()
@@ -427,7 +420,7 @@ def test_ended_trials_keep_weights_only_if_among_the_best_three(create: Callable
     assert checkpoints(study) == [["history.json"], kept, kept, kept, ["best", "history.json", "last"]]
 
 
-def test_with_every_row_to_be_tested_weights_stay_until_then(create: Callable[..., Study]) -> None:
+def test_with_every_row_to_be_tested_weights_stay_until_then(create: Create) -> None:
     study = create(fixed_length(1, test="all"))
     run_with_checkpoints(study)
     study.tidy_checkpoints()
@@ -437,7 +430,7 @@ def test_with_every_row_to_be_tested_weights_stay_until_then(create: Callable[..
     assert checkpoints(study)[0] == ["history.json"]
 
 
-def test_the_scores_of_the_test_split_are_kept(create: Callable[..., Study]) -> None:
+def test_the_scores_of_the_test_split_are_kept(create: Create) -> None:
     study = create(fixed_length(1))
     assert study.read_test_metrics() == TestResults()
     results = TestResults(zero_shot={"CIDEr": 0.25}, num_images=7, trials={"trial_0001": {"CIDEr": 1.5}})
@@ -457,7 +450,7 @@ def test_the_scores_of_the_test_split_are_kept(create: Callable[..., Study]) -> 
         study.read_test_metrics()
 
 
-def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
+def test_rows_for_the_live_table(create: Create) -> None:
     study = create(fixed_length(2))
     run_one(study, 2.0, 1.5)
     row = build_row(study.records[0])
@@ -465,11 +458,10 @@ def test_rows_for_the_live_table(create: Callable[..., Study]) -> None:
     assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
 
 
-def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Callable[..., Study]) -> None:
+def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Create) -> None:
     study, lines = create(fixed_length(4)), list[str]()
     study.tell(lines.append)
-    record = study.propose()
-    assert record is not None
+    record = next_trial(study)
     for epoch, seconds in ((1, 5.0), (2, 5.0), (1, 5.0), (2, 5.0), (1, 7.0), (2, 7.0)):
         assert study.report(record.name, report_of(record, epoch, 0.5, seconds=seconds))
     assert lines == ["trial_0000: begins anew, as a checkpoint was damaged (see its log.txt)"]

@@ -5,12 +5,12 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from medcap_core.errors import ConfigFault, RunFault
-from sweep.study.branches import read_score
 from sweep.study.database import build_history
+from sweep.study.proposal import read_score
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from sweep.study.warm_start import WarmStart, add_earlier, collect_earlier
-from tests.support.small_runs import CONDITIONAL, Trainer, read_optuna, run_one, space
+from tests.support.small_runs import CONDITIONAL, Trainer, next_trial, read_optuna, run_one, space
 
 EARLIER = [
     {"freeze": "lora", "learning_rate": 1e-3, "lora_rank": 8, "num_epochs": 4},
@@ -30,8 +30,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_one(study, 0.5, 1.0)
         run_one(study, 3.0, 2.5)
         for state in (TrialState.STOPPED, TrialState.FAILED):
-            record = study.propose()
-            assert record
+            record = next_trial(study)
             study.finish(record.name, state, is_config_at_fault=True)
     return directory
 

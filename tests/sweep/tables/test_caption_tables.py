@@ -7,8 +7,13 @@ import pytest
 
 from medcap_core.data.sources.hub import HUB_ALIASES
 from medcap_core.scoring.published import ROCOV2, find_published
-from sweep.tables.caption_tables import build_caption_tables, build_group_table, build_test_table, describe_blindness
-from sweep.tables.subgroup_tables import build_subgroup_table
+from sweep.tables.caption_tables import (
+    build_caption_tables,
+    build_group_table,
+    build_subgroup_table,
+    build_test_table,
+    describe_blindness,
+)
 from tests.support.printed_tables import build_results, print_lines, print_styled
 
 SCORES = {"BLEU-1": 0.5, "BLEU-2": 0.4, "BLEU-3": 0.3, "BLEU-4": 0.25, "METEOR": 0.2, "ROUGE-L": 0.45, "CIDEr": 3.125}
