@@ -6,6 +6,7 @@ python -m sweep.best RUN_DIR --json
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,10 +21,12 @@ from medcap_core.runtime.storage import is_url
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.process.environment import set_environment
 from sweep.space import best_space, dump_space
-from sweep.study.directory import show_run
+from sweep.study.directory import load_run_space, show_run
 from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults, load_results
+
+_TRIAL_NAME = re.compile(r"trial_\d{4,}")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,10 +41,10 @@ def read_best(directory: Path, trial: str | None = None) -> str:
         record = _find_trial(results, trial)
         text = dump_space(best_space(results.space, record.config, f"{results.space.name}-{trial.replace('_', '-')}"))
         return f"# {record.name} of {results.directory.name}.\n{text}"
-    try:
-        return results.paths.best_config.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise _no_best_yet(directory) from None
+    if not results.paths.best_config.is_file():
+        raise _no_best_yet(directory)
+    load_run_space(results.paths.best_config)  # a damaged file is named, not printed
+    return results.paths.best_config.read_text(encoding="utf-8")
 
 
 def format_best_json(directory: Path, trial: str | None = None) -> str:
@@ -75,8 +78,9 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     `target` is new or empty, and is complete or not there. Raises RunFault where that is not so, where there is no such
     run or trial, or where its weights are gone.
     """
+    from medcap_core.captioning import read_settings
     from medcap_core.training.export import TRIAL_CONFIG_FILE
-    from sweep.report.model_card import format_model_card, hide_folders
+    from sweep.report.model_card import format_model_card, hide_folders, read_architecture
 
     results = load_results(directory)
     exported = _exported_trial(results)
@@ -86,6 +90,11 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     record = _find_trial(results, name)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise RunFault(f"--export {target} is there already and not an empty folder; choose another.")
+    if name == exported:
+        if not (results.paths.best_model / TRIAL_CONFIG_FILE).is_file():
+            raise RunFault(f"{results.paths.best_model} has no {TRIAL_CONFIG_FILE}; restore it from a copy.")
+        read_settings(str(results.paths.best_model))
+        read_architecture(results.paths.best_model)
     partial = target.resolve().with_name(f".{target.resolve().name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -101,6 +110,9 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
         config_path.write_text(json.dumps(values | hide_folders(values), indent=1) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(format_model_card(results, record, partial), encoding="utf-8")
         partial.replace(target.resolve())
+    except shutil.Error as error:
+        source, _, why = error.args[0][0]
+        raise RunFault(f"{source} cannot be copied ({why}); restore it from a copy.") from None
     except OSError as error:
         raise RunFault(f"--export {target}: cannot be written ({error.strerror or error}); choose another.") from None
     finally:
@@ -109,11 +121,14 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
 
 
 def _exported_trial(results: RunResults) -> str | None:
-    """Read which trial's model lies in `best/`."""
-    try:
-        return results.paths.best_model_trial.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+    """Read which trial's model lies in `best/`. Raises RunFault where the file names none."""
+    path = results.paths.best_model_trial
+    if not path.is_file():
         return None
+    name = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not _TRIAL_NAME.fullmatch(name):
+        raise RunFault(f"{path} names no trial: write the name of the one whose model lies beside it.")
+    return name
 
 
 def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> None:

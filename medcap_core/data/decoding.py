@@ -77,4 +77,7 @@ def _describe(error: BaseException) -> str:
         return "not an image, or damaged from its first bytes on"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, LookupError | TypeError | ArithmeticError):  # of a decoder that did not expect such content
+        return f"damaged ({type(error).__name__}: {text})"
+    return text or type(error).__name__

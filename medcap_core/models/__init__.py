@@ -27,6 +27,7 @@ from medcap_core.models.vlm.captioner import VlmCaptioner
 from medcap_core.models.vlm.git import GitCaptioner
 from medcap_core.runtime.checkpoints import load_pretrained
 from medcap_core.runtime.device import choose_load_dtype
+from medcap_core.runtime.files import find_pipes
 
 __all__ = [
     "EMBEDDED_MODELS",
@@ -77,6 +78,8 @@ def resolve_model(name_or_path: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelFault(f"model {name_or_path}: the folder has no config.json; give a folder in Hub format.")
+        if pipes := find_pipes(path):
+            raise ModelFault(f"model {name_or_path}: {pipes[0]} is a pipe or device, not a file; remove it.")
         return str(path)
     if path.exists():
         raise ModelFault(f"model {name_or_path}: this is a file; give the folder in Hub format that holds it.")

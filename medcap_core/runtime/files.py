@@ -37,6 +37,16 @@ def name_refused_files() -> Iterator[None]:
         raise RunFault(f"{shown}: {error.strerror}; {_REMEDIES[error.errno]}.") from error
 
 
+def find_pipes(folder: Path) -> list[Path]:
+    """List the pipes and devices in `folder` and below it, on which reading would wait for ever."""
+    return [
+        path
+        for parent, _, names in os.walk(folder)
+        for path in (Path(parent, name) for name in names)
+        if path.is_fifo() or path.is_char_device()
+    ]
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step that survives `kill -9` and a power cut.
 

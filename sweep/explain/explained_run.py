@@ -17,6 +17,7 @@ from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import TRIAL_CONFIG_FILE
 from sweep.study.attention import Kind
+from sweep.study.directory import check_no_pipes
 from sweep.study.paths import RunPaths
 
 
@@ -62,6 +63,7 @@ def load_explained_run(directory: Path, model: str | None = None) -> ExplainedRu
     """Load the run's best model, or `model` (a name or folder) on the run's data. Raises RunFault, ModelFault."""
     if not directory.is_dir():
         raise RunFault(f"{directory}: no such folder; give a run directory, such as runs/lora-001.")
+    check_no_pipes(directory)
     paths = RunPaths(directory)
     settings = paths.best_model / TRIAL_CONFIG_FILE
     if not settings.is_file():

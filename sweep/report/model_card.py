@@ -68,7 +68,7 @@ def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -
     data = ModelCardData(
         base_model=config.model if is_hub_name(config.model) else None,
         datasets=[config.data] if is_hub_name(config.data) else None,
-        library_name=None if _read_architecture(model) == _SCAN_ARCHITECTURE else "transformers",
+        library_name=None if read_architecture(model) == _SCAN_ARCHITECTURE else "transformers",
         pipeline_tag="image-to-text",
         tags=["image-captioning", "medical", "radiology", "medcap-sweep"],
         model_name=results.space.name if evaluated else None,
@@ -152,16 +152,16 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
     ]
 
 
-def _read_architecture(model: Path) -> str:
+def read_architecture(model: Path) -> str:
     """Read the class of the network in an exported model's folder. Raises ModelFault."""
     try:
         return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise ModelFault(f"{model}: is no exported model (its config.json names no architecture).") from None
 
 
 def _build_example(model: Path, prompt: str) -> str:
-    name = _read_architecture(model)
+    name = read_architecture(model)
     if name == _SCAN_ARCHITECTURE:
         return _SCAN_EXAMPLE
     text = f", text={json.dumps(prompt, ensure_ascii=False)}" if prompt or name.startswith("InstructBlip") else ""

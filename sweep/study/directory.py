@@ -6,6 +6,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medcap_core.errors import ConfigFault, RunFault
+from medcap_core.runtime.files import find_pipes
 from sweep.space import SearchSpace, load_space
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord
@@ -105,7 +106,8 @@ def _require_writable(folder: Path, flag: str) -> None:
 
 
 def check_places(directory: Path) -> None:
-    """Raise RunFault for each folder of a run where a file of it belongs, and the reverse."""
+    """Raise RunFault for each folder of a run where a file of it belongs, and the reverse, and for each pipe."""
+    check_no_pipes(directory)
     paths = RunPaths(directory)
     temporary = [path.with_name(f".{path.name}.tmp") for path in paths.files]
     faults = [
@@ -120,6 +122,12 @@ def check_places(directory: Path) -> None:
     ]
     if faults:
         raise RunFault(faults)
+
+
+def check_no_pipes(directory: Path) -> None:
+    """Raise RunFault for each pipe or device in a run directory, on which reading would wait for ever."""
+    if pipes := find_pipes(directory):
+        raise RunFault(f"{path} is a pipe or device, but a file belongs there: remove it." for path in pipes)
 
 
 def take_lock(directory: Path) -> FileLock:

@@ -19,7 +19,7 @@ from medcap_core.errors import RunFault
 from medcap_core.scoring.captions import METRICS
 from sweep.space.schema import SearchSpace
 from sweep.study.budget import read_seconds
-from sweep.study.directory import find_holder, load_run_space
+from sweep.study.directory import check_no_pipes, find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
 from sweep.study.record import TrialRecord, TrialState, rank_for_choice
@@ -110,6 +110,7 @@ def load_results(directory: Path) -> RunResults:
     paths = RunPaths(directory.resolve())
     if not paths.space.is_file():
         raise RunFault(f"{directory} is not a run directory (it has no space.yaml); name one such as runs/lora-001.")
+    check_no_pipes(paths.root)
     faults: list[str] = []
     provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
     records = [_read(TrialRecord.load, path, None, faults) for path in paths.trial_records]

@@ -19,7 +19,7 @@ from sweep.space import SearchSpace, build_config, encode_point, propose
 from sweep.space.fields import show_plain
 from sweep.space.points import active_ranges
 from sweep.space.ranges import Point, Value
-from sweep.study.directory import load_run_records, load_run_space, show_path
+from sweep.study.directory import check_no_pipes, load_run_records, load_run_space, show_path
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import read_score
 from sweep.study.record import TrialRecord, TrialState
@@ -122,6 +122,7 @@ def _collect_run(space: SearchSpace, directory: Path) -> tuple[list[EarlierTrial
     shown, paths = show_path(directory), RunPaths(directory)
     if not paths.space.is_file() or not paths.trials.is_dir():
         raise RunFault(f"--warm-start {shown}: no run is there; name a run directory such as runs/lora-001.")
+    check_no_pipes(directory)
     objective, records = load_run_space(paths.space).objective, load_run_records(directory)
     if objective != space.objective:
         raise RunFault(

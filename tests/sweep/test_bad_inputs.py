@@ -21,6 +21,7 @@ from medcap_core.data.prepare import TooManyBadRecords, judge_records
 from medcap_core.errors import ModelFault, RunFault
 from medcap_core.models import load_captioner
 from sweep.best import app as best
+from sweep.explain.__main__ import app as explain
 from sweep.report.__main__ import app as report
 from sweep.run import app
 from sweep.space.schema import SearchSpace
@@ -99,6 +100,19 @@ def test_a_folder_where_a_file_belongs(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir(parents=True)
     ends_in_a_sentence(run("--resume", str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["best.yaml", "study.db", "best/config.json", "trials/trial_0000/trial.json"])
+@pytest.mark.parametrize("command", [status, best, report, explain, None])
+def test_a_pipe_where_a_file_belongs(tmp_path: Path, name: str, command: Typer | None) -> None:
+    for path in (tmp_path / "space.yaml", tmp_path / "trials.csv", tmp_path / name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    result = CliRunner().invoke(command or app, [str(tmp_path)] if command else ["--resume", str(tmp_path)])
+    ends_in_a_sentence(result)
+    assert "is a pipe or device, but a file belongs there: remove it" in result.output
 
 
 def test_the_files_of_a_run_are_known() -> None:
@@ -236,6 +250,14 @@ def test_a_config_of_a_model_of_any_kind(tiny_blip: Path, data: st.DataObject, v
             load_captioner(folder)
         except ModelFault as fault:
             assert "\n" not in str(fault)
+
+
+def test_a_pipe_in_the_folder_of_a_model(tiny_blip: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_blip, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    os.mkfifo(tmp_path / "model" / "tokenizer.json")
+    with pytest.raises(ModelFault, match=r"tokenizer.json is a pipe or device, not a file; remove it"):
+        load_captioner(str(tmp_path / "model"))
 
 
 NO_CONFIGS = {"number": "3", "null": "null", "list": "[]", "type": '{"model_type": []}', "deep": "[" * 10**5}

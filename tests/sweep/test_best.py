@@ -1,6 +1,7 @@
 """The best config, and the export of a model with its card."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,29 @@ def test_faults_are_told_in_one_sentence(finished: Path, tmp_path: Path, argumen
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert said in told
+
+
+DAMAGED = {
+    "trial.txt": b"\xff", "trial_config.json": b"[" * 10**5, "config.json": b"[" * 10**5, "../best.yaml": b"\xff\xfe{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("is_link", [True, False], ids=["dangling", "damaged"])
+def test_a_damaged_export_is_named(finished: Path, tmp_path: Path, name: str, is_link: bool) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    path = run / "best" / name
+    path.unlink()
+    if is_link:
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(DAMAGED[name])
+    arguments = [] if name.endswith(".yaml") else ["--export", tmp_path / "model"]
+    code, _, said = call(run, *arguments)
+    assert code == 2
+    assert said.count("\n") <= 2
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_run_without_a_best_yet_says_so(create: Callable[..., Study], tmp_path: Path) -> None:

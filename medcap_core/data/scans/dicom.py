@@ -2,7 +2,9 @@
 
 import importlib.util
 import math
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medcap_core.data.records import Volume
-from medcap_core.errors import DataFault
+from medcap_core.data.scans.nifti import MAX_VOXELS
+from medcap_core.errors import DataFault, first_line
 
 _POSITION = "0020|0032"  # ImagePositionPatient
 _ECHO_TIME = "0018|0081"
 _PHOTOMETRIC = "0028|0004"
-_BITS_STORED, _IS_SIGNED = "0028|0101", "0028|0103"
+_BITS_ALLOCATED, _BITS_STORED, _IS_SIGNED = "0028|0100", "0028|0101", "0028|0103"
 _INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
 _WINDOW_CENTER, _WINDOW_WIDTH, _WINDOW_FUNCTION = "0028|1050", "0028|1051", "0028|1056"
 _VOI_LUT = b"\x28\x00\x10\x30"
 """The tag (0028,3010) as stored, little-endian."""
 _HEADER_BYTES = 2**18
 """Bytes within which that tag begins; pixels come later."""
+_MAX_PIXELS = 2**28
+"""A header with more pixels a frame is broken, and reading them would take all memory."""
+_ITK_OBJECT = re.compile(r"^ITK ERROR: |\w+\(0x[0-9a-f]+\): ")
 _MAX_STEP = 1.5
 """Largest distance between neighbouring slices, in units of the median distance; more is a gap."""
 
@@ -46,6 +52,7 @@ def read_dicom_series(folder: Path) -> Volume:
     lost = sorted({path.name for path in folder.glob("*.[dD][cC][mM]")} - {Path(name).name for name in names})
     if lost:
         raise ValueError(f"{len(lost)} of its .dcm files cannot be read, such as {lost[0]}")
+    _require_likely_size(names)
     reader = SimpleITK.ImageSeriesReader()
     reader.MetaDataDictionaryArrayUpdateOn()
     reader.SetFileNames(names)
@@ -68,7 +75,23 @@ def read_dicom_series(folder: Path) -> Volume:
 
 
 def _last_line(error: RuntimeError) -> str:
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+    """Return the last line of ITK's message, without the object's address."""
+    last = next(reversed(str(error).strip().splitlines()), type(error).__name__)
+    return _ITK_OBJECT.sub("", last).strip().rstrip(".")
+
+
+def _require_likely_size(names: Sequence[str]) -> None:
+    """Raise ValueError where the first slice's header says more pixels than memory holds for all slices."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(names[0])
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return  # it cannot be read either way
+    if math.prod(reader.GetSize()) * len(names) > MAX_VOXELS:
+        raise ValueError(f"its slices say {reader.GetSize()[0]} x {reader.GetSize()[1]} pixels, more than any scan has")
 
 
 def _require_one_image_each(positions: list[list[str]], echo_times: set[str]) -> None:
@@ -107,9 +130,11 @@ def read_dicom_image(path: Path) -> Image.Image:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        num_frames = math.prod(reader.GetSize()[2:])
-        if num_frames != 1:
-            raise ValueError(f"it holds {num_frames} frames; save the one to be captioned as a file of its own")
+        columns, rows, *frames = reader.GetSize()
+        if math.prod(frames) != 1:
+            raise ValueError(f"it holds {math.prod(frames)} frames; save the one to be captioned as a file of its own")
+        if columns * rows > _MAX_PIXELS:
+            raise ValueError(f"its header says {columns} x {rows} pixels, more than any radiograph has")
         values: NDArray[Any] = SimpleITK.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise ValueError(f"its DICOM content cannot be read ({_last_line(error)})") from error
@@ -132,7 +157,7 @@ def _restore_inverted(values: NDArray[Any], header: dict[str, str]) -> NDArray[n
 
     GDCM flips all bits of the stored values x of such files before the rescale: y = slope (top - x) + intercept.
     """
-    top = -1 if header.get(_IS_SIGNED) == "1" else 2 ** int(header[_BITS_STORED]) - 1
+    top = -1 if header.get(_IS_SIGNED) == "1" else 2 ** int(header.get(_BITS_STORED) or header[_BITS_ALLOCATED]) - 1
     slope, intercept = float(header.get(_SLOPE) or 1), float(header.get(_INTERCEPT) or 0)
     return slope * top + 2 * intercept - values.astype(np.float64)
 
@@ -154,8 +179,11 @@ def _apply_lut(values: NDArray[Any], path: Path) -> NDArray[np.uint8] | None:
     tables = dataset.get("VOILUTSequence")
     if not tables:
         return None
-    highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
-    shares = apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64) / highest
+    try:
+        highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
+        shares = apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64) / highest
+    except (AttributeError, LookupError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"its VOI LUT is broken ({first_line(error)})") from error
     mapped: NDArray[np.uint8] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
     return mapped
 

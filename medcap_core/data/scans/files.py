@@ -39,13 +39,13 @@ class NpyFile(VolumeReference):
 
     def read(self) -> Volume:
         """Load the volume. Raises OSError or ValueError for a file that is absent, damaged or not of real numbers."""
-        with self.path.open("rb") as file:
-            try:
-                voxels = np.load(file, allow_pickle=False)
-            except (EOFError, SyntaxError, ValueError) as error:
-                if "allow_pickle" in str(error):
-                    raise ValueError("it holds Python objects or is no .npy file; save one array of numbers") from None
-                raise ValueError(f"it is no whole .npy file ({first_line(error)})") from error
+        try:
+            # Mapped, so that a header that claims more than the file holds takes no memory.
+            voxels = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (EOFError, SyntaxError, ValueError) as error:
+            if "allow_pickle" in str(error) or "Python objects" in str(error):
+                raise ValueError("it holds Python objects or is no .npy file; save one array of numbers") from None
+            raise ValueError(f"it is no whole .npy file ({first_line(error)})") from error
         if not isinstance(voxels, np.ndarray):
             raise ValueError("it is an archive of arrays (.npz); save one array as .npy")  # noqa: TRY004 - what open raises
         if voxels.dtype.kind not in "iufb":

@@ -134,6 +134,8 @@ def _check_header(header: Any) -> tuple[int, int, int]:
     x, y, z = (abs(float(zoom)) * _find_unit(header) for zoom in header["pixdim"][1:4])
     if not all(math.isfinite(zoom) and zoom > 0 for zoom in (x, y, z)):
         raise ValueError(f"its NIfTI header is broken (it says that voxels measure {x:g} x {y:g} x {z:g} mm)")
+    if not 0 <= float(header["vox_offset"]) <= _MAX_BYTES:
+        raise ValueError(f"its NIfTI header is broken (it says that voxels begin at byte {header['vox_offset']:g})")
     try:
         dtype = header.get_data_dtype()
     except KeyError:

@@ -147,6 +147,16 @@ def test_what_is_no_single_frame_is_one_line(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(UnreadableImage, match=r"^its DICOM content cannot be read \(") as caught:
             decode_rgb(ImageFile(tmp_path / f"{name}.dcm"))
         assert "\n" not in caught.value.reason
+    table = add_lut(write(tmp_path / "table.dcm", VALUES), 0, [], 10)  # without entries
+    with pytest.raises(UnreadableImage, match=r"^its VOI LUT is broken \("):
+        decode_rgb(ImageFile(table))
+    vast = bytearray(whole.read_bytes())
+    for element in (b"\x10", b"\x11"):  # rows, columns
+        start = vast.index(b"\x28\x00" + element + b"\x00\x02\x00\x00\x00") + 8
+        vast[start : start + 2] = b"\xff\xff"
+    (tmp_path / "vast.dcm").write_bytes(vast)
+    with pytest.raises(UnreadableImage, match=r"^its header says 65535 x 65535 pixels"):
+        decode_rgb(ImageFile(tmp_path / "vast.dcm"))
     (tmp_path / "text.dcm").write_text("no image")
     with pytest.raises(UnreadableImage, match=r"^not an image, or damaged"):
         decode_rgb(ImageFile(tmp_path / "text.dcm"))

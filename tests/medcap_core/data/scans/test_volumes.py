@@ -205,6 +205,11 @@ def save_npy(values: object) -> Callable[[Path], None]:
     return lambda path: np.save(path, values)  # type: ignore[arg-type]
 
 
+def save_npy_header(shape: tuple[int, ...]) -> Callable[[Path], None]:
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    return lambda path: np.lib.format.write_array_header_1_0(path.open("wb"), header)
+
+
 def save_nii(shape: tuple[int, ...], dtype: str = "f4", value: float = 1) -> Callable[[Path], None]:
     return lambda path: nibabel.save(nibabel.Nifti1Image(np.full(shape, value, dtype), np.eye(4)), path)
 
@@ -235,9 +240,11 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("nan_zoom.nii", break_header(84, struct.pack("<f", NAN)), f"{HEADER} (it says that voxels measure 1 x nan x"),
     ("affine.nii", break_header(280, struct.pack("<4f", *[0] * 4)), f"{HEADER} (its affine does not say where"),
     ("offset.nii", break_header(108, struct.pack("<f", 1e9)), "it is shorter than its header says"),
+    ("far.nii", break_header(108, struct.pack("<f", NAN)), f"{HEADER} (it says that voxels begin at byte nan)"),
     ("objects.npy", save_npy(np.array([{"a": 1}], dtype=object)), "it holds Python objects or is no .npy file"),
     ("text.npy", lambda path: path.write_text("no volume"), "it holds Python objects or is no .npy file"),
     ("empty.npy", lambda path: path.touch(), "it is no whole .npy file (No data left in file)"),
+    ("vast.npy", save_npy_header((9999, 9999, 9999)), "it is no whole .npy file (mmap length is greater"),
     ("words.npy", save_npy(np.array([[["a"]]])), "its values are <U1, not real numbers"),
     ("flat.npy", save_npy(np.ones((3, 5))), "a volume has three axes, but this has shape 3 x 5"),
     ("moving.npy", save_npy(np.ones((2, 3, 5, 7))), "a volume has three axes, but this has shape 2 x 3 x 5 x 7"),
