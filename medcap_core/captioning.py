@@ -176,7 +176,7 @@ def read_settings(model: str, **given: str | int | None) -> TrialConfig:
     if not path.is_file():
         return build_trial_config({"model": model} | changes, f"model {model}")
     try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        values = {**json.loads(path.read_text(encoding="utf-8"))}
     except (ValueError, TypeError, RecursionError):
         raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
     values |= {"model": model} | dict.fromkeys(_PARTS)

@@ -145,7 +145,9 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                 f"{path} holds DICOM files but no captions: write a CSV file with the columns path and caption, a row "
                 "for each radiograph, or path and report, a row for each folder of slices, and give that file."
             )
-        raise DataFault(f"{path} is no data set in a known layout; looked for {_LAYOUTS}.")
+        inside = sorted(item.name for item in path.iterdir() if is_table(item)) if path.is_dir() else []
+        hint = f"; it holds {', '.join(inside[:3])}: give such a file if it names the images" if inside else ""
+        raise DataFault(f"{path} is no data set in a known layout{hint}; looked for {_LAYOUTS}.")
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path, own)
     raise DataFault(

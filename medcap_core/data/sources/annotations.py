@@ -92,6 +92,8 @@ def _list_records(content: Any, where: str) -> tuple[str, list[Cells]]:
             ]
         if len(content) == 1 and isinstance(content[(key := next(iter(content)))], list):
             return "a list of records", _require_objects(content[key], f"{where}: {key}")
+        if content and all(isinstance(value, dict) for value in content.values()):
+            return "records by image name", [{"image": name, **value} for name, value in content.items()]
         if all(isinstance(value, str) or _is_texts(value) for value in content.values()):
             return "captions by image name", [{"image": name, "caption": value} for name, value in content.items()]
     raise DataFault(f"{where} is no known layout of annotations: {_REMEDY}.")
@@ -99,15 +101,17 @@ def _list_records(content: Any, where: str) -> tuple[str, list[Cells]]:
 
 def _list_coco(content: Mapping[str, Any], where: str) -> list[Cells]:
     images = _require_objects(content["images"], f"{where}: images", ("id", "file_name"))
-    annotations = _require_objects(content["annotations"], f"{where}: annotations", ("image_id", "caption"))
+    annotations = _require_objects(content["annotations"], f"{where}: annotations")
+    if annotations and not any("caption" in annotation for annotation in annotations):
+        raise DataFault(f"{where}: no annotation has a caption: give COCO's file of captions, not of objects.")
     by_image: dict[str, list[Cells]] = {str(image["id"]): [] for image in images}
     unknown = []
-    for annotation in annotations:
+    for annotation in (annotation for annotation in annotations if "caption" in annotation):  # others are of objects
         own = {name: value for name, value in annotation.items() if name not in ("id", "image_id")}
-        if str(annotation["image_id"]) in by_image:
-            by_image[str(annotation["image_id"])].append(own)
+        if (image_id := str(annotation.get("image_id"))) in by_image:
+            by_image[image_id].append(own)
         else:
-            unknown.append({**own, "id": annotation["image_id"]})
+            unknown.append({**own, "id": image_id})
     rows = [{**own, **image} for image in images for own in by_image[str(image["id"])] or [{"caption": ""}]]
     return rows + unknown  # these name no image, and are left out as such
 

@@ -6,6 +6,7 @@
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ HUB_ALIASES = {
 _ID_COLUMNS = ("image_id", "id", "__key__")  # the last is a WebDataset's
 _WEB_CAPTION_COLUMNS = ("txt", "json")
 _CONCEPT_COLUMNS = ("cui", "cuis")
+_PICKLE_SUFFIXES = {"pkl", "pickle", "pyd", "pt", "pth"}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
@@ -87,18 +89,49 @@ def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
 def read_webdataset(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read tar files of images, each with its caption under the same name: `.txt`, or `.json` with a caption.
 
-    Shards are named and converted as in `read_parquet`; the common name is the record's id. Raises DataFault.
+    Shards are named and converted as in `read_parquet`; the common name is the record's id. Raises DataFault, also
+    where files of a name are missing, and for pickles, which run code when they are read.
     """
-    return _read_shards(path, _find_shards(path, ".tar"), "webdataset", own)
+    found = _find_shards(path, ".tar")
+    for file in found:
+        _check_tar(file)
+    return _read_shards(path, found, "webdataset", own)
+
+
+def _check_tar(file: Path) -> None:
+    """Raise DataFault where `datasets` would fail on a tar file, lose a part of it or load a pickle of it."""
+    suffixes: dict[str, set[str]] = {}
+    try:
+        with tarfile.open(file) as tar:
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                suffixes.setdefault(f"{folder}/{stem}", set()).add(suffix.lower())
+            tar.fileobj.seek(tar.offset)
+            is_whole = tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataFault(f"{file} is not a whole tar archive: download it again.") from error
+    if not is_whole:
+        raise DataFault(f"{file} ends too early: it was cut off; download it again.")
+    known = set.union(set(), *suffixes.values())
+    if pickles := sorted(known & _PICKLE_SUFFIXES):
+        raise DataFault(f"{file} holds .{pickles[0]} files, which run code when they are read: leave them out.")
+    lacking = {stem: known - own for stem, own in suffixes.items() if own != known}
+    if lacking:
+        stem, missing = next(iter(lacking.items()))
+        raise DataFault(
+            f"{file}: {len(lacking):,} of its {len(suffixes):,} samples lack a file that others have, such as "
+            f"{stem.lstrip('/')}.{min(missing)}: give all of them files of the same suffixes."
+        )
 
 
 def _read_shards(path: Path, found: list[Path], builder: str, own: TableColumns) -> Reading:
     import datasets
 
     by_split: dict[str, list[str]] = {}
-    for file in found:
-        split = recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name)
-        if split is None and len(found) > 1:
+    named = [recognise_split(re.split(r"[-_.]", file.name)[0]) or recognise_split(file.parent.name) for file in found]
+    for file, split in zip(found, named, strict=True):
+        if split is None and any(named):
             raise DataFault(
                 f"{file}: its name does not say which split it is: begin it with train, validation or test, or put it "
                 "into a folder of that name."
@@ -108,12 +141,18 @@ def _read_shards(path: Path, found: list[Path], builder: str, own: TableColumns)
     with guard_cache_writes(cache):
         cache.mkdir(parents=True, exist_ok=True)
         try:
-            loaded = datasets.load_dataset(builder, data_files=by_split, cache_dir=str(cache))
+            # One by one: the splits may have different columns.
+            loaded = {
+                split: datasets.load_dataset(builder, data_files={split: files}, cache_dir=str(cache))[split]
+                for split, files in by_split.items()
+            }
         except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, tarfile.TarError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
-            raise DataFault(f"{path} cannot be read as {builder}: {first_line(cause).rstrip('.')}.") from error
+            is_cast = isinstance(cause, datasets.table.CastError)
+            why = "the files of one split have different columns" if is_cast else first_line(cause).rstrip(".")
+            raise DataFault(f"{path} cannot be read as {builder}: {why}.") from error
     reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path), own)
     reading.notes.extend(_describe_missing_shards(found))
     return reading

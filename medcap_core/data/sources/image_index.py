@@ -12,11 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from medcap_core.data.records import ImageFile, ImageReference
+from medcap_core.data.records import ImageFile, ImageReference, SplitName
+from medcap_core.data.sources.reading import recognise_split
 from medcap_core.errors import DataFault
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2", "ppm", "pgm", "dcm"}
 
+_IS_ENCRYPTED = 1
+"""Bit of a zip member's flags."""
 _MAX_DEPTH = 2
 _MAX_NEAREST = 5
 
@@ -84,18 +87,21 @@ class FolderImages:
         self._folder = folder
         self._num_nearest = 0
 
-    def find(self, name: str) -> ImageReference | str:
+    def find(self, name: str, split: SplitName | None = None) -> ImageReference | str:
         """Find the image of `name`, else the reason that there is none.
 
         A name that is no path of a file may lack its suffix or have another one, differ in case, in the form of its
         accents, by back-slashes, or by leading folders that it has and the file lacks, or the reverse: the image is
-        found if it is the only one. Raises DataFault for an archive that is damaged.
+        found if it is the only one, or the only one in a folder named like `split`. Raises DataFault for an archive
+        that is damaged.
         """
         for spelling in (name, name.replace("\\", "/")):
             if exists(self._folder / spelling):
                 return ImageFile(self._folder / spelling)
         wanted = _fold(name.replace("\\", "/"))
         found = self._files.match(wanted)
+        in_split = [path for path in found if split and split in map(recognise_split, path.split("/"))]
+        found = in_split if len(in_split) == 1 else found
         if len(found) == 1:
             return ImageFile(self._folder / found[0])
         if not found:
@@ -232,6 +238,8 @@ def list_members(archive: Path) -> list[ZippedImage]:
         members = _open_archive(archive, os.getpid()).infolist()
     except zipfile.BadZipFile as error:
         raise DataFault(f"{archive} is not a whole zip archive ({error}): download it again.") from error
+    if any(member.flag_bits & _IS_ENCRYPTED for member in members):
+        raise DataFault(f"{archive} is protected by a password: unpack it.")
     return [
         ZippedImage(archive, member.filename, member.CRC)
         for member in members

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ from medcap_core.errors import DataFault, first_line
 
 if TYPE_CHECKING:
     from medcap_core.data.sources.rows import Row, Table
+
+
+_LIST_OF_TEXTS = re.compile(r"\s*\[\s*(['\"].*)?\]\s*", re.DOTALL)
 
 
 def parse_json(content: str | bytes, where: str, remedy: str) -> Any:
@@ -60,9 +64,9 @@ def _split_captions(row: "Row", captions: Sequence[str], plain: Sequence[str]) -
 
 def _as_texts(value: Any) -> list[str] | None:
     """Return the texts of a list, given as such or written in a cell; None for all else."""
-    if isinstance(value, str) and value.startswith(("['", '["')) and value.endswith("]"):
+    if isinstance(value, str) and _LIST_OF_TEXTS.fullmatch(value):
         try:
-            value = ast.literal_eval(value)
+            value = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
     return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

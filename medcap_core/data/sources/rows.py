@@ -4,19 +4,37 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from medcap_core.data.sources.json_cells import parse_json
+from medcap_core.data.sources.reading import recognise_split
 from medcap_core.errors import DataFault, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx")
+"""Suffixes of the tables that are sought in folders."""
+_GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".tab", ".ndjson", ".xlsm", ".xls")
+"""Suffixes of the tables that are named themselves."""
 
 _SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # as Excel writes and heeds it
+_NUM_LINES_LOOKED_AT = 10
 _MAX_CELL_CHARACTERS = 2**20
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_ENCODING_MARKS = {
+    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+}  # fmt: skip
+_EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+_ZIP_MARK, _OLE_MARK = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_DAMAGED_EXCEL = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, EOFError, zlib.error, RuntimeError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What openpyxl raises on damaged content."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +46,9 @@ class Row:
     fault: str = ""
 
     def text(self, column: str) -> str:
-        """Return the cell as text; empty for a missing cell or null."""
+        """Return the cell as text; empty for a missing cell, null or NaN, as pandas writes it."""
         value = self.cells.get(column)
-        return "" if value is None else str(value)
+        return "" if value is None or str(value).strip().lower() == "nan" else str(value)
 
     def find_fault(self, *columns: str) -> str:
         """Return the reason the row is unusable, a list or an object in one of `columns` included; else empty."""
@@ -50,22 +68,30 @@ class Table:
 
 def is_table(path: Path) -> bool:
     """Check for a CSV, TSV, JSONL or Excel file, by its suffix."""
-    return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
+    return path.is_file() and path.suffix.lower() in _GIVEN_SUFFIXES
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
-    """Read a CSV or TSV (standard quoting; comma, semicolon, tab or pipe, by the header), JSONL or Excel file.
+    """Read a CSV or TSV (standard quoting; comma, semicolon, tab or pipe), JSONL or Excel file.
 
-    With `columns` the file has no header and tab-separated cells. At most `max_rows` rows are read. Text is UTF-8 or
-    UTF-16, else cp1252, with a note. A tab-separated file with unpaired quotes is read with quotes as plain characters,
-    and a note is added. Raises DataFault for text in none of these, broken quoting or a line that is not a JSON object.
+    With `columns` the file has no header and tab-separated cells; else the header is the first line of several cells.
+    At most `max_rows` rows are read. Text is UTF-8, UTF-16 or UTF-32, else cp1252, with a note. A tab-separated file
+    with unpaired quotes is read with quotes as plain characters, and a note is added. Raises DataFault for text in none
+    of these, broken quoting or a line that is not a JSON object.
     """
-    if path.suffix.lower() == ".xlsx":
+    with path.open("rb") as file:
+        mark = file.read(4)
+    if mark == _OLE_MARK:
+        raise DataFault(f"{path} is an Excel file of the old format or with a password: save it as .xlsx or CSV.")
+    if mark == _ZIP_MARK or path.suffix.lower() in _EXCEL_SUFFIXES:
         return _read_excel(path, max_rows)
-    content, notes = _decode(path)
-    if path.suffix.lower() == ".jsonl":
+    content, notes = _decode_table(path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
         return _parse_jsonl(path, content, max_rows, notes)
-    separator = "\t" if columns is not None else _find_separator(path, re.split("[\r\n]", content, maxsplit=1)[0])
+    separator = "\t" if columns is not None else None
+    if columns is None and (line := _SEPARATOR_LINE.match(content)):
+        separator, content = line[1], "\n" + content[line.end() :]
+    separator = separator or _find_separator(path, content)
     try:
         return _parse_delimited(path, content, separator, csv.QUOTE_MINIMAL, columns, max_rows, notes)
     except csv.Error as error:
@@ -77,26 +103,29 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     return _parse_delimited(path, content, separator, csv.QUOTE_NONE, columns, max_rows, notes)
 
 
-def _decode(path: Path) -> tuple[str, list[str]]:
-    """Return the text of the file, and a note unless it is UTF-8. Raises DataFault."""
-    content = path.read_bytes()
-    if content.startswith(_UTF16_MARKS):
-        encoding, name = "utf-16", "UTF-16"
-    elif _is_mostly_nul(content[1::2]):
-        encoding, name = "utf-16-le", "UTF-16"
-    elif _is_mostly_nul(content[::2]):
-        encoding, name = "utf-16-be", "UTF-16"
-    else:
-        try:
-            return content.decode("utf-8-sig"), []
-        except UnicodeDecodeError:
-            encoding, name = "cp1252", "cp1252 (Western European Windows)"
+def decode_text(content: bytes) -> tuple[str, str]:
+    """Return text, and the name of its encoding unless that is UTF-8. Raises UnicodeDecodeError."""
+    encoding = next((encoding for mark, encoding in _ENCODING_MARKS.items() if content.startswith(mark)), "")
+    if not encoding and _is_mostly_nul(content[1::2]):
+        encoding = "utf-16-le"
+    elif not encoding and _is_mostly_nul(content[::2]):
+        encoding = "utf-16-be"
+    if encoding:
+        return content.decode(encoding), encoding[:6].upper()
     try:
-        text = content.decode(encoding)
+        return content.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        return content.decode("cp1252"), "cp1252 (Western European Windows)"
+
+
+def _decode_table(path: Path) -> tuple[str, list[str]]:
+    """Return the text of the file, and a note unless it is UTF-8. Raises DataFault."""
+    try:
+        text, encoding = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise DataFault(f"{path} is not UTF-8, UTF-16 or cp1252 (byte {error.start}): save it as UTF-8.") from error
-    doubt = "; save it as UTF-8 if letters with accents come out wrong" if encoding == "cp1252" else ""
-    return text, [f"{path.name} is not UTF-8; it was read as {name}{doubt}."]
+    doubt = "; save it as UTF-8 if letters with accents come out wrong" if encoding.startswith("cp") else ""
+    return text, [f"{path.name} is not UTF-8; it was read as {encoding}{doubt}."] if encoding else []
 
 
 def _is_mostly_nul(content: bytes) -> bool:
@@ -104,38 +133,82 @@ def _is_mostly_nul(content: bytes) -> bool:
     return 2 * head.count(0) > len(head)
 
 
-def _find_separator(path: Path, header: str) -> str:
-    """Find the separator that cuts the header into most columns; a `.tsv` has tabs where its header has one."""
-    if path.suffix.lower() == ".tsv" and "\t" in header:
+def _find_separator(path: Path, content: str) -> str:
+    """Find the separator that cuts most of the first lines into one number of cells, then into most cells.
+
+    A `.tsv` has tabs where its first line has one.
+    """
+    lines = [line for line in content[:_MAX_CELL_CHARACTERS].splitlines()[:_NUM_LINES_LOOKED_AT] if line.strip()]
+    if path.suffix.lower() in (".tsv", ".tab") and "\t" in "".join(lines[:1]):
         return "\t"
 
-    def count_columns(separator: str) -> int:
-        return len(next(csv.reader([header], delimiter=separator), []))
+    def rate(separator: str) -> tuple[int, int]:
+        counts = Counter(len(next(csv.reader([line], delimiter=separator), [])) for line in lines)
+        return max(((num_lines, num_cells) for num_cells, num_lines in counts.items() if num_cells > 1), default=(0, 0))
 
-    return max(_SEPARATORS, key=count_columns)
+    return max(_SEPARATORS, key=rate)
 
 
 def _read_excel(path: Path, max_rows: int | None) -> Table:
-    """Read the first sheet, all cells as text."""
-    import pandas as pd
+    """Read the longest visible sheet, or the sheets named by split where all are, with a column `split`; all as text.
 
+    Vertically merged cells all have the value. Raises DataFault where values of formulas are not saved.
+    """
     try:
-        sheet = pd.read_excel(path, engine="openpyxl", dtype=str, na_filter=False, nrows=max_rows)
+        import openpyxl
     except ImportError as error:
         raise DataFault(
             f"{path} is an Excel file, which needs openpyxl: pip install 'medcap-sweep[excel]', or save it as CSV."
         ) from error
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    try:
+        content = io.BytesIO(path.read_bytes())
+        book = openpyxl.load_workbook(content, data_only=True)
+        visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        sheets = {sheet.title: rows for sheet in visible if (rows := _read_cells(sheet))}
+        formulas = openpyxl.load_workbook(content) if any(map(_has_empty_column, sheets.values())) else None
+        unknown = [title for title in sheets if formulas and _holds_formulas(formulas[title])]
+    except _DAMAGED_EXCEL as error:
         raise DataFault(
             f"{path} cannot be read as an Excel file ({first_line(error).rstrip('.')}): save it as CSV."
         ) from error
-    columns = [str(column).strip() for column in sheet.columns]
-    rows = [
-        Row(number, dict(zip(columns, cells, strict=True)))
-        for number, cells in enumerate(sheet.itertuples(index=False, name=None), start=2)
-        if any(cells)
-    ]
-    return Table(path, columns, rows)
+    if unknown:
+        raise DataFault(f"{path}: sheet {unknown[0]} has formulas without saved values: save it in Excel, or as CSV.")
+    if len(sheets) > 1 and all(recognise_split(title) for title in sheets):
+        parts = [_build_table(path, rows, None, None, []) for rows in sheets.values()]
+        for title, part in zip(sheets, parts, strict=True):
+            for row in part.rows:
+                row.cells["split"] = title
+        columns = dict.fromkeys(column for part in parts for column in (*part.columns, "split"))
+        return Table(path, list(columns), [row for part in parts for row in part.rows][:max_rows])
+    longest = max(sheets, key=lambda title: len(sheets[title]), default="")
+    others = [title for title in sheets if title != longest]
+    notes = [f"Of {path.name} the sheet {longest} was read, and not {', '.join(others)}."] if others else []
+    return _build_table(path, sheets.get(longest, []), None, max_rows, notes)
+
+
+def _read_cells(sheet: Any) -> list[tuple[int, list[str]]]:
+    """List the rows of a sheet that hold something, each with its number."""
+    values = [[_show_cell(cell) for cell in row] for row in sheet.iter_rows()]
+    for merged in sheet.merged_cells.ranges:
+        for row in range(merged.min_row, merged.max_row):
+            values[row][merged.min_col - 1] = values[merged.min_row - 1][merged.min_col - 1]
+    return [(number, cells) for number, cells in enumerate(values, start=1) if any(cells)]
+
+
+def _show_cell(cell: Any) -> str:
+    value = cell.value
+    if value is None or cell.data_type == "e":  # an error, such as #REF!
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _has_empty_column(rows: list[tuple[int, list[str]]]) -> bool:
+    """Check for a column of which nothing but the header is known."""
+    return any(column[0] and not any(column[1:]) for column in zip(*(cells for _, cells in rows), strict=True))
+
+
+def _holds_formulas(sheet: Any) -> bool:
+    return any(cell.data_type == "f" for row in sheet.iter_rows() for cell in row)
 
 
 def _parse_delimited(
@@ -150,18 +223,31 @@ def _parse_delimited(
     # Strict: a stray quote would otherwise silently swallow the following rows.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    header = [column.strip() for column in columns or next(reader, [])]
-    rows: list[Row] = []
-    for cells in reader:
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-        if not any(cells):
-            continue
+    return _build_table(path, ((reader.line_num, cells) for cells in reader), columns, max_rows, notes)
+
+
+def _build_table(
+    path: Path,
+    rows: Iterable[tuple[int, list[str]]],
+    columns: Sequence[str] | None,
+    max_rows: int | None,
+    notes: list[str],
+) -> Table:
+    """Build a table of numbered rows; without `columns` its header is the first row of several cells, or the first."""
+    filled: Iterator[tuple[int, list[str]]] = ((number, cells) for number, cells in rows if any(cells))
+    if columns is None:
+        head = list(islice(filled, _NUM_LINES_LOOKED_AT))
+        start = next((n for n, (_, cells) in enumerate(head) if sum(map(bool, cells)) > 1), 0)
+        columns = head[start][1] if head else []
+        filled = chain(head[start + 1 :], filled)
+    header = [column.strip() for column in columns]
+    found = []
+    for number, cells in islice(filled, max_rows):
         fault = ""
-        if len(cells) > len(header):
-            fault = f"line {reader.line_num} has {len(cells)} cells, the header {len(header)}: quote the caption"
-        rows.append(Row(reader.line_num, dict(zip(header, cells, strict=False)), fault))
-    return Table(path, header, rows, notes)
+        if any(cells[len(header) :]):
+            fault = f"line {number} has {len(cells)} cells, the header {len(header)}: quote the caption"
+        found.append(Row(number, dict(zip(header, cells, strict=False)), fault))
+    return Table(path, header, found, notes)
 
 
 def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str]) -> Table:

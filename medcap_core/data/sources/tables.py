@@ -1,6 +1,7 @@
 """Tables of image paths and captions: the names of their columns, and their records."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,16 @@ from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.image_index import FolderImages
 from medcap_core.data.sources.json_cells import flatten_lists
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.rows import Table, is_table, read_rows
+from medcap_core.data.sources.rows import TABLE_SUFFIXES, Table, read_rows
 from medcap_core.errors import DataFault
 
 # Compared without regard to case, spaces, underscores and hyphens.
 PATH_COLUMNS = (
     "file_name", "image", "path", "image_path", "file", "file_path", "image_file", "image_file_name", "image_name",
-    "image_index", "img", "img_path",
+    "image_index", "img", "img_path", "images",
 )  # fmt: skip
 IMAGE_COLUMNS = (*PATH_COLUMNS, "dicom_id", "image_id", "id")
-CAPTION_COLUMNS = ("caption", "text", "report", "findings", "impression")
+CAPTION_COLUMNS = ("caption", "captions", "text", "report", "findings", "impression")
 # The coarsest first: a patient has several studies.
 CASE_COLUMNS = (
     "patient", "patient_id", "subject", "subject_id", "participant", "participant_id", "case", "case_id", "study",
@@ -29,7 +30,7 @@ ID_COLUMNS = ("id", "image_id")
 
 _OWN_NAMES = ("image", "caption")
 _JOINED_COLUMNS = ("findings", "impression")
-_SEPARATORS_IN_NAMES = re.compile(r"[\s_-]+")
+_SEPARATORS_IN_NAMES = re.compile(r"[\s_.-]+")
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,25 @@ USUAL_COLUMNS = TableColumns()
 
 
 def find_column(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """Find the first of `wanted` among the columns, ignoring case, spaces, underscores and hyphens."""
-    by_name = {_fold_name(column): column for column in reversed(columns)}
-    return next((by_name[_fold_name(name)] for name in wanted if _fold_name(name) in by_name), None)
+    """Find the first of `wanted` among the columns, by the same name, else by a like one.
+
+    Like are names that differ in case, in the form of their letters, or in spaces, dots, underscores and hyphens.
+    """
+    by_name = {_fold_name(column): column for column in reversed(columns)} | {column: column for column in columns}
+    return next((by_name[key] for name in wanted for key in (name, _fold_name(name)) if key in by_name), None)
 
 
 def _fold_name(column: str) -> str:
-    return _SEPARATORS_IN_NAMES.sub("", column).lower()
+    return _SEPARATORS_IN_NAMES.sub("", unicodedata.normalize("NFKC", column)).casefold()
 
 
 def require_columns(table: Table, wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """Find a column for each need in `wanted` (need -> accepted names). Raises DataFault for missing ones."""
+    if not table.columns:
+        raise DataFault(f"{table.path} is empty: it has no columns.")
     found = [find_column(table.columns, names) for names in wanted.values()]
+    if twice := [column for column in found if column is not None and table.columns.count(column) > 1]:
+        raise DataFault(f"{table.path} has several columns '{twice[0]}': rename all but one.")
     missing = [need for need, column in zip(wanted, found, strict=True) if column is None]
     if missing:
         raise DataFault(
@@ -84,7 +92,7 @@ def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = recognise_split(path.stem)
-        if split and is_table(path):
+        if split and path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
             found.setdefault(split, []).append(path)
     return found
 
@@ -134,7 +142,7 @@ def add_rows(
     for row, row_split in zip(table.rows, splits, strict=True):
         name = row.text(image_column).strip()
         record_id = (row.text(id_column).strip() if id_column else "") or name or f"{table.path.name} line {row.line}"
-        found = row.fault or (images.find(name) if name else "no image named")
+        found = row.fault or (images.find(name, row_split) if name else "no image named")
         if isinstance(found, str):
             reading.skip(row_split, record_id, found)
             continue

@@ -6,36 +6,48 @@ from pathlib import Path
 
 from medcap_core.data.sources.image_index import IMAGE_SUFFIXES
 from medcap_core.data.sources.reading import Reading
-from medcap_core.data.sources.rows import Row, Table
+from medcap_core.data.sources.rows import Row, Table, decode_text
 from medcap_core.data.sources.tables import add_rows
 
 
 def has_text_files(folder: Path) -> bool:
     """Check for an image with a text file beside it, in `folder` or below."""
-    return folder.is_dir() and any(image.with_suffix(".txt").is_file() for image in _walk_images(folder))
+    return folder.is_dir() and any(text is not None for _, text in _walk_images(folder))
 
 
 def read_text_files(folder: Path) -> Reading:
-    """Read the images in `folder` and below; the text file in UTF-8 is the caption.
+    """Read the images in `folder` and below; the text file (`a.txt`, else `a.png.txt`) is the caption.
 
-    Where all images lie in folders named by split, these are the splits.
+    Text is UTF-8, UTF-16 or cp1252. Where all images lie in folders named by split, these are the splits.
     """
     rows = []
-    for number, image in enumerate(_walk_images(folder), start=1):
-        text, caption, fault = image.with_suffix(".txt"), "", ""
-        try:
-            caption = text.read_text("utf-8-sig") if text.is_file() else ""
-        except UnicodeDecodeError as error:
-            fault = f"{text.name} is not UTF-8 (byte {error.start})"
-        if not text.is_file():
-            fault = f"there is no {text.name} beside it"
+    encodings: dict[str, int] = {}
+    for number, (image, text) in enumerate(_walk_images(folder), start=1):
+        caption = fault = ""
+        if text is None:
+            fault = f"there is no {image.stem}.txt beside it"
+        else:
+            try:
+                caption, encoding = decode_text(text.read_bytes())
+                encodings[encoding] = encodings.get(encoding, 0) + 1
+            except UnicodeDecodeError as error:
+                fault = f"{text.name} is not UTF-8, UTF-16 or cp1252 (byte {error.start})"
         rows.append(Row(number, {"image": str(image.relative_to(folder)), "caption": caption}, fault))
     reading = Reading(splits_by_user=True)
-    add_rows(reading, Table(folder / "*.txt", ["image", "caption"], rows))
+    notes = [
+        f"{count:,} text files are not UTF-8; they were read as {name}." for name, count in encodings.items() if name
+    ]
+    add_rows(reading, Table(folder / "*.txt", ["image", "caption"], rows, notes))
     return reading
 
 
-def _walk_images(folder: Path) -> Iterator[Path]:
+def _walk_images(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield each image, and the text file beside it, in any case."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(names) if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES)
+        texts = {name.lower(): name for name in names if name.lower().endswith(".txt")}
+        for name in sorted(names):
+            if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+                beside = (texts.get(f"{stem}.txt".lower()) for stem in (name.rpartition(".")[0], name))
+                found = (Path(parent, text) for text in beside if text is not None)
+                yield Path(parent, name), next((path for path in found if path.is_file()), None)

@@ -43,6 +43,8 @@ def test_coco_captions_keep_the_captions_of_an_image_together(images: Path) -> N
             {"id": 2, "image_id": "8", "caption": "other"},
             {"id": 3, "image_id": 7, "caption": "two"},
             {"id": 4, "image_id": 9, "caption": "lost"},
+            {"id": 5, "image_id": 8, "bbox": [0, 0, 1, 1], "segmentation": []},
+            {"id": 6, "image_id": 8, "caption": None},
         ],
     }
     reading = read_annotations(write(images / "annotations" / "captions.json", content))
@@ -53,7 +55,10 @@ def test_coco_captions_keep_the_captions_of_an_image_together(images: Path) -> N
         ("7", "p0", ("one", "two")),
         ("8", None, ("other",)),
     ]
-    assert reading.skipped == [SkippedRecord("train", "9", "no image named")]
+    assert reading.skipped == [
+        SkippedRecord("train", "8", "empty caption"),
+        SkippedRecord("train", "9", "no image named"),
+    ]
     assert reading.notes == ["captions.json was read as COCO captions."]
 
 
@@ -168,15 +173,21 @@ MALFORMED = [
     ('{"images": [4], "annotations": []}', "images: entry 0 is not an object"),
     ('{"images": [{"id": 1}], "annotations": []}', "images: entry 0 has no file_name"),
     ('{"images": [{"id": [1], "file_name": "a"}], "annotations": []}', "images: entry 0 has no id"),
-    ('{"images": [], "annotations": [{"image_id": 1}]}', "annotations: entry 0 has no caption"),
+    ('{"images": [], "annotations": [{"image_id": 1}]}', "no annotation has a caption: give COCO's file of captions"),
     ('{"train": {"a": 1}}', "train is not a list"),
     ('{"train": [5]}', "train: entry 0 is not an object"),
     ('[{"image": "0.png"}]', "no column for the caption"),
     ('[{"image": {"x": 1}, "caption": "a"}]', "line 1: image is not text"),
     ('[{"image": "images/0.png", "caption": 5, "id": {"x": []}}]', "train images/0.png: line 1: id is not text"),
     ('[{"image": "images/0.png", "caption": "a", "split": 3}]', "column split holds '3'"),
-    ("[]", "no column for the image"),
+    ("[]", "is empty"),
 ]
+
+
+def test_records_by_image_name(images: Path) -> None:
+    content = {f"{index}.png": {"caption": str(index), "patient": "p"} for index in range(2)}
+    (first, second) = read_annotations(write(images / "a.json", content)).splits["train"]
+    assert (first.caption, second.caption, second.case) == ("0", "1", "p")
 
 
 @pytest.mark.parametrize(("content", "reason"), MALFORMED)
@@ -216,6 +227,8 @@ def test_a_text_file_beside_each_image(tmp_path: Path, draw_image: DrawImage) ->
             if index < 2:
                 write(image.with_suffix(".txt"), f"\ufeff{split}\n{index}")
     (tmp_path / "val" / "1.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "test" / "1.txt").rename(tmp_path / "test" / "1.TXT").write_text("test 1", "utf-16")
+    (tmp_path / "test" / "0.txt").rename(tmp_path / "test" / "0.png.txt")
     data = load_data(str(tmp_path))
     assert data.kind == "images with a text file beside each"
     assert {split: named(records) for split, records in data.splits.items()} == {
@@ -224,7 +237,8 @@ def test_a_text_file_beside_each_image(tmp_path: Path, draw_image: DrawImage) ->
         "test": [("0.png", "test 0"), ("1.png", "test 1")],
     }
     assert SkippedRecord("train", "train/2.png", "there is no 2.txt beside it") in data.skipped
-    assert SkippedRecord("validation", "val/1.png", "1.txt is not UTF-8 (byte 0)") in data.skipped
+    assert SkippedRecord("validation", "val/1.png", "1.txt is not UTF-8, UTF-16 or cp1252 (byte 2)") in data.skipped
+    assert "1 text files are not UTF-8; they were read as UTF-16." in data.notes
     assert read_text_files(tmp_path / "val").splits.keys() == {"train"}
 
 

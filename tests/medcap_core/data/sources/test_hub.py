@@ -283,6 +283,28 @@ def test_webdatasets(tmp_path: Path, suffix: str) -> None:
     ]
 
 
+NO_TARS = {
+    "lacking": (
+        {"a.png": b"", "a.txt": b"", "b.png": b""},
+        "1 of its 2 samples lack a file that others have, such as b.txt",
+    ),
+    "pickle": ({"a.png": b"", "a.pth": b""}, "holds .pth files, which run code when they are read"),
+}
+
+
+@pytest.mark.parametrize(("members", "reason"), NO_TARS.values(), ids=NO_TARS)
+def test_webdatasets_that_cannot_be_read_whole(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
+    with tarfile.open(tmp_path / "0001.tar", "w") as archive:
+        for name, content in members.items():
+            add_member(archive, name, content)
+    with pytest.raises(DataFault, match=reason):
+        load_data(str(tmp_path))
+    content = (tmp_path / "0001.tar").read_bytes()
+    (tmp_path / "0001.tar").write_bytes(content[: content.index(b"a.png") + 700])
+    with pytest.raises(DataFault, match="ends too early: it was cut off"):
+        load_data(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive" * 99, bytes(600)])
 def test_broken_webdatasets(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train.tar").write_bytes(content)

@@ -72,6 +72,14 @@ def test_a_damaged_archive_is_named(folder: Path) -> None:
     assert FolderImages(folder).find("a.JPG") == ImageFile(folder / "a.JPG")
     with pytest.raises(DataFault, match=r"pictures\.zip is not a whole zip archive"):
         FolderImages(folder).find("elsewhere.png")
+    (folder / "pictures.zip").unlink()
+    with zipfile.ZipFile(folder / "locked.zip", "w") as archive:
+        archive.writestr("elsewhere.png", b"")
+    content = bytearray((folder / "locked.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # says that it is encrypted
+    (folder / "locked.zip").write_bytes(content)
+    with pytest.raises(DataFault, match=r"locked\.zip is protected by a password: unpack it"):
+        FolderImages(folder).find("elsewhere.png")
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_without_a_header_only_the_published_form_is_read(folder: Path, content:
 def test_a_table_without_reports_names_what_it_needs(folder: Path) -> None:
     path = write(folder, "t.csv", "path,diagnosis\na.nii.gz,AD\n")
     with pytest.raises(
-        DataFault, match=r"column for the report \(accepted: report, caption, text, findings, impression\)"
+        DataFault, match=r"column for the report \(accepted: report, caption, captions, text, findings, impression\)"
     ):
         load_data(str(path))
 

@@ -2,7 +2,10 @@
 
 import json
 import sys
+import zipfile
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +30,7 @@ def folder(tmp_path: Path, draw_image: DrawImage) -> Path:
 
 def write(folder: Path, name: str, content: str) -> Path:
     path = folder / name
-    path.write_bytes(content.encode())
+    path.write_bytes(content.encode("latin-1") if name.endswith(".xls") else content.encode())
     return path
 
 
@@ -121,7 +124,9 @@ def test_splits_from_the_folders_of_the_paths(tmp_path: Path, draw_image: DrawIm
     [
         ("d.csv", "foo,caption\na.png,x\n", "no column for the image .*its columns are foo, caption"),
         ("d.csv", "path,foo\na.png,x\n", "no column for the caption"),
-        ("d.csv", "", "its columns are none"),
+        ("d.csv", "", r"d\.csv is empty"),
+        ("d.csv", "path,caption,caption\na.png,x,y\n", "several columns 'caption': rename all but one"),
+        ("d.xls", "\xd0\xcf\x11\xe0 ...", "Excel file of the old format or with a password"),
         ("d.csv", 'path,caption\na.png,"never closed\n100%.png,x\n', "broken quoting"),
         ("d.csv", "path,caption,split\na.png,x,fold1\n", "column split holds 'fold1'"),
         ("d.jsonl", '{"path": "a.png", "text": "x"}\n{oops}\n', "line 2 is not JSON"),
@@ -141,6 +146,7 @@ def test_broken_files_are_faults(folder: Path, name: str, content: str, message:
         ("utf-16", "d.csv is not UTF-8; it was read as UTF-16."),
         ("utf-16-le", "d.csv is not UTF-8; it was read as UTF-16."),
         ("utf-16-be", "d.csv is not UTF-8; it was read as UTF-16."),
+        ("utf-32", "d.csv is not UTF-8; it was read as UTF-32."),
         (
             "cp1252",
             "d.csv is not UTF-8; it was read as cp1252 (Western European Windows); save it as UTF-8 if letters with "
@@ -177,6 +183,26 @@ def test_columns_by_their_usual_names(folder: Path, header: str, caption: str) -
     assert record.case == ("no effusion" if "Study ID" in header else None)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Image.Name,Ｃａｐｔｉｏｎ\na.png,x\n",
+        "Image\u00a0Path,CAPTIONS,\na.png,x,\n",
+        "caption,Image,image\nx,nope,a.png\n",
+        "sep=;\nimage;caption\na.png;x\n",
+        "\n\n# exported, no doubt\nimage;caption\na.png;x\n",
+        "A title\nimage\tcaption\tone, two, three\na.png\tx\t1\n",
+        "image,caption\na.png,x,,\n",
+        "image,caption\n100%.png,NaN\na.png,x\n",
+        "image,caption\ra.png,x\r",
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "txt"])
+def test_what_people_call_a_csv_file(folder: Path, content: str, suffix: str) -> None:
+    (record,) = read_table(write(folder, f"d.{suffix}", content)).splits["train"]
+    assert (record.id, record.caption) == ("a.png", "x")
+
+
 def test_columns_by_names_of_ones_own(folder: Path) -> None:
     path = write(folder, "d.csv", "caption,scan_ref,Befund\nwrong,a.png,right\n")
     (record,) = read_table(path, TableColumns("scan_ref", "befund")).splits["train"]
@@ -198,9 +224,49 @@ def test_excel(folder: Path) -> None:
     sheet.assign(case=[7, None, 8]).to_excel(folder / "d.xlsx", index=False)
     records = load_rows(folder / "d.xlsx")
     assert [(record.id, record.caption) for record in records] == [("a.png", "one"), ("100%.png", "NA")]
+    with zipfile.ZipFile(folder / "d.xlsx") as whole, zipfile.ZipFile(folder / "cut.xlsx", "w") as cut:
+        for name in whole.namelist():
+            cut.writestr(name, whole.read(name)[:-9])
     (folder / "bad.xlsx").write_bytes(b"junk")
-    with pytest.raises(DataFault, match=r"bad\.xlsx cannot be read as an Excel file \(.*\): save it as CSV"):
-        read_table(folder / "bad.xlsx")
+    for name in ("bad", "cut"):
+        with pytest.raises(DataFault, match=rf"{name}\.xlsx cannot be read as an Excel file \(.*\): save it as CSV"):
+            read_table(folder / f"{name}.xlsx")
+
+
+def fill_sheet(sheet: Any, rows: list[list[object]]) -> None:
+    for row in rows:
+        sheet.append(row)
+
+
+def test_what_excel_files_hold(folder: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="Excel files need the extra excel")
+    book = openpyxl.Workbook()
+    fill_sheet(book.active, [["Please read"], ["me"]])
+    sheet = book.create_sheet("data")
+    rows = [
+        ["Lungs, 2024"],
+        [],
+        ["Patient", "Image", "Caption"],
+        ["p", "a.png", date(2024, 1, 2)],
+        [None, "100%.png", 3.0],
+    ]
+    fill_sheet(sheet, rows)
+    sheet.merge_cells("A4:A5")
+    book.save(folder / "d.xlsx")
+    reading = read_table((folder / "d.xlsx").rename(folder / "d.csv"))  # by its content
+    found = [(record.id, record.caption, record.case) for record in reading.splits["train"]]
+    assert found == [("a.png", "2024-01-02 00:00:00", "p"), ("100%.png", "3", "p")]
+    assert reading.notes == ["Of d.csv the sheet data was read, and not Sheet."]
+    book.active.title, sheet.title = "val", "train"
+    fill_sheet(book["val"], [["Image", "Caption"], ["sub/b.v2.png", "two"]])
+    book["val"].delete_rows(1, 2)
+    book.save(folder / "d.xlsx")
+    splits = {split: [r.id for r in part] for split, part in read_table(folder / "d.xlsx").splits.items()}
+    assert splits == {"validation": ["sub/b.v2.png"], "train": ["a.png", "100%.png"]}
+    book["val"]["B2"] = '="a"&"b"'
+    book.save(folder / "d.xlsx")
+    with pytest.raises(DataFault, match=r"d\.xlsx: sheet val has formulas without saved values"):
+        read_table(folder / "d.xlsx")
 
 
 def load_rows(path: Path) -> list[Record]:
@@ -239,6 +305,14 @@ def test_a_table_for_each_split(tmp_path: Path, draw_image: DrawImage) -> None:
     write(tmp_path, "val.csv", "path,caption\n")
     with pytest.raises(DataFault, match=r"holds dev\.tsv and val\.csv, tables of one split: keep one of them"):
         load_data(str(tmp_path))
+
+
+def test_images_of_one_name_in_folders_named_by_split(tmp_path: Path, draw_image: DrawImage) -> None:
+    for level, split in enumerate(("train", "val", "test")):
+        draw_image(tmp_path / "images" / split / "1.png", level)
+        write(tmp_path, f"{split}.csv", "path,caption\n1.png,x\n")
+    images = [record.image for part in load_data(str(tmp_path)).splits.values() for record in part]
+    assert [getattr(image, "path", tmp_path).parent.name for image in images] == ["train", "val", "test"]
 
 
 def test_rows_of_one_image_are_references_of_one_record(tmp_path: Path, draw_image: DrawImage) -> None:
