@@ -109,7 +109,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
     best, value = points[0]
     summary = (
         f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "
-        f"{len(points)} trials. The best is {objective.show(best.best_score)} at {show_plain(value)}."
+        f"{len(points)} trials. The best is {objective.show(best.best_score)} at {show_plain(value).rstrip('.')}."
     )
     title = f"{objective.title} against {title_knob(knob)[0].lower()}{title_knob(knob)[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)

@@ -7,6 +7,7 @@ _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$"}
+    | {"[": "{[}"}  # after the end of a row it would open that command's option
 )
 _MATHS: tuple[Kind, ...] = ("score", "difference", "number")
 """Kinds of figures whose hyphen is a minus."""

@@ -14,7 +14,7 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     `answers` follow the generation prompt with the end of the assistant's turn, if any.
     """
     kind = folder.name.partition("-")[0]
-    if kind.startswith(("qwen", "internvl")):
+    if kind.startswith(("qwen", "internvl", "llava_onevision")):
         return _lay_out_by_hand(folder, images, prompt, answers)
     processor = AutoProcessor.from_pretrained(folder)
     rows = answers if answers is not None else [""] * len(images)
@@ -26,7 +26,8 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     if processor.chat_template:
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
         start = processor.apply_chat_template([user], add_generation_prompt=True)
-        ends = {"idefics3": "<end_of_utterance>", "smolvlm": "<end_of_utterance>", "gemma3": "<|im_end|>"}
+        turns = dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "<end_of_utterance>")
+        ends = turns | {"gemma3": "<|im_end|>"}
         end = ends.get(kind, "</s>")
         space = " " if kind.startswith("llava") else ""
         texts = [f"{start}{space}{row}{end}" for row in rows] if answers is not None else [start] * len(images)
@@ -41,11 +42,13 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
 
 
 def _lay_out_by_hand(folder: Path, images: list[Image.Image], prompt: str, answers: list[str] | None) -> Any:
-    """As the processors of Qwen-VL and InternVL do, which cannot be made without torchvision."""
+    """As the processors of Qwen-VL, InternVL and LLaVA-OneVision do, which cannot be made without torchvision."""
     pixels = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if folder.name.startswith("internvl"):
         image = f"<img>{'<IMG_CONTEXT>' * 4}</img>\n"
+    elif folder.name.startswith("llava_onevision"):
+        image = f"{'<image>' * (9 + 3 * 4)}\n"
     else:
         num_tokens = int(pixels["image_grid_thw"][0].prod()) // 4
         image = f"<|vision_start|>{'<|image_pad|>' * num_tokens}<|vision_end|>"

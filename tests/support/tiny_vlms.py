@@ -1,6 +1,5 @@
 """Very small random vision-language models of transformers in true Hub format, their tokenizers built here."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,15 @@ from transformers import (
     GitConfig,
     GitForCausalLM,
     GitProcessor,
-    GotOcr2ImageProcessor,
     Idefics3Config,
     Idefics3ImageProcessor,
     Idefics3Processor,
-    InternVLConfig,
     LlavaConfig,
-    LlavaNextConfig,
-    LlavaNextImageProcessor,
-    LlavaNextProcessor,
     LlavaProcessor,
     PaliGemmaConfig,
     PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
-    Qwen2VLConfig,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
     SiglipImageProcessor,
@@ -45,7 +38,7 @@ WIDTH, MLP, LAYERS, HEADS, POSITIONS = 32, 56, 2, 4, 128
 VISION_WIDTH, VISION_MLP = 24, 40
 SPREAD = 0.3
 
-_TEXT = {
+TEXT = {
     "hidden_size": WIDTH,
     "intermediate_size": MLP,
     "num_hidden_layers": LAYERS,
@@ -55,7 +48,7 @@ _TEXT = {
     "max_position_embeddings": POSITIONS,
     "initializer_range": SPREAD,
 }
-_TOWER = {
+TOWER = {
     "hidden_size": VISION_WIDTH,
     "intermediate_size": VISION_MLP,
     "num_hidden_layers": 3,
@@ -64,12 +57,12 @@ _TOWER = {
     "patch_size": 16,
     "initializer_range": SPREAD,
 }
-_CHAT = (
+CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_VICUNA = (
+VICUNA = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
@@ -77,7 +70,7 @@ _VICUNA = (
 )
 
 
-def _build_tokenizer(*tokens: str, **roles: str) -> PreTrainedTokenizerFast:
+def build_tokenizer(*tokens: str, **roles: str) -> PreTrainedTokenizerFast:
     tokenizer = build_byte_tokenizer(begins=False)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     added = PreTrainedTokenizerFast(
@@ -87,7 +80,7 @@ def _build_tokenizer(*tokens: str, **roles: str) -> PreTrainedTokenizerFast:
     return added
 
 
-def _build_network(config: Any, seed: int, make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config) -> Any:
+def build_network(config: Any, seed: int, make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config) -> Any:
     network = build(lambda: make(config), seed, SPREAD)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -101,14 +94,14 @@ def _build_network(config: Any, seed: int, make: Callable[[Any], Any] = AutoMode
     return network
 
 
-def _save(
+def save_checkpoint(
     directory: Path,
     config: Any,
     processor: Any,
     seed: int,
     make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
 ) -> Path:
-    network = _build_network(config, seed, make)
+    network = build_network(config, seed, make)
     network.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     network.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     network.save_pretrained(directory)
@@ -116,14 +109,14 @@ def _save(
     return directory
 
 
-def _save_qwen(
+def save_qwen(
     directory: Path, config_class: Any, vision: dict[str, Any], seed: int, text: dict[str, Any] | None = None
 ) -> Path:
     names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = _build_tokenizer(*names, eos_token="<|im_end|>")
+    tokenizer = build_tokenizer(*names, eos_token="<|im_end|>")
     ids = dict(zip(names, tokenizer.convert_tokens_to_ids(list(names)), strict=True))
     config = config_class(
-        text_config=_TEXT
+        text_config=TEXT
         | {
             "vocab_size": len(tokenizer),
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0},
@@ -135,7 +128,7 @@ def _save_qwen(
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    network = _build_network(config, seed)
+    network = build_network(config, seed)
     network.generation_config.eos_token_id = [ids["<|im_end|>"], 0]
     network.generation_config.pad_token_id = 0
     network.save_pretrained(directory)
@@ -143,7 +136,7 @@ def _save_qwen(
     Qwen2VLImageProcessor(
         patch_size=vision["patch_size"], merge_size=2, image_mean=MEAN, image_std=STD
     ).save_pretrained(directory)
-    tokenizer.chat_template = _CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    tokenizer.chat_template = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -154,7 +147,7 @@ def save_tiny_qwen2_5_vl(directory: Path, *, seed: int = 0) -> Path:
         "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 48,
         "fullatt_block_indexes": [1], "initializer_range": SPREAD,
     }  # fmt: skip
-    return _save_qwen(directory, Qwen2_5_VLConfig, vision, seed)
+    return save_qwen(directory, Qwen2_5_VLConfig, vision, seed)
 
 
 def save_tiny_qwen3_vl(directory: Path, *, seed: int = 0) -> Path:
@@ -163,41 +156,17 @@ def save_tiny_qwen3_vl(directory: Path, *, seed: int = 0) -> Path:
         "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1], "initializer_range": SPREAD,
     }  # fmt: skip
-    return _save_qwen(directory, Qwen3VLConfig, vision, seed)
-
-
-def save_tiny_qwen2_vl(directory: Path, *, seed: int = 0) -> Path:
-    vision = {
-        "depth": 2, "embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2, "num_heads": 4, "patch_size": 12,
-        "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": SPREAD,
-    }  # fmt: skip
-    return _save_qwen(directory, Qwen2VLConfig, vision, seed)
-
-
-def save_tiny_qwen3_5(directory: Path, *, seed: int = 0) -> Path:
-    """Layers of linear attention beside one of full attention."""
-    from transformers import Qwen3_5Config  # younger than the family's other models
-
-    vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
-        "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
-        "initializer_range": SPREAD,
-    }  # fmt: skip
-    text = {
-        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-        "linear_num_key_heads": 4, "linear_num_value_heads": 4,
-    }  # fmt: skip
-    return _save_qwen(directory, Qwen3_5Config, vision, seed, text)
+    return save_qwen(directory, Qwen3VLConfig, vision, seed)
 
 
 def save_tiny_idefics3(directory: Path, *, smol: bool = False, seed: int = 0) -> Path:
     """Idefics3, or SmolVLM; an image of 48 pixels is 4 tokens, one of 96 is split into 4 and a whole."""
     parts = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     special = ("<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>")
-    tokenizer = _build_tokenizer(*special, "<global-img>", *parts, eos_token="<end_of_utterance>")
+    tokenizer = build_tokenizer(*special, "<global-img>", *parts, eos_token="<end_of_utterance>")
     config = (SmolVLMConfig if smol else Idefics3Config)(
-        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | _TEXT,
-        vision_config=_TOWER | {"patch_size": 12},
+        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"patch_size": 12},
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
@@ -205,109 +174,60 @@ def save_tiny_idefics3(directory: Path, *, smol: bool = False, seed: int = 0) ->
     images = Idefics3ImageProcessor(
         size={"longest_edge": 192}, max_image_size={"longest_edge": 48}, image_mean=MEAN, image_std=STD
     )
-    template = _CHAT.replace("<|im_end|>", "<end_of_utterance>").replace("IMAGE", "<image>")
-    return _save(directory, config, Idefics3Processor(images, tokenizer, 4, chat_template=template), seed)
+    template = CHAT.replace("<|im_end|>", "<end_of_utterance>").replace("IMAGE", "<image>")
+    return save_checkpoint(directory, config, Idefics3Processor(images, tokenizer, 4, chat_template=template), seed)
 
 
 def save_tiny_paligemma(directory: Path, *, seed: int = 0) -> Path:
-    tokenizer = _build_tokenizer("<bos>", "<eos>", "<image>", bos_token="<bos>", eos_token="<eos>")
+    tokenizer = build_tokenizer("<bos>", "<eos>", "<image>", bos_token="<bos>", eos_token="<eos>")
     images = SiglipImageProcessor(size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD)
     images.image_seq_length = 9
     processor = PaliGemmaProcessor(images, tokenizer)
     config = PaliGemmaConfig(
-        text_config={"model_type": "gemma", "pad_token_id": 0, "vocab_size": len(tokenizer)} | _TEXT,
-        vision_config=_TOWER | {"model_type": "siglip_vision_model", "projection_dim": WIDTH, "vision_use_head": False},
+        text_config={"model_type": "gemma", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"model_type": "siglip_vision_model", "projection_dim": WIDTH, "vision_use_head": False},
         projection_dim=WIDTH,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    return _save(directory, config, processor, seed)
+    return save_checkpoint(directory, config, processor, seed)
 
 
 def save_tiny_gemma3(directory: Path, *, seed: int = 0) -> Path:
     roles = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
     special = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", *roles.values())
-    tokenizer = _build_tokenizer(*special, bos_token="<bos>", eos_token="<eos>")
+    tokenizer = build_tokenizer(*special, bos_token="<bos>", eos_token="<eos>")
     tokenizer._set_model_specific_special_tokens(roles)
     images = Gemma3ImageProcessor(size={"height": 48, "width": 48}, image_seq_length=4, image_mean=MEAN, image_std=STD)
-    template = "{{ bos_token }}" + _CHAT.replace("IMAGE", "<start_of_image>")
+    template = "{{ bos_token }}" + CHAT.replace("IMAGE", "<start_of_image>")
     config = Gemma3Config(
-        text_config={"pad_token_id": 0, "vocab_size": len(tokenizer), "sliding_window": 32} | _TEXT,
-        vision_config=_TOWER | {"image_size": 48, "patch_size": 12, "vision_use_head": False},
+        text_config={"pad_token_id": 0, "vocab_size": len(tokenizer), "sliding_window": 32} | TEXT,
+        vision_config=TOWER | {"image_size": 48, "patch_size": 12, "vision_use_head": False},
         mm_tokens_per_image=4,
         image_token_id=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         boi_token_id=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_id=tokenizer.convert_tokens_to_ids("<end_of_image>"),
     )
-    return _save(directory, config, Gemma3Processor(images, tokenizer, template, image_seq_length=4), seed)
+    return save_checkpoint(directory, config, Gemma3Processor(images, tokenizer, template, image_seq_length=4), seed)
 
 
 def save_tiny_llava(directory: Path, *, seed: int = 0) -> Path:
     """As llava-1.5: a CLIP tower read before its last layer, without its class token."""
-    tokenizer = _build_tokenizer("</s>", "<image>", eos_token="</s>")
+    tokenizer = build_tokenizer("</s>", "<image>", eos_token="</s>")
     images = CLIPImageProcessor(
         size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD
     )
     processor = LlavaProcessor(
-        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=_VICUNA,
+        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=VICUNA,
         num_additional_image_tokens=1,
     )  # fmt: skip
     config = LlavaConfig(
-        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | _TEXT,
-        vision_config=_TOWER | {"model_type": "clip_vision_model", "projection_dim": VISION_WIDTH},
+        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": VISION_WIDTH},
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    return _save(directory, config, processor, seed)
-
-
-def save_tiny_llava_next(directory: Path, *, seed: int = 0) -> Path:
-    """As llava-1.6: the image whole and in parts, with a new-line token after each row of patches."""
-    tokenizer = _build_tokenizer("</s>", "<image>", eos_token="</s>")
-    points = [[96, 96], [48, 96]]
-    images = LlavaNextImageProcessor(
-        size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_grid_pinpoints=points, image_mean=MEAN,
-        image_std=STD,
-    )  # fmt: skip
-    processor = LlavaNextProcessor(
-        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=_VICUNA,
-        num_additional_image_tokens=1,
-    )  # fmt: skip
-    config = LlavaNextConfig(
-        text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | _TEXT,
-        vision_config=_TOWER | {"model_type": "clip_vision_model", "projection_dim": VISION_WIDTH},
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_grid_pinpoints=points,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    return _save(directory, config, processor, seed)
-
-
-def save_tiny_internvl(directory: Path, *, seed: int = 0) -> Path:
-    roles = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    roles["video_token"] = "<video>"
-    tokenizer = _build_tokenizer("<|im_start|>", "<|im_end|>", *roles.values(), eos_token="<|im_end|>")
-    tokenizer._set_model_specific_special_tokens(roles)
-    config = InternVLConfig(
-        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer)} | _TEXT,
-        vision_config=_TOWER | {"image_size": [48, 48], "patch_size": [12, 12]},
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=4,
-    )
-    network = _build_network(config, seed)
-    network.generation_config.eos_token_id = tokenizer.eos_token_id
-    network.generation_config.pad_token_id = 0
-    network.save_pretrained(directory)
-    images = GotOcr2ImageProcessor(
-        size={"height": 48, "width": 48}, crop_to_patches=False, image_mean=MEAN, image_std=STD
-    )
-    images.save_pretrained(directory)
-    tokenizer.chat_template = _CHAT.replace("IMAGE", "<IMG_CONTEXT>\n")
-    tokenizer.save_pretrained(directory)
-    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
-    (directory / "processor_config.json").write_text(json.dumps(settings))
-    return directory
+    return save_checkpoint(directory, config, processor, seed)
 
 
 def save_tiny_git(directory: Path, *, seed: int = 0) -> Path:
@@ -316,12 +236,12 @@ def save_tiny_git(directory: Path, *, seed: int = 0) -> Path:
         size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD
     )
     config = GitConfig(
-        vision_config=_TOWER, vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=MLP,
+        vision_config=TOWER, vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=MLP,
         num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=40, initializer_range=SPREAD,
         bos_token_id=tokenizer.cls_token_id, eos_token_id=tokenizer.sep_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     tokenizer.eos_token = "[SEP]"
-    return _save(directory, config, GitProcessor(images, tokenizer), seed, GitForCausalLM)
+    return save_checkpoint(directory, config, GitProcessor(images, tokenizer), seed, GitForCausalLM)
 
 
 MAKERS: dict[str, Callable[..., Path]] = {
@@ -334,10 +254,3 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "llava": save_tiny_llava,
     "git": save_tiny_git,
 }
-FURTHER: dict[str, Callable[..., Path]] = {
-    "qwen2_vl": save_tiny_qwen2_vl,
-    "qwen3_5": save_tiny_qwen3_5,
-    "llava_next": save_tiny_llava_next,
-    "internvl": save_tiny_internvl,
-}
-"""Others of the family, which no line of it was written for."""

@@ -40,6 +40,11 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
         *_, last = traceback.extract_tb(error.__traceback__)
         if not isinstance(error, known) and Path(last.filename).is_relative_to(_PACKAGE):
             raise
+        if isinstance(error, ImportError):
+            raise ModelFault(
+                f"{key}: transformers needs a package for it that is not installed "
+                f"({first_line(error).partition('. ')[0]}); install that, or take another model."
+            ) from error
         if Path(source).is_dir():
             if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
                 Path(source).glob("*.safetensors"), None

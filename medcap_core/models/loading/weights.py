@@ -83,8 +83,9 @@ def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
     if not takes_any_size(image_processor):
         image_processor.size = {"height": size, "width": size}
     else:
-        if bounds.get("shortest_edge") is not None:  # both in pixels of the whole image
-            image_processor.size = {"shortest_edge": size**2, "longest_edge": size**2}
+        if bounds.get("shortest_edge") is not None:  # Qwen-VL's, which merge patches, in pixels of the whole image
+            bound = size**2 if hasattr(image_processor, "merge_size") else size
+            image_processor.size = {"shortest_edge": bound, "longest_edge": bound}
         else:
             image_processor.size = {"longest_edge": size}
         image_processor.square_size = size  # saved with it, since these bounds do not always tell

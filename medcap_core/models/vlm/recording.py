@@ -16,6 +16,15 @@ from medcap_core.models.captioner import RecordedAttention
 if TYPE_CHECKING:
     from medcap_core.models.vlm.captioner import VlmCaptioner
 
+_ROW_BY_ROW = frozenset(
+    {
+        "gemma3", "git", "idefics3", "internvl", "llava", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl",
+        "smolvlm",
+    }
+)  # fmt: skip
+"""`model_type`s whose image tokens were found to lie row by row where their patches do; latents of a resampler do not.
+"""
+
 Model = TypeVar("Model", bound="VlmCaptioner")
 
 
@@ -38,8 +47,14 @@ def record_attention(recorder: "VlmCaptioner", pixels: Tensor, input_ids: Tensor
     """Record attention while the texts `input_ids` (B, T) are given for uint8 pixels (B, 3, S, S).
 
     The first of the T tokens stands for the prompt with its image. Layers without attention scores, as of linear
-    attention, are left out. Raises ModelFault where the image's tokens are no square of patches.
+    attention, are left out. Raises ModelFault where the image's tokens are not known to be a square of patches.
     """
+    model_type, name = recorder.network.config.model_type, recorder.network.name_or_path
+    if model_type not in _ROW_BY_ROW:
+        raise ModelFault(
+            f"model {name}: it is not known on which patches the image tokens of a {model_type} lie, so no map is "
+            f"drawn; there are maps for {', '.join(sorted(_ROW_BY_ROW))}."
+        )
     with torch.no_grad():
         encoded = recorder.encode_images(pixels)
     prompt = recorder.prompt_layout.ids.to(input_ids.device)
@@ -47,7 +62,7 @@ def record_attention(recorder: "VlmCaptioner", pixels: Tensor, input_ids: Tensor
     side = math.isqrt(len(places))
     if side**2 != len(places):
         raise ModelFault(
-            f"model {recorder.network.name_or_path}: an image of {recorder.geometry.size} pixels is {len(places)} "
+            f"model {name}: an image of {recorder.geometry.size} pixels is {len(places)} "
             "tokens here, which are no square of patches that a map could be drawn on; give a run whose image_size "
             "the model does not split into parts."
         )

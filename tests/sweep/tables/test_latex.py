@@ -10,7 +10,7 @@ def test_a_table_is_escaped_and_keeps_its_figures() -> None:
     rows = (
         {"row": "best", "label": r"lora_rank 8 \input{x}", "CIDEr": Estimate(2.5, 2.25, 2.75)},
         {"row": "zero_shot", "label": "50% <p>~^|#$", "CIDEr": Estimate(-0.25, std=0.125)},
-        {"row": "prior", "label": "prior\nof two lines", "CIDEr": None},
+        {"row": "prior", "label": "[prior]\nof two lines", "CIDEr": None},
     )
     table = Table("test", "Scores\non test", columns, rows, emphasised=frozenset({0}), notes=("Ranges are 95%.",))
     assert format_latex(table).splitlines() == [
@@ -23,7 +23,7 @@ def test_a_table_is_escaped_and_keeps_its_figures() -> None:
         r"\midrule",
         r"\textbf{lora\_rank 8 \textbackslash{}input\{x\}} & \textbf{2.500 (2.250 to 2.750)} \\",
         r"50\% \textless{}p\textgreater{}\textasciitilde{}\textasciicircum{}\textbar{}\#\$ & $-$0.250 $\pm$ 0.125 \\",
-        r"prior of two lines & -- \\",
+        r"{[}prior] of two lines & -- \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]

@@ -20,6 +20,7 @@ from medcap_core.models import (
     load_trial_captioner,
     resolve_model,
 )
+from medcap_core.models.loading.load_faults import name_load_faults
 from tests.support.tiny_blip import tiny_config
 
 Break = Callable[[Path], object]
@@ -110,6 +111,13 @@ def test_a_name_that_is_no_model_is_told_apart(tiny_blip: Path, tmp_path: Path, 
     with pytest.raises(ModelFault, match=expected) as caught:
         load_captioner(name)
     assert str(caught.value).startswith(f"model {name}: ")
+
+
+def test_a_package_that_transformers_lacks_is_named(tmp_path: Path) -> None:
+    text = "PixtralProcessor requires the Torchvision library but it was not found in your environment. Check out\nmore"
+    expected = r"^model m: transformers needs a package .* \(PixtralProcessor .* environment\); install that"
+    with pytest.raises(ModelFault, match=expected), name_load_faults("model m", str(tmp_path)):
+        raise ImportError(f"\n{text}")
 
 
 def test_a_hub_model_without_network_or_copy_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:

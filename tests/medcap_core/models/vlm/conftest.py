@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from medcap_core.runtime.libraries import set_up_libraries
-from tests.support.tiny_vlms import FURTHER, MAKERS
+from tests.support.further_vlms import FURTHER
+from tests.support.tiny_vlms import MAKERS
 
 set_up_libraries()
 
