@@ -4,16 +4,16 @@ Scoring a resample of images thus costs one matrix product, without counting n-g
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medcap_core.scoring.registry import ScoreValues
+
 FloatArray = NDArray[np.float64]
 
-BLEU_NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-_NUM_BLEU = 10  # matching n-grams for n = 1..4, n-grams for n = 1..4, length, reference length
 _TINY, _SMALL = 1e-15, 1e-9  # pycocoevalcap's constants against 0 / 0
 
 # METEOR 1.5's parameters for English (its task "rank", the default).
@@ -26,43 +26,47 @@ matched content and function words of both sides; chunks; matched words of both 
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """Statistics of one row of captions against its references; N images in the references' order.
+    """Statistics of one row of captions against its references, by score; N images in the references' order.
 
-    `bleu` (N, 10) and `meteor` (N, 23) are counts. `means` holds scores that are means over images, each (N,), and
-    independent of the selection of images (CIDEr keeps the document frequencies of the corpus). `others` holds scores
-    of single images whose figure of the corpus does not follow from them.
+    A score that is a mean over images is taken as independent of their selection (CIDEr keeps the document frequencies
+    of the corpus).
     """
 
-    bleu: FloatArray
-    meteor: FloatArray
-    means: Mapping[str, FloatArray]
-    others: Mapping[str, FloatArray] = field(default_factory=dict)
-
-    @property
-    def num_images(self) -> int:
-        """Number of images, N."""
-        return len(self.bleu)
+    values: Mapping[str, ScoreValues]
 
     def stack(self) -> FloatArray:
         """Stack all statistics to (N, K), whose sums over images are the input of `score_sums`."""
-        return np.column_stack([self.bleu, self.meteor, *self.means.values()])
+        return np.column_stack(list({id(part): part for _, part in self._list_parts()}.values()))
 
     def score_sums(self, sums: FloatArray, num_images: FloatArray) -> dict[str, FloatArray]:
         """Score selections of images from their sums (..., K) and sizes (...); each score has shape (...)."""
-        bleu = score_bleu(sums[..., :_NUM_BLEU])
-        scores = {name: bleu[..., order] for order, name in enumerate(BLEU_NAMES)}
-        scores["METEOR"] = score_meteor(sums[..., _NUM_BLEU : _NUM_BLEU + NUM_METEOR])
-        for column, name in enumerate(self.means, _NUM_BLEU + NUM_METEOR):
-            scores[name] = sums[..., column] / num_images
+        scores: dict[str, FloatArray] = {}
+        places: dict[int, slice] = {}
+        num_columns = 0
+        for name, part in self._list_parts():
+            if id(part) not in places:
+                width = part.shape[1] if part.ndim > 1 else 1
+                places[id(part)] = slice(num_columns, num_columns + width)
+                num_columns += width
+            own, pool = sums[..., places[id(part)]], self.values[name].pool
+            scores[name] = own[..., 0] / num_images if pool is None else pool(own)
         return scores
 
     def score_each(self) -> dict[str, FloatArray]:
-        """Score single images by all but BLEU, each (N,), which is not meant for single sentences."""
-        return {"METEOR": score_meteor(self.meteor), **self.means, **self.others}
+        """Score single images, each (N,), by the scores that are meant for them."""
+        return {name: values.each for name, values in self.values.items() if values.is_for_images}
+
+    def _list_parts(self) -> list[tuple[str, FloatArray]]:
+        """List what each score sums over images: counts, which several share, or figures whose mean it is."""
+        parts = [(name, own.each if own.corpus is None else own.counts) for name, own in self.values.items()]
+        return [(name, part) for name, part in parts if part is not None]
 
 
 def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:
-    """Collect (N, 10) from `BleuScorer.ctest`; the reference length is of the reference nearest in length."""
+    """Collect (N, 10) from `BleuScorer.ctest`: matching n-grams and n-grams for n = 1..4, length, reference length.
+
+    The latter is of the reference nearest in length.
+    """
     rows = []
     for item in comparisons:
         length = item["testlen"]

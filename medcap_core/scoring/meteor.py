@@ -4,6 +4,7 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -88,6 +89,12 @@ class MeteorScorer:
         if self._finalizer is not None:
             self._finalizer()
         self._finalizer = self._process = None
+
+
+@lru_cache(maxsize=1)
+def load_meteor() -> MeteorScorer:
+    """Load the process's METEOR program, shared by all who score: each would hold half a gigabyte."""
+    return MeteorScorer()
 
 
 def _ask(process: subprocess.Popen[bytes], parts: list[str]) -> str:

@@ -1,11 +1,11 @@
-"""Extra caption scores as plug-ins: what a score is, and the scores that are there, by their key in a space file.
+"""Scores of captions as plug-ins: what a score is, and the scores that are there, by their key in a space file.
 
 An installed package adds scores by entry points of the group `medcap.scores`; each names a `Score`, or a tuple of them
-that go by one key. This project's own are found in the same way.
+that go by one key. This project's own are found in the same way: those of every run (`STANDARD`), and extra ones.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 GROUP = "medcap.scores"
 
+STANDARD = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+"""Keys of the scores of every run, which are also their names."""
+
 _OWN = (
+    *(EntryPoint(k, f"medcap_core.scoring.standard:{k.upper().replace('-', '_')}", GROUP) for k in STANDARD),
     EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
     EntryPoint("bertscore", "medcap_core.scoring.extra.bertscore:BERTSCORE", GROUP),
     EntryPoint("imageclef2026", "medcap_core.scoring.extra.imageclef:IMAGECLEF_2026", GROUP),
@@ -53,11 +57,20 @@ class ScoreInput:
 class ScoreValues:
     """A score of each image, (N,), and of the corpus: their mean, or `corpus` where it is another figure.
 
-    A corpus figure of its own cannot be resampled from those of images, so it has no interval.
+    A corpus figure of its own has an interval where it follows from sums over images: `pool` computes it (...) from
+    the sums (..., K) of `counts` (N, K) over any selection of images. `each` is shown where `is_for_images`.
     """
 
     each: NDArray[np.float64]
     corpus: float | None = None
+    counts: NDArray[np.float64] | None = None
+    pool: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+    is_for_images: bool = True
+
+    @property
+    def value(self) -> float:
+        """The figure of the corpus."""
+        return float(np.mean(self.each)) if self.corpus is None else self.corpus
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str,
             expected = (len(captions.predictions),)
             if each.shape != expected:
                 raise ValueError(f"score {score.name} gave figures of shape {each.shape} instead of {expected}")
-            values[score.name] = ScoreValues(each, found.corpus)
+            values[score.name] = replace(found, each=each)
     return values, missing
 
 

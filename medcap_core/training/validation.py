@@ -18,7 +18,7 @@ from medcap_core.errors import ConfigFault
 from medcap_core.inference.generation import Request
 from medcap_core.models import Captioner
 from medcap_core.objective import RANKED_SCORES, Objective, Predictions
-from medcap_core.scoring.captions import load_caption_scorer
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.classification import compute_balanced_accuracy
 from medcap_core.scoring.options import ScoringOptions
 
@@ -50,7 +50,7 @@ def describe_alike_captions(objective: Objective, references: Sequence[Sequence[
     caption, count = Counter(map(str.casefold, captions)).most_common(1)[0]
     if "CIDEr" not in objective.names or count < ALIKE_SHARE * len(captions):
         return []
-    scorer = load_caption_scorer(references)
+    scorer = CaptionScorer(references)
     copied, fixed = scorer.cider(captions), scorer.cider([caption] * len(captions))
     if fixed < ALIKE_SHARE * copied:
         return []
@@ -87,7 +87,7 @@ def compute_scores(split: PreparedSplit, texts: Sequence[str], config: TrialConf
     if not names:
         return {}
     options = ScoringOptions(bertscore_model=config.bertscore_model, bertscore_idf=config.bertscore_idf)
-    return load_caption_scorer(split.references, options).compute(names, texts)
+    return CaptionScorer(split.references, options).compute(names, texts)
 
 
 def _compute_balanced_accuracy(split: PreparedSplit, answers: Sequence[str]) -> float:

@@ -13,7 +13,7 @@ from medcap_core.data.brain_phantoms import BrainPhantom
 from medcap_core.data.phantoms import PhantomImage
 from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import Progress
-from medcap_core.scoring.captions import load_caption_scorer
+from medcap_core.scoring.captions import CaptionScorer
 from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
 from sweep.explain.sheet import Sheet
 from sweep.study.attention import PictureEntry
@@ -48,7 +48,7 @@ class Task(ABC):
             noun, data = self.run.noun, self.run.config.data
             raise RunFault(f"{path} names no {noun} of {data}: the data set has changed since the run.")
         references = [text.split("\n") for text in table["reference"]]
-        scores = load_caption_scorer(references).cider_per_image(table["prediction"].tolist())[known]
+        scores = CaptionScorer(references).cider_per_image(table["prediction"].tolist())[known]
         return [
             replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
             for row, kind in choose_rows(scores, num)

@@ -15,7 +15,7 @@ from medcap_core.inference.generation import ImagePrediction, Request
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.baselines import choose_caption_prior, draw_wrong_images, find_nearest_captions
-from medcap_core.scoring.captions import CaptionScorer, load_caption_scorer
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.facts import collect_concept_names
 from medcap_core.scoring.java import ScoringFailure
 from sweep.execution.jobs import load_split
@@ -148,7 +148,7 @@ class CaptionTask(Task[CaptionScore]):
         return [prediction.text for prediction in self.predictions[self.model_of(row)]]
 
     def _scorer(self, split: PreparedSplit) -> CaptionScorer:
-        return load_caption_scorer(split.references, self.study.space.scoring_options)
+        return CaptionScorer(split.references, self.study.space.scoring_options)
 
     def _score_model(self, split: PreparedSplit, row: str) -> CaptionScore:
         """Score a model's own captions, and count those that were cut where that is known."""

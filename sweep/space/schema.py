@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, fie
 from medcap_core.config import absolute_if_path
 from medcap_core.objective import Objective, ObjectiveField
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ScoringOptions
-from medcap_core.scoring.registry import list_scores
+from medcap_core.scoring.registry import STANDARD, list_scores
 from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
 from sweep.space.ranges import Ranges
 
@@ -183,7 +183,7 @@ class SearchSpace(Section):
     @field_validator("extra_scores")
     @classmethod
     def _check_scores(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        known = list_scores()
+        known = [key for key in list_scores() if key not in STANDARD]
         if not set(values) <= set(known):
             raise WrongValue(
                 f"{show(list(values))} is not a list of {', '.join(known)}", "correct the value, or install its package"

@@ -16,7 +16,7 @@ import pandas as pd
 from medcap_core.config import TrialConfig
 from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
-from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.registry import STANDARD
 from sweep.space.schema import SearchSpace
 from sweep.study.budget import read_seconds
 from sweep.study.directory import check_no_pipes, find_holder, load_run_space
@@ -97,7 +97,7 @@ class RunResults:
     def score_names(self) -> list[str]:
         """Names of the scores on the test split, the usual ones first."""
         found = dict.fromkeys(name for scores in self.test_rows.values() for name in scores)
-        return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
+        return [name for name in STANDARD if name in found] + [name for name in found if name not in STANDARD]
 
     def trial_of_row(self, row: str) -> TrialRecord | None:
         """Find the trial behind a row of the test table; None for a baseline."""

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
-from medcap_core.scoring.captions import METRICS
 from medcap_core.scoring.published import NOTES, find_published
-from medcap_core.scoring.registry import load_scores
+from medcap_core.scoring.registry import STANDARD, load_scores
 from sweep.space.labels import short_label
 from sweep.study.results import RunResults, choose_rows
 from sweep.study.test_results import ANSWER_ROWS, BASELINE_ROWS, Comparison, Interval, name_baseline
@@ -213,7 +212,7 @@ def build_published_table(results: RunResults) -> Table | None:
     figures = find_published(results.space.data, kind)
     if not figures:
         return None
-    names = [name for name in METRICS if any(name in figure.scores for figure in figures)]
+    names = [name for name in STANDARD if any(name in figure.scores for figure in figures)]
     columns = (
         Column("system", "System"),
         *(Column(name, name, "number", rank=_RANKS.get(name, 0)) for name in names),

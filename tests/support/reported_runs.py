@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.registry import STANDARD
 from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, end_provenance
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -17,7 +17,7 @@ HOSTILE = "<script>alert('caption')</script> & <b>mass</b> | `x` _y_"
 
 
 def scores(cider: float) -> dict[str, float]:
-    return {name: round(cider / 10 + index / 100, 4) for index, name in enumerate(METRICS[:-1])} | {"CIDEr": cider}
+    return {name: round(cider / 10 + index / 100, 4) for index, name in enumerate(STANDARD[:-1])} | {"CIDEr": cider}
 
 
 def fill(study: Study, num_trials: int | None = None) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from medcap_core.config import TrialConfig
 from medcap_core.objective import Objective
-from medcap_core.scoring.captions import METRICS
+from medcap_core.scoring.registry import STANDARD
 from sweep.run import app
 from sweep.space import build_space, load_space
 from sweep.study.record import result_columns
@@ -97,7 +97,7 @@ class TestAWholeRun:
     def test_scores_the_best_and_three_baselines_on_the_test_split(self, finished_run: FinishedRun) -> None:
         metrics = json.loads((finished_run.directory / "test_metrics.json").read_text())
         for name in ("best", "zero_shot", "caption_prior", "shuffled_images"):
-            assert list(metrics[name]) == list(METRICS)
+            assert list(metrics[name]) == list(STANDARD)
         assert metrics["num_images"] == NUM_IMAGES["test"]
         assert metrics["trials"] == {metrics["best_trial"]: metrics["best"]}
 

@@ -84,7 +84,7 @@ def _average(*parts: Callable[[ScoreInput], ScoreValues]) -> Callable[[ScoreInpu
         each = np.mean([values.each for values in found], axis=0)
         if all(values.corpus is None for values in found):
             return ScoreValues(each)
-        return ScoreValues(each, float(np.mean([np.mean(v.each) if v.corpus is None else v.corpus for v in found])))
+        return ScoreValues(each, float(np.mean([values.value for values in found])))
 
     return compute
 

@@ -13,7 +13,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.models.embedded.brain_gpt2 import build_tokenizer
 from medcap_core.models.embedded.phantom_blip import build_vocabulary
 from medcap_core.models.wordpiece import decode_texts, rejoin_wordpieces
-from medcap_core.scoring.captions import load_caption_scorer
+from medcap_core.scoring.captions import CaptionScorer
 
 _normalise = normalizers.BertNormalizer().normalize_str
 _split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
@@ -92,7 +92,7 @@ def test_a_perfect_copy_through_the_tokenizer_scores_as_one_only_where_rejoined(
     ]
     tokenizer = BertTokenizerFast(vocab=build_vocabulary())
     ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
-    scorer = load_caption_scorer([[caption] for caption in captions])
+    scorer = CaptionScorer([[caption] for caption in captions])
     copied = {
         rejoined: scorer.cider(decode_texts(tokenizer, ids, TrialConfig(rejoin_wordpieces=rejoined)))
         for rejoined in (True, False)

@@ -18,10 +18,13 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from medcap_core.scoring import baselines, corpus_statistics, meteor, ptb_tokenizer
 from medcap_core.scoring.baselines import choose_caption_prior
-from medcap_core.scoring.captions import METRICS, CaptionScorer, load_caption_scorer
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.java import ScoringFailure, java_executable
+from medcap_core.scoring.meteor import load_meteor
 from medcap_core.scoring.options import ScoringOptions, preprocess_captions
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
+from medcap_core.scoring.registry import STANDARD, ScoreInput, load_scores
+from medcap_core.scoring.standard import count_references
 
 REFERENCES = [
     "Chest radiograph: large nodule (15 mm) in the right upper lobe.",
@@ -223,7 +226,7 @@ def their_meteor(scorer, java_on_path):
     theirs = Meteor()
     own_process = theirs.meteor_p
     own_process.kill()
-    theirs.meteor_p = scorer._meteor._start()
+    theirs.meteor_p = load_meteor()._start()
     place = theirs.meteor_cmd.index("meteor-1.5.jar")
     assert theirs.meteor_p.args[-len(theirs.meteor_cmd) + place + 1 :] == theirs.meteor_cmd[place + 1 :]
     yield theirs
@@ -236,18 +239,18 @@ def score_by_pycocoevalcap(references, predictions, meteor_scorer):
     meteor_score, _ = meteor_scorer.compute_score(references, predictions)
     rouge, _ = Rouge().compute_score(references, predictions)
     cider, per_image = Cider().compute_score(references, predictions)
-    return dict(zip(METRICS, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
+    return dict(zip(STANDARD, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
 
 
 @pytest.mark.slow
 def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path):
-    died = scorer._meteor._start()
+    died = load_meteor()._start()
     died.kill()
     died.wait()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
-    corpus, scores, _ = scorer._meteor.compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
+    corpus, scores, _ = load_meteor().compute_scores([["left lung"], ["right lung"]], ["left lung", ""])
     assert scores.tolist() == [1.0, 0.0]
     assert 0 < corpus < 1
 
@@ -269,7 +272,7 @@ def test_all_scores_equal_pycocoevalcaps(scorer, their_meteor, capfd):
 
 
 def score_all(statistics):
-    sums = statistics.score_sums(statistics.stack().sum(axis=0), np.float64(statistics.num_images))
+    sums = statistics.score_sums(statistics.stack().sum(axis=0), np.float64(len(statistics.stack())))
     return {name: float(value) for name, value in sums.items()}
 
 
@@ -299,10 +302,9 @@ def test_statistics_of_real_captions_give_the_corpus_scores_again(scorer, sample
     with (sample_data / "data" / "medpix2" / "test" / "metadata.csv").open(newline="", encoding="utf-8") as file:
         captions = [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)][:150]
     real = CaptionScorer(captions)
-    real._meteor = scorer._meteor  # starting it takes seconds
     scored = real.score([*captions[1:], captions[0]])
     assert score_all(scored.statistics) == pytest.approx(scored.scores, rel=1e-12)
-    assert scored.statistics.num_images == 150
+    assert len(scored.statistics.stack()) == 150
 
 
 def test_bleu_by_hand():
@@ -347,9 +349,10 @@ def test_cider_is_no_mean_over_parts(scorer):
 
 def test_earlier_predictions_leave_no_trace(scorer):
     before = scorer.cider(PREDICTIONS)
-    num_known = len(scorer._cider.document_frequency)
+    counted = count_references(tuple((text,) for text in REFERENCES)).cider.document_frequency
+    num_known = len(counted)
     scorer.cider(["never seen words", "b", "c", "d", "e"])
-    assert len(scorer._cider.document_frequency) == num_known
+    assert len(counted) == num_known
     assert scorer.cider(PREDICTIONS) == before
 
 
@@ -380,16 +383,16 @@ def test_meteor_can_be_interrupted_by_another_thread():
 
 def test_a_separator_in_a_reference_is_no_second_reference(scorer):
     pairs = [(["left ||| lung"], "lung"), (["left lung"], "lung")]
-    _, scores, _ = scorer._meteor.compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
+    _, scores, _ = load_meteor().compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
     assert scores[0] == scores[1] > 0
 
 
-def test_meteor_ends_with_its_scorer():
-    scorer = CaptionScorer(["left lung", "right lung"])
-    process = scorer._meteor._start()
+def test_meteor_ends_when_it_is_let_go():
+    scorer = meteor.MeteorScorer()
+    process = scorer._start()
     scorer.close()
     assert process.poll() is not None
-    process = scorer._meteor._start()
+    process = scorer._start()
     del scorer
     gc.collect()
     assert process.poll() is not None
@@ -404,9 +407,18 @@ def test_wrong_counts_are_refused(scorer):
         CaptionScorer([])
 
 
-def test_scorers_are_shared_by_content():
-    assert load_caption_scorer(["a b", "c"]) is load_caption_scorer([["a b"], ("c",)])
-    assert load_caption_scorer(["a b", "c"]) is not load_caption_scorer(["a b", "d"])
+@pytest.mark.usefixtures("no_tokenizer_runs")
+def test_equal_references_are_counted_once():
+    count_references.cache_clear()
+    for references in (["a b", "c"], [["a b"], ("c",)], ["a b", "d"]):
+        CaptionScorer(references).cider(["a", "c"])
+    assert (count_references.cache_info().misses, count_references.cache_info().hits) == (2, 1)
+
+
+def test_the_scores_of_every_run_are_plug_ins_as_others_are(scorer):
+    captions = ScoreInput(PREDICTIONS, [[text] for text in REFERENCES], PREDICTIONS, [[text] for text in REFERENCES])
+    values = {name: load_scores(name)[0].compute(captions).value for name in STANDARD}
+    assert values == scorer.score(PREDICTIONS).scores
 
 
 # Options
@@ -426,10 +438,9 @@ def test_imageclef_preprocessing_follows_the_script():
 def test_preprocessing_reaches_every_score(scorer):
     options = ScoringOptions(extra_scores=("rouge1",), preprocessing="imageclef2025")
     ours = CaptionScorer(["Nodule of 15 mm.", "Lung, left"], options)
-    ours._meteor = scorer._meteor
     scored = ours.score(["nodule, of: 7 MM", "(left) lung"])
-    assert list(scored.scores) == [*METRICS, "ROUGE-1"]
-    assert scored.statistics.means["CIDEr"][0] == pytest.approx(10)
+    assert list(scored.scores) == [*STANDARD, "ROUGE-1"]
+    assert scored.statistics.values["CIDEr"].each[0] == pytest.approx(10)
     assert scored.scores["BLEU-1"] == pytest.approx(1, abs=1e-6)
     assert scored.scores["ROUGE-1"] == 1
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from medcap_core.scoring.corpus_statistics import CaptionStatistics
+from medcap_core.scoring.registry import ScoreValues
 from sweep.held_out.caption_rows import CaptionRows
 from sweep.held_out.caption_scores import CaptionScore, compare_rows, compare_with_blind
 from sweep.space import build_space
@@ -36,8 +37,7 @@ def build_table(shift: float, seed: int = 0, ids: list[str] = IDS) -> pd.DataFra
 def build_score(shift: float, seed: int = 0, facts: dict[str, FactScore] | None = None) -> CaptionScore:
     table = build_table(shift, seed)
     scores = {"METEOR": float(table["METEOR"].mean()), "CIDEr": float(table["CIDEr"].mean())}
-    counts = np.zeros((len(table), 1))
-    statistics = CaptionStatistics(counts, counts, {"CIDEr": table["CIDEr"].to_numpy()})
+    statistics = CaptionStatistics({"CIDEr": ScoreValues(table["CIDEr"].to_numpy())})
     return CaptionScore(scores, {"CIDEr": (shift, shift + 0.5)}, facts, None, table, VARIETY, statistics)
 
 

@@ -11,7 +11,8 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import ImageFile, Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring.captions import CaptionScorer
-from medcap_core.scoring.corpus_statistics import NUM_METEOR, CaptionStatistics
+from medcap_core.scoring.corpus_statistics import CaptionStatistics
+from medcap_core.scoring.registry import ScoreValues
 from medcap_core.scoring.statistics import number_units
 from sweep.held_out.caption_scores import MIN_SUBGROUP_IMAGES, score_captions, score_subgroups
 from sweep.held_out.task import describe_resampling
@@ -72,9 +73,7 @@ def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp
 def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
     records = load_phantoms(sizes={"test": 40}).splits["test"]
     split = build_split(records, tmp_path)
-    scorer = CaptionScorer(split.captions)
-    scorer._meteor = scorer_of_four._meteor  # starting it takes seconds
-    score = score_captions(split, split.captions, scorer, {}, seed=0)
+    score = score_captions(split, split.captions, CaptionScorer(split.captions), {}, seed=0)
     num_abnormal = sum(not record.truth["normal"] for record in records)
     assert score.facts == {
         fact: FactScore(accuracy=1.0, interval=(1.0, 1.0), num_images=count)
@@ -96,8 +95,7 @@ def test_subgroups_are_scored_by_their_own_images(tmp_path: Path) -> None:
         Record(str(number), ImageFile(Path("x.png")), "caption", "case" if kind == "MR" else None, {"modality": kind})
         for number, kind in enumerate(kinds)
     ]
-    zeros = np.zeros((len(kinds), 10)), np.zeros((len(kinds), NUM_METEOR))
-    statistics = CaptionStatistics(*zeros, {"CIDEr": cider})
+    statistics = CaptionStatistics({"CIDEr": ScoreValues(cider)})
     found = score_subgroups(build_split(records, tmp_path), statistics, seed=0)
     assert list(found) == ["modality"]
     assert list(found["modality"]) == ["CT", "MR"]

@@ -10,9 +10,10 @@ from threading import Event
 import pandas as pd
 import pytest
 
-from medcap_core.scoring.captions import METRICS, CaptionScorer
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.java import ScoringFailure
 from medcap_core.scoring.meteor import MeteorScorer
+from medcap_core.scoring.registry import STANDARD
 from sweep.held_out import captions
 from sweep.held_out.evaluation import score_on_test
 from sweep.space import build_space
@@ -102,7 +103,7 @@ def test_every_row_has_every_figure(scored: tuple[Path, Steps]) -> None:
         assert 1 <= varied["num_distinct"] <= NUM_TEST
         assert ("cut_share" in varied) == (row not in ("caption_prior", "nearest_image", "shuffled_images"))
     assert set(metrics["blind_comparisons"]) == {"caption_prior", "nearest_image", "shuffled_images"}
-    names = [*METRICS, "ROUGE-1"]
+    names = [*STANDARD, "ROUGE-1"]
     for row in ROWS:
         scores = metrics["trials"].get(row) or metrics[row]
         assert list(scores) == names  # type: ignore[call-overload]

@@ -60,8 +60,8 @@ ONE_FAULT = {
     ),
     "extra score": (
         "name: x\nextra_scores: [rouge]",
-        f"extra_scores: ['rouge'] is not a list of {', '.join(list_scores())}; correct the value, or install its "
-        "package.",
+        f"extra_scores: ['rouge'] is not a list of {', '.join(list(list_scores())[7:])}; correct the "
+        "value, or install its package.",
     ),
     "extra score twice": (
         "name: x\nextra_scores: [rouge1, rouge1]",
