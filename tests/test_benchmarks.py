@@ -1,5 +1,6 @@
 """The benchmarks: that the peer trains the same thing, and that each measures what it says."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.peer_trainer import build_trainer, provide_java
 from benchmarks.replay import __main__ as replay
 from benchmarks.replay.searchers import SEARCHERS, GridSource
 from benchmarks.replay.table import RecordedTrial, find_nearest, load_table
+from benchmarks.sharded_memory import measure
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import ImageGeometry
@@ -25,6 +27,7 @@ from medcap_core.data.prepare import PreparedData, PreparedSplit
 from medcap_core.data.sources.image_folder import read_image_folder
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.inference.generation import compute_validation_loss, generate_captions
+from medcap_core.models import Captioner, load_captioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.scoring.facts import check_facts
 from medcap_core.training.loop import train_epoch
@@ -234,3 +237,18 @@ def test_each_fault_of_a_caption_is_the_only_one() -> None:
         shares = {fact: checks.is_right.mean() for fact, checks in check_facts(records, captions).items()}
         assert shares == {fact: float(fact != wrong[key]) for fact in ("finding", "side", "level")}
     assert all(checks.is_right.all() for checks in check_facts(records, true).values())
+
+
+def test_shards_are_counted_as_parts_of_the_whole(tiny_blip: Path) -> None:
+    loaded = load_captioner(str(tiny_blip)).to("meta")
+
+    def build() -> Captioner:
+        return copy.deepcopy(loaded)
+
+    trained, weights, gradients, state = measure(build, FreezeMode.FULL, 1)
+    num_steps = 4 * sum(1 for _ in build().parameters())  # AdamW counts them for each parameter
+    assert (weights, gradients, state) == (4 * trained, 4 * trained, 8 * trained + num_steps)
+    _, *halves = measure(build, FreezeMode.FULL, 2)
+    assert halves == pytest.approx([weights / 2, gradients / 2, state / 2], rel=0.02)  # odd lengths are padded up
+    adapted, _, gradients, _ = measure(build, FreezeMode.LORA, 1)
+    assert gradients == 4 * adapted < weights / 10

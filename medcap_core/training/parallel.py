@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -40,8 +40,12 @@ def share_model(captioner: Captioner, config: TrialConfig, workers: Workers) -> 
     device = next(captioner.parameters()).device
     if device.type != "cpu":
         torch.accelerator.set_device_index(device)  # where FSDP2 gathers weights
-    mesh = init_device_mesh(device.type, (workers.size,))
-    precision = choose_precision(config, device)
+    shard_model(captioner, init_device_mesh(device.type, (workers.size,)), choose_precision(config, device))
+    return captioner
+
+
+def shard_model(captioner: Captioner, mesh: DeviceMesh, precision: torch.dtype) -> None:
+    """Shard the captioner over a mesh of one dimension, each layer by itself, for forward passes in `precision`."""
     # Inputs are left to autocast, so that sums over layers stay float32 as on one device.
     policy = MixedPrecisionPolicy(
         param_dtype=None if precision is torch.float32 else precision,
@@ -56,7 +60,6 @@ def share_model(captioner: Captioner, config: TrialConfig, workers: Workers) -> 
     ]
     for module in (*layers, captioner):
         fully_shard(module, mesh=mesh, mp_policy=policy)
-    return captioner
 
 
 @contextmanager
