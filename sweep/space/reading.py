@@ -154,16 +154,17 @@ def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
 
 
 def _check_workers(space: SearchSpace, faults: FaultList) -> None:
-    """Note a model that is to be sharded over one worker."""
-    if space.resources.workers_per_trial != 1:
+    """Note a model that is to be sharded over one worker, or over any number."""
+    workers = space.resources.workers_per_trial
+    if workers not in (1, "auto"):
         return
     searched = [value for item in space.search.get("parallel", ()) for value in item.values]
     for section, values in (("fixed", [space.fixed.get("parallel")]), ("search", searched)):
         if "fsdp" in values:
             faults.add(
                 f"{section}.parallel",
-                "fsdp shards a model over the workers of a trial, and resources.workers_per_trial is 1",
-                "raise that, or leave fsdp out",
+                f"fsdp shards a model over the workers of a trial, and resources.workers_per_trial is {workers}",
+                "give that as a number from 2 on, or leave fsdp out",
             )
 
 

@@ -393,10 +393,12 @@ def test_faults_of_a_knob_that_cannot_be_read_do_not_spread(tmp_path: Path) -> N
 
 def test_one_worker_cannot_shard_a_model(tmp_path: Path) -> None:
     problem = (
-        "fsdp shards a model over the workers of a trial, and resources.workers_per_trial is 1; raise that, or leave "
-        "fsdp out."
+        "fsdp shards a model over the workers of a trial, and resources.workers_per_trial is 1; give that as a number "
+        "from 2 on, or leave fsdp out."
     )
     assert faults_of(tmp_path, "name: x\nfixed: {parallel: fsdp}") == [f"fixed.parallel: {problem}"]
+    at_will = "name: x\nfixed: {parallel: fsdp}\nresources: {workers_per_trial: auto}"
+    assert faults_of(tmp_path, at_will) == [f"fixed.parallel: {problem.replace('is 1', 'is auto')}"]
     searched = search_of("parallel: {choice: [ddp, fsdp]}")
     assert faults_of(tmp_path, searched) == [f"search.parallel: {problem}"]
     assert load(tmp_path, searched + "resources: {workers_per_trial: 2}").trials == 12
