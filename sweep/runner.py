@@ -32,13 +32,13 @@ from sweep.report.writing import write_report
 from sweep.space.labels import short_label
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
-from sweep.study.budget import compute_seconds_left, describe_budget_end
 from sweep.study.directory import show_path
 from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
+from sweep.study.stopping import compute_seconds_left, describe_budget_end
 from sweep.study.study import Study
 from sweep.tables.answer_tables import build_answer_tables
 from sweep.tables.caption_tables import build_caption_tables, describe_blindness

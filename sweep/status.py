@@ -15,11 +15,11 @@ from medcap_core.objective import ObjectiveField
 from medcap_core.runtime.command_line import exit_on_fault
 from sweep.space.labels import short_label
 from sweep.space.points import num_trials
-from sweep.study.budget import compute_seconds_left, describe_budget_end
 from sweep.study.directory import find_url, show_run
 from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, RunStatus, count_states, load_results, read_sample
+from sweep.study.stopping import compute_seconds_left, describe_budget_end
 from sweep.tables.formats import format_score, format_seconds
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -34,8 +34,8 @@ from benchmarks.replay.table import KNOBS, TABLE, RecordedTrial, Table, load_tab
 from sweep.space import build_space, load_space
 from sweep.space.schema import SearchSpace
 from sweep.space.yaml_text import find_space
-from sweep.study.pruning import should_prune
 from sweep.study.record import compute_step
+from sweep.study.stopping import should_prune
 from sweep.study.study import Study
 
 GRID = Path(__file__).with_name("grid.yaml")

@@ -15,7 +15,7 @@ from sweep.space.fields import show_plain
 from sweep.space.points import build_config, draw_points, num_trials
 from sweep.space.ranges import Point, Range, Value
 from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
-from sweep.study.pruning import describe_scheduler
+from sweep.study.stopping import describe_scheduler
 
 _NUM_SAMPLES, _WIDTH = 5, 110
 

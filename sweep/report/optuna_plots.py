@@ -134,10 +134,10 @@ def plot_pareto(
     front = sorted(trial.number for trial in study.best_trials)
     figure = go.Figure()
     others = [point for number, point in enumerate(costs) if number not in front]
-    add_trials(figure, others, "other trials", GREY, "circle-open")
-    add_trials(figure, [costs[number] for number in front], "Pareto front", PALETTE[1], "diamond")
+    add_trials(figure, objective, others, "other trials", GREY, "circle-open")
+    add_trials(figure, objective, [costs[number] for number in front], "Pareto front", PALETTE[1], "diamond")
     if stopped:
-        add_trials(figure, stopped, "stopped early, not compared", GREY, "x-thin")
+        add_trials(figure, objective, stopped, "stopped early, not compared", GREY, "x-thin")
     figure.update_xaxes(title=title)
     figure.update_yaxes(title=objective.axis_title)
     figure.update_layout(showlegend=True)

@@ -97,7 +97,7 @@ def plot_knob(results: RunResults, knob: str) -> Plot:
             if record.config.freeze is mode
         ]
         symbols = ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members]
-        add_trials(figure, members, mode.value, FREEZE_COLOURS[mode], symbols)
+        add_trials(figure, objective, members, mode.value, FREEZE_COLOURS[mode], symbols)
     if any(record.state is TrialState.PRUNED for record, _ in points):
         marker = {"color": GREY, "size": 9, "line": {"width": 2, "color": GREY}, "symbol": "circle-open"}
         figure.add_scatter(x=[None], y=[None], mode="markers", name="hollow: stopped early", marker=marker)

@@ -10,9 +10,10 @@ from sweep.report.side_by_side import build_side_by_side
 from sweep.report.style import show_or_say
 from sweep.space import dump_space
 from sweep.space.labels import short_label
-from sweep.study.budget import describe_budget_end
+from sweep.space.points import num_trials
 from sweep.study.directory import show_run
 from sweep.study.results import RunResults, RunStatus, count_states, find_searched
+from sweep.study.stopping import describe_budget_end
 from sweep.tables import caption_tables, trial_tables
 from sweep.tables.blocks import Block, Code, Report, Section, Text
 from sweep.tables.formats import describe_score, format_score, format_seconds
@@ -34,8 +35,6 @@ def build_report(results: RunResults, *, with_images: bool = True, progress: Pro
 
 def describe_status(results: RunResults) -> str:
     """Say whether the run goes on, and how far it is."""
-    from sweep.space.points import num_trials
-
     wanted = max(num_trials(results.space), len(results.records))
     done = f"{results.num_finished} of {wanted} trials are done"
     if results.status is RunStatus.FINISHED:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from medcap_core.config import FreezeMode
+from medcap_core.objective import Objective
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
@@ -61,20 +62,20 @@ def escape(text: str) -> str:
 
 def add_trials(
     figure: "Figure",
+    objective: Objective,
     points: Sequence[tuple[TrialRecord, Any]],
     name: str,
     colour: str,
     symbol: str | Sequence[str] = "circle",
 ) -> None:
     """Add trials to a scatter chart: the value that stands with each against its best score."""
-    objectives = [record.objective.title for record, _ in points] or [""]
     figure.add_scatter(
         x=[value for _, value in points],
         y=[record.best_score for record, _ in points],
         mode="markers",
         name=name,
         text=[escape(f"{record.name} {short_label(record.point)}") for record, _ in points],
-        hovertemplate=f"%{{text}}<br>%{{x}}<br>{objectives[0]} %{{y:.3f}}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>%{{x}}<br>{objective.title} %{{y:.3f}}<extra></extra>",
         marker={"color": colour, "size": 9, "symbol": symbol, "line": {"color": colour, "width": 2}},
     )
 

@@ -18,11 +18,11 @@ from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
 from medcap_core.scoring.registry import STANDARD
 from sweep.space.schema import SearchSpace
-from sweep.study.budget import read_seconds
 from sweep.study.directory import check_no_pipes, find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
 from sweep.study.record import TrialRecord, TrialState, rank_for_choice
+from sweep.study.stopping import read_seconds
 from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")

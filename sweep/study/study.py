@@ -1,42 +1,31 @@
-"""A run directory: its trials, what to try next, what is best, and how a stopped run goes on.
-
-The order of writing makes any stop safe, `kill -9` and power cuts included. Every file is replaced in one step, and
-each change goes first to the trial's `trial.json`, then to `study.db`, then to `trials.csv`. The JSON files are the
-truth, from which proposals are drawn too; the other two follow from them and are brought up to date when the run is
-opened. A proposal is complete in `trial.json` before it is in `study.db`, so no trial is half known and no number is
-used twice.
-"""
+"""A run directory: its trials, what to try next, what is best, and how a stopped run goes on."""
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import replace_text, write_json_atomically, write_text_atomically
-from medcap_core.training.stored_checkpoints import StoredCheckpoints
-from sweep.space import SearchSpace, best_space, dump_space, num_trials
+from medcap_core.runtime.files import write_json_atomically, write_text_atomically
+from sweep.space import SearchSpace, dump_space, num_trials
 from sweep.space.overrides import adopt_changes, change_begun
-from sweep.study.budget import RunClock, compute_seconds_left
-from sweep.study.database import StudyDatabase, build_history
+from sweep.study.database import build_history
 from sweep.study.directory import (
     check_new_directory,
     check_places,
     check_run_directory,
     load_run_records,
     load_run_space,
-    show_path,
     take_lock,
 )
+from sweep.study.locked_run import LockedRun
 from sweep.study.mirror import Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
-from sweep.study.pruning import should_prune
 from sweep.study.record import (
     NUM_CANDIDATES,
     Epoch,
@@ -46,31 +35,22 @@ from sweep.study.record import (
     rank_by_search,
     rank_for_choice,
 )
-from sweep.study.test_results import TestResults
+from sweep.study.stopping import compute_seconds_left, should_prune
 from sweep.study.warm_start import WarmStart, add_earlier
 
 
-class Study:
-    """One run and its record; only the driver holds it, in one thread. A context manager that gives the lock back."""
+class Study(LockedRun):
+    """One run, its trials and what is decided of them; only the driver holds it, in one thread."""
 
     def __init__(
         self, directory: Path, space: SearchSpace, lock: FileLock, warm_start: WarmStart, mirror: Mirror | None = None
     ) -> None:
-        self.directory = directory.resolve()  # trials get their folders from it, and run in other working directories
-        self.paths = RunPaths(self.directory)
-        self.space = space
+        super().__init__(directory, space, lock, mirror)
         self.warm_start = warm_start
-        self.clock = RunClock(self.paths.run_seconds)
-        self._lock = lock
-        self._mirror = mirror
-        self._lines: list[str] = []
-        self._take_line: Callable[[str], None] = self._lines.append
-        self._database = StudyDatabase(self.paths.database, space, self._say)
-        self._records: dict[str, TrialRecord] = {}
         self._to_resume: list[str] = []
         self._trained_again: set[str] = set()
 
-    # Making, opening, closing
+    # Making and opening
 
     @classmethod
     def create(
@@ -140,34 +120,6 @@ class Study:
             undo.pop_all()
         return study
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is KeyboardInterrupt:
-            self.hurry()
-        self.close()
-
-    def hurry(self) -> None:
-        """Wait for a storage no longer than seconds from now on, since the user ends the run."""
-        if self._mirror:
-            self._mirror.storage.outage.shorten()
-
-    def close(self) -> None:
-        """Give the directory back; its files are already up to date, but for a study.db that could not be written.
-
-        Raises RunFault where a mirror could not be brought up to date.
-        """
-        self.clock.stop()
-        self._database.close(self.records)
-        try:
-            if self._mirror:
-                self._mirror.close()
-        finally:
-            self._lock.release()
-
     def _take_up(self, records: list[TrialRecord], retry_failed: bool) -> None:
         """Reconcile study.db with the records and queue what was cut off, with `retry_failed` what failed too."""
         outside = find_trial_outside(self.space, records)
@@ -197,55 +149,7 @@ class Study:
                 self._write_record(record)
         self._write_csv()
 
-    def tell(self, say: Callable[[str], None]) -> None:
-        """Pass `say` the lines on troubles with files so far, and each later one."""
-        for line in self._lines:
-            say(line)
-        self._take_line = say
-        if self._mirror:
-            self._mirror.storage.outage.tell = say
-
-    def _say(self, line: str) -> None:
-        self._take_line(line)
-
     # Looking
-
-    @property
-    def records(self) -> list[TrialRecord]:
-        """All trials so far, by number. Do not change them."""
-        return list(self._records.values())
-
-    def record(self, trial: str) -> TrialRecord:
-        """Find a trial by name. Raises KeyError."""
-        return self._records[trial]
-
-    @property
-    def url(self) -> str | None:
-        """The URL of the run; None where it is a directory alone."""
-        return self._mirror.url if self._mirror else None
-
-    @property
-    def address(self) -> str:
-        """What the run goes by, for `--resume`: its URL or directory."""
-        return self.url or show_path(self.directory)
-
-    def best_weights(self, trial: str) -> Path:
-        """Return the weights of a trial's best epoch, got from the run's URL if it has one."""
-        if self.url is None:
-            return self.paths.trial(trial).best_weights
-        stored = StoredCheckpoints(self.url, trial)
-        stored.fetch()
-        return stored.best_weights
-
-    def has_best_weights(self, trial: str) -> bool:
-        """Whether the weights of a trial's best epoch are kept."""
-        if self._mirror:
-            return bool((self._mirror.storage / f"trials/{trial}/checkpoints/best").list_files())
-        return self.paths.trial(trial).best_weights.is_file()
-
-    def trial_directory(self, trial: str) -> Path:
-        """Where a trial keeps its record, log and checkpoints."""
-        return self.paths.trial(trial).root
 
     @property
     def num_wanted(self) -> int:
@@ -405,15 +309,6 @@ class Study:
         record.whole_validation_score = score
         self._save(record)
 
-    def write_best(self, record: TrialRecord) -> None:
-        """Write `best.yaml`, a space file with nothing left to search."""
-        text = dump_space(best_space(self.space, record.config, f"{self.space.name}-best"))
-        show = record.objective.show
-        scored = f"{record.objective.label} {show(record.best_score)} on validation after epoch {record.best_epoch}"
-        if record.whole_validation_score is not None:
-            scored += f" as the search saw it, {show(record.whole_validation_score)} on the whole split"
-        write_text_atomically(self.paths.best_config, f"# {record.name} of {self.directory.name}: {scored}.\n{text}")
-
     def tidy_checkpoints(self) -> None:
         """Free the disk of trials that are over: optimizer state, and weights unless they may still be needed.
 
@@ -432,20 +327,6 @@ class Study:
                 continue
             for name in ("last",) if record.name in needed else ("last", "best"):
                 self._remove(self.paths.trial(record.name).checkpoints / name)
-
-    # The test split, which nothing scores twice
-
-    def read_test_metrics(self) -> TestResults:
-        """Read `test_metrics.json`; empty results where there is none yet. Raises RunFault if it is damaged."""
-        return TestResults.load(self.paths.test_metrics) or TestResults()
-
-    def write_test_metrics(self, results: TestResults) -> None:
-        """Replace `test_metrics.json`."""
-        results.save(self.paths.test_metrics)
-
-    def tested_trials(self) -> set[str]:
-        """Return the names of the trials that have scores on the test split."""
-        return set(self.read_test_metrics().trials)
 
     def _forget_tested(self, record: TrialRecord) -> None:
         """Drop what was made of an earlier best epoch of a trial that `max_hours` had stopped."""
@@ -486,35 +367,3 @@ class Study:
         self.check_extension(num_more)
         self.space = self.space.model_copy(update={"trials": self.space.trials + num_more})
         self.write_space()
-
-    def write_space(self) -> None:
-        """Replace the run's space.yaml by its present space."""
-        write_text_atomically(self.paths.space, dump_space(self.space))
-
-    # Writing
-
-    def _save(self, record: TrialRecord) -> None:
-        self._write_record(record)
-        self._records[record.name] = record
-        self._database.mirror(record, self.records)
-        self._write_csv()
-        if self._mirror:
-            self._mirror.push(self.paths.trial(record.name).record)
-
-    def _write_record(self, record: TrialRecord) -> None:
-        path = self.paths.trial(record.name).record
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record.save(path)
-
-    def _remove(self, path: Path) -> None:
-        """Remove a file or folder that need not be there, under the run's URL too."""
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        if self._mirror:
-            self._mirror.give_up(path.relative_to(self.directory).as_posix())
-
-    def _write_csv(self) -> None:
-        """Not durably, since it follows from the records."""
-        replace_text(self.paths.trials_table, format_csv(self.records, self.space.objective))

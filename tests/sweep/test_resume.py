@@ -17,8 +17,7 @@ from optuna.storages import RDBStorage
 from medcap_core.errors import ConfigFault, RunFault
 from sweep.space import dump_space, load_space
 from sweep.study import database as database_module
-from sweep.study import paths as paths_module
-from sweep.study import study as study_module
+from sweep.study import locked_run, paths
 from sweep.study.database import build_history
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -170,8 +169,8 @@ class SnapshotEachWrite:
         self.study, self.trainer, self.folder = study, trainer, folder
         self.snapshots: list[tuple[Path, dict[str, list[float]], set[str]]] = []
         for owner, name in (
-            (paths_module, "write_json_atomically"),
-            (study_module, "replace_text"),
+            (paths, "write_json_atomically"),
+            (locked_run, "replace_text"),
             (RDBStorage, "create_new_trial"),
             (RDBStorage, "set_trial_intermediate_value"),
             (RDBStorage, "set_trial_state_values"),

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from medcap_core.errors import ConfigFault
 from sweep.execution.ledger import Ledger
-from sweep.study.budget import RunClock, describe_budget_end
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
+from sweep.study.stopping import RunClock, describe_budget_end
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from sweep.terminal.view import SweepView

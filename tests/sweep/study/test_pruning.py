@@ -4,7 +4,7 @@ import pytest
 
 from sweep.space import build_space
 from sweep.space.schema import SearchSpace
-from sweep.study.pruning import Curve, build_rungs, interpolate, should_prune
+from sweep.study.stopping import Curve, build_rungs, interpolate, should_prune
 
 
 def space(**values: Any) -> SearchSpace:

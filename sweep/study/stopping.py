@@ -1,4 +1,4 @@
-"""Early stopping of trials, at shares of each trial's own schedule.
+"""What ends trials before their time: early stopping at shares of each trial's own schedule, and `max_hours`.
 
 - `asha`: asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys
   2020) in the variant that stops trials and never pauses them.
@@ -13,19 +13,25 @@ MIN_RESULTS trials can be compared; the number that goes on is rounded up. Decis
 resumed run needs no stored state.
 """
 
+import math
+import time
 from collections.abc import Mapping, Sequence
-from math import ceil
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from sweep.space import SearchSpace
+from medcap_core.runtime.files import replace_text
+from sweep.space import SearchSpace, num_trials
+from sweep.study.record import TrialRecord, TrialState
 
 Curve = Mapping[int, float]
 """Best score so far by per cent of the schedule."""
 
 MIN_RESULTS = 4
 """So many trials, the judged one included, must have come as far before one of them is stopped."""
+SECONDS_BETWEEN_WRITES = 10.0
+"""At most so much is not counted of a run that is killed."""
 
 
 def build_rungs(grace_fraction: float, reduction_factor: int) -> list[int]:
@@ -90,4 +96,66 @@ def should_prune(number: int, curves: Sequence[Curve], space: SearchSpace) -> bo
     if space.scheduler == "median":
         return curve[newest] < median(values)
     competing = sorted([*values, curve[newest]], reverse=True)
-    return curve[newest] < competing[ceil(len(competing) / space.reduction_factor) - 1]
+    return curve[newest] < competing[math.ceil(len(competing) / space.reduction_factor) - 1]
+
+
+class RunClock:
+    """Counts the seconds of a run's search while it goes on, and keeps them in a file; pauses do not count."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = read_seconds(path)
+        self._started: float | None = None
+        self._written = -math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, of earlier starts too."""
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def start(self) -> None:
+        """Go on counting."""
+        self._started = time.monotonic()
+
+    def keep(self) -> None:
+        """Write the seconds, if the last time is long enough ago."""
+        if self._started is not None and time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self._write()
+
+    def stop(self) -> None:
+        """Count no more, and write the seconds."""
+        if self._started is not None:
+            self._before, self._started = self.seconds, None
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        replace_text(self._path, f"{self.seconds}\n")
+
+
+def read_seconds(path: Path) -> float:
+    """Read what a `RunClock` has written; 0 where there is nothing, or something else."""
+    try:
+        seconds = float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
+
+
+def compute_seconds_left(space: SearchSpace, seconds: float) -> float:
+    """Compute what is left of `max_hours` after so many seconds: 0 where it is over, infinity without it."""
+    return math.inf if space.max_hours is None else max(0.0, 3600 * space.max_hours - seconds)
+
+
+def describe_budget_end(space: SearchSpace, records: Sequence[TrialRecord], seconds: float, run: str) -> str:
+    """Say that `max_hours` ended the search of the directory `run` before all trials were over, else nothing."""
+    wanted = max(num_trials(space), len(records))
+    num_over = sum(record.state.is_final for record in records)
+    if space.max_hours is None or compute_seconds_left(space, seconds) or num_over == wanted:
+        return ""
+    num_stopped = sum(record.state is TrialState.STOPPED and record.epochs_done > 0 for record in records)
+    stopped = f", {num_stopped} stopped between two epochs" if num_stopped else ""
+    return (
+        f"The search ended by max_hours {space.max_hours:g}: {num_over} of {wanted} trials are over{stopped}; "
+        f"to go on: python -m sweep.run --resume {run} --set max_hours={2 * space.max_hours:g}"
+    )
