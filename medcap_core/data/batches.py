@@ -12,20 +12,18 @@ from torch import Tensor, nn
 from medcap_core.config import TrialConfig
 from medcap_core.runtime.transfer import move
 
+Positions = NDArray[np.int64]
+Rows = Sequence[int] | Positions
+
 
 class TokenizedTexts(Protocol):
     """The texts of a split as token ids, tokenized once and batched by position."""
 
-    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_labels(self, positions: Rows) -> int:
         """Count the tokens with a loss at these positions: the denominator of the mean loss."""
 
     def batch(
-        self,
-        positions: Sequence[int] | NDArray[np.int64],
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[NDArray[np.int64]] = (),
+        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
     ) -> tuple[Tensor, ...]:
         """Return the texts as `Captioner.forward` takes them; `unlabelled` ones have no token with a loss.
 
@@ -35,9 +33,6 @@ class TokenizedTexts(Protocol):
 
     def for_epoch(self, epoch: int) -> "TokenizedTexts":
         """Return the texts of `epoch`, for families whose texts differ by epoch."""
-
-
-Positions = NDArray[np.int64]
 
 
 class DrawnCaptions:
@@ -52,17 +47,12 @@ class DrawnCaptions:
         if epoch is not None:
             self._rows += np.random.default_rng(derive_seed(seed, epoch, 3)).integers(counts)
 
-    def count_labels(self, positions: Sequence[int] | Positions) -> int:
+    def count_labels(self, positions: Rows) -> int:
         """Count the tokens with a loss, see `TokenizedTexts.count_labels`."""
         return self._captions.count_labels(self._rows[positions])
 
     def batch(
-        self,
-        positions: Sequence[int] | Positions,
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[Positions] = (),
+        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
     ) -> tuple[Tensor, ...]:
         """Return the texts, see `TokenizedTexts.batch`."""
         rows = [self._rows[part] for part in alike]

@@ -208,6 +208,13 @@ def _find_family(source: str) -> type[Captioner]:
 
 
 def _load_family(family: type[Captioner], source: str, options: LoadOptions) -> Captioner:
+    faults = []
+    if options.vision_model is not None and not family.takes_vision_model:
+        faults.append(f"model {source}: a {family.family} model keeps its own vision tower; remove vision_model.")
+    if options.quantization != "none" and not family.can_quantize:
+        faults.append(f"model {source}: a {family.family} model is small enough as it is; remove quantization.")
+    if faults:
+        raise ModelFault(faults)
     with name_load_faults(f"model {source}", source):
         captioner = family.load(source, options)
     captioner.eval()

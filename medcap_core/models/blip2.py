@@ -18,19 +18,30 @@ from transformers import (
 from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner
-from medcap_core.models.generation import build_generation_config, check_caption_lengths, read_special_tokens
+from medcap_core.models.generation import build_generation_config, read_special_tokens
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
-# Query, key, value and output of OPT or LLaMA, and of T5; likewise of the feed-forward layers.
-_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q", "k_proj|k", "v_proj|v", "out_proj|o_proj|o"
-_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo"
+# Query, key, value and output of OPT or LLaMA, of T5, and of GPT-2, which has them in one; likewise of the feed-forward
+# layers.
+_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|c_attn", "out_proj|o_proj|o"
+_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo|c_fc"
 
 
 def _in_language_model(*names: str) -> str:
     return rf"language_model\..*\.({'|'.join(names)})"
+
+
+LANGUAGE_MODEL_LORA = {
+    LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
+    LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(attn|self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
+    LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
+    LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, r"attn\.c_proj"),
+    LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, "c_proj", _MLP),
+}
+"""The layers of each target set in a language model named `language_model`."""
 
 
 class Blip2Captioner(Captioner):
@@ -45,6 +56,7 @@ class Blip2Captioner(Captioner):
     cross_attention = "bridge"
     is_large = True
     can_checkpoint = True
+    can_quantize = True
     decoder_has_generate = True
     encoder_name = "vision_model"
     freeze_rules: tuple[tuple[str, str], ...] = (
@@ -52,13 +64,7 @@ class Blip2Captioner(Captioner):
         (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
         (r"^language_model\.", "decoder"),
     )
-    lora_patterns: ClassVar = {
-        LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
-        LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
-        LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
-        LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT),
-        LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),
-    }
+    lora_patterns = LANGUAGE_MODEL_LORA
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
     _network_class: ClassVar[Any] = Blip2ForConditionalGeneration
@@ -71,6 +77,8 @@ class Blip2Captioner(Captioner):
         super().__init__(network, processor, int(network.config.vision_config.image_size))
         self.num_queries = int(network.config.num_query_tokens)
         self.is_encoder_decoder = not network.config.use_decoder_only_language_model
+        if not self.is_encoder_decoder:
+            self.num_positions = int(network.config.text_config.max_position_embeddings) - self.num_queries
         self.special_tokens = read_special_tokens(
             network.config.text_config, is_encoder_decoder=self.is_encoder_decoder
         )
@@ -80,10 +88,6 @@ class Blip2Captioner(Captioner):
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
         """Load the model, see `Captioner.load`; another `image_size` resizes the position embedding for good."""
-        if options.vision_model is not None:
-            raise ModelFault(
-                f"model {source}: {cls.family} keeps its own vision tower; remove vision_model, which is for ViT-GPT2."
-            )
         network = load_whole_network(
             cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
         )
@@ -100,13 +104,6 @@ class Blip2Captioner(Captioner):
         self.prompt = prompt
         ids = self.processor.tokenizer(prompt.strip()).input_ids if self.is_encoder_decoder else []
         self.instruction_ids = torch.tensor([ids], dtype=torch.int64, device=self.instruction_ids.device)
-
-    def check(self, config: TrialConfig) -> None:
-        """Check the caption lengths, see `Captioner.check`."""
-        num_positions = None  # T5's positions are relative, without a limit
-        if not self.is_encoder_decoder:
-            num_positions = int(self.network.config.text_config.max_position_embeddings) - self.num_queries
-        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions, beside_image=True)
 
     def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
         """Compute the query outputs: (B, N, D) -> (B, Q, width of the Q-Former)."""

@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
+from medcap_core.data.batches import DrawnCaptions, Positions, Rows, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
-from medcap_core.models.generation import SpecialTokens, build_generation_config, write_decoder_defaults
+from medcap_core.models.generation import (
+    SpecialTokens,
+    build_generation_config,
+    check_caption_lengths,
+    write_decoder_defaults,
+)
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -41,7 +46,7 @@ class TokenizedCaptions:
     pad_token_id: int
     num_uncounted: int = 0
 
-    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_labels(self, positions: Rows) -> int:
         """Count the tokens with a loss at these positions: the denominator of the mean loss."""
         return sum(max(len(self.ids[position]) - self.prompt_length, 0) for position in positions)
 
@@ -50,12 +55,7 @@ class TokenizedCaptions:
         return self
 
     def batch(
-        self,
-        positions: Sequence[int] | NDArray[np.int64],
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[NDArray[np.int64]] = (),
+        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
     ) -> tuple[Tensor, ...]:
         """Pad on the right to `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
         length = max(len(self.ids[position]) for part in (positions, *alike) for position in part)
@@ -131,6 +131,10 @@ class Captioner(nn.Module, ABC):
     cross_attention: ClassVar[Literal["decoder", "bridge"]]
     is_large: ClassVar[bool] = False
     """Whether the family has billions of parameters: frozen weights may be in bf16 or quantized, and are not copied."""
+    takes_vision_model: ClassVar[bool] = False
+    """Whether another vision tower can be named."""
+    can_quantize: ClassVar[bool] = False
+    """Whether its language model can be loaded in 4 or 8 bits."""
     can_record_steps: ClassVar[bool] = False
     """Whether training steps can be replayed as CUDA graphs."""
     can_checkpoint: ClassVar[bool] = False
@@ -157,6 +161,8 @@ class Captioner(nn.Module, ABC):
     processor: Any
     geometry: ImageGeometry
     special_tokens: SpecialTokens
+    num_positions: int | None = None
+    """Most tokens of prompt and caption, the image's taken off; None for relative positions without a limit."""
     pixel_scale: Tensor  # (1, 3, 1, 1), with pixel_shift: rescaling and normalisation in one multiply-add
     pixel_shift: Tensor
 
@@ -318,9 +324,10 @@ class Captioner(nn.Module, ABC):
         """Set the search settings of `config`, for the `generation_config.json` of a saved checkpoint."""
         self.network.generation_config = build_generation_config(config, self.special_tokens)
 
-    @abstractmethod
     def check(self, config: TrialConfig) -> None:
         """Raise ModelFault if `config` does not fit the model (such as captions longer than its positions)."""
+        num_given, beside_image = len(self._prompt_ids(config.prompt)), self.cross_attention == "bridge"
+        check_caption_lengths(config, num_given, self.num_positions, beside_image=beside_image)
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """Compute the sum, not the mean, of the token losses, () float32, so that parts of a batch add up exactly.

@@ -11,12 +11,11 @@ from torch.nn import functional
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.errors import ModelFault
 from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
 from medcap_core.models.blip.recording import fuse_attention, unfuse_attention
 from medcap_core.models.blip.search_decoder import BlipDecoder
 from medcap_core.models.captioner import IGNORED_LABEL, sum_token_losses
-from medcap_core.models.generation import SpecialTokens, check_caption_lengths
+from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
 from medcap_core.models.search.captioner import SearchedCaptioner
 from medcap_core.runtime.checkpoints import load_pretrained
@@ -49,28 +48,19 @@ class BlipCaptioner(SearchedCaptioner):
     def __init__(self, network: Any, processor: BlipProcessor) -> None:
         super().__init__(network, processor, int(network.config.vision_config.image_size))
         text = network.config.text_config
+        self.num_positions = int(text.max_position_embeddings)
         self.special_tokens = SpecialTokens(text.bos_token_id, text.sep_token_id, text.pad_token_id)
         fuse_attention(network.vision_model)
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
         """Load a BLIP, see `Captioner.load`; another `image_size` resizes the position embedding for good."""
-        if options.vision_model is not None or options.quantization != "none":
-            raise ModelFault(
-                f"model {source}: a BLIP keeps its own vision tower and is small enough as it is; remove vision_model "
-                "and quantization."
-            )
         network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
         processor = load_pretrained(BlipProcessor, source)
         check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
         if options.image_size is not None:
             resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
         return cls(network, processor)
-
-    def check(self, config: TrialConfig) -> None:
-        """Check the caption lengths, see `Captioner.check`."""
-        num_positions = int(self.network.config.text_config.max_position_embeddings)
-        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return the ids of begin token and prompt, without the tokenizer's end token."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medcap_core.data.batches import Positions, Rows
 from medcap_core.models.captioner import TokenizedCaptions
 
 _ROUNDED_TOKENS = 4
@@ -32,12 +33,7 @@ class PackedCaptions(TokenizedCaptions):
     """Captions whose batches also hold the slots of their tokens."""
 
     def batch(
-        self,
-        positions: Sequence[int] | NDArray[np.int64],
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[NDArray[np.int64]] = (),
+        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
     ) -> tuple[Tensor, ...]:
         """Pad to `(input_ids, labels, slots)`, int64 (B, T), (B, T) and (W).
 
@@ -56,7 +52,7 @@ class PackedCaptions(TokenizedCaptions):
         padding = np.flatnonzero(~is_token)[: num_tokens - len(slots)]
         return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
 
-    def _count_inputs(self, positions: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    def _count_inputs(self, positions: Rows) -> NDArray[np.int64]:
         """Count the tokens of each caption that precede another, at least 1."""
         return np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
 

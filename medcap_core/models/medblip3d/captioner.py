@@ -23,17 +23,18 @@ Departures from the paper and its published code (github.com/Qybc/MedBLIP):
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.config import TrialConfig
 from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
+from medcap_core.models.blip2 import LANGUAGE_MODEL_LORA
 from medcap_core.models.captioner import (
     IGNORED_LABEL,
     Captioner,
@@ -56,17 +57,11 @@ from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
 REPORT_PROMPT = "Report:"
-_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|c_attn", "out_proj|o_proj|o|c_proj"
-_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo|c_fc"
 
 
 def format_question(question: str) -> str:
     """Format the prompt of the language model, which precedes the image."""
     return f"Question: {question} Answer:"
-
-
-def _in_language_model(*names: str) -> str:
-    return rf"language_model\..*\.({'|'.join(names)})"
 
 
 class TextProcessor:
@@ -86,6 +81,7 @@ class MedBlip3dCaptioner(Captioner):
     family = "medblip3d"
     cross_attention = "bridge"
     is_large = True
+    takes_vision_model = True
     answers_questions = True
     loader = "medcap_core.models.load_captioner"
     encoder_name = "encoder"  # patch embedding and 2D blocks; the layer norm after them belongs to the bridge
@@ -99,13 +95,7 @@ class MedBlip3dCaptioner(Captioner):
         ),
         (r"^language_model\.", "decoder"),
     )
-    lora_patterns: ClassVar = {
-        LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
-        LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(attn|self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
-        LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
-        LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, r"attn\.c_proj|out_proj|o_proj|o"),
-        LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, _MLP),
-    }
+    lora_patterns = LANGUAGE_MODEL_LORA
     vision_lora_pattern = r"encoder\.blocks\..*\.(qkv|q_proj|k_proj|v_proj|query|key|value|projection)"
 
     geometry: VolumeGeometry  # type: ignore[assignment]
@@ -115,6 +105,8 @@ class MedBlip3dCaptioner(Captioner):
         self.num_queries = int(network.config.num_query_tokens)
         self.text_config = network.language_model.config
         self.is_encoder_decoder = bool(self.text_config.is_encoder_decoder)
+        if not self.is_encoder_decoder:
+            self.num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
         self.special_tokens = read_special_tokens(self.text_config, is_encoder_decoder=self.is_encoder_decoder)
         self.contrastive_weight = 1.0
         self.set_prompt("")
@@ -127,8 +119,6 @@ class MedBlip3dCaptioner(Captioner):
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
         """Load a folder saved by this class, or compose `medblip3d` from its parts; see `Captioner.load`."""
-        if options.quantization != "none":
-            raise ModelFault(f"model {source}: quantization is for BLIP-2 and InstructBLIP; remove it.")
         if source == cls.family:
             network, tokenizer = compose_network(options)
         else:
@@ -163,10 +153,7 @@ class MedBlip3dCaptioner(Captioner):
         self.contrastive_weight = config.contrastive_weight
         if config.augment:
             raise ModelFault("augment turns and brightens images in their plane; remove it for a model of volumes.")
-        num_positions = None  # T5's positions are relative, without a limit
-        if not self.is_encoder_decoder:
-            num_positions = int(self.text_config.max_position_embeddings) - self.num_queries
-        check_caption_lengths(config, len(self.report_prompt), num_positions, beside_image=True)
+        check_caption_lengths(config, len(self.report_prompt), self.num_positions, beside_image=True)
         longest = int(self.network.config.qformer_config["max_position_embeddings"])
         if config.max_caption_tokens > longest:
             raise ModelFault(

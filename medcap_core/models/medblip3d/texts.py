@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from medcap_core.data.batches import Positions, Rows
 from medcap_core.models.captioner import IGNORED_LABEL
 
 Ids = list[int]
@@ -62,7 +62,7 @@ class MedBlip3dTexts:
     def _rows(self, position: int) -> list[Row]:
         return self.scans[position].rows(self.epoch + position)
 
-    def count_labels(self, positions: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_labels(self, positions: Rows) -> int:
         """Count the tokens with a loss, see `TokenizedTexts.count_labels`."""
         prompts_count = self.decoder_start_id is None
         return sum(
@@ -72,12 +72,7 @@ class MedBlip3dTexts:
         )
 
     def batch(
-        self,
-        positions: Sequence[int] | NDArray[np.int64],
-        pad_to_multiple: int = 1,
-        *,
-        unlabelled: bool = False,
-        alike: Sequence[NDArray[np.int64]] = (),
+        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
     ) -> tuple[Tensor, ...]:
         """Pad on the right, all int64, to the texts of `MedBlip3dCaptioner.forward`.
 

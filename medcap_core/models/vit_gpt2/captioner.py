@@ -18,9 +18,9 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.config import LoraTargets
 from medcap_core.errors import ModelFault
-from medcap_core.models.generation import SpecialTokens, check_caption_lengths
+from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import (
     LoadOptions,
     check_patches,
@@ -67,6 +67,7 @@ class ViTGpt2Captioner(SearchedCaptioner):
 
     family = "vit-gpt2"
     encoder_name = "encoder"
+    takes_vision_model = True
     freeze_rules = (
         (r"^encoder\.(pooler\.|embeddings\.mask_token$)", "unused"),
         (r"^encoder\.", "encoder"),
@@ -86,6 +87,7 @@ class ViTGpt2Captioner(SearchedCaptioner):
 
     def __init__(self, network: Any, processor: ImageAndText) -> None:
         super().__init__(network, processor, read_size(network.config.encoder.image_size))
+        self.num_positions = int(network.config.decoder.n_positions)
         self.special_tokens = _find_special_tokens(network, processor.tokenizer)
 
     @classmethod
@@ -95,8 +97,6 @@ class ViTGpt2Captioner(SearchedCaptioner):
         `source` is a `VisionEncoderDecoderModel`, or a plain GPT-2 if `options.vision_model` names a vision tower for
         it. Existing cross-attention is kept under a new tower; other connecting layers are initialised at random.
         """
-        if options.quantization != "none":
-            raise ModelFault(f"model {source}: a ViT-GPT2 is small enough as it is; remove quantization.")
         config = load_pretrained(AutoConfig, source)
         _check_config(config, options, source)
         if options.vision_model is None:
@@ -109,11 +109,6 @@ class ViTGpt2Captioner(SearchedCaptioner):
         if options.image_size is not None:
             _resize_positions(network, options.image_size, options.vision_model or source)
         return cls(network, ImageAndText(image_processor, tokenizer))
-
-    def check(self, config: TrialConfig) -> None:
-        """Check the caption lengths, see `Captioner.check`."""
-        num_positions = int(self.network.config.decoder.n_positions)
-        check_caption_lengths(config, len(self._prompt_ids(config.prompt)), num_positions)
 
     def _project(self, encoder_hidden_states: Tensor) -> Tensor:
         """Project the tower's output to the decoder's width where they differ."""

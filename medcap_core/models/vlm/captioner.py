@@ -62,6 +62,7 @@ class VlmCaptioner(Captioner):
     cross_attention = "bridge"
     is_large = True
     can_checkpoint = True
+    can_quantize = True
     encoded_parts = frozenset({"encoder", "bridge"})
 
     _network_class: ClassVar[Any] = AutoModelForImageTextToText
@@ -108,11 +109,6 @@ class VlmCaptioner(Captioner):
         """Load the model, see `Captioner.load`; `image_size` is for models that take images of any size."""
         config = load_pretrained(AutoConfig, source)
         cls._check_architecture(config, source)
-        if options.vision_model is not None:
-            raise ModelFault(
-                f"model {source}: a {config.model_type} keeps its own vision tower; remove vision_model, which is for "
-                "ViT-GPT2."
-            )
         processor = load_processor(source, config)
         size = choose_image_size(config, processor.image_processor, options.image_size, source)
         network = load_whole_network(

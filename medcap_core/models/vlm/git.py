@@ -3,15 +3,13 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import GitForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from medcap_core.errors import ModelFault
-from medcap_core.models.loading.weights import LoadOptions
 from medcap_core.models.vlm.captioner import VlmCaptioner
 from medcap_core.models.vlm.processing import Prompt, prepare_pixels
 
@@ -26,6 +24,7 @@ class GitCaptioner(VlmCaptioner):
     family = "git"
     is_large = False
     can_checkpoint = False
+    can_quantize = False
     encoded_parts = frozenset({"encoder"})
     encoder_name = "git.image_encoder"
     freeze_rules = (
@@ -40,13 +39,6 @@ class GitCaptioner(VlmCaptioner):
     @classmethod
     def _check_architecture(cls, config: Any, source: str) -> None:
         """Check nothing: the model type says it all."""
-
-    @classmethod
-    def load(cls, source: str, options: LoadOptions) -> Self:
-        """Load the model, see `Captioner.load`."""
-        if options.quantization != "none":
-            raise ModelFault(f"model {source}: a GIT is small enough as it is; remove quantization.")
-        return super().load(source, options)
 
     def _find_parts(self) -> None:
         self._set_lora_patterns(r"git\.encoder\.layer\..*", r"git\.image_encoder\..*\.self_attn")

@@ -147,5 +147,5 @@ def test_what_does_not_go_with_these_models_is_refused(folder_of: Any) -> None:
     folder = folder_of("instructblip-t5")
     with pytest.raises(ModelFault, match="the prompt has 17 tokens and the model's Q-Former 16 positions"):
         load_trial_captioner(tiny_config(folder, prompt="the " * 15, max_caption_tokens=40))
-    with pytest.raises(ModelFault, match="instructblip keeps its own vision tower; remove vision_model"):
+    with pytest.raises(ModelFault, match="instructblip model keeps its own vision tower; remove vision_model"):
         load_trial_captioner(tiny_config(folder, vision_model=str(folder)))

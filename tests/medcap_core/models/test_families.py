@@ -391,5 +391,5 @@ def test_quantization_says_what_it_needs(folder_of: Callable[[str], Path]) -> No
             tiny_config(folder, freeze=freeze, quantization="8bit")
     with pytest.raises(ValueError, match="parallel fsdp shards no weights of quantization 8bit; use parallel: ddp"):
         tiny_config(folder, freeze="lora", quantization="8bit", parallel="fsdp")
-    with pytest.raises(ModelFault, match="a ViT-GPT2 is small enough as it is; remove quantization"):
+    with pytest.raises(ModelFault, match="a vit-gpt2 model is small enough as it is; remove quantization"):
         load_trial_captioner(tiny_config(folder_of("vit-gpt2"), freeze="lora", quantization="8bit"))

@@ -384,7 +384,7 @@ def test_a_saved_model_keeps_its_parts(gpt2: Path, tmp_path: Path) -> None:
         ({"max_caption_tokens": 196}, "max_caption_tokens 196 exceeds the 195 positions"),
         ({"vision_model": "owner/none"}, "^vision_model owner/none: neither the local cache"),
         ({"augment": True}, "augment turns and brightens images"),
-        ({"quantization": "8bit", "freeze": "lora"}, "quantization is for BLIP-2"),
+        ({"quantization": "8bit", "freeze": "lora"}, "remove quantization"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(

@@ -143,7 +143,7 @@ def test_what_does_not_fit_together_is_told(vit_gpt2: Path, tiny_blip: Path, tmp
         load_geometry(tiny_config(gpt2))
     with pytest.raises(ModelFault, match=r"vision_model .*gpt2: its model_type 'gpt2' is no ViT-like vision tower"):
         load_trial_captioner(tiny_config(vit_gpt2, vision_model=str(gpt2)))
-    with pytest.raises(ModelFault, match="a BLIP keeps its own vision tower"):
+    with pytest.raises(ModelFault, match="a blip model keeps its own vision tower"):
         load_trial_captioner(tiny_config(tiny_blip, vision_model=str(gpt2)))
 
 

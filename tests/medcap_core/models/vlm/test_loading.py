@@ -55,9 +55,9 @@ def test_sizes_that_a_model_cannot_take_are_refused(folder_of: Callable[[str], P
 
 
 def test_what_is_for_other_models_is_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="a qwen3_vl keeps its own vision tower; remove vision_model"):
+    with pytest.raises(ModelFault, match="a vlm model keeps its own vision tower; remove vision_model"):
         load_trial_captioner(vlm_config(folder_of("qwen3_vl"), vision_model=str(folder_of("git"))))
-    with pytest.raises(ModelFault, match="a GIT is small enough as it is; remove quantization"):
+    with pytest.raises(ModelFault, match="a git model is small enough as it is; remove quantization"):
         load_trial_captioner(vlm_config(folder_of("git"), freeze="lora", quantization="4bit"))
     with pytest.raises(ModelFault, match="gradient_checkpointing: a git model is small enough without it; remove it"):
         load_trial_captioner(vlm_config(folder_of("git"), gradient_checkpointing=True))
