@@ -103,7 +103,7 @@ def load_data(
             f"{name_or_path} (read as: {kind}) holds no usable record; {len(reading.skipped)} were left out"
             + (f", such as {'; '.join(first)}." if first else ".")
         )
-    notes = [*reading.notes, *reading.merge_captions()]
+    notes = [*reading.notes, *reading.describe_further_captions()]
     splits = reading.splits
     dropped: list[SkippedRecord] = []
     if drop_shared_cases:

@@ -41,14 +41,14 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     splits_by_user: bool = False
     _rows_of_images: dict[SplitName, dict[Reference, int]] = field(default_factory=dict)
-    _further: dict[tuple[SplitName, int], list[str]] = field(default_factory=dict)
+    _num_further: int = 0
     _taken_ids: dict[SplitName, set[str]] = field(default_factory=dict)
     _repeated_ids: dict[SplitName, list[str]] = field(default_factory=dict)
 
     def add(self, split: SplitName, record: Record) -> None:
         """Add `record` with its caption folded and its id made unique in the split; skip it if the caption is empty.
 
-        A further record of an image in the split leaves its caption to `merge_captions`.
+        Of a further record of an image in the split the caption is one more reference of the first.
         """
         caption = fold_white_space(_replace_surrogates(record.caption))
         if not caption:
@@ -57,26 +57,22 @@ class Reading:
         records = self.splits.setdefault(split, [])
         row = self._rows_of_images.setdefault(split, {}).setdefault(record.image, len(records))
         if row < len(records):
-            self._further.setdefault((split, row), []).append(caption)
+            self._num_further += 1
+            if caption not in (first := records[row]).references:
+                records[row] = replace(first, other_captions=(*first.other_captions, caption))
             return
         unique = self._make_unique(split, fold_white_space(_replace_surrogates(record.id)))
         if (unique, caption) != (record.id, record.caption):
             record = replace(record, id=unique, caption=caption)
         records.append(record)
 
-    def merge_captions(self) -> list[str]:
-        """Give the records the captions of further rows of their image; return one sentence if there were any."""
-        num_rows = sum(map(len, self._further.values()))
-        for (split, row), captions in self._further.items():
-            first = self.splits[split][row]
-            others = dict.fromkeys(caption for caption in captions if caption != first.caption)
-            self.splits[split][row] = replace(first, other_captions=tuple(others))
-        self._further.clear()
-        if not num_rows:
+    def describe_further_captions(self) -> list[str]:
+        """Write one sentence where images have several captions."""
+        if not self._num_further:
             return []
         return [
-            f"{num_rows:,} captions are further ones of an image: each image is one record, its captions are several "
-            "references, and training takes one of them at random in each epoch."
+            f"{self._num_further:,} captions are further ones of an image: each image is one record, its captions are "
+            "several references, and training takes one of them at random in each epoch."
         ]
 
     def skip(self, split: SplitName, record_id: str, reason: str) -> None:

@@ -48,7 +48,7 @@ def test_coco_captions_keep_the_captions_of_an_image_together(images: Path) -> N
         ],
     }
     reading = read_annotations(write(images / "annotations" / "captions.json", content))
-    assert len(reading.merge_captions()) == 1
+    assert len(reading.describe_further_captions()) == 1
     records = reading.splits["train"]
     assert named(records) == [("0.png", "one"), ("1.png", "other")]
     assert [(record.id, record.case, record.references) for record in records] == [
@@ -141,7 +141,8 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
 )
 def test_lists_of_records_and_captions_by_name(images: Path, content: object) -> None:
     reading = read_annotations(write(images / "all.json", content))
-    assert reading.merge_captions()[0].startswith("1 captions are further ones of an image: each image is one record")
+    (note,) = reading.describe_further_captions()
+    assert note.startswith("1 captions are further ones of an image: each image is one record")
     assert [record.references for record in reading.splits["train"]] == [("a", "b"), ("c",)]
 
 

@@ -151,7 +151,6 @@ def test_findings_and_impression_are_joined_and_lists_are_references(tmp_path: P
     reading = read_parquet(tmp_path / "train.parquet")
     assert [record.caption for record in reading.splits["train"]] == ["Clear lungs. No.", "I."]
     reading = read_parquet(tmp_path / "lists.parquet")
-    reading.merge_captions()
     assert [record.references for record in reading.splits["train"]] == [("a", "b"), ("c",)]
 
 
