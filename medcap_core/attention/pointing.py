@@ -67,9 +67,7 @@ def is_inside(point: Sequence[float], box: Box) -> bool:
     return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
 
 
-def play_pointing_game(
-    explained: Sequence[ExplainedText], records: Sequence[Record], *, seed: int = 0
-) -> PointingGame | None:
+def play_pointing_game(explained: Sequence[ExplainedText], records: Sequence[Record]) -> PointingGame | None:
     """Score the maps of captions of phantoms; None where no caption of an abnormal image names a finding."""
     peaks: list[list[tuple[float, ...]]] = []
     boxes: list[Box] = []
@@ -87,7 +85,7 @@ def play_pointing_game(
     num_words = np.array([len(own) for own in peaks], float)
     shuffled = _count_shuffled_hits(peaks, boxes)
     areas = np.array([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes])
-    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), number_units(cases), seed=seed)[0].T
+    resampled = resample_sums(np.column_stack([hits, shuffled, num_words]), number_units(cases), seed=0)[0].T
     share, chance = hits.sum() / num_words.sum(), shuffled.sum() / num_words.sum()
     return PointingGame(
         num_images=len(boxes),

@@ -68,39 +68,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     burnt-in marks or dead pixels do not darken the anatomy; where both percentiles agree, from minimum to maximum; a
     constant image becomes black. NaN becomes black. Raises ValueError for a mode Pillow cannot convert (LAB).
     """
-    upright = _apply_orientation(image)
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        upright = image  # an EXIF block that cannot be parsed gives no orientation
     if upright.mode == "F" or upright.mode.startswith("I"):
-        scaled = _scale_to_8_bits(np.asarray(upright), inverted=_is_white_zero(image))
+        # Pillow inverts white-is-zero TIFFs of 8 bits, but leaves those of 16 as stored.
+        tags = getattr(image, "tag_v2", None) or {}
+        scaled = _scale_to_8_bits(np.asarray(upright), inverted=tags.get(_WHITE_IS_ZERO_TAG) == 0)
         return Image.fromarray(scaled).convert("RGB")
-    if upright.has_transparency_data:
-        return _lay_on_black(upright.convert("RGBA"))
-    return upright.convert("RGB")
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    layered = upright.convert("RGBA")
+    if layered.getchannel("A").getextrema() == (0, 0):
+        return layered.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("RGB")
 
 
 def resize(image: Image.Image, size: int, resample: int) -> NDArray[np.uint8]:
     """Stretch an RGB image to uint8 (3, size, size), exactly as BLIP's image processor does before normalisation."""
     resized = image.resize((size, size), Image.Resampling(resample))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def _apply_orientation(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
-        return image  # an EXIF block that cannot be parsed gives no orientation
-
-
-def _is_white_zero(image: Image.Image) -> bool:
-    """Check for a white-is-zero TIFF: Pillow inverts 8-bit ones, but leaves 16-bit ones as stored."""
-    tags = getattr(image, "tag_v2", None)
-    return tags is not None and tags.get(_WHITE_IS_ZERO_TAG) == 0
-
-
-def _lay_on_black(image: Image.Image) -> Image.Image:
-    if image.getchannel("A").getextrema() == (0, 0):
-        return image.convert("RGB")
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image).convert("RGB")
 
 
 def _scale_to_8_bits(values: NDArray[np.generic], *, inverted: bool) -> NDArray[np.uint8]:

@@ -26,7 +26,11 @@ def list_subgroups(records: Sequence[Record]) -> dict[str, list[tuple[str, ...]]
         for kind, own in (found | {"cohort": cohorts}).items()
         if 2 <= len({value for values in own for value in values}) <= MAX_VALUES
     }
-    concepts = [_name_concepts(record) for record in records]
+    names = [record.truth.get("concept_names", {}) for record in records]
+    concepts = [
+        dict.fromkeys(known.get(concept, concept) for concept in record.truth.get("concepts", ()))
+        for record, known in zip(records, names, strict=True)
+    ]
     frequent = {name for name, _ in Counter(name for own in concepts for name in own).most_common(MAX_VALUES)}
     if frequent:
         found["concept"] = [tuple(name for name in own if name in frequent) for own in concepts]
@@ -35,8 +39,3 @@ def list_subgroups(records: Sequence[Record]) -> dict[str, list[tuple[str, ...]]
 
 def _as_values(label: object) -> tuple[str, ...]:
     return (label.strip(),) if isinstance(label, str) and label.strip() else ()
-
-
-def _name_concepts(record: Record) -> tuple[str, ...]:
-    names = record.truth.get("concept_names", {})
-    return tuple(dict.fromkeys(names.get(concept, concept) for concept in record.truth.get("concepts", ())))

@@ -169,14 +169,13 @@ def compute_loss(model: Any, batch: Batch, strength: float, generator: torch.Gen
 
 
 @torch.no_grad()
-def generate_text(model: Any, tokenizer: Any, example: TextExample, max_new_tokens: int = 64) -> str:
+def generate_text(model: Any, tokenizer: Any, example: TextExample) -> str:
     """Generate the text for an undisturbed bag greedily, with one slot for each token of the bag."""
     prompt, bag = build_prompt(example.question), " ".join(example.bag)
     ids = [token for text in (prompt, bag) for token in tokenizer(text, add_special_tokens=False).input_ids]
     prompt_ids = torch.tensor([ids])
-    generated = model.generate(
-        prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=False, max_new_tokens=max_new_tokens
-    )
+    mask = torch.ones_like(prompt_ids)
+    generated = model.generate(prompt_ids, attention_mask=mask, do_sample=False, max_new_tokens=64)
     text: str = tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True).strip()
     return text
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -80,11 +81,18 @@ def check_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) so that readers see the old file or the new one, also with several writing processes."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write that takes the place of `path` at the end; processes that write it too do not mix."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) so that readers see the old file or the new one, see `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -1,9 +1,11 @@
 """Replace files in one step: a reader, also after a crash, sees the whole old file or the whole new one."""
 
+import csv
 import errno
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,13 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8", newline="")
     temporary.replace(path)
+
+
+def write_csv_atomically(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Replace `path` by a table of `rows`, the header among them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text_atomically(path, text.getvalue())
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

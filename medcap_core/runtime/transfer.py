@@ -25,9 +25,9 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def prefetch(
-    make: Callable[[_Work], _Item], work: Iterable[_Work], device: torch.device, depth: int = 2
+    make: Callable[[_Work], _Item], work: Iterable[_Work], device: torch.device
 ) -> Generator[_Item, None, None]:
-    """Apply `make` to each item of `work` in order, for a GPU `depth` items ahead in a separate thread."""
+    """Apply `make` to each item of `work` in order, for a GPU two items ahead in a separate thread."""
     if device.type != "cuda":
         yield from map(make, work)
         return
@@ -35,7 +35,7 @@ def prefetch(
         ahead: deque[object] = deque()
         for item in work:
             ahead.append(pool.submit(make, item))
-            if len(ahead) > depth:
+            if len(ahead) > 2:
                 yield ahead.popleft().result()  # type: ignore[attr-defined]
         while ahead:
             yield ahead.popleft().result()  # type: ignore[attr-defined]

@@ -44,24 +44,19 @@ def choose_caption_prior(
     The cost does not grow with the training split: about 1 s for 60,000 radiology captions. Raises ValueError if
     there is no caption.
     """
-    candidates, judges = _draw(train_captions, seed, num_candidates, num_judges)
+    if not train_captions:
+        raise ValueError("no training captions to choose a prior from")
+    num_blocks = min(_NUM_BLOCKS, len(train_captions))
+    order = np.random.default_rng(seed).permutation(len(train_captions))
+    is_judge = (order * num_blocks // len(train_captions)) % 2 == 1
+    candidates = [fold_white_space(train_captions[i]) for i in order[~is_judge][:num_candidates]]
+    judges = [train_captions[i] for i in (order[is_judge][:num_judges] if len(train_captions) > 1 else order)]
     tokens = tokenize_captions([*candidates, *judges])
     index = _CiderIndex(tokens[len(candidates) :])
     caption_of: dict[str, str] = {}
     for text, caption in zip(tokens, candidates, strict=False):  # candidates come first in tokens
         caption_of.setdefault(text, caption)
     return caption_of[max(caption_of, key=index.compute_mean_cider)]
-
-
-def _draw(captions: Sequence[str], seed: int, num_candidates: int, num_judges: int) -> tuple[list[str], list[str]]:
-    if not captions:
-        raise ValueError("no training captions to choose a prior from")
-    num_blocks = min(_NUM_BLOCKS, len(captions))
-    order = np.random.default_rng(seed).permutation(len(captions))
-    is_judge = (order * num_blocks // len(captions)) % 2 == 1
-    candidates = order[~is_judge][:num_candidates]
-    judges = order[is_judge][:num_judges] if len(captions) > 1 else order
-    return [fold_white_space(captions[i]) for i in candidates], [captions[i] for i in judges]
 
 
 class _CiderIndex:

@@ -92,40 +92,24 @@ class Subject:
     neck: float
 
     @property
-    def hippocampus_ratio(self) -> float:
-        """Of both sides together."""
-        return (self.left_hippocampus_ratio + self.right_hippocampus_ratio) / 2
-
-    @property
-    def smaller_side(self) -> Side:
-        """The side whose hippocampus is clearly the smaller one."""
-        ratio = self.left_hippocampus_ratio / self.right_hippocampus_ratio
-        if ratio < SIDE_RATIO:
-            return "left"
-        return "right" if ratio > 1 / SIDE_RATIO else "neither"
-
-    @property
-    def shrunk_structure(self) -> Structure:
-        """What has lost most, relative to its healthy size; `none` where nothing has lost LOSS_TO_NAME."""
-        losses: dict[Structure, float] = {
-            "hippocampus": 1 - self.hippocampus_ratio,
-            "cortex": 1 - self.cortex_ratio,
-        }
-        structure = max(losses, key=lambda name: losses[name])
-        return structure if losses[structure] >= LOSS_TO_NAME else "none"
-
-    @property
     def facts(self) -> Facts:
         """All this in words; the degrees say how far ventricles are enlarged, hippocampi and cortex shrunk."""
+        left, right = self.left_hippocampus_ratio, self.right_hippocampus_ratio
+        hippocampi = (left + right) / 2
+        losses: dict[Structure, float] = {"hippocampus": 1 - hippocampi, "cortex": 1 - self.cortex_ratio}
+        shrunk = max(losses, key=lambda name: losses[name])
+        smaller: Side = "left" if left / right < SIDE_RATIO else "neither"
+        if left / right > 1 / SIDE_RATIO:
+            smaller = "right"
         return Facts(
             diagnosis=self.diagnosis,
             age=self.age,
             sex=self.sex,
             ventricles=_grade(self.ventricle_ratio, (1.35, 1.9, 2.6)),
-            hippocampi=_grade(1 / self.hippocampus_ratio, (1 / 0.85, 1 / 0.7, 1 / 0.55)),
+            hippocampi=_grade(1 / hippocampi, (1 / 0.85, 1 / 0.7, 1 / 0.55)),
             cortex=_grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65)),
-            smaller_side=self.smaller_side,
-            shrunk_structure=self.shrunk_structure,
+            smaller_side=smaller,
+            shrunk_structure=shrunk if losses[shrunk] >= LOSS_TO_NAME else "none",
         )
 
 

@@ -4,8 +4,6 @@ All are access-controlled, so nothing here was run on the real files; each modul
 columns. Report sentences are this project's own, built from the tables' columns.
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit
 from medcap_core.data.scans.files import VOLUME_SUFFIXES
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.errors import DataFault
-from medcap_core.runtime.files import write_text_atomically
+from medcap_core.runtime.files import write_csv_atomically
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,13 @@ def describe_visit(visit: Visit) -> str:
 
 def write_scan_table(found: CohortScans, path: Path) -> None:
     """Write `path,report,cohort,subject` for `read_scan_table`; paths below the table's folder are relative to it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "report", "cohort", "subject"))
+    rows = [("path", "report", "cohort", "subject")]
     folder = path.parent.resolve()
     for scan in found.scans:
         volume = scan.path.resolve()
         shown = volume.relative_to(folder) if volume.is_relative_to(folder) else volume
-        writer.writerow((shown.as_posix(), describe_visit(scan.visit), found.cohort.name, scan.visit.subject))
-    write_text_atomically(path, text.getvalue())
+        rows.append((shown.as_posix(), describe_visit(scan.visit), found.cohort.name, scan.visit.subject))
+    write_csv_atomically(path, rows)
 
 
 def _list_volumes(folder: Path) -> Iterator[Path]:

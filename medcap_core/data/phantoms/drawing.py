@@ -136,11 +136,11 @@ def cover_ellipse(frame: Frame, ellipse: Ellipse, edge: float = 0.03) -> Array:
     return cover_from_radius(compute_radius(frame, ellipse), edge / min(ellipse.ru, ellipse.rv))
 
 
-def cover_ring(frame: Frame, ellipse: Ellipse, thickness: float, edge: float = 0.02) -> Array:
-    """Compute the soft coverage of the band inside the ellipse's border, `thickness` wide in body units."""
+def cover_ring(frame: Frame, ellipse: Ellipse) -> Array:
+    """Compute the soft coverage of the band inside the ellipse's border, 0.05 wide in body units."""
     small = min(ellipse.ru, ellipse.rv)
-    middle = np.abs(compute_radius(frame, ellipse) - np.float32(1 - thickness / small / 2))
-    return clip((thickness / 2 - middle * small) / edge + 0.5)
+    middle = np.abs(compute_radius(frame, ellipse) - np.float32(1 - 0.05 / small / 2))
+    return clip((0.05 / 2 - middle * small) / 0.02 + 0.5)
 
 
 def cover_line(frame: Frame, start: tuple[float, float], end: tuple[float, float], width: float) -> Array:

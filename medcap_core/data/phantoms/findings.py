@@ -177,7 +177,7 @@ def fill_tone(value: float, mottle: float = 0.0) -> Paint:
     return paint
 
 
-def hollow(rim: float, core: float, halo: float | None = None, core_share: float = 0.55) -> Paint:
+def hollow(rim: float, core: float, halo: float | None = None) -> Paint:
     """Build a paint of a rim around a core; `halo` is a soft zone around both (oedema)."""
 
     def paint(
@@ -190,7 +190,7 @@ def hollow(rim: float, core: float, halo: float | None = None, core_share: float
                 canvas, cover_ellipse(frame, zone, location.radius) * 0.6 * cover_ellipse(frame, location.surface), halo
             )
         blend(canvas, cover * np.float32(0.5 + 0.5 * strength), rim)
-        inner = Ellipse(u, v, location.radius * core_share, location.radius * core_share * 0.9)
+        inner = Ellipse(u, v, location.radius * 0.55, location.radius * 0.55 * 0.9)
         blend(canvas, cover_ellipse(frame, inner, 0.03), core)
 
     return paint

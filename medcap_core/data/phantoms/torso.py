@@ -82,7 +82,7 @@ def _paint_spine(canvas: Array, frame: Frame, v: float, value: float) -> None:
 
 
 def _paint_ribs(canvas: Array, frame: Frame, wall: Ellipse, phase: float, value: float) -> None:
-    ring = cover_ring(frame, wall.grown(0.97), 0.05)
+    ring = cover_ring(frame, wall.grown(0.97))
     angle = np.arctan2(frame.v, frame.u)
     spots = clip(np.cos(angle * np.float32(10) + np.float32(phase)) * 4 - 2)
     blend(canvas, ring * spots, value)

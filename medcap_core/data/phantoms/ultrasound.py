@@ -77,7 +77,7 @@ def paint_thyroid_ultrasound(frame: Frame, jitter: Array, rng: np.random.Generat
     blend(canvas, cover_ellipse(frame, Ellipse(0, -0.28, 0.2, 0.08), 0.04), 0.55)  # isthmus
     windpipe = Ellipse(0, 0.08, 0.19, 0.24)
     blend(canvas, cover_ellipse(frame, windpipe, 0.03), 0.1)
-    blend(canvas, cover_ring(frame, windpipe.grown(1.12), 0.05) * cover_below(frame, 0.2, 9.0, 0, 0.1), 0.3)
+    blend(canvas, cover_ring(frame, windpipe.grown(1.12)) * cover_below(frame, 0.2, 9.0, 0, 0.1), 0.3)
     blend(canvas, clip(1 - np.abs(compute_top(frame, windpipe)) / 0.04), 0.92)
     blend(canvas, cover_below(frame, 0.62, -0.12, 0, 0.05), 0.14)
     _paint_echoes(canvas, rng)

@@ -8,16 +8,13 @@ image at a time.
 Volumes are compared exactly only, by their decoded cubes: heads are alike, and no threshold for them was measured.
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +24,8 @@ from numpy.typing import NDArray
 
 from medcap_core.data.records import SplitName
 from medcap_core.data.stores.images import ImageStore, count_usable_cpus
-from medcap_core.runtime.cache import guard_cache_writes, write_atomically
-from medcap_core.runtime.files import write_text_atomically
+from medcap_core.runtime.cache import guard_cache_writes, replacing, write_atomically
+from medcap_core.runtime.files import write_csv_atomically
 from medcap_core.runtime.progress import Progress
 
 HASH_VERSION = 1  # raise whenever a hash changes, so that stored hashes are recomputed
@@ -138,7 +135,8 @@ def load_hashes(images: StoredImages, progress: Progress | None = None) -> Image
                 done += len(rows)
                 if progress:
                     progress(f"hashing {images.split} {store.geometry.noun}s", done, len(to_do))
-        _write_hashes(path, kept)
+        with guard_cache_writes(path.parent), replacing(path) as file:
+            np.savez(file, **kept)  # type: ignore[arg-type]
     return ImageHashes(kept["bits"][images.rows], kept["digests"][images.rows], kept["blank"][images.rows])
 
 
@@ -198,11 +196,7 @@ def match_hashes(
 
 def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
     """Write the pairs as CSV, `split,id,other_split,other_id,kind,distance`."""
-    lines = [("split", "id", "other_split", "other_id", "kind", "distance")]
-    lines += [(p.split, p.id, p.other_split, p.other_id, p.kind, str(p.distance)) for p in pairs]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    write_text_atomically(path, text.getvalue())
+    write_csv_atomically(path, [[own.name for own in fields(DuplicatePair)], *map(astuple, pairs)])
 
 
 def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool, noun: str = "image") -> str:
@@ -242,16 +236,6 @@ def _read_hashes(path: Path, num_rows: int) -> dict[str, NDArray[Any]]:
         return empty
     fits = all(kept[name].shape == array.shape for name, array in empty.items()) and kept["version"] == HASH_VERSION
     return kept if fits else empty
-
-
-def _write_hashes(path: Path, kept: dict[str, NDArray[Any]]) -> None:
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with guard_cache_writes(path.parent):
-        with partial.open("wb") as file:
-            np.savez(file, **kept)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
 
 def _compute_key(images: StoredImages, other: StoredImages) -> str:

@@ -42,14 +42,7 @@ _STORED_AS: dict[torch.dtype, type[np.generic]] = {
 class FeatureStore:
     """The encoder's output for the images of one store: `token_shape` is (tokens, width). Picklable."""
 
-    def __init__(
-        self,
-        images: ImageStore,
-        encoder_hash: str,
-        token_shape: tuple[int, int],
-        dtype: torch.dtype,
-        root: Path | None = None,
-    ) -> None:
+    def __init__(self, images: ImageStore, encoder_hash: str, token_shape: tuple[int, int], dtype: torch.dtype) -> None:
         """Open the store; `encoder_hash` covers weights and settings of the encoder. Writes nothing."""
         self.images = images
         self.encoder_hash = encoder_hash
@@ -57,7 +50,7 @@ class FeatureStore:
         self.dtype = dtype
         described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        self.folder = features_folder(root) / self.key[:32]
+        self.folder = features_folder() / self.key[:32]
         self._cost_file = self.folder / "encoding.json"
         self._rows = RowStore(self.folder, "features", len(images), token_shape, _STORED_AS[dtype])
 
@@ -136,14 +129,14 @@ class FeatureStore:
         self._rows.read_status()
 
 
-def features_folder(root: Path | None = None) -> Path:
+def features_folder() -> Path:
     """Return the folder of all feature stores of this machine."""
-    return (root or cache_root()) / "features"
+    return cache_root() / "features"
 
 
-def measure_stored_bytes(root: Path | None = None) -> int:
+def measure_stored_bytes() -> int:
     """Measure the disk space of all feature stores, by blocks since their files are sparse."""
-    return sum(map(_measure_file, features_folder(root).glob("*/features")))
+    return sum(map(_measure_file, features_folder().glob("*/features")))
 
 
 def _measure_file(path: Path) -> int:
