@@ -99,6 +99,12 @@ def start_desk() -> Any:
     class Desk:
         def __init__(self) -> None:
             self.queues: dict[object, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
+            self.ranks: set[int] = set()
+
+        async def join(self, rank: int) -> None:
+            if rank in self.ranks:  # after a preemption Ray Train starts new workers by itself
+                raise RuntimeError("The workers of this trial were replaced.")
+            self.ranks.add(rank)
 
         async def put(self, queue: object, item: Any) -> None:
             self.queues[queue].put_nowait(item)
@@ -112,6 +118,7 @@ def start_desk() -> Any:
 
 def build_trainer(assignment: Assignment, desk: Any) -> TorchTrainer:
     """Build the run of Ray Train of workers for trials that need the same as `assignment`."""
+    run = assignment.folder.parents[1]
     return TorchTrainer(
         work,
         train_loop_config={"desk": desk},
@@ -124,8 +131,8 @@ def build_trainer(assignment: Assignment, desk: Any) -> TorchTrainer:
             label_selector=keep_off(assignment.avoided_nodes),
         ),
         run_config=RunConfig(
-            name=f"workers-{uuid.uuid4().hex[:8]}",
-            storage_path=str(assignment.folder.parents[1] / SCRATCH / "train"),
+            name=f"{run.name}-workers-{uuid.uuid4().hex[:8]}",
+            storage_path=str(run / SCRATCH / "train"),
             failure_config=FailureConfig(max_failures=0),
         ),
     )
@@ -145,6 +152,7 @@ class TrialStopped(Exception):
 def work(params: dict[str, Any]) -> None:
     """Train one trial after another, in each worker, until there are no more."""
     desk, workers = params["desk"], current_workers()
+    ray.get(desk.join.remote(workers.rank))
 
     def report(result: dict[str, Any]) -> None:
         goes_on = False

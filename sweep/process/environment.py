@@ -16,6 +16,8 @@ _DEFAULTS = {
     # Time for a stopped trial to release its process; after the default of 2 s the next trial would be lost.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # The dashboard's page of Ray Train lists groups of workers.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     # A trial that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }

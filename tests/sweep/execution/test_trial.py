@@ -17,6 +17,7 @@ from sweep.execution.moves import NodeFault
 from sweep.execution.nodes import NodeSize
 from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, train_here
 from sweep.execution.tune import run_search
+from sweep.execution.worker_group import start_desk
 from sweep.space import build_space, load_space
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
@@ -83,6 +84,15 @@ def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
     assert sum(len(group["bundles"]) == 2 for group in groups) == 2  # before and after the kill
     all_cpus = ray.cluster_resources()["CPU"]
     wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the workers were gone")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_that_take_the_place_of_others_end_at_once() -> None:
+    desk = start_desk()
+    ray.get([desk.join.remote(rank) for rank in range(2)])
+    with pytest.raises(RuntimeError, match="The workers of this trial were replaced"):
+        ray.get(desk.join.remote(1))
+    ray.kill(desk)
 
 
 @pytest.mark.usefixtures("local_ray")
