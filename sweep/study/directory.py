@@ -1,12 +1,12 @@
 """The run directory: choosing a free one, locking it for one process, loading its space and records."""
 
-import os
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from medcap_core.errors import ConfigFault, RunFault
-from medcap_core.runtime.files import find_pipes
+from medcap_core.runtime.files import find_pipes, write_text_atomically
 from sweep.space import SearchSpace, load_space
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord
@@ -96,13 +96,18 @@ def check_root(root: Path) -> None:
 
 
 def _require_writable(folder: Path, flag: str) -> None:
-    """Raise RunFault unless `folder`, or the nearest one above it that is there, is a folder that can be written."""
+    """Raise RunFault unless `folder`, or the nearest one above it that is there, can hold a run: it is tried."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     where = f"{flag}{folder}" if there == folder else f"{flag}{folder}: {there}"
     if not there.is_dir():
         raise RunFault(f"{where} is a file; choose another folder with --out.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunFault(f"{where} cannot be written; choose another folder with --out.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".medcap-", dir=there) as probe:
+            write_text_atomically(Path(probe, "file"), "written")
+            FileLock(Path(probe, "lock")).acquire(timeout=0)
+    except (OSError, NotImplementedError) as error:  # the latter where no file can be locked
+        why = getattr(error, "strerror", None) or error
+        raise RunFault(f"{where} cannot be written ({why}); choose another folder with --out.") from None
 
 
 def check_places(directory: Path) -> None:
@@ -140,10 +145,9 @@ def take_lock(directory: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFault(f"{directory} is in use by another sweep.run; wait until it ends or stop it first.") from None
-    except OSError as error:
-        raise RunFault(
-            f"{directory}: cannot be locked ({error.strerror}); make it writable or choose another."
-        ) from None
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunFault(f"{directory}: cannot be locked ({why}); make it writable or choose another.") from None
     return lock
 
 

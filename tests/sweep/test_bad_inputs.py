@@ -139,6 +139,13 @@ def test_a_run_directory_that_cannot_be(tmp_path: Path, name: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("place", ["/proc", "/sys/kernel"])
+def test_a_place_that_takes_no_files_though_permissions_say_so(place: str) -> None:
+    result = run("lora", "--data=no/such/data", f"--out={place}/run")
+    ends_in_a_sentence(result)
+    assert f"{place} cannot be written (" in result.output
+
+
 def test_a_folder_of_runs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").touch()
