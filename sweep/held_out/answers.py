@@ -5,7 +5,6 @@ the training split.
 """
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -43,12 +42,8 @@ from sweep.study.test_results import (
 Row = TypeVar("Row", AnswerRow, ClassificationRow)
 
 
-@dataclass(frozen=True)
-class AnswersScore:
-    """One row; `classes` is None where no diagnosis is known."""
-
-    answers: AnswerRow
-    classes: ClassificationRow | None
+AnswersScore = tuple[AnswerRow, ClassificationRow | None]
+"""Answers and classes of one row; no classes where no diagnosis is known."""
 
 
 class AnswerTask(Task[AnswersScore]):
@@ -134,13 +129,13 @@ class AnswerTask(Task[AnswersScore]):
             if row != "answer_prior":
                 nearest = name_by_similarity([found.class_scores for _, found in self._look(row)])
                 classes.by_similarity = describe_classification(asked, nearest, scopes, self.seed)
-        return AnswersScore(describe_answers(asked, answers, scopes, self.seed), classes)
+        return describe_answers(asked, answers, scopes, self.seed), classes
 
     def keep(self, row: str, score: AnswersScore) -> None:
         """See `Task`."""
-        self._section.rows[row] = score.answers
-        if score.classes:
-            self._classification.rows[row] = score.classes
+        self._section.rows[row], classes = score
+        if classes:
+            self._classification.rows[row] = classes
         self._write()
 
     def finish(self) -> None:

@@ -25,9 +25,8 @@ def write_report(
     from sweep.report.page import render_page
     from sweep.report.sections import build_report
     from sweep.study.results import load_results
-    from sweep.tables.csv_text import format_csv
-    from sweep.tables.latex import format_latex
     from sweep.tables.markdown import format_markdown
+    from sweep.tables.text_files import format_csv, format_latex
 
     report = build_report(load_results(directory), with_images=with_images, progress=progress)
     folder = out or directory

@@ -22,8 +22,8 @@ from sweep.study.record import TrialState
 from sweep.study.results import load_results
 from sweep.study.study import Study
 from sweep.tables.blocks import Column, Table
-from sweep.tables.csv_text import format_csv
 from sweep.tables.formats import Estimate, format_cell, format_uncertainty, format_value
+from sweep.tables.text_files import format_csv
 from tests.support import REPOSITORY
 from tests.support.chromium import Browser, find_chromium, open_browser
 from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json

@@ -2,7 +2,7 @@
 
 from sweep.tables.blocks import Column, Table
 from sweep.tables.formats import Estimate
-from sweep.tables.latex import format_latex
+from sweep.tables.text_files import format_latex
 
 
 def test_a_table_is_escaped_and_keeps_its_figures() -> None:
