@@ -18,7 +18,6 @@ from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.geometry import Geometry
-from medcap_core.data.records import Reference
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner
@@ -155,15 +154,12 @@ def _decode(inputs: Sequence[Input], geometry: Geometry) -> tuple[list[Input], l
     read, images, faults = [], [], []
     for given in inputs:
         try:
-            images.append(geometry.decode(_refer_to(given, geometry)))
+            known = _ImageInMemory(given) if isinstance(given, Image.Image) else geometry.refer_to(Path(given))
+            images.append(geometry.decode(known))
             read.append(given)
         except (UnreadableImage, ValueError) as unusable:
             faults.append(f"{given}: {unusable}; give {'an image file' if geometry.noun == 'image' else 'a scan'}.")
     return read, images, faults
-
-
-def _refer_to(given: Input, geometry: Geometry) -> Reference:
-    return _ImageInMemory(given) if isinstance(given, Image.Image) else geometry.refer_to(Path(given))
 
 
 def read_settings(model: str, **given: str | int | None) -> TrialConfig:

@@ -110,20 +110,14 @@ def _draw_bias(cohort: Cohort, rng: np.random.Generator) -> Array:
     return field
 
 
-def _place_test_scan(index: int) -> tuple[CohortName, int]:
-    """Cohort and number in it of one test scan."""
-    group, position = divmod(index, len(_TEST_PATTERN))
-    unseen = _TEST_PATTERN[position]
-    if unseen is not None:
-        return UNSEEN_COHORTS[unseen], 3 * group + _TEST_PATTERN[:position].count(unseen)
-    count = 2 * group + _TEST_PATTERN[:position].count(None)
-    return TRAINING_COHORTS[count % len(TRAINING_COHORTS)], count // len(TRAINING_COHORTS)
-
-
 def place_scan(split: SplitName, index: int) -> tuple[CohortName, int]:
     """Cohort and number in it of a split's scan `index`; any beginning of a split holds all of its cohorts evenly."""
     if split == "test":
-        return _place_test_scan(index)
+        group, position = divmod(index, len(_TEST_PATTERN))
+        unseen = _TEST_PATTERN[position]
+        if unseen is not None:
+            return UNSEEN_COHORTS[unseen], 3 * group + _TEST_PATTERN[:position].count(unseen)
+        index = 2 * group + _TEST_PATTERN[:position].count(None)
     return TRAINING_COHORTS[index % len(TRAINING_COHORTS)], index // len(TRAINING_COHORTS)
 
 

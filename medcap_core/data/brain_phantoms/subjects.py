@@ -117,17 +117,13 @@ def _grade(value: float, limits: tuple[float, float, float]) -> Degree:
     return DEGREES[sum(value >= limit for limit in limits)]
 
 
-def _draw_diagnosis(key: SubjectKey) -> Diagnosis:
-    """Each three subjects in a row have the three diagnoses, in an order of their own."""
-    block, place = divmod(key.subject, len(_STAGES))
-    order = np.random.default_rng([*key.numbers, block, 2**20]).permutation(len(_STAGES))
-    return _STAGES[int(order[place])]
-
-
 @lru_cache(maxsize=1024)
 def build_subject(key: SubjectKey) -> Subject:
     """Draw one subject."""
-    diagnosis = _draw_diagnosis(key)
+    # Each three subjects in a row have the three diagnoses, in an order of their own.
+    block, place = divmod(key.subject, len(_STAGES))
+    order = np.random.default_rng([*key.numbers, block, 2**20]).permutation(len(_STAGES))
+    diagnosis = _STAGES[int(order[place])]
     who = key.build_generator(_WHO)
     sex: Sex = "female" if who.uniform() < 0.5 else "male"
     age = int(np.clip(round(who.normal(_AGE_MEANS[diagnosis], _AGE_DEVIATION)), YOUNGEST, OLDEST))

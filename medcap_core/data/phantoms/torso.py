@@ -81,17 +81,12 @@ def _paint_spine(canvas: Array, frame: Frame, v: float, value: float) -> None:
     blend(canvas, cover_ellipse(frame, Ellipse(0, v + 0.12, 0.05, 0.04), 0.02), 0.4)
 
 
-def _paint_ribs(canvas: Array, frame: Frame, wall: Ellipse, phase: float, value: float) -> None:
-    ring = cover_ring(frame, wall.grown(0.97))
-    angle = np.arctan2(frame.v, frame.u)
-    spots = clip(np.cos(angle * np.float32(10) + np.float32(phase)) * 4 - 2)
-    blend(canvas, ring * spots, value)
-
-
 def paint_ct_chest(frame: Frame, jitter: Array, rng: np.random.Generator) -> Array:
     """Paint an axial slice at the level of the heart."""
     canvas, wall = _paint_torso(frame, jitter, 0.5)
-    _paint_ribs(canvas, frame, wall, 3 * float(jitter[7]), 0.85)
+    angle, phase = np.arctan2(frame.v, frame.u), np.float32(3 * float(jitter[7]))
+    ribs = clip(np.cos(angle * np.float32(10) + phase) * 4 - 2)
+    blend(canvas, cover_ring(frame, wall.grown(0.97)) * ribs, 0.85)
     lungs = np.zeros_like(canvas)
     for site in find_ct_chest_sites(jitter).values():
         lungs = np.maximum(lungs, cover_ellipse(frame, site.grown(1.08), 0.03))

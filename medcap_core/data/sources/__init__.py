@@ -140,7 +140,8 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                 except PermissionError as error:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
-        if path.is_dir() and _has_dicom(path):
+        below = itertools.islice(itertools.chain([path], path.glob("*/"), path.glob("*/*/")), 1 + _MOST_FOLDERS)
+        if path.is_dir() and any(map(holds_dicom, below)):
             raise DataFault(
                 f"{path} holds DICOM files but no captions: write a CSV file with the columns path and caption, a row "
                 "for each radiograph, or path and report, a row for each folder of slices, and give that file."
@@ -154,12 +155,6 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
         f"{', '.join(HUB_ALIASES)} or a Hub data set as owner/name."
     )
-
-
-def _has_dicom(folder: Path) -> bool:
-    """Check for DICOM files in `folder`, or in some of the folders two levels below it."""
-    below = itertools.islice(itertools.chain(folder.glob("*/"), folder.glob("*/*/")), _MOST_FOLDERS)
-    return any(holds_dicom(item) for item in (folder, *below))
 
 
 def _refuse_columns(own: TableColumns, what: str) -> None:

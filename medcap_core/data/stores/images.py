@@ -72,7 +72,11 @@ class ImageStore:
                         yield None if isinstance(result, UnreadableImage) else result
 
                 self._rows.fill(self._rows.still_to_do(wanted), decode_rows, progress, what, self._note_unreadable)
-        self._recall_reasons()
+        # Rows marked unusable by another process or an earlier run.
+        bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
+        if bad_rows and not self._recorded.keys() >= set(bad_rows):
+            reasons = _read_reasons(self._reasons_file)
+            self._recorded = {row: reasons.get(row, "unreadable") for row in bad_rows}
 
     def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Check for each of `rows` whether its pixels are in the store; call `ensure` first."""
@@ -107,13 +111,6 @@ class ImageStore:
                 file.flush()
                 os.fsync(file.fileno())
         return lasting
-
-    def _recall_reasons(self) -> None:
-        """Read the reasons of rows marked unusable by another process or an earlier run."""
-        bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
-        if bad_rows and not self._recorded.keys() >= set(bad_rows):
-            reasons = _read_reasons(self._reasons_file)
-            self._recorded = {row: reasons.get(row, "unreadable") for row in bad_rows}
 
 
 def compute_store_key(records: Sequence[Record], geometry: Geometry) -> str:

@@ -35,22 +35,16 @@ _MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" + "“”‘’„‚«»‹›–
 _WORD = re.compile(r"[^\W_]+")
 
 
-def _read_words() -> list[str]:
-    """Read the words and word pieces of the asset file, in order."""
-    text = (files("medcap_core") / "assets" / "phantom-blip-words.txt").read_text(encoding="utf-8")
-    return [
-        word for line in text.splitlines() if not line.startswith("#") or line.startswith("##") for word in line.split()
-    ]
-
-
 def build_vocabulary() -> dict[str, int]:
     """Build token -> id: special tokens, letters and marks alone and inside words, phantom words, asset words."""
     characters = [*_LETTERS, *_MARKS]
     tokens = [*_SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
     for phrase in list_phrases():
         tokens += _WORD.findall(phrase.lower())
-    for word in _read_words():
-        tokens += [word] if word.startswith("##") else _WORD.findall(word)
+    text = (files("medcap_core") / "assets" / "phantom-blip-words.txt").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        for word in line.split() if not line.startswith("#") or line.startswith("##") else ():
+            tokens += [word] if word.startswith("##") else _WORD.findall(word)
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
