@@ -1,10 +1,16 @@
 """After the search: which trial is the best, by validation alone, and its model in Hub format."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
+from medcap_core.config import FreezeMode
+from medcap_core.data.prepare import PreparedSplit
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
+from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.training.export import export_captioner
 from medcap_core.training.validation import build_request, compute_scores, find_scored
 from sweep.execution.cluster import TrialResources
@@ -17,7 +23,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     """Score the leading trials on the whole validation split, where the search saw only part of it.
 
     A single candidate is the best however it scores. Losses are not computed again: the search saw them on the same
-    images for all trials.
+    images for all trials. Captions are kept beside those of the untrained model, for the report.
     """
     candidates = study.candidates
     if len(candidates) < 2 or "validation_loss" in study.space.objective.names:
@@ -41,10 +47,25 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
             record.name, record.config, weights, "validation", positions.tolist(), request, url=study.url
         )
         jobs.append(job)
+    path, leader = study.paths.validation_predictions, waiting[0]
+    untrained = leader.config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
+    if predictions == "captions" and not path.is_file():
+        jobs.append(replace(jobs[0], name="zero_shot", config=untrained, weights=None))
+        splits["zero_shot"] = splits[leader.name]
     found = predict_split(jobs, resources, progress, "scoring the leading trials on all of validation")
     for record in waiting:
         texts = [prediction.text for prediction in found[record.name]]
         study.rescore(record.name, objective.combine(compute_scores(splits[record.name], texts, record.config)))
+    if predictions == "captions":
+        tables = [pd.read_csv(path, keep_default_na=False, dtype=str)] if path.is_file() else []
+        tables += [_tabulate(row, splits[row], [prediction.text for prediction in found[row]]) for row in found]
+        write_text_atomically(path, pd.concat(tables).to_csv(index=False))
+
+
+def _tabulate(row: str, split: PreparedSplit, captions: list[str]) -> pd.DataFrame:
+    references = ["\n".join(own) for own in split.references]
+    cider = CaptionScorer(split.references).cider_per_image(captions)
+    return pd.DataFrame({"row": row, "id": split.ids, "reference": references, "prediction": captions, "CIDEr": cider})
 
 
 def export_best(study: Study, best: TrialRecord) -> Path:

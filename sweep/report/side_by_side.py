@@ -1,66 +1,104 @@
-"""Captions of the same test images beside each other: the leading trials that were captioned, and the untrained model.
+"""Captions of the same images beside each other: the leading trials that were captioned, and the untrained model.
 
 The page shows them worst first, marks the words that a caption does not share with its reference, and filters them.
 """
 
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from sweep.report.pictures import load_images
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Captions, Section, Text
+from sweep.tables.blocks import Block, Captions, Section, Text
 from sweep.tables.caption_tables import describe_row
 
 MAX_PICTURES = 200
 PICTURE_PIXELS = 128
+_Scores = dict[str, list[list[float | None]]]
 
 
 def build_side_by_side(results: RunResults, with_images: bool) -> Section:
-    """Build the section; without blocks where there are no test captions."""
+    """Build the section; without blocks where there are no captions.
+
+    Captions of the validation split stand there where only one trial was shown the test split.
+    """
+    blocks: list[Block] = []
     captions = results.captions
-    if captions is None or captions.empty:
-        return Section("captions", "Captions side by side", [])
-    ids = captions["id"].tolist()
-    best = results.metrics.best_trial or "best"
-    texts = {best: captions["prediction"].tolist()}
-    for trial, table in results.trial_captions.items():
-        found = dict(zip(table["id"], table["prediction"], strict=True))
-        if trial != best and found.keys() >= set(ids):
-            texts[trial] = [found[name] for name in ids]
-    texts["zero_shot"] = captions["zero_shot"].tolist()
-    scores = _find_scores(results, ids, list(texts))
-    own = [math.inf if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * len(ids)
-    worst_first = sorted(range(len(ids)), key=lambda row: own[row])
-    wanted = {ids[row] for row in worst_first[:MAX_PICTURES]}
-    images, fault = load_images(results, wanted, PICTURE_PIXELS) if with_images else ({}, "")
+    if captions is not None and not captions.empty:
+        ids = captions["id"].tolist()
+        best = results.metrics.best_trial or "best"
+        texts = {best: captions["prediction"].tolist()}
+        for trial, table in results.trial_captions.items():
+            found = dict(zip(table["id"], table["prediction"], strict=True))
+            if trial != best and found.keys() >= set(ids):
+                texts[trial] = [found[name] for name in ids]
+        texts["zero_shot"] = captions["zero_shot"].tolist()
+        scores = _find_scores(results.image_scores, ids, list(texts))
+        own = [math.inf if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * len(ids)
+        worst_first = sorted(range(len(ids)), key=lambda row: own[row])
+        wanted = {ids[row] for row in worst_first[:MAX_PICTURES]}
+        images, fault = load_images(results, wanted, PICTURE_PIXELS) if with_images else ({}, "")
+        said = "Marked words are not in the reference, or not in that order."
+        if images:
+            said += f" The {len(images):,} {results.noun}s on which the best model is worst have their picture here."
+        block = _build_block(
+            results, "test", ids, captions["reference"].tolist(), texts, scores, _find_groups(results, ids), images
+        )
+        blocks += [Text(f"{said} {fault}".strip(), "note"), block]
+    if not results.trial_captions.keys() - {results.metrics.best_trial}:
+        blocks += _build_validation(results)
+    return Section("captions", "Captions side by side", blocks)
+
+
+def _build_validation(results: RunResults) -> list[Block]:
+    """Build the captions of the leading trials on validation: those of the images that the first one has."""
+    table = results.validation_captions
+    if table is None or table.empty:
+        return []
+    parts = dict(list(table.groupby("row")))
+    rows = [row for row in (*(record.name for record in results.ranked), "zero_shot") if row in parts]
+    first = parts[rows[0]]
+    ids = first["id"].tolist()
+    texts = {row: own["prediction"].tolist() for row in rows if (own := parts[row])["id"].tolist() == ids}
+    scores = _find_scores(table, ids, list(texts), ("CIDEr",))
+    said = "Of the validation split, by which the trials were ranked: on new images their captions are worse."
+    block = _build_block(results, "validation", ids, first["reference"].tolist(), texts, scores, {}, {})
+    return [Text(said, "note"), block]
+
+
+def _build_block(
+    results: RunResults,
+    split: str,
+    ids: list[str],
+    references: list[str],
+    texts: dict[str, list[str]],
+    scores: _Scores,
+    groups: dict[str, list[str]],
+    images: dict[str, str],
+) -> Captions:
     content = {
         "columns": [str(describe_row(results, row)) for row in texts],
         "texts": list(texts.values()),
-        "references": captions["reference"].tolist(),
+        "references": references,
         "ids": ids,
         "scores": scores,
-        "groups": _find_groups(results, ids),
+        "groups": groups,
         "images": images,
     }
-    said = "Marked words are not in the reference, or not in that order."
-    if images:
-        said += f" The {len(images):,} {results.noun}s on which the best model is worst have their picture here."
-    said = f"{said} {fault}".strip()
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    title = f"Captions of {len(ids):,} test {results.noun}s"
-    return Section("captions", "Captions side by side", [Text(said, "note"), Captions("side-by-side", title, text)])
+    return Captions(f"side-by-side-{split}", f"Captions of {len(ids):,} {split} {results.noun}s", text)
 
 
-def _find_scores(results: RunResults, ids: list[str], rows: list[str]) -> dict[str, list[list[float | None]]]:
+def _find_scores(table: pd.DataFrame | None, ids: list[str], rows: list[str], metrics: Sequence[str] = ()) -> _Scores:
     """Find the scores of each image by metric: a list for each of `rows`; CIDEr first, empty where none are known."""
-    table = results.image_scores
     if table is None or not {"id", "row", "CIDEr"} <= set(table.columns):
         return {}
     parts = {row: part.set_index("id").reindex(ids) for row, part in table.groupby("row")}
-    found: dict[str, list[list[float | None]]] = {}
-    for metric in ["CIDEr", *(name for name in table.columns if name not in ("id", "row", "CIDEr"))]:
+    found: _Scores = {}
+    for metric in metrics or ["CIDEr", *(name for name in table.columns if name not in ("id", "row", "CIDEr"))]:
         found[metric] = [
             [round(value, 3) if np.isfinite(value) else None for value in parts[row][metric].astype(float)]
             if row in parts

@@ -45,6 +45,7 @@ class RunPaths:
         self.best_model_trial = self.best_model / "trial.txt"  # name of the trial whose model that is
         self.test_metrics = root / "test_metrics.json"  # see `sweep.study.test_results`
         self.predictions = root / "test_predictions.csv"  # id, reference, prediction, zero_shot
+        self.validation_predictions = root / "validation_predictions.csv"  # row, id, reference, prediction, CIDEr
         self.answers = root / "test_answers.csv"  # one column a row of the table of answers
         self.zero_shot_answers = root / "zero_shot_answers.json"
         self.tables = root / "tables"  # the report's tables as CSV

@@ -42,9 +42,9 @@ class RunStatus(StrEnum):
 class RunResults:
     """The content of a run directory; None for a table that is not there.
 
-    `captions` has the columns of `test_predictions.csv`, `answers` those of `test_answers.csv`, all text.
-    `trial_captions` has `id` and `prediction` of the leading trials that were captioned, best first, and `image_groups`
-    the subgroups of each test image, all text.
+    `captions` has the columns of `test_predictions.csv`, `answers` those of `test_answers.csv`, `validation_captions`
+    those of `validation_predictions.csv`, all text. `trial_captions` has `id` and `prediction` of the leading trials
+    that were captioned, best first, and `image_groups` the subgroups of each test image, all text.
     """
 
     directory: Path
@@ -54,6 +54,7 @@ class RunResults:
     metrics: TestResults = field(default_factory=TestResults)
     provenance: list[Start] = field(default_factory=list)
     captions: pd.DataFrame | None = None
+    validation_captions: pd.DataFrame | None = None
     image_scores: pd.DataFrame | None = None
     answers: pd.DataFrame | None = None
     image_groups: pd.DataFrame | None = None
@@ -125,6 +126,7 @@ def load_results(directory: Path) -> RunResults:
         metrics=_read(TestResults.load, paths.test_metrics, None, faults) or TestResults(),
         provenance=provenance,
         captions=_read_table(paths.predictions, faults, text=True),
+        validation_captions=_read_table(paths.validation_predictions, faults, text=True),
         image_scores=_read_table(paths.image_scores, faults, text=False),
         answers=_read_table(paths.answers, faults, text=True),
         image_groups=_read_table(paths.image_groups, faults, text=True),

@@ -33,7 +33,7 @@ from tests.sweep.test_preparation import forget_data
 RUN_FILES = {
     "best", "best.yaml", "duplicate_images.csv", "log.txt", "provenance.json", "report.html", "report.md", "run.lock",
     "run_seconds.txt", "skipped_records.csv", "space.yaml", "study.db", "tables", "test_metrics.json",
-    "test_predictions.csv", "trials", "trials.csv",
+    "test_predictions.csv", "trials", "trials.csv", "validation_predictions.csv",
 }  # fmt: skip
 
 
@@ -109,6 +109,10 @@ class TestAWholeRun:
         chosen = json.loads((finished_run.directory / "test_metrics.json").read_text())["best_trial"]
         assert leaders[chosen] == max(leaders.values())
         assert (finished_run.directory / "best" / "trial.txt").read_text() == f"{chosen}\n"
+        captions = pd.read_csv(finished_run.directory / "validation_predictions.csv", keep_default_na=False)
+        assert set(captions["row"]) == {*leaders, "zero_shot"}
+        means = captions.groupby("row")["CIDEr"].mean()
+        assert {name: means[name] for name in leaders} == pytest.approx(leaders)
 
     def test_writes_a_best_config_that_is_a_space(
         self, finished_run: FinishedRun, run: Callable[..., Result], tmp_path: Path

@@ -498,7 +498,9 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         check_sorting(browser)
         check_saving(browser, tmp_path)
-        assert browser.evaluate("[...document.querySelectorAll('#side-by-side mark')].map(m => m.textContent)")[:2] == [
+        assert browser.evaluate("[...document.querySelectorAll('#side-by-side-test mark')].map(m => m.textContent)")[
+            :2
+        ] == [
             "a",
             "heart",
         ]
