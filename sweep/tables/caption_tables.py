@@ -102,15 +102,14 @@ def describe_blindness(results: RunResults) -> str:
 
 
 def build_group_table(results: RunResults) -> Table | None:
-    """Build mean and spread over seeds of each setting, the highest CIDEr first; None where none were grouped."""
+    """Build mean and spread over seeds of each setting, the highest CIDEr first; None where each has one seed."""
     groups = sorted(results.metrics.groups, key=lambda group: -group.scores["CIDEr"].mean)
-    if not groups:
+    if all(score.std is None for group in groups for score in group.scores.values()):
         return None
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
-    has_spread = any(score.std is not None for group in groups for score in group.scores.values())
     columns = (
         Column("label", "Setting"),
-        Column("num_seeds", "Seeds", "count", rank=0 if has_spread else None),
+        Column("num_seeds", "Seeds", "count", rank=0),
         Column("trials", "Trials", rank=None),
         *map(_score_column, names),
         Column("interval_low", "CIDEr, from", "score", short="from"),
@@ -131,10 +130,7 @@ def build_group_table(results: RunResults) -> Table | None:
                 **_compare(group.comparison),
             }
         )
-    notes = (
-        "From and to: 95% bootstrap interval of the mean CIDEr.",
-        *(["±: standard deviation over seeds."] * has_spread),
-    )
+    notes = ("From and to: 95% bootstrap interval of the mean CIDEr.", "±: standard deviation over seeds.")
     return Table("groups", "Mean and standard deviation over seeds", columns, tuple(rows), sortable=True, notes=notes)
 
 
