@@ -285,6 +285,9 @@ def _explain_statistics(results: RunResults) -> list[str]:
             f"p: paired sign-flip test{by} of the difference in {compared.metric} to "
             f"{describe_row(results, compared.baseline)}{instead}, corrected by Holm."
         )
+    best = results.best
+    if best and metrics.zero_shot and len({record.config.model for record in results.records}) > 1:
+        said.append(f"Zero-shot is the untrained {best.point['model']}, the model of the best trial.")
     if metrics.caption_preprocessing != "none":
         said.append(f"Captions and references were preprocessed as {metrics.caption_preprocessing}.")
     extra = [score for key in results.space.extra_scores for score in load_scores(key)]

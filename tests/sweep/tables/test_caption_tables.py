@@ -1,12 +1,15 @@
 """The tables on captions, as the terminal shows them at the end of a run."""
 
+import dataclasses
 import re
 from typing import Any
 
 import pytest
 
+from medcap_core.config import TrialConfig
 from medcap_core.data.sources.hub import HUB_ALIASES
 from medcap_core.scoring.published import ROCOV2, find_published
+from sweep.study.record import TrialRecord
 from sweep.tables.caption_tables import (
     build_caption_tables,
     build_group_table,
@@ -42,6 +45,21 @@ def group(label: str, mean: float, std: float, interval: list[float], p_adjusted
     difference = mean - 0.25
     compared = {"difference": difference, "interval": interval, "p_value": p_adjusted / 2, "p_adjusted": p_adjusted}
     return {"label": label, "trials": [], "scores": values, "intervals": {"CIDEr": interval}, "comparison": compared}
+
+
+@pytest.mark.parametrize(("models", "said"), [(("small", "large"), True), (("small", "small"), False)])
+def test_of_several_models_the_untrained_one_is_named(models: tuple[str, str], said: bool) -> None:
+    records = [
+        TrialRecord(
+            name=f"trial_{number:04d}",
+            number=number,
+            point={"model": model},
+            config=TrialConfig(data="phantoms", model=f"{model}/checkpoint"),
+        )
+        for number, model in enumerate(models)
+    ]
+    table = build_test_table(dataclasses.replace(build_results(WHOLE), records=records))
+    assert (f"Zero-shot is the untrained {models[1]}, the model of the best trial." in table.notes) is said
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
