@@ -223,8 +223,9 @@ class Storage:
         import fsspec  # slow to import, and most runs have no URL
 
         extra = _EXTRAS.get(self._scheme)
+        options = {"use_listings_cache": False} if extra else {}  # another machine may have written since
         try:
-            fs, root = fsspec.url_to_fs(self.url, **(_S3_OPTIONS if extra == "s3" else {}))
+            fs, root = fsspec.url_to_fs(self.url, **options, **(_S3_OPTIONS if extra == "s3" else {}))
         except ImportError as error:
             remedy = f"pip install -e '.[{extra}]'" if extra else "install that"
             raise ConfigFault(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from medcap_core.runtime.storage import Storage
@@ -52,6 +53,15 @@ def read_scores(content: bytes) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads(content)
     metrics.pop("evaluation")  # names the data
     return metrics
+
+
+def test_what_another_machine_writes_is_seen_after_the_folder_was_listed(s3: S3Server) -> None:
+    place = Storage(RUN)
+    place.write("trials.csv", b"1")
+    assert [*place.list_files()] == ["trials.csv"]
+    client = boto3.client("s3", endpoint_url=s3.environment["AWS_ENDPOINT_URL"])
+    client.put_object(Bucket="hospital", Key="runs/tiny/test_metrics.json", Body=b"2")
+    assert place.read("test_metrics.json") == b"2"
 
 
 def test_a_run_goes_on_after_the_loss_of_its_machine(
