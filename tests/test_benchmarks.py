@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from benchmarks import caption_faults, growth, peer, sweep_run
+from benchmarks.chaos import SPACE as CHAOS_SPACE
+from benchmarks.chaos import find_lost
 from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
@@ -252,3 +254,12 @@ def test_shards_are_counted_as_parts_of_the_whole(tiny_blip: Path) -> None:
     assert halves == pytest.approx([weights / 2, gradients / 2, state / 2], rel=0.02)  # odd lengths are padded up
     adapted, _, gradients, _ = measure(build, FreezeMode.LORA, 1)
     assert gradients == 4 * adapted < weights / 10
+
+
+def test_chaos_counts_the_trials_that_were_over_and_ran_again() -> None:
+    finished = {f"trial_000{number}": 1 for number in range(4)}
+    states = [("SUCCEEDED", 1), ("SUCCEEDED", 2), ("RUNNING", 1)]
+    records = {f"trial_000{number}": {"state": state, "attempts": n} for number, (state, n) in enumerate(states)}
+    assert find_lost(finished, records) == ["trial_0001", "trial_0002", "trial_0003"]
+    configs = draw_configs(build_space(CHAOS_SPACE, "space"), 6)
+    assert len({config.learning_rate for config in configs}) == len(configs)  # each trial is told from the others
