@@ -8,6 +8,7 @@ python -m medcap_core.caption SCAN... --model runs/medblip3d-001/best --question
 import csv
 import io
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ import typer
 
 from medcap_core.captioning import LoadedCaptioner, answer, load_configured, predict, read_settings
 from medcap_core.captioning import caption as generate_captions
+from medcap_core.data.records import ImageFile
 from medcap_core.data.scans.files import VOLUME_SUFFIXES, holds_dicom
-from medcap_core.data.sources.image_index import IMAGE_SUFFIXES
+from medcap_core.data.sources.image_index import IMAGE_SUFFIXES, FolderImages
 from medcap_core.data.sources.rows import is_table, read_rows
 from medcap_core.data.sources.scan_rows import PATH_COLUMNS as SCAN_COLUMNS
 from medcap_core.data.sources.tables import IMAGE_COLUMNS, flatten_columns, require_columns
@@ -53,8 +55,11 @@ def list_inputs(path: Path, noun: str) -> list[Path]:
     faults += [f"{path} line {row.line}: no {noun}." for row in table.rows if not row.fault and not row.text(column)]
     if faults or not table.rows:
         raise DataFault(faults or [f"{path}: the table has no rows."])
+    images = FolderImages(path.parent)
     # Of a table of questions each scan once.
-    return list(dict.fromkeys(path.parent / row.text(column) for row in table.rows))
+    names = dict.fromkeys(row.text(column).strip() for row in table.rows)
+    references = [(name, images.find(name) if noun == "image" else None) for name in names]
+    return [image.path if isinstance(image, ImageFile) else path.parent / name for name, image in references]
 
 
 def _list_folder(folder: Path, noun: str) -> list[Path]:
@@ -82,7 +87,7 @@ def write_predictions(
         faults += part.faults
         for fault in part.faults:
             warn(f"left out: {fault}")
-        rows += [[str(path), *texts] for path, texts in zip(part.inputs, part.texts, strict=True)]
+        rows += [[_show(path), *texts] for path, texts in zip(part.inputs, part.texts, strict=True)]
         now = time.monotonic()
         if now - said > _PROGRESS_SECONDS and part.num_done < len(paths):
             left = (now - start) / part.num_done * (len(paths) - part.num_done)
@@ -100,6 +105,23 @@ def write_predictions(
     return len(rows)
 
 
+def _check_out(out: Path) -> None:
+    """Raise DataFault unless `out` can be written: a file is tried beside it."""
+    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
+        raise DataFault(f"--out {out}: give a file in a folder that is there.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
+            pass
+    except (OSError, ValueError) as error:  # the latter for a name that is not UTF-8
+        why = getattr(error, "strerror", None) or "its name is not UTF-8"
+        raise DataFault(f"--out {_show(out)}: cannot be written ({why}); choose another.") from None
+
+
+def _show(path: object) -> str:
+    """Return the path as text, bytes that are not UTF-8 as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 @app.command()
 def caption(
     images: Annotated[list[Path], typer.Argument(help="Images or scans, folders or tables of them.")],
@@ -114,14 +136,14 @@ def caption(
     set_up_libraries()
     with exit_on_fault():
         config = read_settings(model, prompt=prompt, num_beams=beams, max_new_tokens=max_new_tokens)
-        if out is not None and ((out.exists() and not out.is_file()) or not out.parent.is_dir()):
-            raise DataFault(f"--out {out}: give a file in a folder that is there.")
+        if out is not None:
+            _check_out(out)
         noun = load_geometry(config).noun
         paths = [found for path in images for found in list_inputs(path, noun)]
         captioner, questions = load_configured(config), question or []
         if out is not None:
             count = write_predictions(captioner, paths, questions, out, lambda line: typer.echo(line, err=True))
-            sys.stdout.write(f"{count:,} {'rows of answers' if questions else 'captions'} in {out}\n")
+            sys.stdout.write(f"{count:,} {'rows of answers' if questions else 'captions'} in {_show(out)}\n")
             return
         texts: Iterable[list[str]]
         if questions:
@@ -129,7 +151,7 @@ def caption(
         else:
             texts = ([text] for text in generate_captions(captioner, paths))
         for path, columns in zip(paths, texts, strict=True):
-            sys.stdout.write("\t".join([str(path), *columns]) + "\n")
+            sys.stdout.write("\t".join([_show(path), *columns]) + "\n")
 
 
 if __name__ == "__main__":

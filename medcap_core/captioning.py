@@ -5,7 +5,7 @@ texts = caption(captioner, ["scan1.png", "scan2.png"])
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from medcap_core.data.geometry import Geometry
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner
+from medcap_core.runtime.files import name_refused_files
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import TRIAL_CONFIG_FILE, load_trained_captioner
 
@@ -51,11 +52,13 @@ def load_captioner(
 ) -> LoadedCaptioner:
     """Load a run's `best` folder, a model's folder, a Hub name or an embedded model.
 
-    None takes the setting of the run that trained it. Raises ModelFault and ConfigFault.
+    None takes the setting of the run that trained it. Raises ModelFault and ConfigFault, and RunFault for a folder that
+    may not be read.
     """
     set_up_libraries()
     given = {"prompt": prompt, "num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    return load_configured(read_settings(str(model), **given))
+    with name_refused_files():
+        return load_configured(read_settings(str(model), **given))
 
 
 def load_configured(config: TrialConfig) -> LoadedCaptioner:
@@ -64,23 +67,33 @@ def load_configured(config: TrialConfig) -> LoadedCaptioner:
     return LoadedCaptioner(load_trained_captioner(as_it_is, None), config)
 
 
-def caption(captioner: LoadedCaptioner, images: Sequence[Input]) -> list[str]:
-    """Generate a caption for each image or scan. Raises DataFault naming files that cannot be read."""
+def caption(captioner: LoadedCaptioner, images: Iterable[Input]) -> list[str]:
+    """Generate a caption for each image or scan.
+
+    Raises DataFault naming files that cannot be read, and for what is no list of files and images.
+    """
     return [text for part in _predict_all(captioner, images) for (text,) in part.texts]
 
 
-def answer(captioner: LoadedCaptioner, scans: Sequence[Input], questions: Sequence[str]) -> list[list[str]]:
+def answer(captioner: LoadedCaptioner, scans: Iterable[Input], questions: Iterable[str]) -> list[list[str]]:
     """Generate the answers of each scan to all questions.
 
     Raises DataFault as `caption`, and ModelFault where the model answers no questions.
     """
+    if isinstance(questions, str):
+        raise DataFault("questions: give a list of questions, not one.")
     return [answers for part in _predict_all(captioner, scans, questions) for answers in part.texts]
 
 
 def _predict_all(
-    captioner: LoadedCaptioner, inputs: Sequence[Input], questions: Sequence[str] = ()
+    captioner: LoadedCaptioner, inputs: Iterable[Input], questions: Iterable[str] = ()
 ) -> Iterator["Predicted"]:
-    for part in predict(captioner, inputs, questions):
+    if isinstance(inputs, str | Path | Image.Image) or not isinstance(inputs, Iterable):
+        raise DataFault(f"give a list of files and PIL images, not one {type(inputs).__name__}.")
+    inputs = list(inputs)
+    if others := [type(item).__name__ for item in inputs if not isinstance(item, str | Path | Image.Image)]:
+        raise DataFault(f"{others[0]} is neither a file's name nor a PIL image: give one of these.")
+    for part in predict(captioner, inputs, list(questions)):
         if part.faults:
             raise DataFault(part.faults)
         yield part

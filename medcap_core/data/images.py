@@ -66,8 +66,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     that is 0 everywhere is dropped as broken. Images with more than 8 bits a pixel (16-bit, 32-bit,
     float) are scaled linearly from the 0.5th to the 99.5th percentile of their own pixels to 0 .. 255, so that a few
     burnt-in marks or dead pixels do not darken the anatomy; where both percentiles agree, from minimum to maximum; a
-    constant image becomes black. NaN becomes black. Raises ValueError for a mode Pillow cannot convert (LAB).
+    constant image becomes black. NaN becomes black. Raises ValueError for an
+    image without pixels or of a mode Pillow cannot convert.
     """
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     try:
         upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):

@@ -1,9 +1,11 @@
 """Captioning images from the command line."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from medcap_core.caption import app, list_inputs
 from medcap_core.captioning import answer, load_captioner, load_configured, read_settings
 from medcap_core.captioning import caption as caption_images
 from medcap_core.config import TrialConfig
-from medcap_core.errors import ConfigFault, DataFault, ModelFault
+from medcap_core.errors import ConfigFault, DataFault, ModelFault, UserFault
 from medcap_core.training.export import TRIAL_CONFIG_FILE, export_captioner
 from tests.support.tiny_blip import IMAGE_SIZE, tiny_config
 
@@ -86,6 +88,25 @@ def test_python_gives_the_captions_of_the_command(best: Path, images: list[Path]
         answer(captioner, images, ["left or right?"])
 
 
+def test_python_names_what_it_cannot_take(best: Path, images: list[Path]) -> None:
+    captioner = load_captioner(best)
+    assert caption_images(captioner, (path for path in images[:1])) == caption_images(captioner, images[:1])
+    no_lists: list[Any] = [str(images[0]), images[0], Image.new("L", (8, 8)), None]
+    for given in no_lists:
+        with pytest.raises(DataFault, match=f"give a list of files and PIL images, not one {type(given).__name__}"):
+            caption_images(captioner, given)
+    no_images: list[Any] = [None, 5, b"a.png", np.zeros((8, 8))]
+    for item in no_images:
+        with pytest.raises(DataFault, match=f"{type(item).__name__} is neither a file's name nor a PIL image"):
+            caption_images(captioner, [images[0], item])
+    with pytest.raises(DataFault, match="it has no pixels; give an image file"):
+        caption_images(captioner, [Image.new("L", (0, 8))])
+    with pytest.raises(DataFault, match="give a list of questions, not one"):
+        answer(captioner, images, "Why?")
+    with pytest.raises(UserFault, match="File name too long"):
+        load_captioner("x" * 5000)
+
+
 def test_the_best_folder_may_be_moved(best: Path, images: list[Path], tmp_path: Path) -> None:
     moved = best.rename(tmp_path / "elsewhere")
     try:
@@ -133,6 +154,19 @@ def test_a_table_is_captioned_in_its_order(
     out = tmp_path / "captions.csv"
     assert caption(rows, "--model", best, "--out", out).exit_code == 0
     assert list(pd.read_csv(out)["image"]) == [str(images[1]), str(images[0])]
+    rows.write_text(f"image\n{images[1].stem}\nelsewhere\\{images[0].name.upper()}\n")  # as in a table of data
+    assert [path.name for path in list_inputs(rows, "image")] == [images[1].name, images[0].name]
+
+
+def test_a_name_that_is_not_utf_8(
+    best: Path, images: list[Path], caption: Callable[..., Result], tmp_path: Path
+) -> None:
+    odd = images[0].rename(tmp_path / os.fsdecode(b"R\xf6ntgen.png"))
+    assert caption(odd, "--model", best).stdout.startswith(f"{tmp_path}/R\\udcf6ntgen.png\t")
+    assert caption(odd, "--model", best, "--out", tmp_path / "captions.csv").exit_code == 0
+    assert list(pd.read_csv(tmp_path / "captions.csv")["image"]) == [f"{tmp_path}/R\\udcf6ntgen.png"]
+    result = caption(odd, "--model", best, "--out", "/proc/captions.csv")
+    assert (result.exit_code, "/proc/captions.csv: cannot be written (" in result.stderr) == (2, True)
 
 
 def test_nothing_is_written_where_nothing_can_be(
