@@ -112,7 +112,7 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
         partial.replace(target.resolve())
     except shutil.Error as error:
         source, _, why = error.args[0][0]
-        raise RunFault(f"{source} cannot be copied ({why}); restore it from a copy.") from None
+        raise RunFault(f"{source} cannot be copied ({why}); mend or replace it.") from None
     except OSError as error:
         raise RunFault(f"--export {target}: cannot be written ({error.strerror or error}); choose another.") from None
     finally:

@@ -156,7 +156,7 @@ def read_architecture(model: Path) -> str:
     """Read the class of the network in an exported model's folder. Raises ModelFault."""
     try:
         return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise ModelFault(f"{model}: is no exported model (its config.json names no architecture).") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medcap_core.data.records import Record, SkippedRecord
 from medcap_core.data.sources import load_data
@@ -165,6 +168,27 @@ def test_an_unknown_encoding_is_a_fault(folder: Path) -> None:
     (folder / "d.csv").write_bytes(b"path,caption\na.png,R\x81ntgen\n")
     with pytest.raises(DataFault, match=r"d\.csv is not UTF-8, UTF-16 or cp1252 \(byte 20\): save it as UTF-8"):
         read_table(folder / "d.csv")
+
+
+STARTS = [
+    b"", b"PK\x03\x04", b"\xff\xfe", b"\xff\xfe\0\0", b"image,caption\n", b'{"image": ', b"\xd0\xcf\x11\xe0",
+    b"sep=;\n",
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    suffix=st.sampled_from([".csv", ".tsv", ".txt", ".jsonl", ".json", ".xlsx", ".xls", ".tar"]),
+    start=st.sampled_from(STARTS),
+    content=st.binary(max_size=90) | st.text(max_size=30).map(str.encode),
+)
+def test_bytes_of_any_kind_are_one_sentence(suffix: str, start: bytes, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"d{suffix}"
+        path.write_bytes(start + content)
+        with pytest.raises(DataFault) as caught:
+            load_data(str(path))
+    assert all(fault and "\n" not in fault for fault in caught.value.faults)
 
 
 @pytest.mark.parametrize(
