@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import explain_texts
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import replace_durably
+from medcap_core.runtime.cache import replacing
 from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.explain.sheet import save_sheet
 from sweep.explain.task import Task
@@ -50,7 +50,8 @@ def write_attention_pictures(
         maps |= _collect_maps(index, text)
         entries.append(entry)
         progress("drawing pictures", index + 1, len(items))
-    _save_maps(maps, folder / MAPS_NAME)
+    with replacing(folder / MAPS_NAME) as archive:
+        np.savez_compressed(archive, allow_pickle=False, **maps)
     AttentionIndex(
         model=task.run.model_name,
         data=task.run.config.data,
@@ -82,10 +83,3 @@ def _list_earlier(folder: Path) -> set[Path]:
     except RunFault:
         return set()
     return set() if index is None else {folder / entry.file for entry in index.images}
-
-
-def _save_maps(maps: dict[str, NDArray[np.float32]], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **maps)
-    replace_durably(temporary, path)

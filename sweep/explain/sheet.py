@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medcap_core.attention.explained import enlarge_map
 from medcap_core.attention.pointing import Box
-from medcap_core.runtime.files import replace_durably
+from medcap_core.runtime.cache import replacing
 
 WIDTH, DPI = 16.0, 100
 MARGIN, GAP, COLUMNS = 0.4, 0.2, 6
@@ -79,7 +79,6 @@ class Sheet:
 
 def save_sheet(sheet: Sheet, path: Path) -> None:
     """Draw a sheet as PNG, WIDTH x DPI pixels wide and as high as its panels need; the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
     with warnings.catch_warnings(), style.context("default"):
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
         page = _Page()
@@ -87,8 +86,8 @@ def save_sheet(sheet: Sheet, path: Path) -> None:
         for heading, panels in sheet.sections:
             if panels:
                 y = page.draw_panels(heading, panels, y)
-        page.save(temporary, y + MARGIN)
-    replace_durably(temporary, path)
+        with replacing(path) as file:
+            page.save(file, y + MARGIN)
 
 
 class _Page:
@@ -99,10 +98,10 @@ class _Page:
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
 
-    def save(self, path: Path, height: float) -> None:
+    def save(self, file: BinaryIO, height: float) -> None:
         self.figure.set_size_inches(WIDTH, height)
         self.axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-        self.figure.savefig(path, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
+        self.figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
 
     def put(self, x: float, y: float, text: str, size: float, colour: str = INK, **options: Any) -> None:
         """Put a line of text on the line of that size; a dollar sign is a dollar sign."""

@@ -1,10 +1,9 @@
 """Write the report of a run: page, Markdown, and tables as CSV and LaTeX."""
 
-import os
 from pathlib import Path
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import replace_durably
+from medcap_core.runtime.cache import write_atomically
 from medcap_core.runtime.progress import Progress, ignore_progress
 from sweep.study.directory import show_run
 
@@ -33,23 +32,13 @@ def write_report(
     try:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         for table in report.tables:
-            _write(folder / "tables" / f"{table.name}.csv", format_csv(table))
-            _write(folder / "tables" / f"{table.name}.tex", format_latex(table))
-        _write(folder / "report.md", format_markdown(report))
-        _write(folder / "report.html", render_page(report, refresh_seconds))
+            write_atomically(folder / "tables" / f"{table.name}.csv", format_csv(table))
+            write_atomically(folder / "tables" / f"{table.name}.tex", format_latex(table))
+        write_atomically(folder / "report.md", format_markdown(report))
+        write_atomically(folder / "report.html", render_page(report, refresh_seconds))
     except OSError as error:
         raise RunFault(
             f"{folder}: the report cannot be written ({error.strerror}); free some space or choose another folder by "
             f"python -m sweep.report {show_run(directory)} --out DIR."
         ) from None
     return folder / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path` in one step; two processes that report on one run at once do not mix their files."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        replace_durably(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
