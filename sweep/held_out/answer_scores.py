@@ -1,6 +1,7 @@
 """Scores of the answers of each row: classification and questions by kind, on unseen cohorts and on all scans."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -63,15 +64,8 @@ def describe_classification(
             asked.number_units(known),
             seed,
         )
-        return ClassificationScore(
-            balanced_accuracy=result.balanced_accuracy,
-            macro_f1=result.macro_f1,
-            recalls=result.recalls,
-            intervals=result.intervals,
-            recall_intervals=result.recall_intervals,
-            confusion=result.confusion.tolist(),
-            num_scans=int(result.confusion.sum()),
-        )
+        values = asdict(result) | {"confusion": result.confusion.tolist(), "num_scans": len(known)}
+        return ClassificationScore(**{name: values[name] for name in ClassificationScore.model_fields})
 
     of_cohorts = {cohort: describe(scans) for cohort, scans in sorted(cohorts.items())}
     return ClassificationScores(
@@ -174,13 +168,7 @@ def _compare_items(
         baselines[metric] = max(means, key=lambda row: means[row])
         differences[metric] = scores["best"][items, column] - scores[baselines[metric]][items, column]
     return {
-        metric: AnswerComparison(
-            baseline=baselines[metric],
-            difference=found.difference,
-            interval=found.interval,
-            p_value=found.p_value,
-            p_adjusted=found.p_value,
-        )
+        metric: AnswerComparison(baseline=baselines[metric], p_adjusted=found.p_value, **asdict(found))
         for metric, found in compare_paired(differences, units, seed=seed).items()
     }
 

@@ -209,12 +209,7 @@ def _test_family(
     }
     adjusted = correct_by_holm(tested)
     return {
-        name: Comparison(
-            difference=found.difference,
-            interval=found.interval,
-            p_value=found.p_value,
-            p_adjusted=adjusted.get(aliases.get(name, name), found.p_value),
-        )
+        name: Comparison(p_adjusted=adjusted.get(aliases.get(name, name), found.p_value), **asdict(found))
         for name, found in compared.items()
     }
 

@@ -4,14 +4,14 @@ The blind checks are one fixed caption, the caption of the nearest training imag
 images.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 
 import pandas as pd
 
 from medcap_core.data.prepare import PreparedSplit, load_dataset
 from medcap_core.data.subgroups import list_subgroups
-from medcap_core.inference.generation import ImagePrediction, Request
+from medcap_core.inference.generation import ImagePrediction, Request, compute_variety
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.baselines import choose_caption_prior, draw_wrong_images, find_nearest_captions
@@ -24,7 +24,7 @@ from sweep.held_out.caption_scores import CaptionScore, score_captions, score_su
 from sweep.held_out.task import Task, describe_resampling
 from sweep.study.record import TrialRecord
 from sweep.study.study import Study
-from sweep.study.test_results import BASE_ROWS, BLIND_ROWS, Settings, TestResults
+from sweep.study.test_results import BASE_ROWS, BLIND_ROWS, CaptionVariety, Settings, TestResults
 
 # What decides the training images that the blind rows choose from, beside the data.
 _TRAINING_FIELDS = ("data_fraction", "max_train_images", "drop_duplicate_train_images")
@@ -156,10 +156,7 @@ class CaptionTask(Task[CaptionScore]):
         if row in (self.best.name, "zero_shot"):
             score = replace(score, subgroups=score_subgroups(split, score.statistics, self.seed))
         is_cut = [prediction.is_cut for prediction in self.predictions[self.model_of(row)]]
-        if None in is_cut:
-            return score
-        share = is_cut.count(True) / len(is_cut)
-        return replace(score, variety=score.variety.model_copy(update={"cut_share": share}))
+        return replace(score, variety=CaptionVariety(**asdict(compute_variety(self._captions(row), is_cut))))
 
     def _score(self, split: PreparedSplit, captions: list[str]) -> CaptionScore:
         if self._is_abandoned:

@@ -11,7 +11,7 @@ from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, en
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
-from tests.support.small_runs import report_of, score
+from tests.support.small_runs import Create, report_of, score, space
 
 HOSTILE = "<script>alert('caption')</script> & <b>mass</b> | `x` _y_"
 
@@ -41,6 +41,13 @@ def fill(study: Study, num_trials: int | None = None) -> None:
                 state = TrialState.PRUNED
                 break
         study.finish(record.name, state)
+
+
+def make_finished(create: Create, trials: int = 1, **changes: Any) -> Path:
+    """A finished run of random trials."""
+    study = create(space(trials=trials, sampler="random", **changes))
+    fill(study)
+    return finish(study)
 
 
 def finish(study: Study, **metrics: Any) -> Path:

@@ -26,7 +26,7 @@ from sweep.tables.formats import Estimate, format_cell, format_uncertainty, form
 from sweep.tables.text_files import format_csv
 from tests.support import REPOSITORY
 from tests.support.chromium import Browser, find_chromium, open_browser
-from tests.support.reported_runs import HOSTILE, fill, finish, scores, write_json
+from tests.support.reported_runs import HOSTILE, fill, finish, make_finished, scores, write_json
 from tests.support.small_runs import Create, fixed_length, next_trial, run_one, space
 from tests.sweep.study.test_results import grid
 
@@ -351,9 +351,7 @@ def test_a_grid_over_seeds_has_one_row_a_setting(create: Create) -> None:
 
 
 def test_best_and_worst_cases_come_from_the_scores_of_images(create: Create) -> None:
-    study = create(space(trials=1, sampler="random"))
-    fill(study)
-    directory = finish(study)
+    directory = make_finished(create)
     assert "in the order of the data set" in report_on(directory).text
     (directory / "tables").mkdir(exist_ok=True)
     table = pd.DataFrame({"id": ["a", "b", "c"], "CIDEr": [0.5, 9.0, 0.25]})
@@ -365,10 +363,9 @@ def test_best_and_worst_cases_come_from_the_scores_of_images(create: Create) -> 
 
 
 def test_attention_sheets_come_with_their_texts(create: Create) -> None:
-    study = create(space(trials=1, sampler="random"))
-    fill(study)
-    folder = finish(study) / "attention"
-    assert "No attention pictures yet" in report_on(study.directory).text
+    directory = make_finished(create)
+    folder = directory / "attention"
+    assert "No attention pictures yet" in report_on(directory).text
     folder.mkdir()
     Image.new("RGB", (1801, 13), "white").save(folder / "01-best-a.png")
     entry = {"image_id": "a", "kind": "best", "caption": HOSTILE, "reference": None, "alt": f"Image a: {HOSTILE}"}
@@ -379,28 +376,25 @@ def test_attention_sheets_come_with_their_texts(create: Create) -> None:
     game = {"split": "test", "share": 0.25, "interval": [0.125, 0.5], "num_words": 1234, "num_images": 7}
     game |= {"area_chance": 0.0625, "shuffled_chance": 0.125, "gain": 0.125, "gain_interval": [0.0, 0.25]}
     write_json(folder / "pointing_game.json", about | game)
-    page = report_on(study.directory)
+    page = report_on(directory)
     (picture,) = [found for tag, found in page.elements if tag == "img"]
     assert picture["alt"] == f"Image a: {HOSTILE}"
     assert "0.250 (0.125 to 0.500) of 1,234 finding words in 7 test images peak in the true box" in page.text
     (folder / "attention.json").write_text('{"images": [{}]}')
-    assert "attention.json is damaged (model: Field required); delete it" in report_on(study.directory).text
+    assert "attention.json is damaged (model: Field required); delete it" in report_on(directory).text
 
 
 def test_figures_of_others_stand_beside_ours_on_the_same_data(create: Create) -> None:
-    study = create(space(trials=1, sampler="random", data="rocov2"))
-    fill(study)
-    page = report_on(finish(study))
+    directory = make_finished(create, data="rocov2")
+    page = report_on(directory)
     assert "none of these models was run here" in page.text
-    table = pd.read_csv(study.directory / "tables" / "published.csv").set_index("system")
+    table = pd.read_csv(directory / "tables" / "published.csv").set_index("system")
     assert table.loc["BLIP with LoRA, 6 epochs on 10% of train", "CIDEr"] == 0.0401
     assert table.loc["zero-shot", "tokens"] == "PTB"
 
 
 def test_images_of_the_data_are_embedded(create: Create) -> None:
-    study = create(space(trials=1, sampler="random"))
-    fill(study)
-    directory = finish(study)
+    directory = make_finished(create)
     ids = [f"phantom-target-0-test-{number:05d}" for number in (0, 5)]
     captions = {"id": [*ids, "gone"], "reference": "r", "prediction": "p", "zero_shot": "z"}
     pd.DataFrame(captions).to_csv(directory / "test_predictions.csv", index=False)

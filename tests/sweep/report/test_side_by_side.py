@@ -16,7 +16,7 @@ from sweep.study.results import load_results
 from sweep.study.study import Study
 from sweep.tables.blocks import Captions
 from tests.support.chromium import Browser, find_chromium, open_browser
-from tests.support.reported_runs import fill, finish
+from tests.support.reported_runs import fill, finish, make_finished
 from tests.support.small_runs import Create, space
 
 AGAIN = """(() => {
@@ -104,9 +104,7 @@ def test_validation_captions_of_leading_trials_stand_where_one_trial_was_tested(
 
 
 def test_captions_without_scores_stand_in_the_order_of_the_data(create: Create) -> None:
-    study = create(space(trials=1, sampler="random"))
-    fill(study)
-    content = read_content(finish(study))
+    content = read_content(make_finished(create))
     assert (content["scores"], content["groups"]) == ({}, {})
     assert content["texts"] == [["a lung", "a heart", content["references"][2]], ["", "NA", content["references"][1]]]
 

@@ -1,6 +1,5 @@
 """Reading a run directory: while it goes on, when it is over, and with files that are missing or damaged."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +12,8 @@ from sweep.study.record import TrialState
 from sweep.study.results import RunStatus, find_searched, group_over_seeds, load_results
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
-from tests.support.reported_runs import fill, finish, scores, write_json
-from tests.support.small_runs import fixed_length, run_one, space
-
-Create = Callable[..., Study]
+from tests.support.reported_runs import fill, finish, make_finished, scores, write_json
+from tests.support.small_runs import Create, fixed_length, run_one, space
 
 
 def test_a_folder_without_a_space_file_is_no_run(tmp_path: Path) -> None:
@@ -42,8 +39,7 @@ def test_a_run_is_read_while_it_is_held_and_afterwards(create: Create) -> None:
 def test_a_finished_run_is_read_whole(create: Create) -> None:
     study = create(space(trials=5, sampler="random"))
     fill(study)
-    directory = finish(study)
-    results = load_results(directory)
+    results = load_results(finish(study))
     assert results.status is RunStatus.FINISHED
     assert results.faults == []
     assert results.num_finished == 5
@@ -65,9 +61,7 @@ def test_rows_of_several_scored_trials_take_the_place_of_best(create: Create) ->
 
 
 def test_what_is_damaged_is_told_and_left_out(create: Create) -> None:
-    study = create(space(trials=3, sampler="random"))
-    fill(study)
-    directory = finish(study)
+    directory = make_finished(create, 3)
     (directory / "trials" / "trial_0000" / "trial.json").write_text("{")
     (directory / "test_metrics.json").write_text("[1]")
     write_json(directory / "provenance.json", {"wrong": []})
@@ -97,9 +91,7 @@ def test_trials_that_differ_in_their_seed_alone_are_one_group(create: Create) ->
 
 
 def test_scores_of_images_are_read_where_they_are(create: Create) -> None:
-    study = create(space(trials=1, sampler="random"))
-    fill(study)
-    directory = finish(study)
+    directory = make_finished(create)
     assert load_results(directory).image_scores is None
     (directory / "tables").mkdir()
     pd.DataFrame({"id": ["NA", "007"], "CIDEr": [0.5, None]}).to_csv(directory / "tables" / "per_image_scores.csv")
