@@ -16,6 +16,8 @@ _DEFAULTS = {
     # Time for a stopped trial to release its process; after the default of 2 s the next trial would be lost.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Where a node is preempted, the trial moves, and other workers begin it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # The dashboard's page of Ray Train lists groups of workers.
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     # A trial that asks for no GPU sees none.

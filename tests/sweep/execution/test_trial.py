@@ -25,14 +25,16 @@ from sweep.study.study import Study
 from tests.support.real_runs import LOOPBACK, Materials, quiet_view, wait_until, watching_listening
 from tests.support.small_runs import run_one
 from tests.sweep.conftest import FinishedRun
-from tests.sweep.execution.test_tune import kill_after_an_epoch, save_broken_model
+from tests.sweep.execution.test_tune import build_study, kill_after_an_epoch, save_broken_model
+
+TWO_WORKERS = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2, most_workers=2)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
+def test_workers_stay_for_one_trial_after_another(
     finished_run: FinishedRun, materials: Materials, tmp_path: Path
 ) -> None:
-    """A trial that is as of one worker, one that is stopped, one whose loss is NaN, and one that is killed once.
+    """A trial that is as of one worker, one that is stopped, one whose loss is NaN, and a last one.
 
     Three earlier trials, made up, scored a little more than the second does after its first epoch.
     """
@@ -52,17 +54,13 @@ def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
     values["search"] |= {"model": {"choice": list(models)}}
     with Study.open(finished_run.directory) as alone:
         lora, full = alone.records[0].epochs, alone.records[1].epochs
-    resources = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2, most_workers=2)
-    assert (resources.num_workers, resources.max_concurrent) == (2, 1)
     earlier = set(placement_group_table())
     space = build_space(values | {"models": models, "first_points": points, "trials": 7}, "test")
     with Study.create(tmp_path / "run", space) as study:
         for _ in range(3):
             run_one(study, *[float(lora[0].score or 0) + 1e-6] * 3)
-        with ThreadPoolExecutor(1) as beside, watching_listening(os.getpid(), seconds_between=1) as listening:
-            killing = beside.submit(kill_after_an_epoch, study.trial_directory("trial_0006"))
-            run_search(study, resources, quiet_view())
-            known = killing.result()
+        with watching_listening(os.getpid(), seconds_between=1) as listening:
+            run_search(study, TWO_WORKERS, quiet_view())
         first, second, third, fourth = study.records[3:]
         assert {path.name for path in study.directory.glob("trials/*/*")} == {
             "checkpoints", "log.1.txt", "log.txt", "progress.json", "sample.json", "trial.json"
@@ -78,12 +76,27 @@ def test_workers_stay_for_one_trial_after_another_until_one_is_killed(
     assert (second.state, second.epochs_done) == (TrialState.PRUNED, 1)
     assert (third.state, third.attempts) == (TrialState.FAILED, 1)
     assert third.reason.startswith("The loss was not finite at step 1 ")
-    assert (fourth.state, fourth.attempts, fourth.epochs_done) == (TrialState.SUCCEEDED, 2, 6)
-    assert [epoch.seconds for epoch in fourth.epochs[: len(known)]] == [epoch["seconds"] for epoch in known]
+    assert fourth.state is TrialState.SUCCEEDED
     groups = [group for key, group in placement_group_table().items() if key not in earlier]
-    assert sum(len(group["bundles"]) == 2 for group in groups) == 2  # before and after the kill
+    assert sum(len(group["bundles"]) == 2 for group in groups) == 1
     all_cpus = ray.cluster_resources()["CPU"]
     wait_until(lambda: ray.available_resources().get("CPU") == all_cpus, "the workers were gone")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("local_ray")
+def test_others_take_the_place_of_workers_of_which_one_was_killed(finished_run: FinishedRun, tmp_path: Path) -> None:
+    points = [{"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6}]
+    with build_study(tmp_path / "run", finished_run, first_points=points, trials=1) as study:
+        with ThreadPoolExecutor(1) as beside:
+            killing = beside.submit(kill_after_an_epoch, study.trial_directory("trial_0000"))
+            run_search(study, TWO_WORKERS, quiet_view())
+            known = killing.result()
+        (record,) = study.records
+    assert (record.state, record.attempts) == (TrialState.SUCCEEDED, 2)
+    assert [epoch.seconds for epoch in record.epochs[: len(known)]] == [epoch["seconds"] for epoch in known]
+    with Study.open(finished_run.directory) as alone:
+        assert [epoch.score for epoch in record.epochs] == [epoch.score for epoch in alone.records[1].epochs]
 
 
 @pytest.mark.usefixtures("local_ray")
