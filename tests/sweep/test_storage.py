@@ -202,7 +202,7 @@ def sweeping_on_two_nodes(materials: Materials, space: Path) -> Iterator[tuple["
     files = (space, materials.model)
     with separate_network(2), serving_s3("hospital", GATEWAY) as server:
         upload_folder(materials.images, Storage(DATA))
-        environment = server.environment | {"RAY_USAGE_STATS_ENABLED": "0"}
+        environment = server.environment | {"RAY_USAGE_STATS_ENABLED": "0", "GLOO_SOCKET_IFNAME": "eth0"}
         code = {"PYTHONPATH": str(REPOSITORY)}
         connect = f'import socket; socket.create_connection(("{NETWORK}.2", 7000))'
         ready = f"until python -c '{connect}' 2> /dev/null; do sleep 0.3; done"
