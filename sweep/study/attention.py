@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from medcap_core.attention.pointing import Box, PointingGame
 from sweep.study.paths import RunFile
@@ -80,6 +80,7 @@ class AttentionIndex(RunFile):
 class PointingResult(RunFile, PointingGame):
     """`pointing_game.json`: whose maps were scored, and the outcome."""
 
+    model_config = ConfigDict(extra="ignore")  # the file also has what follows from its fields
     file_name: ClassVar = "pointing_game.json"
     remedy = _REMEDY
 

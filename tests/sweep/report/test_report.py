@@ -375,6 +375,7 @@ def test_attention_sheets_come_with_their_texts(create: Create) -> None:
     write_json(folder / "attention.json", about | {"data": "phantoms", "num_layers": 3, "images": entries})
     game = {"split": "test", "share": 0.25, "interval": [0.125, 0.5], "num_words": 1234, "num_images": 7}
     game |= {"area_chance": 0.0625, "shuffled_chance": 0.125, "gain": 0.125, "gain_interval": [0.0, 0.25]}
+    game["is_above_chance"] = False
     write_json(folder / "pointing_game.json", about | game)
     page = report_on(directory)
     (picture,) = [found for tag, found in page.elements if tag == "img"]
