@@ -101,15 +101,15 @@ def test_the_parts_of_a_run_follow_from_counts(materials: Materials, known_costs
         ("until Ray and the processes of trials have started", 1.5 * 3),
         ("8 trials, 2 at once, 100% of their epochs", pytest.approx(4 * (1 + 4 * 2))),
         (
-            f"{3 * 9 + 2 * 7} captions of the leading trials and the test split",
-            pytest.approx((3 * 9 + 2 * 7) * 0.1 / 2),
+            f"{4 * 9 + 2 * 7} captions of the leading trials and the test split",
+            pytest.approx((4 * 9 + 2 * 7) * 0.1 / 2),
         ),
         ("scores of 5 rows, report, end", pytest.approx(5 * 7 * 7e-4 + 2 * 3)),
     ]
     assert cost.seconds_per_trial == pytest.approx(9)
     assert cost.disk_bytes == 35 * 1000
     compared = estimate_cost(space.model_copy(update={"test": "all"}), TWO_AT_ONCE, start_seconds=3.0)
-    assert list_parts(compared)[4][0].startswith(f"{3 * 9 + 9 * 7} captions")
+    assert list_parts(compared)[4][0].startswith(f"{4 * 9 + 9 * 7} captions")
     assert list_parts(compared)[5][0].startswith("scores of 12 rows")
 
 

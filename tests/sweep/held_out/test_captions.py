@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -151,7 +150,7 @@ def test_blind_rows_follow_the_training_images_of_the_best_trial(copied: Path) -
     with Study.open(copied) as study:
         whole = study.read_test_metrics()
         best = study.record("trial_0000")
-        fewer = replace(best, config=best.config.model_copy(update={"max_train_images": 2}))
+        fewer = best.model_copy(update={"config": best.config.model_copy(update={"max_train_images": 2})})
         results = score_on_test(study, fewer, TWO_AT_ONCE, Steps())
     assert results.nearest_image is not None
     assert whole.nearest_image is not None
