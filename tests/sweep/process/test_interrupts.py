@@ -73,7 +73,7 @@ def test_a_slow_end_after_termination_is_not_aborted(when: str) -> None:
     """Ray's handler of SIGTERM, which Ray puts before ours, has the process aborted after 3 s."""
     run = subprocess.run(
         [sys.executable, "-c", TERMINATED, when],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "MEDCAP_DASHBOARD": "0"},
         capture_output=True,
         text=True,
         check=False,
