@@ -38,6 +38,7 @@ def separate_network(num_nodes: int) -> Iterator[None]:
                 _ip("netns", "add", name)
                 made.append(["netns", "del", name])
                 _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+                made.append(["link", "del", cable])  # at once, as the end of a namespace does only later
                 _ip("link", "set", cable, "master", BRIDGE, "up")
                 _ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
                 for device in ("lo", "eth0"):

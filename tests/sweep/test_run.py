@@ -25,7 +25,7 @@ from sweep.run import app
 from sweep.space import build_space, load_space
 from sweep.study.record import result_columns
 from sweep.study.study import Study
-from tests.support.real_runs import LOOPBACK, NUM_IMAGES, Materials, ended_afterwards, start_run
+from tests.support.real_runs import LOOPBACK, NUM_IMAGES, Materials
 from tests.support.small_runs import read_optuna
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.test_preparation import forget_data
@@ -283,46 +283,3 @@ def test_a_dry_run_judges_the_data_as_a_run_does(
     assert "5.3% of the records of all splits cannot be used (train 1 of 22, validation 0 of 9, test 1 of 7)" in (
         refused.stderr
     )
-
-
-GRID = """
-name: rows
-fixed: {batch_size: 8, max_caption_tokens: 16, max_new_tokens: 10, num_beams: 2, num_epochs: 1}
-search: {freeze: {grid: [zero_shot, decoder_only]}}
-sampler: grid
-test: all
-resources: {cpus_per_trial: 1, max_concurrent: 1}
-"""
-
-
-def test_two_runs_at_once_one_of_them_extended_and_one_a_comparison(
-    finished_run: FinishedRun, materials: Materials, tmp_path: Path
-) -> None:
-    directory = tmp_path / "extended"
-    shutil.copytree(finished_run.directory, directory)
-    (materials.home / "rows.yaml").write_text(GRID)
-    extending = start_run(materials, "--resume", directory, "--trials", "+1", "--max-concurrent", 1)
-    comparing = start_run(
-        materials, "../rows.yaml", "--data", materials.images, "--model", materials.model, "--out", tmp_path / "rows"
-    )
-    with ended_afterwards(extending), ended_afterwards(comparing):
-        outputs = [run.communicate() for run in (extending, comparing)]
-    assert [(run.returncode, errors) for run, (_, errors) in zip((extending, comparing), outputs, strict=True)] == [
-        (0, ""), (0, "")
-    ]  # fmt: skip
-
-    before, after = (pd.read_csv(folder / "trials.csv") for folder in (finished_run.directory, directory))
-    assert len(after) == 5
-    pd.testing.assert_frame_equal(after[:4], before, check_dtype=False)
-    assert set(json.loads((directory / "test_metrics.json").read_text())["trials"]) >= set(
-        json.loads((finished_run.directory / "test_metrics.json").read_text())["trials"]
-    )
-
-    rows = pd.read_csv(tmp_path / "rows" / "trials.csv")
-    assert rows["config.freeze"].tolist() == ["zero_shot", "decoder_only"]
-    assert rows["state"].tolist() == ["SUCCEEDED"] * 2
-    metrics = json.loads((tmp_path / "rows" / "test_metrics.json").read_text())
-    assert list(metrics["trials"]) == ["trial_0000", "trial_0001"]
-    assert metrics["trials"]["trial_0000"] == metrics["zero_shot"]
-    assert metrics["best"] in metrics["trials"].values()
-    assert "--trials +" not in outputs[1][0]  # a grid has its rows and no more
