@@ -56,7 +56,7 @@ def ends_in_a_sentence(result: Result) -> None:
 
 
 @pytest.mark.slow
-@QUICK
+@settings(QUICK, max_examples=8)
 @given(flag=st.sampled_from(["--resume", "--data", "--model", "--warm-start"]), path=PATHS)
 def test_a_path_of_any_kind(flag: str, path: str) -> None:
     others = [] if flag == "--resume" else ["lora", "--data=no/such/data", "--dry-run"]

@@ -29,7 +29,8 @@ changes = {"max_test_images": 5, "prompt": ""}
 results = run_sweep(space, data=images, model=model, max_concurrent=1, out=out, set_values=changes)
 paths = [Path(images, "test", name) for name in results.captions["id"]]
 captions = caption(load_captioner(results.paths.best_model), paths)
-print(json.dumps([faults, str(results.directory), results.best.name, captions, list(results.test_rows[results.best.name])]))
+best = results.best.name
+print(json.dumps([faults, str(results.directory), best, captions, list(results.test_rows[best])]))
 """
 
 GRID = """
