@@ -117,6 +117,7 @@ def run(
             raise ConfigFault("--dry-run measures on this machine; leave --address out.")
         earlier = _collect_earlier(resolved, warm_start) if warm_start else None
         if dry_run:
+            _choose_place(out)
             _show_plan(resolved, earlier.notes if earlier else ())
         else:
             _begin(resolved, out, earlier, start)
@@ -193,17 +194,26 @@ def run_sweep(
     return load_results(directory)
 
 
-def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", start: _Start) -> Path:
-    """Run the sweep in a new directory, which is returned."""
-    root = Path("runs").resolve()
-    chosen, mirror = (None, None) if out is None else _find_place(out)
+def _runs_folder() -> Path:
+    return Path("runs").resolve()
+
+
+def _choose_place(out: str | None) -> tuple[Path | None, "Mirror | None"]:
+    """Find the new directory that `out` names, and its mirror. Raises RunFault where no run can lie there."""
+    if out is None:
+        check_root(_runs_folder())
+        return None, None
+    chosen, mirror = _find_place(out)
     if mirror is not None:
         mirror.check_new()
-    if chosen is not None:
-        chosen = resolve_new_directory(chosen)
-        check_new_directory(chosen)
-    else:
-        check_root(root)
+    chosen = resolve_new_directory(chosen)
+    check_new_directory(chosen)
+    return chosen, mirror
+
+
+def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", start: _Start) -> Path:
+    """Run the sweep in a new directory, which is returned."""
+    chosen, mirror = _choose_place(out)
     with _launched(start, space.resources, num_trials(space), space) as launch:
         console = Console()
         with console.status("Checking data and model") as status:
@@ -219,7 +229,7 @@ def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", sta
 
             set_up_libraries()
             notes = check_before_start(space, progress=show)
-        directory = chosen or next_run_directory(root, space.name)
+        directory = chosen or next_run_directory(_runs_folder(), space.name)
         with Study.create(directory, space, earlier, mirror) as study:
             try:
                 runner.run_study(study, launch, console, log_to=start.log_to, notes=notes)

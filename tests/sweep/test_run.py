@@ -195,7 +195,9 @@ class TestFaults:
         assert lacks.endswith("give their diagnoses, raise max_validation_images, or use objective: CIDEr.")
 
     def test_an_out_that_is_taken(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run(materials.space, "--out", materials.home), f"--out {materials.home} is not empty")
+        for flags in ((), ("--dry-run",)):
+            out = ("--out", materials.home, *flags)
+            says_one_thing(run(materials.space, *out), f"--out {materials.home} is not empty")
 
     @pytest.mark.parametrize("trials", ["0", "-3", "+3", "many", "²"])
     def test_a_number_of_trials_that_is_none(
