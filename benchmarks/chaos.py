@@ -134,7 +134,7 @@ class ChaosSweep:
         return Storage(f"s3://{BUCKET}/{self.name}")
 
     def run(self, num_kills: int) -> None:
-        """Run to the end, with so many kills at most. Raises RuntimeError where a driver ends otherwise."""
+        """Run to the end, with at most the given number of kills. Raises RuntimeError where a driver ends otherwise."""
         space, cache, resumed = self.chaos.scratch / "space.yaml", self.chaos.new_cache(), False
         while True:
             flags = ["--resume", self.place.url] if resumed else [str(space), "--out", self.place.url]
@@ -221,7 +221,7 @@ class ChaosSweep:
 
 
 def find_lost(finished: dict[str, int], records: dict[str, dict[str, Any]]) -> list[str]:
-    """List the trials that are gone, not over, or were begun again since they were over after so many attempts."""
+    """List the finished trials, given with their attempts then, that are gone, unfinished or were begun again."""
     return [
         name
         for name, attempts in finished.items()
@@ -280,7 +280,7 @@ def main(
     kills: Annotated[int, typer.Option(min=1, help="Kills in all.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of what is killed, and when.")] = 0,
 ) -> None:
-    """Run one sweep undisturbed, then others until there were so many kills; print a row for each."""
+    """Run one sweep undisturbed, then others until the number of kills is reached; print a row for each."""
     scratch = tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True)
     with scratch as folder, start_chaos(seed, Path(folder)) as chaos:
         print_table(COLUMNS, run_all(chaos, kills))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 PATIENCE_SECONDS, SHORT_PATIENCE_SECONDS = 300.0, 10.0
 """How long a storage that does not answer is asked again; the second where the user ends the run meanwhile."""
 FIRST_NOTE_SECONDS = 5.0
-"""A silence is told of when it has lasted that long, and again whenever it is twice as long."""
+"""A silence is reported when it has lasted that long, and again each time it has doubled."""
 
 _REFUSALS = ("credential", "authentication", "unauthorized", "forbidden")
 """Parts of the names of exceptions by which clients say that they may not enter."""

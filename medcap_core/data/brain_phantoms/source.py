@@ -150,7 +150,7 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
 
 
 def load_brain_phantoms(sizes: Mapping[SplitName, int] = DEFAULT_SIZES, *, seed: int = 0) -> Dataset:
-    """Plan the synthetic scans, so many of each split; they are drawn only when opened.
+    """Plan the synthetic scans of each split by its size; they are drawn only when opened.
 
     Training and validation are of three cohorts; three quarters of
     the test split are of two others, the rest of further subjects of the three. Splits are drawn apart: changing one's
