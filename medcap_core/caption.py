@@ -27,7 +27,7 @@ from medcap_core.data.sources.tables import IMAGE_COLUMNS, flatten_columns, requ
 from medcap_core.errors import DataFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.command_line import exit_on_fault
-from medcap_core.runtime.files import replace_text
+from medcap_core.runtime.files import replace_text, walk_folders
 from medcap_core.runtime.libraries import set_up_libraries
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -67,9 +67,10 @@ def _list_folder(folder: Path, noun: str) -> list[Path]:
     if is_scan and holds_dicom(folder):
         return [folder]
     suffixes = VOLUME_SUFFIXES if is_scan else tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-    paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
-    files = [path for path in paths if path.name.lower().endswith(suffixes) and path.is_file()]
-    return sorted([*files, *(path for path in folder.glob("*/") if is_scan and holds_dicom(path))])
+    walked = list(walk_folders(folder, 1))
+    named = [parent / name for parent, names in walked for name in names if name.lower().endswith(suffixes)]
+    found = [path for path in named if path.is_file()]
+    return sorted([*found, *(parent for parent, _ in walked if is_scan and holds_dicom(parent))])
 
 
 def write_predictions(

@@ -39,6 +39,16 @@ def name_refused_files() -> Iterator[None]:
         raise RunFault(f"{shown}: {error.strerror}; {_REMEDIES[error.errno]}.") from error
 
 
+def walk_folders(folder: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
+    """Yield `folder` and those up to `depth` levels below it, each with its files, in order of names.
+
+    What vanishes meanwhile or may not be read is passed over.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        yield Path(parent), sorted(names)
+        folders[:] = sorted(folders) if len(Path(parent).relative_to(folder).parts) < depth else []
+
+
 def find_pipes(folder: Path) -> list[Path]:
     """List the pipes and devices in `folder` and below it, on which reading would wait for ever."""
     return [

@@ -266,6 +266,12 @@ def test_a_folder_of_scans_is_asked_into_a_table(caption: Callable[..., Result],
     assert (result.exit_code, "there is no scan in this folder" in result.stderr) == (2, True)
 
 
+def test_a_folder_that_changes_while_it_is_walked() -> None:
+    for noun in ("image", "scan"):
+        with pytest.raises(DataFault, match=f"/proc: there is no {noun} in this folder"):
+            list_inputs(Path("/proc"), noun)
+
+
 def test_series_of_slices_are_scans(tmp_path: Path) -> None:
     for name in ("one/1.dcm", "two/IM0", "notes/readme.txt", "v.nii.gz"):
         path = tmp_path / name

@@ -35,6 +35,7 @@ from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, read_ta
 from medcap_core.data.sources.text_files import has_text_files, read_text_files
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
+from medcap_core.runtime.files import walk_folders
 from medcap_core.runtime.storage import is_url
 
 
@@ -140,8 +141,8 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                 except PermissionError as error:
                     blocked = error.filename or path.absolute()
                     raise DataFault(f"{blocked} may not be read by this user: change its permissions.") from error
-        below = itertools.islice(itertools.chain([path], path.glob("*/"), path.glob("*/*/")), 1 + _MOST_FOLDERS)
-        if path.is_dir() and any(map(holds_dicom, below)):
+        below = itertools.islice(walk_folders(path, 2), 1 + _MOST_FOLDERS)
+        if any(holds_dicom(folder) for folder, _ in below):
             raise DataFault(
                 f"{path} holds DICOM files but no captions: write a CSV file with the columns path and caption, a row "
                 "for each radiograph, or path and report, a row for each folder of slices, and give that file."

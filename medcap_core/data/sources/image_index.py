@@ -15,6 +15,7 @@ from PIL import Image
 from medcap_core.data.records import ImageFile, ImageReference, SplitName
 from medcap_core.data.sources.reading import recognise_split
 from medcap_core.errors import DataFault
+from medcap_core.runtime.files import walk_folders
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "tif", "tiff", "bmp", "gif", "webp", "jp2", "ppm", "pgm", "dcm"}
 
@@ -124,7 +125,13 @@ class FolderImages:
 
     @functools.cached_property
     def _files(self) -> "_PathIndex":
-        return _PathIndex(sorted(_list_images(self._folder, "", _MAX_DEPTH)))
+        # An unreadable folder hides its images, and their rows are reported as not found.
+        return _PathIndex(
+            str(Path(parent, name).relative_to(self._folder))
+            for parent, names in walk_folders(self._folder, _MAX_DEPTH)
+            for name in names
+            if _is_image_name(name)
+        )
 
     @functools.cached_property
     def _names_in_archives(self) -> "_PathIndex":
@@ -171,20 +178,6 @@ class _PathIndex:
 
 def _split_path(path: str, *, by_stem: bool) -> list[str]:
     return [part for part in (cut_suffix(path) if by_stem else path).split("/") if part not in ("", ".")]
-
-
-def _list_images(folder: Path, prefix: str, depth: int) -> Iterable[str]:
-    try:
-        with os.scandir(folder) as listing:
-            entries = list(listing)
-    except OSError:
-        return  # a folder that may not be read hides its images, and their rows are reported as not found
-    for entry in entries:
-        if _is_folder(entry):
-            if depth:
-                yield from _list_images(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
-        elif _is_image_name(entry.name):
-            yield prefix + entry.name
 
 
 def _is_image_name(name: str) -> bool:
