@@ -147,7 +147,8 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
                 f"{path} holds DICOM files but no captions: write a CSV file with the columns path and caption, a row "
                 "for each radiograph, or path and report, a row for each folder of slices, and give that file."
             )
-        inside = sorted(item.name for item in path.iterdir() if is_table(item)) if path.is_dir() else []
+        items = path.iterdir() if path.is_dir() else ()
+        inside = sorted(item.name for item in items if is_table(item) or item.suffix == ".json")
         hint = f"; it holds {', '.join(inside[:3])}: give such a file if it names the images" if inside else ""
         raise DataFault(f"{path} is no data set in a known layout{hint}; looked for {_LAYOUTS}.")
     if is_hub_name(name_or_path):

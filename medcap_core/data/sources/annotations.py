@@ -1,5 +1,6 @@
-"""JSON annotation files: COCO captions, R2Gen's `annotation.json`, lists of records, captions by image name."""
+"""JSON annotation files: COCO captions, Karpathy's splits, R2Gen, records, conversations, pandas' tables."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,9 +10,8 @@ from medcap_core.data.records import SplitName
 from medcap_core.data.sources.image_index import exists
 from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.rows import Row, Table
+from medcap_core.data.sources.rows import Row, Table, decode_text
 from medcap_core.data.sources.tables import (
-    IMAGE_COLUMNS,
     USUAL_COLUMNS,
     TableColumns,
     add_rows,
@@ -24,7 +24,7 @@ _WHOLE_NAMES = ("annotation.json", "annotations.json")
 _NUM_PROBED = 50
 _REMEDY = (
     "give COCO captions (images, annotations), R2Gen's annotation (train, val, test), a list of objects with an image "
-    "and a caption, or one object of image name and caption; a file of one object a line is named .jsonl"
+    "and a caption, or one object of image name and caption"
 )
 
 Cells = dict[str, Any]
@@ -40,16 +40,18 @@ def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
 
     - COCO captions: `images` with `id` and `file_name`, `annotations` with `image_id` and `caption`; the captions of an
       image are references of one record.
+    - Karpathy's splits: `images` with `filename`, `split` (`restval` is train) and `sentences` with `raw`.
     - R2Gen: `train`, `val` and `test`, each a list of objects with `id`, `image_path` (a list, of which the first is
       used) and `report`.
-    - A list of objects, or one object of image names and captions.
+    - A list of objects, which may be conversations, or one object of image names and captions.
+    - A table as pandas writes it, in any of its orientations with names of columns.
 
     Columns as in `medcap_core.data.sources.tables.add_rows`. Images lie beside the file, or in the nearest of the usual
     folders (`images/`, `../images/`, `../train2017/` ...). Raises DataFault.
     """
     reading = Reading(splits_by_user=True)
     for file, split in _find_files(path):
-        layout, records = _list_records(parse_json(file.read_bytes(), str(file), _REMEDY), str(file))
+        layout, records = _list_records(_parse(file), str(file), own)
         columns = dict.fromkeys(column for cells in records for column in cells)
         rows = [Row(number, cells) for number, cells in enumerate(records, start=1)]
         table = Table(file, list(columns), rows, [f"{file.name} was read as {layout}."])
@@ -77,26 +79,64 @@ def _find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
     return [(file, split) for split, file in by_split.items()] if "train" in by_split else []
 
 
-def _list_records(content: Any, where: str) -> tuple[str, list[Cells]]:
+def _parse(file: Path) -> Any:
+    """Parse a JSON file; one of an object a line becomes a list. Raises DataFault."""
+    content = file.read_bytes()
+    try:
+        return parse_json(content, str(file), _REMEDY)
+    except DataFault as fault:
+        if not (isinstance(fault.__cause__, json.JSONDecodeError) and fault.__cause__.msg == "Extra data"):
+            raise
+    lines = enumerate(decode_text(content)[0].split("\n"), start=1)
+    return [parse_json(line, f"{file} line {number}", _REMEDY) for number, line in lines if line.strip()]
+
+
+def _list_records(content: Any, where: str, own: TableColumns) -> tuple[str, list[Cells]]:
     """Return the layout's name and its records as rows of a table. Raises DataFault."""
     if isinstance(content, list):
         return "a list of records", _require_objects(content, where)
-    if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        return "COCO captions", _list_coco(content, where)
     if isinstance(content, dict) and content:
+        if {"images", "annotations"} <= content.keys():
+            return "COCO captions", _list_coco(content, where)
         if all(recognise_split(key) for key in content):
             return "a list of reports for each split", [
                 {**cells, "split": split}
                 for split, records in content.items()
                 for cells in _require_objects(records, f"{where}: {split}")
             ]
-        if len(content) == 1 and isinstance(content[(key := next(iter(content)))], list):
-            return "a list of records", _require_objects(content[key], f"{where}: {key}")
-        if content and all(isinstance(value, dict) for value in content.values()):
-            return "records by image name", [{"image": name, **value} for name, value in content.items()]
-        if all(isinstance(value, str) or _is_texts(value) for value in content.values()):
-            return "captions by image name", [{"image": name, "caption": value} for name, value in content.items()]
+        found = _list_table(content, where, own) or _list_by_name(content, own)
+        if found is not None:
+            return found
     raise DataFault(f"{where} is no known layout of annotations: {_REMEDY}.")
+
+
+def _list_table(content: Mapping[str, Any], where: str, own: TableColumns) -> tuple[str, list[Cells]] | None:
+    """List the rows of one list of objects, or of a table as pandas writes it; None for other content."""
+    lists = [key for key, value in content.items() if isinstance(value, list)]
+    if all(key in lists for key in ("columns", "data")):
+        if not all(isinstance(row, list) for row in content["data"]):
+            raise DataFault(f"{where}: data is not a list of rows: {_REMEDY}.")
+        names = [str(name) for name in content["columns"]]
+        return "a table by rows", [dict(zip(names, row, strict=False)) for row in content["data"]]
+    if all(find_column(list(content), names) for names in (own.image_names, own.caption_names)):
+        return "a table by columns", _list_columns(content, where)
+    if len(lists) == 1 and (len(content) == 1 or any(isinstance(value, dict) for value in content[lists[0]])):
+        records = _require_objects(content[lists[0]], f"{where}: {lists[0]}")
+        if any("sentences" in cells for cells in records):
+            return "Karpathy's splits", _list_karpathy(records, f"{where}: {lists[0]}")
+        return "a list of records", records
+    return None
+
+
+def _list_by_name(content: Mapping[str, Any], own: TableColumns) -> tuple[str, list[Cells]] | None:
+    """List records or captions by the name of their image, or records by an id; None for other content."""
+    if all(isinstance(value, dict) for value in content.values()):
+        columns = list(dict.fromkeys(column for cells in content.values() for column in cells))
+        key = "id" if find_column(columns, own.image_names) else "image"
+        return "records by name", [{key: name, **value} for name, value in content.items()]
+    if all(isinstance(value, str) or _is_texts(value) for value in content.values()):
+        return "captions by image name", [{"image": name, "caption": value} for name, value in content.items()]
+    return None
 
 
 def _list_coco(content: Mapping[str, Any], where: str) -> list[Cells]:
@@ -114,6 +154,26 @@ def _list_coco(content: Mapping[str, Any], where: str) -> list[Cells]:
             unknown.append({**own, "id": image_id})
     rows = [{**own, **image} for image in images for own in by_image[str(image["id"])] or [{"caption": ""}]]
     return rows + unknown  # these name no image, and are left out as such
+
+
+def _list_karpathy(images: list[Cells], where: str) -> list[Cells]:
+    rows = []
+    for number, image in enumerate(images):
+        sentences = _require_objects(image.get("sentences"), f"{where}: entry {number}: sentences", ("raw",))
+        own = {name: image[name] for name in image if name not in ("filepath", "sentences", "sentids")}
+        name = "/".join(str(image[key]) for key in ("filepath", "filename") if image.get(key))
+        record_id = image.get("cocoid", image.get("imgid"))
+        rows.append({**own, "id": record_id, "filename": name, "caption": [text["raw"] for text in sentences]})
+    return rows
+
+
+def _list_columns(content: Mapping[str, Any], where: str) -> list[Cells]:
+    """Return the rows of a table that is written column by column, each a list or an object of cells by row."""
+    columns = {name: dict(enumerate(cells)) if isinstance(cells, list) else cells for name, cells in content.items()}
+    if others := [name for name, cells in columns.items() if not isinstance(cells, dict)]:
+        raise DataFault(f"{where}: {others[0]} is no column of cells: {_REMEDY}.")
+    keys = dict.fromkeys(key for cells in columns.values() for key in cells)
+    return [{name: cells.get(key) for name, cells in columns.items()} for key in keys]
 
 
 def _is_texts(value: Any) -> bool:
@@ -136,7 +196,7 @@ def _require_objects(values: Any, where: str, keys: Iterable[str] = ()) -> list[
 def _find_image_folder(table: Table, own: TableColumns) -> Path:
     """Find the folder that the names of images are relative to: the file's own, or the first that holds one."""
     beside = table.path.parent
-    column = find_column(table.columns, [own.image] if own.image else IMAGE_COLUMNS)
+    column = find_column(table.columns, own.image_names)
     names = [name for row in table.rows[:_NUM_PROBED] if column and (name := row.text(column).strip())]
     parts = ["", "images", "imgs", "img", *table.path.stem.split("_")]
     folders = [

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from medcap_core.data.sources.rows import Row, Table
 
 
-_LIST_OF_TEXTS = re.compile(r"\s*\[\s*(['\"].*)?\]\s*", re.DOTALL)
+_TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LIST_OF_TEXTS = re.compile(
+    rf"\s*(?:array\()?\[\s*(?:(?:np\.str_\()?{_TEXT}[\s,)]*)*\](?:, dtype=\S+)?\)?\s*", re.DOTALL
+)
+"""A list in JSON or as Python or NumPy show it, NumPy without commas."""
+_ANSWERING = ("gpt", "assistant")
 
 
 def parse_json(content: str | bytes, where: str, remedy: str) -> Any:
@@ -35,8 +40,8 @@ def flatten_lists(table: "Table", image: str | None, captions: Sequence[str], ot
     """Turn lists in the named columns of `table` into plain text, in place.
 
     Of a list of images the first is taken; a list of captions becomes one row each, adjacent. A list is a JSON list of
-    texts, or in a CSV the text of one (`['a.png', 'b.png']`). Any other list or mapping in these columns and in
-    `others` makes its row unusable.
+    texts, or in a CSV the text of one (`['a.png', 'b.png']`, NumPy's `['a.png' 'b.png']`). Any other list or mapping in
+    these columns and in `others` makes its row unusable.
     """
     num_several = 0
     for row in table.rows:
@@ -62,11 +67,33 @@ def _split_captions(row: "Row", captions: Sequence[str], plain: Sequence[str]) -
     return rows
 
 
+def take_answers(table: "Table", conversations: str, caption: str) -> None:
+    """Turn the column of conversations into one of captions, in place: of each the first answer.
+
+    They are LLaVA's (`from`, `value`) or chat messages (`role`, `content`).
+    """
+    num_longer = 0
+    table.columns[table.columns.index(conversations)] = caption
+    for row in table.rows:
+        turns = row.cells.pop(conversations, None)
+        said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        answers = [turn for turn in said if turn.get("from", turn.get("role")) in _ANSWERING]
+        num_longer += len(answers) > 1
+        answer = answers[0].get("value", answers[0].get("content")) if answers else None
+        if isinstance(answer, list):
+            answer = " ".join(str(part["text"]) for part in answer if isinstance(part, dict) and "text" in part)
+        row.cells[caption] = answer
+    table.notes.append(
+        "The first answer of each conversation is its caption"
+        + (f"; {num_longer:,} conversations have further ones, which are not used." if num_longer else ".")
+    )
+
+
 def _as_texts(value: Any) -> list[str] | None:
     """Return the texts of a list, given as such or written in a cell; None for all else."""
     if isinstance(value, str) and _LIST_OF_TEXTS.fullmatch(value):
         try:
-            value = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+            value = json.loads(value)
+        except ValueError:
+            value = [ast.literal_eval(text) for text in re.findall(_TEXT, value, re.DOTALL)]
     return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

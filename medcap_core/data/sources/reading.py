@@ -9,6 +9,7 @@ EMPTY_CAPTION = "empty caption"
 _SPELLINGS: dict[str, SplitName] = {
     "train": "train",
     "training": "train",
+    "restval": "train",
     "valid": "validation",
     "val": "validation",
     "validation": "validation",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.image_index import FolderImages
-from medcap_core.data.sources.json_cells import flatten_lists
+from medcap_core.data.sources.json_cells import flatten_lists, take_answers
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import TABLE_SUFFIXES, Table, read_rows
 from medcap_core.errors import DataFault
@@ -28,6 +28,7 @@ CASE_COLUMNS = (
 SPLIT_COLUMNS = ("split", "data_split")
 ID_COLUMNS = ("id", "image_id")
 
+_CONVERSATION_COLUMNS = ("conversations", "messages")
 _OWN_NAMES = ("image", "caption")
 _JOINED_COLUMNS = ("findings", "impression")
 _SEPARATORS_IN_NAMES = re.compile(r"[\s_.-]+")
@@ -39,6 +40,16 @@ class TableColumns:
 
     image: str | None = None
     caption: str | None = None
+
+    @property
+    def image_names(self) -> Sequence[str]:
+        """The accepted names of the image column."""
+        return [self.image] if self.image else IMAGE_COLUMNS
+
+    @property
+    def caption_names(self) -> Sequence[str]:
+        """The accepted names of the caption column."""
+        return [self.caption] if self.caption else CAPTION_COLUMNS
 
 
 USUAL_COLUMNS = TableColumns()
@@ -98,9 +109,14 @@ def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
 
 
 def flatten_columns(table: Table, own: TableColumns = USUAL_COLUMNS) -> None:
-    """Make lists in the columns that are read as images and captions plain, in place; see `flatten_lists`."""
-    image = find_column(table.columns, [own.image] if own.image else IMAGE_COLUMNS)
-    caption = find_column(table.columns, [own.caption] if own.caption else CAPTION_COLUMNS)
+    """Make lists in the columns that are read as images and captions plain, in place; see `flatten_lists`.
+
+    Without a caption, the first answer in a conversation is it.
+    """
+    image, caption = (find_column(table.columns, names) for names in (own.image_names, own.caption_names))
+    if caption is None and (conversations := find_column(table.columns, _CONVERSATION_COLUMNS)):
+        caption = CAPTION_COLUMNS[0]
+        take_answers(table, conversations, caption)
     others = (find_column(table.columns, names) for names in (CASE_COLUMNS, SPLIT_COLUMNS, ID_COLUMNS))
     captions = join_columns(table.columns, own, caption) if caption else []
     flatten_lists(table, image, captions, [column for column in others if column])
@@ -162,11 +178,7 @@ def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:
     ]
     if faults:
         raise DataFault(faults)
-    needs = {
-        "image": [own.image] if own.image else IMAGE_COLUMNS,
-        "caption": [own.caption] if own.caption else CAPTION_COLUMNS,
-    }
-    image, caption = require_columns(table, needs)
+    image, caption = require_columns(table, {"image": own.image_names, "caption": own.caption_names})
     return image, join_columns(table.columns, own, caption)
 
 

@@ -137,6 +137,12 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
         [{"image": "0.png", "caption": ["a", "b"]}, {"image": "1.png", "caption": "c"}],
         {"data": [{"file_name": "0.png", "text": ["a", "b"]}, {"file_name": "1.png", "text": "c"}]},
         {"0.png": ["a", "b"], "1.png": ["c"]},
+        {"schema": {"fields": []}, "data": [{"image": "0.png", "text": ["a", "b"]}, {"image": "1.png", "text": "c"}]},
+        {"columns": ["image", "text"], "index": [0, 1], "data": [["0.png", ["a", "b"]], ["1.png", "c"]]},
+        {"image": {"0": "0.png", "1": "1.png"}, "text": {"0": ["a", "b"], "1": "c"}},
+        {"image": ["0.png", "1.png"], "text": [["a", "b"], "c"]},
+        {"0": {"image_path": "0.png", "text": ["a", "b"]}, "1": {"image_path": "1.png", "text": "c"}},
+        '{"image": "0.png", "text": ["a", "b"]}\n\n{"image": "1.png", "text": "c"}\n',
     ],
 )
 def test_lists_of_records_and_captions_by_name(images: Path, content: object) -> None:
@@ -144,6 +150,65 @@ def test_lists_of_records_and_captions_by_name(images: Path, content: object) ->
     (note,) = reading.describe_further_captions()
     assert note.startswith("1 captions are further ones of an image: each image is one record")
     assert [record.references for record in reading.splits["train"]] == [("a", "b"), ("c",)]
+
+
+def test_karpathys_splits(images: Path) -> None:
+    content = [
+        {
+            "filepath": "images", "filename": f"{index}.png", "cocoid": 100 + index, "sentids": [index], "split": split,
+            "sentences": [{"raw": f"{split} a", "tokens": []}, {"raw": f"{split} b", "tokens": []}],
+        }
+        for index, split in enumerate(("train", "restval", "val", "test"))
+    ]  # fmt: skip
+    path = write(images / "dataset_coco.json", {"images": content, "dataset": "coco"})
+    data = load_data(str(path))
+    assert {split: named(records) for split, records in data.splits.items()} == {
+        "train": [("0.png", "train a"), ("1.png", "restval a")],
+        "validation": [("2.png", "val a")],
+        "test": [("3.png", "test a")],
+    }
+    assert data.splits["test"][0].references == ("test a", "test b")
+    assert data.splits["test"][0].id == "103"
+    write(path, {"images": [{"filename": "0.png", "sentences": ["a"]}]})
+    with pytest.raises(DataFault, match="entry 0: sentences: entry 0 is not an object"):
+        load_data(str(path))
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_the_first_answer_of_a_conversation_is_the_caption(images: Path, suffix: str) -> None:
+    asked, answered = {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A mass."}
+    rows: list[dict[str, object]] = [
+        {"image": "images/0.png", "conversations": [asked, answered, asked, {"from": "gpt", "value": "Left."}]},
+        {
+            "images": ["images/1.png"],
+            "messages": [{"role": "user"}, {"role": "assistant", "content": [{"type": "text", "text": "A cyst."}]}],
+        },
+        {"image": "images/2.png", "conversations": [asked]},
+    ]
+    found = []
+    for row in rows:
+        path = write(images / f"a.{suffix}", [row] if suffix == "json" else json.dumps(row))
+        reading = read_annotations(path) if suffix == "json" else read_table(path)
+        found.append((named(reading.splits["train"]), reading.notes[-1]))
+    first = "The first answer of each conversation is its caption"
+    assert found == [
+        ([("0.png", "A mass.")], f"{first}; 1 conversations have further ones, which are not used."),
+        ([("1.png", "A cyst.")], f"{first}."),
+        ([], f"{first}."),
+    ]
+
+
+LISTS = [
+    "['its' \"it's\"]", "array(['its', \"it's\"], dtype=object)", "[np.str_('its'), np.str_(\"it's\")]",
+    '["its", "it\'s"]', "['its'\n \"it's\"]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", LISTS)
+def test_lists_of_captions_in_cells_as_python_and_numpy_show_them(images: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    reading = read_table(write(images / "a.csv", f'image,caption\nimages/0.png,"{quoted}"\n'))
+    assert reading.splits["train"][0].references == ("its", "it's")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -164,7 +229,9 @@ DEEP = "[" * 100_000
 LONG = "9" * 5000
 MALFORMED = [
     ("", "is not JSON"),
-    ('{"image": 1}\n{"image": 2}', "is not JSON .*a file of one object a line is named .jsonl"),
+    ("17\n18", "entry 0 is not an object"),
+    ('{"columns": ["image"], "data": [3]}', "data is not a list of rows"),
+    ('{"image": {"0": "a.png"}, "caption": "b"}', "caption is no column of cells"),
     (LONG, "Exceeds the limit"),
     (DEEP, "is nested too deeply"),
     ('{"a":' * 100_000, "is nested too deeply"),
@@ -198,7 +265,7 @@ def test_malformed_json_is_one_sentence(images: Path, content: str, reason: str)
     assert all("\n" not in fault for fault in caught.value.faults)
 
 
-@pytest.mark.parametrize(("content", "reason"), MALFORMED[2:5])
+@pytest.mark.parametrize(("content", "reason"), [row for row in MALFORMED if len(row[0]) > 1000])
 def test_malformed_json_lines_are_one_sentence(images: Path, content: str, reason: str) -> None:
     with pytest.raises(DataFault, match=f"a.jsonl line 1 .*{reason}|{reason}"):
         load_data(str(write(images / "a.jsonl", content)))
