@@ -50,6 +50,7 @@ class PathSource:
 
 
 _MOST_FOLDERS = 50
+_PACKED_SUFFIXES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
@@ -150,6 +151,8 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         items = path.iterdir() if path.is_dir() else ()
         inside = sorted(item.name for item in items if is_table(item) or item.suffix == ".json")
         hint = f"; it holds {', '.join(inside[:3])}: give such a file if it names the images" if inside else ""
+        if path.is_file() and path.suffix.lower() in _PACKED_SUFFIXES:
+            hint = ": unpack it and give the folder"
         raise DataFault(f"{path} is no data set in a known layout{hint}; looked for {_LAYOUTS}.")
     if is_hub_name(name_or_path):
         return f"Hub data set {name_or_path}", read_hub(name_or_path, own)

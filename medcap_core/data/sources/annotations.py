@@ -10,7 +10,7 @@ from medcap_core.data.records import SplitName
 from medcap_core.data.sources.image_index import exists
 from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.rows import Row, Table, decode_text
+from medcap_core.data.sources.rows import Row, Table, decode_text, read_content
 from medcap_core.data.sources.tables import (
     USUAL_COLUMNS,
     TableColumns,
@@ -63,7 +63,7 @@ def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
 def _find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
     """Return each file with its split, None where the file itself says it."""
     if path.is_file():
-        return [(path, None)] if path.suffix.lower() == ".json" else []
+        return [(path, None)] if path.name.lower().endswith((".json", ".json.gz")) else []
     if not path.is_dir():
         return []
     for name in _WHOLE_NAMES:
@@ -81,7 +81,7 @@ def _find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
 
 def _parse(file: Path) -> Any:
     """Parse a JSON file; one of an object a line becomes a list. Raises DataFault."""
-    content = file.read_bytes()
+    content = read_content(file)
     try:
         return parse_json(content, str(file), _REMEDY)
     except DataFault as fault:

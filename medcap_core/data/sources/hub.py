@@ -6,7 +6,6 @@
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from medcap_core.data.arrow_images import ArrowImage, DistinctImages, list_contents, map_arrow_file
 from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.reading import Reading, recognise_split
+from medcap_core.data.sources.rows import decode_text
 from medcap_core.data.sources.tables import (
     CAPTION_COLUMNS,
     CASE_COLUMNS,
@@ -22,6 +22,7 @@ from medcap_core.data.sources.tables import (
     find_column,
     join_columns,
 )
+from medcap_core.data.sources.text_files import check_tar
 from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
 
@@ -35,7 +36,6 @@ HUB_ALIASES = {
 _ID_COLUMNS = ("image_id", "id", "__key__")  # the last is a WebDataset's
 _WEB_CAPTION_COLUMNS = ("txt", "json")
 _CONCEPT_COLUMNS = ("cui", "cuis")
-_PICKLE_SUFFIXES = {"pkl", "pickle", "pyd", "pt", "pth"}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
@@ -94,35 +94,8 @@ def read_webdataset(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """
     found = _find_shards(path, ".tar")
     for file in found:
-        _check_tar(file)
+        check_tar(file)
     return _read_shards(path, found, "webdataset", own)
-
-
-def _check_tar(file: Path) -> None:
-    """Raise DataFault where `datasets` would fail on a tar file, lose a part of it or load a pickle of it."""
-    suffixes: dict[str, set[str]] = {}
-    try:
-        with tarfile.open(file) as tar:
-            for member in filter(tarfile.TarInfo.isfile, tar):
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                suffixes.setdefault(f"{folder}/{stem}", set()).add(suffix.lower())
-            tar.fileobj.seek(tar.offset)
-            is_whole = tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataFault(f"{file} is not a whole tar archive: download it again.") from error
-    if not is_whole:
-        raise DataFault(f"{file} ends too early: it was cut off; download it again.")
-    known = set.union(set(), *suffixes.values())
-    if pickles := sorted(known & _PICKLE_SUFFIXES):
-        raise DataFault(f"{file} holds .{pickles[0]} files, which run code when they are read: leave them out.")
-    lacking = {stem: known - own for stem, own in suffixes.items() if own != known}
-    if lacking:
-        stem, missing = next(iter(lacking.items()))
-        raise DataFault(
-            f"{file}: {len(lacking):,} of its {len(suffixes):,} samples lack a file that others have, such as "
-            f"{stem.lstrip('/')}.{min(missing)}: give all of them files of the same suffixes."
-        )
 
 
 def _read_shards(path: Path, found: list[Path], builder: str, own: TableColumns) -> Reading:
@@ -258,6 +231,10 @@ def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, list[
     if image_column is None and own.image is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
         image_column = typed[0] if len(typed) == 1 else None
+    if image_column and getattr(table.features[image_column], "dtype", "") in ("string", "large_string"):
+        raise DataFault(
+            f"{where}: column {image_column} names files; write all rows of a split into one table beside the images."
+        )
     usual = (*CAPTION_COLUMNS, *_WEB_CAPTION_COLUMNS)
     caption_column = find_column(table.column_names, (own.caption,) if own.caption else usual)
     if image_column is None or caption_column is None:
@@ -306,4 +283,6 @@ def _list_captions(cells: list[Any]) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):  # of a WebDataset's file of a suffix that `datasets` does not know
+        return decode_text(value)[0]
     return "" if value is None else str(value)

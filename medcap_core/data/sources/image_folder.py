@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medcap_core.data.records import SplitName
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.rows import TABLE_SUFFIXES
+from medcap_core.data.sources.rows import TABLE_SUFFIXES, is_table
 from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, add_table, list_split_tables
 from medcap_core.errors import DataFault
 
@@ -64,7 +64,7 @@ def _find_metadata(folder: Path) -> list[Path]:
 
 
 def _metadata_in(folder: Path) -> list[Path]:
-    found = [folder / f"metadata{suffix}" for suffix in TABLE_SUFFIXES if (folder / f"metadata{suffix}").is_file()]
+    found = [path for suffix in TABLE_SUFFIXES if is_table(path := folder / f"metadata{suffix}")]
     if len(found) > 1:
         raise DataFault(f"{folder} holds {' and '.join(path.name for path in found)}: keep one of them.")
     return found

@@ -4,11 +4,13 @@ import difflib
 import functools
 import io
 import os
+import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -72,6 +74,13 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def _strip_name(name: str) -> str:
+    """Take off what exports add to a name: quotes, scheme and query of a URL, percent codes, `.0` of a number."""
+    path = re.split(r"[?#]", name.partition("://")[2] or name, maxsplit=1)[0]
+    stripped = unquote(path).strip("'\" \u200b")
+    return stripped[:-2] if re.fullmatch(r"[0-9]+\.0", stripped) else stripped
+
+
 def cut_suffix(name: str) -> str:
     """Cut the suffix of an image off, and no other."""
     stem, _, suffix = name.rpartition(".")
@@ -92,14 +101,16 @@ class FolderImages:
         """Find the image of `name`, else the reason that there is none.
 
         A name that is no path of a file may lack its suffix or have another one, differ in case, in the form of its
-        accents, by back-slashes, or by leading folders that it has and the file lacks, or the reverse: the image is
-        found if it is the only one, or the only one in a folder named like `split`. Raises DataFault for an archive
-        that is damaged.
+        accents, by back-slashes, or by leading folders that it has and the file lacks, or the reverse; it may be a URL,
+        or have what `_strip_name` takes off. The image is found if it is the only one, or the only one in a folder
+        named like `split`. Raises DataFault for an archive that is damaged.
         """
-        for spelling in (name, name.replace("\\", "/")):
+        plain = name.replace("\\", "/")
+        spellings = dict.fromkeys(spelling for spelling in (name, plain, _strip_name(plain)) if spelling)
+        for spelling in spellings:
             if exists(self._folder / spelling):
                 return ImageFile(self._folder / spelling)
-        wanted = _fold(name.replace("\\", "/"))
+        wanted = next((spelling for spelling in map(_fold, spellings) if self._match(spelling)), _fold(plain))
         found = self._files.match(wanted)
         in_split = [path for path in found if split and split in map(recognise_split, path.split("/"))]
         found = in_split if len(in_split) == 1 else found
@@ -113,6 +124,9 @@ class FolderImages:
             listed = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
             return f"image file '{name}' may be any of {listed} in {self._folder}"
         return f"image file '{name}' not found in {self._folder}{self._describe_nearest(wanted)}"
+
+    def _match(self, wanted: str) -> list[str]:
+        return self._files.match(wanted) or self._names_in_archives.match(wanted)
 
     def _describe_nearest(self, wanted: str) -> str:
         # Each search looks at every file: a table whose images are all elsewhere should not take minutes.

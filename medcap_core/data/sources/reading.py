@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from medcap_core.data.records import Record, Reference, SkippedRecord, SplitName, fold_white_space
 
 EMPTY_CAPTION = "empty caption"
+_NO_TEXTS = {"", "nan", "null", "none", "n/a", "#n/a", "<na>"}
+"""What tables hold in place of a missing text, in lower case and without dots and dashes around it."""
 
 _SPELLINGS: dict[str, SplitName] = {
     "train": "train",
@@ -52,9 +54,11 @@ class Reading:
         Of a further record of an image in the split the caption is one more reference of the first.
         """
         caption = fold_white_space(_replace_surrogates(record.caption))
-        if not caption:
+        if _is_missing(caption):
             self.skip(split, record.id, EMPTY_CAPTION)
             return
+        if record.case and _is_missing(record.case):
+            record = replace(record, case=None)
         records = self.splits.setdefault(split, [])
         row = self._rows_of_images.setdefault(split, {}).setdefault(record.image, len(records))
         if row < len(records):
@@ -99,6 +103,10 @@ class Reading:
             self._repeated_ids.setdefault(split, []).append(record_id)
         taken.add(unique)
         return unique
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip(" .-").lower() in _NO_TEXTS
 
 
 def _replace_surrogates(text: str) -> str:

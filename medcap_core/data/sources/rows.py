@@ -1,6 +1,7 @@
-"""Rows of CSV, TSV, JSONL and Excel files as text, whatever their separator and encoding."""
+"""Rows of CSV, TSV, JSONL, Excel and parquet files, whatever their separator and encoding."""
 
 import csv
+import gzip
 import io
 import re
 import zipfile
@@ -16,10 +17,11 @@ from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.data.sources.reading import recognise_split
 from medcap_core.errors import DataFault, first_line
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx")
+_ARROW_SUFFIXES = (".parquet", ".feather")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
 """Suffixes of the tables that are sought in folders."""
-_GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".tab", ".ndjson", ".xlsm", ".xls")
-"""Suffixes of the tables that are named themselves."""
+_GIVEN_SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".txt", ".tab", ".ndjson", ".xlsm", ".xls")
+"""Suffixes of the tables that are named themselves, `.gz` after them or not."""
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # as Excel writes and heeds it
@@ -29,7 +31,7 @@ _ENCODING_MARKS = {
     b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
 }  # fmt: skip
 _EXCEL_SUFFIXES = (".xlsx", ".xlsm")
-_ZIP_MARK, _OLE_MARK = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_ZIP_MARK, _OLE_MARK, _GZIP_MARK = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
 _DAMAGED_EXCEL = (
     OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError, EOFError, zlib.error, RuntimeError,
     zipfile.BadZipFile,
@@ -67,26 +69,51 @@ class Table:
 
 
 def is_table(path: Path) -> bool:
-    """Check for a CSV, TSV, JSONL or Excel file, by its suffix."""
-    return path.is_file() and path.suffix.lower() in _GIVEN_SUFFIXES
+    """Check for a CSV, TSV, JSONL or Excel file, by its suffix, or a parquet or Feather file without images."""
+    if not path.is_file():
+        return False
+    return _suffix_of(path) in _GIVEN_SUFFIXES or (_suffix_of(path) in _ARROW_SUFFIXES and _has_plain_cells(path))
+
+
+def _suffix_of(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _has_plain_cells(path: Path) -> bool:
+    import pyarrow as pa
+
+    try:
+        types = [str(field.type) for field in _open_arrow(path).schema]
+    except (OSError, pa.ArrowException):
+        return False  # damaged
+    return not any(word in kind for kind in types for word in ("binary", "struct"))
+
+
+def _open_arrow(path: Path) -> Any:
+    import pyarrow.dataset
+
+    return pyarrow.dataset.dataset(path, format=_suffix_of(path)[1:])
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | None = None) -> Table:
-    """Read a CSV or TSV (standard quoting; comma, semicolon, tab or pipe), JSONL or Excel file.
+    """Read a CSV or TSV (standard quoting; comma, semicolon, tab or pipe), JSONL, Excel, parquet or Feather file.
 
     With `columns` the file has no header and tab-separated cells; else the header is the first line of several cells.
     At most `max_rows` rows are read. Text is UTF-8, UTF-16 or UTF-32, else cp1252, with a note. A tab-separated file
     with unpaired quotes is read with quotes as plain characters, and a note is added. Raises DataFault for text in none
     of these, broken quoting or a line that is not a JSON object.
     """
+    suffix = _suffix_of(path)
+    if suffix in _ARROW_SUFFIXES:
+        return _read_arrow(path, max_rows)
     with path.open("rb") as file:
         mark = file.read(4)
     if mark == _OLE_MARK:
         raise DataFault(f"{path} is an Excel file of the old format or with a password: save it as .xlsx or CSV.")
-    if mark == _ZIP_MARK or path.suffix.lower() in _EXCEL_SUFFIXES:
+    if mark == _ZIP_MARK or suffix in _EXCEL_SUFFIXES:
         return _read_excel(path, max_rows)
     content, notes = _decode_table(path)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson"):
         return _parse_jsonl(path, content, max_rows, notes)
     separator = "\t" if columns is not None else None
     if columns is None and (line := _SEPARATOR_LINE.match(content)):
@@ -101,6 +128,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
             ) from error
     notes = [*notes, f"The quotes in {path.name} do not pair, so they were read as plain characters."]
     return _parse_delimited(path, content, separator, csv.QUOTE_NONE, columns, max_rows, notes)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the content of a file, unpacked where it is a gzip archive. Raises DataFault where that is damaged."""
+    content = path.read_bytes()
+    if not content.startswith(_GZIP_MARK):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataFault(f"{path} is not a whole gzip archive ({first_line(error)}): get another copy.") from error
 
 
 def decode_text(content: bytes) -> tuple[str, str]:
@@ -121,7 +159,7 @@ def decode_text(content: bytes) -> tuple[str, str]:
 def _decode_table(path: Path) -> tuple[str, list[str]]:
     """Return the text of the file, and a note unless it is UTF-8. Raises DataFault."""
     try:
-        text, encoding = decode_text(path.read_bytes())
+        text, encoding = decode_text(read_content(path))
     except UnicodeDecodeError as error:
         raise DataFault(f"{path} is not UTF-8, UTF-16 or cp1252 (byte {error.start}): save it as UTF-8.") from error
     doubt = "; save it as UTF-8 if letters with accents come out wrong" if encoding.startswith("cp") else ""
@@ -139,7 +177,7 @@ def _find_separator(path: Path, content: str) -> str:
     A `.tsv` has tabs where its first line has one.
     """
     lines = [line for line in content[:_MAX_CELL_CHARACTERS].splitlines()[:_NUM_LINES_LOOKED_AT] if line.strip()]
-    if path.suffix.lower() in (".tsv", ".tab") and "\t" in "".join(lines[:1]):
+    if _suffix_of(path) in (".tsv", ".tab") and "\t" in "".join(lines[:1]):
         return "\t"
 
     def rate(separator: str) -> tuple[int, int]:
@@ -147,6 +185,17 @@ def _find_separator(path: Path, content: str) -> str:
         return max(((num_lines, num_cells) for num_cells, num_lines in counts.items() if num_cells > 1), default=(0, 0))
 
     return max(_SEPARATORS, key=rate)
+
+
+def _read_arrow(path: Path, max_rows: int | None) -> Table:
+    import pyarrow as pa
+
+    try:
+        source = _open_arrow(path)
+        cells = (source.to_table() if max_rows is None else source.head(max_rows)).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataFault(f"{path} cannot be read ({first_line(error).rstrip('.')}): get another copy.") from error
+    return Table(path, source.schema.names, [Row(number, row) for number, row in enumerate(cells, start=1)])
 
 
 def _read_excel(path: Path, max_rows: int | None) -> Table:
@@ -253,14 +302,17 @@ def _build_table(
 def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str]) -> Table:
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
-        if max_rows is not None and len(rows) >= max_rows:
-            break
-        if not line.strip():
-            continue
-        cells = parse_json(line, f"{path} line {number}", "write one object a line")
+    remedy = "write one object a line"
+    objects: Iterable[tuple[int, Any]] = (
+        (number, parse_json(line.rstrip().removesuffix(","), f"{path} line {number}", remedy))
+        for number, line in enumerate(content.split("\n"), start=1)
+        if line.strip()
+    )
+    if content.lstrip().startswith("["):  # one list, whatever the suffix says
+        objects = enumerate(parse_json(content, str(path), remedy), start=1)
+    for number, cells in islice(objects, max_rows):
         if not isinstance(cells, dict):
-            raise DataFault(f"{path} line {number} is not a JSON object: write one object a line.")
+            raise DataFault(f"{path} line {number} is not a JSON object: {remedy}.")
         columns.update(dict.fromkeys(cells))
         rows.append(Row(number, cells))
     return Table(path, list(columns), rows, notes)

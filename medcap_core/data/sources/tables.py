@@ -10,10 +10,10 @@ from medcap_core.data.records import Record, SplitName
 from medcap_core.data.sources.image_index import FolderImages
 from medcap_core.data.sources.json_cells import flatten_lists, take_answers
 from medcap_core.data.sources.reading import Reading, recognise_split
-from medcap_core.data.sources.rows import TABLE_SUFFIXES, Table, read_rows
+from medcap_core.data.sources.rows import TABLE_SUFFIXES, Table, is_table, read_rows
 from medcap_core.errors import DataFault
 
-# Compared without regard to case, spaces, underscores and hyphens.
+# Compared without regard to case and to what is no letter or digit.
 PATH_COLUMNS = (
     "file_name", "image", "path", "image_path", "file", "file_path", "image_file", "image_file_name", "image_name",
     "image_index", "img", "img_path", "images",
@@ -31,7 +31,7 @@ ID_COLUMNS = ("id", "image_id")
 _CONVERSATION_COLUMNS = ("conversations", "messages")
 _OWN_NAMES = ("image", "caption")
 _JOINED_COLUMNS = ("findings", "impression")
-_SEPARATORS_IN_NAMES = re.compile(r"[\s_.-]+")
+_SEPARATORS_IN_NAMES = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ USUAL_COLUMNS = TableColumns()
 def find_column(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
     """Find the first of `wanted` among the columns, by the same name, else by a like one.
 
-    Like are names that differ in case, in the form of their letters, or in spaces, dots, underscores and hyphens.
+    Like are names that differ in case, in the form of their letters, or in what is no letter or digit.
     """
     by_name = {_fold_name(column): column for column in reversed(columns)} | {column: column for column in columns}
     return next((by_name[key] for name in wanted for key in (name, _fold_name(name)) if key in by_name), None)
@@ -103,7 +103,7 @@ def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
     found: dict[SplitName, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = recognise_split(path.stem)
-        if split and path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        if split and path.suffix.lower() in TABLE_SUFFIXES and is_table(path):
             found.setdefault(split, []).append(path)
     return found
 

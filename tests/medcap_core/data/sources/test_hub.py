@@ -166,8 +166,16 @@ def test_rows_without_image_bytes(tmp_path: Path) -> None:
         records["train_000002"].image.open()
 
 
+def test_shards_that_name_files_are_refused(tmp_path: Path) -> None:
+    for shard in range(2):
+        frame = pd.DataFrame({"image": ["a.png", "b.png"], "text": ["x", "y"]})
+        frame.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    with pytest.raises(DataFault, match="column image names files; write all rows of a split into one table"):
+        load_data(str(tmp_path))
+
+
 def test_faults(tmp_path: Path) -> None:
-    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "train.parquet")
+    pd.DataFrame({"a": [b"1", b"2"]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(DataFault, match="needs a column image and a column caption or text; its columns are a"):
         load_data(str(tmp_path))
     build_table(0, 3).to_parquet(tmp_path / "more.parquet")
@@ -265,12 +273,12 @@ def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-@pytest.mark.parametrize("suffix", ["txt", "json"])
+@pytest.mark.parametrize("suffix", ["txt", "json", "caption"])
 def test_webdatasets(tmp_path: Path, suffix: str) -> None:
     for split, start in (("train", 0), ("val", 10), ("test", 20)):
         with tarfile.open(tmp_path / f"{split}-000.tar", "w") as archive:
             for row in (start, start + 1):
-                caption = f"caption {row}" if suffix == "txt" else json.dumps({"n": row, "caption": f"caption {row}"})
+                caption = f"caption {row}" if suffix != "json" else json.dumps({"n": row, "caption": f"caption {row}"})
                 add_member(archive, f"k{row}.png", encode(row))
                 add_member(archive, f"k{row}.{suffix}", caption.encode())
     data = load_data(str(tmp_path))
@@ -287,6 +295,7 @@ NO_TARS = {
         {"a.png": b"", "a.txt": b"", "b.png": b""},
         "1 of its 2 samples lack a file that others have, such as b.txt",
     ),
+    "apart": ({"a.png": b"", "b.png": b"", "a.txt": b"", "b.txt": b""}, "the files of one sample do not follow each"),
     "pickle": ({"a.png": b"", "a.pth": b""}, "holds .pth files, which run code when they are read"),
 }
 

@@ -11,7 +11,16 @@ from medcap_core.data.sources.image_index import FolderImages, ZippedImage
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
 
-FILES = ("a.JPG", "img/b.png", "img/c.jpg", "other/c.jpg", "d.png", "d.jpg", unicodedata.normalize("NFD", "É.png"))
+FILES = (
+    "a.JPG",
+    "img/b.png",
+    "img/c.jpg",
+    "other/c.jpg",
+    "d.png",
+    "d.jpg",
+    "7.png",
+    unicodedata.normalize("NFD", "É.png"),
+)
 
 
 @pytest.fixture
@@ -34,6 +43,12 @@ def folder(tmp_path: Path, draw_image: DrawImage) -> Path:
         ("/home/someone/img/b.png", "img/b.png"),
         ("img/c", "img/c.jpg"),
         ("d.png", "d.png"),
+        ("https://example.org/data/img/b.png?size=large#top", "img/b.png"),
+        ("file:///home/someone/img/b%2Epng", "img/b.png"),
+        ('"a.JPG"', "a.JPG"),
+        ("img/b.png#0", "img/b.png"),
+        ("7.0", "7.png"),
+        ("%C3%89.png", unicodedata.normalize("NFD", "É.png")),
         (unicodedata.normalize("NFC", "É.png"), unicodedata.normalize("NFD", "É.png")),
     ],
 )

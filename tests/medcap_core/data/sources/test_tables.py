@@ -1,5 +1,6 @@
 """CSV, TSV and JSONL files of image paths and captions."""
 
+import gzip
 import json
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from medcap_core.data.records import Record, SkippedRecord
 from medcap_core.data.sources import load_data
-from medcap_core.data.sources.rows import read_rows
+from medcap_core.data.sources.rows import is_table, read_rows
 from medcap_core.data.sources.tables import TableColumns, read_table
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
@@ -172,13 +173,13 @@ def test_an_unknown_encoding_is_a_fault(folder: Path) -> None:
 
 STARTS = [
     b"", b"PK\x03\x04", b"\xff\xfe", b"\xff\xfe\0\0", b"image,caption\n", b'{"image": ', b"\xd0\xcf\x11\xe0",
-    b"sep=;\n",
+    b"sep=;\n", b"PAR1", b"\x1f\x8b\x08\0",
 ]  # fmt: skip
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(
-    suffix=st.sampled_from([".csv", ".tsv", ".txt", ".jsonl", ".json", ".xlsx", ".xls", ".tar"]),
+    suffix=st.sampled_from([".csv", ".tsv", ".txt", ".jsonl", ".json", ".json.gz", ".xlsx", ".parquet", ".tar"]),
     start=st.sampled_from(STARTS),
     content=st.binary(max_size=90) | st.text(max_size=30).map(str.encode),
 )
@@ -219,12 +220,51 @@ def test_columns_by_their_usual_names(folder: Path, header: str, caption: str) -
         "image,caption\na.png,x,,\n",
         "image,caption\n100%.png,NaN\na.png,x\n",
         "image,caption\ra.png,x\r",
+        "\u200b'image',\u00a0caption?\na.png,x\n",
+        "image,caption\n100%.png,N/A\nsub/b.v2.png, -\na.png,x\n",
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "txt"])
 def test_what_people_call_a_csv_file(folder: Path, content: str, suffix: str) -> None:
     (record,) = read_table(write(folder, f"d.{suffix}", content)).splits["train"]
     assert (record.id, record.caption) == ("a.png", "x")
+
+
+def test_a_missing_case_is_none(folder: Path) -> None:
+    path = write(folder, "d.csv", "image,caption,patient\na.png,x,None\n100%.png,y,p\nsub/b.v2.png,z,NULL\n")
+    assert [record.case for record in read_table(path).splits["train"]] == [None, "p", None]
+
+
+def test_compressed_tables(folder: Path) -> None:
+    rows = [{"image": "a.png", "caption": "x"}]
+    for name, content in (
+        ("d.csv.gz", "image,caption\na.png,x\n"),
+        ("d.jsonl.gz", json.dumps(rows[0])),
+        ("d.json.gz", json.dumps(rows)),
+        ("d.csv", "image,caption\na.png,x\n"),
+    ):
+        (folder / name).write_bytes(gzip.compress(content.encode()))
+        with pytest.raises(DataFault, match="a test split cannot be cut from 1 training images"):
+            load_data(str(folder / name))
+        (folder / name).write_bytes(gzip.compress(content.encode())[:-9])
+        with pytest.raises(DataFault, match="is not a whole gzip archive"):
+            load_data(str(folder / name))
+
+
+@pytest.mark.parametrize(("line", "end"), [('{"image": "a.png", "caption": "x"},', ""), ("[", "]")])
+def test_json_lines_as_lists_are_cut(folder: Path, line: str, end: str) -> None:
+    content = f'{line}\n{{"image": "100%.png", "caption": "y"}}\n{end}'
+    records = read_table(write(folder, "d.jsonl", content)).splits["train"]
+    assert records[-1].caption == "y"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather"])
+def test_parquet_and_feather_files_of_paths(folder: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"image_path": ["a.png", "100%.png"], "caption": [["x", "y"], ["z"]], "split": "train"})
+    frame.to_parquet(folder / "d.parquet") if suffix == "parquet" else frame.to_feather(folder / "d.feather")
+    assert is_table(folder / f"d.{suffix}")
+    records = read_table(folder / f"d.{suffix}").splits["train"]
+    assert [(record.id, record.references) for record in records] == [("a.png", ("x", "y")), ("100%.png", ("z",))]
 
 
 def test_columns_by_names_of_ones_own(folder: Path) -> None:
