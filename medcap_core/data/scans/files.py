@@ -13,6 +13,10 @@ from medcap_core.data.scans.nifti import read_nifti
 from medcap_core.errors import DataFault, first_line
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
+OTHER_VOLUME_SUFFIXES = (
+    ".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".nrrd", ".nhdr", ".mha", ".mhd", ".npz",
+)  # fmt: skip
+"""Suffixes of volumes in formats that are not read."""
 _NUM_LOOKED_AT = 5
 
 
@@ -88,7 +92,9 @@ def find_volume(path: Path) -> VolumeReference:
         return NiftiFile(path)
     if name.endswith(".npy"):
         return NpyFile(path)
-    raise ValueError(f"'{path.name}' is no volume by its name: give .nii, .nii.gz, .npy or a folder of DICOM slices")
+    raise ValueError(
+        f"'{path.name}' is no volume by its name: convert it to .nii.gz, or give .npy or a folder of DICOM slices"
+    )
 
 
 def holds_dicom(folder: Path) -> bool:

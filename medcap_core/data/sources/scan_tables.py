@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medcap_core.data.records import VolumeReference, fold_white_space
-from medcap_core.data.scans.files import VOLUME_SUFFIXES, DicomSeries, find_volume, require_dicom_reader
+from medcap_core.data.scans.files import (
+    OTHER_VOLUME_SUFFIXES,
+    VOLUME_SUFFIXES,
+    DicomSeries,
+    find_volume,
+    require_dicom_reader,
+)
 from medcap_core.data.scans.records import (
     DIAGNOSIS_QUESTION,
     Diagnosis,
@@ -52,7 +58,7 @@ def is_scan_table(path: Path) -> bool:
     path_column = find_column(table.columns, PATH_COLUMNS)
     names = [row.text(path_column).strip() for row in table.rows] if path_column else []
     for name in names:
-        if name.lower().endswith(VOLUME_SUFFIXES):
+        if name.lower().endswith((*VOLUME_SUFFIXES, *OTHER_VOLUME_SUFFIXES)):
             return True
         if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
             return False

@@ -105,7 +105,7 @@ def test_names_tell_the_kind(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     kinds = {name: type(find_volume(tmp_path / name)) for name in ("a.nii", "A.NII.GZ", "b.npy", "series")}
     assert kinds == {"a.nii": NiftiFile, "A.NII.GZ": NiftiFile, "b.npy": NpyFile, "series": DicomSeries}
-    with pytest.raises(ValueError, match=r"'scan.mgz' is no volume by its name: give .nii, .nii.gz, .npy or a folder"):
+    with pytest.raises(ValueError, match=r"'scan.mgz' is no volume by its name: convert it to .nii.gz, or"):
         find_volume(tmp_path / "scan.mgz")
     assert GEOMETRY.refer_to(tmp_path / "b.npy") == NpyFile(tmp_path / "b.npy")
 

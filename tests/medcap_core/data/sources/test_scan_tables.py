@@ -167,7 +167,11 @@ def test_bad_rows_are_skipped_with_reasons(folder: Path) -> None:
         ("train", "t.csv line 4", "no scan named"),
         ("train", "sub/b.nii", "line 8 has 5 cells, the header 4: quote the caption"),
         ("train", "absent.nii.gz", f"scan 'absent.nii.gz' not found in {folder}"),
-        ("train", "e.mgz", "'e.mgz' is no volume by its name: give .nii, .nii.gz, .npy or a folder of DICOM slices"),
+        (
+            "train",
+            "e.mgz",
+            "'e.mgz' is no volume by its name: convert it to .nii.gz, or give .npy or a folder of DICOM slices",
+        ),
         ("test", "c.nii.gz", "the report says nothing beside the diagnosis"),
         ("test", "d.npy", "empty report"),
     }
@@ -233,6 +237,7 @@ def test_many_faults_are_cut_short(folder: Path) -> None:
         ("path,report\nsome_name,One\n", False),
         ("path,caption\nsome_name,One\n", False),
         ("path,report\nfile_without_suffix,One\n", False),
+        ("path,report\nscan.hdr,One\n", True),
         ("path,caption\nsub,One\n", True),  # a folder: DICOM
         ("a.nii.gz\tOne\n", True),
         ("file_name,caption\n,One\nb.NPY,Two\n", True),
