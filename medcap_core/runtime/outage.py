@@ -1,12 +1,18 @@
 """What the failures of a storage mean: that it does not answer for a while, refuses access, or cannot be used."""
 
 import errno
+import math
+import os
 import threading
 import time
 from collections.abc import Callable
 
+from medcap_core.errors import ConfigFault
+
+PATIENCE_VARIABLE = "MEDCAP_STORAGE_TIMEOUT"
+"""Environment variable with the seconds for which a storage that does not answer is asked again."""
 PATIENCE_SECONDS, SHORT_PATIENCE_SECONDS = 300.0, 10.0
-"""How long a storage that does not answer is asked again; the second where the user ends the run meanwhile."""
+"""That time where it is not set; the second where the user ends the run meanwhile."""
 FIRST_NOTE_SECONDS = 5.0
 """A silence is reported when it has lasted that long, and again each time it has doubled."""
 
@@ -15,11 +21,14 @@ _REFUSALS = ("credential", "authentication", "unauthorized", "forbidden")
 
 
 class Outage:
-    """How long the storage at `url` has not answered; passes lines on it to `tell`. Safe for several threads."""
+    """How long the storage at `url` has not answered; passes lines on it to `tell`. Safe for several threads.
+
+    Raises ConfigFault where PATIENCE_VARIABLE is no number of seconds.
+    """
 
     def __init__(self, url: str) -> None:
         self.tell: Callable[[str], None] = lambda line: None
-        self.patience_seconds = PATIENCE_SECONDS
+        self.patience_seconds = _read_patience()
         self._url = url
         self._lock = threading.Lock()
         self._since: float | None = None
@@ -29,17 +38,21 @@ class Outage:
         """Let whoever waits for an answer give up soon."""
         self.patience_seconds = min(self.patience_seconds, SHORT_PATIENCE_SECONDS)
 
-    def note_failure(self, reason: str, began: float) -> None:
-        """Note an attempt that failed, for a reason that may pass, and when it began on the monotonic clock."""
+    def note_failure(self, reason: str, began: float) -> float:
+        """Note an attempt that failed, for a reason that may pass, and when it began on the monotonic clock.
+
+        Returns the seconds since the storage has answered nothing, to other attempts too.
+        """
         with self._lock:
-            self._since = began if self._since is None else self._since
+            self._since = began if self._since is None else min(began, self._since)
             silent = time.monotonic() - self._since
             if silent < self._next_note:
-                return
+                return silent
             self._next_note = 2 * silent
         self.tell(
             f"{self._url} does not answer since {silent:.0f} s ({reason}); all is kept on this machine and tried again"
         )
+        return silent
 
     def note_answer(self) -> None:
         """Note an attempt that succeeded."""
@@ -50,6 +63,17 @@ class Outage:
             was_told, self._next_note = self._next_note > FIRST_NOTE_SECONDS, FIRST_NOTE_SECONDS
         if was_told:
             self.tell(f"{self._url} answers again, after {silent:.0f} s")
+
+
+def _read_patience() -> float:
+    given = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigFault(f"{PATIENCE_VARIABLE} must be a number of seconds above 0, but it is '{given}'.")
+    return seconds
 
 
 def is_lasting(error: Exception) -> bool:

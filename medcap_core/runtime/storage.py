@@ -274,9 +274,9 @@ class Storage:
     def _attempt(self, action: Callable[[], _Result]) -> _Result:
         """Do what may fail for a while. A FileNotFoundError passes, and that this machine's disk is full."""
         _ = self._fs  # a missing client is no matter of patience
-        began, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
         while True:
-            attempt_began = time.monotonic()
+            began = time.monotonic()
             try:
                 result = action()
             except FileNotFoundError:
@@ -293,14 +293,13 @@ class Storage:
                     ) from error
                 if is_lasting(error):
                     raise StorageFault(f"{self.url} cannot be used ({reason}); give another URL.") from error
-                silent = time.monotonic() - began
+                silent = self.outage.note_failure(reason, began)
                 if silent + pause > self.outage.patience_seconds:
                     raise StorageFault(
                         f"{self.url} did not answer for {silent:.0f} s ({reason}); go on by --resume when it does: "
                         "what was finished is kept."
                     ) from error
                 log.warning("%s: %s; trying again in %.1f s", self.url, reason, pause)
-                self.outage.note_failure(reason, attempt_began)
             else:
                 self.outage.note_answer()
                 return result

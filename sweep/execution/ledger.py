@@ -146,6 +146,8 @@ class Ledger:
     def refresh_at_intervals(self) -> None:
         """Refresh if the last time is long enough ago."""
         self.study.clock.keep()
+        with self.keep_fault():
+            self.study.check_storage()
         now = time.monotonic()
         if now - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
             self.refresh()

@@ -57,6 +57,11 @@ class LockedRun:
         if self._mirror:
             self._mirror.storage.outage.shorten()
 
+    def check_storage(self) -> None:
+        """Raise RunFault where the files that follow to the run's URL cannot be uploaded any more."""
+        if self._mirror:
+            self._mirror.check()
+
     def close(self) -> None:
         """Give the directory back; its files are already up to date, but for a study.db that could not be written.
 

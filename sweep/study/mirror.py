@@ -113,18 +113,22 @@ class Mirror:
 
     def push(self, record: Path) -> None:
         """Upload a record now. Raises RunFault, also what was the matter with the files that follow."""
-        if self._fault is not None:
-            raise self._fault
         try:
+            self.check()
             if self._following is None:
                 self._upload(self._list_files())  # the space file before the first record
                 self._following = self._thread.submit(self._follow)
-            elif self._following.done():
-                self._following.result()
             self._upload({record.relative_to(self.directory).as_posix(): record})
         except RunFault as fault:
             self._fault = fault
             raise
+
+    def check(self) -> None:
+        """Raise RunFault where what is left to upload will not be."""
+        if self._fault is not None:
+            raise self._fault
+        if self._following is not None and self._following.done():
+            self._following.result()
 
     def give_up(self, name: str) -> None:
         """Let the thread remove what trials have stored under a name."""

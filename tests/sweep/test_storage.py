@@ -163,21 +163,27 @@ def test_a_run_outlasts_a_slow_storage_that_falls_silent_and_ends_where_it_refus
     finish(materials, cache, finished_run)
 
 
-def test_who_interrupts_a_run_whose_storage_is_away_waits_for_seconds(
-    s3: S3Server, finished_run: FinishedRun, materials: Materials, tmp_path: Path
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_a_run_whose_storage_stays_away_ends_and_goes_on_when_it_is_back(
+    s3: S3Server, finished_run: FinishedRun, materials: Materials, tmp_path: Path, is_interrupted: bool
 ) -> None:
-    cache = tmp_path / "cache"
-    driver = start(materials, cache, materials.space, "--data", DATA, "--model", "../model", "--out", RUN)
+    """After its time or, where the user interrupts the run, within seconds."""
+    cache, out = tmp_path / "cache", [materials.space, "--data", DATA, "--model", "../model", "--out", RUN]
+    with pytest.MonkeyPatch.context() as patch:
+        if not is_interrupted:
+            patch.setenv("MEDCAP_STORAGE_TIMEOUT", "5")
+        driver = start(materials, cache, *out)
     with ended_afterwards(driver):
         wait_until(lambda: count_epochs(1), "the second trial has an epoch", driver)
         s3.stop()
-        time.sleep(SECONDS_OF_OUTAGE)
-        driver.send_signal(signal.SIGINT)
+        if is_interrupted:
+            time.sleep(SECONDS_OF_OUTAGE)
+            driver.send_signal(signal.SIGINT)
         began = time.monotonic()
         output, errors = driver.communicate()
         assert time.monotonic() - began < SECONDS_TO_END
     assert (driver.returncode, "Traceback" in output + errors) == (2, False), output + errors
-    assert re.search(rf"{RUN} did not answer for \d+ s \(.+\); go on by --resume when it does", errors)
+    assert re.fullmatch(rf"{RUN}\S* did not answer for \d+ s \(.+\); go on by --resume when it does: .+\n", errors)
     s3.start()
     finish(materials, cache, finished_run)
 

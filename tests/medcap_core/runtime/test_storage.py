@@ -80,6 +80,7 @@ def test_names_that_would_lie_elsewhere_on_a_disk_are_left_out() -> None:
 
 
 def test_what_fails_for_a_while_is_tried_again(unreliable: Storage) -> None:
+    unreliable.outage.patience_seconds = 60.0
     Unreliable.faults[:] = [ConnectionError("reset"), TimeoutError(), OSError("503 slow down")]
     assert unreliable.read("x") == b"1"
 
@@ -88,6 +89,25 @@ def test_what_fails_for_long_is_one_sentence(unreliable: Storage) -> None:
     Unreliable.faults[:] = [ConnectionError("reset.")] * 1000
     with pytest.raises(StorageFault, match=rf"^{unreliable.url} did not answer for 0 s \(reset\); go on by --resume "):
         unreliable.read("x")
+
+
+def test_the_time_that_is_waited_is_that_of_the_whole_silence_and_the_users_to_set(
+    unreliable: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Unreliable.faults[:] = [ConnectionError("reset")] * 1000
+    with pytest.raises(StorageFault):
+        unreliable.read("x")
+    left, unreliable.outage.patience_seconds = len(Unreliable.faults), 0.02  # less than the silence so far
+    with pytest.raises(StorageFault):
+        unreliable.read("x")
+    assert len(Unreliable.faults) == left - 1
+    monkeypatch.setenv("MEDCAP_STORAGE_TIMEOUT", "0.01")
+    with pytest.raises(StorageFault):
+        Storage(unreliable.url).read("x")
+    for given in ("5 min", "0", "inf"):
+        monkeypatch.setenv("MEDCAP_STORAGE_TIMEOUT", given)
+        with pytest.raises(ConfigFault, match=f"^MEDCAP_STORAGE_TIMEOUT must be a number of seconds .+ '{given}'.$"):
+            Storage(unreliable.url).read("x")
 
 
 def test_a_silence_is_told_of_at_lengthening_times_and_its_end_once(

@@ -237,6 +237,22 @@ def test_a_storage_that_refuses_ends_the_run_in_one_sentence_and_loses_nothing(
         assert mirror.storage.read(name) == (mirror.directory / name).read_bytes()
 
 
+def test_a_storage_that_stays_away_is_known_while_no_trial_reports(
+    on_machine: OnMachine, empty_runs: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine("first")
+    monkeypatch.setenv("MEDCAP_STORAGE_TIMEOUT", "0.1")
+    mirror = Mirror(f"unreliable://{uuid.uuid4().hex}")
+    with pytest.raises(StorageFault), empty_runs(mirror.directory, space(trials=3), mirror) as study:
+        run_one(study, 0.5)
+        study.check_storage()
+        UnreliableFileSystem.faults[:] = [ConnectionError("reset")] * 9
+        while True:
+            study.check_storage()
+            time.sleep(0.01)
+    UnreliableFileSystem.faults.clear()
+
+
 def test_a_run_is_read_by_its_url(begin: Callable[[], Study], on_machine: OnMachine, bucket: Path) -> None:
     url = f"file://{bucket}"
     with begin() as study:
