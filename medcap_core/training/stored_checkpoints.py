@@ -93,6 +93,10 @@ class StoredCheckpoints:
             self.push()
         finally:
             self._uploads.shutdown()
+        self.free()
+
+    def free(self) -> None:
+        """Free this node's disk of the checkpoints."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _wait(self) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
 
     try:
         with (
-            store_epochs(assignment, lambda epoch: report(asdict(epoch) | sample), leads=rank == 0) as report_epoch,
+            store_epochs(assignment, lambda epoch: report(asdict(epoch) | sample), rank, nodes) as report_epoch,
             log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")),
         ):
             fetch_ahead(config.data, write_progress)
@@ -131,19 +131,24 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
 
 @contextmanager
 def store_epochs(
-    assignment: Assignment, report: Callable[[EpochReport], None], *, leads: bool
+    assignment: Assignment, report: Callable[[EpochReport], None], rank: int, nodes: Sequence[str]
 ) -> Iterator[Callable[[EpochReport], None]]:
     """Get the trial's checkpoints from the run's URL, if it has one; yields a `report` that uploads those of an epoch.
 
-    At the end, also of a trial that was stopped, all are stored, and this node's disk is freed of them.
+    At the end, also of a trial that was stopped, all are stored, and the disk of each node is freed of them. `nodes`
+    has the node's id of each worker.
     """
     if assignment.url is None:
         yield report
         return
     stored = StoredCheckpoints(assignment.url, assignment.trial)
     stored.fetch()
-    if not leads:
-        yield report
+    if rank:
+        try:
+            yield report
+        finally:
+            if nodes[rank] != nodes[0]:  # else the first worker may have some of them still to upload
+                stored.free()
         return
     # Of several workers a trial may be stopped by their death, so that nothing is left to be done beside.
     beside = assignment.num_workers == 1

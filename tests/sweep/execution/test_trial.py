@@ -15,9 +15,9 @@ from sweep.execution.cluster import choose_resources
 from sweep.execution.ledger import read_progress
 from sweep.execution.moves import NodeFault
 from sweep.execution.nodes import NodeSize
-from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, train_here
+from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, store_epochs, train_here
 from sweep.execution.tune import run_search
-from sweep.execution.worker_group import start_desk
+from sweep.execution.worker_group import TrialStopped, start_desk
 from sweep.space import build_space, load_space
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
@@ -128,6 +128,31 @@ def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_pa
     fault = NodeFault(**json.loads(last[NODE_FAULT]))
     assert (fault.process, fault.may_pass) == ("worker 0", False)
     assert "gone" in fault.reason
+
+
+@pytest.mark.parametrize("nodes", [("one", "one"), ("one", "other")])
+def test_checkpoints_go_from_nodes_where_no_worker_stores_them(
+    nodes: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
+    assignment = Assignment(
+        trial="trial_0000",
+        label="full",
+        config={},
+        directory="",
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        num_workers=2,
+        url=f"file://{tmp_path}/run",
+    )
+    history = assignment.folder / "checkpoints/history.json"
+    place = tmp_path / "run/trials/trial_0000/checkpoints/history.json"
+    place.parent.mkdir(parents=True)
+    place.write_text('["first epoch"]')
+    with pytest.raises(TrialStopped), store_epochs(assignment, lambda epoch: None, 1, nodes):
+        assert history.is_file()
+        raise TrialStopped
+    assert history.is_file() == (nodes[0] == nodes[1])
 
 
 def test_progress_notes_are_few(tmp_path: Path) -> None:
