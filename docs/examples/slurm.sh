@@ -35,7 +35,7 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
 fi
 
 # This script runs on the head node. SIGTERM, 120 s before the end, stops the sweep at a point from which it goes on.
-if [ -d "$RUN" ]; then
+if medcap status "$RUN" >/dev/null 2>&1; then
     medcap run --resume "$RUN" --address "$head:$port" &
 else
     medcap run "$SPACE" --out "$RUN" --address "$head:$port" &

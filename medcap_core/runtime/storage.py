@@ -222,6 +222,11 @@ class Storage:
     def _opened(self) -> tuple[Any, str]:
         import fsspec  # slow to import, and most runs have no URL
 
+        if self._scheme in ("file", "local") and self.url.partition("://")[2][:1] not in ("/", "~"):
+            raise ConfigFault(
+                f"{self.url}: names another folder in each working directory, and processes have their own; write it "
+                f"with three slashes, as {self._scheme}:///home/me/run."
+            )
         extra = _EXTRAS.get(self._scheme)
         options = {"use_listings_cache": False} if extra else {}  # another machine may have written since
         try:

@@ -52,7 +52,12 @@ class Mirror:
         self._fault: RunFault | None = None
 
     def check_new(self) -> None:
-        """Raise RunFault where a run lies under the URL, or is left on this machine of one that did."""
+        """Raise RunFault where a run lies under the URL, or is left on this machine of one that did, or none can."""
+        if self.url.startswith("memory://"):
+            raise RunFault(
+                f"--out {self.url}: each process has a memory of its own, so trials and driver would not meet there; "
+                "give a folder, or a URL that other processes see."
+            )
         if set(self.storage.list_files()) - {_DRIVER, _PROBE}:
             raise RunFault(
                 f"--out {self.url} is not empty; choose another, or go on with the run in it by --resume {self.url}."

@@ -18,9 +18,9 @@ from medcap_core.runtime.storage import Storage, StorageFault, data_directory, i
 from tests.support.unreliable_storage import UnreliableFileSystem as Unreliable
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "local"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    return Storage(f"memory://{uuid.uuid4().hex}/a b" if request.param == "memory" else f"file://{tmp_path}/a b")
+    return Storage(f"{request.param}://{uuid.uuid4().hex if request.param == 'memory' else tmp_path}/a b")
 
 
 @pytest.fixture
@@ -174,8 +174,13 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
         Storage("gs://b/run").read("x")
     with pytest.raises(ConfigFault, match=r"^az://b/run: the client of az:// is not installed .+'\.\[azure\]'\.$"):
         Storage("az://b/run").read("x")
+
+
+def test_urls_that_lead_nowhere_are_refused() -> None:
     with pytest.raises(ConfigFault, match=r"^strange://b: Protocol not known: strange; use a path, or a URL"):
         Storage("strange://b").read("x")
+    with pytest.raises(ConfigFault, match=r"^file://runs/x: names another folder in each .+ as file:///home/me/run\.$"):
+        Storage("file://runs/x").read("x")
 
 
 def test_a_client_that_lacks_its_libraries_is_told_what_to_install() -> None:

@@ -207,6 +207,8 @@ def test_places_that_do_not_suit_are_refused(
         Mirror(f"file://{bucket}").check_new()
     with pytest.raises(RunFault, match=r"^file://.+/nothing holds no run; give the URL"):
         go_on(tmp_path / "nothing")
+    with pytest.raises(RunFault, match=r"^--out memory://run: each process has a memory of its own"):
+        Mirror("memory://run").check_new()
     on_machine("second")
     (bucket / "space.yaml").unlink()
     with pytest.raises(RunFault, match=r"^file://.+/bucket holds no run"):
