@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
+from medcap_core.data.phantoms.anatomy import View
 from medcap_core.data.phantoms.drawing import (
     IMAGE_SIZE,
     Array,
@@ -15,7 +16,6 @@ from medcap_core.data.phantoms.drawing import (
     cover_ellipse,
     cover_line,
 )
-from medcap_core.data.phantoms.views import View
 
 _LETTERS: dict[str, tuple[str, ...]] = {
     "radiograph": ("SUPINE", "PORT", "AP", "PA", "90 kV"),

@@ -7,7 +7,6 @@ covers rotation, scale and shift of the patient. Coverages and canvases are floa
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,22 +19,11 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Pose:
-    """The patient's pose in the image: rotation in degrees, scale factor, and shifts in half image widths."""
-
-    rotation_degrees: float = 0.0
-    scale: float = 1.0
-    shift_x: float = 0.0
-    shift_y: float = 0.0
-
-
-@dataclass(frozen=True)
 class Frame:
     """Body coordinates of all pixels, each (H, W)."""
 
     u: Array
     v: Array
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -73,21 +61,15 @@ NUM_JITTER = 16
 Sites = dict[Side, Ellipse]
 
 
-@lru_cache(maxsize=1)
-def _pixel_grid() -> tuple[Array, Array]:
+def build_frame(rotation_degrees: float, scale: float, shift_x: float, shift_y: float) -> Frame:
+    """Compute the body coordinates of every pixel for a patient in this pose; shifts are in half image widths."""
     line = ((np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5) / IMAGE_SIZE * 2 - 1).astype(np.float32)
-    return np.broadcast_to(line, (IMAGE_SIZE, IMAGE_SIZE)), np.broadcast_to(line[:, None], (IMAGE_SIZE, IMAGE_SIZE))
-
-
-def build_frame(pose: Pose) -> Frame:
-    """Compute the body coordinates of every pixel for a patient in this pose."""
-    x, y = _pixel_grid()
-    angle = math.radians(pose.rotation_degrees)
-    cosine, sine = math.cos(angle) / pose.scale, math.sin(angle) / pose.scale
-    x, y = x - np.float32(pose.shift_x), y - np.float32(pose.shift_y)
+    x, y = line - np.float32(shift_x), line[:, None] - np.float32(shift_y)
+    angle = math.radians(rotation_degrees)
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     u = np.float32(cosine) * x + np.float32(sine) * y
     v = np.float32(cosine) * y - np.float32(sine) * x
-    return Frame(u, v, pose.scale)
+    return Frame(u, v)
 
 
 def build_pair(u: float, v: float, ru: float, rv: float, angle: float, asymmetry: float) -> Sites:

@@ -50,7 +50,18 @@ class Location:
 
 
 Shape = Callable[[Frame, Location, np.random.Generator], Array]
-Paint = Callable[[Array, Frame, Array, Location, float, np.random.Generator], None]
+
+
+@dataclass
+class Spot:
+    """What a paint changes, `canvas`, and what it needs; `strength` in [0, 1] is the finding's contrast."""
+
+    canvas: Array
+    frame: Frame
+    cover: Array
+    location: Location
+    strength: float
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Finding:
     """One kind of abnormality: its shape, its paint and how its sizes compare with `RADII`."""
 
     shape: Shape
-    paint: Paint
+    paint: Callable[[Spot], None]
     size_factor: float = 1.0
 
 
@@ -70,9 +81,8 @@ def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, w
 
     def shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
         u, v = location.centre(wander)
-        oval = Ellipse(
-            u, v, location.radius, location.radius * float(rng.uniform(slim, 1)), float(rng.uniform(0, math.pi))
-        )
+        across = location.radius * float(rng.uniform(slim, 1))
+        oval = Ellipse(u, v, location.radius, across, float(rng.uniform(0, math.pi)))
         radius = compute_radius(frame, oval)
         if irregular:
             radius = radius + np.float32(irregular) * build_texture(rng, 16)
@@ -85,9 +95,8 @@ def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, w
 def lip_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
     """Cover a round body that bulges from the organ's border at the finding's level."""
     u, v = location.organ.at(0.35 * location.drift[0], location.level * 1.35)
-    return cover_from_radius(
-        compute_radius(frame, Ellipse(u, v, location.radius, location.radius * float(rng.uniform(0.85, 1)))), 0.25
-    )
+    bulge = Ellipse(u, v, location.radius, location.radius * float(rng.uniform(0.85, 1)))
+    return cover_from_radius(compute_radius(frame, bulge), 0.25)
 
 
 def crescent_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -96,9 +105,14 @@ def crescent_shape(frame: Frame, location: Location, rng: np.random.Generator) -
     du, dv = location.direction()
     inner = surface.moved(-du * location.radius, -dv * location.radius)
     outside = 1 - cover_ellipse(frame, inner, 0.025)
-    along = (frame.u - surface.u) * np.float32(du / surface.ru) + (frame.v - surface.v) * np.float32(dv / surface.rv)
-    reach = clip((along - float(rng.uniform(0.35, 0.45))) / 0.08 + 0.5)
+    reach = clip((measure_along(frame, location) - float(rng.uniform(0.35, 0.45))) / 0.08 + 0.5)
     return cover_ellipse(frame, surface, 0.025) * outside * reach
+
+
+def measure_along(frame: Frame, location: Location) -> Array:
+    """Measure how far each pixel lies from the surface's centre towards the finding, in shares of the half axes."""
+    surface, (du, dv) = location.surface, location.direction()
+    return (frame.u - surface.u) * np.float32(du / surface.ru) + (frame.v - surface.v) * np.float32(dv / surface.rv)
 
 
 def lens_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -107,14 +121,9 @@ def lens_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Ar
     du, dv = location.direction()
     tangent = math.atan2(dv / surface.rv, du / surface.ru) + math.pi / 2
     reach = surface.ru * surface.rv / math.hypot(surface.rv * du, surface.ru * dv)
-    centre = Ellipse(
-        surface.u + du * reach,
-        surface.v + dv * reach,
-        location.radius * float(rng.uniform(1.7, 2.1)),
-        location.radius,
-        tangent,
-    )
-    return cover_ellipse(frame, surface, 0.025) * cover_ellipse(frame, centre, 0.03)
+    length = location.radius * float(rng.uniform(1.7, 2.1))
+    lens = Ellipse(surface.u + du * reach, surface.v + dv * reach, length, location.radius, tangent)
+    return cover_ellipse(frame, surface, 0.025) * cover_ellipse(frame, lens, 0.03)
 
 
 def wedge_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -151,142 +160,98 @@ def pelvis_shape(frame: Frame, location: Location, rng: np.random.Generator) -> 
     return cover
 
 
-# Paints; `strength` in [0, 1] is the finding's contrast
+# Paints
 
 
-def add_tone(delta: float) -> Paint:
-    """Build a paint that adds brightness to the anatomy, as in a projection."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        canvas += cover * np.float32(delta * strength)
-
-    return paint
+def add_tone(spot: Spot, delta: float) -> None:
+    """Add brightness to the anatomy, as in a projection."""
+    spot.canvas += spot.cover * np.float32(delta * spot.strength)
 
 
-def fill_tone(value: float, mottle: float = 0.0) -> Paint:
-    """Build a paint that replaces the anatomy by one brightness, as in a slice; `mottle` makes it uneven."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        tone = value + np.float32(mottle) * build_texture(rng, 24) if mottle else value
-        blend(canvas, cover * np.float32(0.4 + 0.6 * strength), tone)
-
-    return paint
+def fill_tone(spot: Spot, value: float, mottle: float = 0.0) -> None:
+    """Replace the anatomy by one brightness, as in a slice; `mottle` makes it uneven."""
+    tone = value + np.float32(mottle) * build_texture(spot.rng, 24) if mottle else value
+    blend(spot.canvas, spot.cover * np.float32(0.4 + 0.6 * spot.strength), tone)
 
 
-def hollow(rim: float, core: float, halo: float | None = None) -> Paint:
-    """Build a paint of a rim around a core; `halo` is a soft zone around both (oedema)."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        u, v = location.centre()
-        if halo is not None:
-            zone = Ellipse(u, v, location.radius * 1.9, location.radius * 1.7)
-            blend(
-                canvas, cover_ellipse(frame, zone, location.radius) * 0.6 * cover_ellipse(frame, location.surface), halo
-            )
-        blend(canvas, cover * np.float32(0.5 + 0.5 * strength), rim)
-        inner = Ellipse(u, v, location.radius * 0.55, location.radius * 0.55 * 0.9)
-        blend(canvas, cover_ellipse(frame, inner, 0.03), core)
-
-    return paint
+def hollow(spot: Spot, rim: float, core: float, halo: float | None = None) -> None:
+    """Paint a rim around a core; `halo` is a soft zone around both (oedema)."""
+    frame, radius, surface = spot.frame, spot.location.radius, spot.location.surface
+    u, v = spot.location.centre()
+    if halo is not None:
+        zone = cover_ellipse(frame, Ellipse(u, v, radius * 1.9, radius * 1.7), radius)
+        blend(spot.canvas, zone * 0.6 * cover_ellipse(frame, surface), halo)
+    blend(spot.canvas, spot.cover * np.float32(0.5 + 0.5 * spot.strength), rim)
+    blend(spot.canvas, cover_ellipse(frame, Ellipse(u, v, radius * 0.55, radius * 0.55 * 0.9), 0.03), core)
 
 
-def cystic(tail: float) -> Paint:
-    """Build a paint without echoes, with a brighter (`tail` > 0) path behind the finding."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        canvas *= 1 + cover_path(frame, location) * np.float32(tail * strength)
-        blend(canvas, cover * np.float32(0.7 + 0.3 * strength), 0.04)
-
-    return paint
+def cystic(spot: Spot, tail: float) -> None:
+    """Paint without echoes, with a brighter (`tail` > 0) path behind the finding."""
+    spot.canvas *= 1 + cover_path(spot) * np.float32(tail * spot.strength)
+    blend(spot.canvas, spot.cover * np.float32(0.7 + 0.3 * spot.strength), 0.04)
 
 
-def calcified(value: float, crust: float) -> Paint:
-    """Build a paint of a body with a bright speck in its middle and a dark shadow behind."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        blend(canvas, cover * 0.8, value)
-        canvas *= 1 - cover_path(frame, location) * np.float32(0.6 * strength)
-        u, v = location.centre()
-        speck = Ellipse(u, v, location.radius * 0.55, location.radius * 0.28)
-        blend(canvas, cover_ellipse(frame, speck, 0.03), crust)
-
-    return paint
+def calcified(spot: Spot) -> None:
+    """Paint a body with a bright speck in its middle and a dark shadow behind."""
+    blend(spot.canvas, spot.cover * 0.8, 0.3)
+    spot.canvas *= 1 - cover_path(spot) * np.float32(0.6 * spot.strength)
+    speck = Ellipse(*spot.location.centre(), spot.location.radius * 0.55, spot.location.radius * 0.28)
+    blend(spot.canvas, cover_ellipse(spot.frame, speck, 0.03), 1.0)
 
 
-def spongy(frame_tone: float) -> Paint:
-    """Build a paint of many small black chambers between walls of brightness `frame_tone`."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        blend(canvas, cover, frame_tone)
-        cells = clip((build_texture(rng, 36) + 0.25) * 3)
-        blend(canvas, cover * cells * np.float32(0.6 + 0.4 * strength), 0.03)
-
-    return paint
+def spongy(spot: Spot) -> None:
+    """Paint many small black chambers between gray walls."""
+    blend(spot.canvas, spot.cover, 0.6)
+    cells = clip((build_texture(spot.rng, 36) + 0.25) * 3)
+    blend(spot.canvas, spot.cover * cells * np.float32(0.6 + 0.4 * spot.strength), 0.03)
 
 
-def free_air(inside: float) -> Paint:
-    """Build a paint of air without lung markings, bounded by a thin bright pleural line."""
-
-    def paint(
-        canvas: Array, frame: Frame, cover: Array, location: Location, strength: float, rng: np.random.Generator
-    ) -> None:
-        blend(canvas, cover * np.float32(0.5 + 0.5 * strength), inside)
-        du, dv = location.direction()
-        edge = compute_radius(frame, location.surface.moved(-du * location.radius * 1.15, -dv * location.radius * 1.15))
-        along = (frame.u - np.float32(location.surface.u)) * np.float32(du / location.surface.ru)
-        along += (frame.v - np.float32(location.surface.v)) * np.float32(dv / location.surface.rv)
-        line = clip(1 - np.abs(edge - 1) / 0.05) * clip((along - 0.4) * 6)
-        canvas += line * np.float32(0.28 * strength)
-
-    return paint
+def free_air(spot: Spot) -> None:
+    """Paint air without lung markings, bounded by a thin bright pleural line."""
+    blend(spot.canvas, spot.cover * np.float32(0.5 + 0.5 * spot.strength), 0.07)
+    du, dv = spot.location.direction()
+    inwards = -1.15 * spot.location.radius
+    edge = compute_radius(spot.frame, spot.location.surface.moved(du * inwards, dv * inwards))
+    along = measure_along(spot.frame, spot.location)
+    line = clip(1 - np.abs(edge - 1) / 0.05) * clip((along - 0.4) * 6)
+    spot.canvas += line * np.float32(0.28 * spot.strength)
 
 
-def cover_path(frame: Frame, location: Location) -> Array:
+def cover_path(spot: Spot) -> Array:
     """Cover the stripe behind the finding in the ultrasound beam: straight down from its middle."""
-    u, v = location.centre()
-    stripe = clip((location.radius * 0.8 - np.abs(frame.u - np.float32(u))) / 0.04 + 0.5)
-    return stripe * clip((frame.v - np.float32(v + 0.5 * location.radius)) / 0.05)
+    frame, radius = spot.frame, spot.location.radius
+    u, v = spot.location.centre()
+    stripe = clip((radius * 0.8 - np.abs(frame.u - np.float32(u))) / 0.04 + 0.5)
+    return stripe * clip((frame.v - np.float32(v + 0.5 * radius)) / 0.05)
 
 
 FINDINGS: dict[str, Finding] = {
     # the general domain
-    "nodule": Finding(round_shape(edge=0.25), add_tone(0.34)),
-    "consolidation": Finding(round_shape(irregular=0.3, edge=0.6), add_tone(0.36), 1.7),
-    "effusion": Finding(pool_shape, fill_tone(0.66), 1.0),
-    "lung_nodule": Finding(round_shape(edge=0.2), fill_tone(0.58)),
-    "lung_consolidation": Finding(round_shape(irregular=0.3, edge=0.4), fill_tone(0.5, 0.05), 1.5),
-    "renal_cyst": Finding(lip_shape, fill_tone(0.22), 0.95),
-    "renal_stone": Finding(round_shape(edge=0.3), fill_tone(1.0), 0.45),
-    "hypointense_lesion": Finding(round_shape(irregular=0.12, edge=0.3), fill_tone(0.16), 1.1),
-    "hyperintense_bleed": Finding(round_shape(irregular=0.25, edge=0.3), fill_tone(0.93), 1.1),
-    "hepatic_cyst": Finding(round_shape(edge=0.15), cystic(0.8), 1.15),
-    "haemangioma": Finding(round_shape(edge=0.2), fill_tone(0.88, 0.04), 1.15),
+    "nodule": Finding(round_shape(edge=0.25), lambda spot: add_tone(spot, 0.34)),
+    "consolidation": Finding(round_shape(irregular=0.3, edge=0.6), lambda spot: add_tone(spot, 0.36), 1.7),
+    "effusion": Finding(pool_shape, lambda spot: fill_tone(spot, 0.66)),
+    "lung_nodule": Finding(round_shape(edge=0.2), lambda spot: fill_tone(spot, 0.58)),
+    "lung_consolidation": Finding(round_shape(irregular=0.3, edge=0.4), lambda spot: fill_tone(spot, 0.5, 0.05), 1.5),
+    "renal_cyst": Finding(lip_shape, lambda spot: fill_tone(spot, 0.22), 0.95),
+    "renal_stone": Finding(round_shape(edge=0.3), lambda spot: fill_tone(spot, 1.0), 0.45),
+    "hypointense_lesion": Finding(round_shape(irregular=0.12, edge=0.3), lambda spot: fill_tone(spot, 0.16), 1.1),
+    "hyperintense_bleed": Finding(round_shape(irregular=0.25, edge=0.3), lambda spot: fill_tone(spot, 0.93), 1.1),
+    "hepatic_cyst": Finding(round_shape(edge=0.15), lambda spot: cystic(spot, 0.8), 1.15),
+    "haemangioma": Finding(round_shape(edge=0.2), lambda spot: fill_tone(spot, 0.88, 0.04), 1.15),
     # the target domain
-    "pneumothorax": Finding(crescent_shape, free_air(0.07), 1.1),
-    "cavity": Finding(round_shape(edge=0.25), hollow(0.62, 0.12), 1.25),
-    "ground_glass": Finding(round_shape(irregular=0.25, edge=0.7), fill_tone(0.30, 0.03), 1.7),
-    "lung_cavity": Finding(round_shape(irregular=0.08, edge=0.2), hollow(0.6, 0.05), 1.2),
-    "renal_mass": Finding(lip_shape, fill_tone(0.52, 0.09), 1.2),
-    "hydronephrosis": Finding(pelvis_shape, fill_tone(0.24), 0.8),
-    "plaque": Finding(round_shape(irregular=0.1, edge=0.3, slim=0.6), fill_tone(0.82), 0.9),
-    "infarct": Finding(wedge_shape, fill_tone(0.72, 0.02), 1.0),
-    "abscess": Finding(round_shape(edge=0.2), hollow(0.92, 0.2, halo=0.72), 1.15),
-    "epidural": Finding(lens_shape, fill_tone(0.76), 1.2),
-    "subdural": Finding(crescent_shape, fill_tone(0.68), 1.5),
-    "parenchymal_bleed": Finding(round_shape(irregular=0.2, edge=0.3), hollow(0.74, 0.78, halo=0.3), 1.15),
-    "calcified_nodule": Finding(round_shape(irregular=0.12, edge=0.25, wander=0.08), calcified(0.3, 1.0), 1.1),
-    "spongiform_nodule": Finding(round_shape(edge=0.15, wander=0.08), spongy(0.6), 1.2),
-    "thyroid_cyst": Finding(round_shape(edge=0.15, wander=0.08), cystic(0.7), 1.0),
+    "pneumothorax": Finding(crescent_shape, free_air, 1.1),
+    "cavity": Finding(round_shape(edge=0.25), lambda spot: hollow(spot, 0.62, 0.12), 1.25),
+    "ground_glass": Finding(round_shape(irregular=0.25, edge=0.7), lambda spot: fill_tone(spot, 0.30, 0.03), 1.7),
+    "lung_cavity": Finding(round_shape(irregular=0.08, edge=0.2), lambda spot: hollow(spot, 0.6, 0.05), 1.2),
+    "renal_mass": Finding(lip_shape, lambda spot: fill_tone(spot, 0.52, 0.09), 1.2),
+    "hydronephrosis": Finding(pelvis_shape, lambda spot: fill_tone(spot, 0.24), 0.8),
+    "plaque": Finding(round_shape(irregular=0.1, edge=0.3, slim=0.6), lambda spot: fill_tone(spot, 0.82), 0.9),
+    "infarct": Finding(wedge_shape, lambda spot: fill_tone(spot, 0.72, 0.02)),
+    "abscess": Finding(round_shape(edge=0.2), lambda spot: hollow(spot, 0.92, 0.2, 0.72), 1.15),
+    "epidural": Finding(lens_shape, lambda spot: fill_tone(spot, 0.76), 1.2),
+    "subdural": Finding(crescent_shape, lambda spot: fill_tone(spot, 0.68), 1.5),
+    "parenchymal_bleed": Finding(round_shape(0.2, edge=0.3), lambda spot: hollow(spot, 0.74, 0.78, 0.3), 1.15),
+    "calcified_nodule": Finding(round_shape(irregular=0.12, edge=0.25, wander=0.08), calcified, 1.1),
+    "spongiform_nodule": Finding(round_shape(edge=0.15, wander=0.08), spongy, 1.2),
+    "thyroid_cyst": Finding(round_shape(edge=0.15, wander=0.08), lambda spot: cystic(spot, 0.7)),
 }

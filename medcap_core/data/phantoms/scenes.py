@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medcap_core.data.phantoms.anatomy import VIEWS
 from medcap_core.data.phantoms.artefacts import finish
-from medcap_core.data.phantoms.drawing import IMAGE_SIZE, NUM_JITTER, SIGNS, Array, Frame, Pose, Side, build_frame
-from medcap_core.data.phantoms.findings import FINDINGS, RADII, Location
-from medcap_core.data.phantoms.views import VIEWS
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE, NUM_JITTER, SIGNS, Array, Frame, Side, build_frame
+from medcap_core.data.phantoms.findings import FINDINGS, RADII, Location, Spot
 
 Domain = Literal["general", "target"]
 NORMAL_SHARE = 0.18
@@ -136,7 +136,7 @@ def build_layout(key: Key) -> Layout:
     drift = (float(build.uniform(-1, 1)), float(build.uniform(-1, 1)))
     shot = key.build_generator(_SHOT, of_shot=True)
     tilt, grow, right, down = shot.uniform(-1, 1, 4)
-    frame = build_frame(Pose(6 * tilt, 0.97 + 0.06 * grow, 0.05 * right, 0.04 * down))
+    frame = build_frame(6 * tilt, 0.97 + 0.06 * grow, 0.05 * right, 0.04 * down)
     if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
         return Layout(frame, jitter, None, strength)
     radius = RADII[plan.size] * size_jitter * FINDINGS[plan.finding].size_factor
@@ -167,5 +167,5 @@ def draw_canvas(key: Key) -> Array:
     cover = draw_cover(key, layout)
     if cover is not None and plan.finding is not None and layout.location is not None:
         rng = key.build_generator(_FINDING + 16)
-        FINDINGS[plan.finding].paint(canvas, layout.frame, cover, layout.location, layout.strength, rng)
+        FINDINGS[plan.finding].paint(Spot(canvas, layout.frame, cover, layout.location, layout.strength, rng))
     return finish(canvas, view, layout.frame, key.build_generator(_SHOT + 16, of_shot=True))

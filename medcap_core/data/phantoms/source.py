@@ -2,17 +2,17 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medcap_core.data.phantoms.anatomy import VIEWS
 from medcap_core.data.phantoms.drawing import IMAGE_SIZE
 from medcap_core.data.phantoms.findings import FINDINGS, RADII
 from medcap_core.data.phantoms.scenes import WORDING, Domain, Key, build_key, build_plan, draw_canvas, draw_mask
-from medcap_core.data.phantoms.views import VIEWS
 from medcap_core.data.phantoms.wording import write_caption
 from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
 
@@ -100,16 +100,7 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
     size_mm = None
     if plan.finding is not None and plan.size is not None:
         size_mm = round(RADII[plan.size] * FINDINGS[plan.finding].size_factor * view.field_mm, 1)
-    facts = {
-        "modality": view.modality,
-        "view": plan.view,
-        "finding": plan.finding,
-        "side": plan.side,
-        "level": plan.level,
-        "size": plan.size,
-        "size_mm": size_mm,
-        "normal": plan.normal,
-    }
+    facts = {"modality": view.modality, **asdict(plan), "size_mm": size_mm, "normal": plan.normal}
     name = f"phantom-{domain}-{seed}-{split}"
     return Record(
         id=f"{name}-{index:05d}",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medcap_core.data.phantoms import PhantomImage, load_phantoms
-from medcap_core.data.phantoms.findings import FINDINGS
+from medcap_core.data.phantoms.findings import FINDINGS, Spot
 from medcap_core.data.phantoms.scenes import SCENES, Domain, Plan, build_key, build_layout, draw_cover
 from medcap_core.data.phantoms.source import compute_box
 from medcap_core.data.phantoms.wording import REGISTERS, cut_article
@@ -151,7 +151,7 @@ def test_a_finding_is_painted_where_its_mask_lies(domain: Domain) -> None:
         for background in (0.1, 0.8):
             canvas = np.full_like(cover, background)
             rng = np.random.default_rng(0)
-            FINDINGS[record.truth["finding"]].paint(canvas, layout.frame, cover, layout.location, 1.0, rng)
+            FINDINGS[record.truth["finding"]].paint(Spot(canvas, layout.frame, cover, layout.location, 1.0, rng))
             changes.append(np.abs(canvas - np.float32(background)))
         change = np.maximum(*changes)
         assert change[mask].mean() > 0.1, record.id
