@@ -7,10 +7,8 @@ on. A database that cannot be written is caught up later, a missing or damaged o
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import json_to_distribution
@@ -47,7 +45,7 @@ def build_history(records: Sequence[TrialRecord]) -> list[FrozenTrial]:
 
     Their values are keys of `Objective.rank`, so samplers maximise them.
     """
-    return [_build_trial(record) for record in records]
+    return [_build_trial(record, record.build_ranked_curve()) for record in records]
 
 
 class StudyDatabase:
@@ -59,57 +57,41 @@ class StudyDatabase:
         self._space = space
         self._say = say
         self._storage: RDBStorage | None = None
-        self._mirrored: dict[int, _MirroredTrial] = {}
         self._is_behind = False
         self._next_try = 0.0
 
     def close(self, records: Sequence[TrialRecord] = ()) -> None:
         """Close the connections to the file, after a last try to catch up with `records` where it is behind."""
         if self._is_behind:
-            self.catch_up(records)
+            self._next_try = 0.0
+            self.update(records)
         self._disconnect()
 
-    def mirror(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
-        """Write the changes of `record`, one of `records`, which are all in order; never raises for the file's sake."""
-        if self._storage is None:
-            if time.monotonic() >= self._next_try:
-                self.catch_up(records)
-            return
-        try:
-            self._write(record, None)
-        except _FAULTS:
-            self.catch_up(records)
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """Write what the file lacks of all records, given in order; a damaged one is moved aside and made anew.
 
-    def catch_up(self, records: Sequence[TrialRecord]) -> None:
-        """Bring the file up to date with all records, given in order; a damaged one is moved aside and made anew.
-
-        Raises RunFault where it holds other trials.
+        Raises RunFault where it holds other trials, and nothing for the file's sake.
         """
-        for was_moved in (False, True):
-            self._disconnect()
+        was_moved = False
+        while time.monotonic() >= self._next_try:
+            was_open = self._storage is not None
             try:
-                self._connect()
-                self._write_all(records)
+                self._write(records)
             except _FAULTS as error:
                 self._disconnect()
+                if was_open:
+                    continue  # another file may lie there by now
                 if was_moved or not _is_damage(error) or not self._move_aside(error):
                     self._postpone(error)
-                    return
+                was_moved = True
             else:
                 self._is_behind = False
                 return
-
-    def _connect(self) -> None:
-        if not self.path.exists():
-            _make_database(self.path, self._space)
-        self._storage = _open_storage(self.path, is_new=False)
-        self._study = optuna.load_study(study_name=self._space.name, storage=self._storage)
 
     def _disconnect(self) -> None:
         if self._storage is not None:
             _close_storage(self._storage)
         self._storage = None
-        self._mirrored.clear()
 
     def _move_aside(self, error: Exception) -> bool:
         aside = self.path.with_name(f"{self.path.name}.damaged")
@@ -133,69 +115,41 @@ class StudyDatabase:
             )
         self._is_behind = True
 
-    def _write_all(self, records: Sequence[TrialRecord]) -> None:
-        trials = self._study.get_trials(deepcopy=False)
+    def _write(self, records: Sequence[TrialRecord]) -> None:
+        """Write what the study lacks; a trial finished in it is not changed."""
+        if self._storage is None:
+            if not self.path.exists():
+                _make_database(self.path, self._space)
+            self._storage = _open_storage(self.path, is_new=False)
+            self._study = optuna.load_study(study_name=self._space.name, storage=self._storage)
+        trials = self._study.get_trials(deepcopy=False)  # Optuna reads only the unfinished ones again
         if len(trials) > len(records):
             missing = RunPaths(self.path.parent).trial(f"trial_{len(records):04d}").record
             raise RunFault(f"{self.path} knows a trial whose record {missing} is missing; restore it from a copy.")
-        for record in records:
-            self._write(record, trials[record.number] if record.number < len(trials) else None)
-
-    def _write(self, record: TrialRecord, trial: FrozenTrial | None) -> None:
-        """Write what the study lacks of `record`; a trial finished in the study is not changed.
-
-        `trial` is the study's trial of a record that was not written since the file was opened, None if it has none.
-        """
-        assert self._storage is not None
-        known = self._mirrored.get(record.number)
-        if known is None:
-            if trial is None:
-                template = _build_trial(record, is_new=True)
-                trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
-                known = _MirroredTrial(trial_id, record.parameters)
-            else:
-                curve = dict(trial.intermediate_values)
-                known = _MirroredTrial(trial._trial_id, trial.params, curve, trial.state.is_finished())
-            self._mirrored[record.number] = known
-        if known.parameters != record.parameters:
-            raise RunFault(
-                f"{self.path}: trial {record.number} has other values than {record.name}/trial.json; the two are not "
-                "of one run. Move study.db away and resume: it is made anew from the trial.json files."
-            )
-        if known.is_finished:
-            return
-        for step, best_so_far in record.build_curve().items():
-            if known.curve.get(step) != best_so_far:
-                self._storage.set_trial_intermediate_value(known.trial_id, step, best_so_far)
-                known.curve[step] = best_so_far
-        if record.state.is_final:
-            value = record.best_score if record.state is TrialState.SUCCEEDED else None
-            self._study.tell(record.number, value, state=_STATES[record.state])
-            known.is_finished = True
+        for record, trial in zip(records, trials, strict=False):
+            if trial.params != record.parameters:
+                raise RunFault(
+                    f"{self.path}: trial {record.number} has other values than {record.name}/trial.json; the two are "
+                    "not of one run. Move study.db away and resume: it is made anew from the trial.json files."
+                )
+            if trial.state.is_finished():
+                continue
+            for step, best_so_far in record.build_curve().items():
+                if trial.intermediate_values.get(step) != best_so_far:
+                    self._storage.set_trial_intermediate_value(trial._trial_id, step, best_so_far)
+            if record.state.is_final:
+                value = record.best_score if record.state is TrialState.SUCCEEDED else None
+                self._study.tell(record.number, value, state=_STATES[record.state])
+        for record in records[len(trials) :]:
+            self._study.add_trial(_build_trial(record, record.build_curve()))
 
 
-@dataclass
-class _MirroredTrial:
-    """The study's state of a trial, cached because reading SQLite at every epoch of every trial is slow."""
-
-    trial_id: int
-    parameters: dict[str, Any]
-    curve: dict[int, float] = field(default_factory=dict)
-    is_finished: bool = False
-
-
-def _build_trial(record: TrialRecord, *, is_new: bool = False) -> FrozenTrial:
-    """Build a record's trial; `is_new` leaves out how it went."""
-    curve = {} if is_new else record.build_ranked_curve()
-    state = optuna.trial.TrialState.RUNNING if is_new else _STATES.get(record.state, optuna.trial.TrialState.RUNNING)
-    value = None
-    if state is optuna.trial.TrialState.COMPLETE:
-        value = record.objective.rank(record.best_score)
-    elif state is optuna.trial.TrialState.PRUNED and curve:
-        value = curve[max(curve)]  # as `Study.tell` does
+def _build_trial(record: TrialRecord, curve: Mapping[int, float]) -> FrozenTrial:
+    state = _STATES.get(record.state, optuna.trial.TrialState.RUNNING)
+    has_value = state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     return optuna.create_trial(
         state=state,
-        value=value,
+        value=curve[max(curve)] if has_value and curve else None,  # of a pruned one as `Study.tell` does
         params=record.parameters,
         distributions={name: json_to_distribution(json.dumps(value)) for name, value in record.distributions.items()},
         intermediate_values=curve,

@@ -151,7 +151,7 @@ class LockedRun:
     def _save(self, record: TrialRecord) -> None:
         self._write_record(record)
         self._records[record.name] = record
-        self._database.mirror(record, self.records)
+        self._database.update(self.records)
         self._write_csv()
         if self._mirror:
             self._mirror.push(self.paths.trial(record.name).record)

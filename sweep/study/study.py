@@ -76,7 +76,7 @@ class Study(LockedRun):
                 write_json_atomically(paths.warm_start, warm_start.model_dump(mode="json"))
             write_text_atomically(paths.space, dump_space(space))
             study = cls(directory, space, lock, warm_start, mirror)
-            study._database.catch_up([])
+            study._database.update([])
             if mirror:
                 mirror.begin()
             undo.pop_all()
@@ -138,7 +138,7 @@ class Study(LockedRun):
             record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
             record.is_config_at_fault = False
             self._write_record(record)
-        self._database.catch_up(records)
+        self._database.update(records)
         for record in records:
             self._records[record.name] = record
             if record.state.is_final:
