@@ -1,6 +1,8 @@
 """Very small random vision-language models of transformers in true Hub format, their tokenizers built here."""
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,26 @@ from transformers import (
     GitConfig,
     GitForCausalLM,
     GitProcessor,
+    GotOcr2ImageProcessor,
+    Idefics2Config,
+    Idefics2ImageProcessor,
+    Idefics2Processor,
     Idefics3Config,
     Idefics3ImageProcessor,
     Idefics3Processor,
+    InternVLConfig,
     LlavaConfig,
+    LlavaNextConfig,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessor,
     LlavaProcessor,
     PaliGemmaConfig,
     PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
+    Qwen2VLConfig,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
     SiglipImageProcessor,
@@ -39,29 +52,27 @@ VISION_WIDTH, VISION_MLP = 24, 40
 SPREAD = 0.3
 
 TEXT = {
-    "hidden_size": WIDTH,
-    "intermediate_size": MLP,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": 2,
-    "head_dim": WIDTH // HEADS,
-    "max_position_embeddings": POSITIONS,
+    "hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "num_key_value_heads": 2, "head_dim": WIDTH // HEADS, "max_position_embeddings": POSITIONS,
     "initializer_range": SPREAD,
-}
+}  # fmt: skip
 TOWER = {
-    "hidden_size": VISION_WIDTH,
-    "intermediate_size": VISION_MLP,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 48,
-    "patch_size": 16,
-    "initializer_range": SPREAD,
-}
+    "hidden_size": VISION_WIDTH, "intermediate_size": VISION_MLP, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "image_size": 48, "patch_size": 16, "initializer_range": SPREAD,
+}  # fmt: skip
+QWEN_TOWER = {
+    "depth": 2, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
+    "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": SPREAD,
+}  # fmt: skip
+COLOURS = {"image_mean": MEAN, "image_std": STD}
+SQUARE = {"size": {"height": 48, "width": 48}} | COLOURS
+CROPPED = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}} | COLOURS
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+IDEFICS_CHAT = CHAT.replace("<|im_end|>", "<end_of_utterance>").replace("IMAGE", "<image>")
 VICUNA = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
@@ -80,7 +91,7 @@ def build_tokenizer(*tokens: str, **roles: str) -> PreTrainedTokenizerFast:
     return added
 
 
-def build_network(config: Any, seed: int, make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config) -> Any:
+def build_network(config: Any, seed: int, make: Callable[[Any], Any]) -> Any:
     network = build(lambda: make(config), seed, SPREAD)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -97,99 +108,98 @@ def build_network(config: Any, seed: int, make: Callable[[Any], Any] = AutoModel
 def save_checkpoint(
     directory: Path,
     config: Any,
-    processor: Any,
+    tokenizer: Any,
+    parts: list[Any],
     seed: int,
     make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
+    ends: list[int] | None = None,
 ) -> Path:
+    """Save a network with its processor, or its parts where that cannot be made without torchvision."""
     network = build_network(config, seed, make)
-    network.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    network.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    network.save_pretrained(directory)
-    processor.save_pretrained(directory)
+    network.generation_config.eos_token_id = ends or tokenizer.eos_token_id
+    network.generation_config.pad_token_id = tokenizer.pad_token_id
+    for part in (network, *parts):
+        part.save_pretrained(directory)
     return directory
 
 
-def save_qwen(
-    directory: Path, config_class: Any, vision: dict[str, Any], seed: int, text: dict[str, Any] | None = None
-) -> Path:
+def save_qwen(config_class: Any, vision: dict[str, Any], directory: Path, *, seed: int, **text: Any) -> Path:
     names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = build_tokenizer(*names, eos_token="<|im_end|>")
     ids = dict(zip(names, tokenizer.convert_tokens_to_ids(list(names)), strict=True))
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
     config = config_class(
-        text_config=TEXT
-        | {
-            "vocab_size": len(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0},
-        }
-        | (text or {}),
+        text_config=TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope} | text,
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    network = build_network(config, seed)
-    network.generation_config.eos_token_id = [ids["<|im_end|>"], 0]
-    network.generation_config.pad_token_id = 0
-    network.save_pretrained(directory)
-    # Its processor has a video part, which needs torchvision: image part and tokenizer are saved as the Hub has them.
-    Qwen2VLImageProcessor(
-        patch_size=vision["patch_size"], merge_size=2, image_mean=MEAN, image_std=STD
-    ).save_pretrained(directory)
+    images = Qwen2VLImageProcessor(patch_size=vision["patch_size"], merge_size=2, **COLOURS)
     tokenizer.chat_template = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    tokenizer.save_pretrained(directory)
-    return directory
+    return save_checkpoint(directory, config, tokenizer, [images, tokenizer], seed, ends=[ids["<|im_end|>"], 0])
 
 
-def save_tiny_qwen2_5_vl(directory: Path, *, seed: int = 0) -> Path:
-    vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
-        "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 48,
-        "fullatt_block_indexes": [1], "initializer_range": SPREAD,
+def save_tiny_qwen3_5(directory: Path, *, seed: int = 0) -> Path:
+    """Layers of linear attention beside one of full attention."""
+    from transformers import Qwen3_5Config  # younger than the family's other models
+
+    text = {
+        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "linear_num_key_heads": 4, "linear_num_value_heads": 4,
     }  # fmt: skip
-    return save_qwen(directory, Qwen2_5_VLConfig, vision, seed)
+    return save_qwen(Qwen3_5Config, QWEN_TOWER | {"num_position_embeddings": 16}, directory, seed=seed, **text)
 
 
-def save_tiny_qwen3_vl(directory: Path, *, seed: int = 0) -> Path:
-    vision = {
-        "depth": 3, "hidden_size": 32, "intermediate_size": VISION_MLP, "num_heads": 4, "out_hidden_size": WIDTH,
-        "patch_size": 12, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
-        "deepstack_visual_indexes": [0, 1], "initializer_range": SPREAD,
-    }  # fmt: skip
-    return save_qwen(directory, Qwen3VLConfig, vision, seed)
-
-
-def save_tiny_idefics3(directory: Path, *, smol: bool = False, seed: int = 0) -> Path:
+def save_tiny_idefics3(directory: Path, *, config_class: Any = Idefics3Config, seed: int = 0) -> Path:
     """Idefics3, or SmolVLM; an image of 48 pixels is 4 tokens, one of 96 is split into 4 and a whole."""
     parts = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     special = ("<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>")
     tokenizer = build_tokenizer(*special, "<global-img>", *parts, eos_token="<end_of_utterance>")
-    config = (SmolVLMConfig if smol else Idefics3Config)(
+    config = config_class(
         text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
         vision_config=TOWER | {"patch_size": 12},
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
     )
-    images = Idefics3ImageProcessor(
-        size={"longest_edge": 192}, max_image_size={"longest_edge": 48}, image_mean=MEAN, image_std=STD
-    )
-    template = CHAT.replace("<|im_end|>", "<end_of_utterance>").replace("IMAGE", "<image>")
-    return save_checkpoint(directory, config, Idefics3Processor(images, tokenizer, 4, chat_template=template), seed)
+    images = Idefics3ImageProcessor(size={"longest_edge": 192}, max_image_size={"longest_edge": 48}, **COLOURS)
+    processor = Idefics3Processor(images, tokenizer, 4, chat_template=IDEFICS_CHAT)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed)
+
+
+def save_tiny_idefics2(directory: Path, *, seed: int = 0) -> Path:
+    """A perceiver reads the patches: its latents are the image's tokens."""
+    special = ("<|im_start|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>")
+    tokenizer = build_tokenizer(*special, eos_token="<end_of_utterance>")
+    config = Idefics2Config(
+        text_config={"model_type": "mistral", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"patch_size": 12},
+        perceiver_config={
+            "hidden_size": WIDTH, "resampler_n_latents": 4, "resampler_depth": 2, "resampler_n_heads": 4,
+            "resampler_head_dim": 8, "num_key_value_heads": 2,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    size = {"shortest_edge": 24, "longest_edge": 48}
+    images = Idefics2ImageProcessor(size=size, do_image_splitting=False, **COLOURS)
+    processor = Idefics2Processor(images, tokenizer, 4, chat_template=IDEFICS_CHAT)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed)
 
 
 def save_tiny_paligemma(directory: Path, *, seed: int = 0) -> Path:
     tokenizer = build_tokenizer("<bos>", "<eos>", "<image>", bos_token="<bos>", eos_token="<eos>")
-    images = SiglipImageProcessor(size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD)
+    images = SiglipImageProcessor(**SQUARE)
     images.image_seq_length = 9
-    processor = PaliGemmaProcessor(images, tokenizer)
+    processor = PaliGemmaProcessor(images, tokenizer)  # it adds tokens
     config = PaliGemmaConfig(
         text_config={"model_type": "gemma", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
         vision_config=TOWER | {"model_type": "siglip_vision_model", "projection_dim": WIDTH, "vision_use_head": False},
         projection_dim=WIDTH,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    return save_checkpoint(directory, config, processor, seed)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed)
 
 
 def save_tiny_gemma3(directory: Path, *, seed: int = 0) -> Path:
@@ -197,60 +207,130 @@ def save_tiny_gemma3(directory: Path, *, seed: int = 0) -> Path:
     special = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", *roles.values())
     tokenizer = build_tokenizer(*special, bos_token="<bos>", eos_token="<eos>")
     tokenizer._set_model_specific_special_tokens(roles)
-    images = Gemma3ImageProcessor(size={"height": 48, "width": 48}, image_seq_length=4, image_mean=MEAN, image_std=STD)
-    template = "{{ bos_token }}" + CHAT.replace("IMAGE", "<start_of_image>")
     config = Gemma3Config(
         text_config={"pad_token_id": 0, "vocab_size": len(tokenizer), "sliding_window": 32} | TEXT,
-        vision_config=TOWER | {"image_size": 48, "patch_size": 12, "vision_use_head": False},
+        vision_config=TOWER | {"patch_size": 12, "vision_use_head": False},
         mm_tokens_per_image=4,
         image_token_id=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         boi_token_id=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_id=tokenizer.convert_tokens_to_ids("<end_of_image>"),
     )
-    return save_checkpoint(directory, config, Gemma3Processor(images, tokenizer, template, image_seq_length=4), seed)
+    template = "{{ bos_token }}" + CHAT.replace("IMAGE", "<start_of_image>")
+    images = Gemma3ImageProcessor(image_seq_length=4, **SQUARE)
+    processor = Gemma3Processor(images, tokenizer, template, image_seq_length=4)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed)
 
 
-def save_tiny_llava(directory: Path, *, seed: int = 0) -> Path:
-    """As llava-1.5: a CLIP tower read before its last layer, without its class token."""
+def save_tiny_llava(
+    directory: Path,
+    *,
+    classes: tuple[Any, Any, Any] = (LlavaConfig, CLIPImageProcessor, LlavaProcessor),
+    seed: int = 0,
+    **points: Any,
+) -> Path:
+    """As llava-1.5: a CLIP tower read before its last layer, without its class token.
+
+    With `points` as llava-1.6: the image whole and in parts, with a new-line token after each row of patches.
+    """
+    config_class, images_class, processor_class = classes
     tokenizer = build_tokenizer("</s>", "<image>", eos_token="</s>")
-    images = CLIPImageProcessor(
-        size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD
-    )
-    processor = LlavaProcessor(
-        images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=VICUNA,
-        num_additional_image_tokens=1,
+    processor = processor_class(
+        images_class(**CROPPED, **points), tokenizer, patch_size=16, vision_feature_select_strategy="default",
+        chat_template=VICUNA, num_additional_image_tokens=1,
     )  # fmt: skip
-    config = LlavaConfig(
+    config = config_class(
         text_config={"model_type": "llama", "pad_token_id": 0, "vocab_size": len(tokenizer)} | TEXT,
         vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": VISION_WIDTH},
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        **points,
     )
-    return save_checkpoint(directory, config, processor, seed)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed)
+
+
+def save_tiny_llava_onevision(directory: Path, *, seed: int = 0) -> Path:
+    """As LLaVA-OneVision: a SigLIP tower, the image whole and in parts, with a new-line token after each row."""
+    tokenizer = build_tokenizer("<|im_start|>", "<|im_end|>", "<image>", "<video>", eos_token="<|im_end|>")
+    points = [[48, 48], [96, 96]]
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=points,
+    )
+    images = LlavaOnevisionImageProcessor(image_grid_pinpoints=points, **SQUARE)
+    tokenizer.chat_template = CHAT.replace("IMAGE", "<image>\n")
+    save_checkpoint(directory, config, tokenizer, [images, tokenizer], seed)
+    settings = {"processor_class": "LlavaOnevisionProcessor", "num_image_tokens": 9}
+    settings["vision_feature_select_strategy"] = "full"
+    (directory / "processor_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def save_tiny_internvl(directory: Path, *, seed: int = 0) -> Path:
+    roles = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    roles["video_token"] = "<video>"
+    tokenizer = build_tokenizer("<|im_start|>", "<|im_end|>", *roles.values(), eos_token="<|im_end|>")
+    tokenizer._set_model_specific_special_tokens(roles)
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer)} | TEXT,
+        vision_config=TOWER | {"image_size": [48, 48], "patch_size": [12, 12]},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    tokenizer.chat_template = CHAT.replace("IMAGE", "<IMG_CONTEXT>\n")
+    images = GotOcr2ImageProcessor(crop_to_patches=False, **SQUARE)
+    save_checkpoint(directory, config, tokenizer, [images, tokenizer], seed)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    (directory / "processor_config.json").write_text(json.dumps(settings))
+    return directory
 
 
 def save_tiny_git(directory: Path, *, seed: int = 0) -> Path:
     tokenizer = BertTokenizerFast(vocab=VOCABULARY)
-    images = CLIPImageProcessor(
-        size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_mean=MEAN, image_std=STD
-    )
     config = GitConfig(
         vision_config=TOWER, vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=MLP,
         num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=40, initializer_range=SPREAD,
         bos_token_id=tokenizer.cls_token_id, eos_token_id=tokenizer.sep_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     tokenizer.eos_token = "[SEP]"
-    return save_checkpoint(directory, config, GitProcessor(images, tokenizer), seed, GitForCausalLM)
+    processor = GitProcessor(CLIPImageProcessor(**CROPPED), tokenizer)
+    return save_checkpoint(directory, config, tokenizer, [processor], seed, GitForCausalLM)
 
 
 MAKERS: dict[str, Callable[..., Path]] = {
-    "qwen2_5_vl": save_tiny_qwen2_5_vl,
-    "qwen3_vl": save_tiny_qwen3_vl,
+    "qwen2_5_vl": partial(save_qwen, Qwen2_5_VLConfig, QWEN_TOWER | {"window_size": 48, "fullatt_block_indexes": [1]}),
+    "qwen3_vl": partial(
+        save_qwen,
+        Qwen3VLConfig,
+        QWEN_TOWER | {"depth": 3, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+    ),
     "idefics3": save_tiny_idefics3,
-    "smolvlm": lambda directory, seed=0: save_tiny_idefics3(directory, smol=True, seed=seed),
+    "smolvlm": partial(save_tiny_idefics3, config_class=SmolVLMConfig),
     "paligemma": save_tiny_paligemma,
     "gemma3": save_tiny_gemma3,
     "llava": save_tiny_llava,
     "git": save_tiny_git,
 }
+FURTHER: dict[str, Callable[..., Path]] = {
+    "qwen2_vl": partial(
+        save_qwen,
+        Qwen2VLConfig,
+        {
+            "depth": 2, "embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2, "num_heads": 4, "patch_size": 12,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": SPREAD,
+        },
+    ),
+    "qwen3_5": save_tiny_qwen3_5,
+    "llava_next": partial(
+        save_tiny_llava,
+        classes=(LlavaNextConfig, LlavaNextImageProcessor, LlavaNextProcessor),
+        image_grid_pinpoints=[[96, 96], [48, 96]],
+    ),
+    "llava_onevision": save_tiny_llava_onevision,
+    "internvl": save_tiny_internvl,
+    "idefics2": save_tiny_idefics2,
+}  # fmt: skip
+"""Models that no line of the family was written for."""

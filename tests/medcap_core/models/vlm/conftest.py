@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcap_core.runtime.libraries import set_up_libraries
-from tests.support.further_vlms import FURTHER
-from tests.support.tiny_vlms import MAKERS
+from tests.support.tiny_vlms import FURTHER, MAKERS
 
 set_up_libraries()
 

@@ -12,9 +12,8 @@ from medcap_core.errors import ModelFault
 from medcap_core.models import load_trial_captioner
 from medcap_core.training.export import export_captioner
 from tests.medcap_core.models.vlm.test_captioner import IMAGES, SPLIT, and_further_ones, vlm_config
-from tests.support.further_vlms import FURTHER
 from tests.support.plain_vlms import build_plain_inputs
-from tests.support.tiny_vlms import MAKERS
+from tests.support.tiny_vlms import FURTHER, MAKERS
 
 CROSS = AttentionMethod.CROSS_ATTENTION
 SEARCH = {"num_beams": 3, "max_new_tokens": 7, "min_new_tokens": 4, "repetition_penalty": 1.3}
