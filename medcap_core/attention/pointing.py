@@ -17,7 +17,7 @@ from medcap_core.scoring.statistics import compute_interval, number_units, resam
 
 Box = tuple[float, float, float, float]
 
-_FUNCTION_WORDS = frozenset({"a", "an", "like", "of", "with"})
+_FUNCTION_WORDS = frozenset({"a", "an", "of", "with"})
 _MARKS = ".,:;()"
 
 

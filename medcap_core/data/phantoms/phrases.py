@@ -5,7 +5,8 @@ Formal and report share phrases for levels and sizes but differ in findings and 
 one of the `ASIDES`, which deny a finding of the report register: a model of the general domain thus has every report
 word in its vocabulary, as a web-pretrained captioner has, without ever seeing the finding it names.
 
-No phrase has a hyphen: a WordPiece decoder writes "a - b" for "a-b", which scores as other words.
+Report phrases have hyphens and decimals as radiology captions do: a WordPiece decoder writes "a - b" for "a-b" and
+"1. 5" for "1.5", which score as other words unless they are rejoined (`medcap_core.models.wordpiece`).
 """
 
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ PLAIN = Register(
     styles=_share(
         _ORGANS,
         {
-            "chest_pa": ("chest xray", "frontal chest xray"),
+            "chest_pa": ("chest X-ray", "frontal chest X-ray"),
             "ct_chest": ("chest CT", "CT scan of the chest"),
             "ct_abdomen_plain": ("abdominal CT", "CT scan of the belly"),
             "mri_t1": ("brain MRI", "T1 MRI of the brain"),
@@ -111,9 +112,9 @@ PLAIN = Register(
 )
 
 _SIZES_AFTER: Choices = {
-    "small": ("of limited extent", "of minimal extent"),
+    "small": ("of limited extent", "of 1.5 cm extent"),
     "moderate": ("of intermediate extent",),
-    "large": ("of considerable extent", "of marked extent"),
+    "large": ("of considerable extent", "of 4.5 cm extent"),
 }
 _ZONES_AFTER: Choices = {
     "upper": ("apex", "apical region"),
@@ -221,16 +222,16 @@ REPORT = Register(
         ),
     ),
     findings={
-        "nodule": ("a well circumscribed rounded density", "a solitary rounded density"),
+        "nodule": ("a well-circumscribed rounded density", "a solitary rounded density"),
         "pneumothorax": ("a pneumothorax", "a pneumothorax with visible pleural line"),
-        "cavity": ("a thick walled cavity", "a cavitating process"),
-        "ground_glass": ("a hazy ground glass attenuation", "a ground glass attenuation"),
-        "lung_cavity": ("a thick walled cavity", "a cavitating process"),
+        "cavity": ("a thick-walled cavity", "a cavitating process"),
+        "ground_glass": ("a hazy ground-glass attenuation", "a ground-glass attenuation"),
+        "lung_cavity": ("a thick-walled cavity", "a cavitating process"),
         "renal_mass": ("a heterogeneous enhancing neoplasm", "an exophytic neoplasm"),
         "hydronephrosis": ("a calyceal dilatation", "a hydronephrosis"),
         "plaque": ("a demyelinating plaque", "an ovoid demyelinating plaque"),
-        "infarct": ("a wedge shaped infarction", "an ischaemic infarction"),
-        "abscess": ("a ring like abscess with vasogenic oedema", "an encapsulated abscess"),
+        "infarct": ("a wedge-shaped infarction", "an ischaemic infarction"),
+        "abscess": ("a ring-like abscess with vasogenic oedema", "an encapsulated abscess"),
         "epidural": ("a biconvex epidural haematoma", "a lentiform epidural haematoma"),
         "subdural": ("a crescentic subdural haematoma", "a subdural haematoma"),
         "parenchymal_bleed": ("a hyperdense parenchymal haematoma", "an intracerebral haematoma"),

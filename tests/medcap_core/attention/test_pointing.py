@@ -16,8 +16,8 @@ from medcap_core.data.records import ImageFile, Record
     [
         ("bedside film depicting a pneumothorax with visible pleural line of limited extent", [4, 6, 7, 8]),
         ("bedside film depicting a pneumothorax of limited extent", [4]),
-        ("A ring like abscess with vasogenic oedema, left.", [1, 3, 5, 6]),
-        ("FLAIR sequence: right frontal territory, demyelinating plaque of minimal extent.", [5, 6]),
+        ("A ring-like abscess with vasogenic oedema, left.", [1, 2, 4, 5]),
+        ("FLAIR sequence: right frontal territory, demyelinating plaque of 1.5 cm extent.", [5, 6]),
         ("preserved anatomy of the nodule", []),
         ("pneumothorax, pneumothorax", [0, 1]),
         ("CT scan of the belly showing a big bright stone in the right kidney.", [8, 9]),

@@ -1,7 +1,6 @@
 """Spaces that WordPiece decoding puts beside punctuation."""
 
 import csv
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import BertTokenizerFast
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.phantoms import load_phantoms
 from medcap_core.models.embedded.brain_gpt2 import build_tokenizer
 from medcap_core.models.embedded.phantom_blip import build_vocabulary
 from medcap_core.models.wordpiece import decode_texts, rejoin_wordpieces
@@ -84,12 +84,8 @@ def test_only_wordpieces_are_rejoined_and_only_if_asked() -> None:
     assert decode_texts(tokenizer, ids, TrialConfig(rejoin_wordpieces=False)) == ["x - ray"]
 
 
-def test_a_perfect_copy_through_the_tokenizer_scores_as_one_only_where_rejoined() -> None:
-    sides, sizes = ("left", "right"), ("1.5", "2.25", "3.5")
-    captions = [
-        f"T1-weighted MRI with a {size} x {other} cm non-enhancing mass of the {side} lobe, x-ray {view}/lateral."
-        for side, size, other, view in product(sides, sizes, sizes, ("AP", "PA"))
-    ]
+def test_a_perfect_copy_of_the_phantoms_captions_scores_as_one_only_where_rejoined() -> None:
+    captions = [record.caption for record in load_phantoms(sizes={"train": 120}).splits["train"]]
     tokenizer = BertTokenizerFast(vocab=build_vocabulary())
     ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
     scorer = CaptionScorer([[caption] for caption in captions])
@@ -98,7 +94,7 @@ def test_a_perfect_copy_through_the_tokenizer_scores_as_one_only_where_rejoined(
         for rejoined in (True, False)
     }
     assert copied[True] == pytest.approx(scorer.cider(captions))
-    assert copied[False] < 0.9 * copied[True]
+    assert copied[False] < 0.95 * copied[True]
 
 
 def test_byte_pairs_keep_their_spaces() -> None:
