@@ -4,16 +4,18 @@ Shape letters: T tokens, Q queries, R rows and C columns of patches, n patches a
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
+from medcap_core.models.wordpiece import decode_texts
 
 PEAK_PIXELS = 96
 """Resolution at which the peak of a map over an image is looked for, pixels a side."""
@@ -95,35 +97,37 @@ def enlarge_map(
 
 
 def join_words(
-    tokenizer: Any, ids: Sequence[int], num_given: int, maps: NDArray[np.float32]
+    tokenizer: Any, ids: Sequence[int], num_given: int, maps: NDArray[np.float32], config: TrialConfig
 ) -> tuple[str, tuple[WordMap, ...]]:
     """Join the tokens `ids` (T) after the `num_given` of the prompt into words, each with the mean of its tokens' maps.
 
-    Returns the text too. `maps` is (T - 1, ...): entry t belongs to token t + 1. Special tokens are left out, and so
-    are the maps of punctuation; where it stands alone its text goes to the word before.
+    Returns the text too, decoded as captions are. `maps` is (T - 1, ...): entry t belongs to token t + 1. Special
+    tokens are left out, and so are the maps of punctuation; where it stands alone its text goes to the word before.
     """
     special = set(tokenizer.all_special_ids)
     kept = [position for position in range(num_given, len(ids)) if ids[position] not in special]
-    text, spans = _find_spans(tokenizer, [ids[position] for position in kept])
+    pieces, spans = _find_spans(tokenizer, [ids[position] for position in kept])
+    [text] = decode_texts(tokenizer, torch.tensor([[ids[position] for position in kept]], dtype=torch.long), config)
     words: list[WordMap] = []
-    for match in re.finditer(r"\S+", text):
-        if words and not _has_letters(match[0]):
-            words[-1] = replace(words[-1], text=words[-1].text + fold_white_space(match[0]))
+    end = 0  # spans and words are laid beside each other by their characters other than white space
+    for word in (text if _drop_white_space(text) == _drop_white_space(pieces) else fold_white_space(pieces)).split():
+        start, end = end, end + len(word)
+        if words and not _has_letters(word):
+            words[-1] = replace(words[-1], text=words[-1].text + word)
             continue
         own = [
-            (position, text[start:end])
-            for position, (start, end) in zip(kept, spans, strict=True)
-            if start < match.end() and end > match.start()
+            (position, piece)
+            for position, (first, last, piece) in zip(kept, spans, strict=True)
+            if first < end and last > start
         ]
         with_letters = [position for position, piece in own if _has_letters(piece)]
         chosen = np.array(with_letters or [position for position, _ in own])
-        words.append(WordMap(fold_white_space(match[0]), maps[chosen - 1].mean(0)))
-    written = tokenizer.decode([ids[position] for position in kept], skip_special_tokens=True)
-    return fold_white_space(written), tuple(words)
+        words.append(WordMap(word, maps[chosen - 1].mean(0)))
+    return text, tuple(words)
 
 
-def _find_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Decode ids, and find each token's span in the text: its start and the place after its end.
+def _find_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int, str]]]:
+    """Decode ids, and find each token's span in the text without white space: its start, its end and what it holds.
 
     Ever longer parts are decoded, which serves WordPiece and byte-level tokenizers alike; each byte of a letter spans
     the letter.
@@ -132,10 +136,15 @@ def _find_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int
     text, start = "", 0
     for count in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:count], clean_up_tokenization_spaces=False)
-        end = len(text.rstrip(_UNFINISHED))
+        end = len(_drop_white_space(text.rstrip(_UNFINISHED)))
         spans.append((start, max(end, start + 1)))
         start = end
-    return text, spans
+    characters = _drop_white_space(text)
+    return text, [(first, last, characters[first:last]) for first, last in spans]
+
+
+def _drop_white_space(text: str) -> str:
+    return fold_white_space(text).replace(" ", "")
 
 
 def _has_letters(text: str) -> bool:

@@ -108,7 +108,7 @@ def _explain_batch(
     tokenizer, num_layers = captioner.processor.tokenizer, len(recorded.decoder)
     explained = []
     for row, ids in enumerate(input_ids.tolist()):
-        text, words = join_words(tokenizer, ids, num_given, attention.tokens[row])
+        text, words = join_words(tokenizer, ids, num_given, attention.tokens[row], config)
         query_maps = None if attention.queries is None else attention.queries[row]
         if query_maps is not None:
             words = tuple(_lay_on_patches(word, query_maps) for word in words)
