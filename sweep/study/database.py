@@ -152,7 +152,7 @@ def _build_trial(record: TrialRecord, curve: Mapping[int, float]) -> FrozenTrial
         value=curve[max(curve)] if has_value and curve else None,  # of a pruned one as `Study.tell` does
         params=record.parameters,
         distributions={name: json_to_distribution(json.dumps(value)) for name, value in record.distributions.items()},
-        intermediate_values=curve,
+        intermediate_values=dict(curve),
         user_attrs={"trial": record.name},
     )
 
