@@ -58,8 +58,6 @@ MORE_TOKENS_THAN_ANY = 100_000
 MOST_IMAGES_OPENED = 2000
 """Images of each split that a dry run opens, which does not decode a large data set."""
 NUM_LISTED = 5
-NUM_DRAWS = 64
-"""Number of random points that represent a space that is not a grid."""
 
 # What trials have in common that load the same model, use it alike, see the same images, read the same features.
 _MODEL = (
@@ -86,7 +84,7 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options, ranked)]
     }
-    for config in {_use_of(config): config for config in draw_configs(space, NUM_DRAWS)}.values():
+    for config in {_use_of(config): config for config in draw_configs(space)}.values():
         splits = load_dataset(config).splits
         captioner = load_trial_captioner(config, current_device())
         check_objective(config, captioner, splits["validation"])
@@ -175,7 +173,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
 
 def _identify_models(space: SearchSpace, progress: Progress) -> ModelOrigin:
     """Identify the base models, and the other vision towers that trials name, by names and weights."""
-    found = {config.vision_model for config in draw_configs(space, NUM_DRAWS) if config.vision_model is not None}
+    found = {config.vision_model for config in draw_configs(space) if config.vision_model is not None}
     towers = sorted(found)
     names = [*(space.models.values() or [space.model]), *towers]
     what, hashes = "hashing the weights of the models", dict[str, str | None]()
@@ -240,7 +238,7 @@ def _describe_duplicates(found: DuplicateImages, config: TrialConfig) -> str:
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:
     """List one config for each selection and size of images among the space's trials, the largest share first."""
-    by_images = {_images_of(config): config for config in draw_configs(space, NUM_DRAWS)}
+    by_images = {_images_of(config): config for config in draw_configs(space)}
     return sorted(by_images.values(), key=lambda config: -config.data_fraction)
 
 
@@ -249,7 +247,7 @@ def encode_ahead(space: SearchSpace, view: SweepView) -> None:
 
     Not called where trials have GPUs, which encode faster.
     """
-    configs = [config for config in draw_configs(space, NUM_DRAWS) if encoder_is_frozen(config)]
+    configs = [config for config in draw_configs(space) if encoder_is_frozen(config)]
     for config in {(_features_of(c), c.freeze is FreezeMode.ZERO_SHOT): c for c in configs}.values():
         captioner = load_trial_captioner(config)
         for name, split in prepare_data(config, captioner.geometry, splits=SPLITS).splits.items():
@@ -269,7 +267,7 @@ def check_evaluation(
     validation = data.splits["validation"]
     check_truth(objective, study.space.data, validation.records)
     scored = find_scored(validation.records, objective.predictions)
-    for config in {_model_of(config): config for config in draw_configs(study.space, NUM_DRAWS)}.values():
+    for config in {_model_of(config): config for config in draw_configs(study.space)}.values():
         untrained = config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
         positions = scored[: NUM_CHECK_BATCHES * config.eval_batch_size]
         split = validation.part(positions)

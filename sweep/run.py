@@ -7,8 +7,8 @@ python -m sweep.run --resume runs/lora-001
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,20 +18,18 @@ from rich.console import Console
 
 from medcap_core.errors import ConfigFault, UserFault
 from medcap_core.runtime.command_line import exit_on_fault, quick_imports
-from medcap_core.runtime.storage import is_url
 from sweep.process.environment import set_environment
 from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
 from sweep.space import build_space, load_space
 from sweep.space.overrides import apply_overrides
-from sweep.space.points import count_most_workers, num_trials
-from sweep.space.schema import Resources, SearchSpace
+from sweep.space.points import num_trials
+from sweep.space.schema import SearchSpace
 from sweep.space.yaml_text import find_space
-from sweep.study.directory import check_new_directory, check_root, next_run_directory, resolve_new_directory
+from sweep.study.directory import check_root, next_run_directory
+from sweep.study.mirror import check_new_place, find_run
 
 if TYPE_CHECKING:
-    from sweep.execution.launch import Launch
-    from sweep.study.mirror import Mirror
     from sweep.study.results import RunResults
     from sweep.study.study import Study
     from sweep.study.warm_start import WarmStart
@@ -96,8 +94,7 @@ def run(
             num_more = 0 if trials is None else _parse_extension(trials)
             from sweep.study.study import Study
 
-            directory, mirror = _find_place(resume)
-            with Study.open(directory, retry_failed=retry_failed, set_values=set_ or [], mirror=mirror) as study:
+            with Study.open(resume, retry_failed=retry_failed, set_values=set_ or []) as study:
                 _go_on(study, num_more, max_concurrent, start)
             return
         if retry_failed:
@@ -117,7 +114,7 @@ def run(
             raise ConfigFault("--dry-run measures on this machine; leave --address out.")
         earlier = _collect_earlier(resolved, warm_start) if warm_start else None
         if dry_run:
-            _choose_place(out)
+            _check_place(out)
             _show_plan(resolved, earlier.notes if earlier else ())
         else:
             _begin(resolved, out, earlier, start)
@@ -128,7 +125,6 @@ def run(
 
 
 def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart":
-    from sweep.study.mirror import find_run
     from sweep.study.warm_start import collect_earlier
 
     return collect_earlier(space, [find_run(str(directory)) for directory in directories])
@@ -144,16 +140,6 @@ def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
         set_up_libraries()
         plan = runner.describe_run(space, started)
     runner.write_lines(console, *notes, plan)
-
-
-def _find_place(name: str) -> "tuple[Path, Mirror | None]":
-    """Return the folder in which a run of this path or URL works, and the mirror that takes it to the URL."""
-    if not is_url(name):
-        return Path(name), None
-    from sweep.study.mirror import Mirror
-
-    mirror = Mirror(name)
-    return mirror.directory, mirror
 
 
 def run_sweep(
@@ -194,27 +180,20 @@ def run_sweep(
     return load_results(directory)
 
 
-def _runs_folder() -> Path:
-    return Path("runs").resolve()
-
-
-def _choose_place(out: str | None) -> tuple[Path | None, "Mirror | None"]:
-    """Find the new directory that `out` names, and its mirror. Raises RunFault where no run can lie there."""
+def _check_place(out: str | None) -> None:
+    """Raise RunFault where no run can lie where `out` says, by default in `runs/`."""
     if out is None:
-        check_root(_runs_folder())
-        return None, None
-    chosen, mirror = _find_place(out)
-    if mirror is not None:
-        mirror.check_new()
-    chosen = resolve_new_directory(chosen)
-    check_new_directory(chosen)
-    return chosen, mirror
+        check_root(Path("runs").resolve())
+    else:
+        check_new_place(out)
 
 
 def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", start: _Start) -> Path:
     """Run the sweep in a new directory, which is returned."""
-    chosen, mirror = _choose_place(out)
-    with _launched(start, space.resources, num_trials(space), space) as launch:
+    from sweep.execution.launch import launch
+
+    _check_place(out)
+    with launch(start.address, space.resources, num_trials(space)) as launched, start.ending():
         console = Console()
         with console.status("Checking data and model") as status:
 
@@ -229,14 +208,14 @@ def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", sta
 
             set_up_libraries()
             notes = check_before_start(space, progress=show)
-        directory = chosen or next_run_directory(_runs_folder(), space.name)
-        with Study.create(directory, space, earlier, mirror) as study:
+        place = out or next_run_directory(Path("runs").resolve(), space.name)
+        with Study.create(place, space, earlier) as study:
             try:
-                runner.run_study(study, launch, console, log_to=start.log_to, notes=notes)
+                runner.run_study(study, launched, console, log_to=start.log_to, notes=notes)
             except UserFault as fault:
-                runner.discard_unused(directory, fault, mirror)
+                runner.discard_unused(study, fault)
                 raise
-    return directory
+    return study.directory
 
 
 def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _Start) -> None:
@@ -246,7 +225,9 @@ def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _St
     wanted = study.space.resources
     if max_concurrent is not None:
         wanted = wanted.model_copy(update={"max_concurrent": max_concurrent})
-    with _launched(start, wanted, study.num_wanted + num_more, study.space) as launch:
+    from sweep.execution.launch import launch
+
+    with launch(start.address, wanted, study.num_wanted + num_more) as launched, start.ending():
         console = Console()
         with console.status("Loading"):
             with quick_imports():
@@ -254,16 +235,7 @@ def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _St
                 from sweep import runner
 
             set_up_libraries()
-        runner.run_study(study, launch, console, num_more=num_more, log_to=start.log_to)
-
-
-@contextmanager
-def _launched(start: _Start, wanted: Resources, count: int, space: SearchSpace) -> "Iterator[Launch]":
-    """Start Ray for `count` trials."""
-    from sweep.execution.launch import launch
-
-    with launch(start.address, wanted, count, count_most_workers(space)) as launched, start.ending():
-        yield launched
+        runner.run_study(study, launched, console, num_more=num_more, log_to=start.log_to)
 
 
 def _refuse_with_resume(**flags: object) -> None:

@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -33,8 +32,6 @@ from sweep.space.labels import short_label
 from sweep.space.points import count_most_workers, num_trials
 from sweep.space.schema import SearchSpace
 from sweep.study.directory import show_path
-from sweep.study.mirror import Mirror
-from sweep.study.paths import RunPaths
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import load_results
@@ -109,17 +106,17 @@ def run_study(
         print_results(study, terminal)
 
 
-def discard_unused(directory: Path, fault: UserFault, mirror: Mirror | None = None) -> None:
+def discard_unused(study: Study, fault: UserFault) -> None:
     """Remove the directory of a run that a fault ended before its first trial, but for a list of bad records."""
-    if (directory / "trials").exists():
+    if study.paths.trials.exists():
         return
-    if mirror is not None and not isinstance(fault, StorageFault):
-        mirror.discard()
+    if not isinstance(fault, StorageFault):
+        study.leave_storage()
     if not isinstance(fault, TooManyBadRecords):
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(study.directory, ignore_errors=True)
         return
-    for path in directory.iterdir():
-        if path != RunPaths(directory).skipped_records:
+    for path in study.directory.iterdir():
+        if path != study.paths.skipped_records:
             path.unlink()
 
 

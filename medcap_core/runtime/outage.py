@@ -50,7 +50,7 @@ class Outage:
                 return silent
             self._next_note = 2 * silent
         self.tell(
-            f"{self._url} does not answer since {silent:.0f} s ({reason}); all is kept on this machine and tried again"
+            f"{self._url} has not answered for {silent:.0f} s ({reason}); all is kept on this machine and tried again"
         )
         return silent
 

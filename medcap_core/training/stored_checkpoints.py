@@ -61,13 +61,13 @@ class StoredCheckpoints:
                     self._get(name)
             self._sent = self._stamp_all()
 
-    def after_epoch(self, report: Callable[[], None], *, beside: bool) -> None:
+    def after_epoch(self, report: Callable[[], None]) -> None:
         """Upload the files of an epoch, and report it.
 
-        A checkpoint of at most LARGE_BYTES is there before the report. With `beside` a larger one is uploaded after
-        it, while the trial goes on; the next epoch's waits for it.
+        A checkpoint of at most LARGE_BYTES is there before the report. A larger one is uploaded after it, while the
+        trial goes on; the next epoch's waits for it.
         """
-        if beside and sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
+        if sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
             report()  # returns when the run has it on record
             self._wait()
             try:

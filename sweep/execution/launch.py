@@ -9,43 +9,28 @@ from typing import TYPE_CHECKING
 from sweep.execution.cluster import ClusterInfo, TrialResources, choose_resources, connect, find_address
 from sweep.execution.nodes import describe_shortage, find_unfit
 from sweep.process.interrupts import take_back_termination
-from sweep.space.points import draw_configs
+from sweep.space.points import count_most_workers, draw_configs
 from sweep.space.schema import Resources
 
 if TYPE_CHECKING:
     from sweep.study.study import Study
     from sweep.terminal.view import SweepView  # slow to import, and Ray starts before anything slow
 
-NUM_DRAWS = 64
-"""Number of random points that name every data set and model of a space that is not a grid."""
-
 
 @contextmanager
-def launch(address: str | None, wanted: Resources, num_trials: int, most_workers: int) -> Iterator["Launch"]:
+def launch(address: str | None, wanted: Resources, num_trials: int) -> Iterator["Launch"]:
     """Start or join Ray in the background, and disconnect at the end; see `sweep.execution.cluster.connect`."""
     with connect(address) as starting:
-        yield Launch(starting, wanted, num_trials, most_workers, joins=find_address(address) is not None)
+        yield Launch(starting, wanted, num_trials, joins=find_address(address) is not None)
 
 
 class Launch:
-    """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for.
+    """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for."""
 
-    `most_workers` is the number of workers that every trial's batch can feed.
-    """
-
-    def __init__(
-        self,
-        starting: "Future[ClusterInfo]",
-        wanted: Resources,
-        num_trials: int,
-        most_workers: int,
-        *,
-        joins: bool,
-    ) -> None:
+    def __init__(self, starting: "Future[ClusterInfo]", wanted: Resources, num_trials: int, *, joins: bool) -> None:
         self.num_trials = num_trials
         self._starting = starting
         self._wanted = wanted
-        self._most_workers = most_workers
         self._settled: tuple[ClusterInfo, TrialResources] | None = None
         asks_for_none = wanted.cpus_per_trial == wanted.gpus_per_trial == "auto"
         self.is_sure = not joins and asks_for_none and wanted.workers_per_trial in (1, "auto")
@@ -63,12 +48,13 @@ class Launch:
             take_back_termination()
             unfit = {}
             if not cluster.is_own:
-                configs = draw_configs(study.space, NUM_DRAWS)
+                configs = draw_configs(study.space)
                 unfit = find_unfit(cluster.nodes, configs, study.directory, study.url, view.step)
                 for sentence in unfit.values():
                     view.message(f"Left out: {sentence}")
                 cluster = replace(cluster, nodes=tuple(node for node in cluster.nodes if node.id not in unfit))
-            resources = choose_resources(cluster.nodes, self._wanted, self.num_trials, self._most_workers)
+            most_workers = count_most_workers(study.space)
+            resources = choose_resources(cluster.nodes, self._wanted, self.num_trials, most_workers)
             self._settled = cluster, replace(resources, unfit_nodes=tuple(unfit))
             for line in describe_start(*self._settled, self.num_trials, self._wanted):
                 view.message(line)

@@ -18,10 +18,10 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import MedcapError, RunFault, first_line
 from medcap_core.runtime.progress import Progress
 from medcap_core.runtime.storage import Storage
+from sweep.study.provenance import COMPARED_PACKAGES
 
 SECONDS_TO_ANSWER = 900.0
 """How long a node may take to read data and model."""
-_COMPARED_PACKAGES = ("ray", "torch", "transformers", "peft")
 _IMAGES_OPENED = 3
 _SHOWN_DIGITS = 16
 NODE_LABEL = "ray.io/node-id"
@@ -106,9 +106,9 @@ def find_unfit(
     place.write(mark, mark.encode())
     try:
         asked = {
-            _look.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
-            ).remote(list(configs), place, mark): node
+            ray.remote(look)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False))
+            .remote(list(configs), place, mark): node
             for node in nodes
             if node.cpus
         }
@@ -157,14 +157,9 @@ def describe_differences(own: dict[str, str], found: Sequence[Finding]) -> list[
     return differences
 
 
-@ray.remote
-def _look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> list[Finding]:
-    return look(configs, place, mark)
-
-
 def look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> list[Finding]:
     """Look at what trials need in this process: packages, the run at `place`, cache, data and models."""
-    found = [Finding(name, version(name)) for name in _COMPARED_PACKAGES]
+    found = [Finding(name, version(name)) for name in COMPARED_PACKAGES]
     checks: list[tuple[str, Callable[[], str]]] = [("run directory", lambda: _check_run_directory(place, mark))]
     data = {(config.data, config.image_column, config.caption_column): config for config in configs}
     checks += [(f"data {config.data}", lambda config=config: _hash_data(config)) for config in data.values()]  # type: ignore[misc]

@@ -150,10 +150,8 @@ def store_epochs(
             if nodes[rank] != nodes[0]:  # else the first worker may have some of them still to upload
                 stored.free()
         return
-    # Of several workers a trial may be stopped by their death, so that nothing is left to be done beside.
-    beside = assignment.num_workers == 1
     try:
-        yield lambda epoch: stored.after_epoch(lambda: report(epoch), beside=beside)
+        yield lambda epoch: stored.after_epoch(lambda: report(epoch))
     finally:
         stored.close()
 

@@ -113,11 +113,11 @@ def build_config(space: SearchSpace, point: Mapping[str, Value]) -> TrialConfig:
 
 def count_most_workers(space: SearchSpace) -> int:
     """Count the workers that every trial can have, each with an image of every batch; of a range, by random points."""
-    return min(config.batch_size // config.accumulation_steps for config in draw_configs(space, 64))
+    return min(config.batch_size // config.accumulation_steps for config in draw_configs(space))
 
 
-def draw_configs(space: SearchSpace, num_points: int) -> list[TrialConfig]:
-    """Draw valid configs of the space at random by its seed; of a grid, take every row.
+def draw_configs(space: SearchSpace, num_points: int = 64) -> list[TrialConfig]:
+    """Draw valid configs of the space at random by its seed; of a grid, take every row. They represent its trials.
 
     A draw whose values do not go together is left out, as in the search. Raises ConfigFault if none is valid.
     """

@@ -1,22 +1,31 @@
-"""The values of a space file -> a checked `SearchSpace`; every fault is noted, and all are raised together."""
+"""A space file -> a checked `SearchSpace`, and back; every fault is noted, and all are raised together."""
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
-from medcap_core.config import FreezeMode
+from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space.conditions import active_range, check_conditions, fold_fixed
 from sweep.space.faults import FaultList
 from sweep.space.fields import show
 from sweep.space.labels import label_groups
 from sweep.space.points import build_config, draw_points, grid_rows, is_complete, num_trials
-from sweep.space.schema import BASELINES, SECTIONS, SearchSpace
+from sweep.space.schema import BASELINES, SECTIONS, TOP_LEVEL_FIELDS, SearchSpace
+from sweep.space.yaml_text import load_mapping
 
 _TRIAL_NAME = re.compile(r"trial_\d{4,}$")
 _NUM_CHECKED_POINTS = 200  # how many draws are made into configs, to find values that do not go together
+
+
+def load_space(path: Path) -> SearchSpace:
+    """Read and check a space file. Raises ConfigFault with every fault of the file at once."""
+    values, repeats = load_mapping(path)
+    return build_space(values, str(path), repeats)
 
 
 def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[str] = ()) -> SearchSpace:
@@ -54,6 +63,20 @@ def build_space(values: Mapping[Any, Any], where: str, known_faults: Sequence[st
     _check_baseline(space, faults)
     faults.raise_if_any()
     return space
+
+
+def dump_space(space: SearchSpace) -> str:
+    """Write the space as YAML with every key; `load_space` reads an equal space from it."""
+    return yaml.safe_dump(space.to_mapping(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def best_space(space: SearchSpace, config: TrialConfig, name: str) -> SearchSpace:
+    """Build a space with nothing left to search, whose one trial has exactly `config`."""
+    fixed = config.model_dump(mode="json")
+    top_level = {key: fixed.pop(key) for key in (*TOP_LEVEL_FIELDS, "seed")}
+    kept = space.model_dump(mode="json", include={"extra_scores", "score_models", "caption_preprocessing", "resources"})
+    values = {"name": name, **top_level, "fixed": fixed, "trials": 1, "scheduler": "none", **kept}
+    return build_space(values, f"best config of '{space.name}'")
 
 
 def _leave_out(given: Mapping[str, Any], faulty: set[tuple[str, ...]]) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def check_new_directory(directory: Path) -> None:
 
     The list is what a run leaves that was refused for its data; the same command goes on once they are mended.
     """
+    try:
+        str(directory).encode()
+        directory = directory.resolve()
+    except (ValueError, RuntimeError) as error:  # not UTF-8 or with NUL; a circle
+        why = "no file has such a name" if isinstance(error, ValueError) else "its links lead in a circle"
+        raise RunFault(f"--out {str(directory)!r}: {why}; choose another.") from None
     if directory.exists() and not directory.is_dir():
         raise RunFault(f"--out {directory} is a file; choose a folder.")
     paths = RunPaths(directory)
@@ -78,16 +84,6 @@ def check_run_directory(paths: RunPaths) -> None:
             raise RunFault(
                 f"{paths.root} is not a run directory (it has no {path.name}); name one such as runs/lora-001."
             )
-
-
-def resolve_new_directory(directory: Path) -> Path:
-    """Return the absolute path, links followed. Raises RunFault where they lead in a circle or no file has its name."""
-    try:
-        str(directory).encode()
-        return directory.resolve()
-    except (ValueError, RuntimeError) as error:  # not UTF-8 or with NUL; a circle
-        why = "no file has such a name" if isinstance(error, ValueError) else "its links lead in a circle"
-        raise RunFault(f"--out {str(directory)!r}: {why}; choose another.") from None
 
 
 def check_root(root: Path) -> None:

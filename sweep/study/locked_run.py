@@ -20,7 +20,7 @@ from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.space import SearchSpace, best_space, dump_space
 from sweep.study.database import StudyDatabase
 from sweep.study.directory import show_path
-from sweep.study.mirror import Mirror
+from sweep.study.mirror import DRIVER, Mirror
 from sweep.study.paths import RunPaths
 from sweep.study.record import TrialRecord, format_csv
 from sweep.study.stopping import RunClock
@@ -74,6 +74,11 @@ class LockedRun:
                 self._mirror.close()
         finally:
             self._lock.release()
+
+    def leave_storage(self) -> None:
+        """Leave nothing under the URL of a run that ended before its first trial."""
+        if self._mirror:
+            self._mirror.storage.remove(DRIVER)
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Pass `say` the lines on troubles with files so far, and each later one."""

@@ -22,12 +22,12 @@ from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text
 from medcap_core.runtime.progress import ignore_progress
 from medcap_core.runtime.storage import Storage, is_url, notes_path, working_directory
-from sweep.study.directory import find_holder, take_lock
+from sweep.study.directory import check_new_directory, find_holder, take_lock
 from sweep.study.paths import RunPaths
 
 SECONDS_BETWEEN_UPLOADS = 5.0
 
-_DRIVER, _PROBE = "driver.json", ".probe"
+DRIVER, _PROBE = "driver.json", ".probe"
 _OF_THIS_MACHINE = ("run.lock", "ray", "best.partial")
 _OF_TRIALS = ("checkpoints", "log.txt", "progress.json", "progress.partial")
 """What lies in a trial's folder and is stored by the trial, or by nobody."""
@@ -58,7 +58,7 @@ class Mirror:
                 f"--out {self.url}: each process has a memory of its own, so trials and driver would not meet there; "
                 "give a folder, or a URL that other processes see."
             )
-        if set(self.storage.list_files()) - {_DRIVER, _PROBE}:
+        if set(self.storage.list_files()) - {DRIVER, _PROBE}:
             raise RunFault(
                 f"--out {self.url} is not empty; choose another, or go on with the run in it by --resume {self.url}."
             )
@@ -76,7 +76,7 @@ class Mirror:
     def fetch(self) -> None:
         """Get the run's files where another machine was the last to go on with it. Raises RunFault where is no run."""
         paths = RunPaths(self.directory)
-        driver = self.storage.read(_DRIVER)
+        driver = self.storage.read(DRIVER)
         self._load_state()
         if driver is None and paths.space.is_file():
             self._sent = {}  # the storage was emptied: what this machine has is all there is
@@ -104,17 +104,13 @@ class Mirror:
         if has_trials:
             self._upload(self._list_files(with_records=True))
         token = uuid.uuid4().hex
-        self.storage.write(_DRIVER, json.dumps({"token": token, "host": socket.gethostname()}).encode())
+        self.storage.write(DRIVER, json.dumps({"token": token, "host": socket.gethostname()}).encode())
         notes_path(self.directory).unlink(missing_ok=True)
         self._token = token
         self._save_state()
         self._note_url()
         if has_trials:
             self._following = self._thread.submit(self._follow)
-
-    def discard(self) -> None:
-        """Leave nothing in the storage of a run that ended before its first trial."""
-        self.storage.remove(_DRIVER)
 
     def push(self, record: Path) -> None:
         """Upload a record now. Raises RunFault, also what was the matter with the files that follow."""
@@ -161,7 +157,7 @@ class Mirror:
                 removed.add(name)
 
     def _catch_up(self) -> None:
-        driver = self.storage.read(_DRIVER)
+        driver = self.storage.read(DRIVER)
         if driver is not None and json.loads(driver)["token"] != self._token:
             host = json.loads(driver)["host"]
             raise RunFault(f"{self.url}: a run on {host} has taken over, so this one stops; look there.")
@@ -221,6 +217,22 @@ class Mirror:
                 replace_text(self._state_path, json.dumps({"token": self._token, "sent": self._sent}))
 
 
+def find_place(name: Path | str) -> tuple[Path, Mirror | None]:
+    """Return the folder in which a run of this path or URL works, and the mirror that takes it to the URL."""
+    if not is_url(str(name)):
+        return Path(name), None
+    mirror = Mirror(str(name))
+    return mirror.directory, mirror
+
+
+def check_new_place(name: str) -> None:
+    """Raise RunFault where no new run can lie at a path or URL."""
+    directory, mirror = find_place(name)
+    if mirror:
+        mirror.check_new()
+    check_new_directory(directory)
+
+
 def find_run(name: str) -> Path:
     """Return the folder to read a run from, which goes by its path or URL.
 
@@ -250,7 +262,7 @@ def _is_kept(name: str) -> bool:
     if parts[0] == "trials" and len(parts) > 2 and parts[2] in _OF_TRIALS:
         return False
     is_temporary = any(part.startswith(".") for part in parts) or name.endswith(("-journal", "-wal", "-shm"))
-    return not is_temporary and parts[0] not in _OF_THIS_MACHINE and name != _DRIVER
+    return not is_temporary and parts[0] not in _OF_THIS_MACHINE and name != DRIVER
 
 
 def _copy_if_database(path: Path, copies: contextlib.ExitStack) -> Path:

@@ -23,7 +23,7 @@ from sweep.study.directory import (
     take_lock,
 )
 from sweep.study.locked_run import LockedRun
-from sweep.study.mirror import Mirror
+from sweep.study.mirror import Mirror, find_place
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
 from sweep.study.record import (
@@ -53,14 +53,12 @@ class Study(LockedRun):
     # Making and opening
 
     @classmethod
-    def create(
-        cls, directory: Path, space: SearchSpace, warm_start: WarmStart | None = None, mirror: Mirror | None = None
-    ) -> Self:
-        """Start a run in `directory`, which is new or empty, with a mirror in that of the mirror.
+    def create(cls, place: Path | str, space: SearchSpace, warm_start: WarmStart | None = None) -> Self:
+        """Start a run in a new or empty directory, or under a URL that `check_new_place` lets pass.
 
-        Raises RunFault if it is not, or cannot be written.
+        Raises RunFault if the directory is not so, or cannot be written.
         """
-        warm_start = warm_start or WarmStart()
+        (directory, mirror), warm_start = find_place(place), warm_start or WarmStart()
         check_new_directory(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -83,21 +81,15 @@ class Study(LockedRun):
         return study
 
     @classmethod
-    def open(
-        cls,
-        directory: Path,
-        *,
-        retry_failed: bool = False,
-        set_values: Sequence[str] = (),
-        mirror: Mirror | None = None,
-    ) -> Self:
-        """Open a run to go on with it; trials that were cut off become STOPPED and are proposed first.
+    def open(cls, place: Path | str, *, retry_failed: bool = False, set_values: Sequence[str] = ()) -> Self:
+        """Open the run in a directory or under a URL; trials that were cut off become STOPPED and are proposed first.
 
         With `retry_failed` those that FAILED are too, and begin anew. `set_values` are `key=value` for keys that change
-        no result, kept by `write_space`. With a mirror, `directory` is that of the mirror, and gets the run's files
-        first where it lacks them. Raises RunFault if it is no run directory, another process holds it, or one of its
-        files is damaged, and ConfigFault for another key.
+        no result, kept by `write_space`. Of a URL, this machine's folder gets the run's files first where it lacks
+        them. Raises RunFault if no run is there, another process holds it, or one of its files is damaged, and
+        ConfigFault for another key.
         """
+        directory, mirror = find_place(place)
         paths = RunPaths(directory)
         if mirror:
             directory.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from sweep.process.environment import set_environment
 from sweep.space import SearchSpace, dump_space
-from sweep.study.mirror import Mirror
+from sweep.study.mirror import find_place
 from sweep.study.study import Study
 from tests.support.real_runs import SPACE, Materials, ended_afterwards, start_run, watching_listening, write_images
 from tests.support.small_runs import space
@@ -30,11 +30,12 @@ def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]
     template = tmp_path_factory.mktemp("template") / "run"
     Study.create(template, space(name="any")).close()
 
-    def create(directory: Path, wanted: SearchSpace, mirror: Mirror | None = None) -> Study:
+    def create(place: Path | str, wanted: SearchSpace) -> Study:
         renamed = wanted.model_copy(update={"name": "any"})
+        directory, _ = find_place(place)
         shutil.copytree(template, directory)
         (directory / "space.yaml").write_text(dump_space(renamed))
-        return Study.open(directory, mirror=mirror)
+        return Study.open(place)
 
     return create
 

@@ -145,7 +145,7 @@ def test_a_run_outlasts_a_slow_storage_that_falls_silent_and_ends_where_it_refus
         s3.refuse(all_keys=True)
         output, errors = driver.communicate()
     assert re.search(
-        rf"\n{RUN} does not answer since \d+ s \(.+\); all is kept on this machine and tried again\n", output
+        rf"\n{RUN} has not answered for \d+ s \(.+\); all is kept on this machine and tried again\n", output
     )
     assert re.search(rf"\n{RUN} answers again, after \d+ s\n", output)
     refused = rf"{RUN}\S*: access is refused \(.+\); check the credentials that this machine has for s3://"

@@ -120,7 +120,7 @@ def test_a_silence_is_told_of_at_lengthening_times_and_its_end_once(
     assert (unreliable.read("x"), unreliable.read("x")) == (b"1", b"1")
     *silences, end = told
     assert 2 <= len(silences) <= 6
-    assert all(line.startswith(f"{unreliable.url} does not answer since 0 s (reset); all is kept") for line in silences)
+    assert all(line.startswith(f"{unreliable.url} has not answered for 0 s (reset); all is kept") for line in silences)
     assert end == f"{unreliable.url} answers again, after 0 s"
     Unreliable.faults[:] = [ConnectionError("reset")]
     assert unreliable.read("x") == b"1"

@@ -13,7 +13,7 @@ from medcap_core.runtime.storage import Storage, StorageFault
 from sweep.status import read_standing
 from sweep.study import mirror as mirror_module
 from sweep.study.directory import show_run
-from sweep.study.mirror import Mirror, find_run
+from sweep.study.mirror import check_new_place, find_run
 from sweep.study.record import TrialState
 from sweep.study.study import Study
 from tests.support.small_runs import Trainer, essence, optuna_essence, report_of, run_one, space
@@ -40,16 +40,14 @@ def begin(on_machine: OnMachine, bucket: Path, empty_runs: Callable[..., Study])
 
     def start() -> Study:
         on_machine("first")
-        mirror = Mirror(f"file://{bucket}")
-        mirror.check_new()
-        return empty_runs(mirror.directory, space(trials=3, sampler="random"), mirror)
+        check_new_place(f"file://{bucket}")
+        return empty_runs(f"file://{bucket}", space(trials=3, sampler="random"))
 
     return start
 
 
 def go_on(place: Path) -> Study:
-    mirror = Mirror(f"file://{place}")
-    return Study.open(mirror.directory, mirror=mirror)
+    return Study.open(f"file://{place}")
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -166,7 +164,7 @@ def test_what_did_not_reach_the_storage_is_sent_by_the_same_machine(
         assert essence(study) == whole
     shutil.rmtree(bucket)  # all is lost there
     with pytest.raises(RunFault, match=r"is empty, but .+ still has the files of a run"):
-        Mirror(f"file://{bucket}").check_new()
+        check_new_place(f"file://{bucket}")
     with go_on(bucket) as study:
         assert essence(study) == whole
     assert (bucket / "trials/trial_0001/trial.json").is_file()
@@ -181,9 +179,7 @@ def test_failed_trials_that_begin_anew_lose_their_stored_epochs(begin: Callable[
         stored.parent.mkdir(parents=True)
         stored.write_text("[]")
         study.finish(record.name, TrialState.FAILED, "lost")
-        mirror = study._mirror
-    assert mirror is not None
-    with Study.open(mirror.directory, retry_failed=True, mirror=Mirror(mirror.url)) as study:
+    with Study.open(study.address, retry_failed=True) as study:
         assert study.record(record.name).state is TrialState.STOPPED
         assert not stored.exists()
 
@@ -194,7 +190,7 @@ def test_a_run_that_was_killed_before_its_first_trial_stands_in_nobodys_way(
     with begin() as study:
         assert study.paths.space.is_file()
     assert [path.name for path in bucket.iterdir()] == ["driver.json"]
-    Mirror(f"file://{bucket}").check_new()
+    check_new_place(f"file://{bucket}")
     assert not study.directory.exists()
 
 
@@ -204,7 +200,7 @@ def test_places_that_do_not_suit_are_refused(
     with begin() as study:
         run_one(study, 0.5)
     with pytest.raises(RunFault, match=r"^--out file://.+ is not empty; .+ by --resume file://.+/bucket\.$"):
-        Mirror(f"file://{bucket}").check_new()
+        check_new_place(f"file://{bucket}")
     with pytest.raises(RunFault, match=r"^file://.+/nothing holds no run; give the URL"):
         go_on(tmp_path / "nothing")
     with pytest.raises(RunFault, match=r"^--out memory://run: each process has a memory of its own"):
@@ -220,8 +216,8 @@ def test_a_storage_that_refuses_ends_the_run_in_one_sentence_and_loses_nothing(
     on_machine: OnMachine, empty_runs: Callable[..., Study]
 ) -> None:
     on_machine("first")
-    mirror = Mirror(f"unreliable://{uuid.uuid4().hex}")
-    with empty_runs(mirror.directory, space(trials=3, sampler="random"), mirror) as study:
+    url = f"unreliable://{uuid.uuid4().hex}"
+    with empty_runs(url, space(trials=3, sampler="random")) as study:
         run_one(study, 0.5)
         record = study.propose()
         assert record is not None
@@ -233,10 +229,10 @@ def test_a_storage_that_refuses_ends_the_run_in_one_sentence_and_loses_nothing(
             study.stop_unfinished("as the run ends")
         assert len(UnreliableFileSystem.faults) >= 7
     UnreliableFileSystem.faults.clear()
-    with Study.open(mirror.directory, mirror=Mirror(mirror.url)) as study:
+    with Study.open(url) as study:
         assert [epoch.score for epoch in study.record(record.name).epochs] == [0.7]
         name = f"trials/{record.name}/trial.json"
-        assert mirror.storage.read(name) == (mirror.directory / name).read_bytes()
+        assert Storage(url).read(name) == (study.directory / name).read_bytes()
 
 
 def test_a_storage_that_stays_away_is_known_while_no_trial_reports(
