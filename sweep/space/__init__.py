@@ -8,20 +8,9 @@ them, and `points` has what is done with a space.
 from sweep.space.overrides import apply_overrides
 from sweep.space.points import build_config, draw_points, encode_point, grid_rows, num_trials, propose
 from sweep.space.reading import best_space, build_space, dump_space, load_space
-from sweep.space.schema import Resources, SearchSpace
+from sweep.space.schema import SearchSpace
 
 __all__ = [
-    "Resources",
-    "SearchSpace",
-    "apply_overrides",
-    "best_space",
-    "build_config",
-    "build_space",
-    "draw_points",
-    "dump_space",
-    "encode_point",
-    "grid_rows",
-    "load_space",
-    "num_trials",
-    "propose",
-]
+    "SearchSpace", "apply_overrides", "best_space", "build_config", "build_space", "draw_points", "dump_space",
+    "encode_point", "grid_rows", "load_space", "num_trials", "propose",
+]  # fmt: skip

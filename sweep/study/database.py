@@ -7,7 +7,7 @@ on. A database that cannot be written is caught up later, a missing or damaged o
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -144,7 +144,7 @@ class StudyDatabase:
             self._study.add_trial(_build_trial(record, record.build_curve()))
 
 
-def _build_trial(record: TrialRecord, curve: Mapping[int, float]) -> FrozenTrial:
+def _build_trial(record: TrialRecord, curve: dict[int, float]) -> FrozenTrial:
     state = _STATES.get(record.state, optuna.trial.TrialState.RUNNING)
     has_value = state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     return optuna.create_trial(

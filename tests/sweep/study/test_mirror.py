@@ -204,7 +204,7 @@ def test_places_that_do_not_suit_are_refused(
     with pytest.raises(RunFault, match=r"^file://.+/nothing holds no run; give the URL"):
         go_on(tmp_path / "nothing")
     with pytest.raises(RunFault, match=r"^--out memory://run: each process has a memory of its own"):
-        Mirror("memory://run").check_new()
+        check_new_place("memory://run")
     on_machine("second")
     (bucket / "space.yaml").unlink()
     with pytest.raises(RunFault, match=r"^file://.+/bucket holds no run"):
@@ -240,8 +240,8 @@ def test_a_storage_that_stays_away_is_known_while_no_trial_reports(
 ) -> None:
     on_machine("first")
     monkeypatch.setenv("MEDCAP_STORAGE_TIMEOUT", "0.1")
-    mirror = Mirror(f"unreliable://{uuid.uuid4().hex}")
-    with pytest.raises(StorageFault), empty_runs(mirror.directory, space(trials=3), mirror) as study:
+    url = f"unreliable://{uuid.uuid4().hex}"
+    with pytest.raises(StorageFault), empty_runs(url, space(trials=3)) as study:
         run_one(study, 0.5)
         study.check_storage()
         UnreliableFileSystem.faults[:] = [ConnectionError("reset")] * 9
