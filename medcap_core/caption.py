@@ -22,7 +22,7 @@ from medcap_core.data.records import ImageFile
 from medcap_core.data.scans.files import VOLUME_SUFFIXES, holds_dicom
 from medcap_core.data.sources.image_index import IMAGE_SUFFIXES, FolderImages
 from medcap_core.data.sources.rows import is_table, read_rows
-from medcap_core.data.sources.scan_rows import PATH_COLUMNS as SCAN_COLUMNS
+from medcap_core.data.sources.scan_tables import SCAN_COLUMNS
 from medcap_core.data.sources.tables import IMAGE_COLUMNS, flatten_columns, require_columns
 from medcap_core.errors import DataFault
 from medcap_core.models import load_geometry

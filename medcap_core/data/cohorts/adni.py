@@ -29,6 +29,8 @@ from medcap_core.data.cohorts.visits import (
     find_scan_key,
     read_clinical_rows,
     read_clinical_tables,
+    read_date,
+    read_person,
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
@@ -55,21 +57,13 @@ def _read_visits(table: Table) -> list[Visit]:
     rows = read_clinical_rows(table, {"subject": "ptid", "visit": "viscode", "date": "examdate", "diagnosis": "dx"})
     starts: dict[str, int] = {}
     for row in rows:
-        if (day := row.date("examdate")) is not None:
-            starts[row.text("ptid")] = min(day, starts.get(row.text("ptid"), day))
+        if (day := read_date(row("examdate"))) is not None:
+            starts[row("ptid")] = min(day, starts.get(row("ptid"), day))
     visits = []
     for row in rows:
-        name, day, at_start = row.text("ptid"), row.date("examdate"), row.age("age")
-        last_diagnosis = row.text("dx").rpartition(" to ")[2].strip()
-        visits.append(
-            Visit(
-                subject=name,
-                session=read_viscode(row.text("viscode")),
-                day=day,
-                diagnosis=Diagnosis.NOT_DEMENTED if last_diagnosis == "NL" else read_diagnosis(last_diagnosis),
-                age_years=None if at_start is None or day is None else at_start + (day - starts[name]) / DAYS_PER_YEAR,
-                sex=row.sex("ptgender"),
-                mmse=row.mmse("mmse"),
-            )
-        )
+        day, (at_start, sex, mmse) = read_date(row("examdate")), read_person(row, "age", "ptgender")
+        age = None if at_start is None or day is None else at_start + (day - starts[row("ptid")]) / DAYS_PER_YEAR
+        label = row("dx").rpartition(" to ")[2].strip()
+        diagnosis = Diagnosis.NOT_DEMENTED if label == "NL" else read_diagnosis(label)
+        visits.append(Visit(row("ptid"), read_viscode(row("viscode")), day, diagnosis, age, sex, mmse))
     return visits

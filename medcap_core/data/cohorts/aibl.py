@@ -31,6 +31,7 @@ from medcap_core.data.cohorts.visits import (
     read_clinical_tables,
     read_date,
     read_mmse,
+    read_sex,
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis
@@ -55,18 +56,9 @@ def read_aibl(paths: Sequence[Path]) -> CohortTables:
     for (subject, code), label in _read_by_visit(tables["diagnoses"], "dxcurren").items():
         sex, birth_year = subjects.get(subject, (None, None))
         day = read_date(dates.get((subject, code), ""))
-        age = "" if birth_year is None or day is None else str(datetime.date.fromordinal(day).year - birth_year)
-        visits.append(
-            Visit(
-                subject=subject,
-                session=read_viscode(code),
-                day=day,
-                diagnosis=_CLASSES.get(label),
-                age_years=read_age(age),
-                sex=sex,
-                mmse=read_mmse(scores.get((subject, code), "")),
-            )
-        )
+        age = None if birth_year is None or day is None else datetime.date.fromordinal(day).year - birth_year
+        mmse = read_mmse(scores.get((subject, code), ""))
+        visits.append(Visit(subject, read_viscode(code), day, _CLASSES.get(label), read_age(str(age)), sex, mmse))
     return CohortTables(visits, parse_path)
 
 
@@ -81,16 +73,16 @@ def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, int | None]]:
     """Read sex and year of birth by subject."""
     subjects = {}
     for row in read_clinical_rows(table, {"subject": "rid", "birth": "ptdob"}):
-        year = _YEAR.search(row.text("ptdob"))
-        subjects[row.text("rid")] = row.sex("ptgender"), int(year[1]) if year else None
+        year = _YEAR.search(row("ptdob"))
+        subjects[row("rid")] = read_sex(row("ptgender")), int(year[1]) if year else None
     return subjects
 
 
 def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], str]:
     """Read the cells of one column by (subject, visit) without missing ones; later tables win."""
     return {
-        (row.text("rid"), row.text("viscode")): row.text(name)
+        (row("rid"), row("viscode")): row(name)
         for table in tables
         for row in read_clinical_rows(table, {"subject": "rid", "visit": "viscode", name: name})
-        if row.text(name) not in ("", "-4")
+        if row(name) not in ("", "-4")
     }

@@ -17,7 +17,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import CohortTables, ScanKey, Visit, read_clinical_rows, read_clinical_tables
+from medcap_core.data.cohorts.visits import (
+    CohortTables,
+    ScanKey,
+    Visit,
+    read_clinical_rows,
+    read_clinical_tables,
+    read_person,
+)
 from medcap_core.data.scans.records import read_diagnosis
 
 _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
@@ -27,17 +34,10 @@ def read_miriad(paths: Sequence[Path]) -> CohortTables:
     """Read the sessions of the export. Raises DataFault where a column is missing."""
     needs = {"session": "mr id", "group": "group", "age": "age", "sex": "m/f"}
     visits = [
-        Visit(
-            subject=key.subject,
-            session=key.session,
-            diagnosis=read_diagnosis(row.text("group")),
-            age_years=row.age("age"),
-            sex=row.sex("m/f"),
-            mmse=row.mmse("mmse"),
-        )
+        Visit(key.subject, key.session, None, read_diagnosis(row("group")), *read_person(row, "age", "m/f"))
         for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]
         for row in read_clinical_rows(table, needs)
-        if (key := parse_path(PurePosixPath(row.text("mr id"))))
+        if (key := parse_path(PurePosixPath(row("mr id"))))
     ]
     return CohortTables(visits, parse_path)
 

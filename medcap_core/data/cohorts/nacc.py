@@ -22,18 +22,21 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
-    ClinicalRow,
+    Cells,
     CohortTables,
     ScanKey,
     Visit,
     read_clinical_rows,
     read_clinical_tables,
     read_date,
+    read_person,
 )
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.data.sources.rows import Table
 
 _SUBJECT = re.compile(r"NACC\d{6}")
+_VISIT_DATE = {"year": "visityr", "month": "visitmo", "day": "visitday"}
+_SCAN_DATE = {"year": "mriyr", "month": "mrimo", "day": "mridy"}
 _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEMENTIA}
 
 
@@ -54,28 +57,23 @@ def read_nacc(paths: Sequence[Path]) -> CohortTables:
 
 
 def _read_visits(table: Table) -> list[Visit]:
-    dates = {"year": "visityr", "month": "visitmo", "day": "visitday"}
+    rows = read_clinical_rows(table, {"subject": "naccid", **_VISIT_DATE, "diagnosis": "naccudsd"})
     return [
         Visit(
-            subject=row.text("naccid"),
-            day=_read_date(row, dates),
-            diagnosis=_CLASSES.get(row.text("naccudsd")),
-            age_years=row.age("naccage"),
-            sex=row.sex("sex"),
-            mmse=row.mmse("naccmmse"),
+            row("naccid"), None, _read_date(row, _VISIT_DATE), _CLASSES.get(row("naccudsd")),
+            *read_person(row, "naccage", "sex", "naccmmse"),
         )
-        for row in read_clinical_rows(table, {"subject": "naccid", **dates, "diagnosis": "naccudsd"})
-    ]
+        for row in rows
+    ]  # fmt: skip
 
 
 def _read_archives(table: Table) -> dict[str, ScanKey]:
-    dates = {"year": "mriyr", "month": "mrimo", "day": "mridy"}
     return {
-        name: ScanKey(row.text("naccid"), day=_read_date(row, dates))
-        for row in read_clinical_rows(table, {"subject": "naccid", "file": "naccmrfi", **dates})
-        if (name := row.text("naccmrfi").split(".")[0])
+        name: ScanKey(row("naccid"), day=_read_date(row, _SCAN_DATE))
+        for row in read_clinical_rows(table, {"subject": "naccid", "file": "naccmrfi", **_SCAN_DATE})
+        if (name := row("naccmrfi").split(".")[0])
     }
 
 
-def _read_date(row: ClinicalRow, columns: dict[str, str]) -> int | None:
-    return read_date("-".join(row.text(name) for name in columns.values()))
+def _read_date(row: Cells, columns: dict[str, str]) -> int | None:
+    return read_date("-".join(row(name) for name in columns.values()))

@@ -27,17 +27,23 @@ NIfTI with the orientation set, and keep the session's name in the path.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
     DAYS_PER_YEAR,
-    ClinicalRow,
+    Cells,
     CohortTables,
     ScanKey,
     Sex,
     Visit,
+    read_age,
     read_clinical_rows,
     read_clinical_tables,
+    read_mmse,
+    read_number,
+    read_person,
+    read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
 from medcap_core.data.sources.rows import Table
@@ -53,17 +59,13 @@ def read_sessions(paths: Sequence[Path], *, cohort: str, session_name: str) -> C
     name = session_name.lower()
     visits = [
         Visit(
-            subject=match[1],
-            session=match[0],
-            diagnosis=read_diagnosis(row.text("group")) or _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED}),
-            age_years=row.age("age"),
-            sex=row.sex("m/f"),
-            mmse=row.mmse("mmse"),
+            match[1], match[0], None, read_diagnosis(row("group")) or _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED}),
+            *read_person(row, "age", "m/f"),
         )
         for table in read_clinical_tables(paths, {"scans": session_name}, cohort)["scans"]
         for row in read_clinical_rows(table, {"scan": name, "rating": "cdr", "age": "age", "sex": "m/f"})
-        if (match := _SESSION.fullmatch(row.text(name)))
-    ]
+        if (match := _SESSION.fullmatch(row(name)))
+    ]  # fmt: skip
     return CohortTables(visits, _parse_session_path)
 
 
@@ -72,9 +74,9 @@ def _parse_session_path(path: PurePosixPath) -> ScanKey | None:
     return ScanKey(match[1], match[0]) if match else None
 
 
-def _read_rating(row: ClinicalRow, below: dict[float, Diagnosis | None], name: str = "cdr") -> Diagnosis | None:
+def _read_rating(row: Cells, below: dict[float, Diagnosis | None], name: str = "cdr") -> Diagnosis | None:
     """Read the class of a Clinical Dementia Rating, 0 to 3: one in `below`, else dementia; None where it is missing."""
-    rating = row.number(name, 0, _MAX_CDR)
+    rating = read_number(row(name), 0, _MAX_CDR)
     return None if rating is None else below.get(rating, Diagnosis.DEMENTIA)
 
 
@@ -88,9 +90,7 @@ def read_oasis3(paths: Sequence[Path]) -> CohortTables:
     visits = dict(rated)
     for (subject, day), diagnosis in diagnosed.items():
         visit = rated.get((subject, day)) or _begin_visit(subject, day, subjects)
-        visits[subject, day] = Visit(
-            subject, None, day, diagnosis or visit.diagnosis, visit.age_years, visit.sex, visit.mmse
-        )
+        visits[subject, day] = replace(visit, diagnosis=diagnosis or visit.diagnosis)
     return CohortTables(list(visits.values()), _parse_day_path)
 
 
@@ -103,7 +103,7 @@ def _parse_day_path(path: PurePosixPath) -> ScanKey | None:
 def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, float | None]]:
     """Read sex and age at entry by subject."""
     rows = read_clinical_rows(table, {"subject": "oasisid", "age": "ageatentry"})
-    return {row.text("oasisid"): (row.sex("gender"), row.age("ageatentry")) for row in rows}
+    return {row("oasisid"): (read_sex(row("gender")), read_age(row("ageatentry"))) for row in rows}
 
 
 def _begin_visit(subject: str, day: int, subjects: dict[str, tuple[Sex | None, float | None]]) -> Visit:
@@ -115,9 +115,12 @@ def _read_ratings(table: Table, subjects: dict[str, tuple[Sex | None, float | No
     visits = {}
     for (subject, day), row in _key_rows(table).items():
         begun = _begin_visit(subject, day, subjects)
-        diagnosis = _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot")
-        years = row.age("age at visit") or begun.age_years
-        visits[subject, day] = Visit(subject, None, day, diagnosis, years, begun.sex, row.mmse("mmse"))
+        visits[subject, day] = replace(
+            begun,
+            diagnosis=_read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot"),
+            age_years=read_age(row("age at visit")) or begun.age_years,
+            mmse=read_mmse(row("mmse")),
+        )
     return visits
 
 
@@ -128,19 +131,18 @@ def _read_diagnoses(table: Table) -> dict[tuple[str, int], Diagnosis | None]:
         Diagnosis.MCI: ("mciamem", "mciaplus", "mcinon1", "mcinon2"),
     }
 
-    def diagnose(row: ClinicalRow) -> Diagnosis | None:
-        found = [name for name, own in columns.items() if any(row.number(column, 1, 1) for column in own)]
+    def diagnose(row: Cells) -> Diagnosis | None:
+        found = [name for name, own in columns.items() if any(read_number(row(column), 1, 1) for column in own)]
         return found[0] if len(found) == 1 else None
 
-    rows = _key_rows(table, normal="normcog", demented="demented")
-    return {key: diagnose(row) for key, row in rows.items()}
+    return {key: diagnose(row) for key, row in _key_rows(table, normal="normcog", demented="demented").items()}
 
 
-def _key_rows(table: Table, **needs: str) -> dict[tuple[str, int], ClinicalRow]:
+def _key_rows(table: Table, **needs: str) -> dict[tuple[str, int], Cells]:
     """Index the rows by (subject, day); rows without a day are left out."""
     rows = read_clinical_rows(table, {"subject": "oasisid", "day": "days_to_visit", **needs})
     return {
-        (row.text("oasisid"), round(day)): row
+        (row("oasisid"), round(day)): row
         for row in rows
-        if (day := row.number("days_to_visit", -1e5, 1e5)) is not None
+        if (day := read_number(row("days_to_visit"), -1e5, 1e5)) is not None
     }

@@ -14,6 +14,8 @@ from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
 Sex = Literal["female", "male"]
+Cells = Callable[[str], str]
+"""One row: a cell by the name of its column in any case, stripped; empty for NA and where there is no such column."""
 
 _SEXES: dict[str, Sex] = {"f": "female", "female": "female", "2": "female", "m": "male", "male": "male", "1": "male"}
 _ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
@@ -100,44 +102,22 @@ def read_clinical_tables(paths: Sequence[Path], kinds: dict[str, str], cohort: s
     return tables
 
 
-class ClinicalRow:
-    """One row of a clinical table, by the names of its columns in any case; an absent column is an empty cell."""
-
-    def __init__(self, row: Row, find: Callable[[str], str | None]) -> None:
-        self._row, self._find = row, find
-
-    def text(self, name: str) -> str:
-        """Return a cell stripped of white space; empty for NA."""
-        column = self._find(name)
-        text = self._row.text(column).strip() if column else ""
-        return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
-
-    def number(self, name: str, low: float, high: float) -> float | None:
-        """Parse a cell, see `read_number`."""
-        return read_number(self.text(name), low, high)
-
-    def age(self, name: str) -> float | None:
-        """Parse a cell, see `read_age`."""
-        return read_age(self.text(name))
-
-    def mmse(self, name: str) -> int | None:
-        """Parse a cell, see `read_mmse`."""
-        return read_mmse(self.text(name))
-
-    def sex(self, name: str) -> Sex | None:
-        """Parse a cell, see `read_sex`."""
-        return read_sex(self.text(name))
-
-    def date(self, name: str) -> int | None:
-        """Parse a cell, see `read_date`."""
-        return read_date(self.text(name))
-
-
-def read_clinical_rows(table: Table, needs: Mapping[str, str]) -> list[ClinicalRow]:
+def read_clinical_rows(table: Table, needs: Mapping[str, str]) -> list[Cells]:
     """Read the rows of a table; `needs` maps what a required column holds to its name. Raises DataFault without one."""
     require_columns(table, {need: [name] for need, name in needs.items()})
     find = functools.cache(lambda name: find_column(table.columns, [name]))
-    return [ClinicalRow(row, find) for row in table.rows]
+
+    def read_cell(row: Row, name: str) -> str:
+        column = find(name)
+        text = row.text(column).strip() if column else ""
+        return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
+
+    return [functools.partial(read_cell, row) for row in table.rows]
+
+
+def read_person(row: Cells, age: str, sex: str, mmse: str = "mmse") -> tuple[float | None, Sex | None, int | None]:
+    """Read age in years, sex and score from the columns of these names: the last fields of a `Visit`."""
+    return read_age(row(age)), read_sex(row(sex)), read_mmse(row(mmse))
 
 
 def read_number(text: str, low: float, high: float) -> float | None:

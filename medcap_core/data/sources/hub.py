@@ -6,12 +6,13 @@
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medcap_core.data.arrow_images import ArrowImage, DistinctImages, list_contents, map_arrow_file
-from medcap_core.data.records import Record, SplitName
+from medcap_core.data.records import SplitName
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import decode_text
 from medcap_core.data.sources.tables import (
@@ -37,7 +38,7 @@ _ID_COLUMNS = ("image_id", "id", "__key__")  # the last is a WebDataset's
 _WEB_CAPTION_COLUMNS = ("txt", "json")
 _CONCEPT_COLUMNS = ("cui", "cuis")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
+_SHARD = re.compile(r"-\d+-of-(\d+)\.parquet$")
 
 ArrowFiles = dict[str, list[Path]]  # split as named by the source -> memory-mapped files, in order
 
@@ -61,9 +62,7 @@ def read_hub(name: str, own: TableColumns = USUAL_COLUMNS) -> Reading:
         files = _list_arrow_files(_load_from_hub(name), name)
         with guard_cache_writes(listing.parent):
             listing.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                listing, json.dumps({split: [str(path) for path in paths] for split, paths in files.items()})
-            )
+            write_atomically(listing, json.dumps(files, default=str))
     return _read_arrow_files(files, name, own)
 
 
@@ -172,17 +171,15 @@ def _read_listing(listing: Path) -> ArrowFiles | None:
 
 def _read_arrow_files(files: ArrowFiles, where: str, own: TableColumns) -> Reading:
     reading = Reading()
-    names = {split: recognise_split(split) for split in files}
-    if len(files) == 1 and None in names.values():
-        names = dict.fromkeys(files, "train")
-    for name, split in names.items():
+    for name, paths in files.items():
+        split = recognise_split(name) or ("train" if len(files) == 1 else None)
         if split is None:
             reading.notes.append(f"The split '{name}' was not used: it is neither train, validation nor test.")
             continue
         reading.splits.setdefault(split, [])
-        start, images = 0, DistinctImages()
-        for file in files[name]:
-            start += _read_arrow_file(reading, split, file, images, first_row=start, where=where, own=own)
+        first_row, images = 0, DistinctImages()
+        for file in paths:
+            first_row += _read_arrow_file(reading, split, file, images, first_row, _find_columns(file, where, own))
     return reading
 
 
@@ -191,42 +188,32 @@ def _read_arrow_file(
     split: SplitName,
     file: Path,
     images: DistinctImages,
-    *,
     first_row: int,
-    where: str,
-    own: TableColumns,
+    columns: tuple[str, list[str]],
 ) -> int:
     """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
-    table = map_arrow_file(file)
-    image_column, caption_columns = _find_columns(table, where, own)
-    id_column = find_column(table.column_names, _ID_COLUMNS)
-    case_column = find_column(table.column_names, CASE_COLUMNS)
-    concept_column = find_column(table.column_names, _CONCEPT_COLUMNS)
-    image_id_column = find_column(table.column_names, ("image_id",))
-    wanted = [name for name in (*caption_columns, id_column, case_column, concept_column, image_id_column) if name]
-    columns = table.select_columns(list(dict.fromkeys(wanted)))[:]
+    table, (image_column, caption_columns) = map_arrow_file(file), columns
+    wanted = {"id": _ID_COLUMNS, "case": CASE_COLUMNS, "concepts": _CONCEPT_COLUMNS, "image_id": ("image_id",)}
+    others = {key: found for key, names in wanted.items() if (found := find_column(table.column_names, names))}
+    cells = table.select_columns(list(dict.fromkeys([*caption_columns, *others.values()])))[:]
     for row, (name, num_bytes) in enumerate(list_contents(table, image_column)):
-        record_id = _as_text(columns[id_column][row]) if id_column else ""
-        case = _as_text(columns[case_column][row]) if case_column else ""
-        concepts = columns[concept_column][row] if concept_column else None
+        own = {key: cells[column][row] for key, column in others.items()}
+        case = _as_text(own.get("case"))
         image = ArrowImage(file, row, image_column)
         if name or num_bytes:
-            image = images.find(image, (name, num_bytes, case, image_id_column and columns[image_id_column][row]))
-        for caption in _list_captions([columns[column][row] for column in caption_columns]):
-            record = Record(
-                id=record_id or f"{split}_{first_row + row:06d}",
-                image=image,
-                caption=caption,
-                case=case or None,
-                truth={} if concepts is None else {"concepts": concepts},
-            )
-            reading.add(split, record)
+            image = images.find(image, (name, num_bytes, case, own.get("image_id")))
+        record_id = _as_text(own.get("id")) or f"{split}_{first_row + row:06d}"
+        truth = {} if own.get("concepts") is None else {"concepts": own["concepts"]}
+        for caption in _list_captions([cells[column][row] for column in caption_columns]):
+            reading.add_found(split, record_id, image, caption, case, truth)
     return len(table)
 
 
-def _find_columns(table: Any, where: str, own: TableColumns) -> tuple[str, list[str]]:
+def _find_columns(file: Path, where: str, own: TableColumns) -> tuple[str, list[str]]:
+    """Find the column of images, by name or as the only one of that type, and those of captions. Raises DataFault."""
     import datasets
 
+    table = map_arrow_file(file)
     image_column = find_column(table.column_names, (own.image or "image",))
     if image_column is None and own.image is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -258,16 +245,11 @@ def _find_shards(path: Path, suffix: str) -> list[Path]:
 
 
 def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
-    present: dict[tuple[str, int], int] = {}
-    for file in files:
-        match = _SHARD.search(file.name)
-        if match:
-            key = (file.name[: match.start()], int(match.group(2)))
-            present[key] = present.get(key, 0) + 1
+    shards = [(file.name[: match.start()], match[1]) for file in files if (match := _SHARD.search(file.name))]
     return [
-        f"Only {count} of the {total} parquet files of {name} are there; the rest is left out."
-        for (name, total), count in present.items()
-        if count < total
+        f"Only {count} of the {int(total)} parquet files of {name} are there; the rest is left out."
+        for (name, total), count in Counter(shards).items()
+        if count < int(total)
     ]
 
 

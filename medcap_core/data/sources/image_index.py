@@ -46,30 +46,7 @@ class ZippedImage:
         return f"{self.member}:{self.crc:08x}"
 
 
-class ImageIndex:
-    """Images by file name and by name without suffix, ignoring case; a full name wins over a bare one."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, ImageReference] = {}
-        self._by_stem: dict[str, ImageReference] = {}
-
-    def add(self, name: str, reference: ImageReference) -> None:
-        """Add one image; the first image of a name is kept."""
-        name = _fold(name)
-        self._by_name.setdefault(name, reference)
-        if (stem := cut_suffix(name)) != name:
-            self._by_stem.setdefault(stem, reference)
-
-    def find(self, *names: str) -> ImageReference | None:
-        """Find the image of the first known name, with or without its suffix."""
-        for name in map(_fold, names):
-            found = self._by_name.get(name) or self._by_stem.get(name)
-            if found is not None:
-                return found
-        return None
-
-
-def _fold(name: str) -> str:
+def fold_name(name: str) -> str:
     """Compose accents (macOS stores them apart), and lower the case."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -110,7 +87,7 @@ class FolderImages:
         for spelling in spellings:
             if exists(self._folder / spelling):
                 return ImageFile(self._folder / spelling)
-        wanted = next((spelling for spelling in map(_fold, spellings) if self._match(spelling)), _fold(plain))
+        wanted = next((spelling for spelling in map(fold_name, spellings) if self._match(spelling)), fold_name(plain))
         found = self._files.match(wanted)
         in_split = [path for path in found if split and split in map(recognise_split, path.split("/"))]
         found = in_split if len(in_split) == 1 else found
@@ -133,8 +110,7 @@ class FolderImages:
         if self._num_nearest >= _MAX_NEAREST:
             return ""
         self._num_nearest += 1
-        last = wanted.rpartition("/")[2]
-        near = self._files.find_nearest(last) or self._names_in_archives.find_nearest(last)
+        near = self._files.find_nearest(wanted) or self._names_in_archives.find_nearest(wanted)
         return f"; the nearest name is '{near}'" if near else ""
 
     @functools.cached_property
@@ -163,35 +139,30 @@ class _PathIndex:
     """Paths of images, found by their ends."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._by_name: dict[str, list[tuple[list[str], str]]] = {}
-        self._by_stem: dict[str, list[tuple[list[str], str]]] = {}
+        self._by_stem: dict[str, list[tuple[str, str]]] = {}
+        self._by_name: dict[str, str] = {}
         for path in paths:
-            for index, by_stem in ((self._by_name, False), (self._by_stem, True)):
-                parts = _split_path(_fold(path), by_stem=by_stem)
-                index.setdefault(parts[-1], []).append((parts, path))
+            folded = fold_name(path)
+            name = folded.rpartition("/")[2]
+            self._by_name.setdefault(name, path)
+            self._by_stem.setdefault(cut_suffix(name), []).append((folded, path))
 
     def match(self, wanted: str) -> list[str]:
         """List the paths that end with the wanted one, or the reverse, folder by folder; else those without suffix."""
-        for index, by_stem in ((self._by_name, False), (self._by_stem, True)):
-            parts = _split_path(wanted, by_stem=by_stem)
-            candidates = index.get(parts[-1], []) if parts else []
-            found = [
-                path
-                for known, path in candidates
-                if all(one == other for one, other in zip(reversed(known), reversed(parts), strict=False))
-            ]
-            if found:
-                return found
-        return []
+        wanted = str(PurePosixPath(wanted))
+        candidates = self._by_stem.get(cut_suffix(wanted.rpartition("/")[2]), [])
+        exact = [path for known, path in candidates if _end_alike(known, wanted)]
+        return exact or [path for known, path in candidates if _end_alike(cut_suffix(known), cut_suffix(wanted))]
 
-    def find_nearest(self, name: str) -> str | None:
-        """Find the path whose last part is most like `name`."""
-        near = difflib.get_close_matches(name, self._by_name, n=1)
-        return self._by_name[near[0]][0][1] if near else None
+    def find_nearest(self, wanted: str) -> str | None:
+        """Find the path whose last part is most like that of the wanted one."""
+        near = difflib.get_close_matches(wanted.rpartition("/")[2], self._by_name, n=1)
+        return self._by_name[near[0]] if near else None
 
 
-def _split_path(path: str, *, by_stem: bool) -> list[str]:
-    return [part for part in (cut_suffix(path) if by_stem else path).split("/") if part not in ("", ".")]
+def _end_alike(one: str, other: str) -> bool:
+    one, other = f"/{one.lstrip('/')}", f"/{other.lstrip('/')}"
+    return one.endswith(other) or other.endswith(one)
 
 
 def _is_image_name(name: str) -> bool:
@@ -213,30 +184,31 @@ def exists(path: Path) -> bool:
         return False
 
 
-def index_images(folders: Iterable[Path], archives: Iterable[Path] = ()) -> ImageIndex:
+def index_images(folders: Iterable[Path], archives: Iterable[Path] = ()) -> dict[str, ImageReference]:
     """Index the images in `folders` and their direct subfolders, then those in zip `archives`.
 
-    Raises DataFault for an archive that is damaged.
+    Keys are names with and without suffix, by `fold_name`; the first image of a name is kept, and a full name wins over
+    a bare one. Raises DataFault for an archive that is damaged.
     """
-    index = ImageIndex()
+    by_name: dict[str, ImageReference] = {}
     for folder in folders:
-        _index_folder(folder, index, depth=1)
+        _index_folder(folder, by_name, depth=1)
     for archive in archives:
         for image in list_members(archive):
-            index.add(PurePosixPath(image.member).name, image)
-    return index
+            by_name.setdefault(fold_name(PurePosixPath(image.member).name), image)
+    return {cut_suffix(name): image for name, image in reversed(by_name.items())} | by_name
 
 
-def _index_folder(folder: Path, index: ImageIndex, depth: int) -> None:
+def _index_folder(folder: Path, by_name: dict[str, ImageReference], depth: int) -> None:
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         # A folder with an image's name is kept as an image, so that it is reported as unreadable.
-        if _is_folder(entry) and entry.name.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
+        if _is_folder(entry) and not _is_image_name(entry.name):
             if depth:
-                _index_folder(folder / entry.name, index, depth - 1)
+                _index_folder(folder / entry.name, by_name, depth - 1)
         else:
-            index.add(entry.name, ImageFile(folder / entry.name))
+            by_name.setdefault(fold_name(entry.name), ImageFile(folder / entry.name))
 
 
 def list_members(archive: Path) -> list[ZippedImage]:

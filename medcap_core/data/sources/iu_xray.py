@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from medcap_core.data.records import Record
-from medcap_core.data.sources.image_index import index_images
+from medcap_core.data.sources.image_index import fold_name, index_images
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.rows import read_rows
 from medcap_core.data.sources.tables import require_columns
@@ -46,13 +45,10 @@ def read_iu_xray(path: Path) -> Reading:
     reading = Reading()
     for row in frontal:
         name, case = row.text(filename).strip(), row.text(uid).strip()
-        image = images.find(name)
+        found = images.get(fold_name(name), f"image '{name}' not found in {folder}")
         if case not in texts:
-            reading.skip("train", name, f"study '{case}' is not in {_REPORTS}")
-        elif image is None:
-            reading.skip("train", name, f"image '{name}' not found in {folder}")
-        else:
-            reading.add("train", Record(name, image, texts[case], case))
+            found = f"study '{case}' is not in {_REPORTS}"
+        reading.add_found("train", name, found, texts.get(case, ""), case)
     seen = {row.text(uid).strip() for row in frontal}
     reading.notes.append(
         f"{len(projections.rows) - len(frontal):,} lateral images were not used; "

@@ -1,6 +1,8 @@
 """Records by split and skipped records, collected while a source is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from medcap_core.data.records import Record, Reference, SkippedRecord, SplitName, fold_white_space
 
@@ -8,27 +10,17 @@ EMPTY_CAPTION = "empty caption"
 _NO_TEXTS = {"", "nan", "null", "none", "n/a", "#n/a", "<na>"}
 """What tables hold in place of a missing text, in lower case and without dots and dashes around it."""
 
-_SPELLINGS: dict[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "restval": "train",
-    "valid": "validation",
-    "val": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-
 SPLIT_SPELLINGS: dict[SplitName, tuple[str, ...]] = {
-    split: tuple(name for name, meant in _SPELLINGS.items() if meant == split)
-    for split in ("train", "validation", "test")
+    "train": ("train", "training", "restval"),
+    "validation": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing"),
 }
 
 
 def recognise_split(name: str) -> SplitName | None:
     """Parse the name of a split (`val`, `dev`, `Training` ...); None for any other name."""
-    return _SPELLINGS.get(name.strip().lower())
+    folded = name.strip().lower()
+    return next((split for split, spellings in SPLIT_SPELLINGS.items() if folded in spellings), None)
 
 
 @dataclass
@@ -70,6 +62,21 @@ class Reading:
         if (unique, caption) != (record.id, record.caption):
             record = replace(record, id=unique, caption=caption)
         records.append(record)
+
+    def add_found(
+        self,
+        split: SplitName,
+        record_id: str,
+        found: Reference | str,
+        caption: str,
+        case: str | None = None,
+        truth: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add the record of an image, or skip it where `found` is the reason that there is none."""
+        if isinstance(found, str):
+            self.skip(split, record_id, found)
+        else:
+            self.add(split, Record(record_id, found, caption, case or None, truth or {}))
 
     def describe_further_captions(self) -> list[str]:
         """Write one sentence where images have several captions."""

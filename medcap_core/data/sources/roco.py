@@ -4,10 +4,9 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from medcap_core.data.records import SPLITS, Record, SplitName
-from medcap_core.data.sources.image_index import index_images
+from medcap_core.data.records import SPLITS, SplitName
+from medcap_core.data.sources.image_index import fold_name, index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.rows import read_rows
 from medcap_core.data.sources.tables import require_columns
@@ -30,9 +29,9 @@ def read_roco(folder: Path) -> Reading:
     images can no longer be downloaded: their records are skipped. Raises DataFault where `images/` is missing.
     """
     reading = Reading()
-    found = _find_captions(folder)
-    _require_image_folders([captions.parent for captions in found.values()])
-    for split, captions in found.items():
+    files = _find_captions(folder)
+    _require_image_folders([captions.parent for captions in files.values()])
+    for split, captions in files.items():
         parent = captions.parent
         images = index_images([parent / "images"])
         stored_names = _read_stored_names(parent)
@@ -40,16 +39,15 @@ def read_roco(folder: Path) -> Reading:
         reading.splits.setdefault(split, [])
         for number, line in enumerate(_read_lines(captions), start=1):
             record_id, tab, caption = line.partition("\t")
-            record_id = record_id.strip()
-            image = images.find(record_id, stored_names.get(record_id, ""))
-            article = find_article(stored_names.get(record_id, ""))
-            truth: dict[str, Any] = {"concepts": concepts[record_id]} if record_id in concepts else {}
             if not tab:
                 reading.skip(split, f"{captions.name} line {number}", "no tab between id and caption")
-            elif image is None:
-                reading.skip(split, record_id, f"image file not found in {parent / 'images'}")
-            else:
-                reading.add(split, Record(record_id, image, caption, article, truth))
+                continue
+            record_id = record_id.strip()
+            stored_name = stored_names.get(record_id, "")
+            image = images.get(fold_name(record_id)) or images.get(fold_name(stored_name))
+            truth = {"concepts": concepts[record_id]} if record_id in concepts else {}
+            found = image or f"image file not found in {parent / 'images'}"
+            reading.add_found(split, record_id, found, caption, find_article(stored_name), truth)
     return reading
 
 
@@ -65,11 +63,11 @@ def read_repacked_roco(folder: Path) -> Reading:
     DataFault where the image folder is missing.
     """
     reading = Reading()
-    found = _find_tables(folder)
-    parents = {split: path.parent for split, path in found.items()}
+    tables = _find_tables(folder)
+    parents = {split: path.parent for split, path in tables.items()}
     folders = {split: parent if parent.name == _CLASS else parent / _CLASS for split, parent in parents.items()}
     _require_image_folders(list(folders.values()))
-    for split, path in found.items():
+    for split, path in tables.items():
         images = index_images([folders[split] / "images"])
         table = read_rows(path)
         wanted = {"id": ("id",), "image": ("name",), "caption": ("caption",)}
@@ -77,13 +75,9 @@ def read_repacked_roco(folder: Path) -> Reading:
         reading.splits.setdefault(split, [])
         for row in table.rows:
             record_id, name = row.text(id_column).strip(), row.text(name_column).strip()
-            image = images.find(name)
-            if row.fault:
-                reading.skip(split, record_id, row.fault)
-            elif image is None:
-                reading.skip(split, record_id, f"image file '{name}' not found in {folders[split] / 'images'}")
-            else:
-                reading.add(split, Record(record_id, image, row.text(caption_column), find_article(name)))
+            lacking = f"image file '{name}' not found in {folders[split] / 'images'}"
+            found = row.fault or images.get(fold_name(name), lacking)
+            reading.add_found(split, record_id, found, row.text(caption_column), find_article(name))
     return reading
 
 

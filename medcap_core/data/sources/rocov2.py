@@ -1,12 +1,13 @@
 """ROCOv2 as published on Zenodo (record 10821435): `<split>_captions.csv` beside folders or archives of images."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcap_core.data.records import SPLITS, Record, SplitName
-from medcap_core.data.sources.image_index import index_images
+from medcap_core.data.records import SPLITS, SplitName
+from medcap_core.data.sources.image_index import fold_name, index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.roco import find_article
 from medcap_core.data.sources.rows import read_rows
@@ -62,6 +63,7 @@ def _find_captions(folder: Path, split: SplitName) -> tuple[Path, str] | None:
 
 def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
     images = index_images(*sources)
+    searched = ", ".join(path.name for path in itertools.chain(*sources))
     cuis = _read_pairs(
         captions.with_name(captions.name.replace("_captions", "_concepts")), {"id": ("id",), "CUIs": ("cuis", "cui")}
     )
@@ -74,19 +76,13 @@ def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tup
     reading.splits.setdefault(split, [])
     for row in table.rows:
         record_id = row.text(id_column).strip()
-        image = images.find(record_id)
         truth: dict[str, Any] = {}
         if record_id in concepts:
             truth["concepts"] = concepts[record_id]
             known = {concept: names[concept] for concept in concepts[record_id] if concept in names}
             truth |= {"concept_names": known} if known else {}
-        if row.fault:
-            reading.skip(split, record_id, row.fault)
-        elif image is None:
-            searched = ", ".join(path.name for path in (*sources[0], *sources[1]))
-            reading.skip(split, record_id, f"no image of that name in {searched}")
-        else:
-            reading.add(split, Record(record_id, image, row.text(caption_column), articles.get(record_id), truth))
+        found = row.fault or images.get(fold_name(record_id), f"no image of that name in {searched}")
+        reading.add_found(split, record_id, found, row.text(caption_column), articles.get(record_id), truth)
 
 
 def _read_articles(path: Path) -> dict[str, str]:

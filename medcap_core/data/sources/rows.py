@@ -7,9 +7,9 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,6 @@ class Row:
         """Return the cell as text; empty for a missing cell, null or NaN, as pandas writes it."""
         value = self.cells.get(column)
         return "" if value is None or str(value).strip().lower() == "nan" else str(value)
-
-    def find_fault(self, *columns: str) -> str:
-        """Return the reason the row is unusable, a list or an object in one of `columns` included; else empty."""
-        nested = [name for name in columns if isinstance(self.cells.get(name), list | dict)]
-        return self.fault or (f"line {self.line}: {nested[0]} is not text" if nested else "")
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     """Read a CSV or TSV (standard quoting; comma, semicolon, tab or pipe), JSONL, Excel, parquet or Feather file.
 
     With `columns` the file has no header and tab-separated cells; else the header is the first line of several cells.
-    At most `max_rows` rows are read. Text is UTF-8, UTF-16 or UTF-32, else cp1252, with a note. A tab-separated file
+    After `max_rows` it stops. Text is UTF-8, UTF-16 or UTF-32, else cp1252, with a note. A tab-separated file
     with unpaired quotes is read with quotes as plain characters, and a note is added. Raises DataFault for text in none
     of these, broken quoting or a line that is not a JSON object.
     """
@@ -111,7 +106,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
     if mark == _OLE_MARK:
         raise DataFault(f"{path} is an Excel file of the old format or with a password: save it as .xlsx or CSV.")
     if mark == _ZIP_MARK or suffix in _EXCEL_SUFFIXES:
-        return _read_excel(path, max_rows)
+        return _read_excel(path)
     content, notes = _decode_table(path)
     if suffix in (".jsonl", ".ndjson"):
         return _parse_jsonl(path, content, max_rows, notes)
@@ -120,14 +115,15 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
         separator, content = line[1], "\n" + content[line.end() :]
     separator = separator or _find_separator(path, content)
     try:
-        return _parse_delimited(path, content, separator, csv.QUOTE_MINIMAL, columns, max_rows, notes)
+        rows = _parse_delimited(content, separator, csv.QUOTE_MINIMAL, max_rows)
     except csv.Error as error:
         if separator != "\t":
             raise DataFault(
                 f"{path}: broken quoting ({error}): put '\"' around cells and double quotes inside."
             ) from error
-    notes = [*notes, f"The quotes in {path.name} do not pair, so they were read as plain characters."]
-    return _parse_delimited(path, content, separator, csv.QUOTE_NONE, columns, max_rows, notes)
+        rows = _parse_delimited(content, separator, csv.QUOTE_NONE, max_rows)
+        notes.append(f"The quotes in {path.name} do not pair, so they were read as plain characters.")
+    return _build_table(path, rows, columns, notes)
 
 
 def read_content(path: Path) -> bytes:
@@ -198,7 +194,7 @@ def _read_arrow(path: Path, max_rows: int | None) -> Table:
     return Table(path, source.schema.names, [Row(number, row) for number, row in enumerate(cells, start=1)])
 
 
-def _read_excel(path: Path, max_rows: int | None) -> Table:
+def _read_excel(path: Path) -> Table:
     """Read the longest visible sheet, or the sheets named by split where all are, with a column `split`; all as text.
 
     Vertically merged cells all have the value. Raises DataFault where values of formulas are not saved.
@@ -223,16 +219,16 @@ def _read_excel(path: Path, max_rows: int | None) -> Table:
     if unknown:
         raise DataFault(f"{path}: sheet {unknown[0]} has formulas without saved values: save it in Excel, or as CSV.")
     if len(sheets) > 1 and all(recognise_split(title) for title in sheets):
-        parts = [_build_table(path, rows, None, None, []) for rows in sheets.values()]
+        parts = [_build_table(path, rows) for rows in sheets.values()]
         for title, part in zip(sheets, parts, strict=True):
             for row in part.rows:
                 row.cells["split"] = title
         columns = dict.fromkeys(column for part in parts for column in (*part.columns, "split"))
-        return Table(path, list(columns), [row for part in parts for row in part.rows][:max_rows])
+        return Table(path, list(columns), [row for part in parts for row in part.rows])
     longest = max(sheets, key=lambda title: len(sheets[title]), default="")
     others = [title for title in sheets if title != longest]
     notes = [f"Of {path.name} the sheet {longest} was read, and not {', '.join(others)}."] if others else []
-    return _build_table(path, sheets.get(longest, []), None, max_rows, notes)
+    return _build_table(path, sheets.get(longest, []), notes=notes)
 
 
 def _read_cells(sheet: Any) -> list[tuple[int, list[str]]]:
@@ -260,48 +256,35 @@ def _holds_formulas(sheet: Any) -> bool:
     return any(cell.data_type == "f" for row in sheet.iter_rows() for cell in row)
 
 
-def _parse_delimited(
-    path: Path,
-    content: str,
-    delimiter: str,
-    quoting: Any,
-    columns: Sequence[str] | None,
-    max_rows: int | None,
-    notes: list[str],
-) -> Table:
+def _parse_delimited(content: str, separator: str, quoting: Any, max_rows: int | None) -> list[tuple[int, list[str]]]:
     # Strict: a stray quote would otherwise silently swallow the following rows.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    return _build_table(path, ((reader.line_num, cells) for cells in reader), columns, max_rows, notes)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    return [(reader.line_num, cells) for cells in islice(reader, max_rows)]
 
 
 def _build_table(
-    path: Path,
-    rows: Iterable[tuple[int, list[str]]],
-    columns: Sequence[str] | None,
-    max_rows: int | None,
-    notes: list[str],
+    path: Path, rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None = None, notes: Sequence[str] = ()
 ) -> Table:
     """Build a table of numbered rows; without `columns` its header is the first row of several cells, or the first."""
-    filled: Iterator[tuple[int, list[str]]] = ((number, cells) for number, cells in rows if any(cells))
+    filled = [(number, cells) for number, cells in rows if any(cells)]
     if columns is None:
-        head = list(islice(filled, _NUM_LINES_LOOKED_AT))
+        head = filled[:_NUM_LINES_LOOKED_AT]
         start = next((n for n, (_, cells) in enumerate(head) if sum(map(bool, cells)) > 1), 0)
         columns = head[start][1] if head else []
-        filled = chain(head[start + 1 :], filled)
+        filled = filled[start + 1 :]
     header = [column.strip() for column in columns]
     found = []
-    for number, cells in islice(filled, max_rows):
+    for number, cells in filled:
         fault = ""
         if any(cells[len(header) :]):
             fault = f"line {number} has {len(cells)} cells, the header {len(header)}: quote the caption"
         found.append(Row(number, dict(zip(header, cells, strict=False)), fault))
-    return Table(path, header, found, notes)
+    return Table(path, header, found, list(notes))
 
 
 def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str]) -> Table:
     rows: list[Row] = []
-    columns: dict[str, None] = {}
     remedy = "write one object a line"
     objects: Iterable[tuple[int, Any]] = (
         (number, parse_json(line.rstrip().removesuffix(","), f"{path} line {number}", remedy))
@@ -313,6 +296,5 @@ def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str
     for number, cells in islice(objects, max_rows):
         if not isinstance(cells, dict):
             raise DataFault(f"{path} line {number} is not a JSON object: {remedy}.")
-        columns.update(dict.fromkeys(cells))
         rows.append(Row(number, cells))
-    return Table(path, list(columns), rows, notes)
+    return Table(path, list(dict.fromkeys(column for row in rows for column in row.cells)), rows, notes)

@@ -1,10 +1,11 @@
 """Tables of scans: a path and a report in each row, as published with MedBLIP or with a header and more columns."""
 
 import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcap_core.data.records import VolumeReference, fold_white_space
+from medcap_core.data.records import SplitName, VolumeReference, fold_white_space
 from medcap_core.data.scans.files import (
     OTHER_VOLUME_SUFFIXES,
     VOLUME_SUFFIXES,
@@ -12,26 +13,41 @@ from medcap_core.data.scans.files import (
     find_volume,
     require_dicom_reader,
 )
-from medcap_core.data.scans.records import (
-    DIAGNOSIS_QUESTION,
-    Diagnosis,
-    Question,
-    ScanRecord,
-    ask_diagnosis,
-    read_diagnosis,
-)
+from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Question, ScanRecord, ask_diagnosis, read_diagnosis
 from medcap_core.data.sources.image_index import IMAGE_SUFFIXES, exists
 from medcap_core.data.sources.reading import Reading
-from medcap_core.data.sources.rows import Table, is_table, read_rows
-from medcap_core.data.sources.scan_rows import (
+from medcap_core.data.sources.rows import Row, Table, is_table, read_rows
+from medcap_core.data.sources.tables import (
+    CAPTION_COLUMNS,
+    CASE_COLUMNS,
+    ID_COLUMNS,
     PATH_COLUMNS,
-    ScanColumns,
-    ScanRows,
-    find_scan_columns,
-    gather_scans,
+    SPLIT_COLUMNS,
+    find_column,
+    find_splits,
+    flatten_columns,
+    require_columns,
 )
-from medcap_core.data.sources.tables import find_column, flatten_columns
 from medcap_core.errors import DataFault
+
+SCAN_COLUMNS = (*PATH_COLUMNS, "scan", "volume")
+OTHER_KIND = "other"
+"""The kind of a question without one in the table."""
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "path": SCAN_COLUMNS,
+    "report": ("report", *(name for name in CAPTION_COLUMNS if name != "report")),
+    "id": ID_COLUMNS,
+    "split": SPLIT_COLUMNS,
+    "subject": ("subject", *CASE_COLUMNS),
+    "cohort": ("cohort",),
+    "diagnosis": ("diagnosis",),
+    "question": ("question",),
+    "answer": ("answer",),
+    "question_kind": ("question_type", "kind"),
+}
+"""The names of each field's column."""
+_SINGLE_VALUED = ("report", "id", "subject", "cohort", "diagnosis")
 
 _DIAGNOSIS_SENTENCE = re.compile(
     r"[\s,;]*\bthe\s+(?:final\s+|clinical\s+)?diagnosis\s+is\b\s*:?\s*(?P<label>[^.!?]*?)\s*(?:[.!?]|$)", re.IGNORECASE
@@ -55,7 +71,7 @@ def is_scan_table(path: Path) -> bool:
         return True
     table = read_rows(path, max_rows=_NUM_ROWS_LOOKED_AT)
     flatten_columns(table)
-    path_column = find_column(table.columns, PATH_COLUMNS)
+    path_column = find_column(table.columns, SCAN_COLUMNS)
     names = [row.text(path_column).strip() for row in table.rows] if path_column else []
     for name in names:
         if name.lower().endswith((*VOLUME_SUFFIXES, *OTHER_VOLUME_SUFFIXES)):
@@ -80,46 +96,39 @@ def read_scan_table(path: Path) -> Reading:
     """
     table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
     flatten_columns(table)
-    columns = find_scan_columns(table)
+    require_columns(table, {"scan": _COLUMNS["path"], "report": _COLUMNS["report"]})
+    columns = {name: found for name, known in _COLUMNS.items() if (found := find_column(table.columns, known))}
     reading = Reading(notes=list(table.notes), splits_by_user=True)
-    scans = gather_scans(table, columns, reading)
-    faults = [fault for scan in scans for fault in scan.describe_conflicts(path.name)]
+    scans = _gather_scans(table, columns, reading)
+    faults = [
+        f"{path.name}: rows of {scan.name} differ in {name} (lines {' and '.join(map(str, [*known.values()][:2]))}): "
+        "let all rows of a scan say the same."
+        for scan in scans
+        for name, known in scan.values.items()
+        if len(known) > 1
+    ]
     if faults:
         rest = [f"... and {len(faults) - _NUM_LISTED} more"] if len(faults) > _NUM_LISTED else []
         raise DataFault([*faults[:_NUM_LISTED], *rest])
-    counts = _Counts()
+    unknown_labels: Counter[str] = Counter()
     for scan in scans:
-        _add_scan(scan, table, columns, reading, counts)
-    reading.notes.extend(counts.describe(path.name, has_subjects="subject" in columns))
+        _add_scan(scan, table, columns, reading, unknown_labels)
+    num_without_subject = sum(not scan.value("subject") for scan in scans)
+    if "subject" not in columns:
+        reading.notes.append(
+            f"{path.name} has no column of subjects, so each path counts as a subject of its own; where subjects have "
+            "several scans, name them in a column 'subject', or their scans will lie in several splits."
+        )
+    elif num_without_subject:
+        reading.notes.append(f"{num_without_subject} scans name no subject; each counts as one of its own.")
+    if unknown_labels:
+        reading.notes.append(
+            f"{unknown_labels.total()} scans carry a diagnosis that is none of the known ones "
+            f"({', '.join(map(repr, list(unknown_labels)[:5]))}); they were kept without a diagnosis."
+        )
+    if num_half := sum(scan.num_half_questions for scan in scans):
+        reading.notes.append(f"{num_half} questions without an answer, or answers without one, were left out.")
     return reading
-
-
-@dataclass
-class _Counts:
-    unknown_labels: dict[str, int] = field(default_factory=dict)
-    num_half_questions: int = 0
-    num_without_subject: int = 0
-
-    def describe(self, where: str, *, has_subjects: bool) -> list[str]:
-        notes = []
-        if not has_subjects:
-            notes.append(
-                f"{where} has no column of subjects, so each path counts as a subject of its own; where subjects have "
-                "several scans, name them in a column 'subject', or their scans will lie in several splits."
-            )
-        elif self.num_without_subject:
-            notes.append(f"{self.num_without_subject} scans name no subject; each counts as one of its own.")
-        if self.unknown_labels:
-            labels = ", ".join(repr(label) for label in list(self.unknown_labels)[:5])
-            notes.append(
-                f"{sum(self.unknown_labels.values())} scans carry a diagnosis that is none of the known ones "
-                f"({labels}); they were kept without a diagnosis."
-            )
-        if self.num_half_questions:
-            notes.append(
-                f"{self.num_half_questions} questions without an answer, or answers without one, were left out."
-            )
-        return notes
 
 
 def _lacks_header(path: Path) -> bool:
@@ -140,48 +149,87 @@ def _lacks_header(path: Path) -> bool:
     )
 
 
-def _add_scan(scan: ScanRows, table: Table, columns: ScanColumns, reading: Reading, counts: _Counts) -> None:
-    """Add one record, or skip it."""
+@dataclass
+class _Scan:
+    """All rows of one path. `values` maps a field (such as "report") to its values and the first line of each."""
+
+    name: str
+    first: Row
+    split: SplitName
+    values: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    questions: dict[str, Question] = field(default_factory=dict)
+    num_half_questions: int = 0
+
+    def value(self, name: str) -> str:
+        """Return the first value of a field; empty where no row has one."""
+        return next(iter(self.values.get(name, {})), "")
+
+
+def _gather_scans(table: Table, columns: dict[str, str], reading: Reading) -> list[_Scan]:
+    """Group the rows by path, in order of first appearance; unusable rows are skipped."""
+    scans: dict[str, _Scan] = {}
+    for row, split in zip(table.rows, find_splits(table, columns.get("split"), columns["path"]), strict=True):
+        name = row.text(columns["path"]).strip()
+        nested = [own for own in (columns["path"], columns["report"]) if isinstance(row.cells.get(own), list | dict)]
+        fault = row.fault or (f"line {row.line}: {nested[0]} is not text" if nested else "")
+        if fault or not name:
+            reading.skip(split, name or f"{table.path.name} line {row.line}", fault or "no scan named")
+            continue
+        scan = scans.setdefault(name, _Scan(name, row, split))
+        own = {key: fold_white_space(row.text(column)) for key, column in columns.items()}
+        text, answer, kind = (own.get(key, "") for key in ("question", "answer", "question_kind"))
+        noted = {"split": split, **{key: own.get(key, "") for key in _SINGLE_VALUED}}
+        if text and answer:
+            noted[f"the answer to '{text}'"] = answer
+            if text.casefold() == DIAGNOSIS_QUESTION.casefold():
+                text, kind = DIAGNOSIS_QUESTION, "diagnosis"
+            scan.questions.setdefault(text, Question(kind or OTHER_KIND, text, answer))
+        elif text or answer:
+            scan.num_half_questions += 1
+        for key, value in noted.items():
+            if value:
+                scan.values[key].setdefault(value, row.line)
+    return list(scans.values())
+
+
+def _add_scan(
+    scan: _Scan, table: Table, columns: dict[str, str], reading: Reading, unknown_labels: Counter[str]
+) -> None:
+    """Add one record, with the diagnosis on which column, report and questions agree, or skip it."""
     record_id = scan.value("id") or scan.name
-    counts.num_without_subject += not scan.value("subject")
-    counts.num_half_questions += scan.num_half_questions
     reference = _find_reference(table.path.parent / scan.name)
     if isinstance(reference, str):
         reading.skip(scan.split, record_id, reference)
         return
     caption, labels = cut_diagnosis(scan.value("report"))
     if not caption:
-        reading.skip(
-            scan.split, record_id, "the report says nothing beside the diagnosis" if labels else "empty report"
-        )
+        reason = "the report says nothing beside the diagnosis" if labels else "empty report"
+        reading.skip(scan.split, record_id, reason)
         return
-    diagnosis, questions = _read_known(scan, labels, counts)
-    truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()}
-    reading.add(
-        scan.split,
-        ScanRecord(
-            record_id, reference, caption, scan.case, truth,
-            cohort=scan.value("cohort") or None, diagnosis=diagnosis, questions=questions,
-        ),
-    )  # fmt: skip
+    asked = [question.answer for question in scan.questions.values() if question.kind == "diagnosis"]
+    known = {label: read_diagnosis(label) for label in (scan.value("diagnosis"), *labels, *asked) if label}
+    diagnosis = next(iter(known.values())) if len(set(known.values())) == 1 else None
+    if known and diagnosis is None:
+        unknown_labels[" / ".join(known)] += 1
+    others = [question for question in scan.questions.values() if question.text != DIAGNOSIS_QUESTION]
+    cohort, subject = scan.value("cohort"), scan.value("subject")
+    record = ScanRecord(
+        record_id,
+        reference,
+        caption,
+        f"{cohort} {subject}".strip() if subject else scan.name,
+        {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()},
+        cohort=cohort or None,
+        diagnosis=diagnosis,
+        questions=(*([ask_diagnosis(diagnosis)] if diagnosis else []), *others),
+    )
+    reading.add(scan.split, record)
 
 
 def cut_diagnosis(report: str) -> tuple[str, list[str]]:
     """Cut the sentences "The diagnosis is X." from a report; returns the rest and each X."""
     labels = [match["label"] for match in _DIAGNOSIS_SENTENCE.finditer(report)]
     return fold_white_space(_DIAGNOSIS_SENTENCE.sub(" ", report)), labels
-
-
-def _read_known(scan: ScanRows, labels: list[str], counts: _Counts) -> tuple[Diagnosis | None, tuple[Question, ...]]:
-    """Return the diagnosis, where column, report and questions agree, and all questions, the diagnosis first."""
-    asked = [question.answer for question in scan.questions.values() if question.kind == "diagnosis"]
-    stated = [label for label in (scan.value("diagnosis"), *labels, *asked) if label]
-    known = {label: read_diagnosis(label) for label in stated}
-    diagnosis = next(iter(known.values())) if len(set(known.values())) == 1 else None
-    if stated and diagnosis is None:
-        counts.unknown_labels[" / ".join(known)] = counts.unknown_labels.get(" / ".join(known), 0) + 1
-    others = tuple(question for question in scan.questions.values() if question.text != DIAGNOSIS_QUESTION)
-    return diagnosis, (*((ask_diagnosis(diagnosis),) if diagnosis else ()), *others)
 
 
 def _find_reference(path: Path) -> VolumeReference | str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcap_core.data.records import Record, SplitName
+from medcap_core.data.records import SplitName
 from medcap_core.data.sources.image_index import FolderImages
 from medcap_core.data.sources.json_cells import flatten_lists, take_answers
 from medcap_core.data.sources.reading import Reading, recognise_split
@@ -159,13 +159,10 @@ def add_rows(
         name = row.text(image_column).strip()
         record_id = (row.text(id_column).strip() if id_column else "") or name or f"{table.path.name} line {row.line}"
         found = row.fault or (images.find(name, row_split) if name else "no image named")
-        if isinstance(found, str):
-            reading.skip(row_split, record_id, found)
-            continue
         case = row.text(case_column).strip() if case_column else ""
         truth = {column: row.cells.get(column) for column in extra_columns}
         caption = " ".join(row.text(column).strip() for column in caption_columns)
-        reading.add(row_split, Record(record_id, found, caption, case or None, truth))
+        reading.add_found(row_split, record_id, found, caption, case, truth)
 
 
 def find_own_columns(table: Table, own: TableColumns) -> tuple[str, list[str]]:
