@@ -137,7 +137,6 @@ def drop_shared(splits: Splits) -> tuple[Splits, list[SkippedRecord]]:
         if split not in splits:
             continue
         kept[split] = []
-        own: list[Record] = []
         for record in splits[split]:
             keys = [record.image, *([record.case] if record.case is not None else [])]
             other = next((taken[key] for key in keys if key in taken), None)
@@ -146,8 +145,7 @@ def drop_shared(splits: Splits) -> tuple[Splits, list[SkippedRecord]]:
             else:
                 what = f"its case {record.case}" if record.case is not None else f"this {record.noun}"
                 dropped.append(SkippedRecord(split, record.id, f"{other} has {what} too"))
-            own.append(record)
-        for record in own:
+        for record in splits[split]:
             taken[record.image] = split
             if record.case is not None:
                 taken[record.case] = split

@@ -8,7 +8,7 @@ from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import SPLITS
 from medcap_core.data.scans.files import NiftiFile
 from medcap_core.data.scans.nifti import describe_other_zooms
-from medcap_core.data.stores.duplicates import StoredImages, load_hashes
+from medcap_core.data.stores.duplicates import load_hashes
 from medcap_core.runtime.progress import Progress
 
 _NUM_NAMED = 5
@@ -23,7 +23,7 @@ def describe_doubtful_inputs(config: TrialConfig, geometry: Geometry, progress: 
     blank, contradictory = [], []
     for name, split in prepare_data(config, geometry, splits=SPLITS, progress=progress).splits.items():
         if geometry.noun == "image":
-            is_blank = load_hashes(StoredImages(name, split.ids, split.store, split.rows), progress).blank
+            is_blank = load_hashes(split, progress).blank
             blank += [f"{name} {split.ids[position]}" for position in is_blank.nonzero()[0].tolist()]
         for record in split.records:
             if isinstance(record.image, NiftiFile) and (said := describe_other_zooms(record.image.path)):

@@ -1,10 +1,9 @@
 """Preparation of the images (or scans) and captions of each split for a trial's config."""
 
-import csv
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, Spl
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.data.splits import DATA_SEED, select_rows
-from medcap_core.data.stores.duplicates import DuplicatePair, StoredImages, find_duplicates, load_hashes
+from medcap_core.data.stores.duplicates import DuplicatePair, find_duplicates, load_hashes
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import cache_root
+from medcap_core.runtime.files import write_csv_atomically
 from medcap_core.runtime.progress import Progress
 
 _MIN_IMAGES = 2
@@ -189,11 +189,8 @@ def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Pro
     """
     all_kept = config.model_copy(update={"drop_duplicate_train_images": False})
     splits = prepare_data(all_kept, geometry, splits=SPLITS, whole_validation=True, progress=progress).splits
-    train, *others = (
-        StoredImages(name, splits[name].ids, splits[name].store, splits[name].rows)
-        for name in ("train", "validation", "test")
-    )
-    pairs = find_duplicates(train, others, progress)
+    train = splits["train"]
+    pairs = find_duplicates(train, (splits["validation"], splits["test"]), progress)
     return DuplicateImages(pairs, int(load_hashes(train, progress).blank.sum()), geometry.noun)
 
 
@@ -212,10 +209,7 @@ def _drop_duplicates(
 
 def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
     """Write the skipped records as CSV, `split,id,reason`."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("split", "id", "reason"))
-        writer.writerows((record.split, record.id, record.reason) for record in skipped)
+    write_csv_atomically(path, [("split", "id", "reason"), *map(astuple, skipped)])
 
 
 _DataKey = tuple[str, TableColumns, bool]

@@ -60,11 +60,7 @@ def read_dicom_series(folder: Path) -> Volume:
         image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(f"its DICOM slices cannot be read ({_last_line(error)})") from error
-    slices = [number for number in range(len(names)) if reader.HasMetaDataKey(number, _POSITION)]
-    positions = [reader.GetMetaData(number, _POSITION).split("\\") for number in slices]
-    echo_times = {reader.GetMetaData(n, _ECHO_TIME).strip() for n in slices if reader.HasMetaDataKey(n, _ECHO_TIME)}
-    _require_one_image_each(positions, echo_times)
-    _require_even_steps([[float(number) for number in position] for position in positions])
+    _require_regular_slices(reader, len(names))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it is {image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values a voxel")
     # ITK's world coordinates are LPS; aligned to them, two flips give RAS.
@@ -94,18 +90,17 @@ def _require_likely_size(names: Sequence[str]) -> None:
         raise ValueError(f"its slices say {reader.GetSize()[0]} x {reader.GetSize()[1]} pixels, more than any scan has")
 
 
-def _require_one_image_each(positions: list[list[str]], echo_times: set[str]) -> None:
-    """Raise ValueError where several images lie at one position, such as the echoes of one series."""
-    most = max(Counter(map(tuple, positions)).values(), default=1)
+def _require_regular_slices(reader: Any, count: int) -> None:
+    """Raise ValueError where several images lie at one position (echoes), or slices are missing, a shorter head."""
+    slices = [number for number in range(count) if reader.HasMetaDataKey(number, _POSITION)]
+    positions = [tuple(map(float, reader.GetMetaData(number, _POSITION).split("\\"))) for number in slices]
+    echo_times = {reader.GetMetaData(n, _ECHO_TIME).strip() for n in slices if reader.HasMetaDataKey(n, _ECHO_TIME)}
+    most = max(Counter(positions).values(), default=1)
     if most > 1:
         echoes = f", echo times {', '.join(sorted(echo_times, key=_as_number))} ms" if len(echo_times) > 1 else ""
         raise ValueError(
             f"the series holds {most} images at one position{echoes}; give a folder for each of these volumes"
         )
-
-
-def _require_even_steps(positions: list[list[float]]) -> None:
-    """Raise ValueError where slices are missing, which would shorten the head."""
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(positions) > 1 else np.ones(1)
     if steps.max() > _MAX_STEP * np.median(steps):
         raise ValueError(

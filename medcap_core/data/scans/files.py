@@ -21,25 +21,24 @@ _NUM_LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
-class NiftiFile(VolumeReference):
-    """A `.nii` or `.nii.gz` file."""
-
+class _VolumeFile(VolumeReference):
     path: Path
-
-    def read(self) -> Volume:
-        """Load the volume, see `read_nifti`."""
-        return read_nifti(self.path)
 
     def fingerprint(self) -> str:
         """Join file name, size and modification time."""
         return fingerprint_file(self.path)
 
 
-@dataclass(frozen=True)
-class NpyFile(VolumeReference):
-    """A `.npy` file of one volume (X, Y, Z), taken as RAS with voxels of 1 mm, since the format stores neither."""
+class NiftiFile(_VolumeFile):
+    """A `.nii` or `.nii.gz` file."""
 
-    path: Path
+    def read(self) -> Volume:
+        """Load the volume, see `read_nifti`."""
+        return read_nifti(self.path)
+
+
+class NpyFile(_VolumeFile):
+    """A `.npy` file of one volume (X, Y, Z), taken as RAS with voxels of 1 mm, since the format stores neither."""
 
     def read(self) -> Volume:
         """Load the volume. Raises OSError or ValueError for a file that is absent, damaged or not of real numbers."""
@@ -58,16 +57,9 @@ class NpyFile(VolumeReference):
             voxels = voxels[..., 0]
         return Volume(voxels.astype(np.float32), (1.0, 1.0, 1.0))
 
-    def fingerprint(self) -> str:
-        """Join file name, size and modification time."""
-        return fingerprint_file(self.path)
 
-
-@dataclass(frozen=True)
-class DicomSeries(VolumeReference):
+class DicomSeries(_VolumeFile):
     """A folder with the slices of one DICOM series; needs SimpleITK, the extra `dicom`."""
-
-    path: Path
 
     def read(self) -> Volume:
         """Load the series, see `read_dicom_series`. Raises DataFault where SimpleITK is not installed."""

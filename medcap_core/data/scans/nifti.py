@@ -35,9 +35,8 @@ def read_nifti(path: Path) -> Volume:
     """
     import nibabel
 
-    content = _read_content(path)
-    kind = getattr(nibabel, _find_kind(content))
-    header = kind.header_class.from_fileobj(io.BytesIO(content), check=False)
+    content = _read_content(path, _MAX_BYTES + 1)
+    kind, header = _read_header(content)
     shape = _check_header(header)
     try:
         image = kind.from_bytes(content)
@@ -55,32 +54,32 @@ def read_nifti(path: Path) -> Volume:
     return Volume(np.ascontiguousarray(nibabel.apply_orientation(voxels, orientation)), (x, y, z))
 
 
-def _read_content(path: Path) -> bytes:
+def _read_content(path: Path, num_bytes: int) -> bytes:
+    """Read at most `num_bytes`, unpacked."""
     with path.open("rb") as file:
         is_compressed = file.read(2) == _GZIP_MAGIC
         file.seek(0)
-        if not is_compressed:
-            content = file.read(_MAX_BYTES + 1)
-        else:
-            try:
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    content = unpacked.read(_MAX_BYTES + 1)
-            except EOFError as error:
-                raise ValueError("its gzip stream ends too early: the file was cut off") from error
-            except (gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(f"its gzip stream is damaged ({first_line(error)})") from error
+        try:
+            content = (gzip.GzipFile(fileobj=file) if is_compressed else file).read(num_bytes)
+        except EOFError as error:
+            raise ValueError("its gzip stream ends too early: the file was cut off") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"its gzip stream is damaged ({first_line(error)})") from error
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it holds more than {_MAX_BYTES} bytes, more than any scan")
     return content
 
 
-def _find_kind(content: bytes) -> str:
-    """Return the name of nibabel's class, by the header length in the first 4 bytes, in either byte order."""
+def _read_header(content: bytes) -> tuple[Any, Any]:
+    """Return nibabel's class, by the header length in the first 4 bytes, in either byte order, and the header."""
+    import nibabel
+
     lengths = [int.from_bytes(content[:4], order) for order in ("little", "big")]
     kind = next((_HEADER_BYTES[length] for length in lengths if length in _HEADER_BYTES), None)
     if kind is None or len(content) < min(length for length in lengths if length in _HEADER_BYTES):
         raise ValueError("no NIfTI file, or damaged in its header" if content else "the file is empty")
-    return kind
+    image_class = getattr(nibabel, kind)
+    return image_class, image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
 
 
 def _compute_voxel_size(affine: NDArray[np.float64], header: Any) -> list[float]:
@@ -104,14 +103,10 @@ def describe_other_zooms(path: Path) -> str | None:
     import nibabel
 
     try:
-        with path.open("rb") as file:
-            is_compressed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            content = gzip.GzipFile(fileobj=file).read(_HEADER_LIMIT) if is_compressed else file.read(_HEADER_LIMIT)
-        header = getattr(nibabel, _find_kind(content)).header_class.from_fileobj(io.BytesIO(content), check=False)
+        _, header = _read_header(_read_content(path, _HEADER_LIMIT))
         _check_header(header)
         by_affine = _compute_voxel_size(header.get_best_affine(), header)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.spatialimages.HeaderDataError):
+    except (OSError, ValueError, nibabel.spatialimages.HeaderDataError):
         return None
     by_zooms = [abs(float(zoom)) * _find_unit(header) for zoom in header["pixdim"][1:4]]
     if np.allclose(by_affine, by_zooms, rtol=_ZOOM_TOLERANCE, atol=0):

@@ -11,22 +11,26 @@ Volumes are compared exactly only, by their decoded cubes: heads are alike, and 
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.data.records import SplitName
-from medcap_core.data.stores.images import ImageStore, count_usable_cpus
-from medcap_core.runtime.cache import guard_cache_writes, replacing, write_atomically
+from medcap_core.data.stores.images import count_usable_cpus
+from medcap_core.data.stores.rows import RowStore
+from medcap_core.runtime.cache import guard_cache_writes, write_atomically
 from medcap_core.runtime.files import write_csv_atomically
 from medcap_core.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from medcap_core.data.prepare import PreparedSplit
 
 HASH_VERSION = 1  # raise whenever a hash changes, so that stored hashes are recomputed
 HASH_SIDE = 16
@@ -42,6 +46,7 @@ MIN_CONTRAST = 4.0
 """Images with a lower standard deviation of gray values (0 to 255) are blank and have no near duplicates."""
 
 _DIGEST_BYTES = 16
+_ROW_BYTES = NUM_BITS // 8 + _DIGEST_BYTES + 1
 _BATCH_BYTES = 16 * 2**20
 _TABLE_BYTES = 64 * 2**20
 
@@ -68,16 +73,6 @@ class ImageHashes:
 
     def __len__(self) -> int:
         return len(self.blank)
-
-
-@dataclass(frozen=True)
-class StoredImages:
-    """Images of a split: ids, and rows in the store."""
-
-    split: SplitName
-    ids: Sequence[str]
-    store: ImageStore
-    rows: NDArray[np.int64]
 
 
 def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
@@ -118,30 +113,34 @@ def _build_transform(size: int) -> NDArray[np.float32]:
     return lowest
 
 
-def load_hashes(images: StoredImages, progress: Progress | None = None) -> ImageHashes:
+def load_hashes(images: "PreparedSplit", progress: Progress | None = None) -> ImageHashes:
     """Load the hashes of the images in order; missing ones are computed and kept in the store's folder."""
-    path = images.store.folder / "hashes.npz"
-    kept = _read_hashes(path, len(images.store))
-    to_do = images.rows[~kept["done"][images.rows]]
-    if to_do.size:
-        store, done = images.store, 0
-        batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
-        batches = np.array_split(to_do, max(1, math.ceil(len(to_do) / batch_rows)))
-        with ThreadPoolExecutor(count_usable_cpus()) as pool:
-            found = pool.map(lambda batch: compute_hashes(store.pixels(batch)), batches)
-            for rows, own in zip(batches, found, strict=True):
-                kept["bits"][rows], kept["digests"][rows], kept["blank"][rows] = own.bits, own.digests, own.blank
-                kept["done"][rows] = True
-                done += len(rows)
-                if progress:
-                    progress(f"hashing {images.split} {store.geometry.noun}s", done, len(to_do))
-        with guard_cache_writes(path.parent), replacing(path) as file:
-            np.savez(file, **kept)  # type: ignore[arg-type]
-    return ImageHashes(kept["bits"][images.rows], kept["digests"][images.rows], kept["blank"][images.rows])
+    store, wanted = images.store, np.unique(images.rows)
+    kept = RowStore(store.folder / f"hashes-{HASH_VERSION}", "hashes.u8", len(store), (_ROW_BYTES,), np.uint8)
+    kept.read_status()
+    batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
+
+    def hash_rows(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = compute_hashes(store.pixels(batch))
+        return np.hstack((found.bits, found.digests, found.blank[:, None]))
+
+    if kept.still_to_do(wanted).size:
+        what = f"hashing {images.split} {store.geometry.noun}s"
+        with kept.locked(wanted, progress, what), ThreadPoolExecutor(count_usable_cpus()) as pool:
+            kept.fill(
+                kept.still_to_do(wanted),
+                lambda chunk: chain.from_iterable(
+                    pool.map(hash_rows, np.split(chunk, range(batch_rows, len(chunk), batch_rows)))
+                ),
+                progress,
+                what,
+            )
+    bits, digests, blank = np.split(kept.read(images.rows), (NUM_BITS // 8, _ROW_BYTES - 1), axis=1)
+    return ImageHashes(bits, digests, blank[:, 0] != 0)
 
 
 def find_duplicates(
-    images: StoredImages, others: Sequence[StoredImages], progress: Progress | None = None
+    images: "PreparedSplit", others: Sequence["PreparedSplit"], progress: Progress | None = None
 ) -> list[DuplicatePair]:
     """Find each image's nearest duplicate in each of the other splits.
 
@@ -220,30 +219,9 @@ def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     return signs
 
 
-def _read_hashes(path: Path, num_rows: int) -> dict[str, NDArray[Any]]:
-    """Read the stored hashes of all rows; empty without an intact file of this version."""
-    empty: dict[str, NDArray[Any]] = {
-        "version": np.array(HASH_VERSION),
-        "done": np.zeros(num_rows, np.bool_),
-        "bits": np.zeros((num_rows, NUM_BITS // 8), np.uint8),
-        "digests": np.zeros((num_rows, _DIGEST_BYTES), np.uint8),
-        "blank": np.zeros(num_rows, np.bool_),
-    }
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            kept = {name: file[name] for name in empty}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return empty
-    fits = all(kept[name].shape == array.shape for name, array in empty.items()) and kept["version"] == HASH_VERSION
-    return kept if fits else empty
-
-
-def _compute_key(images: StoredImages, other: StoredImages) -> str:
-    digest = hashlib.sha256(json.dumps([HASH_VERSION, MAX_NEAR_BITS, images.store.key, other.store.key]).encode())
-    digest.update(images.rows.tobytes())
-    digest.update(b"/")
-    digest.update(other.rows.tobytes())
-    return digest.hexdigest()
+def _compute_key(images: "PreparedSplit", other: "PreparedSplit") -> str:
+    described = json.dumps([HASH_VERSION, MAX_NEAR_BITS, images.store.key, other.store.key]).encode()
+    return hashlib.sha256(b"/".join((described, images.rows.tobytes(), other.rows.tobytes()))).hexdigest()
 
 
 def _read_matches(path: Path) -> list[tuple[int, int, int]] | None:

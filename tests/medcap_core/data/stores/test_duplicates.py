@@ -190,7 +190,7 @@ def test_duplicates_of_a_data_set_are_found_and_kept(folder: Path, cache: Path) 
     steps.clear()
     assert find_duplicate_images(config, GEOMETRY, lambda what, done, total: steps.append(what)) == found
     assert steps == []
-    for path in [*cache.rglob("hashes.npz"), *cache.rglob("duplicates-*.json")]:
+    for path in [*cache.rglob("hashes.u8"), *cache.rglob("duplicates-*.json")]:
         path.write_text("damaged")
     assert find_duplicate_images(config, GEOMETRY) == found
 
