@@ -1,6 +1,7 @@
 """Command that writes a cohort's table of scans: python -m medcap_core.data.cohorts --help."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def main(
         sys.stdout.write(f"Looking for volumes in {images}\n")
         found = find_cohort_scans(cohort, table, images, only)
         write_scan_table(found, out)
-        counts = found.count_diagnoses()
+        counts = Counter(scan.visit.diagnosis for scan in found.scans)
         known = ", ".join(f"{counts[diagnosis]} {diagnosis}" for diagnosis in counts if diagnosis is not None)
         num_subjects = len({scan.visit.subject for scan in found.scans})
         sys.stdout.write(

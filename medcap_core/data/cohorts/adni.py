@@ -27,14 +27,12 @@ from medcap_core.data.cohorts.visits import (
     ScanKey,
     Visit,
     find_scan_key,
-    read_clinical_rows,
     read_clinical_tables,
     read_date,
     read_person,
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
-from medcap_core.data.sources.rows import Table
 
 _PTID = re.compile(r"(\d{3})_S_(\d{4,5})")
 _BIDS = re.compile(r"sub-ADNI(\d{3})S(\d{4,5})")
@@ -42,19 +40,8 @@ _BIDS = re.compile(r"sub-ADNI(\d{3})S(\d{4,5})")
 
 def read_adni(paths: Sequence[Path]) -> CohortTables:
     """Read the visits of ADNIMERGE.csv. Raises DataFault where a column is missing."""
-    tables = read_clinical_tables(paths, {"ADNIMERGE": "PTID"}, "ADNI")
-    return CohortTables([visit for table in tables["ADNIMERGE"] for visit in _read_visits(table)], parse_path)
-
-
-def parse_path(path: PurePosixPath) -> ScanKey | None:
-    """Parse the subject, and the session of a BIDS copy or the date of the archive's folder."""
-    name = str(path)
-    match = _BIDS.search(name) or _PTID.search(name)
-    return find_scan_key(path, f"{match[1]}_S_{match[2]}") if match else None
-
-
-def _read_visits(table: Table) -> list[Visit]:
-    rows = read_clinical_rows(table, {"subject": "ptid", "visit": "viscode", "date": "examdate", "diagnosis": "dx"})
+    needs = {"subject": "ptid", "visit": "viscode", "date": "examdate", "diagnosis": "dx"}
+    rows = read_clinical_tables(paths, "ADNI", {"ADNIMERGE": ("PTID", needs)})["ADNIMERGE"]
     starts: dict[str, int] = {}
     for row in rows:
         if (day := read_date(row("examdate"))) is not None:
@@ -66,4 +53,11 @@ def _read_visits(table: Table) -> list[Visit]:
         label = row("dx").rpartition(" to ")[2].strip()
         diagnosis = Diagnosis.NOT_DEMENTED if label == "NL" else read_diagnosis(label)
         visits.append(Visit(row("ptid"), read_viscode(row("viscode")), day, diagnosis, age, sex, mmse))
-    return visits
+    return CohortTables(visits, parse_path)
+
+
+def parse_path(path: PurePosixPath) -> ScanKey | None:
+    """Parse the subject, and the session of a BIDS copy or the date of the archive's folder."""
+    name = str(path)
+    match = _BIDS.search(name) or _PTID.search(name)
+    return find_scan_key(path, f"{match[1]}_S_{match[2]}") if match else None

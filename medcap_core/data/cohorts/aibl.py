@@ -21,13 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.visits import (
+    Cells,
     CohortTables,
     ScanKey,
-    Sex,
     Visit,
     find_scan_key,
     read_age,
-    read_clinical_rows,
     read_clinical_tables,
     read_date,
     read_mmse,
@@ -35,7 +34,6 @@ from medcap_core.data.cohorts.visits import (
     read_viscode,
 )
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.rows import Table
 from medcap_core.errors import DataFault
 
 _NAME = re.compile(r"AIBL_?(\d+)(?:_|/|$)")
@@ -45,20 +43,27 @@ _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "2": Diagnosis.MCI, "3": Diagnosis.DEME
 
 def read_aibl(paths: Sequence[Path]) -> CohortTables:
     """Read the visits, joined over the given tables. Raises DataFault for missing columns and without aibl_pdxconv."""
-    kinds = {"diagnoses": "DXCURREN", "subjects": "PTDOB", "scores": "MMSCORE", "scans": "EXAMDATE"}
-    tables = read_clinical_tables(paths, kinds, "AIBL")
-    if not tables["diagnoses"]:
+    visit = {"subject": "rid", "visit": "viscode"}
+    kinds = {
+        "diagnoses": ("DXCURREN", {**visit, "dxcurren": "dxcurren"}),
+        "subjects": ("PTDOB", {"subject": "rid", "birth": "ptdob"}),
+        "scores": ("MMSCORE", {**visit, "mmscore": "mmscore", "examdate": "examdate"}),
+        "scans": ("EXAMDATE", {**visit, "examdate": "examdate"}),
+    }
+    rows = read_clinical_tables(paths, "AIBL", kinds)
+    if not rows["diagnoses"]:
         raise DataFault("AIBL needs its table of diagnoses, aibl_pdxconv_*.csv: give it by --table.")
-    subjects = {subject: known for table in tables["subjects"] for subject, known in _read_subjects(table).items()}
-    scores = _read_by_visit(tables["scores"], "mmscore")
-    dates = _read_by_visit([*tables["scores"], *tables["scans"]], "examdate")
+    births = {row("rid"): _YEAR.search(row("ptdob")) for row in rows["subjects"]}
+    sexes = {row("rid"): read_sex(row("ptgender")) for row in rows["subjects"]}
+    scores = _read_by_visit(rows["scores"], "mmscore")
+    dates = _read_by_visit([*rows["scores"], *rows["scans"]], "examdate")
     visits = []
-    for (subject, code), label in _read_by_visit(tables["diagnoses"], "dxcurren").items():
-        sex, birth_year = subjects.get(subject, (None, None))
-        day = read_date(dates.get((subject, code), ""))
-        age = None if birth_year is None or day is None else datetime.date.fromordinal(day).year - birth_year
+    for (subject, code), label in _read_by_visit(rows["diagnoses"], "dxcurren").items():
+        day, birth = read_date(dates.get((subject, code), "")), births.get(subject)
+        age = datetime.date.fromordinal(day).year - int(birth[1]) if birth and day is not None else None
         mmse = read_mmse(scores.get((subject, code), ""))
-        visits.append(Visit(subject, read_viscode(code), day, _CLASSES.get(label), read_age(str(age)), sex, mmse))
+        diagnosis = _CLASSES.get(label)
+        visits.append(Visit(subject, read_viscode(code), day, diagnosis, read_age(str(age)), sexes.get(subject), mmse))
     return CohortTables(visits, parse_path)
 
 
@@ -69,20 +74,6 @@ def parse_path(path: PurePosixPath) -> ScanKey | None:
     return find_scan_key(path, subject) if subject else None
 
 
-def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, int | None]]:
-    """Read sex and year of birth by subject."""
-    subjects = {}
-    for row in read_clinical_rows(table, {"subject": "rid", "birth": "ptdob"}):
-        year = _YEAR.search(row("ptdob"))
-        subjects[row("rid")] = read_sex(row("ptgender")), int(year[1]) if year else None
-    return subjects
-
-
-def _read_by_visit(tables: Sequence[Table], name: str) -> dict[tuple[str, str], str]:
+def _read_by_visit(rows: Sequence[Cells], name: str) -> dict[tuple[str, str], str]:
     """Read the cells of one column by (subject, visit) without missing ones; later tables win."""
-    return {
-        (row("rid"), row("viscode")): row(name)
-        for table in tables
-        for row in read_clinical_rows(table, {"subject": "rid", "visit": "viscode", name: name})
-        if row(name) not in ("", "-4")
-    }
+    return {(row("rid"), row("viscode")): row(name) for row in rows if row(name) not in ("", "-4")}

@@ -17,14 +17,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    CohortTables,
-    ScanKey,
-    Visit,
-    read_clinical_rows,
-    read_clinical_tables,
-    read_person,
-)
+from medcap_core.data.cohorts.visits import CohortTables, ScanKey, Visit, read_clinical_tables, read_person
 from medcap_core.data.scans.records import read_diagnosis
 
 _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
@@ -35,8 +28,7 @@ def read_miriad(paths: Sequence[Path]) -> CohortTables:
     needs = {"session": "mr id", "group": "group", "age": "age", "sex": "m/f"}
     visits = [
         Visit(key.subject, key.session, None, read_diagnosis(row("group")), *read_person(row, "age", "m/f"))
-        for table in read_clinical_tables(paths, {"sessions": "MR ID"}, "MIRIAD")["sessions"]
-        for row in read_clinical_rows(table, needs)
+        for row in read_clinical_tables(paths, "MIRIAD", {"sessions": ("MR ID", needs)})["sessions"]
         if (key := parse_path(PurePosixPath(row("mr id"))))
     ]
     return CohortTables(visits, parse_path)

@@ -26,13 +26,11 @@ from medcap_core.data.cohorts.visits import (
     CohortTables,
     ScanKey,
     Visit,
-    read_clinical_rows,
     read_clinical_tables,
     read_date,
     read_person,
 )
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.rows import Table
 
 _SUBJECT = re.compile(r"NACC\d{6}")
 _VISIT_DATE = {"year": "visityr", "month": "visitmo", "day": "visitday"}
@@ -42,37 +40,30 @@ _CLASSES = {"1": Diagnosis.NOT_DEMENTED, "3": Diagnosis.MCI, "4": Diagnosis.DEME
 
 def read_nacc(paths: Sequence[Path]) -> CohortTables:
     """Read the visits of the UDS table, and scans of the MRI table if given. Raises DataFault for missing columns."""
-    tables = read_clinical_tables(paths, {"UDS": "NACCUDSD", "MRI": "NACCMRFI"}, "NACC")
-    archives = {name: key for table in tables["MRI"] for name, key in _read_archives(table).items()}
-
-    def parse_path(path: PurePosixPath) -> ScanKey | None:
-        for part in path.parts:
-            key = archives.get(part.split(".")[0])
-            if key is not None:
-                return key
-        match = _SUBJECT.search(str(path))
-        return ScanKey(match[0]) if match else None
-
-    return CohortTables([visit for table in tables["UDS"] for visit in _read_visits(table)], parse_path)
-
-
-def _read_visits(table: Table) -> list[Visit]:
-    rows = read_clinical_rows(table, {"subject": "naccid", **_VISIT_DATE, "diagnosis": "naccudsd"})
-    return [
+    kinds = {
+        "UDS": ("NACCUDSD", {"subject": "naccid", **_VISIT_DATE, "diagnosis": "naccudsd"}),
+        "MRI": ("NACCMRFI", {"subject": "naccid", "file": "naccmrfi", **_SCAN_DATE}),
+    }
+    rows = read_clinical_tables(paths, "NACC", kinds)
+    archives = {
+        name: ScanKey(row("naccid"), day=_read_date(row, _SCAN_DATE))
+        for row in rows["MRI"]
+        if (name := row("naccmrfi").split(".")[0])
+    }
+    visits = [
         Visit(
             row("naccid"), None, _read_date(row, _VISIT_DATE), _CLASSES.get(row("naccudsd")),
             *read_person(row, "naccage", "sex", "naccmmse"),
         )
-        for row in rows
+        for row in rows["UDS"]
     ]  # fmt: skip
 
+    def parse_path(path: PurePosixPath) -> ScanKey | None:
+        keys = (archives.get(part.split(".")[0]) for part in path.parts)
+        match = _SUBJECT.search(str(path))
+        return next(filter(None, keys), ScanKey(match[0]) if match else None)
 
-def _read_archives(table: Table) -> dict[str, ScanKey]:
-    return {
-        name: ScanKey(row("naccid"), day=_read_date(row, _SCAN_DATE))
-        for row in read_clinical_rows(table, {"subject": "naccid", "file": "naccmrfi", **_SCAN_DATE})
-        if (name := row("naccmrfi").split(".")[0])
-    }
+    return CohortTables(visits, parse_path)
 
 
 def _read_date(row: Cells, columns: dict[str, str]) -> int | None:

@@ -35,18 +35,14 @@ from medcap_core.data.cohorts.visits import (
     Cells,
     CohortTables,
     ScanKey,
-    Sex,
     Visit,
     read_age,
-    read_clinical_rows,
     read_clinical_tables,
     read_mmse,
     read_number,
     read_person,
-    read_sex,
 )
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
-from medcap_core.data.sources.rows import Table
 
 _SESSION = re.compile(r"(OAS[12]_\d{4})_MR\d+")
 _OASIS3_SUBJECT = re.compile(r"OAS3\d{4}")
@@ -57,13 +53,13 @@ _MAX_CDR = 3
 def read_sessions(paths: Sequence[Path], *, cohort: str, session_name: str) -> CohortTables:
     """Read the scans of OASIS-1 or -2, each with its session. Raises DataFault where a column is missing."""
     name = session_name.lower()
+    needs = {"scan": name, "rating": "cdr", "age": "age", "sex": "m/f"}
     visits = [
         Visit(
             match[1], match[0], None, read_diagnosis(row("group")) or _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED}),
             *read_person(row, "age", "m/f"),
         )
-        for table in read_clinical_tables(paths, {"scans": session_name}, cohort)["scans"]
-        for row in read_clinical_rows(table, {"scan": name, "rating": "cdr", "age": "age", "sex": "m/f"})
+        for row in read_clinical_tables(paths, cohort, {"scans": (session_name, needs)})["scans"]
         if (match := _SESSION.fullmatch(row(name)))
     ]  # fmt: skip
     return CohortTables(visits, _parse_session_path)
@@ -82,15 +78,31 @@ def _read_rating(row: Cells, below: dict[float, Diagnosis | None], name: str = "
 
 def read_oasis3(paths: Sequence[Path]) -> CohortTables:
     """Read the visits, joined over the given tables by subject and day. Raises DataFault where a column is missing."""
-    kinds = {"diagnoses": "NORMCOG", "ratings": "CDRTOT", "subjects": "AgeatEntry"}
-    tables = read_clinical_tables(paths, kinds, "OASIS-3")
-    subjects = {subject: known for table in tables["subjects"] for subject, known in _read_subjects(table).items()}
-    rated = {key: visit for table in tables["ratings"] for key, visit in _read_ratings(table, subjects).items()}
-    diagnosed = {key: found for table in tables["diagnoses"] for key, found in _read_diagnoses(table).items()}
-    visits = dict(rated)
-    for (subject, day), diagnosis in diagnosed.items():
-        visit = rated.get((subject, day)) or _begin_visit(subject, day, subjects)
-        visits[subject, day] = replace(visit, diagnosis=diagnosis or visit.diagnosis)
+    visit = {"subject": "oasisid", "day": "days_to_visit"}
+    kinds = {
+        "diagnoses": ("NORMCOG", {**visit, "normal": "normcog", "demented": "demented"}),
+        "ratings": ("CDRTOT", visit),
+        "subjects": ("AgeatEntry", {"subject": "oasisid", "age": "ageatentry"}),
+    }
+    rows = read_clinical_tables(paths, "OASIS-3", kinds)
+    subjects = {row("oasisid"): read_person(row, "ageatentry", "gender") for row in rows["subjects"]}
+
+    def begin_visit(subject: str, day: int) -> Visit:
+        age, sex, _ = subjects.get(subject, (None, None, None))
+        return Visit(subject, None, day, None, None if age is None else age + day / DAYS_PER_YEAR, sex)
+
+    visits = {}
+    for (subject, day), row in _key_rows(rows["ratings"]).items():
+        begun = begin_visit(subject, day)
+        visits[subject, day] = replace(
+            begun,
+            diagnosis=_read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot"),
+            age_years=read_age(row("age at visit")) or begun.age_years,
+            mmse=read_mmse(row("mmse")),
+        )
+    for (subject, day), row in _key_rows(rows["diagnoses"]).items():
+        known = visits.get((subject, day)) or begin_visit(subject, day)
+        visits[subject, day] = replace(known, diagnosis=_read_diagnosis(row) or known.diagnosis)
     return CohortTables(list(visits.values()), _parse_day_path)
 
 
@@ -100,49 +112,18 @@ def _parse_day_path(path: PurePosixPath) -> ScanKey | None:
     return ScanKey(subject[0], day=int(day[1]) if day else None) if subject else None
 
 
-def _read_subjects(table: Table) -> dict[str, tuple[Sex | None, float | None]]:
-    """Read sex and age at entry by subject."""
-    rows = read_clinical_rows(table, {"subject": "oasisid", "age": "ageatentry"})
-    return {row("oasisid"): (read_sex(row("gender")), read_age(row("ageatentry"))) for row in rows}
-
-
-def _begin_visit(subject: str, day: int, subjects: dict[str, tuple[Sex | None, float | None]]) -> Visit:
-    sex, age = subjects.get(subject, (None, None))
-    return Visit(subject, None, day, None, None if age is None else age + day / DAYS_PER_YEAR, sex)
-
-
-def _read_ratings(table: Table, subjects: dict[str, tuple[Sex | None, float | None]]) -> dict[tuple[str, int], Visit]:
-    visits = {}
-    for (subject, day), row in _key_rows(table).items():
-        begun = _begin_visit(subject, day, subjects)
-        visits[subject, day] = replace(
-            begun,
-            diagnosis=_read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot"),
-            age_years=read_age(row("age at visit")) or begun.age_years,
-            mmse=read_mmse(row("mmse")),
-        )
-    return visits
-
-
-def _read_diagnoses(table: Table) -> dict[tuple[str, int], Diagnosis | None]:
+def _read_diagnosis(row: Cells) -> Diagnosis | None:
+    """Read the diagnosis of form D1; None where it names none or several."""
     columns = {
         Diagnosis.NOT_DEMENTED: ("normcog",),
         Diagnosis.DEMENTIA: ("demented",),
         Diagnosis.MCI: ("mciamem", "mciaplus", "mcinon1", "mcinon2"),
     }
-
-    def diagnose(row: Cells) -> Diagnosis | None:
-        found = [name for name, own in columns.items() if any(read_number(row(column), 1, 1) for column in own)]
-        return found[0] if len(found) == 1 else None
-
-    return {key: diagnose(row) for key, row in _key_rows(table, normal="normcog", demented="demented").items()}
+    found = [name for name, own in columns.items() if any(read_number(row(column), 1, 1) for column in own)]
+    return found[0] if len(found) == 1 else None
 
 
-def _key_rows(table: Table, **needs: str) -> dict[tuple[str, int], Cells]:
+def _key_rows(rows: Sequence[Cells]) -> dict[tuple[str, int], Cells]:
     """Index the rows by (subject, day); rows without a day are left out."""
-    rows = read_clinical_rows(table, {"subject": "oasisid", "day": "days_to_visit", **needs})
-    return {
-        (row("oasisid"), round(day)): row
-        for row in rows
-        if (day := read_number(row("days_to_visit"), -1e5, 1e5)) is not None
-    }
+    days = [read_number(row("days_to_visit"), -1e5, 1e5) for row in rows]
+    return {(row("oasisid"), round(day)): row for row, day in zip(rows, days, strict=True) if day is not None}

@@ -82,37 +82,41 @@ def find_visit(key: ScanKey, visits: Sequence[Visit], max_days: int) -> Visit | 
     return f"the path does not tell which of the {len(visits)} visits of subject {key.subject} it belongs to"
 
 
-def read_clinical_tables(paths: Sequence[Path], kinds: dict[str, str], cohort: str) -> dict[str, list[Table]]:
-    """Read the tables, grouped by kind; `kinds` maps each kind to the column that identifies it, in order.
+def read_clinical_tables(
+    paths: Sequence[Path], cohort: str, kinds: Mapping[str, tuple[str, Mapping[str, str]]]
+) -> dict[str, list[Cells]]:
+    """Read the rows of the tables, grouped by kind.
 
-    Raises DataFault for every table that is of no kind.
+    `kinds` maps each kind to the column that identifies it, in order, and to its required columns, by what they hold.
+    Raises DataFault for every table that is of no kind, and for missing columns.
     """
-    tables: dict[str, list[Table]] = {kind: [] for kind in kinds}
-    faults = []
+    tables, faults = [], []
     for path in paths:
         table = read_rows(path)
-        kind = next((kind for kind, column in kinds.items() if find_column(table.columns, [column.lower()])), None)
+        kind = next((kind for kind, (column, _) in kinds.items() if find_column(table.columns, [column])), None)
         if kind is None:
-            known = ", ".join(f"{column} ({kind})" for kind, column in kinds.items())
+            known = ", ".join(f"{column} ({kind})" for kind, (column, _) in kinds.items())
             faults.append(f"{path} is no table of {cohort} that is known here: none of its columns is {known}.")
         else:
-            tables[kind].append(table)
+            tables.append((kind, table))
     if faults:
         raise DataFault(faults)
-    return tables
+    rows: dict[str, list[Cells]] = {kind: [] for kind in kinds}
+    for kind, table in tables:
+        require_columns(table, {need: [name] for need, name in kinds[kind][1].items()})
+        find = functools.cache(functools.partial(_find_column, table))
+        rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
+    return rows
 
 
-def read_clinical_rows(table: Table, needs: Mapping[str, str]) -> list[Cells]:
-    """Read the rows of a table; `needs` maps what a required column holds to its name. Raises DataFault without one."""
-    require_columns(table, {need: [name] for need, name in needs.items()})
-    find = functools.cache(lambda name: find_column(table.columns, [name]))
+def _find_column(table: Table, name: str) -> str | None:
+    return find_column(table.columns, [name])
 
-    def read_cell(row: Row, name: str) -> str:
-        column = find(name)
-        text = row.text(column).strip() if column else ""
-        return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
 
-    return [functools.partial(read_cell, row) for row in table.rows]
+def _read_cell(row: Row, find: Callable[[str], str | None], name: str) -> str:
+    column = find(name)
+    text = row.text(column).strip() if column else ""
+    return "" if text.casefold() in ("na", "n/a", "nan", "none", ".") else text
 
 
 def read_person(row: Cells, age: str, sex: str, mmse: str = "mmse") -> tuple[float | None, Sex | None, int | None]:
