@@ -18,7 +18,7 @@ from medcap_core.errors import ConfigFault, ModelFault
 from medcap_core.objective import find_ranked_score, read_objective
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.extra.bertscore import BertScorer, _find_layer
-from medcap_core.scoring.extra.radiology import build_score, pair_best
+from medcap_core.scoring.extra.radiology import build_score, keep_sentence, pair_best, score_labels
 from medcap_core.scoring.extra.rouge import compute_rouge_n
 from medcap_core.scoring.options import ScoringOptions
 from medcap_core.scoring.registry import ScoreInput, check_scores, compute_scores, list_scores, load_scores
@@ -243,6 +243,30 @@ def test_of_several_references_the_best_counts() -> None:
     assert (values.tolist(), chosen) == ([0, 4], ["a", "a b"])
     values, chosen = pair_best(captions, compare)
     assert (values.tolist(), chosen) == ([4, 4], ["a b c", "a b"])
+
+
+def test_f1_of_labels_by_hand() -> None:
+    expected = np.array([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=bool)
+    found = np.array([[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=bool)
+    values = score_labels(expected, found)
+    assert values.each.tolist() == [1 / 2, 1, 1]
+    assert values.corpus == 2 * 2 / (2 * 2 + 1 + 1)  # two labels in both, one false, one missed
+    assert values.counts is not None
+    assert values.pool is not None
+    assert values.pool(values.counts).tolist() == [2 / 4, 1, 0]  # nothing to find and nothing found is no hit
+    assert [keep_sentence(text) for text in ("", "CT", "CT.")] == ["...", "CT...", "CT."]
+
+
+@pytest.mark.parametrize("key", ["radgraph", "chexbert", "ratescore", "radcliq", "radbert_ct", "radeval_bertscore"])
+def test_a_clinical_score_lacks_its_weights_alone(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("radeval", reason="RadEval is not installed (extra radiology)")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(
+        ModelFault, match=r"cannot load it \(.*(connect|offline|download).* it needs .* in HF_HOME"
+    ) as raised:
+        check_scores(ScoringOptions((key,)))
+    assert len(raised.value.faults) == 1
 
 
 def test_scores_of_radeval() -> None:
