@@ -112,7 +112,8 @@ def compute_chexbert(captions: ScoreInput) -> ScoreValues:
         return np.array(labeler.get_labels(list(texts)), dtype=bool)
 
     def compare(references: list[str], predictions: list[str]) -> Sequence[float]:
-        return score_labels(find_labels(references), find_labels(predictions)).each.tolist()
+        each: list[float] = score_labels(find_labels(references), find_labels(predictions)).each.tolist()
+        return each
 
     _, chosen = pair_best(captions, compare)
     return score_labels(find_labels(chosen), find_labels(captions.raw_predictions))
@@ -124,7 +125,8 @@ def score_labels(expected: NDArray[np.bool_], found: NDArray[np.bool_]) -> Score
 
     def pool(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         total = sums.sum(axis=-1)
-        return np.divide(sums[..., 0], total, out=np.zeros_like(total), where=total > 0)
+        scores: NDArray[np.float64] = np.divide(sums[..., 0], total, out=np.zeros_like(total), where=total > 0)
+        return scores
 
     return ScoreValues((expected == found).mean(axis=1), float(pool(counts.sum(axis=0))), counts, pool)
 
