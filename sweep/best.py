@@ -79,7 +79,7 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
     run or trial, or where its weights are gone.
     """
     from medcap_core.captioning import read_settings
-    from medcap_core.training.export import TRIAL_CONFIG_FILE
+    from medcap_core.training.export import TRIAL_CONFIG_FILE, export_captioner
     from sweep.report.model_card import format_model_card, hide_folders, read_architecture
 
     results = load_results(directory)
@@ -103,7 +103,13 @@ def export(directory: Path, target: Path, trial: str | None = None) -> Path:
             ignore = shutil.ignore_patterns(results.paths.best_model_trial.name)
             shutil.copytree(results.paths.best_model, partial, ignore=ignore)
         else:
-            _export_trial(results, record, partial)
+            weights = results.paths.trial(name).best_weights
+            if not weights.is_file() and record.config.freeze is not FreezeMode.ZERO_SHOT:
+                raise RunFault(
+                    f"{name} keeps no weights (it is {record.state.value}; only the best three trials keep theirs); "
+                    "export one of them, or run again with --keep-checkpoints."
+                )
+            export_captioner(record.config, weights, partial)
         config_path = partial / TRIAL_CONFIG_FILE
         values = json.loads(config_path.read_text(encoding="utf-8"))
         # Data and base models go without the folders they lie in here: an exported model is there to be shared.
@@ -129,18 +135,6 @@ def _exported_trial(results: RunResults) -> str | None:
     if not _TRIAL_NAME.fullmatch(name):
         raise RunFault(f"{path} names no trial: write the name of the one whose model lies beside it.")
     return name
-
-
-def _export_trial(results: RunResults, record: TrialRecord, target: Path) -> None:
-    from medcap_core.training.export import export_captioner
-
-    weights = results.paths.trial(record.name).best_weights
-    if not weights.is_file() and record.config.freeze is not FreezeMode.ZERO_SHOT:
-        raise RunFault(
-            f"{record.name} keeps no weights (it is {record.state.value}; only the best three trials keep theirs); "
-            "export one of them, or run again with --keep-checkpoints."
-        )
-    export_captioner(record.config, weights, target)
 
 
 def _find_trial(results: RunResults, name: str) -> TrialRecord:

@@ -272,15 +272,8 @@ def check_evaluation(
         positions = scored[: NUM_CHECK_BATCHES * config.eval_batch_size]
         split = validation.part(positions)
         started = time.monotonic()
-        job = PredictionJob(
-            "check",
-            untrained,
-            None,
-            "validation",
-            positions.tolist(),
-            build_request(objective.predictions, len(split)),
-            whole_validation=False,
-        )
+        request = build_request(objective.predictions, len(split))
+        job = PredictionJob("check", untrained, None, "validation", positions.tolist(), request, whole_validation=False)
         what = f"checking the evaluation{f' of {names[config.model]}' if names else ''}"
         if cluster.is_own and not resources.gpus_per_worker:
             view.step(what, 0, len(split))

@@ -26,7 +26,7 @@ from sweep.space.overrides import apply_overrides
 from sweep.space.points import num_trials
 from sweep.space.schema import SearchSpace
 from sweep.space.yaml_text import find_space
-from sweep.study.directory import check_root, next_run_directory
+from sweep.study.directory import check_writable, next_run_directory
 from sweep.study.mirror import check_new_place, find_run
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def run_sweep(
 def _check_place(out: str | None) -> None:
     """Raise RunFault where no run can lie where `out` says, by default in `runs/`."""
     if out is None:
-        check_root(Path("runs").resolve())
+        check_writable(Path("runs").resolve())
     else:
         check_new_place(out)
 

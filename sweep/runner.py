@@ -42,8 +42,6 @@ from sweep.tables.caption_tables import build_caption_tables, describe_blindness
 from sweep.tables.printing import print_table
 from sweep.terminal.view import SweepView
 
-EXIT_NOTE = "Interrupted; everything finished is kept. Go on with: python -m sweep.run --resume {directory}"
-
 
 class EveryTrialFailed(MedcapError):
     """No trial of the run gave a model."""
@@ -99,7 +97,8 @@ def run_study(
                     raise
                 end_run(study, view)
         except KeyboardInterrupt:
-            write_lines(terminal, EXIT_NOTE.format(directory=study.address))
+            again = f"python -m sweep.run --resume {study.address}"
+            write_lines(terminal, f"Interrupted; everything finished is kept. Go on with: {again}")
             raise
         finally:
             study.clock.stop()  # before the directory of a run that began nothing goes

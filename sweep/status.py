@@ -68,13 +68,9 @@ def read_standing(directory: Path) -> Standing:
     """Read how a run stands. Raises RunFault where `directory` is no run."""
     results = load_results(directory)
     goes_on = results.status is RunStatus.RUNNING
-    scores = [
-        (record.objective.rank(record.best_score), -record.number, record)
-        for record in results.records
-        if record.best_score is not None
-    ]
-    scores = [entry for entry in scores if entry[2].state is not TrialState.FAILED]
-    best = results.trial_of_row("best") or max(scores, default=(0.0, 0, None))[2]
+    scored = [r for r in results.records if r.best_score is not None and r.state is not TrialState.FAILED]
+    leading = max(scored, key=lambda record: record.objective.rank(record.best_score), default=None)  # earliest of ties
+    best = results.trial_of_row("best") or leading
     return Standing(
         directory=find_url(results.directory) or str(results.directory),
         name=results.space.name,

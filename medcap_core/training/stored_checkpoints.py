@@ -61,6 +61,11 @@ class StoredCheckpoints:
                     self._get(name)
             self._sent = self._stamp_all()
 
+    def fetch_best_weights(self) -> Path:
+        """Get the checkpoints, and return the file of the best epoch's weights."""
+        self.fetch()
+        return self.best_weights
+
     def after_epoch(self, report: Callable[[], None]) -> None:
         """Upload the files of an epoch, and report it.
 

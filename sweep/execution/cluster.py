@@ -66,7 +66,9 @@ def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:
     is_wanted.set()
     # Ray's processes end with the thread that has started them, so it stays until Ray is shut down.
     with ExitStack() as threads, ThreadPoolExecutor(1, thread_name_prefix="ray") as thread:
-        started = thread.submit(_join, address) if address else thread.submit(_start, threads, is_wanted)
+        started = thread.submit(
+            lambda: _join(address) if address else _describe(start_ray(threads, is_wanted), is_own=True)
+        )
         try:
             yield started
         finally:
@@ -80,14 +82,11 @@ def find_address(address: str | None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _start(threads: ExitStack, is_wanted: Event) -> ClusterInfo:
-    return _describe(start_ray(threads, is_wanted), is_own=True)
-
-
 def _describe(dashboard_url: str | None, *, is_own: bool) -> ClusterInfo:
+    asks_for_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     return ClusterInfo(
         dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
-        sign_in=_describe_sign_in(),
+        sign_in="token: `ray get-auth-token`" if asks_for_token else None,
         nodes=tuple(node for node in list_nodes() if node.is_alive),
         is_own=is_own,
     )
@@ -133,13 +132,6 @@ def _probe(address: str) -> None:
         raise TimeoutError(f"no answer in {SECONDS_TO_JOIN:.0f} s") from error
 
 
-def _describe_sign_in() -> str | None:
-    """Describe how to sign in on a dashboard that asks for a token."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return None
-    return "token: `ray get-auth-token`"
-
-
 @dataclass(frozen=True)
 class TrialResources:
     """CPUs and GPUs of each worker of a trial, the number of trials at once, and the nodes that run none, by id."""
@@ -182,9 +174,9 @@ def choose_resources(
     if wanted.cpus_per_trial != "auto":
         limits.append(int(cluster_cpus / wanted.cpus_per_trial))
     at_once = max(1, min(limits))
-    cpus = (
-        _share_of_cores(cluster_cpus / at_once, workers) if wanted.cpus_per_trial == "auto" else wanted.cpus_per_trial
-    )
+    share = cluster_cpus / at_once  # in whole cores where there is one for each worker
+    even = float(int(share)) if share >= workers else share
+    cpus = even if wanted.cpus_per_trial == "auto" else wanted.cpus_per_trial
     if cpus > cluster_cpus:
         raise RunFault(f"resources.cpus_per_trial {cpus:g} exceeds the {cluster_cpus:g} CPUs there are; lower it.")
     cpus_per_worker = cpus if workers == 1 else (cpus - DRIVER_CPUS) / workers
@@ -224,8 +216,3 @@ def _fit_to_nodes(nodes: Sequence[NodeSize], cpus: float, gpus: float, wanted: R
 def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
     """Return the resources of one worker in Ray's terms."""
     return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-
-
-def _share_of_cores(share: float, workers: int) -> float:
-    """Return whole cores for each trial where there is one for each worker, else an even share."""
-    return float(int(share)) if share >= workers else share

@@ -17,7 +17,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
-from medcap_core.errors import RunFault
+from medcap_core.errors import RunFault, first_line
 from sweep.process.log_target import LogTarget
 from sweep.study.record import EPOCH_FIELDS
 from sweep.study.study import Study
@@ -80,8 +80,7 @@ class ExperimentLog(Callback):
             self.show(f"--log-to {self._describe(error)}; the run goes on without it.")
 
     def _describe(self, error: Exception) -> str:
-        first_line = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
-        return f"{self.target.value}: {textwrap.shorten(first_line, 300)}"
+        return f"{self.target.value}: {textwrap.shorten(first_line(error).rstrip('. '), 300)}"
 
 
 class TensorBoardLogger(LoggerCallback):

@@ -15,7 +15,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import Positions
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import SplitName
-from medcap_core.errors import MedcapError, RunFault
+from medcap_core.errors import MedcapError, RunFault, first_line
 from medcap_core.inference.generation import ImagePrediction, Request, generate_predictions
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import load_geometry, load_trial_captioner
@@ -26,7 +26,7 @@ from medcap_core.training.export import load_trained_captioner
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from medcap_core.training.trial import name_memory_faults
 from sweep.execution.cluster import TrialResources
-from sweep.execution.nodes import keep_off
+from sweep.execution.nodes import is_one_machine, keep_off
 
 MOST_RETRIES = 2
 MOST_IMAGES_HERE = 1000
@@ -64,7 +64,7 @@ def predict_split(
     jobs: Sequence[PredictionJob], resources: TrialResources, progress: Progress, what: str
 ) -> dict[str, list[ImagePrediction]]:
     """Predict what every job asks, by job name, in the order of its positions."""
-    if not resources.gpus_per_worker and _is_one_machine() and _is_little_work(jobs):
+    if not resources.gpus_per_worker and is_one_machine() and _is_little_work(jobs):
         return _predict_all_here(jobs, progress, what)
     return share_out(jobs, resources, progress, what)
 
@@ -91,12 +91,9 @@ def share_out(
     shards_per_device = 1 if resources.gpus_per_worker else SHARDS_PER_DEVICE
     pending: dict[Any, tuple[str, np.ndarray]] = {}
     for job in jobs:
-        num_shards = max(
-            1, min(num_devices * shards_per_device, math.ceil(len(job.positions) / job.config.eval_batch_size))
-        )
-        for shard in np.array_split(np.arange(len(job.positions)), num_shards):
-            task = run.remote(job, shard, resources.cpus_per_worker)
-            pending[task] = (job.name, shard)
+        most = max(1, math.ceil(len(job.positions) / job.config.eval_batch_size))
+        for shard in np.array_split(np.arange(len(job.positions)), min(num_devices * shards_per_device, most)):
+            pending[run.remote(job, shard, resources.cpus_per_worker)] = (job.name, shard)
     found: dict[str, dict[int, ImagePrediction]] = {job.name: {} for job in jobs}
     total = sum(len(job.positions) for job in jobs)
     while pending:
@@ -105,10 +102,6 @@ def share_out(
         found[name].update(zip(shard.tolist(), _fetch(task), strict=True))
         progress(what, sum(map(len, found.values())), total)
     return {name: [part[index] for index in range(len(part))] for name, part in found.items()}
-
-
-def _is_one_machine() -> bool:
-    return len([node for node in ray.nodes() if node["Alive"]]) == 1
 
 
 def _predict_all_here(jobs: Sequence[PredictionJob], progress: Progress, what: str) -> dict[str, list[ImagePrediction]]:
@@ -127,18 +120,16 @@ def _predict_all_here(jobs: Sequence[PredictionJob], progress: Progress, what: s
 def _fetch(task: "ray.ObjectRef[list[ImagePrediction]]") -> list[ImagePrediction]:
     """Return what a task predicted; a fault of the user's or of the model is raised as it was there."""
     try:
-        found: list[ImagePrediction] = ray.get(task)
+        return ray.get(task)
     except RayTaskError as error:
         if isinstance(error.cause, MedcapError):
             raise error.cause from error
         raise
     except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise RunFault(
-            f"The process that shows images to a model died {MOST_RETRIES + 1} times ({reason}); if memory ran out, "
-            "give the run fewer processes by --max-concurrent, then go on by --resume."
+            f"The process that shows images to a model died {MOST_RETRIES + 1} times ({first_line(error)}); if memory "
+            "ran out, give the run fewer processes by --max-concurrent, then go on by --resume."
         ) from error
-    return found
 
 
 def _predict_shard(job: PredictionJob, shard: Positions, num_threads: float) -> list[ImagePrediction]:
@@ -146,14 +137,6 @@ def _predict_shard(job: PredictionJob, shard: Positions, num_threads: float) -> 
     set_up_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
     return predict_here(job, shard)
-
-
-def _get_weights(job: PredictionJob) -> Path | None:
-    if job.url is None or job.weights is None:
-        return job.weights
-    stored = StoredCheckpoints(job.url, job.name)
-    stored.fetch()
-    return stored.best_weights
 
 
 def predict_here(
@@ -164,7 +147,10 @@ def predict_here(
     Raises OutOfMemory.
     """
     with name_memory_faults(job.config):
-        captioner = load_trained_captioner(job.config, _get_weights(job))
+        weights = job.weights
+        if job.url and weights:
+            weights = StoredCheckpoints(job.url, job.name).fetch_best_weights()
+        captioner = load_trained_captioner(job.config, weights)
         data = prepare_data(job.config, captioner.geometry, splits=(job.split,), whole_validation=job.whole_validation)
         shard = np.arange(len(job.positions)) if shard is None else shard
         split = data.splits[job.split].part(np.array(job.positions)[shard])

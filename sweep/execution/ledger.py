@@ -119,13 +119,9 @@ class Ledger:
             self.study.requeue(name)
         self.refresh()
 
-    def list_avoided_nodes(self, name: str) -> tuple[str, ...]:
-        """List the nodes that a trial keeps off, by id."""
+    def list_avoided_nodes(self, name: str = "") -> tuple[str, ...]:
+        """List the nodes that a trial keeps off, by id; without a name those that are to run nothing more."""
         return tuple(self.moves.list_avoided(name, list_nodes()))
-
-    def list_unfit_nodes(self) -> tuple[str, ...]:
-        """List the nodes that are to run nothing more, by id."""
-        return tuple(self.moves.list_avoided("", list_nodes()))
 
     def stop_unfinished(self) -> None:
         """Mark unfinished trials as stopped, for a resume."""

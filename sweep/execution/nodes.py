@@ -65,6 +65,11 @@ def list_nodes() -> list[NodeSize]:
     ]
 
 
+def is_one_machine() -> bool:
+    """Return whether a single node is alive."""
+    return len([node for node in ray.nodes() if node["Alive"]]) == 1
+
+
 def keep_off(node_ids: Sequence[str]) -> dict[str, str]:
     """Return the label selector that keeps work off nodes; empty where there are none to keep off."""
     return {NODE_LABEL: f"!in({','.join(sorted(node_ids))})"} if node_ids else {}

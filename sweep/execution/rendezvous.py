@@ -19,13 +19,14 @@ from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig
 
+from sweep.execution.nodes import is_one_machine
+
 SECONDS_TO_LEAVE = 30.0
 
 
 def choose_torch_config(backend: str) -> TorchConfig:
     """Choose a file where Ray has one node, TCP where workers may lie on several."""
-    is_alone = sum(node["Alive"] for node in ray.nodes()) == 1
-    return FileRendezvous(backend=backend) if is_alone else TorchConfig(backend=backend)
+    return FileRendezvous(backend=backend) if is_one_machine() else TorchConfig(backend=backend)
 
 
 @dataclass

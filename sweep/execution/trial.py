@@ -20,6 +20,7 @@ from medcap_core.data.remote import fetch_ahead
 from medcap_core.errors import DataFault, ModelFault, NonFiniteLoss, TrialFailure, UserFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.device import release_memory
+from medcap_core.runtime.files import replace_text
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.storage import StorageFault, working_directory
 from medcap_core.runtime.workers import current_workers
@@ -175,12 +176,8 @@ class ProgressWriter:
             return
         self.last_write = now
         set_process_title(f"{self.title} ({what})")
-        if self.path is None:
-            return
-        partial = self.path.with_suffix(".partial")
-        text = json.dumps({"what": what, "done": done, "total": total})
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path)
+        if self.path:
+            replace_text(self.path, json.dumps({"what": what, "done": done, "total": total}))
 
 
 @contextmanager

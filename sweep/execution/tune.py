@@ -28,7 +28,6 @@ from sweep.execution.trial import SCRATCH, Assignment, run_trial
 from sweep.execution.worker_group import RESERVATION, WorkerGroup
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.space.labels import short_label
-from sweep.study.record import TrialRecord
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 
@@ -71,7 +70,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
             num_samples=-1,  # a trial that is moved or tried again is one more to Tune
             max_concurrent_trials=resources.max_concurrent,
             reuse_actors=True,
-            trial_name_creator=_name_trial,
+            trial_name_creator=lambda trial: f"{trial.config['trial']} {trial.config['label']}",
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=RunConfig(
@@ -96,7 +95,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
         dashboard.close()
         ledger.stop_unfinished()
         shutil.rmtree(scratch, ignore_errors=True)
-    return replace(resources, unfit_nodes=ledger.list_unfit_nodes())
+    return replace(resources, unfit_nodes=ledger.list_avoided_nodes())
 
 
 def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
@@ -110,10 +109,6 @@ def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
     if not selector:
         return PlacementGroupFactory([bundle])
     return PlacementGroupFactory([bundle], bundle_label_selector=[selector])
-
-
-def _name_trial(trial: Trial) -> str:
-    return f"{trial.config['trial']} {trial.config['label']}"
 
 
 class NotPickled:
@@ -134,12 +129,9 @@ class StudySearcher(NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next assignment; None while a running trial may come back; Tune's marker of the end."""
         record = self.ledger.propose()
-        if record is not None:
-            return self._assign(record)
-        finished: Any = Searcher.FINISHED  # a string, though Tune declares a dict
-        return finished if self.ledger.is_idle else None
-
-    def _assign(self, record: TrialRecord) -> dict[str, Any]:
+        if record is None:
+            finished: Any = Searcher.FINISHED  # a string, though Tune declares a dict
+            return finished if self.ledger.is_idle else None
         assignment = Assignment(
             trial=record.name,
             label=short_label(record.point),

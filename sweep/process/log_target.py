@@ -16,11 +16,6 @@ class LogTarget(StrEnum):
 
 
 _PACKAGES = {LogTarget.TENSORBOARD: "tensorboardX", LogTarget.MLFLOW: "mlflow", LogTarget.WANDB: "wandb"}
-_INSTALL = {
-    LogTarget.TENSORBOARD: "tensorboardX",
-    LogTarget.MLFLOW: "-e '.[mlflow]'",
-    LogTarget.WANDB: "-e '.[wandb]'",
-}
 # Medical images and captions stay on this machine: no upload, no telemetry. The user's own values stay.
 _ENVIRONMENT = {
     LogTarget.TENSORBOARD: {},
@@ -36,9 +31,10 @@ def prepare_log(target: LogTarget) -> None:
     Raises ConfigFault where the package is not installed.
     """
     if find_spec(_PACKAGES[target]) is None:
+        wanted = "tensorboardX" if target is LogTarget.TENSORBOARD else f"-e '.[{target.value}]'"
         raise ConfigFault(
             f"--log-to {target.value} needs the package {_PACKAGES[target]}, which is not installed; get it by "
-            f"pip install {_INSTALL[target]} in the project's folder, or leave --log-to out."
+            f"pip install {wanted} in the project's folder, or leave --log-to out."
         )
     for name, value in _ENVIRONMENT[target].items():
         os.environ.setdefault(name, value)

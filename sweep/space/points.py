@@ -31,11 +31,6 @@ def encode_point(space: SearchSpace, point: Mapping[str, Value]) -> Point:
     return {name: point[knob] for knob, _, name in active_ranges(space, point) if knob in point}
 
 
-def is_complete(space: SearchSpace, point: Mapping[str, Value]) -> bool:
-    """Say whether a point has a value for every knob that is active in it."""
-    return all(knob in point for knob, _, _ in active_ranges(space, point))
-
-
 def active_ranges(space: SearchSpace, point: Mapping[str, Value]) -> Iterator[tuple[str, Range, str]]:
     """Yield each knob that is active in a point, its range and its parameter; the point may grow meanwhile."""
     for knob in order_knobs(space.search):

@@ -14,7 +14,7 @@ from sweep.space.conditions import active_range, check_conditions, fold_fixed
 from sweep.space.faults import FaultList
 from sweep.space.fields import show
 from sweep.space.labels import label_groups
-from sweep.space.points import build_config, draw_points, grid_rows, is_complete, num_trials
+from sweep.space.points import active_ranges, build_config, draw_points, grid_rows, num_trials
 from sweep.space.schema import BASELINES, SECTIONS, TOP_LEVEL_FIELDS, SearchSpace
 from sweep.space.yaml_text import load_mapping
 
@@ -214,7 +214,8 @@ def _check_configs(space: SearchSpace, where: str) -> None:
     if space.sampler == "grid":
         exact = draw_points(space, space.trials, space.seed)
     else:
-        exact = [point for point in space.first_points if is_complete(space, point)]
+        points = space.first_points
+        exact = [point for point in points if all(knob in point for knob, *_ in active_ranges(space, point))]
     faults = [fault for point in exact for fault in _find_config_faults(space, point)]
     if space.sampler != "grid":
         drawn = [_find_config_faults(space, point) for point in draw_points(space, _NUM_CHECKED_POINTS, space.seed)]

@@ -6,7 +6,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
 from medcap_core.config import absolute_if_path
 from medcap_core.objective import Objective, ObjectiveField
@@ -43,6 +43,7 @@ def _read_model(keyed: tuple[Any, Any]) -> str:
     return absolute_if_path(name)
 
 
+Place = Annotated[str, AfterValidator(absolute_if_path)]
 FirstPoint = Annotated[dict[str, FieldValue], Field(min_length=1), BeforeValidator(with_keys)]
 
 
@@ -95,8 +96,8 @@ class SearchSpace(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the sweep; its run directories begin with it."
     )
-    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set or a path.")
-    model: str = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
+    data: Place = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set or a path.")
+    model: Place = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
     models: Annotated[dict[str, Annotated[str, PlainValidator(_read_model)]], BeforeValidator(with_keys)] = Field(
         {}, description="In place of `model`: short names of several models, searched by the knob `model`."
     )
@@ -149,11 +150,11 @@ class SearchSpace(Section):
         (),
         description="Further columns of the test table: rouge1, bertscore, imageclef2026, or of an installed package.",
     )
-    bertscore_model: str = Field(
+    bertscore_model: Place = Field(
         DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
     )
     bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
-    score_models: dict[str, str] = Field(
+    score_models: dict[str, Place] = Field(
         {}, description="Models of extra scores by the score's own key: Hub models or paths."
     )
     caption_preprocessing: CaptionPreprocessing = Field(
@@ -161,16 +162,6 @@ class SearchSpace(Section):
     )
     keep_checkpoints: bool = Field(False, description="Keep the weights of every trial, not of the best three only.")
     resources: Resources = Field(Resources(), description="What one trial takes and how many trials run at once.")
-
-    @field_validator("data", "model", "bertscore_model")
-    @classmethod
-    def _resolve_path(cls, value: str) -> str:
-        return absolute_if_path(value)
-
-    @field_validator("score_models")
-    @classmethod
-    def _resolve_paths(cls, values: dict[str, str]) -> dict[str, str]:
-        return {name: absolute_if_path(value) for name, value in values.items()}
 
     @field_validator("seeds", "extra_scores")
     @classmethod

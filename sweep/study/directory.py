@@ -73,7 +73,7 @@ def check_new_directory(directory: Path) -> None:
         raise RunFault(
             f"--out {directory} is not empty; choose another, or go on with the run in it by --resume {directory}."
         )
-    _require_writable(directory, "--out ")
+    check_writable(directory, "--out ")
 
 
 def check_run_directory(paths: RunPaths) -> None:
@@ -86,12 +86,7 @@ def check_run_directory(paths: RunPaths) -> None:
             )
 
 
-def check_root(root: Path) -> None:
-    """Raise RunFault unless run directories can be made in the folder `root`, which may be absent."""
-    _require_writable(root, "")
-
-
-def _require_writable(folder: Path, flag: str) -> None:
+def check_writable(folder: Path, flag: str = "") -> None:
     """Raise RunFault unless `folder`, or the nearest one above it that is there, can hold a run: it is tried."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     where = f"{flag}{folder}" if there == folder else f"{flag}{folder}: {there}"

@@ -114,9 +114,7 @@ class LockedRun:
         """Return the weights of a trial's best epoch, got from the run's URL if it has one."""
         if self.url is None:
             return self.paths.trial(trial).best_weights
-        stored = StoredCheckpoints(self.url, trial)
-        stored.fetch()
-        return stored.best_weights
+        return StoredCheckpoints(self.url, trial).fetch_best_weights()
 
     def has_best_weights(self, trial: str) -> bool:
         """Whether the weights of a trial's best epoch are kept."""

@@ -29,7 +29,7 @@ SECONDS_BETWEEN_UPLOADS = 5.0
 
 DRIVER, _PROBE = "driver.json", ".probe"
 _OF_THIS_MACHINE = ("run.lock", "ray", "best.partial")
-_OF_TRIALS = ("checkpoints", "log.txt", "progress.json", "progress.partial")
+_OF_TRIALS = ("checkpoints", "log.txt", "progress.json")
 """What lies in a trial's folder and is stored by the trial, or by nobody."""
 _Stamp = tuple[int, int]
 

@@ -62,8 +62,7 @@ def build_proposal(
         return _take_grid_row(space, number)
     given = encode_point(space, space.first_points[number]) if number < len(space.first_points) else None
     fault: ConfigFault | None = None
-    repeat: Proposal | None = None
-    num_repeats = 0
+    repeats: list[Proposal] = []
     for attempt in range(MAX_INVALID_DRAWS):
         try:
             proposal = _draw(space, number, attempt, history, given)
@@ -72,20 +71,17 @@ def build_proposal(
             continue
         if proposal.config not in tried:
             return proposal
-        repeat = repeat or proposal
-        num_repeats += 1
-        if num_repeats == MAX_REPEATED_DRAWS:
+        repeats.append(proposal)
+        if len(repeats) == MAX_REPEATED_DRAWS:
             break
-    if repeat is not None:
-        return repeat
+    if repeats:
+        return repeats[0]
     assert fault is not None
-    raise ConfigFault(
-        (
-            f"search space {space.name}: {MAX_INVALID_DRAWS} draws for one trial were all invalid; narrow its ranges "
-            "or add conditions. The last one:",
-            *fault.faults,
-        )
+    said = (
+        f"search space {space.name}: {MAX_INVALID_DRAWS} draws for one trial were all invalid; narrow its ranges or "
+        "add conditions. The last one:"
     )
+    raise ConfigFault((said, *fault.faults))
 
 
 def score_failures(history: Sequence[FrozenTrial], at_fault: Collection[int]) -> list[FrozenTrial]:

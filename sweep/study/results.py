@@ -21,13 +21,11 @@ from sweep.space.schema import SearchSpace
 from sweep.study.directory import check_no_pipes, find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance
-from sweep.study.record import TrialRecord, TrialState, rank_for_choice
+from sweep.study.record import NUM_CANDIDATES, TrialRecord, TrialState, rank_for_choice
 from sweep.study.stopping import read_seconds
 from sweep.study.test_results import BASELINE_ROWS, Scores, TestResults
 
 _Content = TypeVar("_Content")
-NUM_LEADING = 3
-"""Number of leading trials whose captions are compared."""
 
 
 class RunStatus(StrEnum):
@@ -116,7 +114,7 @@ def load_results(directory: Path) -> RunResults:
     provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
     records = [_read(TrialRecord.load, path, None, faults) for path in paths.trial_records]
     known = sorted(filter(None, records), key=lambda record: record.number)
-    leading = [record.name for record in rank_for_choice(known)[:NUM_LEADING]]
+    leading = [record.name for record in rank_for_choice(known)[:NUM_CANDIDATES]]
     read = {name: _read_table(paths.trial(name).predictions, faults, text=True) for name in leading}
     return RunResults(
         directory=paths.root,

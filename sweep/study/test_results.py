@@ -311,11 +311,7 @@ class TestResults(_Model, RunFile):
         """Scores of a row: `best`, a baseline, or a trial; None where it was not scored."""
         if row in self.trials:
             return self.trials[row]
-        return getattr(self, row) if row in ROW_FIELDS else None
-
-
-ROW_FIELDS = ("best", "zero_shot", "caption_prior", "nearest_image", "shuffled_images")
-"""Rows that stand at the top of `test_metrics.json`."""
+        return getattr(self, row) if row in ("best", *BASELINE_ROWS) else None
 
 
 def name_baseline(row: str, noun: str) -> str:

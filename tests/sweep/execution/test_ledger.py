@@ -51,12 +51,12 @@ def test_nodes_where_trials_met_faults_get_no_share_of_the_test_split(
     ledger = Ledger(study, view)
     records = [study.propose(), study.propose()]
     for record in filter(None, records):
-        assert ledger.list_unfit_nodes() == ()
+        assert ledger.list_avoided_nodes() == ()
         ledger.start(record.name)
         ledger.take_result(record.name, {PLACES: json.dumps({"worker 0": "a"})})
         ledger.take_result(record.name, describe_node_fault(DataFault("gone"), 0))
         ledger.take_death(record.name, "")
-    assert ledger.list_unfit_nodes() == ("a",)
+    assert ledger.list_avoided_nodes() == ("a",)
 
 
 def test_the_sample_of_an_epoch_is_kept_for_those_who_look(create: Callable[..., Study]) -> None:

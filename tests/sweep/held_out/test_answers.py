@@ -107,7 +107,7 @@ def answered(empty_runs: Callable[..., Study], tmp_path_factory: pytest.TempPath
     home = tmp_path_factory.mktemp("answered")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDCAP_CACHE", str(home / "cache"))
-        patch.setattr(jobs, "_is_one_machine", lambda: True)  # without Ray
+        patch.setattr(jobs, "is_one_machine", lambda: True)  # without Ray
         patch.setattr(MeteorScorer, "close", lambda _: None)  # it serves all tests here: starting it takes seconds
         asked = note_jobs(patch)
         give_data(patch, "whole", TEST)
