@@ -112,7 +112,7 @@ def run(
         )
         if dry_run and address:
             raise ConfigFault("--dry-run measures on this machine; leave --address out.")
-        earlier = _collect_earlier(resolved, warm_start) if warm_start else None
+        earlier = _collect_earlier(resolved, warm_start or ())
         if dry_run:
             _check_place(out)
             _show_plan(resolved, earlier.notes if earlier else ())
@@ -124,7 +124,9 @@ def run(
 # starts while they go on.
 
 
-def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart":
+def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart | None":
+    if not directories:
+        return None
     from sweep.study.warm_start import collect_earlier
 
     return collect_earlier(space, [find_run(str(directory)) for directory in directories])
@@ -173,7 +175,7 @@ def run_sweep(
         ],
         max_concurrent=max_concurrent,
     )
-    earlier = _collect_earlier(resolved, warm_start) if warm_start else None
+    earlier = _collect_earlier(resolved, warm_start)
     directory = _begin(resolved, None if out is None else str(out), earlier, _Start(address, ending=nullcontext))
     from sweep.study.results import load_results
 

@@ -36,16 +36,6 @@ class ClusterInfo:
     nodes: tuple[NodeSize, ...]
     is_own: bool
 
-    @property
-    def num_cpus(self) -> float:
-        """CPUs of all nodes."""
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def num_gpus(self) -> float:
-        """GPUs of all nodes."""
-        return sum(node.gpus for node in self.nodes)
-
 
 @contextmanager
 def connect(address: str | None) -> Iterator["Future[ClusterInfo]"]:

@@ -72,9 +72,7 @@ class Dashboard(Callback):
         """End what shows a trial."""
         self.board.end.options(name=f"{trial.config['trial']} ended").remote(trial.trial_id)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """End what shows a trial."""
-        self.on_trial_complete(iteration, trials, trial)
+    on_trial_error = on_trial_complete
 
     def close(self) -> None:
         """End the process of the board."""

@@ -44,7 +44,7 @@ class ExperimentLog(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Log the start of a trial in a process, for the first time or again; its parameters without paths."""
         config = trial.config
-        trial.config = leave_out_paths(config)
+        trial.config = _name_paths({name: value for name, value in config.items() if name != "directory"})
         try:
             self._pass_on("on_trial_start", iteration, trials, trial)
         finally:
@@ -126,13 +126,8 @@ class TensorBoardLogger(LoggerCallback):
         writer.close()
 
 
-def leave_out_paths(params: dict[str, Any]) -> dict[str, Any]:
-    """Return a trial's parameters without the folders of this machine; data and models go by their names alone."""
-    shown = {name: value for name, value in params.items() if name != "directory"}
-    return {name: _name_paths(value) for name, value in shown.items()}
-
-
 def _name_paths(value: Any) -> Any:
+    """Return a trial's parameters without the folders of this machine; data and models go by their names alone."""
     if isinstance(value, dict):
         return {name: _name_paths(part) for name, part in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

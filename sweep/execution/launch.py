@@ -68,15 +68,11 @@ def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: 
     """Name the machines the trials run on, and the dashboard."""
     nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
     kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
-    devices = (
-        f"{cluster.num_gpus:g} GPUs, {cluster.num_cpus:g} CPUs" if cluster.num_gpus else f"{cluster.num_cpus:g} CPUs"
-    )
+    cpus, gpus = sum(node.cpus for node in cluster.nodes), sum(node.gpus for node in cluster.nodes)
+    devices = f"{gpus:g} GPUs, {cpus:g} CPUs" if gpus else f"{cpus:g} CPUs"
     growth = [
         f"{value:g} {kind}s"
-        for kind, value, now in (
-            ("GPU", wanted.cluster_gpus, cluster.num_gpus),
-            ("CPU", wanted.cluster_cpus, cluster.num_cpus),
-        )
+        for kind, value, now in (("GPU", wanted.cluster_gpus, gpus), ("CPU", wanted.cluster_cpus, cpus))
         if value != "auto" and value > now
     ]
     if growth:

@@ -136,7 +136,7 @@ class StudySearcher(NotPickled, Searcher):
             trial=record.name,
             label=short_label(record.point),
             config=record.config.model_dump(mode="json"),
-            directory=str(self.ledger.study.trial_directory(record.name)),
+            directory=str(self.ledger.study.paths.trial(record.name).root),
             cpus_per_worker=self.resources.cpus_per_worker,
             gpus_per_worker=self.resources.gpus_per_worker,
             num_workers=self.resources.num_workers,

@@ -60,7 +60,7 @@ class Task(ABC, Generic[RowScore]):
 
     def choose_trials(self) -> dict[str, TrialRecord]:
         """Choose the best trial, those scored before, and with `test: all` every trial that succeeded, by name."""
-        tested, takes_all = self.study.tested_trials(), self.study.space.test == "all"
+        tested, takes_all = self.study.read_test_metrics().trials, self.study.space.test == "all"
         wanted = [
             record
             for record in self.study.records

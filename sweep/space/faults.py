@@ -1,7 +1,6 @@
 """The faults of a space, gathered so that all are raised at once, and what pydantic finds in sentences."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -36,10 +35,6 @@ class FaultList:
     def add_wrong(self, key: str, wrong: WrongValue) -> None:
         """Note a value that does not fit."""
         self.add(key, wrong.problem, wrong.remedy)
-
-    def add_unknown(self, key: str, name: Any, known: Iterable[str], noun: str = "key") -> None:
-        """Note a name that does not exist, with the nearest one that does."""
-        self.add_wrong(key, unknown_key(name, known, noun))
 
     def add_errors(self, error: ValidationError) -> set[tuple[str, ...]]:
         """Note what pydantic found in a space, and return where: keys of the file, or entries of its sections."""

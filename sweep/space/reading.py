@@ -12,7 +12,7 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space.conditions import active_range, check_conditions, fold_fixed
 from sweep.space.faults import FaultList
-from sweep.space.fields import show
+from sweep.space.fields import show, unknown_key
 from sweep.space.labels import label_groups
 from sweep.space.points import active_ranges, build_config, draw_points, grid_rows, num_trials
 from sweep.space.schema import BASELINES, SECTIONS, TOP_LEVEL_FIELDS, SearchSpace
@@ -110,7 +110,7 @@ def _check_models(space: SearchSpace, broken: set[str], faults: FaultList) -> No
             faults.add(f"{key}.when", "every trial has a model", "remove the condition; let others depend on the model")
         for value in item.values:
             if value not in space.models:
-                faults.add_unknown(key, value, space.models, noun="model")
+                faults.add_wrong(key, unknown_key(value, space.models, "model"))
     for alias in space.models:
         if not any(item.contains(alias) for item in ranges):
             faults.add(f"models.{alias}", "no trial uses it", "list it in search.model or remove it")
@@ -203,7 +203,7 @@ def _check_baseline(space: SearchSpace, faults: FaultList) -> None:
     # The trials of a search are not known yet, and go by number alone.
     labels = dict.fromkeys(label_groups(grid_rows(space))) if space.sampler == "grid" else ["trial_0000"]
     if space.baseline not in labels and not (is_trial and int(space.baseline[6:]) < space.trials):
-        faults.add_unknown("baseline", space.baseline, [*BASELINES, *labels], noun="row")
+        faults.add_wrong("baseline", unknown_key(space.baseline, [*BASELINES, *labels], "row"))
 
 
 def _check_configs(space: SearchSpace, where: str) -> None:

@@ -122,10 +122,6 @@ class LockedRun:
             return bool((self._mirror.storage / f"trials/{trial}/checkpoints/best").list_files())
         return self.paths.trial(trial).best_weights.is_file()
 
-    def trial_directory(self, trial: str) -> Path:
-        """Where a trial keeps its record, log and checkpoints."""
-        return self.paths.trial(trial).root
-
     def read_test_metrics(self) -> TestResults:
         """Read `test_metrics.json`; empty results where there is none yet. Raises RunFault if it is damaged."""
         return TestResults.load(self.paths.test_metrics) or TestResults()
@@ -133,10 +129,6 @@ class LockedRun:
     def write_test_metrics(self, results: TestResults) -> None:
         """Replace `test_metrics.json`."""
         results.save(self.paths.test_metrics)
-
-    def tested_trials(self) -> set[str]:
-        """Return the names of the trials that have scores on the test split."""
-        return set(self.read_test_metrics().trials)
 
     def write_best(self, record: TrialRecord) -> None:
         """Write `best.yaml`, a space file with nothing left to search."""
@@ -152,17 +144,12 @@ class LockedRun:
         write_text_atomically(self.paths.space, dump_space(self.space))
 
     def _save(self, record: TrialRecord) -> None:
-        self._write_record(record)
+        record.save(self.paths.trial(record.name).record)
         self._records[record.name] = record
         self._database.update(self.records)
         self._write_csv()
         if self._mirror:
             self._mirror.push(self.paths.trial(record.name).record)
-
-    def _write_record(self, record: TrialRecord) -> None:
-        path = self.paths.trial(record.name).record
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record.save(path)
 
     def _remove(self, path: Path) -> None:
         """Remove a file or folder that need not be there, under the run's URL too."""

@@ -93,6 +93,7 @@ class RunFile(BaseModel):
 
     def save(self, path: Path, *, exclude_unset: bool = False) -> None:
         """Replace it, with `exclude_unset` without the fields that were not given."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(path, self.model_dump(mode="json", exclude_unset=exclude_unset))
 
 

@@ -129,7 +129,7 @@ class Study(LockedRun):
                 self._mirror.storage.remove(f"trials/{record.name}/checkpoints")
             record.state, record.reason, record.epochs = TrialState.STOPPED, "failed before", []
             record.is_config_at_fault = False
-            self._write_record(record)
+            record.save(self.paths.trial(record.name).record)
         self._database.update(records)
         for record in records:
             self._records[record.name] = record
@@ -138,7 +138,7 @@ class Study(LockedRun):
             self._to_resume.append(record.name)
             if record.state is TrialState.RUNNING:
                 record.state, record.reason = TrialState.STOPPED, "cut off"
-                self._write_record(record)
+                record.save(self.paths.trial(record.name).record)
         self._write_csv()
 
     # Looking
@@ -313,7 +313,7 @@ class Study(LockedRun):
         needed = {record.name for record in rank_by_search(final)[:NUM_CANDIDATES]}
         if self.space.test == "all":
             succeeded = {record.name for record in self.records if record.state is TrialState.SUCCEEDED}
-            needed |= succeeded - self.tested_trials()
+            needed |= succeeded - self.read_test_metrics().trials.keys()
         for record in self.records:
             if not record.state.is_final:
                 continue

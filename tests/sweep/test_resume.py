@@ -66,7 +66,7 @@ def test_failed_trials_are_tried_again_when_asked_for(create: Create) -> None:
     run_one(study, 2.0)
     record = next_trial(study)
     study.report(record.name, report_of(record, 1, 1.0))
-    checkpoints = study.trial_directory(record.name) / "checkpoints"
+    checkpoints = study.paths.trial(record.name).root / "checkpoints"
     checkpoints.mkdir()
     study.finish(record.name, TrialState.FAILED, "no memory")
     study.close()

@@ -27,7 +27,7 @@ def trained(finished_run: FinishedRun) -> tuple[TrialConfig, Path]:
     """Config and weights of the best trial."""
     with Study.open(finished_run.directory) as study:
         best = study.best()[0]
-        return best.config, study.trial_directory(best.name) / "checkpoints" / "best" / "weights.safetensors"
+        return best.config, study.paths.trial(best.name).root / "checkpoints" / "best" / "weights.safetensors"
 
 
 @pytest.mark.usefixtures("local_ray")

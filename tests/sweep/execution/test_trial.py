@@ -89,7 +89,7 @@ def test_others_take_the_place_of_workers_of_which_one_was_killed(finished_run: 
     points = [{"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6}]
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=1) as study:
         with ThreadPoolExecutor(1) as beside:
-            killing = beside.submit(kill_after_an_epoch, study.trial_directory("trial_0000"))
+            killing = beside.submit(kill_after_an_epoch, study.paths.trial("trial_0000").root)
             run_search(study, TWO_WORKERS, quiet_view())
             known = killing.result()
         (record,) = study.records

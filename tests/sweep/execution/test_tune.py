@@ -61,7 +61,7 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
         {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
     ]
     with build_study(tmp_path / "run", finished_run, first_points=points, trials=3, scheduler="none") as study:
-        killed_always, killed_once = (study.trial_directory(f"trial_{number:04d}") for number in range(2))
+        killed_always, killed_once = (study.paths.trial(f"trial_{number:04d}").root for number in range(2))
         with ThreadPoolExecutor(2) as killers:
             view = quiet_view()
             killings = killers.submit(lambda: [kill_trial(killed_always) for _ in range(3)])

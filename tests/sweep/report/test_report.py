@@ -291,14 +291,14 @@ def test_every_freeze_mode_has_a_colour_of_its_own() -> None:
 def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
     study = create(fixed_length(3, trials=500, scheduler="none"))
     record, _ = run_one(study, 1.0, 2.0, 3.0)
-    text = (study.trial_directory(record.name) / "trial.json").read_text()
+    text = (study.paths.trial(record.name).root / "trial.json").read_text()
     for number in range(1, 500):
         content = json.loads(text)
         content |= {"trial": f"trial_{number:04d}", "number": number, "point": {"learning_rate": 1e-5 * 1.015**number}}
         content["config"] |= content["point"]
         for epoch in content["epochs"]:
             epoch["score"] += number / 500
-        folder = study.trial_directory(content["trial"])
+        folder = study.paths.trial(content["trial"]).root
         folder.mkdir()
         (folder / "trial.json").write_text(json.dumps(content))
     page = report_on(study.directory)

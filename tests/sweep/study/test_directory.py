@@ -28,7 +28,7 @@ def test_a_new_run_holds_space_database_and_table(tmp_path: Path) -> None:
 def test_a_relative_directory_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Study.create(Path("run"), space()) as study:
-        assert study.trial_directory("trial_0000") == tmp_path / "run" / "trials" / "trial_0000"
+        assert study.paths.trial("trial_0000").root == tmp_path / "run" / "trials" / "trial_0000"
 
 
 def test_run_directories_count_up_and_are_never_shared(tmp_path: Path) -> None:

@@ -394,13 +394,13 @@ def test_best_yaml_is_a_space_with_this_one_config(create: Create) -> None:
 
 def write_checkpoints(study: Study, trial: str) -> None:
     for name in ("last/state.safetensors", "best/weights.safetensors", "history.json"):
-        path = study.trial_directory(trial) / "checkpoints" / name
+        path = study.paths.trial(trial).root / "checkpoints" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
 def checkpoints(study: Study) -> list[list[str]]:
-    folders = [study.trial_directory(record.name) / "checkpoints" for record in study.records]
+    folders = [study.paths.trial(record.name).root / "checkpoints" for record in study.records]
     return [sorted(path.name for path in folder.iterdir()) for folder in folders]
 
 
@@ -436,7 +436,7 @@ def test_the_scores_of_the_test_split_are_kept(create: Create) -> None:
     results = TestResults(zero_shot={"CIDEr": 0.25}, num_images=7, trials={"trial_0001": {"CIDEr": 1.5}})
     study.write_test_metrics(results)
     assert study.read_test_metrics() == results
-    assert study.tested_trials() == {"trial_0001"}
+    assert study.read_test_metrics().trials.keys() == {"trial_0001"}
     content = json.loads(study.paths.test_metrics.read_text())
     assert content == {
         "zero_shot": {"CIDEr": 0.25},
