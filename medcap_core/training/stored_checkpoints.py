@@ -66,13 +66,13 @@ class StoredCheckpoints:
         self.fetch()
         return self.best_weights
 
-    def after_epoch(self, report: Callable[[], None]) -> None:
+    def after_epoch(self, report: Callable[[], None], *, beside: bool) -> None:
         """Upload the files of an epoch, and report it.
 
-        A checkpoint of at most LARGE_BYTES is there before the report. A larger one is uploaded after it, while the
-        trial goes on; the next epoch's waits for it.
+        A checkpoint of at most LARGE_BYTES is there before the report. With `beside` a larger one is uploaded after
+        it, while the trial goes on; the next epoch's waits for it.
         """
-        if sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
+        if beside and sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
             report()  # returns when the run has it on record
             self._wait()
             try:

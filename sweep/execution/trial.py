@@ -151,8 +151,10 @@ def store_epochs(
             if nodes[rank] != nodes[0]:  # else the first worker may have some of them still to upload
                 stored.free()
         return
+    # Several workers have SECONDS_TO_LEAVE when a trial is stopped, too little to upload a large checkpoint.
+    beside = assignment.num_workers == 1
     try:
-        yield lambda epoch: stored.after_epoch(lambda: report(epoch))
+        yield lambda epoch: stored.after_epoch(lambda: report(epoch), beside=beside)
     finally:
         stored.close()
 

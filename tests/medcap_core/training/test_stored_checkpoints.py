@@ -53,16 +53,16 @@ def test_a_trial_goes_on_elsewhere_from_its_last_epoch(run: Storage, on_node: No
     (first.folder / "log.txt").write_text("one\n")
     (first.checkpoints / "epochs").mkdir()
     (first.checkpoints / "epochs" / "epoch_0001.safetensors").write_text("a")  # kept, but nothing goes on from it
-    first.after_epoch(lambda: reported.append([*run.list_files()]))
+    first.after_epoch(lambda: reported.append([*run.list_files()]), beside=True)
     write_epoch(first, "ab", is_best=False)
-    first.after_epoch(lambda: None)
+    first.after_epoch(lambda: None, beside=True)
     assert [len(files) for files in reported] == [5]  # all were there before the report
     second = on_node("second")
     second.fetch()
     assert read_local(second) == {"last": "ababab", "best": "a"}
     assert (second.folder / "log.txt").read_text() == "one\n"
     write_epoch(second, "abc")
-    second.after_epoch(lambda: None)
+    second.after_epoch(lambda: None, beside=True)
     second.close()
     assert not second.checkpoints.exists()
     again = on_node("first")  # whose disk has two epochs
@@ -78,7 +78,7 @@ def test_a_node_keeps_what_it_has_of_the_same_epochs(run: Storage, on_node: Node
     node = on_node("node")
     node.fetch()
     assert read_local(node) == {"last": "ababab", "best": "ab"}
-    node.after_epoch(lambda: None)
+    node.after_epoch(lambda: None, beside=True)
     assert run.read("trials/trial_0003/checkpoints/history.json") == b'["a", "b"]'
 
 
@@ -113,7 +113,7 @@ def test_large_checkpoints_are_uploaded_after_the_report_as_they_were(
     node = on_node("node")
     reported: list[list[str]] = []
     write_epoch(node, "a", num_bytes=1000)
-    node.after_epoch(lambda: reported.append([*run.list_files()]))
+    node.after_epoch(lambda: reported.append([*run.list_files()]), beside=True)
     write_epoch(node, "ab", num_bytes=1000)  # meanwhile
     assert node._upload is not None
     node._upload.result()
@@ -122,3 +122,9 @@ def test_large_checkpoints_are_uploaded_after_the_report_as_they_were(
     assert run.read("trials/trial_0003/checkpoints/history.json") == b'["a"]'
     node.close()  # as of a trial that was stopped
     assert run.read("trials/trial_0003/checkpoints/last/checkpoint.safetensors") == b"ab" * 1000
+    several = on_node("several")
+    several.fetch()
+    write_epoch(several, "abc", num_bytes=1000)
+    several.after_epoch(lambda: reported.append([*run.list_files()]), beside=False)
+    assert len(reported[1]) == 3
+    assert run.read("trials/trial_0003/checkpoints/history.json") == b'["a", "b", "c"]'
