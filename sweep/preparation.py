@@ -37,8 +37,7 @@ from medcap_core.training.validation import (
 )
 from sweep.execution.cluster import ClusterInfo, TrialResources
 from sweep.execution.jobs import PredictionJob, predict_here, predict_split
-from sweep.space.points import draw_configs
-from sweep.space.schema import SearchSpace
+from sweep.space import SearchSpace, draw_configs
 from sweep.study.directory import show_path
 from sweep.study.provenance import (
     DataOrigin,

@@ -21,11 +21,7 @@ from medcap_core.runtime.command_line import exit_on_fault, quick_imports
 from sweep.process.environment import set_environment
 from sweep.process.interrupts import install_interrupt_handlers
 from sweep.process.log_target import LogTarget, prepare_log
-from sweep.space import build_space, load_space
-from sweep.space.overrides import apply_overrides
-from sweep.space.points import num_trials
-from sweep.space.schema import SearchSpace
-from sweep.space.yaml_text import find_space
+from sweep.space import SearchSpace, apply_overrides, build_space, find_space, load_space, num_trials
 from sweep.study.directory import check_writable, next_run_directory
 from sweep.study.mirror import check_new_place, find_run
 

@@ -28,9 +28,7 @@ from sweep.preparation import check_before_start, check_evaluation, describe_dat
 from sweep.process.log_target import LogTarget
 from sweep.process.output import redirect_output
 from sweep.report.writing import write_report
-from sweep.space.labels import short_label
-from sweep.space.points import count_most_workers, num_trials
-from sweep.space.schema import SearchSpace
+from sweep.space import SearchSpace, count_most_workers, num_trials, short_label
 from sweep.study.directory import show_path
 from sweep.study.provenance import end_provenance
 from sweep.study.record import TrialRecord, TrialState

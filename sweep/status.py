@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medcap_core.objective import ObjectiveField
 from medcap_core.runtime.command_line import exit_on_fault
-from sweep.space.labels import short_label
-from sweep.space.points import num_trials
+from sweep.space import num_trials, short_label
 from sweep.study.directory import find_url, show_run
 from sweep.study.mirror import find_run
 from sweep.study.record import TrialRecord, TrialState

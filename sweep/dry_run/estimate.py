@@ -31,8 +31,7 @@ from medcap_core.training.loop import fit
 from medcap_core.training.trial import set_up
 from sweep.dry_run.plan import CostEstimate
 from sweep.execution.cluster import TrialResources
-from sweep.space.points import build_config, draw_configs, num_trials
-from sweep.space.schema import SearchSpace
+from sweep.space import SearchSpace, build_config, draw_configs, num_trials
 from sweep.study.record import NUM_CANDIDATES
 
 NUM_DRAWS, NUM_STEPS, NUM_DECODED = 32, 4, 16

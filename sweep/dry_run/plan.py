@@ -11,10 +11,17 @@ from medcap_core.errors import ConfigFault
 from medcap_core.runtime.cache import format_size
 from medcap_core.scoring.registry import load_scores
 from sweep.execution.cluster import TrialResources
-from sweep.space.fields import show_plain
-from sweep.space.points import build_config, draw_points, num_trials
-from sweep.space.ranges import Point, Range, Value
-from sweep.space.schema import TOP_LEVEL_FIELDS, SearchSpace
+from sweep.space import (
+    TOP_LEVEL_FIELDS,
+    Point,
+    Range,
+    SearchSpace,
+    Value,
+    build_config,
+    draw_points,
+    num_trials,
+    show_plain,
+)
 from sweep.study.stopping import describe_scheduler
 
 _NUM_SAMPLES, _WIDTH = 5, 110

@@ -18,7 +18,7 @@ from medcap_core.errors import RunFault
 from sweep.execution.nodes import NodeSize, list_nodes
 from sweep.execution.ray_start import start_ray
 from sweep.process.environment import CARRIED_VARIABLES
-from sweep.space.schema import Resources
+from sweep.space import Resources
 
 PACKAGES = Path(__file__).parents[2]
 SECONDS_TO_REACH, SECONDS_TO_JOIN = 5.0, 40.0

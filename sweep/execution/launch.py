@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from sweep.execution.cluster import ClusterInfo, TrialResources, choose_resources, connect, find_address
 from sweep.execution.nodes import describe_shortage, find_unfit
 from sweep.process.interrupts import take_back_termination
-from sweep.space.points import count_most_workers, draw_configs
-from sweep.space.schema import Resources
+from sweep.space import Resources, count_most_workers, draw_configs
 
 if TYPE_CHECKING:
     from sweep.study.study import Study

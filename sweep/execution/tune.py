@@ -27,7 +27,7 @@ from sweep.execution.nodes import keep_off
 from sweep.execution.trial import SCRATCH, Assignment, run_trial
 from sweep.execution.worker_group import RESERVATION, WorkerGroup
 from sweep.process.interrupts import raise_if_interrupted
-from sweep.space.labels import short_label
+from sweep.space import short_label
 from sweep.study.study import Study
 from sweep.terminal.view import SweepView
 

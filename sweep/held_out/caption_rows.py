@@ -8,7 +8,7 @@ import pandas as pd
 
 from medcap_core.runtime.files import write_text_atomically
 from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, compare_with_blind, score_group
-from sweep.space.labels import label_groups
+from sweep.space import label_groups
 from sweep.study.study import Study
 from sweep.study.test_results import BLIND_ROWS, Comparisons, TestResults
 

@@ -28,9 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
-from sweep.space import SearchSpace, build_config, encode_point, grid_rows, num_trials, propose
-from sweep.space.overrides import adopt_changes
-from sweep.space.ranges import Point
+from sweep.space import Point, SearchSpace, adopt_changes, build_config, encode_point, grid_rows, num_trials, propose
 from sweep.study.record import TrialRecord
 
 MAX_INVALID_DRAWS = 100

@@ -24,7 +24,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective
-from sweep.space.ranges import Point
+from sweep.space import Point
 from sweep.study.paths import RunFile, describe_fault
 
 

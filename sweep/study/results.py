@@ -17,7 +17,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.records import Record
 from medcap_core.errors import RunFault
 from medcap_core.scoring.registry import STANDARD
-from sweep.space.schema import SearchSpace
+from sweep.space import SearchSpace
 from sweep.study.directory import check_no_pipes, find_holder, load_run_space
 from sweep.study.paths import RunPaths
 from sweep.study.provenance import Start, read_provenance

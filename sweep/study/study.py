@@ -11,8 +11,7 @@ from filelock import FileLock
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import write_json_atomically, write_text_atomically
-from sweep.space import SearchSpace, dump_space, num_trials
-from sweep.space.overrides import adopt_changes, change_begun
+from sweep.space import SearchSpace, adopt_changes, change_begun, dump_space, num_trials
 from sweep.study.database import build_history
 from sweep.study.directory import (
     check_new_directory,

@@ -15,10 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault, RunFault
-from sweep.space import SearchSpace, build_config, encode_point, propose
-from sweep.space.fields import show_plain
-from sweep.space.points import active_ranges
-from sweep.space.ranges import Point, Value
+from sweep.space import Point, SearchSpace, Value, active_ranges, build_config, encode_point, propose, show_plain
 from sweep.study.directory import check_no_pipes, load_run_records, load_run_space, show_path
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import read_score

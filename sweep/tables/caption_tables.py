@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 from medcap_core.scoring.published import NOTES, find_published
 from medcap_core.scoring.registry import STANDARD, load_scores
-from sweep.space.labels import short_label
+from sweep.space import short_label
 from sweep.study.results import RunResults, choose_rows
 from sweep.study.test_results import ANSWER_ROWS, BASELINE_ROWS, Comparison, Interval, name_baseline
 from sweep.tables.blocks import Column, Row, Table

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
-from sweep.space.fields import field_kind
-from sweep.space.labels import label_groups
+from sweep.space import field_kind, label_groups
 from sweep.study.provenance import ModelOrigin
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from medcap_core.objective import Objective
-from sweep.space.labels import short_label
+from sweep.space import short_label
 from sweep.study.record import TrialRecord
 
 FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
