@@ -188,9 +188,9 @@ def _check_place(out: str | None) -> None:
 
 def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", start: _Start) -> Path:
     """Run the sweep in a new directory, which is returned."""
+    _check_place(out)
     from sweep.execution.launch import launch
 
-    _check_place(out)
     with launch(start.address, space.resources, num_trials(space)) as launched, start.ending():
         console = Console()
         with console.status("Checking data and model") as status:
