@@ -20,7 +20,7 @@ from benchmarks.sweep_run import REPOSITORY, build_environment, compute_turnarou
 from benchmarks.synthetic import PHANTOM_BLIP, write_phantom_folder
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.phantoms import load_phantoms
-from medcap_core.data.sources.image_folder import read_image_folder
+from medcap_core.data.sources.tables import read_image_folder
 from medcap_core.data.stores.images import count_usable_cpus
 from medcap_core.models import load_captioner
 from medcap_core.scoring.captions import CaptionScorer

@@ -26,7 +26,7 @@ from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedData, PreparedSplit
-from medcap_core.data.sources.image_folder import read_image_folder
+from medcap_core.data.sources.tables import read_image_folder
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.inference.generation import compute_validation_loss, generate_captions
 from medcap_core.models import Captioner, load_captioner

@@ -43,7 +43,10 @@ def reading(reference: Reference) -> Iterator[None]:
     open files, network), since leaving such files out would silently change the data set.
     """
     try:
-        _require_no_pipe(reference)
+        path = getattr(reference, "path", None)
+        mode = path.stat().st_mode if isinstance(path, Path) else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading would wait for ever
+            raise UnreadableImage("a pipe or device, not a file", lasting=False)
         yield
     except MemoryError as error:
         raise _machine_fault(reference, "not enough memory") from error
@@ -53,15 +56,6 @@ def reading(reference: Reference) -> Iterator[None]:
         if number in _MACHINE_FAULTS:
             raise _machine_fault(reference, reason) from error
         raise UnreadableImage(reason, lasting=number not in _OUT_OF_REACH) from error
-
-
-def _require_no_pipe(reference: Reference) -> None:
-    """Raise UnreadableImage for a pipe, socket or device, on which reading would wait for ever."""
-    path = getattr(reference, "path", None)
-    if isinstance(path, Path):
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise UnreadableImage("a pipe or device, not a file", lasting=False)
 
 
 def _machine_fault(reference: Reference, reason: str) -> DataFault:

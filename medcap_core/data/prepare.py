@@ -106,7 +106,14 @@ def prepare_data(
     if config.drop_duplicate_train_images and "train" in prepared:
         prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
         skipped.extend(dropped)
-    _require_images(config, prepared, geometry.noun)
+    faults = [
+        f"{config.data}: the {split} split has {len(part)} usable {geometry.noun}s, but at least {_MIN_IMAGES} are "
+        f"needed: add {geometry.noun}s, or raise data_fraction or the split's cap."
+        for split, part in prepared.items()
+        if len(part) < _MIN_IMAGES
+    ]
+    if faults:
+        raise DataFault(faults)
     return PreparedData(dataset.name, dataset.kind, dataset.notes, prepared, skipped)
 
 
@@ -134,7 +141,15 @@ def judge_records(
             + (f" ({num_opened[split]:,} opened)" if num_opened[split] < len(dataset.splits[split]) else "")
             for split in SPLITS
         ]
-        raise TooManyBadRecords(_describe_bad_records(config, bad_share, of_splits, skipped), skipped)
+        listed = [f"{record.split} {record.id}: {record.reason}" for record in skipped[:_NUM_LISTED]]
+        if len(skipped) > _NUM_LISTED:
+            listed.append(f"... and {len(skipped) - _NUM_LISTED} more")
+        fault = (
+            f"{config.data}: {bad_share:.1%} of the records of all splits cannot be used ({', '.join(of_splits)}), but "
+            f"max_bad_record_share is {config.max_bad_record_share}: mend them, or raise max_bad_record_share if they "
+            "are lost for good, and give the command again."
+        )
+        raise TooManyBadRecords([fault, *listed], skipped)
     return skipped
 
 
@@ -253,28 +268,3 @@ def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_
     }
     fraction = config.data_fraction if split == "train" else 1.0
     return select_rows(len(dataset.splits[split]), fraction=fraction, cap=caps[split], seed=DATA_SEED)
-
-
-def _describe_bad_records(
-    config: TrialConfig, share: float, of_splits: Sequence[str], skipped: Sequence[SkippedRecord]
-) -> list[str]:
-    listed = [f"{record.split} {record.id}: {record.reason}" for record in skipped[:_NUM_LISTED]]
-    if len(skipped) > _NUM_LISTED:
-        listed.append(f"... and {len(skipped) - _NUM_LISTED} more")
-    return [
-        f"{config.data}: {share:.1%} of the records of all splits cannot be used ({', '.join(of_splits)}), but "
-        f"max_bad_record_share is {config.max_bad_record_share}: mend them, or raise max_bad_record_share if they are "
-        "lost for good, and give the command again.",
-        *listed,
-    ]
-
-
-def _require_images(config: TrialConfig, prepared: dict[SplitName, PreparedSplit], noun: str) -> None:
-    faults = [
-        f"{config.data}: the {split} split has {len(part)} usable {noun}s, but at least {_MIN_IMAGES} are needed: add "
-        f"{noun}s, or raise data_fraction or the split's cap."
-        for split, part in prepared.items()
-        if len(part) < _MIN_IMAGES
-    ]
-    if faults:
-        raise DataFault(faults)

@@ -4,12 +4,6 @@ All are access-controlled, so nothing here was run on the real files; each modul
 columns. Report sentences are this project's own, built from the tables' columns.
 """
 
-from medcap_core.data.cohorts.scans import (
-    COHORTS,
-    CohortScans,
-    describe_visit,
-    find_cohort_scans,
-    write_scan_table,
-)
+from medcap_core.data.cohorts.scans import COHORTS, CohortScans, describe_visit, find_cohort_scans, write_scan_table
 
 __all__ = ["COHORTS", "CohortScans", "describe_visit", "find_cohort_scans", "write_scan_table"]

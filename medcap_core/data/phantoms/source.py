@@ -41,13 +41,14 @@ class PhantomImage:
     index: int
 
     @property
-    def _key(self) -> Key:
+    def key(self) -> Key:
+        """The numbers that determine the drawing."""
         return build_key(self.domain, self.seed, SPLITS.index(self.split), self.index)
 
     def open(self) -> Image.Image:
         """Draw the image, 8-bit grayscale (mode L)."""
         with _ONE_AT_A_TIME:
-            canvas = draw_canvas(self._key)
+            canvas = draw_canvas(self.key)
         return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
 
     def fingerprint(self) -> str:
@@ -56,7 +57,7 @@ class PhantomImage:
 
     def mask(self) -> NDArray[np.bool_]:
         """Compute the finding's pixels, bool (H, W); all False in a normal image."""
-        return draw_mask(self._key)
+        return draw_mask(self.key)
 
 
 class PhantomTruth(Mapping[str, Any]):
@@ -94,7 +95,7 @@ def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | 
 
 def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Record:
     image = PhantomImage(domain, seed, split, index)
-    key = build_key(domain, seed, SPLITS.index(split), index)
+    key = image.key
     plan = build_plan(key)
     view = VIEWS[plan.view]
     size_mm = None

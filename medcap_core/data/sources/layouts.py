@@ -9,30 +9,10 @@ from medcap_core.data.grouping import describe_shared, drop_shared, find_shared,
 from medcap_core.data.records import Dataset, SkippedRecord
 from medcap_core.data.remote import fetch_data
 from medcap_core.data.scans.files import holds_dicom
-from medcap_core.data.sources.annotations import is_annotations, read_annotations
-from medcap_core.data.sources.hub import (
-    HUB_ALIASES,
-    is_hub_name,
-    is_parquet,
-    is_webdataset,
-    read_hub,
-    read_parquet,
-    read_webdataset,
-)
-from medcap_core.data.sources.image_folder import (
-    is_image_folder,
-    is_split_tables,
-    read_image_folder,
-    read_split_tables,
-)
-from medcap_core.data.sources.iu_xray import is_iu_xray, read_iu_xray
+from medcap_core.data.sources import annotations, hub, iu_xray, roco, scan_tables, tables, text_files
 from medcap_core.data.sources.reading import Reading
-from medcap_core.data.sources.roco import is_repacked_roco, is_roco, read_repacked_roco, read_roco
-from medcap_core.data.sources.rocov2 import is_rocov2, read_rocov2
 from medcap_core.data.sources.rows import is_table
-from medcap_core.data.sources.scan_tables import is_scan_table, read_scan_table
-from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns, read_table
-from medcap_core.data.sources.text_files import has_text_files, read_text_files
+from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
 from medcap_core.runtime.files import walk_folders
@@ -54,18 +34,30 @@ _PACKED_SUFFIXES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 # In this order: the repacked ROCO also holds the captions.txt of the original.
 PATH_SOURCES: tuple[PathSource, ...] = (
-    PathSource("IU X-Ray, two tables", is_iu_xray, read_iu_xray),
-    PathSource("table of scans and reports", is_scan_table, read_scan_table),
-    PathSource("table of image paths and captions", is_table, read_table, read_table),
-    PathSource("ROCOv2, Zenodo folder", is_rocov2, read_rocov2),
-    PathSource("ROCO v1, repacked with CSV files", is_repacked_roco, read_repacked_roco),
-    PathSource("ROCO v1, original layout", is_roco, read_roco),
-    PathSource("image folder with metadata files", is_image_folder, read_image_folder, read_image_folder),
-    PathSource("folder with a table for each split", is_split_tables, read_split_tables, read_split_tables),
-    PathSource("parquet files in the Hub's layout", is_parquet, read_parquet, read_parquet),
-    PathSource("WebDataset", is_webdataset, read_webdataset, read_webdataset),
-    PathSource("JSON annotations", is_annotations, read_annotations, read_annotations),
-    PathSource("images with a text file beside each", has_text_files, read_text_files),
+    PathSource("IU X-Ray, two tables", iu_xray.is_iu_xray, iu_xray.read_iu_xray),
+    PathSource("table of scans and reports", scan_tables.is_scan_table, scan_tables.read_scan_table),
+    PathSource("table of image paths and captions", is_table, tables.read_table, tables.read_table),
+    PathSource("ROCOv2, Zenodo folder", roco.is_rocov2, roco.read_rocov2),
+    PathSource("ROCO v1, repacked with CSV files", roco.is_repacked_roco, roco.read_repacked_roco),
+    PathSource("ROCO v1, original layout", roco.is_roco, roco.read_roco),
+    PathSource(
+        "image folder with metadata files",
+        tables.is_image_folder,
+        tables.read_image_folder,
+        tables.read_image_folder,
+    ),
+    PathSource(
+        "folder with a table for each split",
+        tables.is_split_tables,
+        tables.read_split_tables,
+        tables.read_split_tables,
+    ),
+    PathSource("parquet files in the Hub's layout", hub.is_parquet, hub.read_parquet, hub.read_parquet),
+    PathSource("WebDataset", hub.is_webdataset, hub.read_webdataset, hub.read_webdataset),
+    PathSource(
+        "JSON annotations", annotations.is_annotations, annotations.read_annotations, annotations.read_annotations
+    ),
+    PathSource("images with a text file beside each", text_files.has_text_files, text_files.read_text_files),
 )
 
 _LAYOUTS = (
@@ -127,9 +119,9 @@ def load_data(
 
 def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     """Return the kind of source and its records."""
-    if name_or_path in HUB_ALIASES:
-        title, name = HUB_ALIASES[name_or_path]
-        return f"{title}, Hub data set {name}", read_hub(name, own)
+    if name_or_path in hub.HUB_ALIASES:
+        title, name = hub.HUB_ALIASES[name_or_path]
+        return f"{title}, Hub data set {name}", hub.read_hub(name, own)
     path = fetch_data(name_or_path) if is_url(name_or_path) else Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
@@ -154,11 +146,11 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         if path.is_file() and path.suffix.lower() in _PACKED_SUFFIXES:
             hint = ": unpack it and give the folder"
         raise DataFault(f"{path} is no data set in a known layout{hint}; looked for {_LAYOUTS}.")
-    if is_hub_name(name_or_path):
-        return f"Hub data set {name_or_path}", read_hub(name_or_path, own)
+    if hub.is_hub_name(name_or_path):
+        return f"Hub data set {name_or_path}", hub.read_hub(name_or_path, own)
     raise DataFault(
         f"'{name_or_path}' does not exist and is no name of a data set: pass a path, phantoms, brain_phantoms, "
-        f"{', '.join(HUB_ALIASES)} or a Hub data set as owner/name."
+        f"{', '.join(hub.HUB_ALIASES)} or a Hub data set as owner/name."
     )
 
 

@@ -1,18 +1,24 @@
-"""ROCO version 1: the original layout (github razorx89/roco-dataset) and the repacked one with CSV files."""
+"""ROCO: version 1 in its original layout (github razorx89/roco-dataset) and repacked with CSV files, and version 2.
+
+ROCOv2 is read as published on Zenodo (record 10821435): `<split>_captions.csv` beside folders or archives of images.
+"""
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medcap_core.data.records import SPLITS, SplitName
 from medcap_core.data.sources.image_index import fold_name, index_images
 from medcap_core.data.sources.reading import SPLIT_SPELLINGS, Reading
 from medcap_core.data.sources.rows import read_rows
-from medcap_core.data.sources.tables import require_columns
+from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
 _PMC_ID = re.compile(r"PMC\d+")
+_DOI = re.compile(r"\b10\.\d{4,9}/\S+")
+_CAPTIONS_V2 = "{0}_captions.csv"
 _CLASS = "radiology"  # the other class, non-radiology, is never read
 
 
@@ -47,7 +53,7 @@ def read_roco(folder: Path) -> Reading:
             image = images.get(fold_name(record_id)) or images.get(fold_name(stored_name))
             truth = {"concepts": concepts[record_id]} if record_id in concepts else {}
             found = image or f"image file not found in {parent / 'images'}"
-            reading.add_found(split, record_id, found, caption, find_article(stored_name), truth)
+            reading.add_found(split, record_id, found, caption, _find_article(stored_name), truth)
     return reading
 
 
@@ -77,11 +83,67 @@ def read_repacked_roco(folder: Path) -> Reading:
             record_id, name = row.text(id_column).strip(), row.text(name_column).strip()
             lacking = f"image file '{name}' not found in {folders[split] / 'images'}"
             found = row.fault or images.get(fold_name(name), lacking)
-            reading.add_found(split, record_id, found, row.text(caption_column), find_article(name))
+            reading.add_found(split, record_id, found, row.text(caption_column), _find_article(name))
     return reading
 
 
-def find_article(text: str) -> str | None:
+def is_rocov2(folder: Path) -> bool:
+    """Check for a `<split>_captions.csv` in `folder`."""
+    return bool(_find_by_split((folder,), _CAPTIONS_V2))
+
+
+def read_rocov2(folder: Path) -> Reading:
+    """Read every split that has a captions file.
+
+    Images are `<ID>.jpg` in `<split>_images/` or `<split>/` (or a folder inside these), or in `<split>_images.zip`.
+    `<split>_concepts.csv` becomes `truth["concepts"]`, a list of UMLS CUIs, and `cui_mapping.csv`
+    `truth["concept_names"]`, their names by CUI. The article in an image's row of `license_information.csv` (a PMC id,
+    else a DOI) is its case. Raises DataFault where a split has captions but no images.
+    """
+    reading = Reading()
+    faults = []
+    for split, captions in _find_by_split((folder,), _CAPTIONS_V2).items():
+        prefix = captions.name.removesuffix("_captions.csv")
+        names = (f"{prefix}_images", prefix)
+        folders = [folder / name for name in names if (folder / name).is_dir()]
+        archives = [folder / f"{name}.zip" for name in names if (folder / f"{name}.zip").is_file()]
+        if folders or archives:
+            _read_split(reading, split, captions, (folders, archives))
+        else:
+            faults.append(
+                f"{captions} has no images beside it: looked for {prefix}_images/, {prefix}/ and {prefix}_images.zip "
+                f"in {folder}; add the images or move the captions file away."
+            )
+    if faults:
+        raise DataFault(faults)
+    return reading
+
+
+def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
+    images = index_images(*sources)
+    searched = ", ".join(path.name for path in itertools.chain(*sources))
+    cuis = _read_pairs(
+        captions.with_name(captions.name.replace("_captions", "_concepts")), {"id": ("id",), "CUIs": ("cuis", "cui")}
+    )
+    concepts = {name: [cui.strip() for cui in text.split(";") if cui.strip()] for name, text in cuis.items()}
+    articles = _read_articles(captions.with_name("license_information.csv"))
+    wanted = {"CUI": ("cui",), "name": ("canonical name", "name")}
+    names = _read_pairs(captions.with_name("cui_mapping.csv"), wanted)
+    table = read_rows(captions)
+    id_column, caption_column = require_columns(table, {"id": ("id",), "caption": ("caption",)})
+    reading.splits.setdefault(split, [])
+    for row in table.rows:
+        record_id = row.text(id_column).strip()
+        truth: dict[str, Any] = {}
+        if record_id in concepts:
+            truth["concepts"] = concepts[record_id]
+            known = {concept: names[concept] for concept in concepts[record_id] if concept in names}
+            truth |= {"concept_names": known} if known else {}
+        found = row.fault or images.get(fold_name(record_id), f"no image of that name in {searched}")
+        reading.add_found(split, record_id, found, row.text(caption_column), articles.get(record_id), truth)
+
+
+def _find_article(text: str) -> str | None:
     """Find the PMC id of an article in the name of one of its files or in an address."""
     match = _PMC_ID.search(text)
     return match[0] if match else None
@@ -120,11 +182,7 @@ def _require_image_folders(folders: list[Path]) -> None:
 
 def _read_stored_names(folder: Path) -> dict[str, str]:
     """Read the file name by ROCO id, `<PMC id>_<file name>` as in the data set's `fetch.py`."""
-    names: dict[str, str] = {}
-    if (folder / "licences.txt").is_file():
-        table = read_rows(folder / "licences.txt")
-        id_column, name_column = require_columns(table, {"id": ("roco_id",), "image": ("pmc_id",)})
-        names = {row.text(id_column).strip(): row.text(name_column).strip() for row in table.rows}
+    names = _read_pairs(folder / "licences.txt", {"id": ("roco_id",), "image": ("pmc_id",)})
     for line in _read_lines(folder / "dlinks.txt"):
         cells = line.split("\t")
         if len(cells) == 3 and ".tar.gz" in cells[1]:
@@ -150,3 +208,30 @@ def _read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataFault(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     return [line for line in content.split("\n") if line.strip()]
+
+
+def _read_articles(path: Path) -> dict[str, str]:
+    """Read the article by image id, from any cell of its row; empty without the file or its ids."""
+    if not path.is_file():
+        return {}
+    table = read_rows(path)
+    id_column = find_column(table.columns, ("id", "image_id"))
+    if id_column is None:
+        return {}
+    articles = {}
+    for row in table.rows:
+        cells = [row.text(column) for column in table.columns if column != id_column]
+        dois = [match[0].rstrip(".,;)").lower() for cell in cells if (match := _DOI.search(cell))]
+        article = next(filter(None, [*map(_find_article, cells), *dois]), None)
+        if article:
+            articles[row.text(id_column).strip()] = article
+    return articles
+
+
+def _read_pairs(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Read one column by another, given their accepted names; empty without the file."""
+    if not path.is_file():
+        return {}
+    table = read_rows(path)
+    key, value = require_columns(table, wanted)
+    return {row.text(key).strip(): row.text(value).strip() for row in table.rows}

@@ -100,8 +100,15 @@ class RowStore:
         """
         with guard_cache_writes(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / "lock")
-            self._acquire(lock, wanted, progress, what)
+            lock = filelock.FileLock(self.folder / "lock", timeout=_WAIT_SECONDS)
+            while not lock.is_locked:
+                try:
+                    lock.acquire()
+                except filelock.Timeout:
+                    self.read_status()
+                    if progress:
+                        num_done = len(wanted) - self.still_to_do(wanted).size
+                        progress(f"{what} (in another process)", num_done, len(wanted))
             try:
                 self._create_files()
                 self.read_status()
@@ -142,29 +149,16 @@ class RowStore:
                         progress(what, num_done, len(rows))
                 flush(rows_file)
                 unusable = settle_absent(absent) if absent else []
-                self._mark(status_file, chunk, set(absent), set(unusable))
+                done = dict.fromkeys(set(chunk) - set(absent), DONE)
+                self._mark(status_file, done | dict.fromkeys(unusable, UNUSABLE))
 
-    def _mark(self, status_file: BinaryIO, chunk: list[int], absent: set[int], unusable: set[int]) -> None:
-        """Mark the rows of a chunk whose content is on disk."""
-        for row in chunk:
-            if row in absent and row not in unusable:
-                continue
-            self.status[row] = UNUSABLE if row in unusable else DONE
+    def _mark(self, status_file: BinaryIO, marks: dict[int, int]) -> None:
+        """Mark rows whose content is on disk."""
+        for row, mark in marks.items():
+            self.status[row] = mark
             status_file.seek(row)
-            status_file.write(bytes([self.status[row]]))
+            status_file.write(bytes([mark]))
         flush(status_file)
-
-    def _acquire(self, lock: filelock.BaseFileLock, wanted: Rows, progress: Progress | None, what: str) -> None:
-        while True:
-            try:
-                lock.acquire(timeout=_WAIT_SECONDS)
-            except filelock.Timeout:
-                self.read_status()
-                if progress:
-                    num_done = len(wanted) - self.still_to_do(wanted).size
-                    progress(f"{what} (in another process)", num_done, len(wanted))
-            else:
-                return
 
     def _create_files(self) -> None:
         """Create the files where they are absent or of a wrong size."""
@@ -178,11 +172,8 @@ class RowStore:
                 file.truncate(num_bytes)
 
     def _has_files(self) -> bool:
-        return _has_size(self._rows_file, len(self) * self.row_bytes) and _has_size(self._status_file, len(self))
-
-
-def _has_size(path: Path, num_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == num_bytes
+        sizes = {self._rows_file: len(self) * self.row_bytes, self._status_file: len(self)}
+        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes.items())
 
 
 def flush(file: BinaryIO) -> None:
