@@ -1,7 +1,7 @@
 """The synthetic 3D data set: records of scans that are drawn when opened."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +126,7 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     phantom = BrainPhantom(cohort, seed, split, number)
     facts = build_subject(phantom.subject_key).facts
     name = f"brain-phantom-{seed}-{split}"
-    truth = {
-        "diagnosis": facts.diagnosis.value,
-        "age": facts.age,
-        "sex": facts.sex,
-        "structure": facts.shrunk_structure,
-        "side": facts.smaller_side,
-        "ventricles": facts.ventricles,
-        "hippocampi": facts.hippocampi,
-        "cortex": facts.cortex,
-        "unseen_cohort": cohort in UNSEEN_COHORTS,
-    }
+    truth = {**asdict(facts), "diagnosis": facts.diagnosis.value, "unseen_cohort": cohort in UNSEEN_COHORTS}
     return ScanRecord(
         id=f"{name}-{index:04d}",
         image=phantom,

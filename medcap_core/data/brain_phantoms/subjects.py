@@ -65,11 +65,13 @@ class Facts:
     diagnosis: Diagnosis
     age: int
     sex: Sex
+    structure: Structure
+    """The structure that has shrunk most."""
+    side: Side
+    """The side of the smaller hippocampus."""
     ventricles: Degree
     hippocampi: Degree
     cortex: Degree
-    smaller_side: Side
-    shrunk_structure: Structure
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class Subject:
             ventricles=_grade(self.ventricle_ratio, (1.35, 1.9, 2.6)),
             hippocampi=_grade(1 / hippocampi, (1 / 0.85, 1 / 0.7, 1 / 0.55)),
             cortex=_grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65)),
-            smaller_side=smaller,
-            shrunk_structure=shrunk if losses[shrunk] >= LOSS_TO_NAME else "none",
+            side=smaller,
+            structure=shrunk if losses[shrunk] >= LOSS_TO_NAME else "none",
         )
 
 

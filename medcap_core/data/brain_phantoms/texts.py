@@ -63,7 +63,7 @@ def list_words() -> list[str]:
     """All texts whose words the model's vocabulary must have whole, those of unseen cohorts not among them."""
     texts = [*FILLERS, "report: question: answer: ( ) , ."]
     for degree in DEGREES:
-        facts = Facts(Diagnosis.MCI, 70, "male", degree, degree, degree, "neither", "none")
+        facts = Facts(Diagnosis.MCI, 70, "male", "none", "neither", degree, degree, degree)
         texts += [text for question in ask(facts) for text in (question.text, question.answer)]
         texts += list_fact_words(facts, TRAINING_COHORTS[0])
     for words in (_SEXES, SIDES, STRUCTURES, (diagnosis.value for diagnosis in Diagnosis), _DIAGNOSIS_WORDS.values()):
@@ -93,8 +93,8 @@ def draw_facts(rng: np.random.Generator) -> Facts:
         ventricles=choose(DEGREES),
         hippocampi=choose(DEGREES),
         cortex=choose(DEGREES),
-        smaller_side=choose(SIDES),
-        shrunk_structure=choose(STRUCTURES),
+        side=choose(SIDES),
+        structure=choose(STRUCTURES),
     )
 
 
@@ -110,8 +110,8 @@ def list_fact_words(facts: Facts, cohort: CohortName) -> list[str]:
         f"{facts.ventricles}ventricles",
         f"{facts.hippocampi}hippocampi",
         f"{facts.cortex}cortex",
-        f"{facts.smaller_side}smaller",
-        f"{facts.shrunk_structure}shrunk",
+        f"{facts.side}smaller",
+        f"{facts.structure}shrunk",
         name_style(cohort),
     ]
 

@@ -126,7 +126,7 @@ def list_wordings(cohort: CohortName) -> list[str]:
 
 def write_report(cohort: CohortName, facts: Facts, rng: np.random.Generator) -> str:
     """Three sentences on a subject; the diagnosis is not among them."""
-    wording, side = WORDINGS[cohort], facts.smaller_side
+    wording, side = WORDINGS[cohort], facts.side
     who = wording.subject[int(rng.integers(len(wording.subject)))].format(
         age=name_decade(facts.age), person=wording.persons[facts.sex], their=_THEIR[facts.sex]
     )
@@ -143,7 +143,7 @@ def ask(facts: Facts) -> tuple[Question, ...]:
     return (
         ask_diagnosis(facts.diagnosis),
         Question("sex", SEX_QUESTION, facts.sex),
-        Question("structure", STRUCTURE_QUESTION, facts.shrunk_structure),
-        Question("side", SIDE_QUESTION, facts.smaller_side),
+        Question("structure", STRUCTURE_QUESTION, facts.structure),
+        Question("side", SIDE_QUESTION, facts.side),
         Question("ventricles", VENTRICLE_QUESTION, VENTRICLE_ANSWERS[facts.ventricles]),
     )

@@ -152,7 +152,7 @@ def test_the_truth_of_a_record_is_the_subjects(dataset: Dataset) -> None:
     subject = build_subject(record.image.subject_key)
     facts = subject.facts
     assert (record.truth["age"], record.truth["sex"]) == (subject.age, subject.sex)
-    assert [record.truth[name] for name in ("structure", "side")] == [facts.shrunk_structure, facts.smaller_side]
+    assert [record.truth[name] for name in ("structure", "side")] == [facts.structure, facts.side]
     assert [record.truth[name] for name in ("ventricles", "hippocampi", "cortex")] == [
         facts.ventricles, facts.hippocampi, facts.cortex
     ]  # fmt: skip
@@ -208,7 +208,7 @@ def test_only_what_shrinks_changes() -> None:
 )
 def test_answers_worked_out_by_hand(changes: dict[str, float], structure: str, side: str, ventricles: str) -> None:
     facts = replace(HEALTHY, **changes).facts  # type: ignore[arg-type]
-    assert (facts.shrunk_structure, facts.smaller_side, facts.ventricles) == (structure, side, ventricles)
+    assert (facts.structure, facts.side, facts.ventricles) == (structure, side, ventricles)
 
 
 def test_questions_ask_for_the_truth_and_the_diagnosis_comes_first(dataset: Dataset) -> None:

@@ -37,8 +37,8 @@ FACTS = Facts(
     ventricles="severe",
     hippocampi="normal",
     cortex="mild",
-    smaller_side="right",
-    shrunk_structure="cortex",
+    side="right",
+    structure="cortex",
 )
 
 
