@@ -1,5 +1,6 @@
 """Visits of subjects, shared by the five cohorts, and the choice of a volume's visit."""
 
+import contextlib
 import datetime
 import functools
 import re
@@ -18,8 +19,7 @@ Cells = Callable[[str], str]
 """One row: a cell by the name of its column in any case, stripped; empty for NA and where there is no such column."""
 
 _SEXES: dict[str, Sex] = {"f": "female", "female": "female", "2": "female", "m": "male", "male": "male", "1": "male"}
-_ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
-_US_DATE = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})")
+_DATES = {"%Y-%m-%d": re.compile(r"\d{4}-\d{1,2}-\d{1,2}"), "%m/%d/%Y": re.compile(r"\d{1,2}/\d{1,2}/\d{4}")}
 _BIDS_SESSION = re.compile(r"ses-M(\d{2,3})")
 _MAX_MMSE, _MAX_AGE_YEARS = 30, 120
 DAYS_PER_YEAR = 365.25
@@ -152,16 +152,11 @@ def read_sex(text: str) -> Sex | None:
 
 def read_date(text: str) -> int | None:
     """Parse a date, 2006-04-18 or 4/18/2006, to its ordinal; None for other text or an impossible date."""
-    if match := _ISO_DATE.match(text):
-        year, month, day = map(int, match.groups())
-    elif match := _US_DATE.match(text):
-        month, day, year = map(int, match.groups())
-    else:
-        return None
-    try:
-        return datetime.date(year, month, day).toordinal()
-    except ValueError:
-        return None
+    for form, pattern in _DATES.items():
+        if match := pattern.match(text):
+            with contextlib.suppress(ValueError):
+                return datetime.datetime.strptime(match[0], form).toordinal()
+    return None
 
 
 def find_scan_key(path: PurePosixPath, subject: str) -> ScanKey:

@@ -1,7 +1,6 @@
 """Records of brain scans: report, diagnosis, cohort, and questions with answers."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -40,12 +39,11 @@ _NEGATIONS = {"not", "no", "non", "without", "never", "neither", "nor", "cannot"
 _NEGATION_REACH = 4
 """Most words from a negation to the class, as in "does not appear to have dementia"."""
 
-_WORDS = sorted(
-    ((tuple(words.split()), diagnosis) for diagnosis, known in DIAGNOSIS_WORDS.items() for words in known),
-    key=lambda entry: -len(entry[0]),
-)
+_CLASSES = {words: diagnosis for diagnosis, known in DIAGNOSIS_WORDS.items() for words in known}
+_LABEL = re.compile(rf"\b({'|'.join(sorted(_CLASSES, key=len, reverse=True))})\b")  # the longest first
 _APOSTROPHES = re.compile(r"(?<=n)['’](?=t\b)")
 _TOKEN = re.compile(r"[a-z0-9]+|[.,;:!?]")
+_CLAUSE_END = re.compile(r"[.,;:!?]")
 
 
 @dataclass(frozen=True)
@@ -85,30 +83,15 @@ def read_diagnosis(words: str) -> Diagnosis | None:
     the same clause ("not demented", "no signs of dementia") gives not demented; with a negated control or MCI the whole
     text gives None.
     """
-    tokens = _TOKEN.findall(_APOSTROPHES.sub("", words.casefold()))
+    text = " ".join(_TOKEN.findall(_APOSTROPHES.sub("", words.casefold())))
     named: set[Diagnosis | None] = set()
-    clause_start = 0
-    for start, end, diagnosis in _find_classes(tokens):
-        before = tokens[max(clause_start, start - _NEGATION_REACH) : start]
-        while before and not {".", ",", ";", ":", "!", "?"}.isdisjoint(before):
-            before = before[1:]
-        is_negated = not _NEGATIONS.isdisjoint(before)
-        if is_negated:
-            named.add(Diagnosis.NOT_DEMENTED if diagnosis is Diagnosis.DEMENTIA else None)
-        else:
-            named.add(diagnosis)
-        clause_start = end
-    return named.pop() if len(named) == 1 else None
-
-
-def _find_classes(tokens: list[str]) -> Iterator[tuple[int, int, Diagnosis]]:
-    """Yield (start, end, class) for each label among the tokens, the longest match first."""
     start = 0
-    while start < len(tokens):
-        for words, diagnosis in _WORDS:
-            if tuple(tokens[start : start + len(words)]) == words:
-                yield start, start + len(words), diagnosis
-                start += len(words)
-                break
+    for match in _LABEL.finditer(text):
+        diagnosis = _CLASSES[match[0]]
+        clause = _CLAUSE_END.split(text[start : match.start()])[-1].split()
+        if _NEGATIONS.isdisjoint(clause[-_NEGATION_REACH:]):
+            named.add(diagnosis)
         else:
-            start += 1
+            named.add(Diagnosis.NOT_DEMENTED if diagnosis is Diagnosis.DEMENTIA else None)
+        start = match.end()
+    return named.pop() if len(named) == 1 else None
