@@ -4,25 +4,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medcap_core.errors import ConfigFault
 from medcap_core.objective import Objective, ObjectiveField
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL
 
-RESERVED_NAMES = frozenset(
-    {
-        "phantoms",
-        "phantoms-general",
-        "brain_phantoms",
-        "rocov2",
-        "rocov2-mini",
-        "roco",
-        "phantom-blip",
-        "medblip3d",
-        "brain-gpt2",
-    }
-)
+_DATA_NAMES = {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "rocov2-mini", "roco"}
+_MODEL_NAMES = {"phantom-blip", "medblip3d", "brain-gpt2"}
+RESERVED_NAMES = frozenset(_DATA_NAMES | _MODEL_NAMES)
 """Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
 
@@ -55,12 +45,9 @@ class LoraTargets(StrEnum):
     ATTENTION_MLP = "attention_mlp"
 
 
-def _unit(name: str) -> dict[str, JsonValue]:
-    """Return the schema entry that states the unit of a field."""
-    return {"unit": name}
-
-
-_TRAIN_THE_LANGUAGE_MODEL = (FreezeMode.FULL, FreezeMode.DECODER_ONLY)
+def _knob(default: Any, description: str, *, unit: str | None = None, **bounds: Any) -> Any:
+    """Build a field with its default, what it is for, its unit, and its bounds as pydantic names them."""
+    return Field(default, description=description, json_schema_extra={"unit": unit} if unit else None, **bounds)
 
 
 class TrialConfig(BaseModel):
@@ -72,225 +59,167 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # What is trained on what
-    data: str = Field("phantoms", min_length=1, description="Data set: a name, a Hub data set, a path or a URL.")
-    model: str = Field("phantom-blip", min_length=1, description="Base model: a name, a Hub model or a path.")
-    data_fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of the training images; a smaller share lies within each larger one."
+    data: str = _knob("phantoms", "Data set: a name, a Hub data set, a path or a URL.", min_length=1)
+    model: str = _knob("phantom-blip", "Base model: a name, a Hub model or a path.", min_length=1)
+    data_fraction: float = _knob(
+        1.0, "Share of the training images; a smaller share lies within each larger one.", gt=0, le=1
     )
-    max_train_images: int | None = Field(
-        None, ge=1, description="Cap on training images, after data_fraction.", json_schema_extra=_unit("images")
-    )
-    max_validation_images: int | None = Field(
-        None, ge=2, description="Cap on validation images during the search.", json_schema_extra=_unit("images")
-    )
-    max_test_images: int | None = Field(
-        None, ge=2, description="Cap on test images; null scores all of them.", json_schema_extra=_unit("images")
-    )
-    max_bad_record_share: float = Field(
-        0.05, ge=0, le=1, description="Share of unusable records above which a run stops."
-    )
-    image_column: str | None = Field(
-        None, min_length=1, description="Column of a table's image paths; null takes the usual names."
-    )
-    caption_column: str | None = Field(
-        None, min_length=1, description="Column of a table's captions; null takes the usual names."
-    )
-    drop_shared_cases: bool = Field(
-        False, description="Leave out training images of cases that validation or test have too."
-    )
-    drop_duplicate_train_images: bool = Field(
-        False, description="Leave out training images that validation or test hold too."
-    )
-    image_size: int | None = Field(
+    max_train_images: int | None = _knob(None, "Cap on training images, after data_fraction.", unit="images", ge=1)
+    max_validation_images: int | None = _knob(None, "Cap on validation images during the search.", unit="images", ge=2)
+    max_test_images: int | None = _knob(None, "Cap on test images; null scores all of them.", unit="images", ge=2)
+    max_bad_record_share: float = _knob(0.05, "Share of unusable records above which a run stops.", ge=0, le=1)
+    image_column: str | None = _knob(None, "Column of a table's image paths; null takes the usual names.", min_length=1)
+    caption_column: str | None = _knob(None, "Column of a table's captions; null takes the usual names.", min_length=1)
+    drop_shared_cases: bool = _knob(False, "Leave out training images of cases that validation or test have too.")
+    drop_duplicate_train_images: bool = _knob(False, "Leave out training images that validation or test hold too.")
+    image_size: int | None = _knob(
         None,
+        "Side of an image, or of the cube of a scan; null takes the model's own.",
+        unit="pixels, of scans voxels",
         ge=16,
         le=1024,
-        description="Side of an image, or of the cube of a scan; null takes the model's own.",
-        json_schema_extra=_unit("pixels, of scans voxels"),
     )
-    vision_model: str | None = Field(
-        None,
-        min_length=1,
-        description="Another vision tower for ViT-GPT2, or the 2D encoder of medblip3d: a Hub model or a path.",
+    vision_model: str | None = _knob(
+        None, "Another vision tower for ViT-GPT2, or the 2D encoder of medblip3d: a Hub model or a path.", min_length=1
     )
-    language_model: str | None = Field(
-        None,
-        min_length=1,
-        description="Language model of medblip3d: a Hub model or a path; null takes the embedded brain-gpt2.",
+    language_model: str | None = _knob(
+        None, "Language model of medblip3d: a Hub model or a path; null takes the embedded brain-gpt2.", min_length=1
     )
-    num_queries: int | None = Field(
-        None,
-        ge=1,
-        le=256,
-        description="Query tokens of medblip3d; null takes 32, or the saved model's own.",
-        json_schema_extra=_unit("tokens"),
+    num_queries: int | None = _knob(
+        None, "Query tokens of medblip3d; null takes 32, or the saved model's own.", unit="tokens", ge=1, le=256
     )
-    patch_size: int | None = Field(
-        None,
-        ge=2,
-        le=128,
-        description="Side of a 3D patch of medblip3d; null takes 32, or the saved model's own.",
-        json_schema_extra=_unit("voxels"),
+    patch_size: int | None = _knob(
+        None, "Side of a 3D patch of medblip3d; null takes 32, or the saved model's own.", unit="voxels", ge=2, le=128
     )
-    qformer_layers: int | None = Field(
+    qformer_layers: int | None = _knob(
         None,
+        "Layers of medblip3d's MedQFormer; null takes as many as the encoder has, at most 12.",
+        unit="layers",
         ge=1,
         le=48,
-        description="Layers of medblip3d's MedQFormer; null takes as many as the encoder has, at most 12.",
-        json_schema_extra=_unit("layers"),
     )
-    quantization: Literal["none", "8bit", "4bit"] = Field(
-        "none",
-        description="Quantization of the frozen language model of BLIP-2, InstructBLIP and vision-language models, on "
-        "CUDA.",
+    quantization: Literal["none", "8bit", "4bit"] = _knob(
+        "none", "Quantization of the frozen language model of BLIP-2, InstructBLIP and vision-language models, on CUDA."
     )
-    weights_dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="Type of frozen weights of models of billions of weights; auto is bf16 where precision is.",
+    weights_dtype: Literal["auto", "fp32", "bf16"] = _knob(
+        "auto", "Type of frozen weights of models of billions of weights; auto is bf16 where precision is."
     )
 
-    cache_features: bool = Field(
-        True, description="Compute the output of a frozen encoder once for each image and keep it on disk."
+    cache_features: bool = _knob(
+        True, "Compute the output of a frozen encoder once for each image and keep it on disk."
     )
-    max_feature_cache_gb: float = Field(
-        100.0, ge=0, description="Disk space of all cached features together.", json_schema_extra=_unit("GB, 1e9 bytes")
+    max_feature_cache_gb: float = _knob(
+        100.0, "Disk space of all cached features together.", unit="GB, 1e9 bytes", ge=0
     )
 
     # Which parameters are trained
-    freeze: FreezeMode = Field(FreezeMode.LORA, description="Parameters that are trained; all others are frozen.")
-    lora_rank: int = Field(8, ge=1, le=512, description="Rank of the LoRA factors.")
-    lora_alpha: float | None = Field(
-        None, gt=0, description="Numerator of the LoRA scale lora_alpha / lora_rank; null takes 2 x lora_rank."
+    freeze: FreezeMode = _knob(FreezeMode.LORA, "Parameters that are trained; all others are frozen.")
+    lora_rank: int = _knob(8, "Rank of the LoRA factors.", ge=1, le=512)
+    lora_alpha: float | None = _knob(
+        None, "Numerator of the LoRA scale lora_alpha / lora_rank; null takes 2 x lora_rank.", gt=0
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability on the input of the LoRA factors.")
-    lora_targets: LoraTargets = Field(
+    lora_dropout: float = _knob(0.0, "Dropout probability on the input of the LoRA factors.", ge=0, lt=1)
+    lora_targets: LoraTargets = _knob(
         LoraTargets.QUERY_KEY,
-        description="Linear layers of the text decoder that receive LoRA factors; self_query_key leaves out "
-        "cross-attention.",
+        "Linear layers of the text decoder that receive LoRA factors; self_query_key leaves out cross-attention.",
     )
-    lora_vision: bool = Field(False, description="Put LoRA factors on the vision tower's attention too.")
-    use_dora: bool = Field(False, description="Train the magnitude of each adapted weight beside its factors (DoRA).")
-    use_rslora: bool = Field(
-        False, description="Scale the LoRA factors by lora_alpha / sqrt(lora_rank) (rank-stabilised LoRA)."
-    )
+    lora_vision: bool = _knob(False, "Put LoRA factors on the vision tower's attention too.")
+    use_dora: bool = _knob(False, "Train the magnitude of each adapted weight beside its factors (DoRA).")
+    use_rslora: bool = _knob(False, "Scale the LoRA factors by lora_alpha / sqrt(lora_rank) (rank-stabilised LoRA).")
 
     # Optimisation
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
-    num_epochs: int = Field(
-        4, ge=1, le=1000, description="Passes over the training split.", json_schema_extra=_unit("epochs")
-    )
-    patience: int | None = Field(
+    learning_rate: float = _knob(1e-4, "Peak learning rate of AdamW.", gt=0, le=1)
+    num_epochs: int = _knob(4, "Passes over the training split.", unit="epochs", ge=1, le=1000)
+    patience: int | None = _knob(
         None,
+        "Epochs in a row without a better score after which a trial ends; null trains to the end.",
+        unit="epochs",
         ge=1,
-        description="Epochs in a row without a better score after which a trial ends; null trains to the end.",
-        json_schema_extra=_unit("epochs"),
     )
-    batch_size: int = Field(
+    batch_size: int = _knob(
         16,
+        "Images of one optimizer step, over all workers; a multiple of accumulation_steps.",
+        unit="images",
         ge=1,
         le=65536,
-        description="Images of one optimizer step, over all workers; a multiple of accumulation_steps.",
-        json_schema_extra=_unit("images"),
     )
-    accumulation_steps: int = Field(
-        1, ge=1, description="Micro-batches that one batch is split into.", json_schema_extra=_unit("micro-batches")
+    accumulation_steps: int = _knob(1, "Micro-batches that one batch is split into.", unit="micro-batches", ge=1)
+    weight_decay: float = _knob(0.05, "Weight decay of AdamW, not applied to biases and norms.", ge=0, le=1)
+    schedule: Literal["linear", "cosine"] = _knob(
+        "linear", "Decay of the learning rate after the warm-up, to zero or min_learning_rate."
     )
-    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, not applied to biases and norms.")
-    schedule: Literal["linear", "cosine"] = Field(
-        "linear", description="Decay of the learning rate after the warm-up, to zero or min_learning_rate."
+    warmup_fraction: float = _knob(0.0, "Share of all steps over which the learning rate rises from zero.", ge=0, lt=1)
+    min_learning_rate: float = _knob(0.0, "Rate that schedule cosine ends at; at most learning_rate.", ge=0, le=1)
+    vision_learning_rate: float = _knob(1.0, "Rate of the vision tower, as a factor of learning_rate.", gt=0, le=10)
+    max_grad_norm: Literal["none"] | Annotated[float, Field(gt=0)] = _knob(
+        1.0, "Norm that gradients are clipped to; none clips nothing."
     )
-    warmup_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises from zero."
+    label_smoothing: float = _knob(
+        0.1, "Label smoothing of the loss over tokens; BLIP was trained with 0.1.", ge=0, lt=1
     )
-    min_learning_rate: float = Field(
-        0.0, ge=0, le=1, description="Rate that schedule cosine ends at; at most learning_rate."
+    contrastive_weight: float = _knob(
+        1.0, "Weight of medblip3d's contrastive losses beside its loss over tokens.", ge=0
     )
-    vision_learning_rate: float = Field(
-        1.0, gt=0, le=10, description="Rate of the vision tower, as a factor of learning_rate."
-    )
-    max_grad_norm: Literal["none"] | Annotated[float, Field(gt=0)] = Field(
-        1.0, description="Norm that gradients are clipped to; none clips nothing."
-    )
-    label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="Label smoothing of the loss over tokens; BLIP was trained with 0.1."
-    )
-    contrastive_weight: float = Field(
-        1.0, ge=0, description="Weight of medblip3d's contrastive losses beside its loss over tokens."
-    )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: bool = _knob(
         False,
-        description="Compute activations again in the backward pass, for less memory; for BLIP-2, InstructBLIP and "
+        "Compute activations again in the backward pass, for less memory; for BLIP-2, InstructBLIP and "
         "vision-language models.",
     )
-    parallel: Literal["ddp", "fsdp"] = Field(
+    parallel: Literal["ddp", "fsdp"] = _knob(
         "ddp",
-        description="What each of several workers holds: the whole model (ddp), or a shard of its weights, gradients "
+        "What each of several workers holds: the whole model (ddp), or a shard of its weights, gradients "
         "and optimizer state (fsdp).",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Precision of training and generation; auto is bf16 on CUDA and fp32 on a CPU."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _knob(
+        "auto", "Precision of training and generation; auto is bf16 on CUDA and fp32 on a CPU."
     )
 
     # Captions
-    prompt: str = Field(
+    prompt: str = _knob(
         "",
-        max_length=2000,
-        description="Text that every caption begins with, masked in the labels and cut from predictions; "
+        "Text that every caption begins with, masked in the labels and cut from predictions; "
         "for InstructBLIP, BLIP-2 with FLAN-T5 and vision-language models an instruction.",
+        max_length=2000,
     )
-    max_caption_tokens: int = Field(
+    max_caption_tokens: int = _knob(
         64,
+        "Length that training captions are cut to, prompt included unless it is an instruction.",
+        unit="tokens",
         ge=4,
         le=512,
-        description="Length that training captions are cut to, prompt included unless it is an instruction.",
-        json_schema_extra=_unit("tokens"),
     )
 
     # Augmentation, in training only; no flips (side is a fact) and no crops (the finding may be at the border)
-    augment: bool = Field(False, description="Rotate training images and change their brightness at random.")
-    max_rotation_degrees: float = Field(
-        5.0, ge=0, le=15, description="Largest rotation of an augmented image.", json_schema_extra=_unit("degrees")
-    )
-    max_brightness_change: float = Field(
-        0.1, ge=0, le=0.3, description="Largest relative change of brightness of an augmented image."
+    augment: bool = _knob(False, "Rotate training images and change their brightness at random.")
+    max_rotation_degrees: float = _knob(5.0, "Largest rotation of an augmented image.", unit="degrees", ge=0, le=15)
+    max_brightness_change: float = _knob(
+        0.1, "Largest relative change of brightness of an augmented image.", ge=0, le=0.3
     )
 
     # Generation
-    num_beams: int = Field(
-        3, ge=1, le=16, description="Beams of beam search; 1 is greedy.", json_schema_extra=_unit("beams")
+    num_beams: int = _knob(3, "Beams of beam search; 1 is greedy.", unit="beams", ge=1, le=16)
+    max_new_tokens: int = _knob(48, "Longest generated caption.", unit="tokens", ge=4, le=512)
+    min_new_tokens: int = _knob(0, "Shortest generated caption; at most max_new_tokens.", unit="tokens", ge=0, le=256)
+    length_penalty: float = _knob(
+        1.0, "Exponent of the length that a beam's log-probability is divided by.", ge=-5, le=5
     )
-    max_new_tokens: int = Field(
-        48, ge=4, le=512, description="Longest generated caption.", json_schema_extra=_unit("tokens")
-    )
-    min_new_tokens: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="Shortest generated caption; at most max_new_tokens.",
-        json_schema_extra=_unit("tokens"),
-    )
-    length_penalty: float = Field(
-        1.0, ge=-5, le=5, description="Exponent of the length that a beam's log-probability is divided by."
-    )
-    early_stopping: bool = Field(
+    early_stopping: bool = _knob(
         False,
-        description="End the beam search of an image at its first num_beams finished captions; false goes on while a "
+        "End the beam search of an image at its first num_beams finished captions; false goes on while a "
         "better one may come.",
     )
-    repetition_penalty: float = Field(
-        1.0, ge=1, le=5, description="Divisor of the logits of tokens already generated; 1 is none."
-    )
-    rejoin_wordpieces: bool = Field(
+    repetition_penalty: float = _knob(1.0, "Divisor of the logits of tokens already generated; 1 is none.", ge=1, le=5)
+    rejoin_wordpieces: bool = _knob(
         True,
-        description="Write generated 'x - ray' and '3. 5 cm' as 'x-ray' and '3.5 cm', for models with BERT's tokenizer "
+        "Write generated 'x - ray' and '3. 5 cm' as 'x-ray' and '3.5 cm', for models with BERT's tokenizer "
         "(BLIP); false for comparison with published figures.",
     )
-    eval_batch_size: int = Field(
+    eval_batch_size: int = _knob(
         32,
+        "Images of a generation batch on each worker; small models on a CPU take four batches at once.",
+        unit="images",
         ge=1,
         le=4096,
-        description="Images of a generation batch on each worker; small models on a CPU take four batches at once.",
-        json_schema_extra=_unit("images"),
     )
 
     objective: ObjectiveField = Field(
@@ -298,18 +227,16 @@ class TrialConfig(BaseModel):
         description="What a trial is ranked by on validation, at its best epoch.",
         json_schema_extra={"default": "CIDEr"},
     )
-    bertscore_model: str = Field(
-        DEFAULT_BERTSCORE_MODEL, min_length=1, description="Encoder of BERTScore: a Hub model or a path."
+    bertscore_model: str = _knob(DEFAULT_BERTSCORE_MODEL, "Encoder of BERTScore: a Hub model or a path.", min_length=1)
+    bertscore_idf: bool = _knob(False, "Weigh the tokens of BERTScore by their rarity in the references.")
+    evaluate: Literal["best", "last"] = _knob(
+        "best", "Epoch that gives a trial its score and its model: the best on validation, or the last."
     )
-    bertscore_idf: bool = Field(False, description="Weigh the tokens of BERTScore by their rarity in the references.")
-    evaluate: Literal["best", "last"] = Field(
-        "best", description="Epoch that gives a trial its score and its model: the best on validation, or the last."
+    checkpoint_every_epoch: bool = _knob(
+        False, "Keep model and optimizer of every epoch, in `checkpoints/epochs/` of each trial."
     )
-    checkpoint_every_epoch: bool = Field(
-        False, description="Keep model and optimizer of every epoch, in `checkpoints/epochs/` of each trial."
-    )
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="Seed of new parameters, of the order of images, of augmentation and of dropout."
+    seed: int = _knob(
+        0, "Seed of new parameters, of the order of images, of augmentation and of dropout.", ge=0, lt=2**31
     )
 
     @field_validator("data", "model", "vision_model", "language_model", "bertscore_model")
@@ -335,7 +262,7 @@ class TrialConfig(BaseModel):
             )
         if self.min_new_tokens > self.max_new_tokens:
             faults.append(f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}")
-        if self.quantization != "none" and self.freeze in _TRAIN_THE_LANGUAGE_MODEL:
+        if self.quantization != "none" and self.freeze in (FreezeMode.FULL, FreezeMode.DECODER_ONLY):
             faults.append(
                 f"freeze {self.freeze} trains weights that quantization {self.quantization} makes untrainable; use "
                 "freeze: lora (or bridge_only), or quantization: none"
