@@ -60,7 +60,7 @@ def pretrain(
 
         checkpoints = Path(scratch) / "checkpoints"
         fit(config, data, checkpoints, show)
-        best = CheckpointFolder(checkpoints, config.objective).best_path
+        best = CheckpointFolder(checkpoints, config).best_path
         export_captioner(config.model_copy(update={"num_beams": 3}), best, out)
         (out / TRIAL_CONFIG_FILE).unlink()  # it names the scratch folder
     console.print(f"Written to {out}")

@@ -16,18 +16,18 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault, first_line
-from medcap_core.objective import Objective
 from medcap_core.runtime.files import replace_durably, write_text_atomically
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.parallel import gather_tensors, shard_like
@@ -35,26 +35,12 @@ from medcap_core.training.parallel import gather_tensors, shard_like
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class History:
-    """The complete epochs of a trial so far, and what they are ranked by."""
-
-    history: list[EpochReport] = field(default_factory=list)
-    evaluate: Literal["best", "last"] = "best"
-    objective: Objective = Objective()  # noqa: RUF009  # immutable
-
-    @property
-    def best_epoch(self) -> int:
-        """Number of the epoch that counts: of the best score, the earliest of ties, or the last; 0 without any."""
-        if self.evaluate == "last":
-            return len(self.history)
-        ranked = ((self.objective.rank(report.score), -report.epoch) for report in self.history)
-        return -max(ranked, default=(0.0, 0))[1]
-
-    def is_out_of_patience(self, patience: int | None) -> bool:
-        """Whether so many epochs have gone by without a better score."""
-        scores = [report.score for report in self.history]
-        return patience is not None and self.objective.count_since_best(scores) >= patience
+def find_best_epoch(history: Sequence[EpochReport], config: TrialConfig) -> int:
+    """Find the number of the epoch that counts: of the best score, the earliest of ties, or the last; 0 without any."""
+    if config.evaluate == "last":
+        return len(history)
+    ranked = ((config.objective.rank(report.score), -report.epoch) for report in history)
+    return -max(ranked, default=(0.0, 0))[1]
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -132,29 +118,22 @@ def load_weights(module: nn.Module, path: Path) -> None:
 class CheckpointFolder:
     """Reads and writes the checkpoints of one trial under `directory`.
 
-    `evaluate` names the epoch whose weights are in `best/`, by `objective`; with `every_epoch` each checkpoint is kept.
-    Of several workers the one that `leads` writes. What they write does not depend on their number, nor on how they
-    share the model, so any number of workers may go on from it.
+    `config` says which epoch's weights are in `best/`, and whether each checkpoint is kept. Of several workers the one
+    that `leads` writes. What they write does not depend on their number, nor on how they share the model, so any number
+    of workers may go on from it.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        objective: Objective,
-        *,
-        evaluate: Literal["best", "last"] = "best",
-        every_epoch: bool = False,
-        leads: bool = True,
-    ) -> None:
-        self.objective = objective
-        self.evaluate = evaluate
+    def __init__(self, directory: Path, config: TrialConfig, *, leads: bool = True) -> None:
+        self.config = config
         self.leads = leads
-        self.epochs_path = directory / "epochs" if every_epoch else None
+        self.epochs_path = directory / "epochs" if config.checkpoint_every_epoch else None
         self.last_path = directory / "last" / "checkpoint.safetensors"
         self.best_path = directory / "best" / "weights.safetensors"
         self.history_path = directory / "history.json"
 
-    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], done: History) -> None:
+    def save(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any], history: list[EpochReport]
+    ) -> None:
         """Write the state after an epoch, and the weights also to `best/` if it is the best epoch; on every worker."""
         tensors = {f"weights/{name}": tensor for name, tensor in trained_weights(module).items()}
         for index, state in optimizer.state_dict()["state"].items():
@@ -162,13 +141,15 @@ class CheckpointFolder:
         tensors = gather_tensors(tensors, keep=self.leads)
         if not self.leads:
             return
-        save_weights(self.last_path, tensors, {"history": _dump_history(done), "scaler": scaler})
-        self._keep_epoch(done)
-        if done.best_epoch == len(done.history):
-            self._save_best(tensors, done)
-        self._save_history(done)
+        save_weights(self.last_path, tensors, {"history": _dump(history), "scaler": scaler})
+        self._keep_epoch(len(history))
+        if find_best_epoch(history, self.config) == len(history):
+            self._save_best(tensors, len(history))
+        self._save_history(history)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler") -> History:
+    def restore(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler"
+    ) -> list[EpochReport]:
         """Load the last complete epoch, if any; safe on every worker of a trial, since nothing is written.
 
         Where it or the weights of the best epoch are damaged, as by a failing disk, that is logged, and the trial
@@ -176,15 +157,16 @@ class CheckpointFolder:
         """
         try:
             if not self.last_path.is_file():
-                return self._take_up([])
+                return []
             tensors, notes = read_weights(self.last_path)
         except DamagedCheckpoint as damage:
             log.warning("%s The trial begins anew.", damage)
-            return self._take_up([])
-        done = self._take_up([EpochReport(**report) for report in notes["history"]])
-        if done.best_epoch < len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
-            log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, done.best_epoch)
-            return self._take_up([])
+            return []
+        history = [EpochReport(**report) for report in notes["history"]]
+        best_epoch = find_best_epoch(history, self.config)
+        if best_epoch < len(history) and self._best_epoch_on_disk() != best_epoch:
+            log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, best_epoch)
+            return []
         parameters = dict(module.named_parameters())
         optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer_state: dict[int, dict[str, Tensor]] = {}
@@ -198,22 +180,22 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = shard_like(tensor, optimized[int(index)])
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(notes["scaler"])
-        return done
+        return history
 
-    def mend(self, done: History) -> None:
+    def mend(self, history: list[EpochReport]) -> None:
         """Complete the files after a kill between two writes, with the result of `restore`."""
-        if not done.history or not self.leads:
+        if not history or not self.leads:
             return
-        self._keep_epoch(done)
-        if done.best_epoch == len(done.history) and self._best_epoch_on_disk() != done.best_epoch:
-            self._save_best(read_weights(self.last_path)[0], done)
-        self._save_history(done)
+        self._keep_epoch(len(history))
+        if find_best_epoch(history, self.config) == len(history) != self._best_epoch_on_disk():
+            self._save_best(read_weights(self.last_path)[0], len(history))
+        self._save_history(history)
 
-    def _keep_epoch(self, done: History) -> None:
+    def _keep_epoch(self, epoch: int) -> None:
         """Give the last checkpoint a second name, which stays when `last/` is replaced, where every epoch is kept."""
         if self.epochs_path is None:
             return
-        path = self.epochs_path / f"epoch_{len(done.history):04d}.safetensors"
+        path = self.epochs_path / f"epoch_{epoch:04d}.safetensors"
         if path.is_file() and path.samefile(self.last_path):
             return
         self.epochs_path.mkdir(parents=True, exist_ok=True)
@@ -225,12 +207,9 @@ class CheckpointFolder:
             shutil.copyfile(self.last_path, temporary)
         replace_durably(temporary, path)
 
-    def _save_best(self, tensors: Mapping[str, Tensor], done: History) -> None:
+    def _save_best(self, tensors: Mapping[str, Tensor], epoch: int) -> None:
         weights = {name.removeprefix("weights/"): tensors[name] for name in tensors if name.startswith("weights/")}
-        save_weights(self.best_path, weights, {"epoch": done.best_epoch})
-
-    def _take_up(self, history: list[EpochReport]) -> History:
-        return History(history, self.evaluate, self.objective)
+        save_weights(self.best_path, weights, {"epoch": epoch})
 
     def _best_epoch_on_disk(self) -> int:
         try:
@@ -238,9 +217,9 @@ class CheckpointFolder:
         except DamagedCheckpoint:
             return 0
 
-    def _save_history(self, done: History) -> None:
-        write_text_atomically(self.history_path, json.dumps(_dump_history(done), indent=1))
+    def _save_history(self, history: list[EpochReport]) -> None:
+        write_text_atomically(self.history_path, json.dumps(_dump(history), indent=1))
 
 
-def _dump_history(done: History) -> list[dict[str, Any]]:
-    return [asdict(report) for report in done.history]
+def _dump(history: list[EpochReport]) -> list[dict[str, Any]]:
+    return [asdict(report) for report in history]

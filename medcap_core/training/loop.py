@@ -22,7 +22,7 @@ from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
 from medcap_core.runtime.workers import current_workers
-from medcap_core.training.checkpoint import CheckpointFolder, History
+from medcap_core.training.checkpoint import CheckpointFolder
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.parallel import whole_weights
@@ -55,35 +55,35 @@ def fit(
     """
     with name_memory_faults(config):
         trial = set_up(config, data, current_workers(), current_device(), progress)
-        folder = CheckpointFolder(
-            checkpoint_dir,
-            config.objective,
-            evaluate=config.evaluate,
-            every_epoch=config.checkpoint_every_epoch,
-            leads=trial.workers.leads,
-        )
-        done = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
-        folder.mend(done)
+        folder = CheckpointFolder(checkpoint_dir, config, leads=trial.workers.leads)
+        history = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
+        folder.mend(history)
         log.info(
             "%s: %d of %d parameters trained on %s, %d epochs done before",
             config.freeze,
             trial.tuning.trainable_parameters,
             trial.tuning.total_parameters,
             trial.device,
-            len(done.history),
+            len(history),
         )
-        for past in done.history:
+        for past in history:
             report(past)
-        while len(done.history) < trial.num_epochs and not done.is_out_of_patience(config.patience):
-            run_epoch(trial, done, progress, show_sample)
-            folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), done)
-            report(done.history[-1])
+        while len(history) < trial.num_epochs and not is_out_of_patience(history, config):
+            run_epoch(trial, history, progress, show_sample)
+            folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), history)
+            report(history[-1])
 
 
-def run_epoch(trial: Trial, done: History, progress: Progress, show_sample: ShowSample) -> None:
-    """Train one epoch, score it on validation, and add its report to `done`."""
+def is_out_of_patience(history: list[EpochReport], config: TrialConfig) -> bool:
+    """Return whether `patience` epochs in a row have gone by without a better score."""
+    scores = [report.score for report in history]
+    return config.patience is not None and config.objective.count_since_best(scores) >= config.patience
+
+
+def run_epoch(trial: Trial, history: list[EpochReport], progress: Progress, show_sample: ShowSample) -> None:
+    """Train one epoch, score it on validation, and add its report to `history`."""
     started = time.monotonic()
-    epoch = len(done.history) + 1
+    epoch = len(history) + 1
     training_loss = 0.0
     if trial.tuning.trainable_parameters:
         training_loss = train_epoch(trial, epoch, progress)
@@ -97,7 +97,7 @@ def run_epoch(trial: Trial, done: History, progress: Progress, show_sample: Show
     objective = trial.config.objective
     score = objective.combine(scores)
     peak_memory_bytes = sum(trial.workers.gather(trial.memory.sample()))
-    done.history.append(
+    history.append(
         EpochReport(
             epoch=epoch,
             num_epochs=trial.num_epochs,

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +30,6 @@ MOST_RECORDINGS = 32
 """Each recording holds a batch, and the shapes of a step are all combinations of its micro-batches' lengths."""
 
 
-class Steps(Protocol):
-    """Executes optimizer steps."""
-
-    def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """Take one step over its micro-batches; returns this worker's summed loss, () float32 on the device.
-
-        Each micro-batch's loss is a sum, divided by the `num_labels` caption tokens of the whole step over all workers,
-        so the gradient is that of one large batch, however it is split.
-        """
-
-
 class LaunchedSteps:
     """Launches each kernel singly: on CPUs, under several workers, and for rare shapes."""
 
@@ -60,7 +48,11 @@ class LaunchedSteps:
         self.num_averaged = torch.distributed.get_world_size() if is_distributed else 1
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """Take one step, see `Steps.take`."""
+        """Take one step over its micro-batches; returns this worker's summed loss, () float32 on the device.
+
+        Each micro-batch's loss is a sum, divided by the `num_labels` caption tokens of the whole step over all workers,
+        so the gradient is that of one large batch, however it is split.
+        """
         loss = self.accumulate(parts, self.num_averaged / max(num_labels, 1))
         self.update()
         return loss
@@ -111,7 +103,7 @@ class RecordedSteps:
         self.can_record = True
 
     def take(self, parts: list[MicroBatch], num_labels: int) -> Tensor:
-        """Take one step, see `Steps.take`."""
+        """Take one step, see `LaunchedSteps.take`."""
         shape = tuple((part.images.shape, part.images.dtype, *(text.shape for text in part.texts)) for part in parts)
         self.seen[shape] += 1
         has_room = self.can_record and len(self.recordings) < MOST_RECORDINGS
@@ -172,6 +164,10 @@ class RecordedSteps:
 def _side_stream() -> torch.cuda.Stream:
     """Return the only side stream of the process: cuBLAS keeps a workspace for each stream it has run on."""
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
+Steps = LaunchedSteps | RecordedSteps
+"""What executes optimizer steps."""
 
 
 def build_steps(

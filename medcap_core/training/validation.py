@@ -82,21 +82,15 @@ def compute_scores(split: PreparedSplit, texts: Sequence[str], config: TrialConf
     Records without a truth are left out. Raises ValueError where none has one.
     """
     if config.objective.predictions == "answers":
-        return {"balanced_accuracy": _compute_balanced_accuracy(split, texts)}
+        pairs = zip(map(_diagnosis_of, split.records), map(read_diagnosis, texts), strict=True)
+        known = [(truth, predicted) for truth, predicted in pairs if truth is not None]
+        score = compute_balanced_accuracy([truth for truth, _ in known], [predicted for _, predicted in known])
+        return {"balanced_accuracy": score}
     names = [score.name for score in config.objective.scores if score.predictions]
     if not names:
         return {}
     options = ScoringOptions(bertscore_model=config.bertscore_model, bertscore_idf=config.bertscore_idf)
     return CaptionScorer(split.references, options).compute(names, texts)
-
-
-def _compute_balanced_accuracy(split: PreparedSplit, answers: Sequence[str]) -> float:
-    pairs = [
-        (diagnosis, read_diagnosis(answer))
-        for record, answer in zip(split.records, answers, strict=True)
-        if (diagnosis := _diagnosis_of(record)) is not None
-    ]
-    return compute_balanced_accuracy([truth for truth, _ in pairs], [predicted for _, predicted in pairs])
 
 
 def find_scored(records: Sequence[Record], predictions: Predictions | None) -> NDArray[np.int64]:

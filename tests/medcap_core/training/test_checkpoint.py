@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
-from medcap_core.objective import Objective, read_objective
-from medcap_core.training.checkpoint import CheckpointFolder, History, load_weights, read_weights, save_weights
+from medcap_core.objective import read_objective
+from medcap_core.training.checkpoint import CheckpointFolder, find_best_epoch, load_weights, read_weights, save_weights
 from medcap_core.training.epoch_report import EpochReport
 
 
@@ -35,6 +36,9 @@ def report(epoch: int, score: float) -> EpochReport:
     )
 
 
+BY_LOSS = TrialConfig(objective=read_objective("validation_loss"))
+
+
 class Rig:
     """Two layers of which one is trained, an optimizer, and the folder they are saved to."""
 
@@ -47,8 +51,9 @@ class Rig:
         self.module["frozen"].requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(self.module["trained"].parameters(), lr=0.1, fused=True)
         self.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
-        self.folder = CheckpointFolder(directory, Objective(), evaluate=evaluate, every_epoch=every_epoch)
-        self.progress = History(evaluate=evaluate)
+        self.config = TrialConfig(evaluate=evaluate, checkpoint_every_epoch=every_epoch)
+        self.folder = CheckpointFolder(directory, self.config)
+        self.history: list[EpochReport] = []
 
     def step(self) -> torch.Tensor:
         (self.module["trained"](torch.arange(6.0).view(2, 3)) ** 2).sum().backward()
@@ -62,12 +67,12 @@ class Rig:
 
     def end_epoch(self, score: float) -> torch.Tensor:
         weight = self.step()
-        self.progress.history.append(report(len(self.progress.history) + 1, score))
-        self.folder.save(self.module, self.optimizer, self.scaler.state_dict(), self.progress)
+        self.history.append(report(len(self.history) + 1, score))
+        self.folder.save(self.module, self.optimizer, self.scaler.state_dict(), self.history)
         return weight
 
     def restore(self) -> None:
-        self.progress = self.folder.restore(self.module, self.optimizer, self.scaler)
+        self.history = self.folder.restore(self.module, self.optimizer, self.scaler)
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
@@ -85,14 +90,14 @@ def best_weight(directory: Path) -> torch.Tensor:
 )
 def test_the_best_epoch_is_the_first_of_the_highest(scores: list[float], best: int) -> None:
     reports = [report(index + 1, score) for index, score in enumerate(scores)]
-    assert History(reports).best_epoch == best
+    assert find_best_epoch(reports, TrialConfig()) == best
     losses = [replace(given, score=-given.score) for given in reports]
-    assert History(losses, objective=read_objective("validation_loss")).best_epoch == best
+    assert find_best_epoch(losses, BY_LOSS) == best
 
 
 def test_an_epoch_without_a_finite_score_is_not_the_best() -> None:
     reports = [report(1, float("nan")), report(2, 0.5), report(3, float("inf"))]
-    assert History(reports).best_epoch == History(reports, objective=read_objective("validation_loss")).best_epoch == 2
+    assert find_best_epoch(reports, TrialConfig()) == find_best_epoch(reports, BY_LOSS) == 2
 
 
 def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
     assert load_file(tmp_path / "best" / "weights.safetensors").keys() == {"trained.weight"}
     assert torch.equal(best_weight(tmp_path), weights[1])
     history = json.loads((tmp_path / "history.json").read_text())
-    assert history == [asdict(item) for item in rig.progress.history]
+    assert history == [asdict(item) for item in rig.history]
 
 
 def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> 
     rig.scaler.load_state_dict(rig.scaler.state_dict() | {"scale": 4.0, "_growth_tracker": 17})
     rig.end_epoch(0.25)
     again.restore()
-    assert again.progress.history == rig.progress.history
+    assert again.history == rig.history
     assert again.scaler.state_dict() == rig.scaler.state_dict()
     assert torch.equal(again.weight, rig.weight)
     assert [torch.equal(rig.step(), again.step()) for _ in range(3)] == [True] * 3
@@ -124,8 +129,8 @@ def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> 
 def test_restoring_writes_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.restore()
-    assert rig.progress == History()
-    rig.folder.mend(rig.progress)
+    assert rig.history == []
+    rig.folder.mend(rig.history)
     assert read_files(tmp_path) == {}
     rig.end_epoch(0.5)
     (tmp_path / "history.json").unlink()
@@ -149,7 +154,7 @@ def test_a_kill_between_the_writes_of_an_epoch_is_mended(tmp_path: Path, is_firs
             (tmp_path / name).write_bytes(older[name])
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.progress)
+    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weight)
     assert read_files(tmp_path) == whole
 
@@ -172,7 +177,7 @@ def test_best_is_left_alone_when_a_later_epoch_is_no_better(tmp_path: Path) -> N
     rig.end_epoch(0.5)
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.progress)
+    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weight)
     assert not torch.equal(best_weight(tmp_path), again.weight)
 
@@ -184,8 +189,8 @@ def test_the_last_epoch_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "best" / "weights.safetensors").unlink()  # a kill between the writes of an epoch
     again = Rig(tmp_path, evaluate="last")
     again.restore()
-    assert again.progress.best_epoch == 3
-    again.folder.mend(again.progress)
+    assert find_best_epoch(again.history, again.config) == 3
+    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weights[2])
 
 
@@ -207,7 +212,7 @@ def test_every_epoch_is_kept_whole_over_restarts(
     second.unlink()  # a kill between the writes of an epoch
     again = Rig(tmp_path, every_epoch=True)
     again.restore()
-    again.folder.mend(again.progress)
+    again.folder.mend(again.history)
     again.end_epoch(0.25)
     lasts.append(again.folder.last_path.read_bytes())
     kept = {path.name: path.read_bytes() for path in (tmp_path / "epochs").iterdir()}
@@ -272,8 +277,8 @@ def test_a_trial_with_a_damaged_checkpoint_begins_anew(
     again = Rig(tmp_path)
     before = again.weight.clone()
     again.restore()
-    again.folder.mend(again.progress)
-    assert again.progress == History()
+    again.folder.mend(again.history)
+    assert again.history == []
     assert torch.equal(again.weight, before)
     assert "begins anew" in caplog.text
     with pytest.raises(RunFault, match="damaged") if name == "best_path" else nullcontext():
