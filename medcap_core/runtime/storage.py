@@ -7,8 +7,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,29 +139,12 @@ class Storage:
         self._attempt(lambda: self._fs.get_file(self._path(name), str(partial)))
         partial.replace(local)
 
-    def get_all(self, files: Iterable[tuple[str, Path]], note: Callable[[str], None] = lambda name: None) -> None:
-        """Get several files at once; `note` is called with the name of each that is there, in this thread."""
-        with ThreadPoolExecutor(NUM_TRANSFERS, thread_name_prefix="storage") as pool:
-            transfers = [(name, pool.submit(self.get, name, local)) for name, local in files]
-            try:
-                for name, transfer in transfers:
-                    transfer.result()
-                    note(name)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
     def put_all(self, files: Iterable[tuple[Path, str]]) -> None:
         """Put several files at once, in no order; those that are gone meanwhile are left out."""
-        with ThreadPoolExecutor(NUM_TRANSFERS, thread_name_prefix="storage") as pool:
-            transfers = [pool.submit(self.put, local, name) for local, name in files]
-            try:
-                for transfer in transfers:
-                    try:
-                        transfer.result()
-                    except FileNotFoundError:
-                        continue
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with _start_transfers() as pool:
+            for transfer in [pool.submit(self.put, local, name) for local, name in files]:
+                with suppress(FileNotFoundError):
+                    transfer.result()
 
     def copy_to(self, folder: Path, files: Mapping[str, StoredFile], progress: Progress, what: str) -> None:
         """Bring the copies in `folder` up to date with `files`, by size and version; `what` names the step.
@@ -177,28 +161,23 @@ class Storage:
         if not wanted:
             return
         check_free_space(folder, sum(files[name].num_bytes for name in wanted), f"the copy of {self.url}")
-        num_done = 0
-
-        def note(name: str) -> None:
-            nonlocal num_done
-            num_done += 1
-            known[name] = files[name]
-            progress(what, num_done, len(wanted))
-            if num_done % FILES_BETWEEN_NOTES == 0:
-                _write_notes(notes, known)
-
         progress(what, 0, len(wanted))
         try:
-            self.get_all([(name, folder / name) for name in wanted], note)
+            with _start_transfers() as pool:
+                transfers = [(name, pool.submit(self.get, name, folder / name)) for name in wanted]
+                for num_done, (name, transfer) in enumerate(transfers, start=1):
+                    transfer.result()
+                    known[name] = files[name]
+                    progress(what, num_done, len(wanted))
+                    if num_done % FILES_BETWEEN_NOTES == 0:
+                        _write_notes(notes, known)
         finally:
             _write_notes(notes, known)
 
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it is there."""
-        try:
+        with suppress(FileNotFoundError):
             self._attempt(lambda: self._fs.rm(self._path(name), recursive=True))
-        except FileNotFoundError:
-            return
 
     @cached_property
     def outage(self) -> Outage:
@@ -310,6 +289,15 @@ class Storage:
                 return result
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+@contextmanager
+def _start_transfers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(NUM_TRANSFERS, thread_name_prefix="storage") as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def notes_path(folder: Path) -> Path:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -58,7 +59,8 @@ class StoredCheckpoints:
             names = [name for name in names if not name.startswith(_EPOCHS)]
             for name in [*_in_order(names), _LOG]:
                 if not (self.folder / name).is_file():
-                    self._get(name)
+                    with suppress(FileNotFoundError):  # freed meanwhile, or a trial without a log
+                        self._remote.get(name, self.folder / name)
             self._sent = self._stamp_all()
 
     def fetch_best_weights(self) -> Path:
@@ -137,12 +139,6 @@ class StoredCheckpoints:
     @property
     def _links(self) -> Path:
         return self.folder / ".uploading"
-
-    def _get(self, name: str) -> None:
-        try:
-            self._remote.get(name, self.folder / name)
-        except FileNotFoundError:  # freed meanwhile, or a trial without a log
-            return
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
