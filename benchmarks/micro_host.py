@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from pycocoevalcap.cider.cider import Cider
@@ -37,7 +38,7 @@ def measure_metrics(num_captions: int) -> None:
     by_image = [{image: [text] for image, text in enumerate(texts)} for texts in (references, tokens)]
     scorer = CaptionScorer(captions)
     cider = scorer._compute_cider  # its part of `cider_per_image`, without the tokenizer's
-    with MeteorScorer() as meteor:
+    with closing(MeteorScorer()) as meteor:
         rows = [
             (
                 "PTB tokenizer",

@@ -18,8 +18,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from medcap_core.data.brain_phantoms.texts import FILLERS, TextExample, draw_example
@@ -55,14 +53,13 @@ class Row(NamedTuple):
 class Batch(NamedTuple):
     """Texts of T tokens, padded with zeros at the end.
 
-    `ids` and `weights` are (B, T, 3), `labels` (B, T) the target tokens, `is_context` and `is_answer` bool (B, T).
+    `ids` and `weights` are (B, T, 3), `labels` (B, T) the target tokens, `is_context` bool (B, T).
     """
 
     ids: Tensor
     weights: Tensor
     labels: Tensor
     is_context: Tensor
-    is_answer: Tensor
 
 
 def build_prompt(question: str | None) -> str:
@@ -93,21 +90,15 @@ class BagTokenizer:
                 ids, weights = slots.pop()
                 slots.append(([*ids, *self.tokenize(word)], [*weights, weight]))
             else:
-                slots.append((self.tokenize(word), [weight]))
+                slots.append(([*self.tokenize(word)], [weight]))
         for _ in range(int(rng.uniform() ** 2 * max(_LONGEST_CONTEXT - len(slots), 0))):
-            filler = ([self._draw_filler(rng)], [float(rng.uniform(0, 1.2))])
+            filler = ([self.fillers[int(rng.integers(len(self.fillers)))]], [float(rng.uniform(0, 1.2))])
             slots.insert(int(rng.integers(len(slots) + 1)), filler)
-        return [self._blend(slot, rng) for slot in slots]
-
-    def _draw_filler(self, rng: np.random.Generator) -> int:
-        return self.fillers[int(rng.integers(len(self.fillers)))]
-
-    def _blend(self, slot: Slot, rng: np.random.Generator) -> Slot:
-        """Sometimes add a filler at low weight."""
-        ids, weights = slot
-        if len(ids) < _MAX_WORDS_IN_SLOT and rng.uniform() < _BLEND_SHARE:
-            return [*ids, self._draw_filler(rng)], [*weights, float(rng.uniform(0, 0.5))]
-        return slot
+        for ids, weights in slots:
+            if len(ids) < _MAX_WORDS_IN_SLOT and rng.uniform() < _BLEND_SHARE:  # a filler at low weight
+                ids.append(self.fillers[int(rng.integers(len(self.fillers)))])
+                weights.append(float(rng.uniform(0, 0.5)))
+        return slots
 
 
 def build_batches(writer: BagTokenizer, rng: np.random.Generator, batch_size: int, num_batches: int) -> list[Batch]:
@@ -128,7 +119,7 @@ def build_batch(rows: Sequence[Row]) -> Batch:
     ids = np.zeros((*shape, _MAX_WORDS_IN_SLOT), np.int64)
     weights = np.zeros((*shape, _MAX_WORDS_IN_SLOT), np.float32)
     labels = np.full(shape, _IGNORED, np.int64)
-    is_context, is_answer = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    is_context = np.zeros(shape, np.bool_)
     for index, (prompt, context, answer) in enumerate(rows):
         start, end = len(prompt), len(prompt) + len(context)
         target = slice(end, end + len(answer))
@@ -137,8 +128,8 @@ def build_batch(rows: Sequence[Row]) -> Batch:
             ids[index, slot, : len(tokens)], weights[index, slot, : len(tokens)] = tokens, shares
         ids[index, target, 0] = labels[index, target] = answer
         weights[index, :start, 0] = weights[index, target, 0] = 1
-        is_context[index, start:end] = is_answer[index, target] = True
-    return Batch(*(torch.from_numpy(values) for values in (ids, weights, labels, is_context, is_answer)))
+        is_context[index, start:end] = True
+    return Batch(*(torch.from_numpy(values) for values in (ids, weights, labels, is_context)))
 
 
 def disturb(embedded: Tensor, is_context: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -153,19 +144,14 @@ def disturb(embedded: Tensor, is_context: Tensor, strength: float, generator: to
     return torch.where(is_context[..., None], scale * (embedded + spread * noise), embedded)
 
 
-def compute_loss(model: Any, batch: Batch, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Compute the mean token loss over prompts and answers, and the share of answer tokens predicted correctly.
-
-    `strength` is of `disturb`; 0 changes nothing.
-    """
-    ids, weights, labels, is_context, is_answer = batch
+def compute_loss(model: Any, batch: Batch, strength: float, generator: torch.Generator) -> Tensor:
+    """Compute the mean token loss over prompts and answers; `strength` is of `disturb`, and 0 changes nothing."""
+    ids, weights, labels, is_context = batch
     embedded = disturb((model.transformer.wte(ids) * weights[..., None]).sum(2), is_context, strength, generator)
     # Padding is at the end, which causal attention ignores.
     hidden = model.transformer(inputs_embeds=embedded, use_cache=False).last_hidden_state
     has_label = labels[:, 1:] != _IGNORED
-    logits, targets = model.lm_head(hidden[:, :-1][has_label]), labels[:, 1:][has_label]
-    right = (logits.argmax(-1) == targets)[is_answer[:, 1:][has_label]]
-    return nn.functional.cross_entropy(logits, targets), right.float().mean()
+    return nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][has_label]), labels[:, 1:][has_label])
 
 
 @torch.no_grad()
@@ -207,7 +193,6 @@ def pretrain(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Build, train and write brain-gpt2, then evaluate it on new subjects."""
-    console = Console()
     started = time.monotonic()
     model, tokenizer = build_brain_gpt2(seed)
     writer, rng = BagTokenizer(tokenizer), np.random.default_rng(seed)
@@ -216,28 +201,21 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
     batches: list[Batch] = []
-    with Progress(console=console) as progress:
-        task = progress.add_task("training", total=steps)
-        for step in range(1, steps + 1):
-            batches = batches or build_batches(writer, rng, batch_size, _BATCHES_SORTED)
-            batch = batches.pop()
-            loss, share = compute_loss(model, batch, min(1.0, step / (_NOISE_RISE_SHARE * steps)), generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            progress.advance(task)
-            if step % 100 == 0:
-                console.print(
-                    f"step {step}/{steps}: loss {loss:.3f}, {share:.1%} of the answers' tokens right, "
-                    f"{time.monotonic() - started:.0f} s"
-                )
+    for step in range(1, steps + 1):
+        batches = batches or build_batches(writer, rng, batch_size, _BATCHES_SORTED)
+        loss = compute_loss(model, batches.pop(), min(1.0, step / (_NOISE_RISE_SHARE * steps)), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            typer.echo(f"step {step}/{steps}: loss {loss:.3f}, {time.monotonic() - started:.0f} s")
     model.eval()  # type: ignore[no-untyped-call]
     save_brain_gpt2(model, tokenizer, out)
     for kind, (right, total) in evaluate(model, tokenizer, 400).items():
-        console.print(f"{kind}: {right} of {total} right")
-    console.print(f"Written to {out}")
+        typer.echo(f"{kind}: {right} of {total} right")
+    typer.echo(f"Written to {out}")
 
 
 if __name__ == "__main__":

@@ -41,17 +41,12 @@ class CaptionScorer:
         self._raw = groups
         self._texts = tuple(tuple(preprocess_captions(group, options.preprocessing)) for group in groups)
 
-    @property
-    def num_images(self) -> int:
-        """Number of predictions of each call."""
-        return len(self._raw)
-
     def cider(self, predictions: Sequence[str]) -> float:
         """Compute the CIDEr of the corpus, 0 to 10; 0 by definition with a single image."""
         return float(np.mean(self.cider_per_image(predictions)))
 
     def cider_per_image(self, predictions: Sequence[str]) -> np.ndarray:
-        """Compute the CIDEr of each image, (num_images,), with the document frequencies of the whole corpus."""
+        """Compute the CIDEr of each image, (N,), with the document frequencies of the whole corpus."""
         return CIDER.compute(self._prepare(predictions)).each
 
     def compute(self, names: Collection[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -81,7 +76,7 @@ class CaptionScorer:
         load_meteor().interrupt()
 
     def _prepare(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoreInput:
-        if len(predictions) != self.num_images:
-            raise ValueError(f"{len(predictions)} predictions for {self.num_images} images")
+        if len(predictions) != len(self._raw):
+            raise ValueError(f"{len(predictions)} predictions for {len(self._raw)} images")
         texts = preprocess_captions(predictions, self._options.preprocessing)
         return ScoreInput(texts, self._texts, predictions, self._raw, images, self._options)

@@ -6,8 +6,6 @@ import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from pycocoevalcap.meteor import meteor
@@ -68,14 +66,6 @@ class MeteorScorer:
         if process is not None:
             process.kill()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
@@ -91,10 +81,8 @@ class MeteorScorer:
         self._finalizer = self._process = None
 
 
-@lru_cache(maxsize=1)
-def load_meteor() -> MeteorScorer:
-    """Load the process's METEOR program, shared by all who score: each would hold half a gigabyte."""
-    return MeteorScorer()
+load_meteor = lru_cache(maxsize=1)(MeteorScorer)
+"""Load the process's METEOR program, shared by all who score: each would hold half a gigabyte."""
 
 
 def _ask(process: subprocess.Popen[bytes], parts: list[str]) -> str:

@@ -14,13 +14,7 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
-from medcap_core.scoring.corpus_statistics import (
-    FloatArray,
-    collect_bleu,
-    collect_meteor,
-    score_bleu,
-    score_meteor,
-)
+from medcap_core.scoring.corpus_statistics import FloatArray, collect_bleu, collect_meteor, score_bleu, score_meteor
 from medcap_core.scoring.meteor import load_meteor
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues

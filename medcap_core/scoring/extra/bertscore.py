@@ -122,10 +122,8 @@ def _find_layer(config: Any) -> int:
     return known or int(config.num_hidden_layers)
 
 
-@lru_cache(maxsize=2)
-def load_bert_scorer(model: str, key: str = "bertscore_model") -> BertScorer:
-    """Load the scorer with this model, once in a process. Raises ModelFault."""
-    return BertScorer(model, key)
+load_bert_scorer = lru_cache(maxsize=2)(BertScorer)
+"""Load the scorer with a model, once in a process. Raises ModelFault."""
 
 
 def _score(captions: ScoreInput) -> ScoreValues:

@@ -133,9 +133,7 @@ class _DualEncoder:
         return cosines
 
 
-@lru_cache(maxsize=1)
-def _load_dual_encoder(name: str) -> _DualEncoder:
-    return _DualEncoder(name)
+_load_dual_encoder = lru_cache(maxsize=1)(_DualEncoder)
 
 
 _BLEURT, _UMLS, _ALIGN = (_take_from_package(key) for key in ("bleurt", "umls_f1", "alignscore"))

@@ -197,14 +197,13 @@ def test_a_batch_is_prompt_context_answer() -> None:
     left, woman = writer.tokenize("left")[0], writer.tokenize("woman")[0]
     context = [([left], [1.0]), ([left, woman], [0.75, 0.5])]
     batch = build_batch([Row(prompt, context, answer), Row(prompt, [], answer)])
-    ids, weights, labels, is_context, is_answer = batch
+    ids, weights, labels, is_context = batch
     assert ids.shape == (2, 6, 3)
     assert ids[0, :, 0].tolist() == [*prompt, left, left, *answer]
     assert weights[0, 3].tolist() == [0.75, 0.5, 0.0]
     assert labels[0].tolist() == [-100, prompt[1], -100, -100, *answer]
     assert labels[1].tolist() == [-100, prompt[1], *answer, -100, -100]
     assert is_context.tolist() == [[False, False, True, True, False, False], [False] * 6]
-    assert is_answer.tolist() == [[False] * 4 + [True] * 2, [False, False, True, True, False, False]]
     assert weights[1, 4:].sum() == 0
 
 
@@ -230,9 +229,9 @@ def test_the_loss_worked_out_from_the_logits_and_what_stands_after_a_text_change
         losses = -model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
         # Prompt of 2 words, context of 3, answer of 3: what is said at places 1, 5, 6 and 7 is told one place before.
         expected = losses[[0, 4, 5, 6]].mean()
-        alone, _ = compute_loss(model, build_batch([row]), 0.0, generator)
+        alone = compute_loss(model, build_batch([row]), 0.0, generator)
         both = build_batch([row, row._replace(context=row.context * 3)])
-        padded, _ = compute_loss(model, Batch(*(values[:1] for values in both)), 0.0, generator)
+        padded = compute_loss(model, Batch(*(values[:1] for values in both)), 0.0, generator)
     assert alone.item() == pytest.approx(expected.item(), rel=1e-5)
     assert padded.item() == pytest.approx(alone.item(), rel=1e-5)
 
@@ -245,7 +244,7 @@ def test_training_lowers_the_loss() -> None:
     losses = []
     for _ in range(8):
         optimizer.zero_grad()
-        loss, _ = compute_loss(model, batch, 0.3, generator)
+        loss = compute_loss(model, batch, 0.3, generator)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
