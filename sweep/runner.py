@@ -185,7 +185,7 @@ def print_results(study: Study, console: Console) -> None:
         console,
         "",
         f"Config           {directory}/best.yaml",
-        f"Model            {directory}/best (loads with {find_family(best.config).loader})",
+        f"Model            {directory}/best (loads with {find_family(best.config.model).loader})",
         f"Trials           {directory}/trials.csv",
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",

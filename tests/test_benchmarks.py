@@ -28,7 +28,7 @@ from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import PreparedData, PreparedSplit
 from medcap_core.data.sources.tables import read_image_folder
 from medcap_core.data.stores.images import ImageStore
-from medcap_core.inference.generation import compute_validation_loss, generate_captions
+from medcap_core.inference.generation import compute_validation_loss
 from medcap_core.models import Captioner, load_captioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.scoring.facts import check_facts
@@ -37,7 +37,7 @@ from medcap_core.training.trial import set_up
 from medcap_core.training.validation import compute_scores
 from sweep.space import build_space
 from sweep.space.points import draw_configs
-from tests.support.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
+from tests.support.tiny_blip import IMAGE_SIZE, TinySplit, generate_captions, tiny_config
 
 
 @pytest.fixture(autouse=True)

@@ -110,15 +110,10 @@ def _explain_batch(
     for row, ids in enumerate(input_ids.tolist()):
         text, words = join_words(tokenizer, ids, num_given, attention.tokens[row], config)
         query_maps = None if attention.queries is None else attention.queries[row]
-        if query_maps is not None:
-            words = tuple(_lay_on_patches(word, query_maps) for word in words)
+        if query_maps is not None:  # a word's map is the mean of the queries' maps by its shares of the queries
+            words = tuple(WordMap(w.text, np.tensordot(w.map, query_maps, 1).astype(np.float32), w.map) for w in words)
         explained.append(ExplainedText(text, words, recorded.grid, num_layers, query_maps))
     return explained
-
-
-def _lay_on_patches(word: WordMap, query_maps: NDArray[np.float32]) -> WordMap:
-    """Turn a word's shares of the queries (Q,) into a map: the mean of the queries' maps (Q, ...) by these shares."""
-    return WordMap(word.text, np.tensordot(word.map, query_maps, axes=1).astype(np.float32), queries=word.map)
 
 
 @torch.inference_mode()

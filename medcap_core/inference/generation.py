@@ -94,19 +94,6 @@ def count_at_once(captioner: Captioner, config: TrialConfig) -> int:
     return config.eval_batch_size * (_BATCHES_OF_SMALL_MODELS if is_small(captioner) else 1)
 
 
-def generate_captions(
-    captioner: Captioner,
-    images: ImageSource,
-    config: TrialConfig,
-    workers: Workers | None = None,
-    progress: Progress = ignore_progress,
-    what: str = "captions",
-) -> list[str]:
-    """Generate one caption for each image of the source, in order, on every worker."""
-    found = generate_predictions(captioner, images, Request(captions=True), config, workers, progress, what)
-    return [prediction.text for prediction in found]
-
-
 @torch.inference_mode()
 def generate_predictions(
     captioner: Captioner,

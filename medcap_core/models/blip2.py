@@ -15,33 +15,14 @@ from transformers import (
     InstructBlipProcessor,
 )
 
-from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.config import TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import build_generation_config, read_special_tokens
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
-from medcap_core.models.wordpiece import decode_texts
+from medcap_core.models.lora_targets import build_lora_patterns
 from medcap_core.runtime.checkpoints import load_pretrained
-
-# Query, key, value and output of OPT or LLaMA, of T5, and of GPT-2, which has them in one; likewise of the feed-forward
-# layers.
-_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|q|c_attn", "k_proj|k|c_attn", "v_proj|v|c_attn", "out_proj|o_proj|o"
-_MLP = "fc1|fc2|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo|c_fc"
-
-
-def _in_language_model(*names: str) -> str:
-    return rf"language_model\..*\.({'|'.join(names)})"
-
-
-LANGUAGE_MODEL_LORA = {
-    LoraTargets.QUERY_KEY: _in_language_model(_QUERY, _KEY),
-    LoraTargets.SELF_QUERY_KEY: rf"language_model\..*\.(attn|self_attn|SelfAttention)\.({_QUERY}|{_KEY})",
-    LoraTargets.QUERY_VALUE: _in_language_model(_QUERY, _VALUE),
-    LoraTargets.ATTENTION: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, r"attn\.c_proj"),
-    LoraTargets.ATTENTION_MLP: _in_language_model(_QUERY, _KEY, _VALUE, _OUTPUT, "c_proj", _MLP),
-}
-"""The layers of each target set in a language model named `language_model`."""
 
 
 class Blip2Captioner(Captioner):
@@ -64,7 +45,7 @@ class Blip2Captioner(Captioner):
         (r"^(query_tokens$|qformer\.|language_projection\.)", "bridge"),
         (r"^language_model\.", "decoder"),
     )
-    lora_patterns = LANGUAGE_MODEL_LORA
+    lora_patterns = build_lora_patterns("language_model")
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
     _network_class: ClassVar[Any] = Blip2ForConditionalGeneration
@@ -95,8 +76,7 @@ class Blip2Captioner(Captioner):
         # Some checkpoints have it in the model's config alone; the processor needs it to lay out a prompt.
         processor.num_query_tokens = int(network.config.num_query_tokens)
         check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
-        if options.image_size is not None:
-            resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
+        resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
         return cls(network, processor)
 
     def set_prompt(self, prompt: str) -> None:
@@ -107,11 +87,17 @@ class Blip2Captioner(Captioner):
 
     def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
         """Compute the query outputs: (B, N, D) -> (B, Q, width of the Q-Former)."""
-        queries = self.network.query_tokens.expand(len(encoder_hidden_states), -1, -1)
+        num_images = len(encoder_hidden_states)
         query_outputs: Tensor = self.network.qformer(
-            query_embeds=queries, encoder_hidden_states=encoder_hidden_states
+            query_embeds=self.network.query_tokens.expand(num_images, -1, -1),
+            encoder_hidden_states=encoder_hidden_states,
+            **self._instruct_queries(num_images),
         ).last_hidden_state
-        return query_outputs
+        return query_outputs[:, : self.num_queries]
+
+    def _instruct_queries(self, num_images: int) -> dict[str, Tensor]:
+        """Return what else the Q-Former reads."""
+        return {}
 
     def _embed(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Embed the language model's input, projected queries and then ids (B, T): (B, Q + T, its width)."""
@@ -133,8 +119,8 @@ class Blip2Captioner(Captioner):
         logits = language_model(inputs_embeds=self._embed(encoder_hidden_states, input_ids), use_cache=False).logits
         return logits[:, self.num_queries :]
 
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """Generate ids, see `Captioner.generate_ids`."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
         num_images, device = len(encoder_hidden_states), encoder_hidden_states.device
         if self.is_encoder_decoder:
@@ -152,8 +138,7 @@ class Blip2Captioner(Captioner):
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
         settings = build_generation_config(config, self.special_tokens)
         generated = self.network.language_model.generate(**inputs, generation_config=settings)
-        num_given = 0 if self.is_encoder_decoder else embedded.shape[1]
-        return decode_texts(self.processor.tokenizer, generated[:, num_given:], config)
+        return generated, 0 if self.is_encoder_decoder else embedded.shape[1]
 
 
 class InstructBlipCaptioner(Blip2Captioner):
@@ -193,11 +178,5 @@ class InstructBlipCaptioner(Blip2Captioner):
                 f"the prompt has {num_tokens} tokens and the model's Q-Former {longest} positions; shorten the prompt."
             )
 
-    def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
-        num_images = len(encoder_hidden_states)
-        query_outputs: Tensor = self.network.qformer(
-            input_ids=self.query_instruction_ids.expand(num_images, -1),
-            query_embeds=self.network.query_tokens.expand(num_images, -1, -1),
-            encoder_hidden_states=encoder_hidden_states,
-        ).last_hidden_state
-        return query_outputs[:, : self.num_queries]
+    def _instruct_queries(self, num_images: int) -> dict[str, Tensor]:
+        return {"input_ids": self.query_instruction_ids.expand(num_images, -1)}

@@ -4,6 +4,7 @@ Shape letters: B images, T caption tokens (padded), N encoder tokens an image, D
 V entries of the vocabulary.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig
 
 from medcap_core.config import LoraTargets, TrialConfig
-from medcap_core.data.batches import DrawnCaptions, Positions, Rows, TokenizedTexts
+from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
@@ -28,57 +28,9 @@ from medcap_core.models.generation import (
     write_decoder_defaults,
 )
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
+from medcap_core.models.tokens import TokenizedCaptions, sum_token_losses
+from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
-
-IGNORED_LABEL = -100
-
-
-@dataclass(frozen=True)
-class TokenizedCaptions:
-    """Captions as token ids, tokenized once and batched by position.
-
-    `ids[i]` holds the tokens of caption i, from its begin token to its end token; the first `prompt_length` are the
-    prompt, without a loss, of which `num_uncounted` are not counted in `max_caption_tokens`.
-    """
-
-    ids: list[NDArray[np.int64]]
-    prompt_length: int
-    pad_token_id: int
-    num_uncounted: int = 0
-
-    def count_labels(self, positions: Rows) -> int:
-        """Count the tokens with a loss at these positions: the denominator of the mean loss."""
-        return sum(max(len(self.ids[position]) - self.prompt_length, 0) for position in positions)
-
-    def for_epoch(self, epoch: int) -> "TokenizedCaptions":
-        """Return itself: captions are the same in every epoch."""
-        return self
-
-    def batch(
-        self, positions: Rows, pad_to_multiple: int = 1, *, unlabelled: bool = False, alike: Sequence[Positions] = ()
-    ) -> tuple[Tensor, ...]:
-        """Pad on the right to `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
-        length = max(len(self.ids[position]) for part in (positions, *alike) for position in part)
-        length = -(-length // pad_to_multiple) * pad_to_multiple
-        input_ids = np.full((len(positions), length), self.pad_token_id, dtype=np.int64)
-        labels = np.full((len(positions), length), IGNORED_LABEL, dtype=np.int64)
-        for row, position in enumerate(positions):
-            ids = self.ids[position]
-            input_ids[row, : len(ids)] = ids
-            if not unlabelled:
-                labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
-        return torch.from_numpy(input_ids), torch.from_numpy(labels)
-
-
-def sum_token_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Sum the cross-entropy, () float32, of logits (..., V) and labels (...), of which -100 has no loss."""
-    return nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(),
-        labels.flatten(),
-        ignore_index=IGNORED_LABEL,
-        label_smoothing=label_smoothing,
-        reduction="sum",
-    )
 
 
 @dataclass(frozen=True)
@@ -151,6 +103,7 @@ class Captioner(nn.Module, ABC):
     """The parts that `encode_images` runs: where one is trained, its output is not cached."""
     encoder_name: str
     """Name of the vision tower in the network."""
+    caption_tokens: ClassVar[type[TokenizedCaptions]] = TokenizedCaptions
     uncalled_parts: ClassVar[frozenset[str]] = frozenset()
     """The parts whose layers `forward` computes without calling them, so that FSDP2 shards them all as one."""
     freeze_rules: tuple[tuple[str, str], ...]
@@ -224,10 +177,11 @@ class Captioner(nn.Module, ABC):
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
         """Tokenize prompt and captions, cut to `config.max_caption_tokens`; a cut caption keeps its end token."""
         given, opening = self._prompt_ids(config.prompt), "" if self.is_encoder_decoder else config.prompt.strip()
+        texts = [f"{opening} {caption}".strip() for caption in captions]
+        rows = self.processor.tokenizer(texts, add_special_tokens=False).input_ids
         num_tokens = config.max_caption_tokens - 2
-        rows = [self._tokenize_text(f"{opening} {caption}".strip())[:num_tokens] for caption in captions]
-        ids = [np.asarray([given[0], *row, self.special_tokens.end]) for row in rows]
-        return TokenizedCaptions(ids, len(given), self.special_tokens.pad)
+        ids = [np.asarray([given[0], *row[:num_tokens], self.special_tokens.end]) for row in rows]
+        return self.caption_tokens(ids, len(given), self.special_tokens.pad)
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Return the first ids of a caption: begin token and prompt; an encoder-decoder reads its prompt apart."""
@@ -260,9 +214,17 @@ class Captioner(nn.Module, ABC):
         Captions of encoder-decoder language models begin with the decoder's start token.
         """
 
-    @abstractmethod
     def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate one caption for each image (B, N, D) by beam search, without the prompt."""
+        """Generate one caption for each image (B, N, D), without the prompt."""
+        ids, num_given = self.generate_ids(encoder_hidden_states, config)
+        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
+
+    @abstractmethod
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """Generate the ids (B, T) of one caption for each image (B, N, D), and count those of the prompt among them.
+
+        By beam search with the settings of `config`, never the checkpoint's.
+        """
 
     def find_cut(self, captions: Sequence[str], config: TrialConfig) -> list[bool]:
         """Find which generated captions were cut at `max_new_tokens`: those of as many tokens, without an end token.
@@ -295,22 +257,28 @@ class Captioner(nn.Module, ABC):
             f"Models of the family '{self.family}' answer no questions; choose one that does, such as medblip3d."
         )
 
-    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """Generate the ids (B, T) of the captions of `generate`; also the number of prompt tokens among them.
-
-        Raises ModelFault for a family without attention maps.
-        """
-        raise self._without_attention_maps()
-
     def build_recording_copy(self) -> Self:
-        """Build a copy with the same weights that can `record_attention`. Raises ModelFault as `generate_ids`."""
-        raise self._without_attention_maps()
+        """Build a copy that can `record_attention`, in eval mode; it shares the memory of the weights.
+
+        Of its parameters the token embeddings alone require gradients, which puts all attention of a decoder into the
+        graph. Raises ModelFault for a family without attention maps.
+        """
+        if type(self).record_attention is Captioner.record_attention:
+            raise self._without_attention_maps()
+        shared = {
+            id(value): nn.Parameter(value.detach(), requires_grad=False) if value.is_floating_point() else value
+            for value in self.parameters()
+        }
+        recorder = copy.deepcopy(self, shared).eval()
+        recorder.network.get_input_embeddings().requires_grad_(True)
+        recorder.network.set_attn_implementation("eager")
+        return recorder
 
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
         """Record the attention under teacher forcing with captions (B, T) of uint8 pixels (B, 3, S, S).
 
         With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Raises ModelFault as
-        `generate_ids` does.
+        `build_recording_copy` does.
         """
         raise self._without_attention_maps()
 

@@ -81,14 +81,7 @@ def build_generation_config(config: TrialConfig, tokens: SpecialTokens) -> Gener
     )
 
 
-_SEARCH_SETTINGS = (
-    "num_beams",
-    "length_penalty",
-    "repetition_penalty",
-    "early_stopping",
-    "max_new_tokens",
-    "min_new_tokens",
-)
+_SETTINGS = ("num_beams", "length_penalty", "repetition_penalty", "early_stopping", "max_new_tokens", "min_new_tokens")
 _UNSET = "unset_generation_setting"
 _STORED = "stored_{}"
 
@@ -102,7 +95,7 @@ def write_decoder_defaults(directory: Path, generation_config: GenerationConfig,
     config, leads the value into the dictionary and the attribute to None. Measured with transformers 5.0, 5.9, 5.23
     and 5.24: without it 0 of 5 captions are the same, with it all; where a release ignores it, the search is greedy.
     """
-    settings = {name: value for name in _SEARCH_SETTINGS if (value := getattr(generation_config, name)) is not None}
+    settings = {name: value for name in _SETTINGS if (value := getattr(generation_config, name)) is not None}
     path = directory / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     decoder = values["text_config"]

@@ -14,18 +14,8 @@ from medcap_core.data.records import SplitName
 from medcap_core.errors import ConfigFault, OutOfMemory
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, load_trial_captioner
-from medcap_core.models.tuning import (
-    TuningSummary,
-    apply_tuning,
-    cast_frozen,
-    disable_input_casting,
-)
-from medcap_core.runtime.device import (
-    PeakMemory,
-    choose_frozen_dtype,
-    choose_precision,
-    is_out_of_memory,
-)
+from medcap_core.models.tuning import TuningSummary, apply_tuning, cast_frozen, disable_input_casting
+from medcap_core.runtime.device import PeakMemory, choose_frozen_dtype, choose_precision, is_out_of_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.optimization import build_optimizer

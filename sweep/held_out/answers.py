@@ -71,7 +71,7 @@ class AnswerTask(Task[AnswersScore]):
         rows = ("answer_prior", *self.needed, "shuffled_images")
         self.missing = [row for row in rows if row not in self._section.rows]
         has_all = not self.missing and "best" in self._section.rows and study.paths.answers.is_file()
-        can_answer = find_family(best.config).answers_questions
+        can_answer = find_family(best.config.model).answers_questions
         self.is_complete = has_all or not can_answer or self._ask(best.name).table.empty
 
     def choose_trials(self) -> dict[str, TrialRecord]:
@@ -79,7 +79,7 @@ class AnswerTask(Task[AnswersScore]):
         return {
             name: record
             for name, record in super().choose_trials().items()
-            if find_family(record.config).answers_questions
+            if find_family(record.config.model).answers_questions
             and (
                 record is self.best
                 or record.config.freeze is FreezeMode.ZERO_SHOT

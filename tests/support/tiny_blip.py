@@ -1,6 +1,7 @@
 """A BLIP small enough for tests, in Hub format, and splits of drawn images held in memory."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,8 +9,11 @@ from numpy.typing import NDArray
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.batches import ImageSource
 from medcap_core.data.prepare import PreparedData
 from medcap_core.data.records import ImageFile, Record
+from medcap_core.inference.generation import Request, generate_predictions
+from medcap_core.models import Captioner
 
 IMAGE_SIZE = 48  # pixels: 3 x 3 patches
 PATCH_SIZE = 16
@@ -119,3 +123,9 @@ def tiny_config(model: Path, **changes: object) -> TrialConfig:
         "cache_features": False,  # images in memory have no place on the disk to keep them beside
     }
     return TrialConfig.model_validate(values | changes)
+
+
+def generate_captions(captioner: Captioner, images: ImageSource, config: TrialConfig, *others: Any) -> list[str]:
+    """The caption of each image; `others` is passed on to `generate_predictions`."""
+    found = generate_predictions(captioner, images, Request(captions=True), config, *others)
+    return [prediction.text for prediction in found]

@@ -1,23 +1,20 @@
 """BLIP captioners: a ViT encoder and a BERT-style decoder that cross-attends to it (Li et al., arXiv 2201.12086)."""
 
-import copy
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from medcap_core.config import LoraTargets, TrialConfig
 from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
-from medcap_core.models.blip.recording import fuse_attention, unfuse_attention
+from medcap_core.models.blip.recording import fuse_attention
 from medcap_core.models.blip.search_decoder import BlipDecoder
-from medcap_core.models.captioner import IGNORED_LABEL, sum_token_losses
 from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+from medcap_core.models.lora_targets import build_lora_patterns
 from medcap_core.models.search.captioner import SearchedCaptioner
+from medcap_core.models.tokens import IGNORED_LABEL, sum_token_losses
 from medcap_core.runtime.checkpoints import load_pretrained
 
 
@@ -32,17 +29,10 @@ class BlipCaptioner(SearchedCaptioner):
     can_record_steps = True
     decoder_has_generate = True
     encoder_name = "vision_model"
+    caption_tokens = PackedCaptions
     uncalled_parts = frozenset({"decoder"})  # see `packed_decoder`
     freeze_rules = ((r"^vision_model\.", "encoder"), (r"^text_decoder\.", "decoder"))
-    lora_patterns: ClassVar = {
-        LoraTargets.QUERY_KEY: r"text_decoder\..*\.self\.(query|key)",
-        LoraTargets.SELF_QUERY_KEY: r"text_decoder\..*\.attention\.self\.(query|key)",
-        LoraTargets.QUERY_VALUE: r"text_decoder\..*\.self\.(query|value)",
-        LoraTargets.ATTENTION: r"text_decoder\..*attention\.(self\.(query|key|value)|output\.dense)",
-        LoraTargets.ATTENTION_MLP: (
-            r"text_decoder\..*(attention\.(self\.(query|key|value)|output\.dense)|intermediate\.dense|\d+\.output\.dense)"
-        ),
-    }
+    lora_patterns = build_lora_patterns("text_decoder")
     vision_lora_pattern = r"vision_model\..*\.self_attn\.(qkv|projection)"
 
     def __init__(self, network: Any, processor: BlipProcessor) -> None:
@@ -58,27 +48,8 @@ class BlipCaptioner(SearchedCaptioner):
         network = load_whole_network(BlipForConditionalGeneration, source, dtype=options.dtype)
         processor = load_pretrained(BlipProcessor, source)
         check_tokenizer(processor.tokenizer, int(network.config.text_config.vocab_size), source)
-        if options.image_size is not None:
-            resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
+        resize_positions(network.vision_model, network.config.vision_config, options.image_size, source)
         return cls(network, processor)
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        """Return the ids of begin token and prompt, without the tokenizer's end token."""
-        ids = self.processor.tokenizer(prompt).input_ids[:-1] if prompt else [0]
-        return [int(self.network.config.text_config.bos_token_id), *ids[1:]]
-
-    def tokenize(self, captions: Sequence[str], config: TrialConfig) -> PackedCaptions:
-        """Tokenize captions, see `Captioner.tokenize`; a cut caption keeps its end token, as in BLIP's training."""
-        encoded = self.processor.tokenizer(
-            [f"{config.prompt} {caption}" for caption in captions],
-            truncation=True,
-            max_length=config.max_caption_tokens,
-            return_attention_mask=False,
-        )
-        ids = [np.asarray(row, dtype=np.int64) for row in encoded.input_ids]
-        for row in ids:
-            row[0] = self.network.config.text_config.bos_token_id
-        return PackedCaptions(ids, len(self._prompt_ids(config.prompt)), self.special_tokens.pad)
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
@@ -99,9 +70,9 @@ class BlipCaptioner(SearchedCaptioner):
         return BlipDecoder(self.network.text_decoder, encoder_hidden_states)
 
     def build_recording_copy(self) -> Self:
-        """Build a copy that records attention, see `Captioner.build_recording_copy`."""
-        recorder = copy.deepcopy(self).eval().requires_grad_(True)
-        unfuse_attention(recorder.network.vision_model)
+        """See `Captioner.build_recording_copy`; fused attention has no scores."""
+        recorder = super().build_recording_copy()
+        fuse_attention(recorder.network.vision_model, fused=False)
         return recorder
 
     def decode(self, encoder_hidden_states: Tensor, input_ids: Tensor, **options: bool) -> Any:

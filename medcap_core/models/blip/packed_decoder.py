@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcap_core.data.batches import Positions, Rows
-from medcap_core.models.captioner import TokenizedCaptions
+from medcap_core.models.tokens import TokenizedCaptions
 
 _ROUNDED_TOKENS = 4
 """Where the length of captions is rounded up, for few distinct shapes, the number of tokens is rounded up to a multiple

@@ -9,19 +9,10 @@ from torch import Tensor, nn
 from transformers.models.blip.modeling_blip import BlipAttention
 
 
-def fuse_attention(vision_model: Any) -> None:
-    """Let every attention layer of a vision tower use the fused kernels."""
-    _choose_attention(vision_model, FusedVisionAttention)
-
-
-def unfuse_attention(vision_model: Any) -> None:
-    """Undo `fuse_attention`, for attention maps."""
-    _choose_attention(vision_model, BlipAttention)
-
-
-def _choose_attention(vision_model: Any, kind: type[nn.Module]) -> None:
+def fuse_attention(vision_model: Any, *, fused: bool = True) -> None:
+    """Let every attention layer of a vision tower use the fused kernels, or for attention maps transformers' own."""
     for layer in vision_model.encoder.layers:
-        layer.self_attn.__class__ = kind
+        layer.self_attn.__class__ = FusedVisionAttention if fused else BlipAttention
 
 
 class FusedVisionAttention(BlipAttention):

@@ -50,10 +50,8 @@ class _BlipLayer(DecodingLayer):
         self.image_key_value = FoldedLinear([cross.self.key, cross.self.value], dtype)
         self.own_output, self.image_output = (FoldedLinear([part.output.dense], dtype) for part in (own, cross))
         self.own_norm, self.image_norm = FoldedNorm(own.output.LayerNorm), FoldedNorm(cross.output.LayerNorm)
-        self.widen, self.activation = (
-            FoldedLinear([layer.intermediate.dense], dtype),
-            layer.intermediate.intermediate_act_fn,
-        )
+        self.widen = FoldedLinear([layer.intermediate.dense], dtype)
+        self.activation = layer.intermediate.intermediate_act_fn
         self.narrow, self.norm = FoldedLinear([layer.output.dense], dtype), FoldedNorm(layer.output.LayerNorm)
 
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:

@@ -113,22 +113,31 @@ def check_patches(size: int, patch_size: int, source: str) -> None:
         )
 
 
-def resize_positions(vision_model: Any, config: Any, size: int, source: str) -> None:
-    """Interpolate the position embedding of a BLIP-like vision tower to `size` pixels a side, in place.
+def resize_positions(vision_model: Any, config: Any, size: int | None, source: str) -> None:
+    """Interpolate the position embedding of a vision tower to `size` pixels a side, in place; None is its own size.
 
-    transformers does the same in each forward pass of BLIP, BLIP-2 and InstructBLIP. `config` is the tower's.
+    transformers does the same in each forward pass. `config` is the tower's. Raises ModelFault where it has none.
     """
-    embeddings = vision_model.embeddings
-    if size == embeddings.image_size:
+    embeddings, own_size = vision_model.embeddings, read_size(config.image_size)
+    if size is None or size == own_size:
         return
-    check_patches(size, embeddings.patch_size, source)
-    width = embeddings.embed_dim
-    num_patches = (size // embeddings.patch_size) ** 2
-    old = embeddings.position_embedding
+    name = "position_embedding" if hasattr(embeddings, "position_embedding") else "position_embeddings"  # BLIP, ViT
+    positions = getattr(embeddings, name, None)
+    if not isinstance(positions, nn.Parameter) or not hasattr(embeddings, "interpolate_pos_encoding"):
+        raise ModelFault(
+            f"image_size {size}: the vision tower {source} ({config.model_type}) has no position embedding that could "
+            f"be interpolated; leave image_size out, which takes its own {own_size} pixels."
+        )
+    patch_size = int(config.patch_size)
+    check_patches(size, patch_size, source)
+    num_patches = (size // patch_size) ** 2
+    num_positions = positions.shape[1] - (own_size // patch_size) ** 2 + num_patches
     with torch.no_grad():
-        positions = embeddings.interpolate_pos_encoding(torch.empty(1, num_patches + 1, width), size, size)
-    embeddings.position_embedding = nn.Parameter(positions.clone().to(old.dtype), requires_grad=old.requires_grad)
-    embeddings.image_size = size
-    embeddings.num_patches = num_patches
-    embeddings.num_positions = num_patches + 1
+        resized = embeddings.interpolate_pos_encoding(torch.empty(1, num_positions, positions.shape[2]), size, size)
+    resized = nn.Parameter(resized.clone().to(positions.dtype), requires_grad=positions.requires_grad)
+    setattr(embeddings, name, resized)
+    sizes = {"image_size": size, "num_patches": num_patches, "num_positions": num_positions}
+    for part in (embeddings, getattr(embeddings, "patch_embeddings", embeddings)):
+        for key in sizes.keys() & vars(part).keys():
+            setattr(part, key, (size, size) if isinstance(getattr(part, key), tuple) else sizes[key])
     config.image_size = size

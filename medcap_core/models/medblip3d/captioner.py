@@ -22,7 +22,7 @@ Departures from the paper and its published code (github.com/Qybc/MedBLIP):
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -34,25 +34,20 @@ from medcap_core.data.records import Record
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.blip2 import LANGUAGE_MODEL_LORA
-from medcap_core.models.captioner import (
-    IGNORED_LABEL,
-    Captioner,
-    RecordedAttention,
-    TokenizedCaptions,
-    sum_token_losses,
-)
+from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import build_generation_config, check_caption_lengths, read_special_tokens
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network
-from medcap_core.models.medblip3d.composing import compose_network, load_tokenizer
+from medcap_core.models.lora_targets import build_lora_patterns
+from medcap_core.models.medblip3d import recording
+from medcap_core.models.medblip3d.composing import compose_network, load_tokenizer, refuse_other_parts
 from medcap_core.models.medblip3d.network import (
     MedBlip3dConfig,
     MedBlip3dNetwork,
     compute_contrastive_loss,
     compute_similarity,
 )
-from medcap_core.models.medblip3d.recording import build_recording_copy, record_attention
 from medcap_core.models.medblip3d.texts import Ids, MedBlip3dTexts, Row, ScanTexts, pad_texts
+from medcap_core.models.tokens import IGNORED_LABEL, TokenizedCaptions, sum_token_losses
 from medcap_core.models.wordpiece import decode_texts
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -62,17 +57,6 @@ REPORT_PROMPT = "Report:"
 def format_question(question: str) -> str:
     """Format the prompt of the language model, which precedes the image."""
     return f"Question: {question} Answer:"
-
-
-class TextProcessor:
-    """The tokenizer, shared by Q-Former and language model; volumes are processed by their geometry alone."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def save_pretrained(self, directory: Path) -> None:
-        """Write the tokenizer in Hub format."""
-        self.tokenizer.save_pretrained(directory)
 
 
 class MedBlip3dCaptioner(Captioner):
@@ -95,12 +79,12 @@ class MedBlip3dCaptioner(Captioner):
         ),
         (r"^language_model\.", "decoder"),
     )
-    lora_patterns = LANGUAGE_MODEL_LORA
+    lora_patterns = build_lora_patterns("language_model")
     vision_lora_pattern = r"encoder\.blocks\..*\.(qkv|q_proj|k_proj|v_proj|query|key|value|projection)"
 
     geometry: VolumeGeometry  # type: ignore[assignment]
 
-    def __init__(self, network: Any, processor: TextProcessor) -> None:
+    def __init__(self, network: Any, processor: Any) -> None:
         super().__init__(network, processor, int(network.config.volume_size))
         self.num_queries = int(network.config.num_query_tokens)
         self.text_config = network.language_model.config
@@ -122,11 +106,12 @@ class MedBlip3dCaptioner(Captioner):
         if source == cls.family:
             network, tokenizer = compose_network(options)
         else:
-            _refuse_other_parts(source, options)
+            refuse_other_parts(source, options)
             network = load_whole_network(MedBlip3dNetwork, source, dtype=options.dtype)
             tokenizer = load_tokenizer(source)
         check_tokenizer(tokenizer, int(network.language_model.config.vocab_size), source)
-        return cls(network, TextProcessor(tokenizer))
+        # Volumes are processed by their geometry alone.
+        return cls(network, SimpleNamespace(tokenizer=tokenizer, save_pretrained=tokenizer.save_pretrained))
 
     @classmethod
     def read_geometry(cls, source: str, image_size: int | None) -> VolumeGeometry:  # type: ignore[override]
@@ -288,10 +273,11 @@ class MedBlip3dCaptioner(Captioner):
         mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
         return self._run_language_model(embedded, mask, None)[:, -input_ids.shape[1] :]
 
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate a report for each scan, see `Captioner.generate`."""
-        assert config.prompt == self.prompt, "set_prompt comes before generate"
-        return self._generate_texts(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
+    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
+        """See `Captioner.generate_ids`; the first token stands for prompt and image, as in `tokenize`."""
+        assert config.prompt == self.prompt, "set_prompt comes before generate_ids"
+        ids = self._write_ids(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
+        return nn.functional.pad(ids, (1, 0), value=self._first_id), 1
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
         """Generate the answer to one question on each scan by beam search with the settings of `config`."""
@@ -300,7 +286,8 @@ class MedBlip3dCaptioner(Captioner):
         for question in dict.fromkeys(questions):  # equal prompts need no padding
             rows = [row for row, asked in enumerate(questions) if asked == question]
             prompt = self._tokenize_text(format_question(question))
-            for row, text in zip(rows, self._generate_texts(query_outputs[rows], prompt, config), strict=True):
+            ids = self._write_ids(query_outputs[rows], prompt, config)
+            for row, text in zip(rows, decode_texts(self.processor.tokenizer, ids, config), strict=True):
                 answers[row] = text
         return answers
 
@@ -308,11 +295,7 @@ class MedBlip3dCaptioner(Captioner):
         """See `Captioner.format_question`."""
         return format_question(question)
 
-    def _generate_texts(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> list[str]:
-        generated = self.write_ids(query_outputs, prompt, config)
-        return decode_texts(self.processor.tokenizer, generated, config)
-
-    def write_ids(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
+    def _write_ids(self, query_outputs: Tensor, prompt: Ids, config: TrialConfig) -> Tensor:
         """Generate ids (B, T) after one prompt by beam search from query outputs (B, Q, H), padded after the end."""
         embedded = self.embed_prompt(query_outputs, prompt)
         generated: Tensor = self.network.language_model.generate(
@@ -337,34 +320,13 @@ class MedBlip3dCaptioner(Captioner):
 
     # Attention
 
-    def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
-        """See `Captioner.generate_ids`; the first token stands for prompt and image, as in `tokenize`."""
-        assert config.prompt == self.prompt, "set_prompt comes before generate_ids"
-        ids = self.write_ids(self.network.query_scans(encoder_hidden_states), self.report_prompt, config)
-        return nn.functional.pad(ids, (1, 0), value=self._first_id), 1
-
     def build_recording_copy(self) -> Self:
-        """See `Captioner.build_recording_copy`."""
-        return build_recording_copy(self)
+        """See `Captioner.build_recording_copy`; gradients of the queries put the bridge's attention into the graph."""
+        recorder = super().build_recording_copy()
+        recorder.network.query_tokens.requires_grad_(True)
+        for module in recorder.network.encoder.modules():
+            if hasattr(module, "config"):
+                module.config._attn_implementation = "eager"
+        return recorder
 
-    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """See `Captioner.record_attention`; `pixels` is uint8 (B, 1, S, S, S)."""
-        return record_attention(self, pixels, input_ids, with_encoder=with_encoder)
-
-
-def _refuse_other_parts(source: str, options: LoadOptions) -> None:
-    """Raise ModelFault where `options` asks for other parts or sizes than the saved model has."""
-    config = load_pretrained(MedBlip3dConfig, source)
-    faults = [
-        f"model {source} has its own {name}; remove {name}, which is for model medblip3d."
-        for name in ("vision_model", "language_model", "qformer_layers")
-        if getattr(options, name) is not None
-    ]
-    own = {"image_size": "volume_size", "patch_size": "patch_size", "num_queries": "num_query_tokens"}
-    faults += [
-        f"model {source} has {name} {getattr(config, field)}; give that or leave {name} out."
-        for name, field in own.items()
-        if getattr(options, name) not in (None, getattr(config, field))
-    ]
-    if faults:
-        raise ModelFault(faults)
+    record_attention = recording.record_attention

@@ -125,3 +125,21 @@ def load_language_model(source: str, dtype: torch.dtype) -> Any:
             "(GPT-2, BioGPT) or an encoder-decoder (FLAN-T5)."
         )
     return load_whole_network(model_class, source, dtype=dtype)
+
+
+def refuse_other_parts(source: str, options: LoadOptions) -> None:
+    """Raise ModelFault where `options` asks for other parts or sizes than the saved model has."""
+    config = load_pretrained(MedBlip3dConfig, source)
+    faults = [
+        f"model {source} has its own {name}; remove {name}, which is for model medblip3d."
+        for name in ("vision_model", "language_model", "qformer_layers")
+        if getattr(options, name) is not None
+    ]
+    own = {"image_size": "volume_size", "patch_size": "patch_size", "num_queries": "num_query_tokens"}
+    faults += [
+        f"model {source} has {name} {getattr(config, field)}; give that or leave {name} out."
+        for name, field in own.items()
+        if getattr(options, name) not in (None, getattr(config, field))
+    ]
+    if faults:
+        raise ModelFault(faults)

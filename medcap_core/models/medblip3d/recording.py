@@ -4,8 +4,7 @@ Shape letters: B scans, Q queries, N tokens of a scan (a class token, then patch
 H heads.
 """
 
-import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +14,11 @@ from medcap_core.models.captioner import RecordedAttention
 if TYPE_CHECKING:
     from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 
-Model = TypeVar("Model", bound="MedBlip3dCaptioner")
-
-
-def build_recording_copy(captioner: Model) -> Model:
-    """Copy a captioner, weights and all, with attention whose scores can be read.
-
-    Of its parameters the query tokens alone require gradients, which puts all attention into the graph.
-    """
-    recorder = copy.deepcopy(captioner).eval().requires_grad_(False)
-    network = recorder.network
-    network.query_tokens.requires_grad_(True)
-    network.qformer.set_attn_implementation("eager")
-    network.language_model.set_attn_implementation("eager")
-    for module in network.encoder.modules():
-        if hasattr(module, "config"):
-            module.config._attn_implementation = "eager"
-    return recorder
-
 
 def record_attention(
     recorder: "MedBlip3dCaptioner", pixels: Tensor, input_ids: Tensor, *, with_encoder: bool
 ) -> RecordedAttention:
-    """Record attention while the texts `input_ids` (B, T) to the report's prompt are given for uint8 scans.
+    """Record attention of uint8 scans (B, 1, S, S, S) and reports (B, T), see `Captioner.record_attention`.
 
     The first of the T tokens stands for prompt and image. A decoder-only language model sees the image in its
     self-attention, of which whole layers are kept: gradients flow through these.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medcap_core.data.batches import Positions, Rows
-from medcap_core.models.captioner import IGNORED_LABEL
+from medcap_core.models.tokens import IGNORED_LABEL
 
 Ids = list[int]
 

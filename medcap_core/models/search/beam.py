@@ -8,12 +8,11 @@ Shape letters: B images still searched, K beams, P prompt tokens, T tokens a cap
 slots of an image: one for each token its decoder has read, P of the prompt and then K for each generated token.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from medcap_core.config import TrialConfig
+from medcap_core.models.search.decoding import TextDecoder
 
 _IMPOSSIBLE = -1e9
 """Minus infinity for sums of log-probabilities, as in transformers."""
@@ -26,26 +25,9 @@ _SLOTS_AT_ONCE = 32
 its attention kernels need not pad."""
 
 
-class Decoder(Protocol):
-    """A text decoder in eval mode with its images, and a cache of the tokens read, by slots."""
-
-    def begin(self, prompt: Tensor) -> Tensor:
-        """Read the prompt (P,), the same for every image, into the first P slots; returns the next logits (B, V)."""
-
-    def step(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Read one token of each beam (B, K) into the next K slots; returns the next logits (B, K, V).
-
-        `visible` is bool (B, K, S): the slots of each beam's past tokens and of the new one. S is at least the number
-        of slots in use; an unused slot is visible to no beam.
-        """
-
-    def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
-        """Copy images `origins` over images `targets`, then keep the first `num_images`."""
-
-
 @torch.no_grad()
 def search_captions(
-    decoder: Decoder, prompt: Tensor, num_images: int, config: TrialConfig, *, end_id: int, pad_id: int
+    decoder: TextDecoder, prompt: Tensor, num_images: int, config: TrialConfig, *, end_id: int, pad_id: int
 ) -> Tensor:
     """Search one caption an image: ids (images, T) of the prompt (P,), generated tokens, end token and padding.
 
@@ -85,7 +67,7 @@ class _Search:
         self.visible[:, :, :num_given] = True
         self.own_slots = torch.eye(num_beams, dtype=torch.bool, device=device)
 
-    def run(self, decoder: Decoder) -> None:
+    def run(self, decoder: TextDecoder) -> None:
         """Search until every caption is final, and write them to `captions`."""
         num_beams, max_new = self.config.num_beams, self.config.max_new_tokens
         logits = decoder.begin(self.prompt)[:, None].expand(-1, num_beams, -1)
@@ -118,7 +100,7 @@ class _Search:
     def _round_up(self, num_slots: int) -> int:
         return num_slots if self.on_cpu else -(-num_slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
 
-    def _drop_final(self, decoder: Decoder) -> bool:
+    def _drop_final(self, decoder: TextDecoder) -> bool:
         """Drop images with a final caption, moving as few rows as possible; returns whether any is left."""
         num_open = int(self.open.sum())
         if num_open in (0, len(self.open)):

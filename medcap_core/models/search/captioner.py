@@ -9,8 +9,8 @@ from torch import Tensor
 
 from medcap_core.config import TrialConfig
 from medcap_core.models.captioner import Captioner, RecordedAttention
-from medcap_core.models.search.beam import Decoder, search_captions
-from medcap_core.models.wordpiece import decode_texts
+from medcap_core.models.search.beam import search_captions
+from medcap_core.models.search.decoding import TextDecoder
 
 
 class SearchedCaptioner(Captioner):
@@ -19,17 +19,12 @@ class SearchedCaptioner(Captioner):
     cross_attention = "decoder"
 
     @abstractmethod
-    def build_decoder(self, encoder_hidden_states: Tensor) -> Decoder:
+    def build_decoder(self, encoder_hidden_states: Tensor) -> TextDecoder:
         """Build the search decoder for images (B, N, D), with the present weights."""
 
     @abstractmethod
     def decode(self, encoder_hidden_states: Tensor, input_ids: Tensor, **options: bool) -> Any:
         """Run transformers' text decoder on whole captions (B, T), without a cache."""
-
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
-        ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""

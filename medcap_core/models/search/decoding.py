@@ -30,9 +30,9 @@ def choose_decoding_dtype(network: Any, device: torch.device) -> torch.dtype:
 
 
 class TextDecoder(ABC):
-    """A `search.beam.Decoder`; a family adds its token embedding, its layers and its output head.
+    """A text decoder with its images, and a cache of the tokens read, by slots; weights are copied at construction.
 
-    Weights are copied at construction.
+    A family adds its token embedding, its layers and its output head.
     """
 
     def __init__(self, layers: "Sequence[DecodingLayer]", encoder_hidden_states: Tensor, dtype: torch.dtype) -> None:
@@ -53,17 +53,21 @@ class TextDecoder(ABC):
         """Compute logits (..., V) of the last layer's hidden states (..., D)."""
 
     def begin(self, prompt: Tensor) -> Tensor:
-        """Read the prompt, see `Decoder.begin`."""
+        """Read the prompt (P,), the same for every image, into the first P slots; returns the next logits (B, V)."""
         visible = torch.ones(len(prompt), len(prompt), dtype=torch.bool, device=prompt.device).tril()[None]
         hidden = self._read(prompt.expand(self.num_images, -1), len(prompt), visible)
         return self.compute_logits(hidden[:, -1])
 
     def step(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Read one token of each beam, see `Decoder.step`."""
+        """Read one token of each beam (B, K) into the next K slots; returns the next logits (B, K, V).
+
+        `visible` is bool (B, K, S): the slots of each beam's past tokens and of the new one. S is at least the number
+        of slots in use; an unused slot is visible to no beam.
+        """
         return self.compute_logits(self._read(tokens, 1, visible))
 
     def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
-        """Move and drop images, see `Decoder.move_images`."""
+        """Copy images `origins` over images `targets`, then keep the first `num_images`."""
         self.num_images = num_images
         for layer in self.layers:
             layer.move_images(targets, origins, num_images)
@@ -118,7 +122,7 @@ class DecodingLayer(ABC):
         return self.image_output(_attend(query, self.images, None))
 
     def move_images(self, targets: Tensor, origins: Tensor, num_images: int) -> None:
-        """Move and drop images, see `Decoder.move_images`."""
+        """Move and drop images, see `TextDecoder.move_images`."""
         for rows in (self.images, self.past):
             rows[:, targets] = rows[:, origins]
         self.images, self.past = self.images[:, :num_images], self.past[:, :num_images]

@@ -2,9 +2,7 @@
 
 import copy
 import logging
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +16,17 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from medcap_core.config import LoraTargets
 from medcap_core.errors import ModelFault
 from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import (
     LoadOptions,
-    check_patches,
     check_tokenizer,
     load_image_processor,
     load_whole_network,
     read_size,
+    resize_positions,
 )
+from medcap_core.models.lora_targets import build_lora_patterns
 from medcap_core.models.search.captioner import SearchedCaptioner
 from medcap_core.models.vit_gpt2.search_decoder import Gpt2Decoder
 from medcap_core.runtime.checkpoints import load_pretrained
@@ -37,25 +35,6 @@ log = logging.getLogger(__name__)
 
 _NEW_WEIGHTS_SEED = 0
 """Fixed, so that new layers between vision tower and decoder, part of the base model, are the same in every trial."""
-
-# GPT-2 has query, key and value of self-attention in one matrix, and key and value of cross-attention in another.
-_FUSED = r"decoder\.transformer\.h\.\d+\.(attn\.c_attn|crossattention\.(q_attn|c_attn))"
-_ATTENTION = r"decoder\.transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|crossattention\.(q_attn|c_attn|c_proj))"
-_ATTENTION_MLP = (
-    r"decoder\.transformer\.h\.\d+\.(attn\.(c_attn|c_proj)|crossattention\.(q_attn|c_attn|c_proj)|mlp\.(c_fc|c_proj))"
-)
-
-
-@dataclass
-class ImageAndText:
-    """An image processor and a tokenizer, saved in one folder for `AutoProcessor`."""
-
-    image_processor: Any
-    tokenizer: Any
-
-    def save_pretrained(self, directory: Path) -> None:
-        """Write both to one folder in Hub format."""
-        VisionTextDualEncoderProcessor(self.image_processor, self.tokenizer).save_pretrained(directory)  # type: ignore[no-untyped-call]
 
 
 class ViTGpt2Captioner(SearchedCaptioner):
@@ -75,17 +54,11 @@ class ViTGpt2Captioner(SearchedCaptioner):
         (r"^enc_to_dec_proj\.", "decoder"),
         (r"^decoder\.", "decoder"),
     )
-    lora_patterns: ClassVar = {
-        LoraTargets.QUERY_KEY: _FUSED,
-        LoraTargets.SELF_QUERY_KEY: r"decoder\.transformer\.h\.\d+\.attn\.c_attn",
-        LoraTargets.QUERY_VALUE: _FUSED,
-        LoraTargets.ATTENTION: _ATTENTION,
-        LoraTargets.ATTENTION_MLP: _ATTENTION_MLP,
-    }
+    lora_patterns = build_lora_patterns(r"decoder\.transformer\.h")
     # query, key and value are the names in earlier releases of transformers 5.
     vision_lora_pattern = r"encoder\..*\.(q_proj|k_proj|v_proj|query|key|value)"
 
-    def __init__(self, network: Any, processor: ImageAndText) -> None:
+    def __init__(self, network: Any, processor: Any) -> None:
         super().__init__(network, processor, read_size(network.config.encoder.image_size))
         self.num_positions = int(network.config.decoder.n_positions)
         self.special_tokens = _find_special_tokens(network, processor.tokenizer)
@@ -106,9 +79,8 @@ class ViTGpt2Captioner(SearchedCaptioner):
         image_processor = load_image_processor(options.vision_model or source)
         tokenizer = load_pretrained(AutoTokenizer, source)
         check_tokenizer(tokenizer, int(network.config.decoder.vocab_size), source)
-        if options.image_size is not None:
-            _resize_positions(network, options.image_size, options.vision_model or source)
-        return cls(network, ImageAndText(image_processor, tokenizer))
+        resize_positions(network.encoder, network.config.encoder, options.image_size, options.vision_model or source)
+        return cls(network, VisionTextDualEncoderProcessor(image_processor, tokenizer))  # type: ignore[no-untyped-call]
 
     def _project(self, encoder_hidden_states: Tensor) -> Tensor:
         """Project the tower's output to the decoder's width where they differ."""
@@ -128,13 +100,6 @@ class ViTGpt2Captioner(SearchedCaptioner):
     def build_decoder(self, encoder_hidden_states: Tensor) -> Gpt2Decoder:
         """Build the search decoder, see `SearchedCaptioner.build_decoder`."""
         return Gpt2Decoder(self.network.decoder, self._project(encoder_hidden_states))
-
-    def build_recording_copy(self) -> Self:
-        """Build a copy with eager attention, which returns its scores; see `Captioner.build_recording_copy`."""
-        recorder = copy.deepcopy(self).eval().requires_grad_(True)
-        recorder.network.encoder.set_attn_implementation("eager")
-        recorder.network.decoder.set_attn_implementation("eager")
-        return recorder
 
 
 def _check_config(config: Any, options: LoadOptions, source: str) -> None:
@@ -216,29 +181,3 @@ def _find_special_tokens(network: Any, tokenizer: Any) -> SpecialTokens:
         )
     pad = find("pad_token_id")
     return SpecialTokens(begin, end, end if pad is None else pad, start=begin)
-
-
-def _resize_positions(network: Any, size: int, source: str) -> None:
-    """Interpolate a ViT's position embedding to `size` pixels a side, in place. Raises ModelFault where it has none."""
-    config, embeddings = network.config.encoder, network.encoder.embeddings
-    if size == read_size(config.image_size):
-        return
-    positions = getattr(embeddings, "position_embeddings", None)
-    if not isinstance(positions, nn.Parameter) or not hasattr(embeddings, "interpolate_pos_encoding"):
-        raise ModelFault(
-            f"image_size {size}: the vision tower {source} ({config.model_type}) has no position embedding that could "
-            f"be interpolated; leave image_size out, which takes its own {read_size(config.image_size)} pixels."
-        )
-    check_patches(size, int(config.patch_size), source)
-    patches = embeddings.patch_embeddings
-    num_special = positions.shape[1] - patches.num_patches
-    num_patches = (size // int(config.patch_size)) ** 2
-    with torch.no_grad():
-        resized = embeddings.interpolate_pos_encoding(
-            torch.empty(1, num_special + num_patches, positions.shape[2]), size, size
-        )
-    embeddings.position_embeddings = nn.Parameter(resized.clone())
-    patches.image_size, patches.num_patches = (size, size), num_patches
-    if hasattr(embeddings, "image_size"):
-        embeddings.image_size = (size, size)
-    config.image_size = size

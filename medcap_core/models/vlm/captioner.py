@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from medcap_core.config import LoraTargets, TrialConfig
+from medcap_core.config import TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.errors import ModelFault
-from medcap_core.models.captioner import Captioner, RecordedAttention, TokenizedCaptions, sum_token_losses
+from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.quantization import build_quantization
 from medcap_core.models.loading.weights import (
@@ -32,22 +32,13 @@ from medcap_core.models.loading.weights import (
     load_whole_network,
     set_image_size,
 )
-from medcap_core.models.vlm.processing import (
-    Prompt,
-    choose_image_size,
-    lay_out_prompt,
-    load_processor,
-    prepare_pixels,
-)
-from medcap_core.models.vlm.recording import build_recording_copy, record_attention
-from medcap_core.models.wordpiece import decode_texts
+from medcap_core.models.lora_targets import build_lora_patterns
+from medcap_core.models.tokens import TokenizedCaptions, sum_token_losses
+from medcap_core.models.vlm import recording
+from medcap_core.models.vlm.processing import Prompt, choose_image_size, lay_out_prompt, load_processor, prepare_pixels
 from medcap_core.runtime.checkpoints import load_pretrained
 
-# Names of linear layers in the language models of transformers; some join several in one.
-_QUERY, _KEY, _VALUE, _OUTPUT = "q_proj|query", "k_proj|key", "v_proj|value", "o_proj|out_proj|attention.output.dense"
-_JOINT = "qkv_proj|query_key_value|in_proj_qkv"
-_MLP = "gate_proj|up_proj|down_proj|gate_up_proj|fc1|fc2|intermediate.dense|output.dense"
-_VISION = "q_proj|k_proj|v_proj|o_proj|out_proj|qkv|proj|query|key|value"
+_VISION_LAYERS = "q_proj|k_proj|v_proj|o_proj|out_proj|qkv|proj|query|key|value"
 
 
 class VlmCaptioner(Captioner):
@@ -89,20 +80,13 @@ class VlmCaptioner(Captioner):
             (rf"^({text}|lm_head)\.", "decoder"),
             (r"^model\.", "bridge"),
         )
-        self._set_lora_patterns(rf"{text}\..*", rf"{vision}\..*att\w*")
+        self._set_lora_patterns(text, rf"{vision}\..*att\w*")
 
-    def _set_lora_patterns(self, layers: str, vision_attention: str) -> None:
-        """Set the LoRA patterns by those of the language model's layers and of the tower's attention."""
-        sets = {
-            LoraTargets.QUERY_KEY: (_QUERY, _KEY, _JOINT),
-            LoraTargets.SELF_QUERY_KEY: (_QUERY, _KEY, _JOINT),  # there is no other attention
-            LoraTargets.QUERY_VALUE: (_QUERY, _VALUE, _JOINT),
-            LoraTargets.ATTENTION: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT),
-            LoraTargets.ATTENTION_MLP: (_QUERY, _KEY, _VALUE, _OUTPUT, _JOINT, _MLP),
-        }
+    def _set_lora_patterns(self, decoder: str, vision_attention: str) -> None:
+        """Set the LoRA patterns by those of the names of the language model and of the tower's attention."""
         # Of the architecture, not of the class.
-        self.lora_patterns = {key: rf"{layers}\.({'|'.join(names)})" for key, names in sets.items()}  # type: ignore[misc]
-        self.vision_lora_pattern = rf"{vision_attention}\.(.*\.)?({_VISION})"  # type: ignore[misc]
+        self.lora_patterns = build_lora_patterns(decoder)  # type: ignore[misc]
+        self.vision_lora_pattern = rf"{vision_attention}\.(.*\.)?({_VISION_LAYERS})"  # type: ignore[misc]
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
@@ -258,11 +242,6 @@ class VlmCaptioner(Captioner):
         logits = self.run(encoded_images, input_ids, labels.shape[1] - start + 1).logits
         return sum_token_losses(logits[:, :-1], labels[:, start:], label_smoothing)
 
-    def generate(self, encoder_hidden_states: Tensor, config: TrialConfig) -> list[str]:
-        """Generate captions, see `Captioner.generate`; the search settings are `config`'s, never the checkpoint's."""
-        ids, num_given = self.generate_ids(encoder_hidden_states, config)
-        return decode_texts(self.processor.tokenizer, ids[:, num_given:], config)
-
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`; the first token stands for the prompt and its image."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
@@ -286,13 +265,7 @@ class VlmCaptioner(Captioner):
         assert len(places) == num_tokens
         return places
 
-    def build_recording_copy(self) -> Self:
-        """See `Captioner.build_recording_copy`."""
-        return build_recording_copy(self)
-
-    def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
-        """See `Captioner.record_attention`; the tower's attention is never read."""
-        return record_attention(self, pixels, input_ids)
+    record_attention = recording.record_attention
 
 
 def _stack(features: Tensor | Sequence[Tensor], num_images: int) -> Tensor:

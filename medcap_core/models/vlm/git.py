@@ -41,7 +41,7 @@ class GitCaptioner(VlmCaptioner):
         """Check nothing: the model type says it all."""
 
     def _find_parts(self) -> None:
-        self._set_lora_patterns(r"git\.encoder\.layer\..*", r"git\.image_encoder\..*\.self_attn")
+        self._set_lora_patterns(r"git\.encoder\.layer", r"git\.image_encoder\..*\.self_attn")
 
     def list_encoding_modules(self) -> list[nn.Module]:
         """List the tower alone, see `Captioner.list_encoding_modules`."""

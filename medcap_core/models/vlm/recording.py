@@ -3,12 +3,11 @@
 Shape letters: B images, T tokens of a text, P tokens of the prompt, K image tokens among them, H heads.
 """
 
-import copy
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import RecordedAttention
@@ -25,26 +24,11 @@ _ROW_BY_ROW = frozenset(
 """`model_type`s whose image tokens were found to lie row by row where their patches do; latents of a resampler do not.
 """
 
-Model = TypeVar("Model", bound="VlmCaptioner")
 
-
-def build_recording_copy(captioner: Model) -> Model:
-    """Copy a captioner, sharing the memory of its weights, with attention whose scores can be read.
-
-    Of its parameters the token embeddings alone require gradients, which puts all attention into the graph.
-    """
-    shared = {
-        id(value): nn.Parameter(value.detach(), requires_grad=False) if value.is_floating_point() else value
-        for value in captioner.parameters()
-    }
-    recorder = copy.deepcopy(captioner, shared).eval()
-    recorder.network.get_input_embeddings().requires_grad_(True)
-    recorder.network.set_attn_implementation("eager")
-    return recorder
-
-
-def record_attention(recorder: "VlmCaptioner", pixels: Tensor, input_ids: Tensor) -> RecordedAttention:
-    """Record attention while the texts `input_ids` (B, T) are given for uint8 pixels (B, 3, S, S).
+def record_attention(
+    recorder: "VlmCaptioner", pixels: Tensor, input_ids: Tensor, *, with_encoder: bool
+) -> RecordedAttention:
+    """Record attention, see `Captioner.record_attention`; the tower's is never read.
 
     The first of the T tokens stands for the prompt with its image. Layers without attention scores, as of linear
     attention, are left out. Raises ModelFault where the image's tokens are not known to be a square of patches.

@@ -12,11 +12,10 @@ from medcap_core.inference.generation import (
     Variety,
     compute_validation_loss,
     compute_variety,
-    generate_captions,
     generate_predictions,
 )
 from medcap_core.models import Captioner, load_captioner
-from tests.support.tiny_blip import TinySplit, tiny_config
+from tests.support.tiny_blip import TinySplit, generate_captions, tiny_config
 
 SPLIT = TinySplit(7, seed=5)
 

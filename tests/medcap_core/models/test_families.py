@@ -23,14 +23,13 @@ from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
 from medcap_core.data.records import ImageFile, Record, fold_white_space
 from medcap_core.errors import ConfigFault, ModelFault
-from medcap_core.inference.generation import generate_captions
 from medcap_core.models import Captioner, load_captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen, merge_tuning
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.export import build_trained_captioner, export_captioner
 from medcap_core.training.loop import fit
 from tests.medcap_core.models.conftest import MAKERS
-from tests.support.tiny_blip import TinySplit, tiny_config, tiny_data
+from tests.support.tiny_blip import TinySplit, generate_captions, tiny_config, tiny_data
 
 every_family = pytest.mark.parametrize("folder", list(MAKERS), indirect=True)
 one_of_each = pytest.mark.parametrize("folder", ["blip2-opt", "instructblip-t5", "vit-gpt2"], indirect=True)

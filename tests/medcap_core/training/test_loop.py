@@ -17,13 +17,12 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.batches import order_of_epoch
 from medcap_core.data.prepare import PreparedData
 from medcap_core.errors import ConfigFault, NonFiniteLoss, OutOfMemory
-from medcap_core.inference.generation import generate_captions
 from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
 from medcap_core.training.trial import set_up
-from tests.support.tiny_blip import TinySplit, save_tiny_blip, tiny_config, tiny_data
+from tests.support.tiny_blip import TinySplit, generate_captions, save_tiny_blip, tiny_config, tiny_data
 
 MODES: dict[str, dict[str, object]] = {
     "full": {"freeze": "full", "schedule": "cosine", "warmup_fraction": 0.2},

@@ -15,7 +15,7 @@ from medcap_core.models import load_captioner
 from medcap_core.models.blip import packed_decoder
 from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
-from medcap_core.models.captioner import IGNORED_LABEL
+from medcap_core.models.tokens import IGNORED_LABEL
 from medcap_core.models.tuning import apply_tuning
 from tests.support.tiny_blip import VISION_WIDTH, tiny_config
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BlipForConditionalGeneration
 from transformers.models.blip.modeling_blip import BlipAttention
 
-from medcap_core.models.blip.recording import FusedVisionAttention, fuse_attention, unfuse_attention
+from medcap_core.models.blip.recording import FusedVisionAttention, fuse_attention
 from tests.support.tiny_blip import VISION_WIDTH
 
 
@@ -22,8 +22,8 @@ def draw(*shape: int) -> Tensor:
 
 
 def test_every_layer_is_fused_and_back(plain: BlipForConditionalGeneration) -> None:
-    for change, kind in ((fuse_attention, FusedVisionAttention), (unfuse_attention, BlipAttention)):
-        change(plain.vision_model)
+    for fused, kind in ((True, FusedVisionAttention), (False, BlipAttention)):
+        fuse_attention(plain.vision_model, fused=fused)
         assert [type(layer.self_attn) for layer in plain.vision_model.encoder.layers] == [kind] * 3
 
 

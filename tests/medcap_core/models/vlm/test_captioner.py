@@ -11,11 +11,10 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.records import fold_white_space
-from medcap_core.inference.generation import generate_captions
 from medcap_core.models import load_trial_captioner
 from medcap_core.training.export import export_captioner
 from tests.support.plain_vlms import build_plain_inputs
-from tests.support.tiny_blip import TinySplit, tiny_config
+from tests.support.tiny_blip import TinySplit, generate_captions, tiny_config
 from tests.support.tiny_vlms import FURTHER, MAKERS
 
 every_architecture = pytest.mark.parametrize("folder", list(MAKERS), indirect=True)

@@ -12,7 +12,6 @@ from medcap_core.config import FreezeMode
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.prepare import prepare_data
 from medcap_core.inference import image_sources
-from medcap_core.inference.generation import generate_captions
 from medcap_core.inference.image_sources import FeatureSource, hash_encoder, open_images
 from medcap_core.models import load_captioner, load_trial_captioner
 from medcap_core.training.epoch_report import EpochReport
@@ -20,7 +19,7 @@ from medcap_core.training.export import build_trained_captioner, export_captione
 from medcap_core.training.loop import fit
 from tests.medcap_core.models.vlm.test_captioner import vlm_config
 from tests.support.real_runs import write_images
-from tests.support.tiny_blip import tiny_data
+from tests.support.tiny_blip import generate_captions, tiny_data
 
 DATA = tiny_data(num_train=8, num_validation=3)
 
