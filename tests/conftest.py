@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SLOW_FIXTURES = {"local_ray": "ray", "finished_run": None, "two_nodes": None, "materials": None, "answered": "answers"}
-"""Fixtures that start Ray, run a sweep or score a test split, and the group of tests that share one on one worker."""
+SLOW_FIXTURES = {"local_ray": "ray", "meteor": "ray", "finished_run": None, "two_nodes": None, "materials": None}
+"""Fixtures that start Ray or METEOR or run a sweep, and the group of tests that share one on one worker."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,6 +39,17 @@ def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny_blip import save_tiny_blip
 
     return save_tiny_blip(tmp_path_factory.mktemp("tiny-blip"), seed=2, initializer_range=0.5)
+
+
+@pytest.fixture(scope="session")
+def meteor() -> Iterator[None]:
+    """One METEOR for all tests that score captions: starting it takes seconds, so it outlives who closes it."""
+    from medcap_core.scoring.meteor import load_meteor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_meteor(), "close", lambda: None)
+        yield
+    load_meteor().close()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ from rich.console import Console
 from medcap_core.objective import Objective
 from sweep.terminal.view import SweepView
 from tests.support import REPOSITORY
-from tests.support.tiny_blip import IMAGE_SIZE
 
 NUM_IMAGES = {"train": 22, "validation": 9, "test": 7}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -75,6 +74,8 @@ class Materials:
 
 def write_images(folder: Path) -> None:
     """Lungs with a bright square whose side and size the caption tells."""
+    from tests.support.tiny_blip import IMAGE_SIZE  # with torch, which other users of this file do without
+
     generator = np.random.default_rng(0)
     for split, count in NUM_IMAGES.items():
         (folder / split).mkdir(parents=True)

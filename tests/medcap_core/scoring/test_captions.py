@@ -65,9 +65,7 @@ def java_on_path(monkeypatch):
 
 @pytest.fixture(scope="module")
 def scorer():
-    with_closing = CaptionScorer(REFERENCES)
-    yield with_closing
-    with_closing.close()
+    return CaptionScorer(REFERENCES)
 
 
 def by_image(groups):
@@ -222,7 +220,7 @@ def test_tokenizer_needs_no_path_no_folder_and_no_foreign_options(monkeypatch, t
 
 
 @pytest.fixture
-def their_meteor(scorer, java_on_path):
+def their_meteor(meteor, java_on_path):
     """pycocoevalcap's class talking to the program we started, since each takes seconds to load its paraphrases."""
     theirs = Meteor()
     own_process = theirs.meteor_p
@@ -243,8 +241,8 @@ def score_by_pycocoevalcap(references, predictions, meteor_scorer):
     return dict(zip(STANDARD, [*bleu, meteor_score, rouge, cider], strict=True)), per_image
 
 
-@pytest.mark.slow
-def test_meteor_comes_back_after_its_process_died(scorer, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("meteor")
+def test_meteor_comes_back_after_its_process_died(monkeypatch, tmp_path):
     died = load_meteor()._start()
     died.kill()
     died.wait()
@@ -277,7 +275,6 @@ def score_all(statistics):
     return {name: float(value) for name, value in sums.items()}
 
 
-@pytest.mark.slow
 def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
     """Sums over images of what each adds, against pycocoevalcap's own numbers; for parts of the images as well."""
     predictions = [*PREDICTIONS[:4], REFERENCES[4]]  # one caption is its reference, which METEOR counts as no chunk
@@ -299,7 +296,8 @@ def test_statistics_give_the_corpus_scores_again(scorer, their_meteor):
     assert resampled["CIDEr"] == pytest.approx(scorer.cider_per_image(predictions)[drawn].mean())
 
 
-def test_statistics_of_real_captions_give_the_corpus_scores_again(scorer, sample_data):
+@pytest.mark.usefixtures("meteor")
+def test_statistics_of_real_captions_give_the_corpus_scores_again(sample_data):
     with (sample_data / "data" / "medpix2" / "test" / "metadata.csv").open(newline="", encoding="utf-8") as file:
         captions = [ptb_tokenizer.fold_white_space(row["caption"]) for row in csv.DictReader(file)][:150]
     real = CaptionScorer(captions)
@@ -356,6 +354,7 @@ def test_earlier_predictions_leave_no_trace(scorer):
     assert scorer.cider(PREDICTIONS) == before
 
 
+@pytest.mark.usefixtures("meteor")
 def test_degenerate_corpora_score_nothing(scorer):
     assert CaptionScorer(["a single image"]).cider(["a single image"]) == 0
     assert CaptionScorer(["...", "?"]).cider(["a", "b"]) == 0
@@ -381,7 +380,8 @@ def test_meteor_can_be_interrupted_by_another_thread():
             call.result(timeout=60)
 
 
-def test_a_separator_in_a_reference_is_no_second_reference(scorer):
+@pytest.mark.usefixtures("meteor")
+def test_a_separator_in_a_reference_is_no_second_reference():
     pairs = [(["left ||| lung"], "lung"), (["left lung"], "lung")]
     _, scores, _ = load_meteor().compute_scores([texts for texts, _ in pairs], [text for _, text in pairs])
     assert scores[0] == scores[1] > 0
@@ -415,6 +415,7 @@ def test_equal_references_are_counted_once():
     assert (count_references.cache_info().misses, count_references.cache_info().hits) == (2, 1)
 
 
+@pytest.mark.usefixtures("meteor")
 def test_the_scores_of_every_run_are_plug_ins_as_others_are(scorer):
     captions = ScoreInput(PREDICTIONS, [[text] for text in REFERENCES], PREDICTIONS, [[text] for text in REFERENCES])
     values = {name: load_scores(name)[0].compute(captions).value for name in STANDARD}
@@ -435,7 +436,8 @@ def test_imageclef_preprocessing_follows_the_script():
     assert preprocess_captions(captions, "none") == captions
 
 
-def test_preprocessing_reaches_every_score(scorer):
+@pytest.mark.usefixtures("meteor")
+def test_preprocessing_reaches_every_score():
     options = ScoringOptions(extra_scores=("rouge1",), preprocessing="imageclef2025")
     ours = CaptionScorer(["Nodule of 15 mm.", "Lung, left"], options)
     scored = ours.score(["nodule, of: 7 MM", "(left) lung"])

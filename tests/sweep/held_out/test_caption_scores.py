@@ -34,34 +34,30 @@ def build_radiographs(cases: list[str | None]) -> list[Record]:
     ]
 
 
-@pytest.fixture(scope="module")
-def scorer_of_four():
-    scorer = CaptionScorer([f"caption {number}" for number in range(4)])
-    yield scorer
-    scorer.close()
+FOUR = CaptionScorer([f"caption {number}" for number in range(4)])
 
 
-@pytest.mark.slow
-def test_concepts_have_an_interval(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("meteor")
+def test_concepts_have_an_interval(tmp_path: Path) -> None:
     split = build_split(build_radiographs([None] * 4), tmp_path)
     captions = ["a hematoma", "a hematoma", "pleural effusion, hematoma", "nothing"]
-    score = score_captions(split, captions, scorer_of_four, NAMES, seed=0)
+    score = score_captions(split, captions, FOUR, NAMES, seed=0)
     assert score.facts is None
     assert score.concepts is not None
     low, high = score.concepts.interval
     assert score.concepts == ConceptScore(precision=3 / 4, recall=3 / 4, f1=3 / 4, interval=(low, high), num_images=3)
     assert 0 <= low < 0.75 < high <= 1
-    assert score_captions(split, captions, scorer_of_four, {}, seed=0).concepts is None
+    assert score_captions(split, captions, FOUR, {}, seed=0).concepts is None
     assert list(score.per_image) == ["id", "METEOR", "ROUGE-L", "CIDEr"]
     assert score.variety == CaptionVariety(num_distinct=3, top_share=0.5, empty_share=0)
     assert set(score.intervals) == set(score.scores)
     assert all(low <= high for low, high in score.intervals.values())
 
 
-@pytest.mark.slow
-def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("meteor")
+def test_one_case_has_scores_but_no_intervals(tmp_path: Path) -> None:
     split = build_split(build_radiographs(["one"] * 4), tmp_path)
-    score = score_captions(split, split.captions, scorer_of_four, {}, seed=0)
+    score = score_captions(split, split.captions, FOUR, {}, seed=0)
     assert score.intervals == {}
     assert score.scores["METEOR"] == 1
     assert describe_resampling(split.records, "case", "image") == Resampling(
@@ -69,8 +65,8 @@ def test_one_case_has_scores_but_no_intervals(scorer_of_four: CaptionScorer, tmp
     )
 
 
-@pytest.mark.slow
-def test_true_captions_of_phantoms_name_every_fact(scorer_of_four: CaptionScorer, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("meteor")
+def test_true_captions_of_phantoms_name_every_fact(tmp_path: Path) -> None:
     records = load_phantoms(sizes={"test": 40}).splits["test"]
     split = build_split(records, tmp_path)
     score = score_captions(split, split.captions, CaptionScorer(split.captions), {}, seed=0)
