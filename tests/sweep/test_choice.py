@@ -42,7 +42,7 @@ def test_an_unchanged_best_is_neither_scored_nor_written_again(copied_run: Path)
     assert look() == before
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "meteor")
 def test_what_a_kill_left_out_is_made_up_and_a_new_best_joins_the_old(copied_run: Path) -> None:
     table = (copied_run / "test_predictions.csv").read_text()
     with Study.open(copied_run) as study:

@@ -18,7 +18,6 @@ from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.models import load_trial_captioner
 from medcap_core.models.medblip3d.captioner import MedBlip3dCaptioner
 from medcap_core.models.tuning import apply_tuning
-from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.training.checkpoint import save_weights, trained_weights
 from medcap_core.training.export import build_trained_captioner
 from sweep.execution import jobs
@@ -103,12 +102,13 @@ def note_jobs(patch: pytest.MonkeyPatch) -> list[PredictionJob]:
 
 
 @pytest.fixture(scope="module")
-def answered(empty_runs: Callable[..., Study], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answered]:
+def answered(
+    empty_runs: Callable[..., Study], meteor: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Answered]:
     home = tmp_path_factory.mktemp("answered")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDCAP_CACHE", str(home / "cache"))
         patch.setattr(jobs, "is_one_machine", lambda: True)  # without Ray
-        patch.setattr(MeteorScorer, "close", lambda _: None)  # it serves all tests here: starting it takes seconds
         asked = note_jobs(patch)
         give_data(patch, "whole", TEST)
         steps = Steps()

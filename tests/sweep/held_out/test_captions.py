@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
@@ -11,7 +11,6 @@ import pytest
 
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.java import ScoringFailure
-from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.scoring.registry import STANDARD
 from sweep.held_out import captions
 from sweep.held_out.evaluation import score_on_test
@@ -42,8 +41,12 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def scored(
-    empty_runs: Callable[..., Study], materials: Materials, local_ray: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Steps]]:
+    empty_runs: Callable[..., Study],
+    materials: Materials,
+    local_ray: None,
+    meteor: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Steps]:
     """A comparison of zero-shot rows alone, two seeds and a longer caption, so that nothing need be trained."""
     values = {
         "name": "compare",
@@ -66,10 +69,8 @@ def scored(
             study.report(record.name, report_of(record, 1, 0.5 - number / 10))
             study.finish(record.name, TrialState.FAILED if number == 3 else TrialState.SUCCEEDED)
         steps = Steps()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MeteorScorer, "close", lambda _: None)  # it serves all tests here: starting it takes seconds
-            score_on_test(study, study.best()[0], TWO_AT_ONCE, steps)
-            yield directory, steps
+        score_on_test(study, study.best()[0], TWO_AT_ONCE, steps)
+    return directory, steps
 
 
 @pytest.fixture
