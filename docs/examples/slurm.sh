@@ -41,5 +41,5 @@ else
     medcap run "$SPACE" --out "$RUN" --address "$head:$port" &
 fi
 sweep=$!
-trap 'kill -TERM $sweep; wait $sweep; scontrol requeue "$SLURM_JOB_ID"' TERM
+trap 'kill -TERM $sweep; wait $sweep || true; scontrol requeue "$SLURM_JOB_ID"' TERM
 wait $sweep

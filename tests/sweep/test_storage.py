@@ -197,6 +197,7 @@ trials: 2
 scheduler: none
 resources: {cpus_per_trial: 1}
 """
+TWO_WORKERS = LONG_SPACE.replace("{cpus_per_trial: 1}", "{cpus_per_trial: 1.5, workers_per_trial: 2}")
 HEAD = f"ray start --head --node-ip-address={NETWORK}.1 --port=6379 --num-cpus=1 --include-dashboard=false"
 WORKER = f"ray start --address={NETWORK}.1:6379 --node-ip-address={NETWORK}.2 --num-cpus=1"
 SWEEP = f"python -m sweep.run /mnt/long.yaml --data {DATA} --model /mnt/model --out {RUN} --address {NETWORK}.1:6379"
@@ -243,9 +244,7 @@ def test_a_trial_goes_on_on_another_node_with_a_disk_of_its_own(materials: Mater
 def test_the_workers_of_a_trial_lie_on_nodes_that_share_no_disk(materials: Materials, tmp_path: Path) -> None:
     """Each node has room for one of them."""
     space = tmp_path / "long.yaml"
-    two_workers = "{cpus_per_trial: 1.5, workers_per_trial: 2}"
-    content = LONG_SPACE.replace("{cpus_per_trial: 1}", two_workers).replace("num_epochs: 15", "num_epochs: 3")
-    space.write_text(content.replace("trials: 2", "trials: 1"))
+    space.write_text(TWO_WORKERS.replace("num_epochs: 15", "num_epochs: 3").replace("trials: 2", "trials: 1"))
     place = Storage(RUN)
     with sweeping_on_two_nodes(materials, space) as (driver, _):
         output, errors = driver.communicate()
@@ -253,3 +252,33 @@ def test_the_workers_of_a_trial_lie_on_nodes_that_share_no_disk(materials: Mater
         record = json.loads(place.read("trials/trial_0000/trial.json") or b"{}")
         assert (record["state"], record["attempts"], len(record["epochs"])) == ("SUCCEEDED", 1, 3)
         assert place.read("best/trial.txt") == b"trial_0000\n"
+
+
+def test_a_run_of_two_workers_a_trial_goes_on_after_a_kill(s3: S3Server, materials: Materials, tmp_path: Path) -> None:
+    """Beside a run that nothing disturbs, with a Ray of its own, whose tables it has in the end."""
+    space, undisturbed = tmp_path / "two.yaml", Storage("s3://hospital/runs/undisturbed")
+    space.write_text(TWO_WORKERS.replace("num_epochs: 15", "num_epochs: 5"))
+    flags = (space, "--data", DATA, "--model", "../model", "--out")
+    other = start(materials, tmp_path / "undisturbed", *flags, undisturbed.url)
+    driver = start(materials, tmp_path / "first", *flags, RUN)
+    with ended_afterwards(other), ended_afterwards(driver):
+        wait_until(lambda: count_epochs(1) >= 2, "the second trial has two epochs", driver)
+        # Ray's agents end a minute after it, and are in nobody's way.
+        processes = [process for process in family(driver.pid) if not process.name().endswith("Agent")]
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        wait_until_gone(processes)
+        known = count_epochs(1)
+        driver = start(materials, tmp_path / "second", "--resume", RUN)
+        with ended_afterwards(driver):
+            output, errors = driver.communicate()
+        assert (driver.returncode, errors) == (0, ""), output + errors
+        output, errors = other.communicate()
+        assert (other.returncode, errors) == (0, ""), output + errors
+    log = (Storage(RUN).read("trials/trial_0001/log.txt") or b"").decode()
+    assert re.findall(r"(\d+) epochs done before", log) == ["0", str(known)]
+    assert not list(tmp_path.glob("*/runs/*/trials/*/checkpoints/last"))
+    tables = [read_trials((place.read("trials.csv") or b"").decode()) for place in (Storage(RUN), undisturbed)]
+    assert tables[0] == tables[1]
+    scores = [read_scores(place.read("test_metrics.json") or b"") for place in (Storage(RUN), undisturbed)]
+    assert scores[0] == scores[1]
