@@ -3,8 +3,11 @@
 Gather all predictions and score them once; never average over ranks, batches or subsets.
 """
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -12,8 +15,13 @@ from PIL import Image
 from medcap_core.scoring.corpus_statistics import CaptionStatistics
 from medcap_core.scoring.meteor import load_meteor
 from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions, preprocess_captions
-from medcap_core.scoring.registry import STANDARD, ScoreInput, compute_scores, load_scores
+from medcap_core.scoring.registry import STANDARD, ScoreInput, compute_score, compute_scores, load_scores
 from medcap_core.scoring.standard import CIDER
+
+
+@cache
+def _warn_once(fault: str) -> None:
+    logging.getLogger(__name__).warning("A score is left out: %s", fault)
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,9 @@ class CaptionScorer:
         captions = self._prepare(predictions)
         scores: dict[str, float] = {}
         for name in names:
-            (score,) = load_scores("bertscore" if name == "BERTScore" else name)
-            scores[name] = score.compute(captions).value
+            key = "bertscore" if name == "BERTScore" else name
+            (score,) = load_scores(key)
+            scores[name] = compute_score(key, score, captions).value
         return scores
 
     def score(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoredCaptions:
@@ -64,7 +73,9 @@ class CaptionScorer:
         Extra scores that cannot be computed are left out, and so are those that need `images` where none are given.
         The first call also starts METEOR (about 5 s), which runs until `close()`.
         """
-        values, _ = compute_scores([*STANDARD, *self._options.extra_scores], self._prepare(predictions, images))
+        values, missing = compute_scores([*STANDARD, *self._options.extra_scores], self._prepare(predictions, images))
+        for fault in chain.from_iterable(missing.values()):
+            _warn_once(fault)
         return ScoredCaptions({name: found.value for name, found in values.items()}, CaptionStatistics(values))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medcap_core.errors import ConfigFault, ModelFault, first_line
+from medcap_core.errors import ConfigFault, MedcapError, ModelFault, first_line
 from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions
 
 if TYPE_CHECKING:
@@ -122,15 +122,42 @@ def load_scores(key: str) -> tuple[Score, ...]:
         )
     try:
         loaded = point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001  # another package's code, which may fail in any way
         raise ConfigFault(
             f"extra_scores: '{key}' cannot be imported from {point.value} ({first_line(error)}); mend that package, or "
             "leave the score out."
         ) from None
-    scores = (loaded,) if isinstance(loaded, Score) else tuple(loaded)
+    scores = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
     if not scores or not all(isinstance(score, Score) for score in scores):
         raise ConfigFault(f"extra_scores: '{key}' ({point.value}) is no Score; mend that package, or leave it out.")
+    taken = [score.name for score in scores if score.name in STANDARD and key not in STANDARD]
+    if taken:
+        raise ConfigFault(
+            f"extra_scores: '{key}' ({point.value}) has the name of a score of every run, {taken[0]}; rename it in "
+            "that package, or leave it out."
+        )
     return scores
+
+
+def compute_score(key: str, score: Score, captions: ScoreInput) -> ScoreValues:
+    """Compute a score of a key. Raises ModelFault where that fails, or gives no finite figure for each image."""
+    remedy = f"mend the package of '{key}', or leave it out."
+    try:
+        found = score.compute(captions)
+        each = np.asarray(found.each, dtype=np.float64)
+        value = found.value
+    except Exception as error:
+        if key in STANDARD or isinstance(error, MedcapError):
+            raise
+        raise ModelFault(f"score {score.name}: {type(error).__name__}, {first_line(error)}; {remedy}") from error
+    expected = (len(captions.predictions),)
+    if each.shape != expected:
+        raise ModelFault(f"score {score.name} gave figures of shape {each.shape} instead of {expected}; {remedy}")
+    odd = np.flatnonzero(~np.isfinite(each))
+    if odd.size or not np.isfinite(value):
+        of = f"image {odd[0] + 1} of {each.size}" if odd.size else "the corpus"
+        raise ModelFault(f"score {score.name} gave no finite figure for {of}; {remedy}")
+    return replace(found, each=each)
 
 
 def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str, ScoreValues], dict[str, list[str]]]:
@@ -140,15 +167,9 @@ def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str,
     for key in keys:
         for score in load_scores(key):
             try:
-                found = score.compute(captions)
+                values[score.name] = compute_score(key, score, captions)
             except ModelFault as fault:
                 missing.setdefault(key, []).extend(fault.faults)
-                continue
-            each = np.asarray(found.each, dtype=np.float64)
-            expected = (len(captions.predictions),)
-            if each.shape != expected:
-                raise ValueError(f"score {score.name} gave figures of shape {each.shape} instead of {expected}")
-            values[score.name] = replace(found, each=each)
     return values, missing
 
 

@@ -309,7 +309,12 @@ def fail(captions):
 WORDS = Score("Words", count_words)
 SET = (WORDS, Score("Grey", measure_grey, higher_is_better=False, modalities="chest X-rays"), Score("Absent", fail))
 RANKED = Score("Fewest words", count_words, higher_is_better=False, may_be_objective=True, scale="from 0")
-ABSENT, NO_SCORE, SHORT = SET[2], [3], Score("Short", lambda captions: ScoreValues(np.zeros(1)))
+ABSENT, NO_SCORE, SHORT = SET[2], 3, Score("Short", lambda captions: ScoreValues(np.zeros(1)))
+FALSE_NAME = Score("CIDEr", count_words)
+MEAN_LENGTH = Score("Mean length", lambda captions: ScoreValues(
+    np.array([len(text) / len(text.split()) if text else np.nan for text in captions.predictions])
+), may_be_objective=True)
+BROKEN = Score("Broken", lambda captions: ScoreValues(np.array([1 / len(text) for text in captions.predictions])))
 """
 
 
@@ -321,7 +326,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: word-scores\nVersion: 1.0\n")
     names = {"words": "WORDS", "both": "SET", "absent": "ABSENT", "odd": "NO_SCORE", "gone": "GONE", "short": "SHORT"}
-    names["fewest"] = "RANKED"
+    names |= {"fewest": "RANKED", "false": "FALSE_NAME", "mean_length": "MEAN_LENGTH", "broken": "BROKEN"}
     lines = [f"{key} = word_scores:{name}" for key, name in names.items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[medcap.scores]", *lines, ""]))
     monkeypatch.syspath_prepend(tmp_path)
@@ -360,7 +365,7 @@ def test_what_a_score_lacks_is_known_before_the_run() -> None:
     assert check_scores(ScoringOptions(("both",))) == ["no weights of this score here; get them from example/weights."]
     with pytest.raises(ModelFault, match=r"^no weights of this score here"):
         check_scores(ScoringOptions(("words", "absent")))
-    with pytest.raises(ValueError, match="Short gave figures of shape"):
+    with pytest.raises(ModelFault, match="Short gave figures of shape"):
         check_scores(ScoringOptions(("short",)))
 
 
@@ -370,6 +375,7 @@ def test_what_a_score_lacks_is_known_before_the_run() -> None:
     [
         ("odd", r"'odd' \(word_scores:NO_SCORE\) is no Score"),
         ("gone", "'gone' cannot be imported from word_scores:GONE"),
+        ("false", r"'false' \(word_scores:FALSE_NAME\) has the name of a score of every run, CIDEr"),
         ("other", "'other' is not installed here"),
     ],
 )
@@ -377,6 +383,28 @@ def test_a_broken_package_is_one_sentence(key: str, said: str) -> None:
     with pytest.raises(ConfigFault, match=said) as raised:
         load_scores(key)
     assert len(raised.value.faults) == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_package_that_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "word_scores.py").write_text("1 / 0\n")
+    with pytest.raises(ConfigFault, match=r"'words' cannot be imported from word_scores:WORDS \(division by zero\)"):
+        load_scores("words")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_score_that_fails_on_one_caption_costs_no_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medcap_core.scoring.captions.STANDARD", ("CIDEr",))  # METEOR takes seconds
+    keys = ("broken", "mean_length", "words")
+    assert check_scores(ScoringOptions(keys)) == []
+    scorer = CaptionScorer(["a b", "c"], ScoringOptions(keys))
+    assert list(scorer.score(["a b", ""]).scores) == ["CIDEr", "Words"]
+    assert "score Broken: ZeroDivisionError, division by zero; mend the package of 'broken'" in caplog.text
+    assert "score Mean length gave no finite figure for image 2 of 2; mend the package" in caplog.text
+    with pytest.raises(ModelFault, match="Mean length gave no finite figure for image 2 of 2"):
+        scorer.compute(["mean_length"], ["a b", ""])
 
 
 @pytest.mark.usefixtures("installed")

@@ -23,6 +23,7 @@ from medcap_core.training.parallel import share_model
 from medcap_core.training.trial import set_up
 from tests.support.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 from tests.support.tiny_models import save_tiny_blip2
+from tests.support.tiny_vlms import MAKERS
 
 NUM_TRAIN, NUM_VALIDATION = 17, 9
 """Steps of 8, 8 and 1 image: in the last all workers but one have none. The first one validates one batch more."""
@@ -33,6 +34,13 @@ FULL = {"freeze": "full"}
 LORA = {"freeze": "lora"}
 CHECKPOINTED = {"freeze": "decoder_only", "gradient_checkpointing": True}
 """Of an OPT, whose head is its token embedding, below a frozen vision tower and a frozen bridge."""
+
+
+VLMS = {
+    "qwen3_vl": FULL | {"image_size": 48},
+    "smolvlm": LORA | {"image_size": 96},  # split into parts
+    "git": {"freeze": "decoder_only", "image_size": 48},
+}
 
 
 class Interrupted(Exception):
@@ -114,6 +122,15 @@ def train_with_one_bad_loss(model: Path, parallel: str) -> None:
     train_epoch(trial, 1, ignore_progress)
 
 
+def train_vlms(folder: Path) -> object:
+    """Train vision-language models for an epoch, two of them with images that are each several tiles."""
+    return {
+        f"{parallel}/{name}": run(folder / name, folder / parallel / name, 1, parallel=parallel, **changes)
+        for parallel in ("ddp", "fsdp")
+        for name, changes in VLMS.items()
+    }
+
+
 def train_as_four(folder: Path) -> object:
     """Go on with a trial that two workers began, each way with the other's checkpoint, and train a larger model."""
     shared = {"parallel": "fsdp"}
@@ -151,6 +168,21 @@ def test_workers_train_and_score_as_one(tmp_path: Path) -> None:
                 # A key's bias has no gradient but rounding error, which Adam makes a step of.
                 if not key.endswith(("key.bias", "qkv.bias", "k_proj.bias")):
                     torch.testing.assert_close(several[key], one[key], atol=TOLERANCE, rtol=1e-4, msg=f"{trial} {key}")
+
+
+@pytest.mark.long
+def test_vision_language_models_train_on_two_workers_as_on_one(tmp_path: Path) -> None:
+    for name in VLMS:
+        MAKERS[name](tmp_path / name, seed=1)
+    settings = json.loads((tmp_path / "git" / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # each worker draws its own
+    (tmp_path / "git" / "config.json").write_text(json.dumps(settings))
+    first, second = join(train_vlms, 2, tmp_path)
+    assert second == first
+    for name, changes in VLMS.items():
+        alone = run(tmp_path / name, tmp_path / "alone" / name, 1, **changes)
+        for parallel in ("ddp", "fsdp"):
+            assert first[f"{parallel}/{name}"] == pytest.approx(alone, abs=10 * TOLERANCE), (parallel, name)
 
 
 def test_a_scalar_cannot_be_sharded(tiny_blip: Path) -> None:
