@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--slow", action="store_true", help="replay the slow searchers instead")
+    parser.add_argument("--only", choices=[*SEARCHERS, *SLOW_SEARCHERS], help="replay one searcher, without the grid")
     options = parser.parse_args()
     if options.what == "record":
         record(options.out)
@@ -176,11 +177,14 @@ def main() -> None:
         f"trials to {SHARES[-1]:.0%} | never in {many} |"
     )
     print("| --- |" + " --- |" * 8)
-    if not options.slow:
+    searchers = SLOW_SEARCHERS if options.slow else SEARCHERS
+    if options.only:
+        searchers = {options.only: (SEARCHERS | SLOW_SEARCHERS)[options.only]}
+    elif not options.slow:
         # The grid is walked to its end, since its time is what others are measured by.
         walks = ([replay_grid(table, number, seed) for seed in seeds] for number in (few, len(table)))
         print(format_row(GRID_ORDER, *walks))
-    for name, searcher in (SLOW_SEARCHERS if options.slow else SEARCHERS).items():
+    for name, searcher in searchers.items():
         outcomes = ([replay(searcher, number, table, seed) for seed in seeds] for number in BUDGETS)
         print(format_row(name, *outcomes), flush=True)
 

@@ -14,7 +14,7 @@ from benchmarks.replay.table import RecordedTrial, Table, find_nearest
 from medcap_core.config import TrialConfig
 from sweep.space import build_config, encode_point, propose
 from sweep.space.schema import SearchSpace
-from sweep.study.proposal import Proposal, build_proposal, choose_branch
+from sweep.study.proposal import Proposal, build_proposal, choose_branch, lengthen_best
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class SamplerSource:
 
 
 class OptunaSource(SamplerSource):
-    """Trials as one of Optuna's samplers proposes them after the first points, each mode's random draw aside.
+    """Trials as one of Optuna's samplers proposes them after the first points, each mode's random draws aside.
 
-    A stopped trial counts with its best score so far: samplers other than TPE would know nothing of it.
+    By branch, a best trial is lengthened as by the space's own rule. A stopped trial counts with its best score so far:
+    samplers other than TPE would know nothing of it.
     """
 
     def __init__(self, space: SearchSpace, table: Table, searcher: Searcher) -> None:
@@ -136,6 +137,9 @@ class OptunaSource(SamplerSource):
             given, at_random = encode_point(space, space.first_points[number]), True
         elif self.searcher.by_branch:
             given["freeze"], at_random = choose_branch(space, "freeze", self.history)
+            if not at_random:
+                of_branch = [trial for trial in self.history if trial.params["freeze"] == given["freeze"]]
+                given = lengthen_best(of_branch) or given
         branch = given["freeze"] if self.searcher.by_branch else "all"
         if branch not in self.studies:
             assert self.searcher.build is not None

@@ -89,6 +89,47 @@ def test_a_proposal_is_of_the_branch_whose_turn_it_is() -> None:
     assert proposal == build_proposal(space(), 3, history, set())
 
 
+@pytest.mark.parametrize(
+    ("curves", "lengthened"),
+    [
+        ([(3, {33: 1.0, 67: 2.0, 100: 2.5})], True),
+        ([(3, {33: 1.0, 67: 2.5, 100: 2.5})], False),  # its last epoch brought nothing
+        ([(1, {100: 2.5})], True),
+        ([(6, {50: 1.0, 100: 2.5})], False),  # the most epochs of its range
+        ([(3, {50: 1.0, 100: 2.5}), (6, {50: 1.0})], False),  # tried already
+        ([(3, {50: 1.0, 100: 2.5}), (4, {50: 2.6, 100: 2.6})], False),  # no longer the best
+        ([(3, {})], False),  # failed
+    ],
+)
+@pytest.mark.parametrize("epochs", [{"int": [1, 6]}, {"choice": [6, 1, 3, 4]}])
+def test_a_best_trial_that_still_rose_is_tried_with_the_most_epochs(
+    curves: list[tuple[int, dict[int, float]]], lengthened: bool, epochs: dict[str, list[int]]
+) -> None:
+    rate = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+    kinds = {
+        "int": optuna.distributions.IntDistribution(1, 6),
+        "choice": optuna.distributions.CategoricalDistribution((6, 1, 3, 4)),
+    }
+    history = [
+        optuna.create_trial(
+            state=TrialState.COMPLETE if 100 in curve or not curve else TrialState.PRUNED,
+            params={"learning_rate": 2e-3, "num_epochs": num_epochs},
+            distributions={"learning_rate": rate, "num_epochs": kinds[next(iter(epochs))]},
+            value=curve.get(100, None if curve else 0.0),
+            intermediate_values=curve,
+        )
+        for num_epochs, curve in curves
+    ]
+    search = {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "num_epochs": epochs}
+    space = build_space({"name": "lengthened", "search": search, "trials": 1}, "test")
+    proposal = build_proposal(space, 9, history * 4, set())  # 4 of the same: past the random draws
+    assert (proposal.point == {"learning_rate": 2e-3, "num_epochs": 6}) == lengthened
+    if lengthened:
+        assert build_proposal(space, 9, history * 4, {proposal.config}).point != proposal.point
+    knobs = {knob: ranges[0] for knob, ranges in space.search.items()}
+    assert all(knobs[knob].contains(value) for knob, value in proposal.point.items())
+
+
 def test_failures_of_a_config_get_the_lowest_score_and_others_none() -> None:
     failed = ended("lora", None, TrialState.FAIL)
     history = [ended("full", 2.0), failed, ended("full", 0.5, TrialState.PRUNED), failed]
