@@ -7,6 +7,7 @@ Only this command reads pickled weights, by PyTorch's restricted unpickler, whic
 
 import pickle
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +17,14 @@ import typer
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
-from medcap_core.errors import ModelFault
+from medcap_core.errors import ModelFault, first_line
 from medcap_core.runtime.command_line import exit_on_fault
 
+_DAMAGED = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    ArithmeticError, struct.error,
+)  # fmt: skip
+"""What PyTorch's unpickler raises on damaged content."""
 _KEPT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -55,10 +61,12 @@ def convert_weights(source: str, folder: Path) -> None:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = next(iter(str(error).splitlines()), "it is empty")
+    except _DAMAGED as error:
+        reason = "it is empty" if isinstance(error, EOFError) else first_line(error)
         raise ModelFault(f"{path}: it is damaged, or not made of tensors alone ({reason}); get another copy.") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
         raise ModelFault(f"{path}: it holds more than a model's tensors by name; save the model's state_dict alone.")
     return tensors
 

@@ -16,6 +16,7 @@ from medcap_core.training.validation import build_request, compute_scores, find_
 from sweep.execution.cluster import TrialResources
 from sweep.execution.jobs import PredictionJob, load_split, predict_split
 from sweep.study.record import TrialRecord
+from sweep.study.results import read_table
 from sweep.study.study import Study
 
 
@@ -57,7 +58,7 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
         texts = [prediction.text for prediction in found[record.name]]
         study.rescore(record.name, objective.combine(compute_scores(splits[record.name], texts, record.config)))
     if predictions == "captions":
-        tables = [pd.read_csv(path, keep_default_na=False, dtype=str)] if path.is_file() else []
+        tables = [read_table(path, ("row", "id", "reference", "prediction", "CIDEr"))] if path.is_file() else []
         tables += [_tabulate(row, splits[row], [prediction.text for prediction in found[row]]) for row in found]
         write_text_atomically(path, pd.concat(tables).to_csv(index=False))
 

@@ -94,5 +94,6 @@ def _read_settings(source: str, stamp: int) -> Any:
 
 def stamp_files(source: str) -> int:
     """Return the latest modification time of a folder's weights and settings, which invalidates the caches."""
-    files = (path for path in Path(source).glob("*") if path.suffix in (".safetensors", ".json"))
+    named = (path for path in Path(source).glob("*") if path.suffix in (".safetensors", ".json"))
+    files = (path for path in named if path.exists())  # not so a link to nothing
     return max((path.stat().st_mtime_ns for path in files), default=0)

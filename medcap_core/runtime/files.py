@@ -13,6 +13,7 @@ from typing import Any
 from medcap_core.errors import RunFault
 
 _REMEDIES = {
+    errno.ENOENT: "it is gone or a link to nothing: give another path, or try again",
     errno.EACCES: "change its permissions or give another path",
     errno.EPERM: "change its permissions or give another path",
     errno.EROFS: "give a path that can be written",

@@ -25,6 +25,7 @@ from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
 from sweep.held_out.questions import list_questions
 from sweep.study.attention import Kind, PictureEntry, QueryEntry, WordEntry
+from sweep.study.results import read_table
 
 NUM_QUERIES_SHOWN = 4
 NUM_WORDS_SHOWN = 16
@@ -77,7 +78,7 @@ class AnswerTask(Task):
 
     def _read_answers(self, split: PreparedSplit) -> pd.DataFrame:
         """Read the answers to `questions`, or to all, on scans of the split; kinds of questions by turns."""
-        table = pd.read_csv(self.run.paths.answers, keep_default_na=False, dtype=str)
+        table = read_table(self.run.paths.answers, ("id", "kind", "question", "answer", "best"))
         table = table[
             table["id"].isin(split.ids) & (table["question"].isin(self.questions) if self.questions else True)
         ]

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import pandas as pd
-
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import MapSettings
 from medcap_core.data.brain_phantoms import BrainPhantom
@@ -17,6 +15,7 @@ from medcap_core.scoring.captions import CaptionScorer
 from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
 from sweep.explain.sheet import Sheet
 from sweep.study.attention import PictureEntry
+from sweep.study.results import read_table
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Task(ABC):
             raise RunFault(
                 f"{path} is missing: the run has not scored its test split yet; let it end, or give --image."
             )
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        table = read_table(path, ("id", "reference", "prediction"))
         split = self.run.load_split("test", progress)
         places = {record_id: position for position, record_id in enumerate(split.ids)}
         known = [row for row, record_id in enumerate(table["id"]) if record_id in places]

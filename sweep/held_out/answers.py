@@ -98,8 +98,11 @@ class AnswerTask(Task[AnswersScore]):
         path = self._path(row)
         if not path.is_file():
             return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kept = [(scan["id"], tuple(scan["questions"])) for scan in content["scans"]]
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kept = [(scan["id"], tuple(scan["questions"])) for scan in content["scans"]]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None  # damaged
         asked = self._ask(row)
         wanted = list(zip(asked.ids, asked.list_wanted(), strict=True))
         if content["evaluation"] != describe_evaluation(self.config_of(row)) or kept != wanted:

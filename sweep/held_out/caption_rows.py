@@ -9,6 +9,7 @@ import pandas as pd
 from medcap_core.runtime.files import write_text_atomically
 from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, compare_with_blind, score_group
 from sweep.space import label_groups
+from sweep.study.results import read_image_scores
 from sweep.study.study import Study
 from sweep.study.test_results import BLIND_ROWS, Comparisons, TestResults
 
@@ -110,7 +111,5 @@ def _read_per_image(path: Path) -> dict[str, pd.DataFrame]:
     """Read the scores of each image by row; empty where there is no such file yet."""
     if not path.is_file():
         return {}
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    for column in table.columns.difference(["row", "id"]):
-        table[column] = [float(cell or "nan") for cell in table[column]]  # pandas' own parser is off by an ulp
+    table = read_image_scores(path)
     return {str(row): part.drop(columns="row").reset_index(drop=True) for row, part in table.groupby("row", sort=False)}

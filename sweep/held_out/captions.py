@@ -11,6 +11,7 @@ import pandas as pd
 
 from medcap_core.data.prepare import PreparedSplit, load_dataset
 from medcap_core.data.subgroups import list_subgroups
+from medcap_core.errors import RunFault
 from medcap_core.inference.generation import ImagePrediction, Request, compute_variety
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
@@ -23,6 +24,7 @@ from sweep.held_out.caption_rows import CaptionRows
 from sweep.held_out.caption_scores import CaptionScore, score_captions, score_subgroups
 from sweep.held_out.task import Task, describe_resampling
 from sweep.study.record import TrialRecord
+from sweep.study.results import read_table
 from sweep.study.study import Study
 from sweep.study.test_results import BASE_ROWS, BLIND_ROWS, CaptionVariety, Settings, TestResults
 
@@ -60,13 +62,19 @@ class CaptionTask(Task[CaptionScore]):
         return Request(captions=True)
 
     def load_predictions(self, row: str) -> list[ImagePrediction] | None:
-        """See `Task`: the base model's captions stand in the table of all predictions."""
+        """See `Task`: the base model's captions stand in the table of all predictions; a damaged one is none."""
         is_base = row == "zero_shot"
         path = self.study.paths.predictions if is_base else self.study.paths.trial(row).predictions
         if not path.is_file() or (is_base and self._has_new_base):
             return None
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-        captions = table["zero_shot" if is_base else "prediction"]
+        column = "zero_shot" if is_base else "prediction"
+        try:
+            table = read_table(path, ("id", column))
+        except RunFault:
+            return None
+        if table["id"].tolist() != self.split_of(row).ids:
+            return None
+        captions = table[column]
         if "is_cut" not in table:
             return list(map(ImagePrediction, captions))
         known = {"True": True, "False": False}

@@ -128,10 +128,9 @@ def _choose_cases(
 def find_image_scores(results: RunResults) -> dict[str, float] | None:
     """Find CIDEr of the best model for each test image by id; None where they are not known."""
     table = results.image_scores
-    if table is None or not {"id", "CIDEr"} <= set(table.columns):
+    if table is None or "CIDEr" not in table:
         return None
-    if "row" in table.columns:
-        table = table[table["row"].isin(["best", results.metrics.best_trial])]
+    table = table[table["row"].isin(["best", results.metrics.best_trial])]
     ids = [str(value) for value in table["id"]]
     scores = {name: float(value) for name, value in zip(ids, table["CIDEr"], strict=True) if np.isfinite(value)}
     return scores or None

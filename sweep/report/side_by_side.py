@@ -96,7 +96,7 @@ def _find_scores(table: pd.DataFrame | None, ids: list[str], rows: list[str], me
     """Find the scores of each image by metric: a list for each of `rows`; CIDEr first, empty where none are known."""
     if table is None or not {"id", "row", "CIDEr"} <= set(table.columns):
         return {}
-    parts = {row: part.set_index("id").reindex(ids) for row, part in table.groupby("row")}
+    parts = {row: part.drop_duplicates("id").set_index("id").reindex(ids) for row, part in table.groupby("row")}
     found: _Scores = {}
     for metric in metrics or ["CIDEr", *(name for name in table.columns if name not in ("id", "row", "CIDEr"))]:
         found[metric] = [

@@ -5,7 +5,7 @@ that does not exist yet, and one that is damaged is named in `faults` and left o
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.records import Record
-from medcap_core.errors import RunFault
+from medcap_core.errors import RunFault, first_line
 from medcap_core.scoring.registry import STANDARD
 from sweep.space import SearchSpace
 from sweep.study.directory import check_no_pipes, find_holder, load_run_space
@@ -115,7 +115,14 @@ def load_results(directory: Path) -> RunResults:
     records = [_read(TrialRecord.load, path, None, faults) for path in paths.trial_records]
     known = sorted(filter(None, records), key=lambda record: record.number)
     leading = [record.name for record in rank_for_choice(known)[:NUM_CANDIDATES]]
-    read = {name: _read_table(paths.trial(name).predictions, faults, text=True) for name in leading}
+
+    def read(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:
+        if not path.exists():
+            return None
+        return _read(lambda path: read_table(path, columns, numbers), path, None, faults)
+
+    texts = ("id", "reference", "prediction")
+    of_trials = {name: read(paths.trial(name).predictions, ("id", "prediction")) for name in leading}
     return RunResults(
         directory=paths.root,
         space=load_run_space(paths.space),
@@ -123,24 +130,51 @@ def load_results(directory: Path) -> RunResults:
         status=_find_status(paths.root, provenance),
         metrics=_read(TestResults.load, paths.test_metrics, None, faults) or TestResults(),
         provenance=provenance,
-        captions=_read_table(paths.predictions, faults, text=True),
-        validation_captions=_read_table(paths.validation_predictions, faults, text=True),
-        image_scores=_read_table(paths.image_scores, faults, text=False),
-        answers=_read_table(paths.answers, faults, text=True),
-        image_groups=_read_table(paths.image_groups, faults, text=True),
-        trial_captions={name: table for name, table in read.items() if table is not None},
+        captions=read(paths.predictions, (*texts, "zero_shot")),
+        validation_captions=read(paths.validation_predictions, ("row", *texts), ("CIDEr",)),
+        image_scores=_read(read_image_scores, paths.image_scores, None, faults)
+        if paths.image_scores.exists()
+        else None,
+        answers=read(paths.answers, ("id", "cohort", "subject", "kind", "question", "answer")),
+        image_groups=read(paths.image_groups, ("id",)),
+        trial_captions={name: table for name, table in of_trials.items() if table is not None},
         run_seconds=read_seconds(paths.run_seconds),
         faults=faults,
     )
 
 
+def read_table(path: Path, columns: Collection[str], numbers: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table of the run as text, and the columns in `numbers` as such; an empty cell is NaN there.
+
+    Raises RunFault where it is damaged or lacks one of the `columns`.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+        for name in table.columns.intersection(list(numbers)):
+            table[name] = [float(cell or "nan") for cell in table[name]]  # pandas' own parser is off by an ulp
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or first_line(error).rstrip(".")
+        raise RunFault(f"{path} cannot be read ({why}): restore it from a copy, or delete it.") from None
+    if missing := [name for name in columns if name not in table]:
+        raise RunFault(f"{path} has no column {missing[0]}: restore it from a copy, or delete it.")
+    return table
+
+
+def read_image_scores(path: Path) -> pd.DataFrame:
+    """Read the scores of each image, `row` and `id` as text. Raises RunFault as `read_table`."""
+    names = read_table(path, ("row", "id")).columns
+    return read_table(path, names, names.difference(["row", "id"]))
+
+
 def read_sample(path: Path) -> tuple[str, str] | None:
     """Read a running trial's caption and its reference; None where it has none yet."""
     try:
-        caption, reference = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return caption, reference
+    if not (isinstance(found, list) and len(found) == 2 and all(isinstance(text, str) for text in found)):
+        return None
+    return found[0], found[1]
 
 
 def choose_rows(found: Collection[str], baselines: Collection[str]) -> list[str]:
@@ -174,19 +208,6 @@ def _read(read: Callable[[Path], _Content], path: Path, otherwise: _Content, fau
     except RunFault as fault:
         faults += fault.faults
         return otherwise
-
-
-def _read_table(path: Path, faults: list[str], *, text: bool) -> pd.DataFrame | None:
-    try:
-        if text:
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        # An id may be "NA"; an unknown score is an empty cell.
-        return pd.read_csv(path, dtype={"id": str, "row": str}, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        faults.append(f"{path} cannot be read ({error}); it is left out.")
-        return None
 
 
 def _find_status(directory: Path, provenance: list[Start]) -> RunStatus:

@@ -8,9 +8,21 @@ import torch
 from medcap_core.convert import convert_weights
 from medcap_core.errors import ModelFault
 
+# Pickles that pop from nothing, ask for what is not there, hold no text and are cut off.
+DAMAGED = [b"\x80\x02\x85.", b"\x80\x02h\x06.", b"\x80\x02X\x01\0\0\0\xff.", b"\x80\x02X\x01."]
+
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no pickle", {"epoch": 3}, [torch.zeros(2)], {"model": {"a": torch.zeros(2)}}]
+    "content",
+    [
+        b"",
+        b"no pickle",
+        *DAMAGED,
+        {"epoch": 3},
+        [torch.zeros(2)],
+        {"model": {"a": torch.zeros(2)}},
+        {3: torch.zeros(2)},
+    ],
 )
 def test_a_file_that_is_not_made_of_named_tensors_is_told(content: object, tmp_path: Path) -> None:
     source = tmp_path / "old"

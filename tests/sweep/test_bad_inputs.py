@@ -267,6 +267,18 @@ def test_a_pipe_in_the_folder_of_a_model(tiny_blip: Path, tmp_path: Path) -> Non
         load_captioner(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors", "config.json", "tokenizer.json"])
+def test_links_to_nothing_in_the_folder_of_a_model(tiny_blip: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(tiny_blip, tmp_path / "model")
+    (tmp_path / "model" / name).unlink(missing_ok=True)
+    (tmp_path / "model" / name).symlink_to("nothing")
+    if name == "generation_config.json":
+        load_captioner(str(tmp_path / "model"))
+    else:
+        with pytest.raises(ModelFault):
+            load_captioner(str(tmp_path / "model"))
+
+
 NO_CONFIGS = {"number": "3", "null": "null", "list": "[]", "type": '{"model_type": []}', "deep": "[" * 10**5}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SplitName
-from medcap_core.data.sources.image_index import exists
+from medcap_core.data.sources.image_index import find_below
 from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import Row, Table, decode_text, read_content
@@ -202,4 +202,4 @@ def _find_image_folder(table: Table, own: TableColumns) -> Path:
     folders = [
         root / part for root in (beside, beside.parent, beside / "images", beside.parent / "images") for part in parts
     ]
-    return next((folder for folder in folders if any(exists(folder / name) for name in names)), beside)
+    return next((folder for folder in folders if any(find_below(folder, name) for name in names)), beside)

@@ -85,8 +85,8 @@ class FolderImages:
         plain = name.replace("\\", "/")
         spellings = dict.fromkeys(spelling for spelling in (name, plain, _strip_name(plain)) if spelling)
         for spelling in spellings:
-            if exists(self._folder / spelling):
-                return ImageFile(self._folder / spelling)
+            if (path := find_below(self._folder, spelling)) is not None:
+                return ImageFile(path)
         wanted = next((spelling for spelling in map(fold_name, spellings) if self._match(spelling)), fold_name(plain))
         found = self._files.match(wanted)
         in_split = [path for path in found if split and split in map(recognise_split, path.split("/"))]
@@ -182,6 +182,16 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name too long or with a zero byte: no file can have it
         return False
+
+
+def find_below(folder: Path, name: str) -> Path | None:
+    """Find the file of a path from `folder`, or of its end with at least one folder, as a path of another machine has.
+
+    None where there is no such file.
+    """
+    parts = name.split("/")
+    starts = range(max(1, len(parts) - 1))
+    return next((path for start in starts if exists(path := folder / "/".join(parts[start:]))), None)
 
 
 def index_images(folders: Iterable[Path], archives: Iterable[Path] = ()) -> dict[str, ImageReference]:

@@ -136,7 +136,7 @@ def _read_reasons(path: Path) -> dict[int, str]:
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+            reasons[int(entry["row"])] = str(entry["reason"])
+        except (ValueError, LookupError, TypeError):
             continue  # empty, or cut off by a killed process: such rows were not marked and are retried
-        reasons[entry["row"]] = entry["reason"]
     return reasons

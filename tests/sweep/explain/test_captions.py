@@ -212,6 +212,14 @@ def test_runs_that_are_not_finished_are_named(run: Path, tmp_path: Path) -> None
         draw(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", 'id,reference,prediction\n"'])
+def test_damaged_predictions_are_named(run: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "best").symlink_to(run / "best")
+    (tmp_path / "test_predictions.csv").write_text(content)
+    with pytest.raises(RunFault, match=r"test_predictions\.csv (cannot be read|has no column id)"):
+        draw(tmp_path)
+
+
 def test_a_damaged_list_is_named(run: Path, tmp_path: Path) -> None:
     assert AttentionIndex.load(tmp_path / "attention.json") is None
     (tmp_path / "attention.json").write_text('{"images": [{}]}')

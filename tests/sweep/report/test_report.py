@@ -354,7 +354,7 @@ def test_best_and_worst_cases_come_from_the_scores_of_images(create: Create) -> 
     directory = make_finished(create)
     assert "in the order of the data set" in report_on(directory).text
     (directory / "tables").mkdir(exist_ok=True)
-    table = pd.DataFrame({"id": ["a", "b", "c"], "CIDEr": [0.5, 9.0, 0.25]})
+    table = pd.DataFrame({"row": "best", "id": ["a", "b", "c"], "CIDEr": [0.5, 9.0, 0.25]})
     table.to_csv(directory / "tables" / "per_image_scores.csv", index=False)
     text = report_on(directory).text
     assert "Chosen by CIDEr of the best model's caption for each of 3 test images." in text

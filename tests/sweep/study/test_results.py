@@ -9,7 +9,14 @@ from medcap_core.errors import RunFault
 from sweep.space import SearchSpace
 from sweep.study.directory import find_holder
 from sweep.study.record import TrialState
-from sweep.study.results import RunStatus, find_searched, group_over_seeds, load_results
+from sweep.study.results import (
+    RunStatus,
+    find_searched,
+    group_over_seeds,
+    load_results,
+    read_image_scores,
+    read_sample,
+)
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from tests.support.reported_runs import fill, finish, make_finished, scores, write_json
@@ -90,11 +97,32 @@ def test_trials_that_differ_in_their_seed_alone_are_one_group(create: Create) ->
     assert results.records[1].state is TrialState.FAILED
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"a,b\n1,2\n", bytes(300), b"\xff\xfe\xd8", b'row,id,CIDEr\nbest,a,"1', b"row,id,CIDEr\nbest,a,x\n"],
+    ids=["empty", "other columns", "NUL", "not UTF-8", "open quote", "no number"],
+)
+def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(
+        RunFault, match=r"scores\.csv (cannot be read|has no column).*: restore it .*or delete it\."
+    ) as caught:
+        read_image_scores(tmp_path / "scores.csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["3", '"xy"', "[1, 2]", '{"a": 1, "b": 2}', '["a"]', "[" * 100_000, "null", ""])
+def test_a_damaged_sample_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sample.json").write_text(content)
+    assert read_sample(tmp_path / "sample.json") is None
+
+
 def test_scores_of_images_are_read_where_they_are(create: Create) -> None:
     directory = make_finished(create)
     assert load_results(directory).image_scores is None
     (directory / "tables").mkdir()
-    pd.DataFrame({"id": ["NA", "007"], "CIDEr": [0.5, None]}).to_csv(directory / "tables" / "per_image_scores.csv")
+    scores = pd.DataFrame({"row": "best", "id": ["NA", "007"], "CIDEr": [0.5, None]})
+    scores.to_csv(directory / "tables" / "per_image_scores.csv", index=False)
     table = load_results(directory).image_scores
     assert table is not None
     assert table["id"].tolist() == ["NA", "007"]

@@ -152,6 +152,17 @@ def test_lists_of_records_and_captions_by_name(images: Path, content: object) ->
     assert [record.references for record in reading.splits["train"]] == [("a", "b"), ("c",)]
 
 
+def test_absolute_paths_of_another_machine(images: Path) -> None:
+    content = {
+        split: [{"id": split, "image_path": [f"/home/someone/images/{index}.png"], "report": split}]
+        for index, split in enumerate(("train", "val", "test"))
+    }
+    reading = read_annotations(write(images / "annotations" / "annotation.json", content))
+    assert [named(records) for records in reading.splits.values()] == [
+        [("0.png", "train")], [("1.png", "val")], [("2.png", "test")],
+    ]  # fmt: skip
+
+
 def test_karpathys_splits(images: Path) -> None:
     content = [
         {

@@ -19,6 +19,7 @@ FILES = (
     "d.png",
     "d.jpg",
     "7.png",
+    "deep/er/still/e.png",
     unicodedata.normalize("NFD", "É.png"),
 )
 
@@ -48,6 +49,7 @@ def folder(tmp_path: Path, draw_image: DrawImage) -> Path:
         ('"a.JPG"', "a.JPG"),
         ("img/b.png#0", "img/b.png"),
         ("7.0", "7.png"),
+        ("/home/someone/data/deep/er/still/e.png", "deep/er/still/e.png"),
         ("%C3%89.png", unicodedata.normalize("NFD", "É.png")),
         (unicodedata.normalize("NFC", "É.png"), unicodedata.normalize("NFD", "É.png")),
     ],

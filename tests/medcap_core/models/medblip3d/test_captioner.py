@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from safetensors import safe_open
 from torch import Tensor
-from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
+from transformers import AutoModelForImageTextToText, Blip2QFormerConfig, Blip2VisionConfig, T5Config
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.records import ImageFile
@@ -360,6 +360,8 @@ def test_a_trained_model_is_saved_and_loaded_in_hub_format(
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
     with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
         assert "qformer.layernorm.weight" in file.keys()  # noqa: SIM118 - not a dict
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):  # so docs/runs.md says
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
 
 
 # What users get wrong
