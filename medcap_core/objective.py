@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from medcap_core.scoring.registry import list_scores, load_scores
+from medcap_core.scoring.registry import RANKED, list_scores, load_scores
 
 Predictions = Literal["captions", "answers"]
 """The scored output of a model: captions, or answers to the question for the class of an image."""
@@ -18,13 +18,14 @@ Predictions = Literal["captions", "answers"]
 class RankedScore:
     """One score that trials may be ranked by.
 
-    `label` is for sentences, `short_label` for narrow columns, `scale` names its range, and `meaning` defines it where
-    reports do not beside their test scores. `predictions` is None for a score that needs no generated text.
+    `label` is for sentences, `short_label` for narrow columns, `own_scale` is the range of one that the registry lacks,
+    and `meaning` defines it where reports do not beside their test scores. `predictions` is None for a score that needs
+    no generated text.
     """
 
     name: str
     label: str
-    scale: str
+    own_scale: str = ""
     predictions: Predictions | None = "captions"
     short_label: str = ""
     is_lower_better: bool = False
@@ -35,15 +36,16 @@ class RankedScore:
         """1, or -1 where lower is better."""
         return -1 if self.is_lower_better else 1
 
+    @property
+    def scale(self) -> str:
+        """The name of its range."""
+        return self.own_scale or load_scores(RANKED.get(self.name, self.name))[0].scale
+
 
 RANKED_SCORES: dict[str, RankedScore] = {
     score.name: score
     for score in (
-        RankedScore("CIDEr", "CIDEr", "0 to 10"),
-        RankedScore("BLEU-4", "BLEU-4", "0 to 1"),
-        RankedScore("ROUGE-L", "ROUGE-L", "0 to 1"),
-        RankedScore("METEOR", "METEOR", "0 to 1"),
-        RankedScore("BERTScore", "BERTScore", "0 to 1"),
+        *(RankedScore(name, name) for name in RANKED),
         RankedScore(
             "validation_loss",
             "validation loss",
@@ -74,7 +76,7 @@ def find_ranked_score(name: str) -> RankedScore | None:
     score, *others = load_scores(name)
     if others or score.models or not score.may_be_objective:
         return None
-    return RankedScore(name, score.name, score.scale, is_lower_better=not score.higher_is_better)
+    return RankedScore(name, score.name, is_lower_better=not score.higher_is_better)
 
 
 def _get(name: str) -> RankedScore:

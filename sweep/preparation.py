@@ -26,7 +26,7 @@ from medcap_core.models import Captioner, hash_weights, load_geometry, load_tria
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import current_device, release_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
-from medcap_core.scoring.registry import check_scores
+from medcap_core.scoring.registry import RANKED, check_scores
 from medcap_core.training.validation import (
     build_request,
     check_objective,
@@ -79,7 +79,7 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
     Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
     fetch_ahead(space.data, progress)
-    ranked = ["bertscore" if name == "BERTScore" else name for name in space.objective.names]
+    ranked = [RANKED.get(name, name) for name in space.objective.names]
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options, ranked)]
     }

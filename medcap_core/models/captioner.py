@@ -104,6 +104,7 @@ class Captioner(nn.Module, ABC):
     encoder_name: str
     """Name of the vision tower in the network."""
     caption_tokens: ClassVar[type[TokenizedCaptions]] = TokenizedCaptions
+    """What `tokenize` builds."""
     uncalled_parts: ClassVar[frozenset[str]] = frozenset()
     """The parts whose layers `forward` computes without calling them, so that FSDP2 shards them all as one."""
     freeze_rules: tuple[tuple[str, str], ...]

@@ -15,7 +15,7 @@ from PIL import Image
 from medcap_core.scoring.corpus_statistics import CaptionStatistics
 from medcap_core.scoring.meteor import load_meteor
 from medcap_core.scoring.options import DEFAULT_SCORING, ScoringOptions, preprocess_captions
-from medcap_core.scoring.registry import STANDARD, ScoreInput, compute_score, compute_scores, load_scores
+from medcap_core.scoring.registry import RANKED, STANDARD, ScoreInput, compute_score, compute_scores, load_scores
 from medcap_core.scoring.standard import CIDER
 
 
@@ -62,7 +62,7 @@ class CaptionScorer:
         captions = self._prepare(predictions)
         scores: dict[str, float] = {}
         for name in names:
-            key = "bertscore" if name == "BERTScore" else name
+            key = RANKED.get(name, name)
             (score,) = load_scores(key)
             scores[name] = compute_score(key, score, captions).value
         return scores

@@ -93,10 +93,9 @@ def evaluate_classification(
     intervals: dict[str, tuple[float, float]] = {}
     recall_intervals: dict[str, tuple[float, float]] = {}
     if units.max() > 0:
-        each = np.zeros((len(truth), *confusion.shape))
-        for row, (actual, named) in enumerate(zip(truth, predicted, strict=True)):
-            each[row] = count_confusion([actual], [named], classes)
-        sums, _ = resample_sums(each.reshape(len(truth), -1), units, seed=seed)
+        pairs = zip(truth, predicted, strict=True)
+        each = [count_confusion([actual], [named], classes).ravel() for actual, named in pairs]
+        sums, _ = resample_sums(np.array(each, dtype=np.float64), units, seed=seed)
         resampled = score_confusion(sums.reshape(-1, *confusion.shape))
         intervals = {
             "balanced_accuracy": compute_interval(resampled.balanced_accuracy),

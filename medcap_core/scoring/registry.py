@@ -24,6 +24,9 @@ GROUP = "medcap.scores"
 STANDARD = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """Keys of the scores of every run, which are also their names."""
 
+RANKED = {name: name for name in ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")} | {"BERTScore": "bertscore"}
+"""Names by which trials may be ranked by scores of this project -> the keys of these, known without importing them."""
+
 _OWN = (
     *(EntryPoint(k, f"medcap_core.scoring.standard:{k.upper().replace('-', '_')}", GROUP) for k in STANDARD),
     EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
