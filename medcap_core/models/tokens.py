@@ -42,7 +42,7 @@ class TokenizedCaptions:
     ) -> tuple[Tensor, ...]:
         """Pad on the right to `(input_ids, labels)`, both int64 (B, T); labels are -100 at padding and prompt."""
         length = max(len(self.ids[position]) for part in (positions, *alike) for position in part)
-        length = -(-length // pad_to_multiple) * pad_to_multiple
+        length = round_up(length, pad_to_multiple)
         input_ids = np.full((len(positions), length), self.pad_token_id, dtype=np.int64)
         labels = np.full((len(positions), length), IGNORED_LABEL, dtype=np.int64)
         for row, position in enumerate(positions):
@@ -51,6 +51,11 @@ class TokenizedCaptions:
             if not unlabelled:
                 labels[row, self.prompt_length : len(ids)] = ids[self.prompt_length :]
         return torch.from_numpy(input_ids), torch.from_numpy(labels)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Round up to a multiple."""
+    return -(-number // multiple) * multiple
 
 
 def sum_token_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

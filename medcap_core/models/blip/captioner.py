@@ -3,12 +3,11 @@
 from typing import Any, Self
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, BlipProcessor
+from transformers.models.blip.modeling_blip import BlipAttention
 
 from medcap_core.models.blip.packed_decoder import PackedCaptions, compute_packed_logits
-from medcap_core.models.blip.recording import fuse_attention
 from medcap_core.models.blip.search_decoder import BlipDecoder
 from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
@@ -62,7 +61,7 @@ class BlipCaptioner(SearchedCaptioner):
         input_ids, labels, slots = texts
         hidden_states = images if encoded else self.encode_images(images)
         logits = compute_packed_logits(self.network.text_decoder, hidden_states, input_ids, slots)
-        next_labels = functional.pad(labels.flatten()[1:], (0, 1), value=IGNORED_LABEL)
+        next_labels = nn.functional.pad(labels.flatten()[1:], (0, 1), value=IGNORED_LABEL)
         return sum_token_losses(logits, next_labels[slots], label_smoothing)
 
     def build_decoder(self, encoder_hidden_states: Tensor) -> BlipDecoder:
@@ -86,3 +85,25 @@ class BlipCaptioner(SearchedCaptioner):
             use_cache=False,
             **options,
         )
+
+
+def fuse_attention(vision_model: Any, *, fused: bool = True) -> None:
+    """Let every attention layer of a vision tower use the fused kernels, or for attention maps transformers' own."""
+    for layer in vision_model.encoder.layers:
+        layer.self_attn.__class__ = FusedVisionAttention if fused else BlipAttention
+
+
+class FusedVisionAttention(BlipAttention):
+    """The vision tower's self-attention by PyTorch's fused kernels, which write out no scores, so there are no maps.
+
+    Same weights and arithmetic as in transformers.
+    """
+
+    def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Hidden states (B, N, D) -> (B, N, D)."""
+        num_images, num_tokens, _width = hidden_states.shape
+        mixed = self.qkv(hidden_states).view(num_images, num_tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout.p if self.training else 0.0
+        context = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+        return self.projection(context.transpose(1, 2).flatten(2)), None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medcap_core.data.batches import Positions, Rows
-from medcap_core.models.tokens import TokenizedCaptions
+from medcap_core.models.tokens import TokenizedCaptions, round_up
 
 _ROUNDED_TOKENS = 4
 """Where the length of captions is rounded up, for few distinct shapes, the number of tokens is rounded up to a multiple
@@ -47,18 +47,14 @@ class PackedCaptions(TokenizedCaptions):
         parts = (positions, *alike)
         num_tokens = max(int(self._count_inputs(part).sum()) for part in parts)
         if pad_to_multiple > 1:
-            multiple = _round_up(_ROUNDED_TOKENS * max(map(len, parts)), pad_to_multiple)
-            num_tokens = _round_up(num_tokens, multiple)
+            multiple = round_up(_ROUNDED_TOKENS * max(map(len, parts)), pad_to_multiple)
+            num_tokens = round_up(num_tokens, multiple)
         padding = np.flatnonzero(~is_token)[: num_tokens - len(slots)]
         return input_ids, labels, torch.from_numpy(np.concatenate([slots, padding]))
 
     def _count_inputs(self, positions: Rows) -> NDArray[np.int64]:
         """Count the tokens of each caption that precede another, at least 1."""
         return np.array([max(len(self.ids[position]) - 1, 1) for position in positions])
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medcap_core.data.batches import Positions, Rows
-from medcap_core.models.tokens import IGNORED_LABEL
+from medcap_core.models.tokens import IGNORED_LABEL, round_up
 
 Ids = list[int]
 
@@ -116,7 +116,7 @@ class MedBlip3dTexts:
 
 def pad_texts(texts: list[Ids], pad_id: int, pad_to_multiple: int = 1) -> tuple[Tensor, Tensor]:
     """Pad on the right to (ids, mask), both int64 (len(texts), T)."""
-    length = -(-max(map(len, texts)) // pad_to_multiple) * pad_to_multiple
+    length = round_up(max(map(len, texts)), pad_to_multiple)
     ids = np.full((len(texts), length), pad_id, dtype=np.int64)
     mask = np.zeros((len(texts), length), dtype=np.int64)
     for row, text in enumerate(texts):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcap_core.config import TrialConfig
 from medcap_core.models.search.decoding import TextDecoder
+from medcap_core.models.tokens import round_up
 
 _IMPOSSIBLE = -1e9
 """Minus infinity for sums of log-probabilities, as in transformers."""
@@ -98,7 +99,7 @@ class _Search:
         return scores
 
     def _round_up(self, num_slots: int) -> int:
-        return num_slots if self.on_cpu else -(-num_slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
+        return num_slots if self.on_cpu else round_up(num_slots, _SLOTS_AT_ONCE)
 
     def _drop_final(self, decoder: TextDecoder) -> bool:
         """Drop images with a final caption, moving as few rows as possible; returns whether any is left."""

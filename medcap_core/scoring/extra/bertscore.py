@@ -42,17 +42,10 @@ class BertScorer:
 
     def __init__(self, model: str, key: str = "bertscore_model") -> None:
         """Load the encoder that `key` names. Raises ModelFault where `model` cannot be loaded from safetensors."""
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        try:
-            self._tokenizer = load_pretrained(AutoTokenizer, model)
-            encoder = load_pretrained(AutoModel, model, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise ModelFault(
-                f"{key} {model}: no encoder with safetensors weights can be loaded by that name "
-                f"({first_line(error)}); give a folder in Hub format, download it first where there is a network, or "
-                "leave bertscore out."
-            ) from None
+        remedy = "download it first where there is a network, or leave bertscore out"
+        self._tokenizer, encoder = load_with_processor(AutoTokenizer, model, f"{key} {model}: no encoder", remedy)
         encoder = getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
         self._encoder = encoder.to(current_device()).eval()
         self.layer = _find_layer(encoder.config)
@@ -114,6 +107,19 @@ class BertScorer:
             text: (vectors[kept], weight[kept])
             for text, vectors, weight, kept in zip(texts, hidden, content, is_token, strict=True)
         }
+
+
+def load_with_processor(processor: Any, name: str, missing: str, remedy: str) -> tuple[Any, Any]:
+    """Load a model and its processor of this class. Raises ModelFault, which begins with `missing`."""
+    from transformers import AutoModel
+
+    try:
+        return load_pretrained(processor, name), load_pretrained(AutoModel, name, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ModelFault(
+            f"{missing} with safetensors weights can be loaded by that name ({first_line(error)}); give a folder in "
+            f"Hub format, {remedy}."
+        ) from None
 
 
 def _find_layer(config: Any) -> int:

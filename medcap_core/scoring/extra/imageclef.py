@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcap_core.errors import ModelFault, first_line
-from medcap_core.runtime.checkpoints import load_pretrained
+from medcap_core.errors import ModelFault
 from medcap_core.runtime.device import current_device
-from medcap_core.scoring.extra.bertscore import load_bert_scorer
+from medcap_core.scoring.extra.bertscore import load_bert_scorer, load_with_processor
 from medcap_core.scoring.extra.rouge import ROUGE_1
 from medcap_core.scoring.options import CaptionPreprocessing, preprocess_captions
 from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues, list_scores, load_scores
@@ -93,16 +92,10 @@ class _DualEncoder:
     """A model of transformers that embeds images and texts in one space, such as CLIP or SigLIP."""
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoModel, AutoProcessor
+        from transformers import AutoProcessor
 
-        try:
-            self._processor = load_pretrained(AutoProcessor, name)
-            model = load_pretrained(AutoModel, name, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise ModelFault(
-                f"score_models.{SIMILARITY_KEY} {name}: no model with safetensors weights can be loaded by that name "
-                f"({first_line(error)}); give a folder in Hub format, or leave the key out."
-            ) from None
+        missing = f"score_models.{SIMILARITY_KEY} {name}: no model"
+        self._processor, model = load_with_processor(AutoProcessor, name, missing, "or leave the key out")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
             raise ModelFault(
                 f"score_models.{SIMILARITY_KEY} {name}: a {model.config.model_type} is no dual encoder of images and "

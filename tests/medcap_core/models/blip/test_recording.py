@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BlipForConditionalGeneration
 from transformers.models.blip.modeling_blip import BlipAttention
 
-from medcap_core.models.blip.recording import FusedVisionAttention, fuse_attention
+from medcap_core.models.blip.captioner import FusedVisionAttention, fuse_attention
 from tests.support.tiny_blip import VISION_WIDTH
 
 
