@@ -107,17 +107,12 @@ class Blip2Captioner(Captioner):
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
-        language_model = self.network.language_model
+        given, inputs = input_ids, {}
         if self.is_encoder_decoder:
-            instruction = self.instruction_ids.expand(len(input_ids), -1)
-            logits: Tensor = language_model(
-                inputs_embeds=self._embed(encoder_hidden_states, instruction),
-                decoder_input_ids=input_ids,
-                use_cache=False,
-            ).logits
-            return logits
-        logits = language_model(inputs_embeds=self._embed(encoder_hidden_states, input_ids), use_cache=False).logits
-        return logits[:, self.num_queries :]
+            given, inputs = self.instruction_ids.expand(len(input_ids), -1), {"decoder_input_ids": input_ids}
+        embedded = self._embed(encoder_hidden_states, given)
+        logits: Tensor = self.network.language_model(inputs_embeds=embedded, use_cache=False, **inputs).logits
+        return logits[:, -input_ids.shape[1] :]
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """Generate ids, see `Captioner.generate_ids`."""

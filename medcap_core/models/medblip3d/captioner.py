@@ -265,13 +265,11 @@ class MedBlip3dCaptioner(Captioner):
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute the logits of reports, whose first token stands for prompt and image."""
         embedded = self.embed_prompt(self.network.query_scans(encoder_hidden_states), self.report_prompt)
-        if self.is_encoder_decoder:
-            mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
-            return self._run_language_model(embedded, mask, input_ids)
-        tokens = self.network.get_input_embeddings()(input_ids[:, 1:])
-        embedded = torch.cat([embedded, tokens], dim=1)
+        if not self.is_encoder_decoder:
+            embedded = torch.cat([embedded, self.network.get_input_embeddings()(input_ids[:, 1:])], dim=1)
         mask = embedded.new_ones(embedded.shape[:2], dtype=torch.int64)
-        return self._run_language_model(embedded, mask, None)[:, -input_ids.shape[1] :]
+        logits = self._run_language_model(embedded, mask, input_ids if self.is_encoder_decoder else None)
+        return logits[:, -input_ids.shape[1] :]
 
     def generate_ids(self, encoder_hidden_states: Tensor, config: TrialConfig) -> tuple[Tensor, int]:
         """See `Captioner.generate_ids`; the first token stands for prompt and image, as in `tokenize`."""
