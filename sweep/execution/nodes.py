@@ -39,13 +39,8 @@ class NodeSize:
     is_alive: bool = True
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a node found of one subject: a `value` that is the same on all nodes, empty if unknown, or a fault."""
-
-    subject: str
-    value: str = ""
-    fault: str = ""
+Answer = tuple[dict[str, str], list[str]]
+"""What a node found: values that are the same on all nodes by subject, empty where unknown; and faults."""
 
 
 def list_nodes() -> list[NodeSize]:
@@ -117,24 +112,23 @@ def find_unfit(
             for node in nodes
             if node.cpus
         }
-        own = {finding.subject: finding.value for finding in look(configs, place, mark)}
+        own, _ = look(configs, place, mark)
         answers = _collect(asked, progress)
     finally:
         place.remove(mark)
     unfit = {}
     for node in asked.values():
-        differences = describe_differences(own, answers[node.id])
-        if differences:
+        if differences := describe_differences(own, answers[node.id]):
             unfit[node.id] = f"node {node.name} cannot run trials: {'; '.join(differences)}"
     if asked and len(unfit) == len(asked):
         raise RunFault([f"{sentence}; mend that, or choose other nodes." for sentence in unfit.values()])
     return unfit
 
 
-def _collect(asked: dict[Any, NodeSize], progress: Progress) -> dict[str, list[Finding]]:
+def _collect(asked: dict[Any, NodeSize], progress: Progress) -> dict[str, Answer]:
     """Wait for the answers; a node that gives none has a fault instead."""
     what, waiting = "checking the nodes", list(asked)
-    deadline, answers = time.monotonic() + SECONDS_TO_ANSWER, dict[str, list[Finding]]()
+    deadline, answers = time.monotonic() + SECONDS_TO_ANSWER, dict[str, Answer]()
     progress(what, 0, len(asked))
     while waiting and time.monotonic() < deadline:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=1.0)
@@ -142,29 +136,27 @@ def _collect(asked: dict[Any, NodeSize], progress: Progress) -> dict[str, list[F
             try:
                 answers[asked[task].id] = ray.get(task)
             except RayError as error:
-                answers[asked[task].id] = [Finding("answer", fault=f"its check failed ({first_line(error)})")]
+                answers[asked[task].id] = {}, [f"its check failed ({first_line(error)})"]
         progress(what, len(asked) - len(waiting), len(asked))
     for task in waiting:
-        answers[asked[task].id] = [Finding("answer", fault=f"no answer in {SECONDS_TO_ANSWER:.0f} s")]
+        answers[asked[task].id] = {}, [f"no answer in {SECONDS_TO_ANSWER:.0f} s"]
     progress(what, len(asked), len(asked))
     return answers
 
 
-def describe_differences(own: dict[str, str], found: Sequence[Finding]) -> list[str]:
-    """Describe where a node's findings are faults or differ from `own`, the values here by subject."""
-    differences = []
-    for finding in found:
-        here = own.get(finding.subject, "")
-        if finding.fault:
-            differences.append(finding.fault.rstrip("."))
-        elif finding.value and here and finding.value != here:
-            differences.append(f"its {finding.subject} is {finding.value}, but {here} here")
-    return differences
+def describe_differences(own: dict[str, str], answer: Answer) -> list[str]:
+    """Describe where a node's values differ from `own`, those here by subject, and its faults."""
+    found, faults = answer
+    known = [(subject, value, own.get(subject)) for subject, value in found.items() if value]
+    differences = [
+        f"its {subject} is {value}, but {here} here" for subject, value, here in known if here and here != value
+    ]
+    return [*differences, *(fault.rstrip(".") for fault in faults)]
 
 
-def look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> list[Finding]:
+def look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> Answer:
     """Look at what trials need in this process: packages, the run at `place`, cache, data and models."""
-    found = [Finding(name, version(name)) for name in COMPARED_PACKAGES]
+    found, faults = {name: version(name) for name in COMPARED_PACKAGES}, list[str]()
     checks: list[tuple[str, Callable[[], str]]] = [("run directory", lambda: _check_run_directory(place, mark))]
     data = {(config.data, config.image_column, config.caption_column): config for config in configs}
     checks += [(f"data {config.data}", lambda config=config: _hash_data(config)) for config in data.values()]  # type: ignore[misc]
@@ -174,10 +166,10 @@ def look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> list[Find
     checks += [(f"model {name}", lambda name=name: _hash_model(name)) for name in models]  # type: ignore[misc]
     for subject, check in checks:
         try:
-            found.append(Finding(subject, check()))
+            found[subject] = check()
         except (MedcapError, OSError) as error:
-            found.append(Finding(subject, fault=f"{subject}: {first_line(error)}"))
-    return found
+            faults.append(f"{subject}: {first_line(error)}")
+    return found, faults
 
 
 def _check_run_directory(place: Storage, mark: str) -> str:

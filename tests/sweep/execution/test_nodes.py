@@ -10,7 +10,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import ignore_progress
 from medcap_core.runtime.storage import Storage
-from sweep.execution.nodes import Finding, describe_differences, find_unfit, keep_off, list_nodes, look
+from sweep.execution.nodes import describe_differences, find_unfit, keep_off, list_nodes, look
 from tests.support.real_runs import Materials
 
 
@@ -18,11 +18,9 @@ def test_a_node_without_data_model_or_run_directory_says_so(materials: Materials
     config = TrialConfig(data=str(materials.images), model=str(materials.model))
     place = Storage(f"file://{tmp_path}")
     place.write(".shared-1", b".shared-1")
-    here = look([config], place, ".shared-1")
-    assert not [finding for finding in here if finding.fault]
-    own = {finding.subject: finding.value for finding in here}
+    own, faults = look([config], place, ".shared-1")
+    assert faults == describe_differences(own, (own, faults)) == []
     assert {"ray", "torch", "transformers", f"data {config.data}", f"model {config.model}"} < set(own)
-    assert describe_differences(own, here) == []
 
     elsewhere = config.model_copy(update={"data": str(tmp_path / "no data"), "model": str(tmp_path / "no model")})
     place.remove(".shared-1")
@@ -34,8 +32,8 @@ def test_a_node_without_data_model_or_run_directory_says_so(materials: Materials
 
 def test_differences_are_told_with_both_values() -> None:
     own = {"torch": "2.13.0", "data x": "aaaa", "model y": "bbbb"}
-    found = [Finding("torch", "2.12.1"), Finding("data x", "cccc"), Finding("model y")]  # not in the cache there
-    assert describe_differences(own, found) == [
+    found = {"torch": "2.12.1", "data x": "cccc", "model y": ""}  # not in the cache there
+    assert describe_differences(own, (found, [])) == [
         "its torch is 2.12.1, but 2.13.0 here",
         "its data x is cccc, but aaaa here",
     ]
