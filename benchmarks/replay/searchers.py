@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from benchmarks.replay.table import RecordedTrial, Table, find_nearest
 from medcap_core.config import TrialConfig
-from sweep.space import build_config, encode_point, propose
+from sweep.space import encode_point, propose
 from sweep.space.schema import SearchSpace
-from sweep.study.proposal import Proposal, build_proposal, choose_branch, lengthen_best
+from sweep.study.proposal import build_proposal, build_record, choose_branch, lengthen_best
+from sweep.study.record import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class SamplerSource:
         self.history: list[optuna.trial.FrozenTrial] = []
         self.tried: set[TrialConfig] = set()
 
-    def propose(self) -> Proposal:
+    def propose(self) -> TrialRecord:
         """Draw the next point."""
         return build_proposal(self.space, len(self.history), self.history, self.tried)
 
@@ -129,7 +130,7 @@ class OptunaSource(SamplerSource):
         self.studies: dict[str, optuna.Study] = {}
         self.asked: list[tuple[optuna.Study, optuna.Trial]] = []
 
-    def propose(self) -> Proposal:
+    def propose(self) -> TrialRecord:
         """Draw the next point."""
         number, space = len(self.history), self.space
         seed, given, at_random = 1000 * space.seed + number, dict[str, Any](), False
@@ -154,8 +155,7 @@ class OptunaSource(SamplerSource):
         point = propose(space, trial)
         study.sampler = own
         self.asked.append((study, trial))
-        distributions = {name: json.loads(distribution_to_json(item)) for name, item in trial.distributions.items()}
-        return Proposal(point, build_config(space, point), trial.params, distributions)
+        return build_record(space, number, point, trial)
 
     def finish(self, number: int, curve: dict[int, float], *, is_pruned: bool) -> None:
         """Tell the sampler how a trial ended."""

@@ -17,7 +17,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -26,7 +25,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
@@ -39,20 +38,10 @@ MIN_TRIALS = 2
 """Trials that each branch gets before branches are compared."""
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A proposed point: in the space's terms, in Optuna's (`parameters`, `distributions`), and as a config."""
-
-    point: Point
-    config: TrialConfig
-    parameters: Point
-    distributions: dict[str, Any]
-
-
 def build_proposal(
     space: SearchSpace, number: int, history: Sequence[FrozenTrial], tried: Collection[TrialConfig]
-) -> Proposal:
-    """Build the proposal of trial `number` (from 0), given all trials before it, after those of a warm start.
+) -> TrialRecord:
+    """Build the record of trial `number` (from 0), given all trials before it, after those of a warm start.
 
     Points with incompatible fields are drawn again, up to MAX_INVALID_DRAWS, and so are configs in `tried`, up to
     MAX_REPEATED_DRAWS; then a repeat is accepted, as a small space may be exhausted. Raises ConfigFault if no draw is
@@ -62,7 +51,7 @@ def build_proposal(
         return _take_grid_row(space, number)
     given = encode_point(space, space.first_points[number]) if number < len(space.first_points) else None
     fault: ConfigFault | None = None
-    repeats: list[Proposal] = []
+    repeats: list[TrialRecord] = []
     for attempt in range(MAX_INVALID_DRAWS):
         try:
             proposal = _draw(space, number, attempt, history, given)
@@ -109,19 +98,19 @@ def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> Tr
 
 def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
     try:
-        again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record.parameters)
+        again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record)
     except (ConfigFault, ValueError, IndexError):  # now invalid, another knob or choice, or a row less
         return False
     config = adopt_changes(space, record.config)
     return (again.point, again.config, again.distributions) == (record.point, config, record.distributions)
 
 
-def _replay(space: SearchSpace, parameters: Point) -> Proposal:
-    trial = optuna.trial.FixedTrial(parameters)
+def _replay(space: SearchSpace, record: TrialRecord) -> TrialRecord:
+    trial = optuna.trial.FixedTrial(record.parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a value now outside its range fails the comparison
         point = propose(space, trial)
-    return Proposal(point, build_config(space, point), parameters, _dump_distributions(trial.distributions))
+    return build_record(space, record.number, point, trial)
 
 
 def build_sampler(space: SearchSpace, number: int, attempt: int, *, at_random: bool = False) -> BaseSampler:
@@ -142,7 +131,7 @@ def build_sampler(space: SearchSpace, number: int, attempt: int, *, at_random: b
 
 def _draw(
     space: SearchSpace, number: int, attempt: int, history: Sequence[FrozenTrial], given: Point | None
-) -> Proposal:
+) -> TrialRecord:
     """Draw one point: a listed one, or one of the branch whose turn it is, by what is known of that branch.
 
     Knobs that a listed point lacks are drawn at random.
@@ -166,21 +155,29 @@ def _draw(
         scratch.enqueue_trial(given)
     trial = scratch.ask()
     point = propose(space, trial)
-    return Proposal(point, build_config(space, point), trial.params, _dump_distributions(trial.distributions))
+    return build_record(space, number, point, trial)
 
 
-def _take_grid_row(space: SearchSpace, number: int) -> Proposal:
+def _take_grid_row(space: SearchSpace, number: int) -> TrialRecord:
     rows = grid_rows(space)
     row = rows[number]
     distributions: dict[str, BaseDistribution] = {}
     for name in row:
         values = {repr(other[name]): other[name] for other in rows if name in other}
         distributions[name] = CategoricalDistribution(tuple(values.values()))
-    return Proposal(row, build_config(space, row), dict(row), _dump_distributions(distributions))
+    return build_record(space, number, row, optuna.create_trial(value=0.0, params=row, distributions=distributions))
 
 
-def _dump_distributions(distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
-    return {name: json.loads(distribution_to_json(distribution)) for name, distribution in distributions.items()}
+def build_record(space: SearchSpace, number: int, point: Point, trial: BaseTrial) -> TrialRecord:
+    """Build the record of trial `number` at a point that `trial` is in Optuna's terms."""
+    return TrialRecord(
+        name=f"trial_{number:04d}",
+        number=number,
+        point=point,
+        config=build_config(space, point),
+        parameters=trial.params,
+        distributions={name: json.loads(distribution_to_json(range_)) for name, range_ in trial.distributions.items()},
+    )
 
 
 def find_branching_knob(space: SearchSpace) -> str | None:

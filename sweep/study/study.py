@@ -195,15 +195,7 @@ class Study(LockedRun):
         at_fault = {record.number for record in self.records if record.is_config_at_fault}
         own = score_failures(build_history(self.records), at_fault)
         history = add_earlier(self.space, self.warm_start, own)
-        proposal = build_proposal(self.space, number, history, tried)
-        record = TrialRecord(
-            name=f"trial_{number:04d}",
-            number=number,
-            point=proposal.point,
-            config=proposal.config,
-            parameters=proposal.parameters,
-            distributions=proposal.distributions,
-        )
+        record = build_proposal(self.space, number, history, tried)
         self._save(record)
         return record
 
