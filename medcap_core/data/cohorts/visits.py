@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medcap_core.data.scans.records import Diagnosis
-from medcap_core.data.sources.rows import Row, Table, read_rows
+from medcap_core.data.sources.rows import Row, read_rows
 from medcap_core.data.sources.tables import find_column, require_columns
 from medcap_core.errors import DataFault
 
@@ -104,13 +104,9 @@ def read_clinical_tables(
     rows: dict[str, list[Cells]] = {kind: [] for kind in kinds}
     for kind, table in tables:
         require_columns(table, {need: [name] for need, name in kinds[kind][1].items()})
-        find = functools.cache(functools.partial(_find_column, table))
+        find = functools.cache(lambda name, columns=table.columns: find_column(columns, [name]))
         rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
     return rows
-
-
-def _find_column(table: Table, name: str) -> str | None:
-    return find_column(table.columns, [name])
 
 
 def _read_cell(row: Row, find: Callable[[str], str | None], name: str) -> str:

@@ -172,25 +172,24 @@ def match_hashes(
     """Match duplicates: (index, index in `others`, differing bits), with -1 bits for identical pixels."""
     by_digest = {digest.tobytes(): position for position, digest in reversed(list(enumerate(others.digests)))}
     exact = [by_digest.get(digest.tobytes(), -1) for digest in hashes.digests]
-    others_with_content = np.flatnonzero(~others.blank)
+    with_content = np.flatnonzero(~others.blank)
     # As -1 and 1 in float32: the matrix product is the number of equal bits less the number of differing bits.
-    signs = _unpack_signs(others.bits[others_with_content]).T
-    step = max(1, _TABLE_BYTES // (4 * max(1, len(others_with_content))))
-    matches: list[tuple[int, int, int]] = []
+    signs = _unpack_signs(others.bits[with_content]).T
+    step = max(1, _TABLE_BYTES // (4 * max(1, len(with_content))))
+    nearest, distances = np.zeros(len(hashes), np.int64), np.full(len(hashes), np.inf)
     for start in range(0, len(hashes), step):
-        distances = (NUM_BITS - _unpack_signs(hashes.bits[start : start + step]) @ signs) / 2
-        nearest = distances.argmin(1) if len(others_with_content) else np.zeros(len(distances), np.int64)
-        for offset, column in enumerate(nearest.tolist()):
-            position = start + offset
-            if exact[position] >= 0:
-                matches.append((position, exact[position], -1))
-            elif len(others_with_content) and not hashes.blank[position]:
-                distance = int(distances[offset, column])
-                if distance <= MAX_NEAR_BITS:
-                    matches.append((position, int(others_with_content[column]), distance))
+        part = slice(start, start + step)
+        if len(with_content):
+            differing = (NUM_BITS - _unpack_signs(hashes.bits[part]) @ signs) / 2
+            nearest[part], distances[part] = with_content[differing.argmin(1)], differing.min(1)
         if progress:
             progress(what, min(start + step, len(hashes)), len(hashes))
-    return matches
+    is_near = ~hashes.blank & (distances <= MAX_NEAR_BITS)
+    return [
+        (position, same, -1) if same >= 0 else (position, int(nearest[position]), int(distances[position]))
+        for position, same in enumerate(exact)
+        if same >= 0 or is_near[position]
+    ]
 
 
 def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
