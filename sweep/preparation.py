@@ -9,7 +9,6 @@ from operator import attrgetter
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
-    DuplicateImages,
     PreparedData,
     TooManyBadRecords,
     find_duplicate_images,
@@ -20,7 +19,7 @@ from medcap_core.data.prepare import (
 )
 from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
 from medcap_core.data.remote import fetch_ahead
-from medcap_core.data.stores.duplicates import describe_duplicates, write_duplicates
+from medcap_core.data.stores.duplicates import write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, hash_weights, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
@@ -162,7 +161,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
     duplicates, path = find_duplicate_images(largest, geometry, view.step), study.paths.duplicate_images
     write_duplicates(duplicates.pairs, path)
     listed = f"; listed in {show_path(path)}" if duplicates.pairs else ""
-    view.message(_describe_duplicates(duplicates, largest) + listed)
+    view.message(duplicates.describe(dropped=largest.drop_duplicate_train_images) + listed)
     for line in describe_other_versions(study.directory):
         view.message(line)
     command = ["python", "-m", "sweep.run", *sys.argv[1:]]
@@ -220,7 +219,7 @@ def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
     lines += [f"               {record.split} {record.id}: {record.reason}" for record in [*bad][:NUM_LISTED]]
     if not is_large:
         found = find_duplicate_images(configs[0], load_geometry(configs[0]), progress)
-        lines.append(f"Duplicates     {_describe_duplicates(found, configs[0])}")
+        lines.append(f"Duplicates     {found.describe(dropped=configs[0].drop_duplicate_train_images)}")
     return lines
 
 
@@ -228,11 +227,6 @@ def hash_usable(records: Sequence[Record], left_out: Sequence[str]) -> str:
     """Compute the SHA-256 (hex) of the records but those of the ids `left_out`."""
     bad = set(left_out)
     return hash_records([record for record in records if record.id not in bad])
-
-
-def _describe_duplicates(found: DuplicateImages, config: TrialConfig) -> str:
-    dropped = config.drop_duplicate_train_images
-    return describe_duplicates(found.pairs, found.num_blank, dropped=dropped, noun=found.noun)
 
 
 def _configs_by_images(space: SearchSpace) -> list[TrialConfig]:

@@ -16,7 +16,7 @@ from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, Spl
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.data.splits import DATA_SEED, select_rows
-from medcap_core.data.stores.duplicates import DuplicatePair, find_duplicates, load_hashes
+from medcap_core.data.stores.duplicates import DuplicateImages, find_duplicates, load_hashes
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import cache_root
@@ -183,18 +183,6 @@ def _decode(
         )
         prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
     return prepared, skipped
-
-
-@dataclass(frozen=True)
-class DuplicateImages:
-    """Train images that validation or test also hold; `num_blank` train images are blank, compared byte by byte only.
-
-    `noun` is `Record.noun`.
-    """
-
-    pairs: list[DuplicatePair]
-    num_blank: int
-    noun: str = "image"
 
 
 def find_duplicate_images(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> DuplicateImages:

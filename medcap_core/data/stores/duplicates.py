@@ -64,6 +64,33 @@ class DuplicatePair:
 
 
 @dataclass(frozen=True)
+class DuplicateImages:
+    """Train images that validation or test also hold; `num_blank` train images are blank, compared byte by byte only.
+
+    `noun` is `Record.noun`.
+    """
+
+    pairs: list[DuplicatePair]
+    num_blank: int
+    noun: str = "image"
+
+    def describe(self, *, dropped: bool) -> str:
+        """Write one line on the duplicates, which may be `dropped` from train."""
+        if self.pairs:
+            compared = ("exact",) if self.noun == "scan" else ("exact", "near")
+            kinds = ", ".join(f"{sum(pair.kind == kind for pair in self.pairs)} {kind}" for kind in compared)
+            others = " or ".join(sorted({pair.other_split for pair in self.pairs}, reverse=True))
+            num_images = len({pair.id for pair in self.pairs})
+            text = f"Duplicate {self.noun}s: {num_images} train {self.noun}s are also in {others} ({kinds})"
+            text += ", removed from train" if dropped else "; drop_duplicate_train_images: true would remove them"
+        else:
+            text = f"Duplicate {self.noun}s: none of train in validation or test"
+        if self.noun == "scan":
+            return f"{text}; scans are compared exactly only"
+        return text + (f"; {self.num_blank} blank images were compared exactly only" if self.num_blank else "")
+
+
+@dataclass(frozen=True)
 class ImageHashes:
     """Hashes of N images: `bits` uint8 (N, 32) packed, `digests` uint8 (N, 16) of the pixels, `blank` bool (N,)."""
 
@@ -195,22 +222,6 @@ def match_hashes(
 def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
     """Write the pairs as CSV, `split,id,other_split,other_id,kind,distance`."""
     write_csv_atomically(path, [[own.name for own in fields(DuplicatePair)], *map(astuple, pairs)])
-
-
-def describe_duplicates(pairs: Sequence[DuplicatePair], num_blank: int, *, dropped: bool, noun: str = "image") -> str:
-    """Write one line on the duplicates between train and the other splits; `noun` is `Record.noun`."""
-    if pairs:
-        compared = ("exact",) if noun == "scan" else ("exact", "near")
-        kinds = [f"{sum(pair.kind == kind for pair in pairs)} {kind}" for kind in compared]
-        others = sorted({pair.other_split for pair in pairs}, reverse=True)
-        num_images = len({pair.id for pair in pairs})
-        text = f"Duplicate {noun}s: {num_images} train {noun}s are also in {' or '.join(others)} ({', '.join(kinds)})"
-        text += ", removed from train" if dropped else "; drop_duplicate_train_images: true would remove them"
-    else:
-        text = f"Duplicate {noun}s: none of train in validation or test"
-    if noun == "scan":
-        return f"{text}; scans are compared exactly only"
-    return text + (f"; {num_blank} blank images were compared exactly only" if num_blank else "")
 
 
 def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from medcap_core.data.scans import files
 from medcap_core.data.scans.files import DicomSeries, NiftiFile, NpyFile, find_volume
 from medcap_core.data.scans.records import ScanRecord
 from medcap_core.data.scans.volumes import VolumeGeometry, compute_shape, to_cube
-from medcap_core.data.stores.duplicates import DuplicatePair, describe_duplicates
+from medcap_core.data.stores.duplicates import DuplicatePair
 from medcap_core.data.stores.images import ImageStore, compute_store_key
 from medcap_core.errors import DataFault
 from medcap_core.scoring.baselines import describe_pixels, find_nearest_captions
@@ -389,7 +389,7 @@ def test_duplicates_of_scans_are_found_exactly_whatever_their_file(tmp_path: Pat
     config = TrialConfig(data=str(tmp_path / "scans.csv"))
     found = find_duplicate_images(config, GEOMETRY)
     assert found.pairs == [DuplicatePair("train", "again.nii.gz", "test", "2.npy", "exact", 0)]
-    said = describe_duplicates(found.pairs, found.num_blank, dropped=False, noun=found.noun)
+    said = found.describe(dropped=False)
     assert said == (
         "Duplicate scans: 1 train scans are also in test (1 exact); drop_duplicate_train_images: true would remove "
         "them; scans are compared exactly only"

@@ -16,10 +16,10 @@ from medcap_core.data.prepare import find_duplicate_images, prepare_data
 from medcap_core.data.stores.duplicates import (
     HASH_SIDE,
     MAX_NEAR_BITS,
+    DuplicateImages,
     DuplicatePair,
     ImageHashes,
     compute_hashes,
-    describe_duplicates,
     match_hashes,
     write_duplicates,
 )
@@ -142,15 +142,15 @@ def test_the_list_and_the_line(tmp_path: Path) -> None:
         ["train", "a,1", "test", "t", "exact", "0"],
     ]
     assert len(rows) == 4
-    assert describe_duplicates(pairs, 0, dropped=False) == (
+    assert DuplicateImages(pairs, 0).describe(dropped=False) == (
         "Duplicate images: 2 train images are also in validation or test (1 exact, 2 near); "
         "drop_duplicate_train_images: true would remove them"
     )
-    assert describe_duplicates(pairs[:1], 3, dropped=True) == (
+    assert DuplicateImages(pairs[:1], 3).describe(dropped=True) == (
         "Duplicate images: 1 train images are also in test (1 exact, 0 near), removed from train; "
         "3 blank images were compared exactly only"
     )
-    assert describe_duplicates([], 0, dropped=True) == "Duplicate images: none of train in validation or test"
+    assert DuplicateImages([], 0).describe(dropped=True) == "Duplicate images: none of train in validation or test"
 
 
 @pytest.fixture
