@@ -1,7 +1,6 @@
 """Artefacts of the images: devices, letters, uneven exposure and noise."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,15 +24,6 @@ _LETTERS: dict[str, tuple[str, ...]] = {
 }
 
 
-@lru_cache(maxsize=64)
-def _draw_letters(text: str) -> Array:
-    """Draw the text as pixels (11, W) in [0, 1]."""
-    width = 6 * len(text) + 2
-    image = Image.new("L", (width, 11))
-    ImageDraw.Draw(image).text((1, 0), text, fill=255)
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
-
-
 def finish(canvas: Array, view: View, frame: Frame, rng: np.random.Generator) -> Array:
     """Add the artefacts of the view's modality; changes and returns `canvas`."""
     if view.modality == "radiograph":
@@ -51,12 +41,14 @@ def finish(canvas: Array, view: View, frame: Frame, rng: np.random.Generator) ->
 
 
 def _add_letters(canvas: Array, texts: tuple[str, ...], rng: np.random.Generator) -> None:
-    text = _draw_letters(texts[int(rng.integers(len(texts)))])
-    height, width = text.shape
+    text = texts[int(rng.integers(len(texts)))]
+    width, height = 6 * len(text) + 2, 11
+    letters = Image.new("L", (width, height))
+    ImageDraw.Draw(letters).text((1, 0), text, fill=255)
     top = 2 if rng.uniform() < 0.5 else IMAGE_SIZE - height - 2
     left = 2 if rng.uniform() < 0.5 else IMAGE_SIZE - width - 2
     patch = canvas[top : top + height, left : left + width]
-    np.maximum(patch, text * np.float32(0.9), out=patch)
+    np.maximum(patch, np.asarray(letters, dtype=np.float32) / np.float32(255) * np.float32(0.9), out=patch)
 
 
 def _add_devices(canvas: Array, frame: Frame, rng: np.random.Generator) -> None:

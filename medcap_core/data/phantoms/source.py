@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,18 @@ class PhantomTruth(Mapping[str, Any]):
         self._facts = dict(facts)
         self._image = image
 
+    @cached_property
+    def _box(self) -> tuple[float, float, float, float] | None:
+        return compute_box(self._image.mask())
+
     def __getitem__(self, fact: str) -> Any:
-        if fact == "box" and fact not in self._facts:
-            self._facts[fact] = compute_box(self._image.mask())
-        return self._facts[fact]
+        return self._box if fact == "box" else self._facts[fact]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*(fact for fact in self._facts if fact != "box"), "box"))
+        return iter((*self._facts, "box"))
 
     def __len__(self) -> int:
-        return len(self._facts.keys() | {"box"})
+        return len(self._facts) + 1
 
 
 def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
