@@ -8,7 +8,7 @@ from typing import Any
 
 from medcap_core.errors import ModelFault
 from medcap_core.models.medblip3d.network import MedBlip3dNetwork
-from sweep.report.sections import explain_test, is_hub_name, shorten_name
+from sweep.report.summary import explain_test, is_hub_name, shorten_name
 from sweep.space import best_space, dump_space
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults

@@ -1,4 +1,4 @@
-"""The plots of a report that plotly draws of the records: learning curves, score against each knob, test scores."""
+"""The plots of a report that plotly draws: learning curves, score against each knob, test scores, classes named."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from sweep.space.fields import show_plain
 from sweep.space.labels import short_label
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Plot
+from sweep.tables.blocks import Plot, Table
 from sweep.tables.caption_tables import describe_row
 from sweep.tables.trial_tables import is_numeric_knob, title_knob
 
@@ -148,6 +148,46 @@ def plot_test_scores(results: RunResults) -> Plot:
     summary = f"Dot chart of CIDEr on the test split {said}for {len(rows)} rows; the highest is {top}."
     height = 110 + 34 * len(rows)
     return finish("test-scores", "CIDEr on the test split", figure, summary, data_in="test", height=height)
+
+
+def plot_confusion(table: Table) -> Plot:
+    """Draw the best model's confusion matrix; darker is a larger share of the true class."""
+    from plotly import graph_objects as go
+
+    named = [column for column in table.columns if column.name.startswith("named_") or column.name == "other"]
+    counts = [[int(str(row[column.name])) for column in named] for row in table.rows]
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    texts = [
+        [f"{count}<br>{share:.0%}" for count, share in zip(*pair, strict=True)]
+        for pair in zip(counts, shares, strict=True)
+    ]
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=shares,
+        x=[escape(column.title) for column in named],
+        y=[escape(str(row["truth"])) for row in table.rows],
+        text=texts,
+        texttemplate="%{text}",
+        hovertemplate="true: %{y}<br>named: %{x}<br>%{text}<extra></extra>",
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, "rgba(0,119,187,0)"], [1, "rgba(0,119,187,0.75)"]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure.update_xaxes(title="Class named", type="category", showgrid=False)
+    figure.update_yaxes(title="True class", autorange="reversed", type="category", automargin=True, showgrid=False)
+    summary = (
+        f"Heat map of the confusion matrix, {table.title.partition(', ')[2]}: "
+        + "; ".join(
+            f"of {sum(row)} {truth['truth']} {share[place]:.0%} were named so"
+            for place, (row, share, truth) in enumerate(zip(counts, shares, table.rows, strict=True))
+        )
+        + "."
+    )
+    title = f"{table.title} (best model, generated answers)"
+    return finish("confusion", title, figure, summary, height=140 + 70 * len(counts), table=table)
 
 
 def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, line: Any, **more: Any) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sweep.report.pictures import load_images
 from sweep.study.results import RunResults
-from sweep.tables.blocks import Block, Captions, Section, Text
+from sweep.tables.blocks import Block, Captions, Text
 from sweep.tables.caption_tables import describe_row
 
 MAX_PICTURES = 200
@@ -20,8 +20,8 @@ PICTURE_PIXELS = 128
 _Scores = dict[str, list[list[float | None]]]
 
 
-def build_side_by_side(results: RunResults, with_images: bool) -> Section:
-    """Build the section; without blocks where there are no captions.
+def build_side_by_side(results: RunResults, with_images: bool) -> list[Block]:
+    """Build the blocks; none where there are no captions.
 
     Captions of the validation split stand there where only one trial was shown the test split.
     """
@@ -50,7 +50,7 @@ def build_side_by_side(results: RunResults, with_images: bool) -> Section:
         blocks += [Text(f"{said} {fault}".strip(), "note"), block]
     if not results.trial_captions.keys() - {results.metrics.best_trial}:
         blocks += _build_validation(results)
-    return Section("captions", "Captions side by side", blocks)
+    return blocks
 
 
 def _build_validation(results: RunResults) -> list[Block]:

@@ -1,12 +1,15 @@
-"""Run directories for tests of the report: made-up trials and scores, and all files that a finished run has."""
+"""Run directories for tests of the report, with made-up trials and scores and all files of a finished run; its page."""
 
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medcap_core.scoring.registry import STANDARD
+from sweep.report.writing import write_report
 from sweep.study.provenance import DataOrigin, ModelOrigin, begin_provenance, end_provenance
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -86,3 +89,39 @@ def finish(study: Study, **metrics: Any) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and its visible text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def plots(self) -> list[str]:
+        return [str(found["id"]) for tag, found in self.elements if found.get("class") == "plot"]
+
+
+def report_on(directory: Path) -> Page:
+    return Page(write_report(directory, with_images=False))
+
+
+def figure_of(directory: Path, name: str) -> dict[str, Any]:
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    found = re.search(rf'id="figure-{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    figure: dict[str, Any] = json.loads(found[1])
+    return figure

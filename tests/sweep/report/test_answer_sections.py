@@ -19,9 +19,8 @@ from sweep.tables.answer_tables import build_question_rows
 from sweep.tables.blocks import Gallery, Text
 from tests.support.answered_runs import ROWS, build_answer_metrics, build_answer_table
 from tests.support.drawn_scans import build_dataset
-from tests.support.reported_runs import finish
+from tests.support.reported_runs import Page, finish, report_on
 from tests.support.small_runs import Create, fixed_length, run_one
-from tests.sweep.report.test_report import Page, report_on
 
 
 @pytest.fixture

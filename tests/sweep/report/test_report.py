@@ -1,92 +1,31 @@
-"""The report: what it says of runs of every kind, its tables, and how the page behaves in a real browser."""
+"""What a report says of runs of every kind, and its tables."""
 
 import json
-import re
 import time
-from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from medcap_core.config import FreezeMode
 from sweep.report.__main__ import app
-from sweep.report.style import FREEZE_COLOURS, GREY, PALETTE
 from sweep.report.writing import write_report
-from sweep.space import SearchSpace
 from sweep.study.record import TrialState
 from sweep.study.results import load_results
-from sweep.study.study import Study
-from sweep.tables.blocks import Column, Table
-from sweep.tables.formats import Estimate, format_cell, format_uncertainty, format_value
-from sweep.tables.text_files import format_csv
-from tests.support import REPOSITORY
-from tests.support.chromium import Browser, find_chromium, open_browser
-from tests.support.reported_runs import HOSTILE, fill, finish, make_finished, scores, write_json
+from tests.support.reported_runs import (
+    HOSTILE,
+    Page,
+    figure_of,
+    fill,
+    finish,
+    make_finished,
+    report_on,
+    scores,
+    write_json,
+)
 from tests.support.small_runs import Create, fixed_length, next_trial, run_one, space
 from tests.sweep.study.test_results import grid
-
-ALL_KEYS = {
-    "intervals": {"best": {"CIDEr": [2.25, 2.75]}, "zero_shot": {"CIDEr": [0.125, 0.375]}},
-    "comparisons": {
-        "baseline": "zero_shot",
-        "metric": "CIDEr",
-        "rows": {"best": {"difference": 2.25, "interval": [2.0, 2.5], "p_value": 0.0002, "p_adjusted": 0.0312}},
-    },
-    "nearest_image": scores(1.0),
-    "facts": {"best": {"side": {"accuracy": 0.75, "interval": [0.5, 1.0], "num_images": 3}}},
-    "concepts": {"best": {"precision": 0.5, "recall": 0.25, "f1": 0.375, "interval": [0.25, 0.5], "num_images": 3}},
-    "groups": [
-        {"label": "lora", "trials": ["trial_0000"], "scores": {"CIDEr": {"mean": 2.5, "std": 0.125, "num_seeds": 2}}}
-    ],
-}
-
-
-class Page(HTMLParser):
-    """Elements of a page with their attributes, and its visible text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.elements and self.elements[-1][0] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def plots(self) -> list[str]:
-        return [str(found["id"]) for tag, found in self.elements if found.get("class") == "plot"]
-
-
-@pytest.fixture(scope="module")
-def reported(
-    empty_runs: Callable[[Path, SearchSpace], Study], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Page]:
-    """A finished run of twelve trials, all of whose files are there, and its page."""
-    wanted = space(trials=12, scheduler="none", sampler="random")
-    with empty_runs(tmp_path_factory.mktemp("reported") / "run", wanted) as study:
-        fill(study)
-        directory = finish(study, **ALL_KEYS)
-    return directory, report_on(directory)
-
-
-def report_on(directory: Path) -> Page:
-    return Page(write_report(directory, with_images=False))
-
-
-# What it says
 
 
 def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
@@ -100,7 +39,7 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
     }
     wanted |= {"plot-parallel", "plot-importances", "plot-pareto-time", "plot-pareto-parameters"}
     assert wanted <= set(page.plots())
-    assert not _figure(directory, "importances")["layout"]["yaxis"]["title"].get("text")
+    assert not figure_of(directory, "importances")["layout"]["yaxis"]["title"].get("text")
     for said in (
         "Finished: 12 of 12 trials are done",
         "Importance of the knobs, from the 11 of 12 trials that ran to their end",
@@ -124,47 +63,6 @@ def test_a_finished_search_has_every_part(reported: tuple[Path, Page]) -> None:
     assert leaderboard["state"].tolist()[-1] == "failed"
     curves = pd.read_csv(directory / "tables" / "learning_curves.csv")
     assert len(curves) == sum(len(record.epochs) for record in records)
-
-
-def test_text_of_the_run_is_never_markup(reported: tuple[Path, Page]) -> None:
-    directory, page = reported
-    scripts = [found for tag, found in page.elements if tag == "script"]
-    assert len(scripts) == len(page.plots()) + 3  # a figure each, the captions, plotly and the page's own
-    assert HOSTILE in page.text
-    assert not [tag for tag, _ in page.elements if tag == "b"]
-    markdown = (directory / "report.md").read_text(encoding="utf-8")
-    assert "<script>" not in markdown.replace("\\<script\\>", "")
-    (row,) = [line for line in markdown.splitlines() if line.startswith("| - | trial_0001")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", _heading(markdown)))
-
-
-def test_nothing_on_the_page_is_loaded_from_elsewhere(reported: tuple[Path, Page]) -> None:
-    _, page = reported
-    addresses = [
-        value
-        for _, found in page.elements
-        for name, value in found.items()
-        if name in ("src", "href", "srcset", "action")
-    ]
-    assert addresses
-    assert all(address is not None and address.startswith(("#", "data:")) for address in addresses)
-    (policy,) = [found["content"] for tag, found in page.elements if found.get("http-equiv")]
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
-
-
-def test_every_plot_and_picture_has_an_alternative_and_a_table(reported: tuple[Path, Page]) -> None:
-    _, page = reported
-    tables = {found["id"] for tag, found in page.elements if tag == "table"}
-    linked = {
-        str(found["href"])[1:] for tag, found in page.elements if tag == "a" and "table-" in str(found.get("href"))
-    }
-    assert linked <= tables
-    assert "table-importances" in tables
-    for _, found in page.elements:
-        if found.get("class") == "plot":
-            assert found["role"] == "img"
-            assert len(str(found["aria-label"])) > 30
 
 
 @pytest.mark.parametrize("states", [[], ["FAILED"], ["FAILED", "FAILED"]])
@@ -250,10 +148,10 @@ def test_hollow_markers_are_explained_where_there_are_some(create: Create) -> No
     fill(study, 4)
     report_on(study.directory)
     explanation = "hollow: stopped early"
-    assert explanation not in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
+    assert explanation not in [trace["name"] for trace in figure_of(study.directory, "knob-learning_rate")["data"]]
     run_one(study, 0.5, end=TrialState.PRUNED)
     report_on(study.directory)
-    assert explanation in [trace["name"] for trace in _figure(study.directory, "knob-learning_rate")["data"]]
+    assert explanation in [trace["name"] for trace in figure_of(study.directory, "knob-learning_rate")["data"]]
 
 
 def test_a_stopped_trial_stands_beside_the_pareto_front(create: Create) -> None:
@@ -262,7 +160,7 @@ def test_a_stopped_trial_stands_beside_the_pareto_front(create: Create) -> None:
         run_one(study, reached, reached, training_seconds=7.0 + number)
     run_one(study, 9.0, end=TrialState.PRUNED)
     report_on(study.directory)
-    traces = {trace["name"]: trace for trace in _figure(study.directory, "pareto-time")["data"]}
+    traces = {trace["name"]: trace for trace in figure_of(study.directory, "pareto-time")["data"]}
     assert list(traces) == ["other trials", "Pareto front", "stopped early, not compared"]
     assert sum(len(traces[name]["x"]) for name in ("other trials", "Pareto front")) == 3
     assert traces["stopped early, not compared"]["y"] == [9.0]
@@ -282,11 +180,6 @@ def test_a_blind_model_is_named_first_and_looks_at_the_test_split_are_counted(cr
     assert "looked at" not in again.text
 
 
-def test_every_freeze_mode_has_a_colour_of_its_own() -> None:
-    assert set(FREEZE_COLOURS) == set(FreezeMode)
-    assert len(set(FREEZE_COLOURS.values())) == len(FreezeMode)
-
-
 @pytest.mark.slow
 def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
     study = create(fixed_length(3, trials=500, scheduler="none"))
@@ -302,7 +195,7 @@ def test_five_hundred_trials_are_drawn_in_few_lines(create: Create) -> None:
         folder.mkdir()
         (folder / "trial.json").write_text(json.dumps(content))
     page = report_on(study.directory)
-    figure = _figure(study.directory, "curves")
+    figure = figure_of(study.directory, "curves")
     assert [len(trace["x"]) for trace in figure["data"]] == [494 * 4, 3, 3, 3, 3, 3, 3]
     assert sum(1 for tag, _ in page.elements if tag == "tr") > 500
 
@@ -328,7 +221,7 @@ def test_a_run_by_another_metric_names_it_everywhere(create: Create) -> None:
     assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy"].tolist() == [1.0, 0.75, 0.5, 0.5, 0.25]
     assert pd.read_csv(tables / "leaderboard.csv")["balanced_accuracy_whole"].tolist()[0] == 0.875
     assert pd.read_csv(tables / "learning_curves.csv")["balanced_accuracy"].tolist()[:4] == [0.25, 0.5, 0.5, 0.75]
-    assert _figure(study.directory, "curves")["layout"]["yaxis"]["title"]["text"] == "Balanced accuracy, validation"
+    assert figure_of(study.directory, "curves")["layout"]["yaxis"]["title"]["text"] == "Balanced accuracy, validation"
 
 
 def test_a_grid_over_seeds_has_one_row_a_setting(create: Create) -> None:
@@ -406,53 +299,6 @@ def test_images_of_the_data_are_embedded(create: Create) -> None:
     assert "1 of 3 images can no longer be read." in page.text
 
 
-# Its parts
-
-
-def test_cells_say_what_is_known_of_them() -> None:
-    assert format_value(Estimate(-0.5), "difference") == "-0.500"
-    assert [format_value(value, "difference") for value in (-0.0, -0.0001, 0.25)] == ["+0.000", "+0.000", "+0.250"]
-    assert format_uncertainty(Estimate(0.5, low=-0.25, high=1.0), "score") == "-0.250 to 1.000"
-    assert format_uncertainty(Estimate(0.5, std=0.0625), "score") == "± 0.062"
-    assert format_cell(Estimate(0.5, 0.25, 1.0), "score") == "0.500 (0.250 to 1.000)"
-    assert [format_value(value, "score") for value in (None, float("nan"), float("inf"))] == ["-", "-", "-"]
-    assert format_value(0.00004, "p") == "<0.001"
-    assert [format_value(value, "seconds") for value in (9.25, 61.0)] == ["9.2 s", "1:01"]
-    columns = (Column("a", "A", "score"), Column("b", ""))
-    table = Table("t", "T", columns, ({"a": Estimate(1.5, 1.0, 2.0), "b": 'x,"y"'}, {"a": 2.5}))
-    assert format_csv(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'
-
-
-@pytest.mark.parametrize("paper", ["#ffffff", "#14181d"])
-def test_colours_stand_out_from_light_and_dark_paper(paper: str) -> None:
-    for colour in {*PALETTE, *FREEZE_COLOURS.values(), GREY}:
-        assert contrast(colour, paper) >= 3, colour
-
-
-def test_text_stands_out_from_its_ground() -> None:
-    style = (REPOSITORY / "sweep" / "report" / "assets" / "report.css").read_text("utf-8")
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2])
-    for theme in (light, dark):
-        for ink in ("ink", "quiet", "link", "warning"):
-            for ground in ("paper", "raised", "best"):
-                assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast ratio of two colours #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-# The command
-
-
 def test_the_command_writes_elsewhere_and_names_faults(reported: tuple[Path, Page], tmp_path: Path) -> None:
     directory, _ = reported
     before = (directory / "report.html").stat().st_ino
@@ -467,86 +313,3 @@ def test_the_command_writes_elsewhere_and_names_faults(reported: tuple[Path, Pag
     failed = CliRunner().invoke(app, [str(directory), "--out", str(tmp_path / "file")])
     assert failed.exit_code == 2
     assert "the report cannot be written" in failed.stderr
-
-
-# The page in a browser
-
-
-def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path) -> None:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium here; install Debian's package chromium")
-    directory, page = reported
-    path, num_plots = directory / "report.html", len(page.plots())
-    with open_browser(program, tmp_path / "profile") as browser:
-        for width in (1400, 400):
-            browser.events.clear()
-            browser.set_width(width)
-            browser.visit(path.as_uri())
-            assert browser.told("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled") == []
-            requests = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
-            assert {address.partition(":")[0] for address in requests} <= {"file", "data", "blob"}
-            drawn = browser.evaluate(
-                "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg .trace, svg .bars')).length"
-            )
-            assert drawn == num_plots
-            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        check_sorting(browser)
-        check_saving(browser, tmp_path)
-        assert browser.evaluate("[...document.querySelectorAll('#side-by-side-test mark')].map(m => m.textContent)")[
-            :2
-        ] == [
-            "a",
-            "heart",
-        ]
-
-
-def check_saving(browser: Browser, folder: Path) -> None:
-    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
-    browser.evaluate("document.querySelector('[data-plot=test-scores]').click()")
-    while not any(event["state"] == "completed" for event in browser.told("Page.downloadProgress")):
-        browser.call("Page.enable")  # reads what the browser has told meanwhile
-    assert "best model" in (folder / "test-scores.svg").read_text(encoding="utf-8")
-
-
-def check_sorting(browser: Browser) -> None:
-    before = column_of(browser, "CIDEr, validation")
-    numbers = [float(value) for value in before if value]
-    assert numbers == sorted(numbers, reverse=True)
-    browser.evaluate(press("CIDEr, validation"))
-    assert column_of(browser, "CIDEr, validation") == before  # the highest first at the first press
-    browser.evaluate(press("CIDEr, validation"))
-    assert column_of(browser, "CIDEr, validation") == [*sorted(filter(None, before), key=float), ""]
-    assert browser.evaluate(f"{header('CIDEr, validation')}.getAttribute('aria-sort')") == "ascending"
-    browser.evaluate(press("Trial"))
-    assert column_of(browser, "Trial") == [f"trial_{number:04d}" for number in range(12)]
-    assert browser.evaluate("document.querySelectorAll('#table-leaderboard [aria-sort]').length") == 1
-
-
-def header(title: str) -> str:
-    return f"[...document.querySelectorAll('#table-leaderboard th')].find(h => h.textContent === {json.dumps(title)})"
-
-
-def press(title: str) -> str:
-    return f"{header(title)}.querySelector('button').click()"
-
-
-def column_of(browser: Browser, title: str) -> list[str]:
-    script = f"""(() => {{
-        const column = {header(title)}.cellIndex;
-        return [...document.querySelectorAll('#table-leaderboard tbody tr')].map(r => r.cells[column].dataset.value);
-    }})()"""
-    values: list[str] = browser.evaluate(script)
-    return values
-
-
-def _heading(markdown: str) -> str:
-    return next(line for line in markdown.splitlines() if line.startswith("| Rank"))
-
-
-def _figure(directory: Path, name: str) -> dict[str, Any]:
-    text = (directory / "report.html").read_text(encoding="utf-8")
-    found = re.search(rf'id="figure-{name}">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    figure: dict[str, Any] = json.loads(found[1])
-    return figure

@@ -57,7 +57,7 @@ def fill_captions(study: Study, num_images: int) -> Path:
 
 
 def read_content(directory: Path) -> dict[str, Any]:
-    (block,) = [b for b in build_side_by_side(load_results(directory), False).blocks if isinstance(b, Captions)]
+    (block,) = [b for b in build_side_by_side(load_results(directory), False) if isinstance(b, Captions)]
     content: dict[str, Any] = json.loads(block.content)
     return content
 
@@ -89,7 +89,7 @@ def test_validation_captions_of_leading_trials_stand_where_one_trial_was_tested(
     ]
     pd.DataFrame(rows).to_csv(study.paths.validation_predictions, index=False)
     section = build_side_by_side(load_results(directory), False)
-    test, validation = [block for block in section.blocks if isinstance(block, Captions)]
+    test, validation = [block for block in section if isinstance(block, Captions)]
     assert (test.title, validation.title) == ("Captions of 3 test images", "Captions of 2 validation images")
     content = json.loads(validation.content)
     assert content["texts"] == [["a", "NA"], ["a b", ""], ["x", "y"]]
@@ -99,7 +99,7 @@ def test_validation_captions_of_leading_trials_stand_where_one_trial_was_tested(
 
     captions = pd.DataFrame({"id": ["a", "b", "c"], "prediction": ["x", "y", "z"]})
     captions.to_csv(study.paths.trial(other).predictions, index=False)  # now two trials stand beside each other
-    (block,) = [b for b in build_side_by_side(load_results(directory), False).blocks if isinstance(b, Captions)]
+    (block,) = [b for b in build_side_by_side(load_results(directory), False) if isinstance(b, Captions)]
     assert block.name == "side-by-side-test"
 
 

@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 
 from medcap_core.objective import Objective, read_objective
-from sweep.tables.formats import format_seconds
 from sweep.terminal.progress import SweepProgress, describe_changes
 from sweep.terminal.row import TrialRow
 from sweep.terminal.view import SweepView
@@ -398,19 +397,3 @@ def test_rows_beyond_the_plan_raise_the_total(clock):
     assert progress.total_trials == 2
     assert progress.describe_best() == "no score yet"
     assert describe_changes(progress.rows, progress) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00"),
-        (59.4, "0:59"),
-        (59.6, "1:00"),
-        (3599.5, "1:00:00"),
-        (3661, "1:01:01"),
-        (90061, "25:01:01"),
-        (-3, "0:00"),
-    ],
-)
-def test_format_seconds(seconds, text):
-    assert format_seconds(seconds) == text
