@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from medcap_core.captioning import read_settings
 from medcap_core.config import TrialConfig
-from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.prepare import PreparedSplit, prepare_data
 from medcap_core.data.records import Record, SplitName
-from medcap_core.errors import DataFault, RunFault
+from medcap_core.errors import RunFault
 from medcap_core.models import Captioner, load_trial_captioner
 from medcap_core.runtime.device import current_device
 from medcap_core.runtime.progress import Progress, ignore_progress
@@ -87,36 +86,6 @@ def make_output_folder(run: ExplainedRun, out: Path | None) -> Path:
     except OSError as error:
         raise RunFault(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from None
     return folder
-
-
-def read_given(run: ExplainedRun, names: list[str], progress: Progress = ignore_progress) -> list[Item]:
-    """Read records given by path, or by their id in the test split. Raises DataFault naming every bad one."""
-    items: list[Item] = []
-    faults: list[str] = []
-    split: PreparedSplit | None = None
-    geometry = run.captioner.geometry
-    for name in names:
-        path = Path(name)
-        if path.is_file() or (run.noun == "scan" and path.is_dir()):
-            try:
-                reference = geometry.refer_to(path)
-                pixels = geometry.decode(reference)
-            except (UnreadableImage, ValueError) as unusable:
-                reason = unusable.reason if isinstance(unusable, UnreadableImage) else unusable
-                faults.append(f"--image {name}: {reason}; give {'an image file' if run.noun == 'image' else 'a scan'}.")
-            else:
-                items.append(Item(Record(path.name, reference, ""), "given", pixels, None))
-            continue
-        split = split or run.load_split("test", progress)
-        if name in split.ids:
-            items.append(take(split, split.ids.index(name), "given"))
-        else:
-            faults.append(
-                f"--image {name}: no such file, and no {run.noun} of the run's test split has this id; give either."
-            )
-    if faults:
-        raise DataFault(faults)
-    return items
 
 
 def take(split: PreparedSplit, position: int, kind: Kind) -> Item:

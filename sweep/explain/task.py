@@ -3,16 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import MapSettings
 from medcap_core.data.brain_phantoms import BrainPhantom
+from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.phantoms import PhantomImage
-from medcap_core.errors import RunFault
+from medcap_core.data.prepare import PreparedSplit
+from medcap_core.data.records import Record
+from medcap_core.errors import DataFault, RunFault
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.captions import CaptionScorer
-from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, read_given, take
+from sweep.explain.explained_run import ExplainedRun, Item, choose_rows, take
 from sweep.explain.sheet import Sheet
 from sweep.study.attention import PictureEntry
 from sweep.study.results import read_table
@@ -54,8 +58,32 @@ class Task(ABC):
         ]
 
     def read(self, names: list[str], progress: Progress) -> list[Item]:
-        """Read records by path or id, with what is asked of each. Raises DataFault naming every bad one."""
-        return read_given(self.run, names, progress)
+        """Read records given by path, or by their id in the test split, with what is asked of each.
+
+        Raises DataFault naming every bad one.
+        """
+        items: list[Item] = []
+        faults: list[str] = []
+        split: PreparedSplit | None = None
+        noun, geometry = self.run.noun, self.run.captioner.geometry
+        for name in names:
+            path = Path(name)
+            if path.is_file() or (noun == "scan" and path.is_dir()):
+                try:
+                    reference = geometry.refer_to(path)
+                    items.append(Item(Record(path.name, reference, ""), "given", geometry.decode(reference), None))
+                except (UnreadableImage, ValueError) as unusable:
+                    reason = unusable.reason if isinstance(unusable, UnreadableImage) else unusable
+                    faults.append(f"--image {name}: {reason}; give {'an image file' if noun == 'image' else 'a scan'}.")
+            elif name in (split := split or self.run.load_split("test", progress)).ids:
+                items.append(take(split, split.ids.index(name), "given"))
+            else:
+                faults.append(
+                    f"--image {name}: no such file, and no {noun} of the run's test split has this id; give either."
+                )
+        if faults:
+            raise DataFault(faults)
+        return items
 
     @abstractmethod
     def describe(self, item: Item, explained: ExplainedText, file: str, maps: str) -> PictureEntry:
