@@ -18,7 +18,6 @@ from sweep.execution.nodes import NodeSize
 from sweep.execution.trial import NODE_FAULT, PLACES, Assignment, ProgressWriter, store_epochs, train_here
 from sweep.execution.tune import run_search
 from sweep.execution.worker_group import TrialStopped, start_desk
-from sweep.space import build_space, load_space
 from sweep.space.schema import Resources
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -49,14 +48,10 @@ def test_workers_stay_for_one_trial_after_another(
         {"freeze": "full", "learning_rate": 2e-2, "num_epochs": 3, "model": "broken"},
         {"freeze": "decoder_only", "learning_rate": 3e-3, "num_epochs": 6, "model": "good"},
     ]
-    values = load_space(finished_run.directory / "space.yaml").to_mapping()
-    del values["model"]
-    values["search"] |= {"model": {"choice": list(models)}}
     with Study.open(finished_run.directory) as alone:
         lora, full = alone.records[0].epochs, alone.records[1].epochs
     earlier = set(placement_group_table())
-    space = build_space(values | {"models": models, "first_points": points, "trials": 7}, "test")
-    with Study.create(tmp_path / "run", space) as study:
+    with build_study(tmp_path / "run", finished_run, models=models, first_points=points, trials=7) as study:
         for _ in range(3):
             run_one(study, *[float(lora[0].score or 0) + 1e-6] * 3)
         with watching_listening(os.getpid(), seconds_between=1) as listening:

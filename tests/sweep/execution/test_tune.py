@@ -28,8 +28,11 @@ ONE_CPU_EACH = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worke
 
 
 def build_study(directory: Path, finished_run: FinishedRun, **changes: Any) -> Study:
-    """A study whose first two trials are those of the finished run."""
+    """A study whose first two trials are those of the finished run; `models` is chosen from."""
     values = load_space(finished_run.directory / "space.yaml").to_mapping()
+    if "models" in changes:
+        del values["model"]
+        values["search"] |= {"model": {"choice": list(changes["models"])}}
     return Study.create(directory, build_space(values | changes, "test"))
 
 
@@ -53,14 +56,19 @@ def kill_after_an_epoch(directory: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun, tmp_path: Path) -> None:
+def test_trials_whose_processes_die_are_retried_twice_and_those_whose_loss_is_not_finite_never(
+    finished_run: FinishedRun, materials: Materials, tmp_path: Path
+) -> None:
     """And trials give the same scores alone, beside another, and cut off and gone on with."""
+    models = {"good": str(materials.model), "broken": str(save_broken_model(materials, tmp_path / "model"))}
     points = [
-        {"freeze": "decoder_only", "learning_rate": 1e-3, "num_epochs": 6},
-        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6},
-        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3},
+        {"freeze": "decoder_only", "learning_rate": 1e-3, "num_epochs": 6, "model": "good"},
+        {"freeze": "full", "learning_rate": 3e-3, "num_epochs": 6, "model": "good"},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3, "model": "good"},
+        {"freeze": "lora", "learning_rate": 2e-2, "num_epochs": 3, "model": "broken"},
     ]
-    with build_study(tmp_path / "run", finished_run, first_points=points, trials=3, scheduler="none") as study:
+    changes = {"models": models, "first_points": points, "trials": 4, "scheduler": "none"}
+    with build_study(tmp_path / "run", finished_run, **changes) as study:
         killed_always, killed_once = (study.paths.trial(f"trial_{number:04d}").root for number in range(2))
         with ThreadPoolExecutor(2) as killers:
             view = quiet_view()
@@ -69,11 +77,14 @@ def test_trials_whose_processes_die_are_retried_twice(finished_run: FinishedRun,
             run_search(study, ONE_CPU_EACH, view)
             killings.result()
             known = killing.result()
-        first, second, third = study.records
+        first, second, third, fourth = study.records
     assert (first.state, first.attempts) == (TrialState.FAILED, 3)
     assert first.reason.startswith("its process failed 3 times: ")
     assert (second.state, second.attempts) == (TrialState.SUCCEEDED, 2)
     assert (third.state, third.attempts) == (TrialState.SUCCEEDED, 1)
+    assert (fourth.state, fourth.attempts) == (TrialState.FAILED, 1)
+    assert fourth.reason.startswith("The loss was not finite at step 1 (")
+    assert "learning_rate 0.02" in fourth.reason
     told = view._console.file.getvalue()  # type: ignore[attr-defined]
     assert told.count("trial_0000: its process died; another goes on from its last epoch") == 2
     assert told.count("trial_0001: its process died; another goes on from its last epoch") == 1
@@ -130,18 +141,6 @@ def save_broken_model(materials: Materials, folder: Path) -> Path:
     weights[name] = torch.full_like(weights[name], torch.nan)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_loss_that_is_not_finite_fails_a_trial_at_once(
-    finished_run: FinishedRun, materials: Materials, tmp_path: Path
-) -> None:
-    broken = save_broken_model(materials, tmp_path / "model")
-    with build_study(tmp_path / "run", finished_run, model=str(broken), trials=1) as study:
-        run_search(study, ONE_CPU_EACH, quiet_view())
-        (record,) = study.records
-    assert (record.state, record.attempts) == (TrialState.FAILED, 1)
-    assert record.reason.startswith("The loss was not finite at step 1 (freeze lora, learning_rate 0.02, ")
 
 
 def test_the_dashboard_shows_trials_by_name_and_their_figures(local_ray: ClusterInfo) -> None:
