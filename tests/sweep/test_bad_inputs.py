@@ -208,7 +208,18 @@ def test_text_that_is_no_table(tmp_path: Path, suffix: str, content: bytes) -> N
     ends_in_a_sentence(run("lora", f"--data={tmp_path}/table.{suffix}", "--dry-run"))
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.json", "t.tar", "data/metadata.csv", "data/train.csv", "space.yaml"])
+PIPES = ["csv", "json", "tar", "parquet"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"t.{suffix}" for suffix in PIPES),
+        *(f"data/train.{suffix}" for suffix in PIPES),
+        "data/metadata.csv",
+        "space.yaml",
+    ],
+)
 def test_a_pipe(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

@@ -70,7 +70,8 @@ def _find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
         if (path / name).is_file():
             return [(path / name, None)]
     by_split: dict[SplitName, Path] = {}
-    files = [file for folder in (path, path / "annotations") for file in sorted(folder.glob("*.json"))]
+    folders = (path, path / "annotations")
+    files = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.is_file()]
     # COCO's folder also holds instances and keypoints of each split.
     for file in sorted(files, key=lambda file: "caption" not in file.name.lower()):
         for word in re.split(r"[^a-z]+", file.stem.lower()):

@@ -238,7 +238,7 @@ def _find_shards(path: Path, suffix: str) -> list[Path]:
     for folder in (path, path / "data"):
         if folder.is_dir():
             folders = [folder, *(entry for entry in sorted(folder.iterdir()) if recognise_split(entry.name))]
-            found = [file for searched in folders for file in sorted(searched.glob(f"*{suffix}"))]
+            found = [file for searched in folders for file in sorted(searched.glob(f"*{suffix}")) if file.is_file()]
             if found:
                 return found
     return []
