@@ -116,12 +116,11 @@ class FolderImages:
     @functools.cached_property
     def _files(self) -> "_PathIndex":
         # An unreadable folder hides its images, and their rows are reported as not found.
-        return _PathIndex(
-            str(Path(parent, name).relative_to(self._folder))
-            for parent, names in walk_folders(self._folder, _MAX_DEPTH)
-            for name in names
-            if _is_image_name(name)
-        )
+        paths: list[str] = []
+        for parent, names in walk_folders(self._folder, _MAX_DEPTH):
+            prefix = parent.relative_to(self._folder).as_posix()
+            paths += [f"{prefix}/{name}".removeprefix("./") for name in names if _is_image_name(name)]
+        return _PathIndex(paths)
 
     @functools.cached_property
     def _names_in_archives(self) -> "_PathIndex":
