@@ -29,13 +29,27 @@ for (const link of document.querySelectorAll('a[href^="#table-"]')) {
   });
 }
 
-// Plots: each figure lies beside its place as JSON.
+// Plots: each figure lies beside its place as JSON. They are drawn one by one when all else of the page is there.
 const plots = [...document.querySelectorAll(".plot")];
 const settings = { responsive: true, displaylogo: false, displayModeBar: false };
-for (const place of plots) {
-  const figure = JSON.parse(document.getElementById(place.id.replace("plot-", "figure-")).textContent);
+const undrawn = plots.map((place) => [place, JSON.parse(document.getElementById(place.id.replace("plot-", "figure-")).textContent)]);
+for (const [place, figure] of undrawn) place.style.minHeight = `${figure.layout.height}px`;
+function drawPlot() {
+  if (!window.Plotly) {
+    const library = document.createElement("script");
+    library.textContent = document.getElementById("plotly").textContent;
+    document.head.append(library);
+  }
+  const [place, figure] = undrawn.shift();
   Plotly.newPlot(place, figure.data, figure.layout, settings);
 }
+const drawn = (async () => {
+  await new Promise((done) => window.addEventListener("load", done));
+  while (undrawn.length) {
+    await new Promise((done) => setTimeout(done));
+    if (undrawn.length) drawPlot();
+  }
+})();
 
 // Saved plots have one width, whatever the window's.
 const SAVED_WIDTH = 800;
@@ -43,12 +57,16 @@ for (const button of document.querySelectorAll("button.save")) {
   const name = button.dataset.plot;
   const place = document.getElementById(`plot-${name}`);
   const size = () => ({ width: SAVED_WIDTH, height: place.offsetHeight });
-  button.addEventListener("click", () => Plotly.downloadImage(place, { format: "svg", filename: name, ...size() }));
+  button.addEventListener("click", async () => {
+    await drawn;
+    Plotly.downloadImage(place, { format: "svg", filename: name, ...size() });
+  });
 }
 
 // On paper the page is narrower than on the screen.
 const PRINTED_WIDTH = 660;
 window.addEventListener("beforeprint", () => {
+  while (undrawn.length) drawPlot();
   for (const place of plots) {
     place.style.minWidth = "0";
     Plotly.relayout(place, { autosize: false, width: PRINTED_WIDTH });

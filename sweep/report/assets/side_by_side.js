@@ -4,6 +4,7 @@ for (const place of document.querySelectorAll(".captions")) showCaptions(place);
 function showCaptions(place) {
   const data = JSON.parse(place.querySelector("script").textContent);
   const body = place.querySelector("tbody");
+  const titles = place.querySelectorAll("th");
   const count = place.querySelector("output");
   const filters = place.querySelector(".filters");
   const own = (metric) => data.scores[metric]?.[0];
@@ -91,6 +92,7 @@ function showCaptions(place) {
       const score = metric ? data.scores[metric.value][column][row] : null;
       if (score !== null) cell.append(quiet(`${metric.value} ${score.toFixed(3)}`));
     });
+    for (const cell of line.cells) cell.dataset.column = titles[cell.cellIndex].textContent;
     return line;
   }
 

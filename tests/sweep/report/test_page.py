@@ -101,6 +101,7 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
             browser.events.clear()
             browser.set_width(width)
             browser.visit(path.as_uri())
+            browser.evaluate("drawn")
             assert browser.told("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled") == []
             requests = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
             assert {address.partition(":")[0] for address in requests} <= {"file", "data", "blob"}
@@ -109,6 +110,9 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
             )
             assert drawn == num_plots
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            places = "document.querySelectorAll('#side-by-side-test tbody tr:first-child td')"
+            tops = browser.evaluate(f"[...{places}].map(cell => cell.getBoundingClientRect().top)")
+            assert (len(set(tops)) == 1) is (width == 1400)  # a caption below its reference on a narrow screen
         check_sorting(browser)
         check_saving(browser, tmp_path)
         assert browser.evaluate("[...document.querySelectorAll('#side-by-side-test mark')].map(m => m.textContent)")[
