@@ -70,8 +70,8 @@ def _format_cell(value: Cell, kind: Kind) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape what LaTeX would read as markup, on one line."""
-    return " ".join(text.split()).translate(_ESCAPES)
+    """Escape what LaTeX would read as markup, on one line and without control characters, which it refuses."""
+    return "".join(filter(str.isprintable, " ".join(text.split()))).translate(_ESCAPES)
 
 
 def _join(cells: list[str]) -> str:

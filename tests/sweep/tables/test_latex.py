@@ -10,7 +10,7 @@ def test_a_table_is_escaped_and_keeps_its_figures() -> None:
     rows = (
         {"row": "best", "label": r"lora_rank 8 \input{x}", "CIDEr": Estimate(2.5, 2.25, 2.75)},
         {"row": "zero_shot", "label": "50% <p>~^|#$", "CIDEr": Estimate(-0.25, std=0.125)},
-        {"row": "prior", "label": "[prior]\nof two lines", "CIDEr": None},
+        {"row": "prior", "label": "[prior]\nof two\x07 lines", "CIDEr": None},
     )
     table = Table("test", "Scores\non test", columns, rows, emphasised=frozenset({0}), notes=("Ranges are 95%.",))
     assert format_latex(table).splitlines() == [
