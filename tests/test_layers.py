@@ -138,6 +138,16 @@ def test_one_wrong_import_is_found(module: str, line: str) -> None:
     assert len(find_violations({module: [*list_imports()[module], *wrong]})) == 1
 
 
+def test_a_space_is_reached_through_its_door() -> None:
+    inner = [
+        f"{module} -> {name}"
+        for module, names in list_imports().items()
+        for name in names
+        if name.startswith("sweep.space.") and not module.startswith("sweep.space")
+    ]
+    assert inner == []
+
+
 def test_no_two_files_import_each_other() -> None:
     graph = {module: set(find_top_imports(tree)) - {module} for module, tree in read_modules().items()}
     try:

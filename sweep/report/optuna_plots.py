@@ -18,7 +18,7 @@ from sweep.report.style import (
     finish,
     is_log,
 )
-from sweep.space.fields import show_plain
+from sweep.space import show_plain
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Column, Plot, Row, Table

@@ -21,7 +21,7 @@ from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import DataFault, RunFault
 from medcap_core.scoring.question_answering import score_answers
 from sweep.report.style import NothingToShow
-from sweep.space.points import draw_configs
+from sweep.space import draw_configs
 from sweep.study.attention import AttentionIndex, PointingResult
 from sweep.study.directory import show_run
 from sweep.study.paths import RunPaths

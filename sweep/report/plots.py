@@ -15,8 +15,7 @@ from sweep.report.style import (
     finish,
     is_log,
 )
-from sweep.space.fields import show_plain
-from sweep.space.labels import short_label
+from sweep.space import short_label, show_plain
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Plot, Table

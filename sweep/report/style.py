@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from medcap_core.config import FreezeMode
 from medcap_core.objective import Objective
-from sweep.space.labels import short_label
+from sweep.space import short_label
 from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Block, Plot, Text

@@ -1,7 +1,6 @@
 """What a report says in sentences: how far the run is, what came out, and what the rows of the test table are."""
 
-from sweep.space.labels import short_label
-from sweep.space.points import num_trials
+from sweep.space import num_trials, short_label
 from sweep.study.directory import show_run
 from sweep.study.results import RunResults, RunStatus, count_states
 from sweep.study.stopping import describe_budget_end
