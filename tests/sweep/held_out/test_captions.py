@@ -173,6 +173,18 @@ def test_a_killed_scoring_goes_on_with_the_rows_that_are_left(copied: Path) -> N
         assert (copied / "test_metrics.json").stat().st_ino == before
 
 
+def test_damaged_predictions_are_made_anew(copied: Path) -> None:
+    path = copied / "trials" / "trial_0002" / "test_predictions.csv"
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with Study.open(copied) as study:
+        whole = study.read_test_metrics()
+        others = {name: scores for name, scores in whole.trials.items() if name != "trial_0002"}
+        study.write_test_metrics(whole.model_copy(update={"trials": others}))
+        assert score_on_test(study, study.record("trial_0000"), TWO_AT_ONCE, Steps()).trials == whole.trials
+    assert path.read_text() == text
+
+
 def test_an_interrupted_run_does_not_wait_for_blind_rows(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As METEOR's program would, the scoring in the other thread lasts until it is interrupted."""
     begun, interrupted = Event(), Event()
