@@ -141,6 +141,7 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
         {"columns": ["image", "text"], "index": [0, 1], "data": [["0.png", ["a", "b"]], ["1.png", "c"]]},
         {"image": {"0": "0.png", "1": "1.png"}, "text": {"0": ["a", "b"], "1": "c"}},
         {"image": ["0.png", "1.png"], "text": [["a", "b"], "c"]},
+        {"train": {"0.png": ["a", "b"], "1.png": "c"}},
         {"0": {"image_path": "0.png", "text": ["a", "b"]}, "1": {"image_path": "1.png", "text": "c"}},
         '{"image": "0.png", "text": ["a", "b"]}\n\n{"image": "1.png", "text": "c"}\n',
     ],
