@@ -18,6 +18,7 @@ FIRST_NOTE_SECONDS = 5.0
 
 _REFUSALS = ("credential", "authentication", "unauthorized", "forbidden")
 """Parts of the names of exceptions by which clients say that they may not enter."""
+_REFUSING_STATUSES = (401, 403)
 
 
 class Outage:
@@ -83,12 +84,19 @@ def is_lasting(error: Exception) -> bool:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Return whether access is refused; s3fs calls a session token that is over or wrong an invalid argument."""
+    """Return whether access is refused.
+
+    s3fs calls a session token that is over or wrong an invalid argument; adlfs and gcsfs raise the answer of HTTP, the
+    latter some as a text alone.
+    """
     while error is not None:
         name, is_argument = type(error).__name__.lower(), isinstance(error, OSError) and error.errno == errno.EINVAL
         if isinstance(error, PermissionError) or any(part in name for part in _REFUSALS):
             return True
         if is_argument and "token" in str(error).lower():
+            return True
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if status in _REFUSING_STATUSES or str(error).startswith("Forbidden: "):
             return True
         error = error.__cause__
     return False

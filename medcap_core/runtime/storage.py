@@ -217,10 +217,12 @@ class Storage:
                 f"{remedy}."
             ) from None
         except ValueError as error:
-            raise ConfigFault(
-                f"{self.url}: {first_line(error).rstrip('.')}; use a path, or a URL that fsspec knows such as "
-                "s3://, gs://, az:// or hdfs://."
-            ) from None
+            remedy = (
+                f"check the settings and credentials that this machine has for {self._scheme}://"
+                if extra
+                else "use a path, or a URL that fsspec knows such as s3://, gs://, az:// or hdfs://"
+            )
+            raise ConfigFault(f"{self.url}: {first_line(error).rstrip('.')}; {remedy}.") from None
         except OSError as error:  # pyarrow looks for the libraries of Java and Hadoop
             raise ConfigFault(
                 f"{self.url}: the client of {self._scheme}:// does not start ({first_line(error).rstrip('.')}); for "

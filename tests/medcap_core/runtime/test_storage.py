@@ -149,12 +149,20 @@ class NoCredentialsError(Exception):
     """As clients name it."""
 
 
+class HttpResponseError(Exception):
+    """As that of Azure."""
+
+    status_code = 403
+
+
 @pytest.mark.parametrize(
     "fault",
     [
         PermissionError("Forbidden"),
         NoCredentialsError("Unable to locate credentials"),
         OSError(errno.EINVAL, "The provided token is malformed"),
+        OSError("Forbidden: https://storage.googleapis.com/b/o"),
+        HttpResponseError("Server failed to authenticate the request"),
     ],
 )
 def test_a_refusal_is_one_sentence_at_once(unreliable: Storage, fault: Exception) -> None:
