@@ -15,13 +15,14 @@ from medcap_core.errors import MedcapError, ModelFault, first_line
 
 _PACKAGE = Path(__file__).parents[2]
 
-_LARGEST = (
-    (re.compile(r"(num_|n_|encoder_|decoder_)\w*layers?"), 1_000),
-    (re.compile(r"n_head|num_(attention_)?heads"), 10_000),
-    (re.compile(r"hidden_size|intermediate_size|d_model|n_embd|image_size|patch_size"), 1_000_000),
-    (re.compile(r"vocab_size"), 100_000_000),
+_BOUNDS = (
+    (re.compile(r"num_hidden_layers|(n_|encoder_|decoder_)\w*layers?"), 1, 1_000),
+    (re.compile(r"num_\w*layers?"), 0, 1_000),  # of one kind, as Gemma 4's num_kv_shared_layers
+    (re.compile(r"n_head|num_(attention_)?heads"), 1, 10_000),
+    (re.compile(r"hidden_size|intermediate_size|d_model|n_embd|image_size|patch_size"), 1, 1_000_000),
+    (re.compile(r"vocab_size"), 1, 100_000_000),
 )
-"""The largest value that a model can have, by the name in its config.json."""
+"""The least and the largest value that a model can have, by the name in its config.json."""
 
 
 @contextlib.contextmanager
@@ -70,8 +71,8 @@ def check_sizes(key: str, settings: dict[Any, Any], where: str = "config.json") 
     for name, value in settings.items():
         if isinstance(value, dict):
             check_sizes(key, value, f"{where}: {name}")
-        most = next((most for pattern, most in _LARGEST if pattern.fullmatch(str(name))), None)
-        if most is not None and isinstance(value, int) and not 1 <= value <= most:
+        bounds = next((bounds for pattern, *bounds in _BOUNDS if pattern.fullmatch(str(name))), None)
+        if bounds and isinstance(value, int) and not bounds[0] <= value <= bounds[1]:
             raise ModelFault(f"{key}: {where}: {name} {value:.4g} cannot be; give the checkpoint's own config.json.")
 
 

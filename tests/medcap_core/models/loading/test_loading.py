@@ -20,7 +20,7 @@ from medcap_core.models import (
     load_trial_captioner,
     resolve_model,
 )
-from medcap_core.models.loading.load_faults import name_load_faults
+from medcap_core.models.loading.load_faults import check_sizes, name_load_faults
 from tests.support.tiny_blip import tiny_config
 
 Break = Callable[[Path], object]
@@ -61,6 +61,7 @@ DAMAGE: dict[str, tuple[Break, str]] = {
     "another family": (set_key("model_type", to="bert"), "model_type 'bert'; supported are blip."),
     "unheard of family": (set_key("model_type", to="blop"), "model type `blop`"),
     "wrong type": (set_key("text_config", "num_hidden_layers", to="two"), "num_hidden_layers"),
+    "no layers": (set_key("text_config", "num_hidden_layers", to=0), "text_config: num_hidden_layers 0 cannot be"),
     "more layers": (
         set_key("text_config", "num_hidden_layers", to=3),
         r"26 tensors .*layer\.2.*give a whole checkpoint",
@@ -79,6 +80,12 @@ DAMAGE: dict[str, tuple[Break, str]] = {
         "its tokenizer knows 0 words, .*give the checkpoint its own tokenizer.json",
     ),
 }
+
+
+def test_layers_of_one_kind_may_be_none() -> None:
+    check_sizes("model x", {"text_config": {"num_kv_shared_layers": 0, "num_hidden_layers": 2}})
+    with pytest.raises(ModelFault, match="num_kv_shared_layers 2000 cannot be"):
+        check_sizes("model x", {"text_config": {"num_kv_shared_layers": 2000}})
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
