@@ -2,10 +2,11 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.space import SearchSpace, build_space, load_space
-from sweep.study.proposal import build_proposal, choose_branch, find_branching_knob, score_failures
+from sweep.study.proposal import build_proposal, choose_branch, find_branching_knob, lengthen_best, score_failures
 from tests.support import REPOSITORY
 
 CHOICES = ["full", "encoder_only", "lora"]
@@ -101,33 +102,34 @@ def test_a_proposal_is_of_the_branch_whose_turn_it_is() -> None:
         ([(3, {})], False),  # failed
     ],
 )
-@pytest.mark.parametrize("epochs", [{"int": [1, 6]}, {"choice": [6, 1, 3, 4]}])
 def test_a_best_trial_that_still_rose_is_tried_with_the_most_epochs(
-    curves: list[tuple[int, dict[int, float]]], lengthened: bool, epochs: dict[str, list[int]]
+    curves: list[tuple[int, dict[int, float]]], lengthened: bool
 ) -> None:
-    rate = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
-    kinds = {
-        "int": optuna.distributions.IntDistribution(1, 6),
-        "choice": optuna.distributions.CategoricalDistribution((6, 1, 3, 4)),
-    }
-    history = [
-        optuna.create_trial(
-            state=TrialState.COMPLETE if 100 in curve or not curve else TrialState.PRUNED,
-            params={"learning_rate": 2e-3, "num_epochs": num_epochs},
-            distributions={"learning_rate": rate, "num_epochs": kinds[next(iter(epochs))]},
-            value=curve.get(100, None if curve else 0.0),
-            intermediate_values=curve,
-        )
-        for num_epochs, curve in curves
-    ]
-    search = {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "num_epochs": epochs}
-    space = build_space({"name": "lengthened", "search": search, "trials": 1}, "test")
-    proposal = build_proposal(space, 9, history * 4, set())  # 4 of the same: past the random draws
+    search = {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "num_epochs": {"int": [1, 6]}}
+    lengthened_space = build_space({"name": "lengthened", "search": search, "trials": 1}, "test")
+    epochs = optuna.distributions.IntDistribution(1, 6)
+    history = [trained(num_epochs, curve, "num_epochs", epochs) for num_epochs, curve in curves]
+    proposal = build_proposal(lengthened_space, 9, history * 4, set())  # 4 of the same: past the random draws
     assert (proposal.point == {"learning_rate": 2e-3, "num_epochs": 6}) == lengthened
     if lengthened:
-        assert build_proposal(space, 9, history * 4, {proposal.config}).point != proposal.point
-    knobs = {knob: ranges[0] for knob, ranges in space.search.items()}
-    assert all(knobs[knob].contains(value) for knob, value in proposal.point.items())
+        assert build_proposal(lengthened_space, 9, history * 4, {proposal.config}).point != proposal.point
+
+
+def trained(num_epochs: int, curve: dict[int, float], name: str, epochs: BaseDistribution) -> FrozenTrial:
+    return optuna.create_trial(
+        state=TrialState.COMPLETE if 100 in curve or not curve else TrialState.PRUNED,
+        params={"learning_rate": 2e-3, name: num_epochs},
+        distributions={"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True), name: epochs},
+        value=curve.get(100, None if curve else 0.0),
+        intermediate_values=curve,
+    )
+
+
+def test_the_most_epochs_are_those_of_a_list_and_of_the_range_that_holds() -> None:
+    epochs, name = optuna.distributions.CategoricalDistribution((8, 2, 4)), "num_epochs[freeze=full]"
+    history = [trained(4, {50: 1.0, 100: 2.0}, name, epochs)]
+    assert lengthen_best(history) == {"learning_rate": 2e-3, name: 8}
+    assert lengthen_best([ended("full", 2.0)]) is None  # epochs are not searched
 
 
 def test_failures_of_a_config_get_the_lowest_score_and_others_none() -> None:
