@@ -105,10 +105,11 @@ class VlmCaptioner(Captioner):
     def _check_architecture(cls, config: Any, source: str) -> None:
         network_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         reads_images = hasattr(config, "vision_config") and hasattr(network_class, "get_image_features")
-        if config.is_encoder_decoder or not reads_images:
+        reads_more = hasattr(config, "visual_indicator_token_ids")  # Ovis2: embeddings around each image
+        if config.is_encoder_decoder or not reads_images or reads_more:
             raise ModelFault(
-                f"model {source}: a {config.model_type} has no decoder-only language model that reads the tokens of an "
-                "image; give one that has, such as a qwen3_vl, smolvlm, paligemma, gemma3 or llava."
+                f"model {source}: a {config.model_type} has no decoder-only language model that reads an image as "
+                "tokens and nothing else; give one that has, such as a qwen3_vl, smolvlm, paligemma, gemma3 or llava."
             )
 
     @classmethod

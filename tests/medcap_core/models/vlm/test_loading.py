@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Florence2Config
+from transformers import AutoModelForImageTextToText, Florence2Config, Ovis2Config
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from medcap_core.errors import ModelFault
@@ -61,9 +61,10 @@ def test_what_is_for_other_models_is_refused(folder_of: Callable[[str], Path], t
         load_trial_captioner(vlm_config(folder_of("git"), freeze="lora", quantization="4bit"))
     with pytest.raises(ModelFault, match="gradient_checkpointing: a git model is small enough without it; remove it"):
         load_trial_captioner(vlm_config(folder_of("git"), gradient_checkpointing=True))
-    Florence2Config().save_pretrained(tmp_path)
-    with pytest.raises(ModelFault, match=r"a florence2 has no decoder-only language model .* such as a qwen3_vl"):
-        load_captioner(str(tmp_path))
+    for config in (Florence2Config(), Ovis2Config()):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(ModelFault, match=rf"a {config.model_type} has no decoder-only .* such as a qwen3_vl"):
+            load_captioner(str(tmp_path))
 
 
 def test_captions_too_long_for_the_positions_beside_the_prompt_are_refused(folder_of: Callable[[str], Path]) -> None:
