@@ -17,7 +17,7 @@ def set_up_libraries() -> None:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it reports each attempt to reach the Hub
     # nibabel prints every repair of a header; our own errors name faulty files.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
-    # peft uses a name that transformers has deprecated.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # transformers 5.23 renamed what peft still reads and what the lowest transformers allowed has alone.
+    warnings.filterwarnings("ignore", message="`.*gradient_checkpointing.*` is deprecated", category=FutureWarning)
     # OPT's layers return views, which nothing changes in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from medcap_core.models import load_captioner, load_geometry, load_trial_caption
 from medcap_core.models.loading.quantization import NOT_QUANTIZED
 from medcap_core.models.tuning import find_part
 from medcap_core.models.vlm.processing import FREE_SIZE
+from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import export_captioner
 from tests.medcap_core.models.vlm.test_captioner import LONG, SHORT, SPLIT, vlm_config
 from tests.support.plain_vlms import build_plain_inputs
@@ -117,6 +119,13 @@ def test_gradient_checkpointing_keeps_the_gradients_and_less_of_the_activations(
     assert kept[1] < 0.6 * kept[0]
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, msg=name)
+
+
+def test_users_see_no_name_that_transformers_deprecated(folder_of: Callable[[str], Path]) -> None:
+    with warnings.catch_warnings(action="always", record=True) as shown:
+        set_up_libraries()
+        load_trial_captioner(vlm_config(folder_of("qwen3_vl"), gradient_checkpointing=True))
+    assert [str(warning.message) for warning in shown if warning.category is FutureWarning] == []
 
 
 def test_settings_of_the_video_part_are_kept(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
