@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -100,6 +101,7 @@ def run_study(
             raise
         finally:
             study.clock.stop()  # before the directory of a run that began nothing goes
+            study.tell(partial(write_lines, console))  # `terminal` is closed before the study is
         print_results(study, terminal)
 
 

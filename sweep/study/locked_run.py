@@ -84,6 +84,7 @@ class LockedRun:
         """Pass `say` the lines on troubles with files so far, and each later one."""
         for line in self._lines:
             say(line)
+        self._lines.clear()
         self._take_line = say
         if self._mirror:
             self._mirror.storage.outage.tell = say

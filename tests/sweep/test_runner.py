@@ -1,16 +1,22 @@
 """The steps of a run that need no trials: what a fault leaves, and a run in which nothing succeeded."""
 
+import io
+from concurrent.futures import Future
+
 import pytest
+from rich.console import Console
 
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault
+from sweep import runner
 from sweep.execution.cluster import TrialResources
+from sweep.execution.launch import Launch
 from sweep.runner import EveryTrialFailed, choose_best, discard_unused
-from sweep.space import build_space
+from sweep.space import Resources, build_space
 from sweep.study.directory import check_new_directory
 from sweep.study.record import TrialState
 from tests.support.real_runs import quiet_view
-from tests.support.small_runs import Create, next_trial
+from tests.support.small_runs import Create, next_trial, report_of
 
 ONE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent=1)
 
@@ -30,6 +36,20 @@ def test_a_run_with_trials_is_kept(create: Create) -> None:
     study.propose()
     discard_unused(study, ConfigFault("no"))
     assert (study.directory / "trials" / "trial_0000" / "trial.json").is_file()
+
+
+def test_troubles_after_the_end_are_said_where_the_user_looks(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> TrialResources:
+        raise ConfigFault("no")
+
+    monkeypatch.setattr(runner, "prepare", refuse)
+    study, seen = create(build_space({"name": "any"}, "test")), io.StringIO()
+    with pytest.raises(ConfigFault):
+        runner.run_study(study, Launch(Future(), Resources(), 1, joins=False), Console(file=seen))
+    record = next_trial(study)
+    for seconds in (5.0, 7.0):  # the first epoch once more: its checkpoint was lost
+        study.report(record.name, report_of(record, 1, 0.5, seconds=seconds))
+    assert "trial_0000: begins anew" in seen.getvalue()
 
 
 def test_a_run_without_a_model_says_why(create: Create) -> None:
