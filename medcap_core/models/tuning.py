@@ -119,19 +119,22 @@ def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
     linear_names = [
         name for name, module in captioner.network.named_modules() if isinstance(module, nn.Linear | Conv1D)
     ]
+    targets = set[str]()
     for pattern in patterns:
-        if not any(re.fullmatch(pattern, name) for name in linear_names):
+        matched = {name for name in linear_names if re.fullmatch(pattern, name)}
+        if not matched:
             raise ModelFault(
                 f"lora_targets {config.lora_targets}: no linear layer of the {captioner.family} model matches "
                 f"'{pattern}'; choose another target set."
             )
+        targets |= matched
     settings = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.resolved_lora_alpha,  # type: ignore[arg-type]  # peft only divides it by r
         lora_dropout=config.lora_dropout,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        target_modules="|".join(f"({pattern})" for pattern in patterns),
+        target_modules=sorted(targets),
     )
     with warnings.catch_warnings():
         # GPT-2's matrices are transposed; peft handles that, with a warning for each layer.

@@ -15,6 +15,9 @@ from transformers import (
     Gemma3Config,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ImageProcessorPil,
     GitConfig,
     GitForCausalLM,
     GitProcessor,
@@ -221,6 +224,43 @@ def save_tiny_gemma3(directory: Path, *, seed: int = 0) -> Path:
     return save_checkpoint(directory, config, tokenizer, [processor], seed)
 
 
+def save_tiny_gemma4(directory: Path, *, seed: int = 0) -> Path:
+    """Embeddings for each layer, keys and values shared by the last two, a part for sounds; an image is 64 tokens."""
+    roles = {"boi_token": "<|image>", "image_token": "<|image|>", "eoi_token": "<image|>"}
+    roles |= {"boa_token": "<|audio>", "audio_token": "<|audio|>", "eoa_token": "<audio|>"}
+    special = ("<bos>", "<eos>", "<|im_start|>", "<|im_end|>", *roles.values(), "<|video|>")
+    tokenizer = build_tokenizer(*special, bos_token="<bos>", eos_token="<eos>")
+    tokenizer._set_model_specific_special_tokens(roles)
+    ids = dict(zip(special, tokenizer.convert_tokens_to_ids(list(special)), strict=True))
+    text = {
+        "vocab_size": len(tokenizer), "vocab_size_per_layer_input": len(tokenizer), "hidden_size_per_layer_input": 8,
+        "num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1, "global_head_dim": 16, "sliding_window": 32, "max_position_embeddings": 512,
+        "use_bidirectional_attention": "vision",
+    }  # fmt: skip
+    vision = {
+        "num_hidden_layers": 2, "num_key_value_heads": 4, "head_dim": 8, "patch_size": 3, "pooling_kernel_size": 2,
+        "position_embedding_size": 32, "use_clipped_linears": True,
+    }  # fmt: skip
+    config = Gemma4Config(
+        text_config=TEXT | text,
+        vision_config={key: value for key, value in TOWER.items() if key != "image_size"} | vision,
+        audio_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "output_proj_dims": 16},
+        **{f"{name}_id": ids[token] for name, token in roles.items()},
+        video_token_id=ids["<|video|>"],
+    )
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT.replace("IMAGE", "<|image|>")
+    save_checkpoint(directory, config, tokenizer, [tokenizer], seed)
+    parts = {
+        "image_processor": Gemma4ImageProcessorPil(patch_size=3, pooling_kernel_size=2, max_soft_tokens=70).to_dict(),
+        "feature_extractor": Gemma4AudioFeatureExtractor(fft_length=512).to_dict(),
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", "num_frames": 8},
+    }
+    settings = {"processor_class": "Gemma4Processor", "image_seq_length": 70}
+    (directory / "processor_config.json").write_text(json.dumps(settings | parts, default=lambda value: value.tolist()))
+    return directory
+
+
 def save_tiny_llava(
     directory: Path,
     *,
@@ -311,6 +351,7 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "smolvlm": partial(save_tiny_idefics3, config_class=SmolVLMConfig),
     "paligemma": save_tiny_paligemma,
     "gemma3": save_tiny_gemma3,
+    "gemma4": save_tiny_gemma4,
     "llava": save_tiny_llava,
     "git": save_tiny_git,
 }

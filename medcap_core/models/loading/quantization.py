@@ -10,7 +10,8 @@ from medcap_core.runtime.device import current_device
 
 # Vision tower and bridge are a small share of the weights and decide what is seen, so they are not quantized.
 _TOWERS_AND_BRIDGES = (
-    "vision_model|vision_tower|visual|vision_encoder|qformer|language_projection|multi_modal_projector|connector"
+    "vision_model|vision_tower|visual|vision_encoder|qformer|language_projection|multi_modal_projector|connector|"
+    "embed_vision|audio_tower|embed_audio"
 )
 NOT_QUANTIZED = [rf"(.*\.)?({_TOWERS_AND_BRIDGES})", "lm_head"]
 """Patterns of module names from their beginning."""

@@ -1,5 +1,6 @@
 """Weights, tokenizer and image size of a checkpoint, which must be complete."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,9 @@ def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
     The centre crop of some processors is switched off, since a finding may lie at the border. Those that
     keep an image's shape get bounds that leave such squares as they are.
     """
+    if sizes := list_square_sizes(image_processor):
+        image_processor.max_soft_tokens = sizes[size]
+        return ImageGeometry(size=size, resample=int(image_processor.resample))
     bounds = dict(image_processor.size)
     if not takes_any_size(image_processor):
         image_processor.size = {"height": size, "width": size}
@@ -92,6 +96,17 @@ def set_image_size(image_processor: Any, size: int) -> ImageGeometry:
     if getattr(image_processor, "do_center_crop", False):
         image_processor.do_center_crop = False
     return ImageGeometry(size=size, resample=int(image_processor.resample))
+
+
+def list_square_sizes(image_processor: Any) -> dict[int, int]:
+    """List the sides in pixels of the squares a processor makes within each budget of tokens it may be given.
+
+    Gemma 4's; empty for others, whose size is set in pixels.
+    """
+    if not hasattr(image_processor, "max_soft_tokens"):
+        return {}
+    side = int(image_processor.patch_size) * int(image_processor.pooling_kernel_size)
+    return {math.isqrt(tokens) * side: tokens for tokens in (70, 140, 280, 560, 1120)}
 
 
 def takes_any_size(image_processor: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Vision-language models of transformers: Qwen-VL, SmolVLM, PaliGemma, Gemma 3, LLaVA and others of that form.
+"""Vision-language models of transformers: Qwen-VL, SmolVLM, PaliGemma, Gemma, LLaVA and others of that form.
 
 A vision tower, a projector and a decoder-only language model that reads the projected image among the tokens of a
 prompt. Every image is a square of one size, so each has the same number of tokens and the same prompt.
@@ -78,6 +78,7 @@ class VlmCaptioner(Captioner):
             (rf"^{vision}\..*merger", "bridge"),  # Qwen-VL's projector, within the tower
             (rf"^{vision}\.", "encoder"),
             (rf"^({text}|lm_head)\.", "decoder"),
+            (r"^model\.\w*audio", "unused"),  # of sounds
             (r"^model\.", "bridge"),
         )
         self._set_lora_patterns(text, rf"{vision}\..*att\w*")
@@ -86,7 +87,7 @@ class VlmCaptioner(Captioner):
         """Set the LoRA patterns by those of the names of the language model and of the tower's attention."""
         # Of the architecture, not of the class.
         self.lora_patterns = build_lora_patterns(decoder)  # type: ignore[misc]
-        self.vision_lora_pattern = rf"{vision_attention}\.(.*\.)?({_VISION_LAYERS})"  # type: ignore[misc]
+        self.vision_lora_pattern = rf"{vision_attention}\.(.*\.)?({_VISION_LAYERS})(\.linear)?"  # type: ignore[misc]
 
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
@@ -104,7 +105,7 @@ class VlmCaptioner(Captioner):
     @classmethod
     def _check_architecture(cls, config: Any, source: str) -> None:
         network_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        reads_images = hasattr(config, "vision_config") and hasattr(network_class, "get_image_features")
+        reads_images = getattr(config, "vision_config", None) and hasattr(network_class, "get_image_features")
         reads_more = hasattr(config, "visual_indicator_token_ids")  # Ovis2: embeddings around each image
         if config.is_encoder_decoder or not reads_images or reads_more:
             raise ModelFault(

@@ -1,4 +1,4 @@
-"""Processors of vision-language models: without their video part, for square images of one size, and their prompts."""
+"""Processors of vision-language models, of images and texts alone, for square images of one size, and their prompts."""
 
 import json
 from dataclasses import dataclass
@@ -8,13 +8,19 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, Idefics3Processor
+from transformers import AutoTokenizer, Idefics3Processor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import VIDEO_PROCESSOR_NAME
 from transformers.utils.hub import cached_file
 
 from medcap_core.errors import ModelFault
-from medcap_core.models.loading.weights import check_patches, load_image_processor, read_size, takes_any_size
+from medcap_core.models.loading.weights import (
+    check_patches,
+    list_square_sizes,
+    load_image_processor,
+    read_size,
+    takes_any_size,
+)
 from medcap_core.runtime.checkpoints import load_pretrained
 
 FREE_SIZE = 448
@@ -30,37 +36,46 @@ _OTHER_PROCESSORS: dict[str, Any] = {
 """`model_type` -> the processor to use instead of the one that transformers names."""
 
 
+class _ImageTextParts(ProcessorMixin):
+    """Hold the settings of a processor's parts for videos and sounds in place of the parts themselves."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+    def __init__(self, *parts: Any, **named_parts: Any) -> None:
+        names: list[str] = super().get_attributes()  # type: ignore[no-untyped-call]
+        named_parts |= dict(zip(names, parts, strict=False))
+        for name in set(names) - set(self.get_attributes()):
+            if settings := named_parts.pop(name, None):
+                setattr(self, name, settings)  # written out again
+        super().__init__(**named_parts)  # type: ignore[no-untyped-call]
+
+
 def load_processor(source: str, config: Any) -> Any:
-    """Load the processor of a checkpoint without its video part, which needs torchvision.
+    """Load the processor of a checkpoint without its parts for videos, which need torchvision, and for sounds.
 
     Raises ModelFault for a model without a processor of images and texts.
     """
     if type(config) not in PROCESSOR_MAPPING:
         raise ModelFault(f"model {source}: transformers has no processor of images and texts for {config.model_type}.")
     named: Any = _OTHER_PROCESSORS.get(config.model_type) or PROCESSOR_MAPPING[type(config)]
-
-    class ImageTextProcessor(named):  # type: ignore[misc]
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in super().get_attributes() if "video" not in name]
-
-    ImageTextProcessor.__name__ = named.__name__  # as which it is saved
     settings, _ = named.get_processor_dict(source)
-    tokenizer = load_pretrained(AutoTokenizer, source)
-    settings.setdefault("chat_template", tokenizer.chat_template)
-    processor = ImageTextProcessor.from_args_and_dict([load_image_processor(source), tokenizer], settings)
-    if any("video" in name for name in named.get_attributes()):
-        processor.video_processor = settings.get("video_processor") or _read_video_settings(source, processor)
-    return processor
+    parts = {"image_processor": load_image_processor(source), "tokenizer": load_pretrained(AutoTokenizer, source)}
+    settings.setdefault("chat_template", parts["tokenizer"].chat_template)
+    if "video_processor" in named.get_attributes() and not settings.get("video_processor"):
+        settings["video_processor"] = _read_video_settings(source, parts["image_processor"])
+    own: Any = type(named.__name__, (named, _ImageTextParts), {})  # saved under this name
+    return own.from_args_and_dict([parts.get(name) for name in named.get_attributes()], settings)
 
 
-def _read_video_settings(source: str, processor: Any) -> dict[str, Any]:
+def _read_video_settings(source: str, image_processor: Any) -> dict[str, Any]:
     """Read the settings of the video part, which are written out again with the processor."""
     path = cached_file(source, VIDEO_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False)
     if path is not None:
         settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         return settings
-    images = type(processor.image_processor).__name__.removesuffix("Pil")
+    images = type(image_processor).__name__.removesuffix("Pil")
     return {"video_processor_type": images.replace("Image", "Video")}  # what transformers then takes
 
 
@@ -69,6 +84,14 @@ def choose_image_size(config: Any, images: Any, wanted: int | None, source: str)
 
     Raises ModelFault where the model cannot take images of the wanted size.
     """
+    if sizes := list_square_sizes(images):
+        size = wanted or next(size for size, tokens in sizes.items() if tokens == images.max_soft_tokens)
+        if size not in sizes:
+            raise ModelFault(
+                f"image_size {size}: {config.model_type} models see squares of {', '.join(map(str, sizes))} pixels; "
+                f"give one of these for model {source}, or leave image_size out."
+            )
+        return size
     tower_size: Any = getattr(config.vision_config, "image_size", None)
     if not takes_any_size(images):
         own = read_size(tower_size)

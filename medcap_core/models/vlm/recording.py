@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _ROW_BY_ROW = frozenset(
     {
-        "gemma3", "git", "idefics3", "internvl", "llava", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl",
-        "smolvlm",
+        "gemma3", "gemma4", "git", "idefics3", "internvl", "llava", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
+        "qwen3_vl", "smolvlm",
     }
 )  # fmt: skip
 """`model_type`s whose image tokens were found to lie row by row where their patches do; latents of a resampler do not.

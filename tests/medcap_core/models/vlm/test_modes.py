@@ -23,6 +23,12 @@ PARTS = {  # beginnings of parameter names: tower, projector, language model; an
     "smolvlm": (["model.vision_model."], ["model.connector."], ["model.text_model.", "lm_head."], []),
     "paligemma": (["model.vision_tower."], ["model.multi_modal_projector."], ["model.language_model."], []),
     "gemma3": (["model.vision_tower."], ["model.multi_modal_projector."], ["model.language_model."], []),
+    "gemma4": (
+        ["model.vision_tower."],
+        ["model.embed_vision."],
+        ["model.language_model."],
+        ["model.audio_tower.", "model.embed_audio."],
+    ),
     "llava": (
         ["model.vision_tower."],
         ["model.multi_modal_projector."],
@@ -80,6 +86,7 @@ ADAPTED_GIT = {
     "attention_mlp": {"self.query", "self.key", "self.value", "output.dense", "intermediate.dense"},
 }
 IN_VISION = {"q_proj", "k_proj", "v_proj", "out_proj", "attn.qkv", "attn.proj"}
+IN_VISION |= {f"self_attn.{name}_proj.linear" for name in "qkvo"}
 
 
 @every_architecture

@@ -31,7 +31,7 @@ DATA = tiny_data(num_train=8, num_validation=3)
         ("qwen3_vl", "lora", 1e-2),
         ("idefics3", "decoder_only", 3e-3),
         pytest.param("paligemma", "bridge_only", 1e-1, marks=pytest.mark.slow),
-        pytest.param("gemma3", "lora", 1e-2, marks=pytest.mark.slow),
+        pytest.param("gemma4", "lora", 1e-2, marks=pytest.mark.slow),
         ("llava", "full", 3e-3),
         ("git", "lora", 1e-2),
     ],
@@ -64,7 +64,7 @@ def interrupt(report: EpochReport) -> None:
     raise Interrupted
 
 
-@pytest.mark.parametrize("folder", ["qwen3_vl", "git"], indirect=True)
+@pytest.mark.parametrize("folder", ["qwen3_vl", pytest.param("gemma4", marks=pytest.mark.slow), "git"], indirect=True)
 def test_an_interrupted_trial_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     config = vlm_config(folder, freeze="lora", lora_dropout=0.3, num_epochs=2, prompt="a picture of")
     whole, parts = list[EpochReport](), list[EpochReport]()
@@ -77,7 +77,9 @@ def test_an_interrupted_trial_ends_as_one_that_was_not(folder: Path, tmp_path: P
     assert best[0] == best[1]
 
 
-@pytest.mark.parametrize("folder", ["qwen3_vl", "llava", "git"], indirect=True)
+@pytest.mark.parametrize(
+    "folder", ["qwen3_vl", "llava", pytest.param("gemma4", marks=pytest.mark.slow), "git"], indirect=True
+)
 def test_features_hold_what_the_language_model_reads(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
