@@ -64,7 +64,7 @@ def interrupt(report: EpochReport) -> None:
     raise Interrupted
 
 
-@pytest.mark.parametrize("folder", ["qwen3_vl", pytest.param("gemma4", marks=pytest.mark.slow), "git"], indirect=True)
+@pytest.mark.parametrize("folder", ["qwen3_vl", pytest.param("gemma4", marks=pytest.mark.long), "git"], indirect=True)
 def test_an_interrupted_trial_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     config = vlm_config(folder, freeze="lora", lora_dropout=0.3, num_epochs=2, prompt="a picture of")
     whole, parts = list[EpochReport](), list[EpochReport]()
