@@ -1,6 +1,7 @@
 """Volumes of every kind reach one orientation, one size and eight bits; broken ones reach one sentence."""
 
 import gzip
+import io
 import locale
 import os
 import struct
@@ -206,8 +207,9 @@ def save_npy(values: object) -> Callable[[Path], None]:
 
 
 def save_npy_header(shape: tuple[int, ...]) -> Callable[[Path], None]:
-    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
-    return lambda path: np.lib.format.write_array_header_1_0(path.open("wb"), header)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return lambda path: path.write_bytes(header.getvalue())
 
 
 def save_nii(shape: tuple[int, ...], dtype: str = "f4", value: float = 1) -> Callable[[Path], None]:
