@@ -28,7 +28,8 @@ def describe_results(results: RunResults) -> str:
     space, best, objective = results.space, results.best, results.space.objective
     seconds = sum(record.seconds for record in results.records)
     models = ", ".join(space.models) or shorten_name(space.model)
-    said = f"{len(results.records)} trials of {models} on {shorten_name(space.data)}"
+    num = len(results.records)
+    said = f"{num} trial{'s' * (num != 1)} of {models} on {shorten_name(space.data)}"
     said += f", {format_seconds(seconds)} of training and evaluation in all."
     if best is None:
         return f"{said} No trial has given a model{' yet' if results.status is not RunStatus.FINISHED else ''}."
