@@ -36,6 +36,7 @@ def main(
     batch_size: int = 16,
     num_steps: int = 10,
     images: Annotated[int, typer.Option(help="Images, and captions to score.")] = 200,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16, as in a space file.")] = "auto",
     only: Annotated[str, typer.Option(help="Names with commas between; by default all.")] = "",
 ) -> None:
     """Print one table for each measurement."""
@@ -50,7 +51,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="medcap-micro-") as scratch:
         if any(name in OF_THE_MODEL for name in names):
             source = make_model(model, Path(scratch) / "model", image_size)
-            bench = ModelBench(source, batch_size, max(images, batch_size), num_steps, current_device())
+            bench = ModelBench(source, batch_size, max(images, batch_size), num_steps, current_device(), precision)
         for name in names:
             tell(f"measuring {name}")
             if name in OF_THE_MODEL:

@@ -59,6 +59,7 @@ class ModelBench:
     num_images: int
     num_steps: int
     device: torch.device
+    precision_name: str = "auto"
 
     def __post_init__(self) -> None:
         self.captioner = self.load().requires_grad_(False)  # its captions and features alone are wanted
@@ -79,6 +80,7 @@ class ModelBench:
             batch_size=self.batch_size,
             max_new_tokens=NUM_TOKENS,
             min_new_tokens=NUM_TOKENS,
+            precision=self.precision_name,
         )
 
     @torch.inference_mode()

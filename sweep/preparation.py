@@ -23,7 +23,7 @@ from medcap_core.data.stores.duplicates import write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, hash_weights, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
-from medcap_core.runtime.device import current_device, release_memory
+from medcap_core.runtime.device import current_device, is_small, multiplies_bf16, release_memory
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.registry import RANKED, check_scores
 from medcap_core.training.validation import (
@@ -93,6 +93,10 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
         if ("alike", config.data) not in notes:
             validation = [record.references for record in splits["validation"]]
             notes["alike", config.data] = describe_alike_captions(config.objective, validation)
+        if config.precision == "auto" and multiplies_bf16(current_device()) and not is_small(captioner):
+            notes["precision",] = [
+                "Precision      fp32; this CPU has instructions for bf16: --set precision=bf16 may take half the time"
+            ]
         apply_tuning(captioner, config)
     release_memory()  # quantized weights are on the GPU
     return [note for notes_of_one in notes.values() for note in notes_of_one]

@@ -54,6 +54,12 @@ def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether `device` is a CPU that multiplies bf16 (AVX512-BF16 or AMX), as far as PyTorch knows."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has none
+    return device.type == "cpu" and any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def choose_frozen_dtype(config: TrialConfig, device: torch.device) -> torch.dtype:
     """Choose the dtype of a large model's frozen weights on `device`: bf16 or float32.
 

@@ -16,6 +16,7 @@ from medcap_core.data import prepare
 from medcap_core.data.prepare import TooManyBadRecords
 from medcap_core.errors import ConfigFault, ModelFault, RunFault
 from medcap_core.models import load_trial_captioner
+from medcap_core.runtime import device
 from medcap_core.training.validation import build_request, find_scored
 from sweep.execution.jobs import PredictionJob, predict_here
 from sweep.preparation import check_before_start, check_evaluation, prepare_run
@@ -69,6 +70,18 @@ def test_captions_that_cider_cannot_rank_are_told_before_the_start(materials: Ma
     write_splits(tmp_path, "no acute finding", dict.fromkeys(("train", "validation", "test"), draw_grey(3)))
     (note,) = check_before_start(space_of(materials, tmp_path, fixed=SHORT))
     assert note.startswith("Captions       3 of 3 validation captions are alike: an exact copy has CIDEr 0.000")
+
+
+@pytest.mark.parametrize("instruction", ["avx512_bf16", "amx_bf16", None])
+def test_a_large_model_is_offered_bf16_on_a_cpu_that_has_it(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch, instruction: str | None
+) -> None:
+    monkeypatch.setattr(device, "_FEW_PARAMETERS", 0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True, "avx2": True}, raising=False)
+    notes = check_before_start(space_of(materials, fixed=SHORT))
+    assert [note for note in notes if "--set precision=bf16" in note] == notes
+    assert len(notes) == (instruction is not None)
+    assert check_before_start(space_of(materials, fixed=SHORT | {"precision": "fp32"})) == []
 
 
 def test_a_run_with_too_many_bad_records_keeps_the_list(create: Create, materials: Materials, tmp_path: Path) -> None:
