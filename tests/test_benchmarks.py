@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from PIL import Image
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
-from benchmarks import caption_faults, growth, peer, sweep_run
+from benchmarks import caption_faults, growth, peer, published_predictions, sweep_run
 from benchmarks.chaos import SPACE as CHAOS_SPACE
 from benchmarks.chaos import find_lost
 from benchmarks.growth_study import drive_here
@@ -239,6 +243,31 @@ def test_each_fault_of_a_caption_is_the_only_one() -> None:
         shares = {fact: checks.is_right.mean() for fact, checks in check_facts(records, captions).items()}
         assert shares == {fact: float(fact != wrong[key]) for fact in ("finding", "side", "level")}
     assert all(checks.is_right.all() for checks in check_facts(records, true).values())
+
+
+def test_published_predictions_are_scored_by_the_tokens_of_their_authors(tmp_path: Path) -> None:
+    """As their authors score: pycocoevalcap, of captions in lower case, split at white space."""
+    pairs = {
+        "CT scan, axial view.CT shows a 12\u2009mm cyst (arrow).": "Axial CT scan of the abdomen (arrow).",
+        "Chest X-ray: no effusion.": "Chest X-ray of the patient.",
+        "\u202f": "T2-weighted MRI, sagittal view.",
+        "T2-weighted MRI  of the brain": "t2-weighted mri of the brain",
+    }
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps([{"ref": ref, "pred": pred} for ref, pred in pairs.items()]), encoding="utf-8")
+    read = published_predictions.read_predictions(path)
+    references, predictions = (
+        {image: [" ".join(text.lower().split())] for image, text in enumerate(texts)} for texts in read
+    )
+    bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
+    expected = {f"BLEU-{order}": score for order, score in enumerate(bleu, start=1)}
+    expected["ROUGE-L"] = Rouge().compute_score(references, predictions)[0]
+    expected["CIDEr"] = Cider().compute_score(references, predictions)[0]
+    assert references[2] == ["."]
+    assert published_predictions.score_by_white_space(*read) == expected
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(typer.BadParameter, match="no JSON list of records"):
+        published_predictions.read_predictions(path)
 
 
 def test_shards_are_counted_as_parts_of_the_whole(tiny_blip: Path) -> None:

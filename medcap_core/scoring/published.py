@@ -1,8 +1,9 @@
 """Scores published by others on ROCOv2, for comparison; none of their models was run here.
 
 Each figure names its source, its split, its number of images and how its captions were split into tokens. CIDEr is on
-pycocoevalcap's scale. A score not computed by pycocoevalcap, such as NLTK's METEOR, is left out. Two rows are scores of
-published texts: of one sentence against the references, and of a system's published captions.
+pycocoevalcap's scale. A score not computed by pycocoevalcap, such as NLTK's METEOR, is left out. Two rows were
+published by nobody, but computed of published texts: `python -m benchmarks.published_predictions final_results.json`,
+which has ROCOv2's test references too, and the same with `--caption` and the sentence.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ _LORA_SOURCE = "github.com/Apa2002/MedImageCaption_BLIP_LoRA_ROCOv2, results/met
 _LORA_TOKENS = "white space, references through BERT's tokenizer"
 _VLM_SOURCE = "github.com/Munteanu-Matei/rocov2-medical-vlm, README.md and *_metrics.json"
 _VLM_TOKENS = "white space, lower case"
+_CAPTIONS_SOURCE = "github.com/erikhafnor/MedicalCaptionGroup at 6dd9056, final_results.json, scored by this project"
 _TEST = "ROCOv2 test, 9,927 images"
 _TEST_UNCOUNTED = "ROCOv2 test, number not stated"
 
@@ -49,28 +51,34 @@ ROCOV2: tuple[PublishedFigure, ...] = (
         {"CIDEr": 0.0737},
         _TEST,
         "PTB",
-        "no model: 'axial ct scan of the abdomen showing a large mass in the right arrow' against the references",
+        f"'axial ct scan of the abdomen showing a large mass in the right arrow'; references of {_CAPTIONS_SOURCE}",
     ),
     PublishedFigure(
         "BLIP, fine-tuned, by its published captions",
         {"CIDEr": 0.0374},
         _TEST,
         "PTB",
-        "github.com/erikhafnor/MedicalCaptionGroup, final_results.json, scored by pycocoevalcap",
+        _CAPTIONS_SOURCE,
     ),
     _build_vlm_figure("BLIP-2 (OPT-2.7B), trained on 12,000 images", 0.0815, 0.0481, 0.0242, 0.0120, 0.1543, 0.0931),
     _build_vlm_figure(
         "BioMedCLIP and Qwen2.5-1.5B with LoRA, all of train", 0.1754, 0.0997, 0.0549, 0.0316, 0.1886, 0.1885
     ),
     _build_vlm_figure(
-        "Qwen3-VL-4B with LoRA, trained on 12,000 images", 0.1582, 0.0889, 0.0495, 0.0293, 0.1927, 0.1973
+        "Qwen3-VL-4B with LoRA and concept heads, on 12,000 images",
+        0.1582,
+        0.0889,
+        0.0495,
+        0.0293,
+        0.1927,
+        0.1973,
     ),
     PublishedFigure(
         "PCLmed (EVA-CLIP ViT-g, Q-Former, ChatGLM-6B)",
         {"BLEU-1": 0.2131, "BLEU-2": 0.1192, "BLEU-3": 0.0660, "BLEU-4": 0.0380, "METEOR": 0.1017, "CIDEr": 0.2574},
         "ImageCLEF 2023 validation, 10,437 images",
         "PTB",
-        "github.com/yangbang18/MLLM-MRG, PCLmed_val_scores.json (arXiv 2306.05642)",
+        "github.com/yangbang18/MLLM-MRG, PCLmed_val_scores.json; images counted in wordcloud.ipynb (arXiv 2306.05642)",
     ),
 )
 
