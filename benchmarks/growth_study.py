@@ -14,7 +14,7 @@ from benchmarks.sweep_run import build_environment, measure_disk
 from medcap_core.training.epoch_report import EpochReport
 from sweep.space import build_space
 from sweep.space.schema import SearchSpace
-from sweep.study.record import Epoch, TrialRecord, TrialState
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.row import build_row
 
@@ -99,7 +99,7 @@ def run_made_up_trial(study: Study, record: TrialRecord) -> None:
             trainable_parameters=10**6,
             total_parameters=10**7,
         )
-        if not study.report(record.name, Epoch.model_validate(asdict(report))):
+        if not study.report(record.name, report):
             state = TrialState.PRUNED
             break
     study.finish(record.name, state)

@@ -16,8 +16,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,10 @@ from torch import Tensor, nn
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault, first_line
 from medcap_core.runtime.files import replace_durably, write_text_atomically
-from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.epoch_report import EpochReport, find_best
 from medcap_core.training.parallel import gather_tensors, shard_like
 
 log = logging.getLogger(__name__)
-
-
-def find_best_epoch(history: Sequence[EpochReport], config: TrialConfig) -> int:
-    """Find the number of the epoch that counts: of the best score, the earliest of ties, or the last; 0 without any."""
-    if config.evaluate == "last":
-        return len(history)
-    ranked = ((config.objective.rank(report.score), -report.epoch) for report in history)
-    return -max(ranked, default=(0.0, 0))[1]
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -143,7 +134,7 @@ class CheckpointFolder:
             return
         save_weights(self.last_path, tensors, {"history": _dump(history), "scaler": scaler})
         self._keep_epoch(len(history))
-        if find_best_epoch(history, self.config) == len(history):
+        if find_best(history, self.config) is history[-1]:
             self._save_best(tensors, len(history))
         self._save_history(history)
 
@@ -163,9 +154,9 @@ class CheckpointFolder:
             log.warning("%s The trial begins anew.", damage)
             return []
         history = [EpochReport(**report) for report in notes["history"]]
-        best_epoch = find_best_epoch(history, self.config)
-        if best_epoch < len(history) and self._best_epoch_on_disk() != best_epoch:
-            log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, best_epoch)
+        best = find_best(history, self.config)
+        if best and best is not history[-1] and self._best_epoch_on_disk() != best.epoch:
+            log.warning("%s: the weights of epoch %d are lost; the trial begins anew", self.best_path, best.epoch)
             return []
         parameters = dict(module.named_parameters())
         optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -187,7 +178,7 @@ class CheckpointFolder:
         if not history or not self.leads:
             return
         self._keep_epoch(len(history))
-        if find_best_epoch(history, self.config) == len(history) != self._best_epoch_on_disk():
+        if find_best(history, self.config) is history[-1] and self._best_epoch_on_disk() != len(history):
             self._save_best(read_weights(self.last_path)[0], len(history))
         self._save_history(history)
 
@@ -222,4 +213,4 @@ class CheckpointFolder:
 
 
 def _dump(history: list[EpochReport]) -> list[dict[str, Any]]:
-    return [asdict(report) for report in history]
+    return [report.model_dump() for report in history]

@@ -23,7 +23,7 @@ from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.transfer import prefetch
 from medcap_core.runtime.workers import current_workers
 from medcap_core.training.checkpoint import CheckpointFolder
-from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.epoch_report import EpochReport, is_out_of_patience
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.parallel import whole_weights
 from medcap_core.training.trial import Trial, name_memory_faults, set_up
@@ -72,12 +72,6 @@ def fit(
             run_epoch(trial, history, progress, show_sample)
             folder.save(trial.captioner, trial.optimizer, trial.scaler.state_dict(), history)
             report(history[-1])
-
-
-def is_out_of_patience(history: list[EpochReport], config: TrialConfig) -> bool:
-    """Return whether `patience` epochs in a row have gone by without a better score."""
-    scores = [report.score for report in history]
-    return config.patience is not None and config.objective.count_since_best(scores) >= config.patience
 
 
 def run_epoch(trial: Trial, history: list[EpochReport], progress: Progress, show_sample: ShowSample) -> None:

@@ -18,8 +18,8 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
 from medcap_core.errors import RunFault, first_line
+from medcap_core.training.epoch_report import EpochReport
 from sweep.process.log_target import LogTarget
-from sweep.study.record import EPOCH_FIELDS
 from sweep.study.study import Study
 
 
@@ -109,7 +109,7 @@ class TensorBoardLogger(LoggerCallback):
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Write the finite numbers of an epoch, the score under the objective's name."""
         name = trial.config["trial"]
-        names = {field: field for field in EPOCH_FIELDS if field not in ("epoch", "parts")}
+        names = {field: field for field in EpochReport.model_fields if field not in ("epoch", "parts")}
         names["score"] = self.study.space.objective.column
         figures = {shown: result[field] for field, shown in names.items()} | result["parts"]
         known = {shown: value for shown, value in figures.items() if value is not None}

@@ -10,10 +10,11 @@ from typing import Any
 
 from medcap_core.errors import MedcapError, RunFault
 from medcap_core.runtime.files import replace_text
+from medcap_core.training.epoch_report import EpochReport
 from sweep.execution.moves import Moves, NodeFault
 from sweep.execution.nodes import describe_shortage, list_nodes, list_waiting
 from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, NODE_FAULT, PLACES, SAMPLE, STORAGE_AT_FAULT
-from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import read_sample
 from sweep.study.study import Study
 from sweep.terminal.row import TrialRow, build_row
@@ -163,11 +164,11 @@ class Ledger:
             self.view.message(shortage)
 
 
-def read_epoch(result: dict[str, Any]) -> Epoch:
+def read_epoch(result: dict[str, Any]) -> EpochReport:
     """Read the report of an epoch from a result that Tune has flattened: `parts` is one key for each score."""
-    values = {field: result[field] for field in EPOCH_FIELDS if field != "parts"}
+    values = {field: result[field] for field in EpochReport.model_fields if field != "parts"}
     parts = {key.removeprefix(_PARTS): value for key, value in result.items() if key.startswith(_PARTS)}
-    return Epoch.model_validate(values | {"parts": parts})
+    return EpochReport.model_validate(values | {"parts": parts})
 
 
 def read_progress(directory: Path) -> str:

@@ -111,7 +111,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
 
     try:
         with (
-            store_epochs(assignment, lambda epoch: report(asdict(epoch) | sample), rank, nodes) as report_epoch,
+            store_epochs(assignment, lambda epoch: report(epoch.model_dump() | sample), rank, nodes) as report_epoch,
             log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")),
         ):
             fetch_ahead(config.data, write_progress)

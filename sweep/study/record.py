@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 
@@ -24,44 +22,9 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective
+from medcap_core.training.epoch_report import EpochReport, find_best, is_out_of_patience
 from sweep.space import Point
 from sweep.study.paths import RunFile, describe_fault
-
-
-class Epoch(BaseModel):
-    """The report of an epoch (`EpochReport`) as a run keeps it: a figure that was NaN or infinite is None."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epoch: int
-    num_epochs: int
-    score: float | None
-    validation_loss: float | None
-    training_loss: float | None
-    learning_rate: float | None
-    seconds: float | None
-    training_seconds: float | None
-    encoding_seconds: float | None
-    images_per_second: float | None
-    peak_memory_bytes: int | None
-    trainable_parameters: int
-    total_parameters: int
-    parts: dict[str, float | None] = {}
-    num_distinct: int | None = None
-    top_share: float | None = None
-    empty_share: float | None = None
-    cut_share: float | None = None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _drop_infinite(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: cls._drop_infinite(part) for name, part in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-EPOCH_FIELDS = tuple(Epoch.model_fields)
-
 
 # Figures of a record that are columns of `trials.csv` under their own names.
 _FIGURES = (
@@ -121,7 +84,7 @@ class TrialRecord(RunFile):
     config: Annotated[TrialConfig, WrapValidator(_keep_names)]
     parameters: Point = Field(default_factory=dict)
     distributions: dict[str, Any] = Field(default_factory=dict)
-    epochs: list[Epoch] = Field(default_factory=list)
+    epochs: list[EpochReport] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _check_name(self) -> Self:
@@ -145,40 +108,35 @@ class TrialRecord(RunFile):
         """What its scores are."""
         return self.config.objective
 
-    def add_epoch(self, epoch: Epoch) -> None:
+    def add_epoch(self, epoch: EpochReport) -> None:
         """Add the report of an epoch, sorted by epoch."""
         self.epochs.append(epoch)
         self.epochs.sort(key=lambda epoch: epoch.epoch)
 
-    def has_epoch(self, number: int) -> bool:
-        """Check for the report of epoch `number`."""
-        return any(epoch.epoch == number for epoch in self.epochs)
+    @property
+    def best(self) -> EpochReport | None:
+        """The epoch that counts (`TrialConfig.evaluate`), as measured during the search: see `find_best`."""
+        return find_best(self.epochs, self.config)
 
     @property
     def best_score(self) -> float | None:
-        """The validation score of the epoch that counts (`TrialConfig.evaluate`), as measured during the search."""
-        if self.config.evaluate == "last":
-            return self.last_score
-        known = (epoch.score for epoch in self.epochs if epoch.score is not None)
-        return max(known, key=self.objective.rank, default=None)
+        """The validation score of the epoch that counts."""
+        return self.best.score if self.best else None
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch that counts: with the best score, the earliest of ties, or the last."""
-        if self.config.evaluate == "last":
-            return self.epochs_done or None
-        best = self.best_score
-        return next((epoch.epoch for epoch in self.epochs if epoch.score == best), None)
+        """Number of the epoch that counts."""
+        return self.best.epoch if self.best else None
 
     @property
     def num_distinct(self) -> int | None:
         """Number of distinct texts generated on validation by the model of the best epoch."""
-        return next((epoch.num_distinct for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
+        return self.best.num_distinct if self.best else None
 
     @property
     def top_share(self) -> float | None:
         """Share of validation images that it gives its most frequent text."""
-        return next((epoch.top_share for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
+        return self.best.top_share if self.best else None
 
     @property
     def last_score(self) -> float | None:
@@ -196,26 +154,24 @@ class TrialRecord(RunFile):
         return self.epochs[-1].num_epochs if self.epochs else self.config.num_epochs
 
     @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many epochs as its `patience` have gone by without a better score."""
+        return is_out_of_patience(self.epochs, self.config)
+
+    @property
     def is_whole(self) -> bool:
         """Whether its last epoch is done, by its schedule or by `patience`."""
         return bool(self.epochs) and (self.epochs_done >= self.num_epochs or self.is_out_of_patience)
 
     @property
-    def is_out_of_patience(self) -> bool:
-        """Whether as many epochs as its `patience` have gone by without a better score."""
-        patience, scores = self.config.patience, [epoch.score for epoch in self.epochs]
-        return patience is not None and self.objective.count_since_best(scores) >= patience
-
-    @property
     def seconds(self) -> float:
         """Time of all epochs, training and evaluation; a repeated epoch counts once."""
-        return math.fsum(epoch.seconds or 0.0 for epoch in self.epochs)
+        return math.fsum(epoch.seconds for epoch in self.epochs)
 
     @property
     def training_seconds(self) -> float | None:
-        """Training time of all epochs; None where it is not known of any."""
-        known = [epoch.training_seconds for epoch in self.epochs if epoch.training_seconds is not None]
-        return sum(known) if known else None
+        """Training time of all epochs."""
+        return sum(epoch.training_seconds for epoch in self.epochs) if self.epochs else None
 
     @property
     def encoding_seconds(self) -> float | None:
@@ -225,20 +181,14 @@ class TrialRecord(RunFile):
     @property
     def images_per_second(self) -> float | None:
         """Training images per second over all epochs, weighted by training time."""
-        timed = [
-            (epoch.images_per_second, epoch.training_seconds)
-            for epoch in self.epochs
-            if epoch.images_per_second and epoch.training_seconds
-        ]
-        whole = math.fsum(seconds for _, seconds in timed)
-        return math.fsum(rate * seconds for rate, seconds in timed) / whole if whole else None
+        timed = [epoch for epoch in self.epochs if epoch.images_per_second]
+        whole = math.fsum(epoch.training_seconds for epoch in timed)
+        return math.fsum(epoch.images_per_second * epoch.training_seconds for epoch in timed) / whole if whole else None
 
     @property
     def peak_memory_bytes(self) -> int | None:
         """The highest peak of any epoch."""
-        return max(
-            (epoch.peak_memory_bytes for epoch in self.epochs if epoch.peak_memory_bytes is not None), default=None
-        )
+        return max((epoch.peak_memory_bytes for epoch in self.epochs), default=None)
 
     @property
     def trainable_parameters(self) -> int | None:
@@ -309,12 +259,12 @@ def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     Pruned and stopped trials count, since their best epoch is kept too; failed and running ones do not. Ties are broken
     by fewer trainable parameters, then by the earlier trial.
     """
-    scored = [
-        (-record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number, record)
-        for record in records
-        if record.state in _STATES_WITH_A_MODEL and record.best_score is not None
-    ]
-    return [record for *_, record in sorted(scored, key=lambda item: item[:3])]
+    scored = [record for record in records if record.state in _STATES_WITH_A_MODEL and record.best_score is not None]
+
+    def build_key(record: TrialRecord) -> tuple[float, int, int]:
+        return -record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number
+
+    return sorted(scored, key=build_key)
 
 
 def rank_for_choice(records: Iterable[TrialRecord]) -> list[TrialRecord]:

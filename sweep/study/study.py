@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from medcap_core.errors import RunFault
 from medcap_core.runtime.files import write_json_atomically, write_text_atomically
+from medcap_core.training.epoch_report import EpochReport
 from sweep.space import SearchSpace, adopt_changes, change_begun, dump_space, num_trials
 from sweep.study.database import build_history
 from sweep.study.directory import (
@@ -27,7 +28,6 @@ from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
 from sweep.study.record import (
     NUM_CANDIDATES,
-    Epoch,
     TrialRecord,
     TrialState,
     format_csv,
@@ -206,7 +206,7 @@ class Study(LockedRun):
         record.state = TrialState.RUNNING
         self._save(record)
 
-    def report(self, trial: str, epoch: Epoch) -> bool:
+    def report(self, trial: str, epoch: EpochReport) -> bool:
         """Take the report of one epoch; False if the trial is to stop now, as pruned or already over.
 
         A report that is known already changes nothing and gets the same answer, so a resumed trial may report its past
@@ -217,7 +217,7 @@ class Study(LockedRun):
             return False
         if record.pruned_at_epoch is not None:
             return epoch.epoch < record.pruned_at_epoch
-        if record.has_epoch(epoch.epoch):
+        if any(known.epoch == epoch.epoch for known in record.epochs):
             if epoch not in record.epochs and trial not in self._trained_again:
                 self._trained_again.add(trial)
                 self._say(f"{trial}: begins anew, as a checkpoint was damaged (see its log.txt)")

@@ -8,8 +8,9 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
+from medcap_core.training.epoch_report import EpochReport
 from sweep.space import SearchSpace, build_space
-from sweep.study.record import EPOCH_FIELDS, Epoch, TrialRecord, TrialState
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 
 Create = Callable[..., Study]
@@ -45,13 +46,13 @@ def fixed_length(num_epochs: int, **changes: Any) -> SearchSpace:
 
 def figures_of(record: TrialRecord, epoch: int, score: float, **figures: Any) -> dict[str, Any]:
     """The figures of an epoch, as a trial's process reports them."""
-    report: dict[str, Any] = dict.fromkeys(EPOCH_FIELDS, 1.0)
+    report: dict[str, Any] = dict.fromkeys(EpochReport.model_fields, 1.0)
     report |= {"epoch": epoch, "num_epochs": record.config.num_epochs, "score": score, "trainable_parameters": 100}
     return report | {"parts": {}} | figures
 
 
-def report_of(record: TrialRecord, epoch: int, score: float, **figures: Any) -> Epoch:
-    return Epoch.model_validate(figures_of(record, epoch, score, **figures))
+def report_of(record: TrialRecord, epoch: int, score: float, **figures: Any) -> EpochReport:
+    return EpochReport.model_validate(figures_of(record, epoch, score, **figures))
 
 
 def score(record: TrialRecord, epoch: int) -> float:

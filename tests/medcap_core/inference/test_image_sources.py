@@ -2,7 +2,6 @@
 
 import logging
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +114,7 @@ def run(config: TrialConfig, folder: Path) -> list[EpochReport]:
     measured = dict.fromkeys(
         ("seconds", "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes"), 0
     )
-    return [replace(report, **measured) for report in reports]
+    return [report.model_copy(update=measured) for report in reports]
 
 
 def test_what_encoding_took_is_known_wherever_features_are_read(config: TrialConfig) -> None:

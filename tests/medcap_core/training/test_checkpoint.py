@@ -2,7 +2,6 @@ import errno
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,8 @@ from torch import nn
 from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.objective import read_objective
-from medcap_core.training.checkpoint import CheckpointFolder, find_best_epoch, load_weights, read_weights, save_weights
-from medcap_core.training.epoch_report import EpochReport
+from medcap_core.training.checkpoint import CheckpointFolder, load_weights, read_weights, save_weights
+from medcap_core.training.epoch_report import EpochReport, find_best
 
 
 def report(epoch: int, score: float) -> EpochReport:
@@ -90,14 +89,15 @@ def best_weight(directory: Path) -> torch.Tensor:
 )
 def test_the_best_epoch_is_the_first_of_the_highest(scores: list[float], best: int) -> None:
     reports = [report(index + 1, score) for index, score in enumerate(scores)]
-    assert find_best_epoch(reports, TrialConfig()) == best
-    losses = [replace(given, score=-given.score) for given in reports]
-    assert find_best_epoch(losses, BY_LOSS) == best
+    losses = [report(index + 1, -score) for index, score in enumerate(scores)]
+    for history, config in ((reports, TrialConfig()), (losses, BY_LOSS)):
+        found = find_best(history, config)
+        assert (found.epoch if found else 0) == best
 
 
 def test_an_epoch_without_a_finite_score_is_not_the_best() -> None:
     reports = [report(1, float("nan")), report(2, 0.5), report(3, float("inf"))]
-    assert find_best_epoch(reports, TrialConfig()) == find_best_epoch(reports, BY_LOSS) == 2
+    assert find_best(reports, TrialConfig()) == find_best(reports, BY_LOSS) == reports[1]
 
 
 def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_trial_leaves_what_the_layout_says(tmp_path: Path) -> None:
     assert load_file(tmp_path / "best" / "weights.safetensors").keys() == {"trained.weight"}
     assert torch.equal(best_weight(tmp_path), weights[1])
     history = json.loads((tmp_path / "history.json").read_text())
-    assert history == [asdict(item) for item in rig.history]
+    assert history == [item.model_dump() for item in rig.history]
 
 
 def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_last_epoch_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "best" / "weights.safetensors").unlink()  # a kill between the writes of an epoch
     again = Rig(tmp_path, evaluate="last")
     again.restore()
-    assert find_best_epoch(again.history, again.config) == 3
+    assert find_best(again.history, again.config) == again.history[2]
     again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weights[2])
 
