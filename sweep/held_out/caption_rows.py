@@ -1,17 +1,25 @@
 """The rows of the caption scores as they are kept: in `test_metrics.json` and `tables/per_image_scores.csv`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from medcap_core.runtime.files import write_text_atomically
-from sweep.held_out.caption_scores import COMPARED_METRIC, CaptionScore, compare_rows, compare_with_blind, score_group
+from sweep.held_out.caption_scores import (
+    COMPARED_METRIC,
+    CaptionScore,
+    Cases,
+    average_trials,
+    compare_rows,
+    compare_with_blind,
+    score_group,
+    take_metric,
+)
 from sweep.space import label_groups
 from sweep.study.results import read_image_scores
 from sweep.study.study import Study
-from sweep.study.test_results import BLIND_ROWS, Comparisons, TestResults
+from sweep.study.test_results import BASELINE_ROWS, BLIND_ROWS, Comparisons, TestResults
 
 
 class CaptionRows:
@@ -26,16 +34,15 @@ class CaptionRows:
         """Check whether the scores of a row, or those of its images, are not there."""
         return self.results.scores_of(row) is None or row not in self._per_image
 
-    def forget(self, rows: Iterable[str]) -> None:
+    def forget(self, rows: Collection[str]) -> None:
         """Drop rows that are no trials."""
+        self.results.forget(rows)
         for row in rows:
-            setattr(self.results, row, None)
-            for details in self._details:
-                details.pop(row, None)
+            self._per_image.pop(row, None)
 
-    def keep(self, row: str, score: CaptionScore, *, is_trial: bool) -> None:
+    def keep(self, row: str, score: CaptionScore) -> None:
         """Write a row. Scores that are there already stay as they are: nothing is scored twice."""
-        if is_trial:
+        if row not in BASELINE_ROWS:
             self.results.trials.setdefault(row, score.scores)
         elif self.results.scores_of(row) is None:
             setattr(self.results, row, score.scores)
@@ -50,44 +57,29 @@ class CaptionRows:
         self._per_image[row] = score.per_image
         self._write()
 
-    def finish(self, best_trial: str, cases: Mapping[str, str | None]) -> None:
-        """Let the row `best` be this trial's, compare all rows, gather repeats over seeds, and write.
-
-        `cases` gives the case of each test image by id.
-        """
-        self.results.best_trial = best_trial
-        self.results.best = self.results.trials[best_trial]
-        for details in self._details:
-            details.pop("best", None)
-            if best_trial in details:
-                details["best"] = details[best_trial]
+    def finish(self, best: str, cases: Cases) -> None:
+        """Let the row `best` be that of this trial, compare all rows, gather repeats over seeds, and write."""
+        self.results.name_best(best)
+        self._per_image.pop("best", None)
+        self._per_image["best"] = self._per_image[best]
         seed, wanted = self._study.space.seed, self._study.space.baseline
-        groups = self._group_trials()
-        baseline = wanted if wanted in {*self._per_image, *groups} else "zero_shot"
-        rows, of_groups = compare_rows(
-            self._per_image, groups, cases, baseline=baseline, aliases={"best": best_trial}, seed=seed
-        )
+        groups, columns = self._group_trials(), take_metric(self._per_image)
+        means = average_trials(columns, groups)
+        baseline = wanted if wanted in {*columns, *groups} else "zero_shot"
+        rows, of_groups = compare_rows(columns, means, cases, baseline=baseline, aliases={"best": best}, seed=seed)
+        missing = None if baseline == wanted else wanted
         self.results.comparisons = Comparisons(
-            baseline=baseline,
-            metric=COMPARED_METRIC,
-            rows=rows,
-            missing_baseline=None if baseline == wanted else wanted,
+            baseline=baseline, metric=COMPARED_METRIC, rows=rows, missing_baseline=missing
         )
         blind = (*BLIND_ROWS, "shuffled_images")
-        self.results.blind_comparisons = compare_with_blind(self._per_image, best_trial, blind, cases, seed)
-        scores = self.results.trials
+        self.results.blind_comparisons = compare_with_blind(columns, best, blind, cases, seed)
         self.results.groups = [
-            score_group(label, trials, scores, self._per_image, cases, seed).model_copy(
-                update={"comparison": of_groups.get(label)}
-            )
+            score_group(label, trials, self.results.trials, means.get(label), cases, seed)
             for label, trials in groups.items()
         ]
+        for group in self.results.groups:
+            group.comparison = of_groups.get(group.label)
         self._write()
-
-    @property
-    def _details(self) -> list[dict[str, Any]]:
-        results = self.results
-        return [self._per_image, results.intervals, results.facts, results.concepts, results.variety, results.subgroups]
 
     def _group_trials(self) -> dict[str, list[str]]:
         """Group the scored trials by config whatever the seed, with `test: all`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,11 @@ from sweep.study.test_results import (
 
 COMPARED_METRIC = "CIDEr"
 MIN_SUBGROUP_IMAGES = 10
+
+Column: TypeAlias = "pd.Series[float]"
+"""`COMPARED_METRIC` of each image, by its id."""
+Cases = Mapping[str, str | None]
+"""The case of each image, by its id."""
 
 
 @dataclass(frozen=True)
@@ -141,71 +147,67 @@ def _score_concepts(
     )
 
 
+def take_metric(per_image: Mapping[str, pd.DataFrame]) -> dict[str, Column]:
+    """Take the score that is compared out of the scores of each row's images."""
+    return {row: pd.Series(table[COMPARED_METRIC].tolist(), table["id"]) for row, table in per_image.items()}
+
+
+def average_trials(columns: Mapping[str, Column], groups: Mapping[str, Sequence[str]]) -> dict[str, Column]:
+    """Average the trials of each group by image; groups that share no images are left out."""
+    return {
+        label: pd.Series(np.mean([columns[trial] for trial in trials], axis=0).tolist(), columns[trials[0]].index)
+        for label, trials in groups.items()
+        if all(columns[trial].index.equals(columns[trials[0]].index) for trial in trials)
+    }
+
+
 def compare_rows(
-    per_image: Mapping[str, pd.DataFrame],
-    groups: Mapping[str, Sequence[str]],
-    cases: Mapping[str, str | None],
+    columns: Mapping[str, Column],
+    means: Mapping[str, Column],
+    cases: Cases,
     *,
     baseline: str,
     aliases: Mapping[str, str],
     seed: int,
 ) -> tuple[dict[str, Comparison], dict[str, Comparison]]:
-    """Compare each row, and each group's mean over its trials, with `baseline`: a row or a group.
+    """Compare each row, and each group by the mean over its trials, with `baseline`: a row or a group.
 
-    `cases` gives each image's case by id. Rows and groups are two families of tests, each corrected for its own number
-    by Holm. A row that has the baseline's score for every image is no test and counts in no family; a row that is
-    another under a second name (`aliases`) counts once. Rows of other images than the baseline's are left out.
+    Rows and groups are two families of tests, each corrected for its own number by Holm. A row that has the baseline's
+    score for every image is no test and counts in no family; a row that is another under a second name (`aliases`)
+    counts once. Rows of other images than the baseline's are left out.
     """
-    columns = {name: table.set_index("id")[COMPARED_METRIC] for name, table in per_image.items()}
-    means = {
-        label: np.mean([columns[trial] for trial in trials], axis=0)
-        for label, trials in groups.items()
-        if all(trial in columns and columns[trial].index.equals(columns[trials[0]].index) for trial in trials)
-    }
-    reference = columns[baseline] if baseline in columns else columns[groups[baseline][0]]
-    expected = reference.to_numpy() if baseline in columns else means[baseline]
-    units = number_units([cases.get(image) for image in reference.index])
-    if units.max() == 0:
-        return {}, {}
-    rows = {
-        name: column.to_numpy() - expected
-        for name, column in columns.items()
-        if name != baseline and column.index.equals(reference.index)
-    }
-    of_groups = {
-        label: mean - expected
-        for label, mean in means.items()
-        if (label != baseline or baseline in columns) and columns[groups[label][0]].index.equals(reference.index)
-    }
-    return _test_family(rows, aliases, units, seed), _test_family(of_groups, {}, units, seed)
+    expected = columns[baseline] if baseline in columns else means[baseline]
+
+    def test(family: Mapping[str, Column]) -> dict[str, Comparison]:
+        others = {name: own for name, own in family.items() if own is not expected and own.index.equals(expected.index)}
+        return _test_family({name: own - expected for name, own in others.items()}, aliases, cases, seed)
+
+    return test(columns), test(means)
 
 
 def compare_with_blind(
-    per_image: Mapping[str, pd.DataFrame], best: str, blind: Sequence[str], cases: Mapping[str, str | None], seed: int
+    columns: Mapping[str, Column], best: str, blind: Sequence[str], cases: Cases, seed: int
 ) -> dict[str, Comparison]:
-    """Compare a row with each of the rows `blind`, by that row; `cases` as in `compare_rows`.
-
-    Empty where all images are of one case.
-    """
-    columns = {row: per_image[row].set_index("id")[COMPARED_METRIC] for row in (best, *blind) if row in per_image}
-    own = columns.pop(best)
-    units = number_units([cases.get(image) for image in own.index])
-    if units.max() == 0:
-        return {}
-    differences = {
-        row: own.to_numpy() - column.to_numpy() for row, column in columns.items() if column.index.equals(own.index)
-    }
-    return _test_family(differences, {}, units, seed)
+    """Compare a row with each of the rows `blind`, by that row."""
+    own = columns[best]
+    others = {row: columns[row] for row in blind if row in columns and columns[row].index.equals(own.index)}
+    return _test_family({row: own - other for row, other in others.items()}, {}, cases, seed)
 
 
 def _test_family(
-    differences: Mapping[str, FloatArray], aliases: Mapping[str, str], units: IntArray, seed: int
+    differences: Mapping[str, Column], aliases: Mapping[str, str], cases: Cases, seed: int
 ) -> dict[str, Comparison]:
-    compared = compare_paired(differences, units, seed=seed)
+    """Test differences on the same images; none are tested where all images are of one case."""
+    units = number_units([cases.get(image) for column in list(differences.values())[:1] for image in column.index])
+    if units.max(initial=0) == 0:
+        return {}
+    compared = compare_paired(
+        {name: np.asarray(column, np.float64) for name, column in differences.items()}, units, seed=seed
+    )
     tested = {
         name: found.p_value
         for name, found in compared.items()
-        if np.any(differences[name]) and aliases.get(name) not in differences
+        if differences[name].any() and aliases.get(name) not in differences
     }
     adjusted = correct_by_holm(tested)
     return {
@@ -215,26 +217,18 @@ def _test_family(
 
 
 def score_group(
-    label: str,
-    trials: Sequence[str],
-    scores: Mapping[str, Scores],
-    per_image: Mapping[str, pd.DataFrame],
-    cases: Mapping[str, str | None],
-    seed: int,
+    label: str, trials: Sequence[str], scores: Mapping[str, Scores], mean: Column | None, cases: Cases, seed: int
 ) -> Group:
     """Score one config under several seeds: mean and sample standard deviation over the seeds.
 
-    The interval is over images, of the mean CIDEr of these trials as they are; there is none where they share no
-    images or all images are of one case.
+    The interval is over images, of the `mean` of these trials as they are; there is none where they share no images or
+    all images are of one case.
     """
-    over_seeds = {}
+    over_seeds, intervals = {}, {}
     for metric in scores[trials[0]]:
-        mean, std = summarise_seeds([scores[trial][metric] for trial in trials])
-        over_seeds[metric] = SeedScore(mean=mean, std=std, num_seeds=len(trials))
-    tables = [per_image[trial].set_index("id")[COMPARED_METRIC] for trial in trials]
-    units = number_units([cases.get(image) for image in tables[0].index])
-    intervals = {}
-    if units.max() > 0 and all(table.index.equals(tables[0].index) for table in tables):
-        sums, num_images = resample_sums(np.mean(tables, axis=0)[:, None], units, seed=seed)
+        average, std = summarise_seeds([scores[trial][metric] for trial in trials])
+        over_seeds[metric] = SeedScore(mean=average, std=std, num_seeds=len(trials))
+    if mean is not None and (units := number_units([cases.get(image) for image in mean.index])).max() > 0:
+        sums, num_images = resample_sums(np.asarray(mean, np.float64)[:, None], units, seed=seed)
         intervals[COMPARED_METRIC] = compute_interval(sums[:, 0] / num_images)
     return Group(label=label, trials=list(trials), scores=over_seeds, intervals=intervals)

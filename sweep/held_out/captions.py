@@ -117,7 +117,7 @@ class CaptionTask(Task[CaptionScore]):
         """See `Task`."""
         if row == "caption_prior":
             self.results.caption_prior_text = self._prior
-        self._rows.keep(row, score, is_trial=row in self.trials)
+        self._rows.keep(row, score)
 
     def finish(self) -> None:
         """See `Task`."""

@@ -4,6 +4,7 @@ A figure that was not computed is None, or missing from its mapping. All scores 
 0 to 10, the others 0 to 1. Intervals are 95% bootstrap intervals.
 """
 
+from collections.abc import Iterable
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -290,17 +291,35 @@ class TestResults(_Model, RunFile):
     classification: Classification | None = None
     question_answering: QuestionAnswering | None = None
 
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        """What goes by row beside the scores."""
+        return [self.intervals, self.facts, self.concepts, self.variety, self.subgroups]
+
+    def forget(self, rows: Iterable[str]) -> None:
+        """Drop all of some rows, which are `best` or baselines."""
+        for row in rows:
+            setattr(self, row, None)
+            for part in self._parts:
+                part.pop(row, None)
+
+    def name_best(self, trial: str) -> None:
+        """Let the row `best` be that of a trial."""
+        self.forget(["best"])
+        self.best_trial, self.best = trial, self.trials[trial]
+        for part in self._parts:
+            if trial in part:
+                part["best"] = part[trial]
+
     def forget_trial(self, trial: str) -> None:
         """Drop the rows of a trial whose model is another one now; that the test split was looked at stays counted."""
         del self.trials[trial]
+        for part in self._parts:
+            part.pop(trial, None)
         self.earlier_looks = 1 + (self.earlier_looks or 0)
-        rows = [trial]
         if self.best_trial == trial:
-            self.best_trial = self.best = None
-            rows.append("best")
-        for details in (self.intervals, self.facts, self.concepts, self.variety):
-            for row in rows:
-                details.pop(row, None)
+            self.best_trial = None
+            self.forget(["best"])
         if self.question_answering is not None and self.question_answering.best_trial == trial:
             self.question_answering.best_trial = None
         for section in (self.question_answering, self.classification):

@@ -9,7 +9,7 @@ import pytest
 from medcap_core.scoring.corpus_statistics import CaptionStatistics
 from medcap_core.scoring.registry import ScoreValues
 from sweep.held_out.caption_rows import CaptionRows
-from sweep.held_out.caption_scores import CaptionScore, compare_rows, compare_with_blind
+from sweep.held_out.caption_scores import CaptionScore, compare_rows, compare_with_blind, take_metric
 from sweep.space import build_space
 from sweep.study.record import TrialState
 from sweep.study.study import Study
@@ -59,9 +59,9 @@ def open_rows(study: Study) -> CaptionRows:
 def fill(study: Study) -> TestResults:
     rows = open_rows(study)
     for row, shift in {"zero_shot": 0.0, "caption_prior": 0.01, "nearest_image": 1.0, "shuffled_images": 0.0}.items():
-        rows.keep(row, build_score(shift, seed=row == "shuffled_images"), is_trial=False)
+        rows.keep(row, build_score(shift, seed=row == "shuffled_images"))
     for number, shift in enumerate((0.0, 0.0, 2.0, 2.5)):
-        rows.keep(f"trial_{number:04d}", build_score(shift), is_trial=True)
+        rows.keep(f"trial_{number:04d}", build_score(shift))
     rows.finish("trial_0003", CASES)
     return rows.results
 
@@ -70,8 +70,8 @@ def test_every_row_is_written_as_it_comes(study: Study) -> None:
     rows = open_rows(study)
     assert rows.lacks("zero_shot")
     facts = {"side": FactScore(accuracy=0.5, interval=(0.25, 0.75), num_images=60)}
-    rows.keep("zero_shot", build_score(0.0, facts=facts), is_trial=False)
-    rows.keep("trial_0002", build_score(2.0), is_trial=True)
+    rows.keep("zero_shot", build_score(0.0, facts=facts))
+    rows.keep("trial_0002", build_score(2.0))
     kept = open_rows(study)
     assert not kept.lacks("zero_shot")
     assert not kept.lacks("trial_0002")
@@ -91,8 +91,8 @@ def test_scores_that_are_there_are_never_changed(study: Study) -> None:
     rows = open_rows(study)
     assert rows.lacks("zero_shot")
     assert rows.lacks("trial_0001")
-    rows.keep("zero_shot", build_score(0.7), is_trial=False)
-    rows.keep("trial_0001", build_score(0.7), is_trial=True)
+    rows.keep("zero_shot", build_score(0.7))
+    rows.keep("trial_0001", build_score(0.7))
     kept = study.read_test_metrics()
     assert kept.zero_shot == {"CIDEr": 0.125}
     assert kept.trials == {"trial_0001": {"CIDEr": 0.25}}
@@ -148,7 +148,7 @@ def test_the_best_row_is_compared_with_all_that_see_no_right_image(study: Study)
 
 
 def test_one_case_is_not_compared_with_blind_rows() -> None:
-    tables = {"best": build_table(1.0), "caption_prior": build_table(0.0)}
+    tables = take_metric({"best": build_table(1.0), "caption_prior": build_table(0.0)})
     assert compare_with_blind(tables, "best", ["caption_prior"], dict.fromkeys(IDS, "one"), seed=0) == {}
     assert set(compare_with_blind(tables, "best", ["caption_prior", "nearest_image"], CASES, seed=0)) == {
         "caption_prior"
@@ -206,16 +206,13 @@ def test_configs_that_look_alike_are_no_repeats(create: Create) -> None:
 
 
 def test_rows_of_other_images_are_not_compared() -> None:
-    tables = {
-        "zero_shot": build_table(0.0),
-        "trial_0000": build_table(1.0),
-        "trial_0001": build_table(1.0, 0, IDS[:30]),
-    }
-    rows, _ = compare_rows(tables, {}, CASES, baseline="zero_shot", aliases={}, seed=0)
+    tables = {"zero_shot": build_table(0.0), "trial_0000": build_table(1.0)}
+    tables["trial_0001"] = build_table(1.0, 0, IDS[:30])
+    rows, _ = compare_rows(take_metric(tables), {}, CASES, baseline="zero_shot", aliases={}, seed=0)
     assert list(rows) == ["trial_0000"]
 
 
 def test_one_case_allows_no_statement() -> None:
-    tables = {"zero_shot": build_table(0.0), "trial_0000": build_table(1.0)}
+    tables = take_metric({"zero_shot": build_table(0.0), "trial_0000": build_table(1.0)})
     one_case: dict[str, str | None] = dict.fromkeys(IDS, "the only one")
     assert compare_rows(tables, {}, one_case, baseline="zero_shot", aliases={}, seed=0) == ({}, {})
