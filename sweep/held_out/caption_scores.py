@@ -217,7 +217,7 @@ def _test_family(
 
 
 def score_group(
-    label: str, trials: Sequence[str], scores: Mapping[str, Scores], mean: Column | None, cases: Cases, seed: int
+    label: str, trials: Sequence[str], scores: Mapping[str, Scores], mean: "Column | None", cases: Cases, seed: int
 ) -> Group:
     """Score one config under several seeds: mean and sample standard deviation over the seeds.
 

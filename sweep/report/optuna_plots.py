@@ -6,7 +6,7 @@ and joined: a knob with several branches is several parameters to the sampler, b
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweep.report.style import (
     GREY,
@@ -15,6 +15,7 @@ from sweep.report.style import (
     PALETTE,
     NothingToShow,
     add_trials,
+    begin,
     finish,
     is_log,
 )
@@ -63,17 +64,8 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
         f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
         f"values of {', '.join(title_knob(name) for name in searched)}, coloured by {objective.label} on validation."
     )
-    width = 110 * (len(searched) + 2)
-    return finish(
-        "parallel",
-        "Parallel coordinates",
-        figure,
-        summary,
-        data_in="leaderboard",
-        height=440,
-        min_width=width,
-        margin=60,
-    )
+    look: dict[str, Any] = {"height": 440, "min_width": 110 * (len(searched) + 2), "margin": 60}
+    return finish("parallel", "Parallel coordinates", figure, summary, data_in="leaderboard", **look)
 
 
 def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:
@@ -119,7 +111,6 @@ def plot_pareto(
     Those that were stopped early are drawn beside it: they cost less because they did less.
     """
     import optuna
-    from plotly import graph_objects as go
 
     known = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
     costs = [(record, value) for record, value in known if record.state is TrialState.SUCCEEDED]
@@ -132,7 +123,7 @@ def plot_pareto(
     study = optuna.create_study(directions=["minimize", objective.direction])
     study.add_trials([optuna.create_trial(values=[value, record.best_score or 0.0]) for record, value in costs])
     front = sorted(trial.number for trial in study.best_trials)
-    figure = go.Figure()
+    figure = begin()
     others = [point for number, point in enumerate(costs) if number not in front]
     add_trials(figure, objective, others, "other trials", GREY, "circle-open")
     add_trials(figure, objective, [costs[number] for number in front], "Pareto front", PALETTE[1], "diamond")
@@ -141,8 +132,8 @@ def plot_pareto(
     figure.update_xaxes(title=title)
     figure.update_yaxes(title=objective.axis_title)
     figure.update_layout(showlegend=True)
-    spread = max(value for _, value in known) / max(min(value for _, value in known), 1e-9)
-    if spread > LOG_SPREAD:
+    values = [value for _, value in known]
+    if max(values) / max(min(values), 1e-9) > LOG_SPREAD:
         figure.update_xaxes(**LOG_AXIS)
     named = ", ".join(costs[number][0].name for number in front[:NUM_NAMED])
     named += " and others" if len(front) > NUM_NAMED else ""
@@ -151,9 +142,8 @@ def plot_pareto(
         f"Scatter chart of {objective.label} on validation against {title.lower()} for the {len(costs)} trials that "
         f"ran to their end{beside}. No other trial is better in both than {named}."
     )
-    return finish(
-        f"pareto-{name}", f"{objective.title} against {title.lower()}", figure, summary, data_in="leaderboard"
-    )
+    against = f"{objective.title} against {title.lower()}"
+    return finish(f"pareto-{name}", against, figure, summary, data_in="leaderboard")
 
 
 def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.Study, list[TrialRecord]]":
@@ -175,16 +165,8 @@ def _build_study(results: RunResults, searched: Sequence[str]) -> "tuple[optuna.
             distributions[knob] = CategoricalDistribution(list(dict.fromkeys(map(show_plain, values))) or ["unused"])
     study = optuna.create_study(direction=results.space.objective.direction)
     for record in done:
-        parameters = {
-            knob: float(value) if is_numeric_knob(knob) else show_plain(value)
-            for knob in searched
-            if (value := record.point.get(knob)) is not None
-        }
-        study.add_trial(
-            optuna.create_trial(
-                value=record.best_score,
-                params=parameters,
-                distributions={knob: distributions[knob] for knob in parameters},
-            )
-        )
+        active = {knob: value for knob in searched if (value := record.point.get(knob)) is not None}
+        params = {knob: float(value) if is_numeric_knob(knob) else show_plain(value) for knob, value in active.items()}
+        ranges = {knob: distributions[knob] for knob in params}
+        study.add_trial(optuna.create_trial(value=record.best_score, params=params, distributions=ranges))
     return study, done

@@ -44,12 +44,29 @@ def build_samples(results: RunResults, *, with_images: bool) -> list[Block]:
         raise NothingToShow("There are no captions of the test split yet.")
     scores = find_image_scores(results)
     how, groups = _choose_cases(results, captions, scores)
-    wanted = {str(captions["id"].iloc[row]) for rows in groups.values() for row in rows}
+    texts = {}
+    for name, *own in captions[["id", "reference", "zero_shot", "prediction"]].to_numpy():
+        texts[name] = [*zip(("Reference", "Zero-shot", "Best model"), own, strict=True)]
+        texts[name] += [("CIDEr", format_score(scores[name]))] if scores and name in scores else []
+    return _build_galleries(results, how, groups, texts, "; its captions stand under it", with_images)
+
+
+def _build_galleries(
+    results: RunResults,
+    how: str,
+    groups: dict[str, list[str]],
+    texts: dict[str, list[tuple[str, str]]],
+    seen: str,
+    with_images: bool,
+) -> list[Block]:
+    """Build a sentence on the choice of test images, and a gallery of each group of ids, with the texts of each."""
+    wanted = {name for names in groups.values() for name in names}
     images, fault = load_images(results, wanted) if with_images else ({}, "")
-    galleries = [
-        Gallery(title, tuple(_build_sample(captions.iloc[row], images, scores or {}, results.noun) for row in rows))
-        for title, rows in groups.items()
-    ]
+
+    def build(name: str) -> Picture:
+        return Picture(name, images.get(name, ""), f"Test {results.noun} {name}{seen}", tuple(texts[name]))
+
+    galleries = [Gallery(title, tuple(map(build, names))) for title, names in groups.items()]
     return [Text(f"{how} {fault}".strip(), "note"), *galleries]
 
 
@@ -109,18 +126,18 @@ def encode_image(image: Image.Image, max_side: int) -> str:
 
 def _choose_cases(
     results: RunResults, captions: pd.DataFrame, scores: dict[str, float] | None
-) -> tuple[str, dict[str, list[int]]]:
+) -> tuple[str, dict[str, list[str]]]:
+    ids = captions["id"].tolist()
     if scores is None:
-        rows = list(range(min(2 * NUM_SAMPLES, len(captions))))
+        first = ids[: 2 * NUM_SAMPLES]
         how = (
-            f"The first {len(rows)} of {len(captions):,} test {results.noun}s in the order of the data set; best and "
+            f"The first {len(first)} of {len(ids):,} test {results.noun}s in the order of the data set; best and "
             f"worst cases are chosen once {results.paths.image_scores.relative_to(results.directory)} is there."
         )
-        return how, {"Samples": rows}
-    ids = captions["id"].tolist()
-    order = sorted((row for row in range(len(ids)) if ids[row] in scores), key=lambda row: -scores[ids[row]])
+        return how, {"Samples": first}
+    order = sorted(filter(scores.__contains__, ids), key=lambda name: -scores[name])
     best = order[:NUM_SAMPLES]
-    worst = [row for row in reversed(order) if row not in best][:NUM_SAMPLES]
+    worst = [name for name in reversed(order) if name not in best][:NUM_SAMPLES]
     how = f"Chosen by CIDEr of the best model's caption for each of {len(order):,} test {results.noun}s."
     return how, {"Best cases": best, "Worst cases": worst} if worst else {"Cases": best}
 
@@ -162,15 +179,6 @@ def _draw(record: Record) -> Image.Image:
     return decode_rgb(record.image)
 
 
-def _build_sample(row: "pd.Series[str]", images: dict[str, str], scores: dict[str, float], noun: str) -> Picture:
-    name = str(row["id"])
-    texts = [("Reference", row["reference"]), ("Zero-shot", row["zero_shot"]), ("Best model", row["prediction"])]
-    if name in scores:
-        texts.append(("CIDEr", format_score(scores[name])))
-    shown = tuple((label, str(text)) for label, text in texts)
-    return Picture(name, images.get(name, ""), f"Test {noun} {name}; its captions stand under it", shown)
-
-
 NUM_ANSWER_SAMPLES = 4
 """Number of scans with most answers right, and of those with most wrong."""
 
@@ -186,14 +194,13 @@ def build_answer_samples(results: RunResults, *, with_images: bool) -> list[Bloc
     shown = table[table["cohort"].isin(unseen)] if unseen else table
     how = f"Scans{' of unseen cohorts' if unseen else ''} by the share of their questions that the best model answered"
     how += " in the very words of the truth, one a subject; middle slices, the subject's right on the left."
-    groups = _choose_scans(shown)
-    wanted = {name for names in groups.values() for name in names}
-    images, fault = load_images(results, wanted) if with_images else ({}, "")
-    galleries = [
-        Gallery(title, tuple(_build_picture(name, table[table["id"] == name], images) for name in names))
-        for title, names in groups.items()
-    ]
-    return [Text(f"{how} {fault}".strip(), "note"), *galleries]
+    texts: dict[str, list[tuple[str, str]]] = {}
+    columns = shown[["id", "cohort", "question", "best", "answer", "is_right"]].to_numpy()
+    for name, cohort, question, answer, truth, is_right in columns:
+        own = texts.setdefault(name, [("Cohort", cohort)] if cohort else [])
+        own.append((question, f"✓ {answer}" if is_right else f"✗ {answer or '(nothing)'}; true: {truth}"))
+    seen = ", three middle slices; questions and answers stand under it"
+    return _build_galleries(results, how, _choose_scans(shown), texts, seen, with_images)
 
 
 def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -215,12 +222,3 @@ def _choose_scans(table: pd.DataFrame) -> dict[str, list[str]]:
     right, wrong = take(order[:half]), take(order[half:][::-1])
     groups = {"Most answers right": right, "Most answers wrong": wrong}
     return {title: names for title, names in groups.items() if names}
-
-
-def _build_picture(name: str, items: pd.DataFrame, images: dict[str, str]) -> Picture:
-    texts = [("Cohort", str(items["cohort"].iloc[0]))] if items["cohort"].iloc[0] else []
-    columns = (items[name].tolist() for name in ("question", "best", "answer", "is_right"))
-    for question, answer, truth, is_right in zip(*columns, strict=True):
-        texts.append((question, f"✓ {answer}" if is_right else f"✗ {answer or '(nothing)'}; true: {truth}"))
-    alternative = f"Test scan {name}, three middle slices; questions and answers stand under it"
-    return Picture(name, images.get(name, ""), alternative, tuple(texts))

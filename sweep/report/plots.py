@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sweep.report.style import (
     FREEZE_COLOURS,
     GREY,
@@ -11,6 +13,7 @@ from sweep.report.style import (
     PALETTE,
     NothingToShow,
     add_trials,
+    begin,
     escape,
     finish,
     is_log,
@@ -33,14 +36,12 @@ _DASHES = ("solid", "dash", "dot")
 
 def plot_learning_curves(results: RunResults) -> Plot:
     """Draw the score on validation after each epoch: the best trials by name, all others in grey."""
-    from plotly import graph_objects as go
-
     records = [record for record in results.records if record.best_score is not None]
     if not records:
         raise NothingToShow("No trial has a score of an epoch yet.")
     named = [record for record in results.ranked if record in records][:NUM_NAMED_CURVES] or records[:NUM_NAMED_CURVES]
     others = [record for record in records if record not in named]
-    figure = go.Figure()
+    figure = begin()
     if others:
         points = [point for record in others for point in [*_score_curve(record), (None, None)]]
         _add_lines(figure, points, f"{len(others)} other trials", {"color": GREY, "width": 1}, opacity=0.6)
@@ -49,32 +50,27 @@ def plot_learning_curves(results: RunResults) -> Plot:
         label = short_label(record.point)
         label = label if len(label) <= 40 else f"{label[:39]}…"
         _add_lines(figure, _score_curve(record), f"{record.name} {label}", line)
-    figure.update_xaxes(title="Epoch", dtick=1 if max(record.epochs_done for record in records) <= 20 else None)
-    objective = results.space.objective
+    _count_epochs(figure, max(record.epochs_done for record in records))
+    objective, top = results.space.objective, named[0]
     figure.update_yaxes(title=objective.axis_title)
-    top = named[0]
     summary = (
         f"Line chart of {objective.label} on validation after each epoch of {len(records)} trials. The best is "
         f"{top.name} with {objective.show(top.best_score)} at epoch {top.best_epoch}."
     )
-    return finish(
-        "curves", f"{objective.title} after each epoch", figure, summary, data_in="learning_curves", height=460
-    )
+    title = f"{objective.title} after each epoch"
+    return finish("curves", title, figure, summary, data_in="learning_curves", height=460)
 
 
 def plot_losses(results: RunResults) -> Plot:
     """Draw training and validation loss of the best trial."""
-    from plotly import graph_objects as go
-
     best = results.best
     if best is None or len(best.epochs) < 2:
         raise NothingToShow("The best trial has fewer than two epochs, so there is no curve of its losses.")
-    figure = go.Figure()
+    figure = begin()
     for index, name in enumerate(("training_loss", "validation_loss")):
         points = [(epoch.epoch, getattr(epoch, name)) for epoch in best.epochs]
-        line = {"color": PALETTE[index], "dash": _DASHES[index]}
-        _add_lines(figure, points, name.replace("_", " "), line)
-    figure.update_xaxes(title="Epoch", dtick=1 if best.epochs_done <= 20 else None)
+        _add_lines(figure, points, name.replace("_", " "), {"color": PALETTE[index], "dash": _DASHES[index]})
+    _count_epochs(figure, best.epochs_done)
     figure.update_yaxes(title="Loss")
     summary = f"Line chart of training and validation loss of {best.name} over {best.epochs_done} epochs."
     return finish("losses", f"Losses of the best trial, {best.name}", figure, summary, data_in="learning_curves")
@@ -82,42 +78,35 @@ def plot_losses(results: RunResults) -> Plot:
 
 def plot_knob(results: RunResults, knob: str) -> Plot:
     """Draw the score against one searched knob; stopped trials are hollow, with the best of what they ran."""
-    from plotly import graph_objects as go
-
     points = [(record, record.point[knob]) for record in results.ranked if knob in record.point]
     if len({repr(value) for _, value in points}) < MIN_TRIALS_TO_COMPARE:
         raise NothingToShow(f"{title_knob(knob)} has one value only among the trials that gave a score.")
     numeric, objective = is_numeric_knob(knob), results.space.objective
-    figure = go.Figure()
+    figure = begin()
+    drawn = [(record, value if numeric else escape(show_plain(value))) for record, value in points]
     for mode in dict.fromkeys(record.config.freeze for record, _ in points):
-        members = [
-            (record, value if numeric else escape(show_plain(value)))
-            for record, value in points
-            if record.config.freeze is mode
-        ]
+        members = [(record, value) for record, value in drawn if record.config.freeze is mode]
         symbols = ["circle-open" if record.state is TrialState.PRUNED else "circle" for record, _ in members]
         add_trials(figure, objective, members, mode.value, FREEZE_COLOURS[mode], symbols)
     if any(record.state is TrialState.PRUNED for record, _ in points):
         marker = {"color": GREY, "size": 9, "line": {"width": 2, "color": GREY}, "symbol": "circle-open"}
         figure.add_scatter(x=[None], y=[None], mode="markers", name="hollow: stopped early", marker=marker)
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title=title_knob(knob), type=None if numeric else "category")
+    shown, (best, value) = title_knob(knob), points[0]
+    figure.update_xaxes(title=shown, type=None if numeric else "category")
     if numeric and is_log(results, knob):
         figure.update_xaxes(**LOG_AXIS)
     figure.update_yaxes(title=objective.axis_title)
-    best, value = points[0]
     summary = (
-        f"Scatter chart of {objective.label} on validation against {title_knob(knob).lower()} for "
-        f"{len(points)} trials. The best is {objective.show(best.best_score)} at {show_plain(value).rstrip('.')}."
+        f"Scatter chart of {objective.label} on validation against {shown.lower()} for {len(points)} trials. The best "
+        f"is {objective.show(best.best_score)} at {show_plain(value).rstrip('.')}."
     )
-    title = f"{objective.title} against {title_knob(knob)[0].lower()}{title_knob(knob)[1:]}".replace("loRA", "LoRA")
+    title = f"{objective.title} against {shown[0].lower()}{shown[1:]}".replace("loRA", "LoRA")
     return finish(f"knob-{knob}", title, figure, summary, data_in="leaderboard", height=360)
 
 
 def plot_test_scores(results: RunResults) -> Plot:
     """Draw CIDEr of each row of the test table, with its 95% interval where there is one."""
-    from plotly import graph_objects as go
-
     rows = {row: scores["CIDEr"] for row, scores in results.test_rows.items() if "CIDEr" in scores}
     if len(rows) < 2:
         raise NothingToShow("Fewer than two rows are scored on the test split, so there is nothing to compare.")
@@ -125,20 +114,16 @@ def plot_test_scores(results: RunResults) -> Plot:
         raise NothingToShow(f"More than {MAX_TEST_ROWS} rows are scored on the test split; see the table.")
     intervals = results.metrics.intervals
     ordered = sorted(rows, key=lambda row: rows[row])
-    known = {row: intervals.get(row, {}).get("CIDEr", (rows[row], rows[row])) for row in ordered}
-    figure = go.Figure()
+    known = [intervals.get(row, {}).get("CIDEr", (rows[row], rows[row])) for row in ordered]
+    ciders, (low, high) = np.array([rows[row] for row in ordered]), np.array(known).T
+    whiskers = {"array": (high - ciders).tolist(), "arrayminus": (ciders - low).tolist()}
+    figure = begin()
     figure.add_scatter(
-        x=[rows[row] for row in ordered],
+        x=ciders.tolist(),
         y=[escape(str(describe_row(results, row))) for row in ordered],
         mode="markers",
         marker={"size": 10, "color": PALETTE[0]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [known[row][1] - rows[row] for row in ordered],
-            "arrayminus": [rows[row] - known[row][0] for row in ordered],
-            "color": PALETTE[0],
-        },
+        error_x={"symmetric": False, "color": PALETTE[0]} | whiskers,
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
     figure.update_xaxes(title="CIDEr, test", rangemode="tozero")
@@ -151,20 +136,17 @@ def plot_test_scores(results: RunResults) -> Plot:
 
 def plot_confusion(table: Table) -> Plot:
     """Draw the best model's confusion matrix; darker is a larger share of the true class."""
-    from plotly import graph_objects as go
-
     named = [column for column in table.columns if column.name.startswith("named_") or column.name == "other"]
-    counts = [[int(str(row[column.name])) for column in named] for row in table.rows]
-    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-    texts = [
-        [f"{count}<br>{share:.0%}" for count, share in zip(*pair, strict=True)]
-        for pair in zip(counts, shares, strict=True)
-    ]
-    figure = go.Figure()
+    counts = np.array([[int(str(row[column.name])) for column in named] for row in table.rows])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    truths = [str(row["truth"]) for row in table.rows]
+    cells = zip(counts.flat, shares.flat, strict=True)
+    texts = np.array([f"{count}<br>{share:.0%}" for count, share in cells]).reshape(counts.shape).tolist()
+    figure = begin()
     figure.add_heatmap(
-        z=shares,
+        z=shares.tolist(),
         x=[escape(column.title) for column in named],
-        y=[escape(str(row["truth"])) for row in table.rows],
+        y=[escape(truth) for truth in truths],
         text=texts,
         texttemplate="%{text}",
         hovertemplate="true: %{y}<br>named: %{x}<br>%{text}<extra></extra>",
@@ -177,14 +159,11 @@ def plot_confusion(table: Table) -> Plot:
     )
     figure.update_xaxes(title="Class named", type="category", showgrid=False)
     figure.update_yaxes(title="True class", autorange="reversed", type="category", automargin=True, showgrid=False)
-    summary = (
-        f"Heat map of the confusion matrix, {table.title.partition(', ')[2]}: "
-        + "; ".join(
-            f"of {sum(row)} {truth['truth']} {share[place]:.0%} were named so"
-            for place, (row, share, truth) in enumerate(zip(counts, shares, table.rows, strict=True))
-        )
-        + "."
+    rightly = "; ".join(
+        f"of {num} {truth} {share:.0%} were named so"
+        for num, truth, share in zip(counts.sum(axis=1), truths, shares.diagonal(), strict=True)
     )
+    summary = f"Heat map of the confusion matrix, {table.title.partition(', ')[2]}: {rightly}."
     title = f"{table.title} (best model, generated answers)"
     return finish("confusion", title, figure, summary, height=140 + 70 * len(counts), table=table)
 
@@ -200,6 +179,10 @@ def _add_lines(figure: "Figure", points: Sequence[tuple[Any, Any]], name: str, l
         hovertemplate="epoch %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         **more,
     )
+
+
+def _count_epochs(figure: "Figure", num_epochs: int) -> None:
+    figure.update_xaxes(title="Epoch", dtick=1 if num_epochs <= 20 else None)
 
 
 def _score_curve(record: TrialRecord) -> list[tuple[Any, Any]]:

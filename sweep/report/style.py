@@ -80,16 +80,15 @@ def add_trials(
     )
 
 
+def begin() -> "Figure":
+    """Build an empty figure; plotly takes long to import."""
+    from plotly.graph_objects import Figure
+
+    return Figure()
+
+
 def finish(
-    name: str,
-    title: str,
-    figure: "Figure",
-    summary: str,
-    *,
-    height: int = 400,
-    min_width: int = 0,
-    margin: int = 12,
-    **data: Any,
+    name: str, title: str, figure: "Figure", summary: str, *, height: int = 400, margin: int = 12, **data: Any
 ) -> Plot:
     """Build a plot of a figure in the shared look; `data` goes to `Plot`."""
     figure.update_layout(
@@ -106,4 +105,4 @@ def finish(
     )
     figure.update_xaxes(automargin=True, title_standoff=8)
     figure.update_yaxes(automargin=True, title_standoff=8)  # titles keep off the labels
-    return Plot(name, title, str(figure.to_json()), summary, min_width=min_width, **data)
+    return Plot(name, title, str(figure.to_json()), summary, **data)
