@@ -16,7 +16,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 from typing import Any
 
@@ -88,15 +88,11 @@ def score_failures(history: Sequence[FrozenTrial], at_fault: Collection[int]) ->
     ]
 
 
-def find_trial_outside(space: SearchSpace, records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """Find the first trial that this space cannot have proposed, since the space was changed; None if there is none.
+def can_have_proposed(space: SearchSpace, record: TrialRecord) -> bool:
+    """Check whether a trial is of this space, which may have been changed since.
 
     Mixing both would compare trials of different settings, and Optuna refuses a knob whose choices change.
     """
-    return next((record for record in records if not _is_of_space(space, record)), None)
-
-
-def _is_of_space(space: SearchSpace, record: TrialRecord) -> bool:
     try:
         again = _take_grid_row(space, record.number) if space.sampler == "grid" else _replay(space, record)
     except (ConfigFault, ValueError, IndexError):  # now invalid, another knob or choice, or a row less
@@ -159,9 +155,8 @@ def _draw(
 
 
 def _take_grid_row(space: SearchSpace, number: int) -> TrialRecord:
-    rows = grid_rows(space)
+    rows, distributions = grid_rows(space), dict[str, BaseDistribution]()
     row = rows[number]
-    distributions: dict[str, BaseDistribution] = {}
     for name in row:
         values = {repr(other[name]): other[name] for other in rows if name in other}
         distributions[name] = CategoricalDistribution(tuple(values.values()))

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -62,8 +63,7 @@ class ModelOrigin(Weights):
 
     def list_weights(self) -> dict[str, str | None]:
         """List each model and vision tower with the SHA-256 of its weights."""
-        models = [*self.models.values()] or [self]
-        return {**{model.name: model.sha256 for model in models}, **self.vision_models}
+        return {model.name: model.sha256 for model in self.models.values() or [self]} | self.vision_models
 
 
 class Checkout(_Model):
@@ -186,27 +186,30 @@ def read_provenance(directory: Path) -> list[Start]:
 
 def find_versions() -> dict[str, str | None]:
     """Find the installed versions of `PACKAGES`; None for one that is not installed."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return versions
 
 
 def describe_checkout(root: Path) -> Checkout | None:
-    """Describe the git checkout at `root`; None if `root` is none or git does not answer.
+    """Describe the git checkout at `root`; None if `root` is none or git is not installed, refuses or hangs.
 
     A checkout further up, such as one that holds the virtual environment this is installed in, does not count.
     """
     if not (root / ".git").exists():
         return None
-    commit = _ask_git(root, "rev-parse", "HEAD")
-    changes = _ask_git(root, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or changes is None:
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    env = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True, env=env)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return Checkout(commit=commit, dirty=bool(changes))
+    lines = answer.stdout.splitlines()
+    commit = lines[0].removeprefix("# branch.oid ")
+    dirty = not all(line.startswith("#") for line in lines)
+    return None if commit == "(initial)" else Checkout(commit=commit, dirty=dirty)
 
 
 def find_gpus() -> list[str]:
@@ -214,22 +217,6 @@ def find_gpus() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _ask_git(root: Path, *arguments: str) -> str | None:
-    """Run a git command; None where git is not installed, refuses or hangs."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
 
 
 def _write(directory: Path, starts: list[Start]) -> None:

@@ -5,7 +5,8 @@ that does not exist yet, and one that is damaged is named in `faults` and left o
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -114,29 +115,31 @@ def load_results(directory: Path) -> RunResults:
     provenance: list[Start] = _read(read_provenance, paths.root, [], faults)
     records = [_read(TrialRecord.load, path, None, faults) for path in paths.trial_records]
     known = sorted(filter(None, records), key=lambda record: record.number)
+    status = RunStatus.RUNNING if find_holder(paths.root) else RunStatus.NOT_ENDED
+    if provenance and provenance[-1].ended_at:
+        status = RunStatus.FINISHED
     leading = [record.name for record in rank_for_choice(known)[:NUM_CANDIDATES]]
 
-    def read(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame | None:
+    def read(path: Path, *columns: str, numbers: Collection[str] = ()) -> pd.DataFrame | None:
         if not path.exists():
             return None
         return _read(lambda path: read_table(path, columns, numbers), path, None, faults)
 
     texts = ("id", "reference", "prediction")
-    of_trials = {name: read(paths.trial(name).predictions, ("id", "prediction")) for name in leading}
+    of_trials = {name: read(paths.trial(name).predictions, "id", "prediction") for name in leading}
+    scores = _read(read_image_scores, paths.image_scores, None, faults) if paths.image_scores.exists() else None
     return RunResults(
         directory=paths.root,
         space=load_run_space(paths.space),
         records=known,
-        status=_find_status(paths.root, provenance),
+        status=status,
         metrics=_read(TestResults.load, paths.test_metrics, None, faults) or TestResults(),
         provenance=provenance,
-        captions=read(paths.predictions, (*texts, "zero_shot")),
-        validation_captions=read(paths.validation_predictions, ("row", *texts), ("CIDEr",)),
-        image_scores=_read(read_image_scores, paths.image_scores, None, faults)
-        if paths.image_scores.exists()
-        else None,
-        answers=read(paths.answers, ("id", "cohort", "subject", "kind", "question", "answer")),
-        image_groups=read(paths.image_groups, ("id",)),
+        captions=read(paths.predictions, *texts, "zero_shot"),
+        validation_captions=read(paths.validation_predictions, "row", *texts, numbers=["CIDEr"]),
+        image_scores=scores,
+        answers=read(paths.answers, "id", "cohort", "subject", "kind", "question", "answer"),
+        image_groups=read(paths.image_groups, "id"),
         trial_captions={name: table for name, table in of_trials.items() if table is not None},
         run_seconds=read_seconds(paths.run_seconds),
         faults=faults,
@@ -187,9 +190,8 @@ def find_searched(results: RunResults) -> list[str]:
     """List the searched fields of TrialConfig that differ between trials, learning rate, rank and epochs first."""
     first = ("learning_rate", "lora_rank", "num_epochs", "freeze")
     names = [*results.space.search, *(["seed"] if results.space.seeds else [])]
-    varied = [
-        name for name in names if len({repr(record.point.get(name)) for record in results.records} - {repr(None)}) > 1
-    ]
+    points = [record.point for record in results.records]
+    varied = [name for name in names if len({repr(point[name]) for point in points if name in point}) > 1]
     return sorted(varied, key=lambda name: first.index(name) if name in first else len(first))
 
 
@@ -210,13 +212,7 @@ def _read(read: Callable[[Path], _Content], path: Path, otherwise: _Content, fau
         return otherwise
 
 
-def _find_status(directory: Path, provenance: list[Start]) -> RunStatus:
-    if provenance and provenance[-1].ended_at:
-        return RunStatus.FINISHED
-    return RunStatus.RUNNING if find_holder(directory) else RunStatus.NOT_ENDED
-
-
 def count_states(records: list[TrialRecord]) -> dict[TrialState, int]:
     """Count the trials in each state; states without a trial are left out."""
-    counts = {state: sum(record.state is state for record in records) for state in TrialState}
-    return {state: count for state, count in counts.items() if count}
+    counts = Counter(record.state for record in records)
+    return {state: counts[state] for state in TrialState if state in counts}

@@ -25,7 +25,7 @@ from sweep.study.directory import (
 from sweep.study.locked_run import LockedRun
 from sweep.study.mirror import Mirror, find_place
 from sweep.study.paths import RunPaths
-from sweep.study.proposal import build_proposal, find_trial_outside, score_failures
+from sweep.study.proposal import build_proposal, can_have_proposed, score_failures
 from sweep.study.record import (
     NUM_CANDIDATES,
     TrialRecord,
@@ -113,7 +113,7 @@ class Study(LockedRun):
 
     def _take_up(self, records: list[TrialRecord], retry_failed: bool) -> None:
         """Reconcile study.db with the records and queue what was cut off, with `retry_failed` what failed too."""
-        outside = find_trial_outside(self.space, records)
+        outside = next((record for record in records if not can_have_proposed(self.space, record)), None)
         if outside is not None:
             raise RunFault(
                 f"{self.paths.space} was changed since {outside.name} was drawn from it; undo the change, or "
@@ -132,12 +132,10 @@ class Study(LockedRun):
         self._database.update(records)
         for record in records:
             self._records[record.name] = record
-            if record.state.is_final:
-                continue
-            self._to_resume.append(record.name)
             if record.state is TrialState.RUNNING:
                 record.state, record.reason = TrialState.STOPPED, "cut off"
                 record.save(self.paths.trial(record.name).record)
+        self.requeue_stopped()
         self._write_csv()
 
     # Looking
@@ -303,11 +301,9 @@ class Study(LockedRun):
         final = [record for record in self.records if record.state.is_final]  # others may go on, and fail
         needed = {record.name for record in rank_by_search(final)[:NUM_CANDIDATES]}
         if self.space.test == "all":
-            succeeded = {record.name for record in self.records if record.state is TrialState.SUCCEEDED}
+            succeeded = {record.name for record in final if record.state is TrialState.SUCCEEDED}
             needed |= succeeded - self.read_test_metrics().trials.keys()
-        for record in self.records:
-            if not record.state.is_final:
-                continue
+        for record in final:
             for name in ("last",) if record.name in needed else ("last", "best"):
                 self._remove(self.paths.trial(record.name).checkpoints / name)
 

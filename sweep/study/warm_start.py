@@ -5,7 +5,7 @@ alone learns of them: they are no trials of the run, and no trial is stopped or 
 """
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -96,14 +96,14 @@ def add_earlier(space: SearchSpace, warm_start: WarmStart, history: Sequence[Fro
     Where some are not comparable, such as on other data, scores are replaced by their quantiles within each run.
     """
     earlier = warm_start.trials
-    reported: dict[str, list[float]] = {trial.run: [] for trial in earlier}
+    reported = defaultdict[str, list[float]](list)
     for each in earlier:
         reported[each.run] += each.curve.values()
     trials = [*(_build_trial(space, each, min(reported[each.run], default=0.0)) for each in earlier), *history]
     if all(each.is_comparable for each in earlier):
         return trials
     runs = ["" if each.is_comparable else each.run for each in earlier] + [""] * len(history)
-    scores: dict[str, list[float]] = {run: [] for run in runs}
+    scores = defaultdict[str, list[float]](list)
     for run, trial in zip(runs, trials, strict=True):
         if (score := read_score(trial)) is not None:
             scores[run].append(score)
