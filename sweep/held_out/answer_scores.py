@@ -1,5 +1,6 @@
 """Scores of the answers of each row: classification and questions by kind, on unseen cohorts and on all scans."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -21,7 +22,6 @@ from sweep.study.test_results import (
     TEXT_ONLY_ROWS,
     AnswerComparison,
     AnswerComparisons,
-    AnswerComparisonsByMetric,
     AnswerComparisonScopes,
     AnswerRow,
     AnswerScore,
@@ -47,23 +47,17 @@ def describe_classification(
     Scopes and cohorts without a scan of known diagnosis are left out.
     """
     truth = asked.diagnoses
-    cohorts: dict[str, list[int]] = {}
+    cohorts = defaultdict[str, list[int]](list)
     for scan, record in enumerate(asked.records):
-        cohort = cohort_of(record)
-        if cohort is not None:
-            cohorts.setdefault(cohort, []).append(scan)
+        if (cohort := cohort_of(record)) is not None:
+            cohorts[cohort].append(scan)
 
     def describe(scans: Sequence[int] | IntArray) -> ClassificationScore | None:
         known = [int(scan) for scan in scans if truth[scan] is not None]
         if not known:
             return None
-        result = evaluate_classification(
-            [str(truth[scan]) for scan in known],
-            [named[scan] for scan in known],
-            CLASSES,
-            asked.number_units(known),
-            seed,
-        )
+        true, found = [str(truth[scan]) for scan in known], [named[scan] for scan in known]
+        result = evaluate_classification(true, found, CLASSES, asked.number_units(known), seed)
         values = asdict(result) | {"confusion": result.confusion.tolist(), "num_scans": len(known)}
         return ClassificationScore(**{name: values[name] for name in ClassificationScore.model_fields})
 
@@ -77,8 +71,7 @@ def describe_classification(
 def name_by_answer(asked: AskedSplit, answers: Sequence[str]) -> list[str | None]:
     """Read the class that each scan's answer to the question for the diagnosis names, from the answers of all items."""
     named: list[str | None] = [None] * len(asked.records)
-    table = asked.table
-    for scan, question, answer in zip(table["scan"], table["question"], answers, strict=True):
+    for scan, question, answer in zip(asked.table["scan"], asked.table["question"], answers, strict=True):
         if question == DIAGNOSIS_QUESTION:
             named[scan] = read_diagnosis(answer)
     return named
@@ -145,8 +138,7 @@ def _group_items(
 
 
 def _describe_scores(asked: AskedSplit, scores: FloatArray, items: IntArray, seed: int) -> AnswerScore:
-    intervals = {}
-    units = _number_items(asked, items)
+    intervals, units = {}, asked.number_units(asked.table["scan"].iloc[items])
     if units.max() > 0:
         sums, num_items = resample_sums(scores[items], units, seed=seed)
         for column, name in enumerate(ANSWER_METRICS):
@@ -157,12 +149,11 @@ def _describe_scores(asked: AskedSplit, scores: FloatArray, items: IntArray, see
 
 def _compare_items(
     asked: AskedSplit, scores: Mapping[str, FloatArray], items: IntArray, seed: int
-) -> AnswerComparisonsByMetric:
-    units = _number_items(asked, items)
+) -> dict[str, AnswerComparison]:
+    units = asked.number_units(asked.table["scan"].iloc[items])
     if units.max() == 0:
         return {}
-    baselines = {}
-    differences = {}
+    baselines, differences = {}, {}
     for column, metric in enumerate(ANSWER_METRICS):
         means = {row: float(scores[row][items, column].mean()) for row in TEXT_ONLY_ROWS}
         baselines[metric] = max(means, key=lambda row: means[row])
@@ -171,7 +162,3 @@ def _compare_items(
         metric: AnswerComparison(baseline=baselines[metric], p_adjusted=found.p_value, **asdict(found))
         for metric, found in compare_paired(differences, units, seed=seed).items()
     }
-
-
-def _number_items(asked: AskedSplit, items: IntArray) -> IntArray:
-    return asked.number_units(asked.table["scan"].to_numpy(dtype=np.int64)[items].tolist())

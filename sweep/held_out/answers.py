@@ -58,11 +58,8 @@ class AnswerTask(Task[AnswersScore]):
         # Copies: where this task has nothing to do, what is there stays.
         self._section = (results.question_answering or QuestionAnswering()).model_copy(deep=True)
         self._classification = (results.classification or Classification()).model_copy(deep=True)
-        stale: list[str] = []
-        if self._section.best_trial != best.name:
-            stale += ["best", *TEXT_ONLY_ROWS]
-        if self._section.evaluation != self.evaluation:
-            stale += ["zero_shot", "answer_prior"]
+        stale = ["best", *TEXT_ONLY_ROWS] if self._section.best_trial != best.name else []
+        stale += ["zero_shot", "answer_prior"] if self._section.evaluation != self.evaluation else []
         for row in stale:
             self._section.rows.pop(row, None)
             self._classification.rows.pop(row, None)

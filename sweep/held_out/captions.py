@@ -74,14 +74,8 @@ class CaptionTask(Task[CaptionScore]):
             return None
         if table["id"].tolist() != self.split_of(row).ids:
             return None
-        captions = table[column]
-        if "is_cut" not in table:
-            return list(map(ImagePrediction, captions))
-        known = {"True": True, "False": False}
-        return [
-            ImagePrediction(caption, is_cut=known.get(cut))
-            for caption, cut in zip(captions, table["is_cut"], strict=True)
-        ]
+        known, cuts = {"True": True, "False": False}, table.get("is_cut", [""] * len(table))
+        return [ImagePrediction(text, is_cut=known.get(cut)) for text, cut in zip(table[column], cuts, strict=True)]
 
     def save_predictions(self, row: str) -> None:
         """See `Task`."""

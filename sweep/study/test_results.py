@@ -226,14 +226,11 @@ class AnswerComparison(Comparison):
     baseline: str
 
 
-AnswerComparisonsByMetric = dict[str, AnswerComparison]
-
-
 class AnswerComparisons(_Model):
     """Comparisons by metric, over all questions of a scope and by kind."""
 
-    overall: AnswerComparisonsByMetric
-    kinds: dict[str, AnswerComparisonsByMetric]
+    overall: dict[str, AnswerComparison]
+    kinds: dict[str, dict[str, AnswerComparison]]
 
 
 class AnswerComparisonScopes(_Scoped[AnswerComparisons]):
