@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.report import print_table
+from benchmarks.machine import print_table
 from medcap_core.data.phantoms import PhantomImage, load_phantoms
 from medcap_core.data.phantoms.scenes import SCENES, build_key, build_plan
 from medcap_core.data.phantoms.wording import REGISTERS, cut_article, write_caption

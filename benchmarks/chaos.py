@@ -30,8 +30,9 @@ import typer
 from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 
-from benchmarks.report import print_table, tell
+from benchmarks.machine import print_table, tell
 from benchmarks.sweep_run import build_environment
+from medcap_core.runtime.cache import CACHE_VARIABLE
 from medcap_core.runtime.storage import Storage
 from sweep.space import build_space, dump_space
 
@@ -69,17 +70,15 @@ class S3Server:
     """A server of this process, which keeps its files while it is down."""
 
     def __init__(self) -> None:
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._server.start()
+        self.port, self.is_up = 0, threading.Event()
+        self._start()
         self.port = self._server.get_host_and_port()[1]
-        self.is_up = threading.Event()
-        self.is_up.set()
 
     def fail(self, seconds: float) -> None:
         """Be away for a while, which this call does not wait for."""
         self.is_up.clear()
         self.stop()
-        threading.Timer(seconds, self._start_again).start()
+        threading.Timer(seconds, self._start).start()
 
     def stop(self) -> None:
         """Close all connections, and take no more."""
@@ -87,7 +86,7 @@ class S3Server:
         if self._server._server is not None:
             self._server._server.server_close()
 
-    def _start_again(self) -> None:
+    def _start(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self._server.start()
         self.is_up.set()
@@ -135,10 +134,15 @@ class ChaosSweep:
 
     def run(self, num_kills: int) -> None:
         """Run to the end, with at most the given number of kills. Raises RuntimeError where a driver ends otherwise."""
-        space, cache, resumed = self.chaos.scratch / "space.yaml", self.chaos.new_cache(), False
+        scratch, cache, resumed = self.chaos.scratch, self.chaos.new_cache(), False
+        output = scratch / f"{self.name}.txt"
         while True:
-            flags = ["--resume", self.place.url] if resumed else [str(space), "--out", self.place.url]
-            driver, output = self._start(flags, cache)
+            flags = ["--resume", self.place.url] if resumed else [f"{scratch}/space.yaml", "--out", self.place.url]
+            command = [sys.executable, "-m", "sweep.run", *flags, "--address", self.chaos.cluster.address]
+            environment = build_environment() | {"XDG_CACHE_HOME": str(cache)}
+            environment.pop(CACHE_VARIABLE, None)
+            with output.open("ab") as file:
+                driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
             if not self._disturb(driver, num_kills):
                 if driver.returncode:
                     raise RuntimeError(f"{self.name} ended with {driver.returncode}: {output.read_text()[-3000:]}")
@@ -146,14 +150,6 @@ class ChaosSweep:
             resumed = True
             if self.chaos.chance.random() < 0.5:
                 cache = self.chaos.new_cache()
-
-    def _start(self, flags: list[str], cache: Path) -> tuple["subprocess.Popen[bytes]", Path]:
-        environment = {name: value for name, value in build_environment().items() if name != "MEDCAP_CACHE"}
-        command = [sys.executable, "-m", "sweep.run", *flags, "--address", self.chaos.cluster.address]
-        output = self.chaos.scratch / f"{self.name}.txt"
-        with output.open("ab") as file:
-            own = {"XDG_CACHE_HOME": str(cache)}
-            return subprocess.Popen(command, env=environment | own, stdout=file, stderr=file), output
 
     def _disturb(self, driver: "subprocess.Popen[bytes]", num_kills: int) -> bool:
         """Kill until the driver is killed, then return True; False where it ends by itself."""
@@ -183,8 +179,7 @@ class ChaosSweep:
         if kind == "storage":
             if not chaos.server.is_up.is_set():
                 return ""
-            seconds = chaos.chance.uniform(*SECONDS_OF_OUTAGE)
-            chaos.server.fail(seconds)
+            chaos.server.fail(seconds := chaos.chance.uniform(*SECONDS_OF_OUTAGE))
             return f"storage for {seconds:.0f} s"
         if kind == "worker":
             trials = find_trial_processes()
@@ -208,10 +203,6 @@ class ChaosSweep:
         driver.kill()
         driver.wait()
         return f"driver, {len(self.finished)} trials over"
-
-    def find_lost(self) -> list[str]:
-        """List the trials that were over and were run again all the same."""
-        return find_lost(self.finished, read_records(self.place))
 
     def read_tables(self) -> tuple[list[dict[str, str]], Any]:
         """Read `trials.csv` without times, and the scores on the test split."""
@@ -296,8 +287,8 @@ def run_all(chaos: Chaos, num_kills: int) -> Iterator[tuple[object, ...]]:
         undisturbed = undisturbed or tables
         counts = [sweep.kills.count(kind) for kind in KINDS]
         is_equal = "yes" if tables == undisturbed else "no"
-        lost = len(sweep.find_lost())
-        yield (sweep.name, len(sweep.kills), *counts, len(sweep.finished), lost, is_equal, time.monotonic() - started)
+        lost, seconds = find_lost(sweep.finished, read_records(sweep.place)), time.monotonic() - started
+        yield (sweep.name, len(sweep.kills), *counts, len(sweep.finished), len(lost), is_equal, seconds)
         done, number = done + len(sweep.kills), number + 1
 
 

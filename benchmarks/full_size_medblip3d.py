@@ -15,8 +15,7 @@ import typer
 from torch import Tensor
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, GPT2Config, T5Config
 
-from benchmarks.machine import describe_machine, synchronize
-from benchmarks.report import print_table, tell
+from benchmarks.machine import describe_machine, print_table, synchronize, tell
 from medcap_core.models.medblip3d.network import MedBlip3dConfig, MedBlip3dNetwork
 from medcap_core.runtime.device import PeakMemory, current_device
 

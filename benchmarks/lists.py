@@ -15,9 +15,7 @@ _LORA_RATES = (5e-3, 1e-2)
 _RATE_SHARE_OF_LARGE_MODELS = 1 / 30
 
 
-def build_list(
-    name: str, *, data: str, model: str, model_name: str, fixed: dict[str, Any], early_stopping: bool = False
-) -> SearchSpace:
+def build_list(name: str, *, data: str, model: str, model_name: str, fixed: dict[str, Any]) -> SearchSpace:
     """Build a named list of 8 trials as a grid space.
 
     `named`: 4 with LoRA (two ranks, two rates) and 4 decoder-only (four rates). `all_modes`: two rates for each of the
@@ -25,34 +23,19 @@ def build_list(
     """
     share = 1.0 if model_name == PHANTOM_BLIP else _RATE_SHARE_OF_LARGE_MODELS
     full, lora = ([rate * share for rate in rates] for rates in (_FULL_RATES, _LORA_RATES))
-    search: dict[str, Any]
-    if name == "named":
-        search = {
-            "freeze": {"grid": ["lora", "decoder_only"]},
-            "learning_rate": [
-                {"grid": lora, "when": {"freeze": "lora"}},
-                {"grid": full, "when": {"freeze": "decoder_only"}},
-            ],
-            "lora_rank": {"grid": [4, 8], "when": {"freeze": "lora"}},
-        }
-    else:
-        search = {
-            "freeze": {"grid": ["full", "encoder_only", "decoder_only", "lora"]},
-            "learning_rate": [
-                {"grid": lora, "when": {"freeze": "lora"}},
-                {"grid": full[:2], "when": {"freeze": ["full", "encoder_only", "decoder_only"]}},
-            ],
-        }
-    values = {
-        "name": name.replace("_", "-"),
-        "data": data,
-        "model": model,
-        "fixed": fixed,
-        "search": search,
-        "sampler": "grid",
-        "scheduler": "asha" if early_stopping else "none",
+    modes = ["lora", "decoder_only"] if name == "named" else ["full", "encoder_only", "decoder_only", "lora"]
+    without_lora = {"freeze": [mode for mode in modes if mode != "lora"]}
+    search: dict[str, Any] = {
+        "freeze": {"grid": modes},
+        "learning_rate": [
+            {"grid": lora, "when": {"freeze": "lora"}},
+            {"grid": full if name == "named" else full[:2], "when": without_lora},
+        ],
     }
-    return build_space(values, f"list {name}")
+    if name == "named":
+        search["lora_rank"] = {"grid": [4, 8], "when": {"freeze": "lora"}}
+    values = {"name": name.replace("_", "-"), "data": data, "model": model, "fixed": fixed, "search": search}
+    return build_space(values | {"sampler": "grid", "scheduler": "none"}, f"list {name}")
 
 
 def build_tiny_space(data: Path, num_trials: int, max_concurrent: int) -> SearchSpace:

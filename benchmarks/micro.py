@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, tell
 from benchmarks.micro_host import measure_metrics, measure_start, measure_turnaround
 from benchmarks.micro_model import ModelBench, measure_captions, measure_encoding, measure_training
-from benchmarks.report import tell
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model
 from medcap_core.runtime.device import current_device
 from medcap_core.runtime.libraries import set_up_libraries

@@ -1,8 +1,6 @@
 """What surrounds the model: scores, the change from one trial to the next, and the start of the data."""
 
 import itertools
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +12,16 @@ from pycocoevalcap.cider.cider_scorer import cook_test
 from pycocoevalcap.meteor.meteor import Meteor
 
 from benchmarks import peer_trainer
+from benchmarks.growth import prepare_folder
 from benchmarks.lists import build_tiny_space
-from benchmarks.machine import time_call
-from benchmarks.report import print_table
-from benchmarks.sweep_run import REPOSITORY, build_environment, compute_turnarounds, run_sweep
-from benchmarks.synthetic import PHANTOM_BLIP, write_phantom_folder
-from medcap_core.data.images import ImageGeometry
+from benchmarks.machine import print_table, run_apart, time_call
+from benchmarks.sweep_run import compute_turnarounds, run_sweep
+from benchmarks.synthetic import write_phantom_folder
+from medcap_core.config import TrialConfig
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.data.sources.tables import read_image_folder
 from medcap_core.data.stores.images import count_usable_cpus
-from medcap_core.models import load_captioner
+from medcap_core.models import load_geometry
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
@@ -82,9 +80,9 @@ def measure_start(num_images: int) -> None:
     """Print the time to have the images of a PNG folder ready, with an empty cache and a filled one."""
     with tempfile.TemporaryDirectory(prefix="medcap-start-") as name:
         data = write_phantom_folder(Path(name) / "data", num_images, 2)
-        cold, warm = (time_preparation(data, Path(name) / "cache") for _ in range(2))
-        records = read_image_folder(data).splits["train"]
-        geometry = ImageGeometry(load_captioner(PHANTOM_BLIP).geometry.size)
+        geometry, records = load_geometry(TrialConfig()), read_image_folder(data).splits["train"]
+        measured = [run_apart(prepare_folder, data, Path(name) / "cache", geometry.size) for _ in range(2)]
+        cold, warm = (reading + filling for reading, filling, _ in measured)
         started = time.perf_counter()
         with ThreadPoolExecutor(count_usable_cpus()) as pool:
             list(pool.map(lambda record: geometry.decode(record.image), records))
@@ -95,23 +93,3 @@ def measure_start(num_images: int) -> None:
         ("cache", "s", "floor", "floor s"),
         [("empty", cold, "decoding alone", decoding), ("filled", warm, "looking at each file alone", looking)],
     )
-
-
-_PREPARE = """
-import sys, time
-from medcap_core.config import TrialConfig
-from medcap_core.data.prepare import prepare_data
-from medcap_core.data.images import ImageGeometry
-config, geometry = TrialConfig(data=sys.argv[1]), ImageGeometry(int(sys.argv[2]))
-started = time.perf_counter()
-prepare_data(config, geometry)
-print(time.perf_counter() - started)
-"""
-
-
-def time_preparation(data: Path, cache: Path, image_size: int = 96) -> float:
-    """Seconds of `prepare_data` in a fresh process, its imports not counted."""
-    command = [sys.executable, "-c", _PREPARE, str(data), str(image_size)]
-    environment = build_environment() | {"MEDCAP_CACHE": str(cache)}
-    answer = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    return float(answer.stdout)

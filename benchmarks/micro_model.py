@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import measure_matmul_rate, synchronize, time_call
-from benchmarks.report import print_table
+from benchmarks.machine import measure_matmul_rate, print_table, synchronize, time_call
 from benchmarks.synthetic import make_random_split
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.batches import BatchMaker, ImageSource, PixelSource, Positions
 from medcap_core.inference.generation import count_at_once
-from medcap_core.models import Captioner, load_captioner
+from medcap_core.models import load_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.runtime.device import PeakMemory, autocast, choose_precision, one_thread_if_small, release_memory
 from medcap_core.runtime.transfer import DEVICE_LOCK, move, prefetch
@@ -62,26 +61,17 @@ class ModelBench:
     precision_name: str = "auto"
 
     def __post_init__(self) -> None:
-        self.captioner = self.load().requires_grad_(False)  # its captions and features alone are wanted
+        # Its captions and features alone are wanted.
+        self.captioner = load_captioner(self.model).to(self.device).eval().requires_grad_(False)
         self.image_size = self.captioner.geometry.size
         self.split = make_random_split(self.num_images, self.image_size)
         self.precision = choose_precision(self.config(FreezeMode.FULL), self.device)
         self.flops_a_second = measure_matmul_rate(self.device, self.precision)
 
-    def load(self) -> Captioner:
-        """Load a fresh model on the device, in eval mode."""
-        return load_captioner(self.model).to(self.device).eval()
-
     def config(self, freeze: FreezeMode) -> TrialConfig:
         """Build the config of the measured trial."""
-        return TrialConfig(
-            model=self.model,
-            freeze=freeze,
-            batch_size=self.batch_size,
-            max_new_tokens=NUM_TOKENS,
-            min_new_tokens=NUM_TOKENS,
-            precision=self.precision_name,
-        )
+        settings = {"precision": self.precision_name, "max_new_tokens": NUM_TOKENS, "min_new_tokens": NUM_TOKENS}
+        return TrialConfig(model=self.model, freeze=freeze, batch_size=self.batch_size, **settings)
 
     @torch.inference_mode()
     def encode(self, num_images: int) -> Tensor:
@@ -119,41 +109,22 @@ def measure_training(bench: ModelBench) -> None:
 def training_rows(bench: ModelBench) -> Iterator[tuple[object, ...]]:
     """See `measure_training`."""
     for mode in MODES:
-        seconds, singly, flop, peak_bytes = measure_mode(bench, mode, PixelSource(bench.split))
-        yield _training_row(bench, mode, "pixels", seconds, singly, flop, peak_bytes)
+        sources: dict[str, ImageSource] = {"pixels": PixelSource(bench.split)}
         if encoder_is_frozen(bench.config(mode)):
-            cached, singly, less_flop, peak_bytes = measure_mode(
-                bench, mode, FeatureSource(bench.encode(bench.num_images))
-            )
-            gain, ceiling = seconds / cached, flop / less_flop
-            row = _training_row(bench, mode, "features", cached, singly, less_flop, peak_bytes)
-            yield (*row[:-3], gain, ceiling, f"{gain / ceiling:.0%}")
-
-
-def _training_row(
-    bench: ModelBench,
-    mode: FreezeMode,
-    source: str,
-    seconds: float,
-    singly: float | None,
-    flop: float,
-    peak_bytes: int,
-) -> tuple[object, ...]:
-    floor = flop / bench.flops_a_second
-    return (
-        mode,
-        source,
-        bench.batch_size / seconds,
-        seconds * 1e3,
-        None if singly is None else singly * 1e3,
-        flop / bench.batch_size / 1e9,
-        floor * 1e3,
-        f"{floor / seconds:.0%}",
-        peak_bytes / 1e9,
-        None,
-        None,
-        None,
-    )
+            sources["features"] = FeatureSource(bench.encode(bench.num_images))
+        whole: tuple[float, float] | None = None  # seconds and FLOP of a step from pixels
+        for source, images in sources.items():
+            seconds, singly, flop, peak_bytes = measure_mode(bench, mode, images)
+            floor = flop / bench.flops_a_second
+            gains: list[object] = [None, None, None]
+            if whole is not None:
+                gain, ceiling = whole[0] / seconds, whole[1] / flop
+                gains = [gain, ceiling, f"{gain / ceiling:.0%}"]
+            whole = seconds, flop
+            yield (
+                mode, source, bench.batch_size / seconds, seconds * 1e3, None if singly is None else singly * 1e3,
+                flop / bench.batch_size / 1e9, floor * 1e3, f"{floor / seconds:.0%}", peak_bytes / 1e9, *gains,
+            )  # fmt: skip
 
 
 def measure_mode(bench: ModelBench, mode: FreezeMode, images: ImageSource) -> tuple[float, float | None, float, int]:

@@ -14,16 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 
 from benchmarks.lists import LISTS, build_list
-from benchmarks.machine import describe_machine
-from benchmarks.report import print_table, tell
+from benchmarks.machine import describe_machine, print_table, tell
 from benchmarks.sweep_run import SweepRun, build_environment, run_sweep
 from benchmarks.synthetic import BLIP_SIZES, PHANTOM_BLIP, make_model, write_phantom_folder
 from medcap_core.config import FreezeMode
@@ -35,27 +33,20 @@ NUM_IMAGES = {PHANTOM_BLIP: (1200, 100), "small": (48, 16), "base": (12, 4)}
 NUM_IMAGES_ON_CUDA = (2000, 256)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Seconds of one side. They add up to the whole: times of trials that ran at once are divided by their number."""
+class Parts(NamedTuple):
+    """Seconds of one side. They add up to the whole: times of trials that ran at once are divided by their number.
+
+    `between` is between trials, saving included, and where a process waited for work.
+    """
 
     start: float
     training: float
     evaluation: float
+    between: float
     whole: float
 
-    @property
-    def between(self) -> float:
-        """Between trials, saving included, and where a process waited for work."""
-        return self.whole - self.start - self.training - self.evaluation
 
-    def in_order(self) -> tuple[float, ...]:
-        """List the columns of the table."""
-        return self.start, self.training, self.evaluation, self.between, self.whole
-
-
-@dataclass(frozen=True)
-class PeerSetting:
+class PeerSetting(NamedTuple):
     """What the peer is tried with."""
 
     num_workers: int
@@ -67,23 +58,19 @@ class PeerSetting:
 
 def split_ours(run: SweepRun) -> Parts:
     """List the parts of our run up to the choice of the best trial."""
-    slots = run.num_slots
-    return Parts(
-        start=run.first_step - run.started,
-        training=sum(trial.training_seconds for trial in run.trials) / slots,
-        evaluation=sum(trial.evaluation_seconds for trial in run.trials) / slots,
-        whole=run.searched - run.started,
-    )
+    training = sum(trial.training_seconds for trial in run.trials) / run.num_slots
+    evaluation = sum(trial.evaluation_seconds for trial in run.trials) / run.num_slots
+    return _split(run.first_step - run.started, training, evaluation, run.searched - run.started)
 
 
 def split_peer(results: list[dict[str, Any]], started: float) -> Parts:
     """List the parts of the peer's run up to the end of its last trial."""
-    return Parts(
-        start=results[0]["first_step"] - started,
-        training=sum(result["training_seconds"] for result in results),
-        evaluation=sum(result["evaluation_seconds"] for result in results),
-        whole=results[-1]["ended"] - started,
-    )
+    training, evaluation = (sum(result[f"{part}_seconds"] for result in results) for part in ("training", "evaluation"))
+    return _split(results[0]["first_step"] - started, training, evaluation, results[-1]["ended"] - started)
+
+
+def _split(start: float, training: float, evaluation: float, whole: float) -> Parts:
+    return Parts(start, training, evaluation, whole - start - training - evaluation, whole)
 
 
 def list_settings() -> list[PeerSetting]:
@@ -101,7 +88,7 @@ def run_peer(
     """Run trials by the peer in a process of its own: its results and when it started."""
     scratch.mkdir(parents=True)
     job, out = scratch / "job.json", scratch / "results.json"
-    content = {"data": str(data), "trials": trials, "out": str(out), **vars(setting)}
+    content = {"data": str(data), "trials": trials, "out": str(out), **setting._asdict()}
     job.write_text(json.dumps(content), encoding="utf-8")
     started = time.time()
     command = [sys.executable, "-m", "benchmarks.peer_trainer", str(job)]
@@ -122,10 +109,10 @@ def choose_setting(trial: dict[str, Any], data: Path, scratch: Path) -> PeerSett
 
 def print_parts(rows: dict[str, Parts], reference: Parts) -> None:
     """One row a side, then the ratio of the reference's time to each other side's, part by part."""
-    table: list[tuple[object, ...]] = [(name, *parts.in_order()) for name, parts in rows.items()]
+    table: list[tuple[object, ...]] = [(name, *parts) for name, parts in rows.items()]
     for name, parts in rows.items():
         if parts is not reference:
-            pairs = zip(reference.in_order(), parts.in_order(), strict=True)
+            pairs = zip(reference, parts, strict=True)
             table.append((f"peer / {name}", *(f"{theirs / max(own, 1e-3):.2f}x" for theirs, own in pairs)))
     print_table(("", "start-up s", "training s", "evaluation s", "between s", "whole s"), table)
 
@@ -136,12 +123,9 @@ def print_scores(space: SearchSpace, ours: SweepRun, peer: list[dict[str, Any]])
     for config, own, other in zip(draw_configs(space, 0), ours.trials, peer, strict=True):
         rank = f" r{config.lora_rank}" if config.freeze is FreezeMode.LORA else ""
         label = f"{config.freeze}{rank} {config.learning_rate:.3g}"
-        rows.append((label, *(f"{f(side):.3f}" for side in (own.cider, other["cider"]) for f in (max, _last))))
+        figures = (figure for side in (own.cider, other["cider"]) for figure in (max(side), side[-1]))
+        rows.append((label, *(f"{figure:.3f}" for figure in figures)))
     print_table(("trial", "ours: best CIDEr", "last", "peer: best CIDEr", "last"), rows)
-
-
-def _last(values: list[float]) -> float:
-    return values[-1]
 
 
 def main(
@@ -158,9 +142,8 @@ def main(
 ) -> None:
     """Run both and print their times, part by part, with the ratio."""
     if list_ not in LISTS or model not in (PHANTOM_BLIP, *BLIP_SIZES) or device not in ("auto", "cpu"):
-        raise typer.BadParameter(
-            "give --list named or all_modes, --model phantom-blip, small or base, --device auto or cpu"
-        )
+        known = "--list named or all_modes, --model phantom-blip, small or base, --device auto or cpu"
+        raise typer.BadParameter(f"give {known}")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     defaults = NUM_IMAGES_ON_CUDA if torch.cuda.is_available() else NUM_IMAGES[model]
@@ -173,12 +156,9 @@ def main(
         fixed = {"num_epochs": epochs, "batch_size": batch_size}
         space = build_list(list_, data=str(data), model=source, model_name=model, fixed=fixed)
         trials = [config.model_dump(mode="json") for config in draw_configs(space, 0)]
-        cores = os.cpu_count() or 1
-        setting = (
-            choose_setting(trials[-1], data, scratch / "settings")
-            if peer_workers is None
-            else PeerSetting(peer_workers, cores)
-        )
+        setting = PeerSetting(peer_workers or 0, os.cpu_count() or 1)
+        if peer_workers is None:
+            setting = choose_setting(trials[-1], data, scratch / "settings")
         peer, peer_started = run_peer(trials, data, setting, scratch / "peer")
         ours = run_sweep(space, scratch / "ours", flags)
         rows = {"peer": split_peer(peer, peer_started), "ours": split_ours(ours)}

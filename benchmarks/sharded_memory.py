@@ -26,7 +26,7 @@ from transformers import (
     BlipProcessor,
 )
 
-from benchmarks.report import print_table
+from benchmarks.machine import print_table
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.models import Captioner
 from medcap_core.models.blip.captioner import BlipCaptioner

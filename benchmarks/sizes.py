@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.report import print_table, tell
+from benchmarks.machine import print_table, tell
 from benchmarks.synthetic import save_random_blip, write_phantom_folder
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.data.prepare import prepare_data

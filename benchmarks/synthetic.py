@@ -16,9 +16,9 @@ from medcap_core.models.embedded.phantom_blip import build_phantom_blip
 PHANTOM_BLIP = "phantom-blip"
 
 BLIP_SIZES = {
-    # name: (hidden, layers, heads of the vision tower; hidden, layers, heads of the decoder; vocabulary)
-    "base": (768, 12, 12, 768, 12, 12, 30524),
-    "small": (384, 8, 6, 384, 6, 6, 8000),
+    # name: hidden size, layers and heads of the vision tower and of the decoder; vocabulary
+    "base": ((768, 12, 12), (768, 12, 12), 30524),
+    "small": ((384, 8, 6), (384, 6, 6), 8000),
 }
 
 
@@ -34,33 +34,23 @@ def save_random_blip(directory: Path, size: str, image_size: int) -> Path:
 
     `base` has the shape of BLIP-base (224 M parameters), `small` 32 M. The same call gives the same weights.
     """
-    vision_hidden, vision_layers, vision_heads, hidden, layers, heads, vocabulary = BLIP_SIZES[size]
+    (vision_hidden, vision_layers, vision_heads), (hidden, layers, heads), vocabulary = BLIP_SIZES[size]
     build_phantom_blip(directory, seed=0, image_size=image_size)  # for its processor
     processor = BlipProcessor.from_pretrained(directory)
     tokenizer = processor.tokenizer
     config = BlipConfig(
         vision_config={
-            "hidden_size": vision_hidden,
-            "intermediate_size": 4 * vision_hidden,
-            "num_hidden_layers": vision_layers,
-            "num_attention_heads": vision_heads,
-            "image_size": image_size,
-            "initializer_range": 0.02,
+            "hidden_size": vision_hidden, "intermediate_size": 4 * vision_hidden, "num_hidden_layers": vision_layers,
+            "num_attention_heads": vision_heads, "image_size": image_size, "initializer_range": 0.02,
         },
         text_config={
-            "hidden_size": hidden,
-            "encoder_hidden_size": vision_hidden,
-            "intermediate_size": 4 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "vocab_size": vocabulary,
-            "bos_token_id": tokenizer.convert_tokens_to_ids("[DEC]"),
-            "sep_token_id": tokenizer.sep_token_id,
-            "eos_token_id": tokenizer.sep_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
+            "hidden_size": hidden, "encoder_hidden_size": vision_hidden, "intermediate_size": 4 * hidden,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocabulary,
+            "bos_token_id": tokenizer.convert_tokens_to_ids("[DEC]"), "sep_token_id": tokenizer.sep_token_id,
+            "eos_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id,
         },
         image_text_hidden_size=256,
-    )
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BlipForConditionalGeneration(config).save_pretrained(directory)
@@ -89,11 +79,6 @@ class RandomSplit:
 
     images: NDArray[np.uint8]
     captions: list[str]
-
-    @property
-    def ids(self) -> list[str]:
-        """One id an image."""
-        return [str(position) for position in range(len(self.captions))]
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -8,7 +8,6 @@ processor's own, on one thread, so that other load counts little.
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +19,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast, Qwen3VLConfig
 
-from benchmarks.machine import describe_machine, time_call
+from benchmarks.machine import describe_machine, print_table, tell, time_call
 from benchmarks.micro_model import FeatureSource
-from benchmarks.report import print_table, tell
+from benchmarks.synthetic import make_random_split
 from medcap_core.config import TrialConfig
-from medcap_core.data.batches import BatchMaker, ImageSource
+from medcap_core.data.batches import BatchMaker, ImageSource, PixelSource
 from medcap_core.models import load_trial_captioner
 from medcap_core.models.tuning import apply_tuning
 from medcap_core.models.vlm.captioner import VlmCaptioner
@@ -77,22 +76,6 @@ def save_random_qwen3_vl(directory: Path) -> Path:
     return directory
 
 
-class HeldPixels:
-    """Random pixels in memory."""
-
-    encoded = False
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def fetch(self, positions: np.ndarray) -> Tensor:
-        """See `ImageSource.fetch`."""
-        return self.pixels[torch.from_numpy(positions)]
-
-
 def measure(config: TrialConfig, batch_size: int) -> list[list[object]]:
     """Time a LoRA step and captions of one batch: rows of the printed table."""
     device, rows = current_device(), np.arange(batch_size)
@@ -100,14 +83,14 @@ def measure(config: TrialConfig, batch_size: int) -> list[list[object]]:
     assert isinstance(captioner, VlmCaptioner)
     apply_tuning(captioner, config)
     captioner.to(device)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (batch_size, *captioner.geometry.row_shape), dtype=torch.uint8, generator=generator)
+    images = PixelSource(make_random_split(batch_size, captioner.geometry.size))
+    pixels = images.fetch(rows)
     words = np.random.default_rng(0).integers(0, NUM_WORDS, (batch_size, NUM_TOKENS - 1))
     texts = captioner.tokenize([" ".join(f"w{word}" for word in row) for row in words], config)
     with torch.inference_mode(), autocast(device, choose_precision(config, device)):
         features = captioner.eval().encode_images(move(pixels, device))
     steps = LaunchedSteps(captioner, build_optimizer(captioner, config), torch.amp.GradScaler(enabled=False), config)
-    sources: dict[str, ImageSource] = {"features": FeatureSource(features.clone()), "pixels": HeldPixels(pixels)}
+    sources: dict[str, ImageSource] = {"features": FeatureSource(features.clone()), "pixels": images}
 
     def step(source: str) -> None:
         captioner.train()
@@ -119,11 +102,12 @@ def measure(config: TrialConfig, batch_size: int) -> list[list[object]]:
     def caption(source: str, num_beams: int) -> None:
         captioner.eval()
         with autocast(device, choose_precision(config, device)):
-            images = move(sources[source].fetch(rows), device)
-            encoded = images if source == "features" else captioner.encode_images(images)
+            encoded = move(sources[source].fetch(rows), device)
+            encoded = encoded if source == "features" else captioner.encode_images(encoded)
             captioner.generate(encoded, config.model_copy(update={"num_beams": num_beams}))
 
     plain = PlainModel(captioner, config, pixels, texts.batch(rows), device)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     table: list[list[object]] = []
     calls: dict[str, tuple[Any, Any, Any]] = {
         "LoRA step": (lambda: step("features"), lambda: step("pixels"), plain.step),
@@ -132,22 +116,9 @@ def measure(config: TrialConfig, batch_size: int) -> list[list[object]]:
     }
     for name, sides in calls.items():
         tell(f"measuring {name}")
-        seconds = [1000 * time_side(side, device) / batch_size for side in sides]
+        seconds = [1000 * time_call(side, clock=clock) / batch_size for side in sides]
         table.append([name, *seconds, f"{seconds[2] / seconds[0]:.2f}x"])
     return table
-
-
-def time_side(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call: of the processor on a CPU, the least of three after one to warm up; of the clock elsewhere."""
-    if device.type != "cpu":
-        return time_call(call)
-    call()
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        call()
-        seconds.append(time.process_time() - started)
-    return min(seconds)
 
 
 class PlainModel:
@@ -212,14 +183,8 @@ def main(
         print(
             f"# {model or 'random Qwen3-VL'}, {image_size} px, batch {batch_size}; {describe_machine()}\n", flush=True
         )
-        header = [
-            "ms an image",
-            "ours, features stored",
-            "ours, from pixels",
-            "transformers",
-            "transformers / ours, stored",
-        ]
-        print_table(header, measure(config, batch_size))
+        sides = ("ours, features stored", "ours, from pixels", "transformers", "transformers / ours, stored")
+        print_table(("ms an image", *sides), measure(config, batch_size))
 
 
 if __name__ == "__main__":

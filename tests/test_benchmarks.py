@@ -18,7 +18,6 @@ from pycocoevalcap.rouge.rouge import Rouge
 from benchmarks import caption_faults, growth, peer, published_predictions, sweep_run
 from benchmarks.chaos import SPACE as CHAOS_SPACE
 from benchmarks.chaos import find_lost
-from benchmarks.growth_study import drive_here
 from benchmarks.lists import LISTS, build_list
 from benchmarks.micro_model import NUM_TOKENS, FeatureSource, ModelBench, count_flop, count_least_flop, measure_mode
 from benchmarks.peer_trainer import build_trainer, provide_java
@@ -181,7 +180,7 @@ def test_features_save_exactly_the_encoder(tiny_blip: Path) -> None:
 
 
 def test_growth_drives_a_whole_study(tmp_path: Path) -> None:
-    cost = drive_here(tmp_path / "run", 4)
+    cost = growth.drive_study(tmp_path / "run", 4)
     table = pd.read_csv(tmp_path / "run" / "trials.csv")
     assert len(table) == 4
     assert set(table["state"]) <= {"SUCCEEDED", "PRUNED"}

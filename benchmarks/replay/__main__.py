@@ -104,7 +104,7 @@ def search(space: SearchSpace, source: SamplerSource | GridSource) -> Iterator[t
 def replay(searcher: Searcher, num_trials: int, table: Table, seed: int) -> Outcome:
     """Replay one search."""
     space = build_space(SPACE | searcher.keys | {"seed": seed, "trials": num_trials}, "replay")
-    source = OptunaSource(space, table, searcher) if searcher.build else SamplerSource(space, table)
+    source = OptunaSource(space, table, searcher=searcher) if searcher.build else SamplerSource(space, table)
     outcome = measure(search(space, source), source, table)
     return replace(outcome, num_by_mode=Counter(trial.params["freeze"] for trial in source.history))
 

@@ -78,14 +78,14 @@ SLOW_SEARCHERS = {
 """Replayed with `--slow`, some seconds a search."""
 
 
+@dataclass
 class SamplerSource:
     """Trials as the space's sampler proposes them."""
 
-    def __init__(self, space: SearchSpace, table: Table) -> None:
-        self.space = space
-        self.table = table
-        self.history: list[optuna.trial.FrozenTrial] = []
-        self.tried: set[TrialConfig] = set()
+    space: SearchSpace
+    table: Table
+    history: list[optuna.trial.FrozenTrial] = field(default_factory=list)
+    tried: set[TrialConfig] = field(default_factory=set)
 
     def propose(self) -> TrialRecord:
         """Draw the next point."""
@@ -117,6 +117,7 @@ class SamplerSource:
         )
 
 
+@dataclass
 class OptunaSource(SamplerSource):
     """Trials as one of Optuna's samplers proposes them after the first points, each mode's random draws aside.
 
@@ -124,11 +125,9 @@ class OptunaSource(SamplerSource):
     samplers other than TPE would know nothing of it.
     """
 
-    def __init__(self, space: SearchSpace, table: Table, searcher: Searcher) -> None:
-        super().__init__(space, table)
-        self.searcher = searcher
-        self.studies: dict[str, optuna.Study] = {}
-        self.asked: list[tuple[optuna.Study, optuna.Trial]] = []
+    searcher: Searcher = field(kw_only=True)
+    studies: dict[str, optuna.Study] = field(default_factory=dict)
+    asked: list[tuple[optuna.Study, optuna.Trial]] = field(default_factory=list)
 
     def propose(self) -> TrialRecord:
         """Draw the next point."""
