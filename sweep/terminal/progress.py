@@ -4,7 +4,6 @@ Independent of the display, which is in `sweep.terminal.view`.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from medcap_core.objective import Objective
@@ -48,7 +47,7 @@ class SweepProgress:
     def update(self, rows: Sequence[TrialRow]) -> None:
         """Set the present rows of all trials."""
         self.rows = tuple(rows)
-        epochs = sum(row.epoch for row in rows)
+        epochs = sum(row.epochs_done for row in rows)
         if self._work_started is None:  # epochs of an earlier start do not count for the speed
             self._epochs_before = self._epochs = epochs
             if any(row.state == "RUNNING" for row in rows):
@@ -65,11 +64,6 @@ class SweepProgress:
     def num_finished(self) -> int:
         """Number of trials that have ended in any state."""
         return sum(row.finished for row in self.rows)
-
-    @property
-    def states(self) -> Counter[str]:
-        """Number of trials in each state."""
-        return Counter(row.state for row in self.rows)
 
     @property
     def best(self) -> TrialRow | None:
@@ -98,10 +92,10 @@ class SweepProgress:
         return max(0.0, min(left, self._most_seconds - self.elapsed_seconds))
 
     def _epochs_left(self) -> float:
-        finished = [row.epoch for row in self.rows if row.finished and row.state != "FAILED"]
+        finished = [row.epochs_done for row in self.rows if row.finished and row.state != "FAILED"]
         lengths = finished or [row.num_epochs for row in self.rows]
         unseen = self.total_trials - len(self.rows)
-        known = sum(max(0, row.num_epochs - row.epoch) for row in self.rows if not row.finished)
+        known = sum(max(0, row.num_epochs - row.epochs_done) for row in self.rows if not row.finished)
         return known + unseen * sum(lengths) / len(lengths)
 
     def describe_best(self) -> str:
@@ -109,13 +103,13 @@ class SweepProgress:
         best = self.best
         return "no score yet" if best is None else f"best so far {format_score(best.best_score)} ({best.trial})"
 
-    def describe_time(self) -> str:
-        """Describe the elapsed time and, if known, the time left."""
-        left = self.seconds_left
-        elapsed = f"{format_seconds(self.elapsed_seconds)} elapsed"
-        if left is None or self.num_finished == self.total_trials:
-            return elapsed
-        return f"{elapsed}, about {format_seconds(left)} left"
+    def describe_done(self) -> str:
+        """Describe how many trials are done, the elapsed time and, if known, the time left."""
+        left, done = self.seconds_left, f"{self.num_finished} of {self.total_trials} trials done"
+        about = (
+            f", about {format_seconds(left)} left" if left is not None and self.num_finished < self.total_trials else ""
+        )
+        return f"{done}, {format_seconds(self.elapsed_seconds)} elapsed{about}"
 
 
 def describe_changes(before: Sequence[TrialRow] | None, progress: SweepProgress) -> list[str]:
@@ -134,24 +128,23 @@ def describe_changes(before: Sequence[TrialRow] | None, progress: SweepProgress)
 
 
 def _describe_change(old: TrialRow | None, row: TrialRow, progress: SweepProgress) -> list[str]:
-    old_state, old_epoch = (old.state, old.epoch) if old else ("PENDING", 0)
+    old_state, old_epoch = (old.state, old.epochs_done) if old else ("PENDING", 0)
     note = f" ({row.note})" if row.note else ""
+    label, best, seconds = progress.objective.label, progress.describe_best(), format_seconds(row.seconds)
+    if row.state == old_state and row.state != "RUNNING":
+        return []
     if row.finished:
-        if row.state == old_state:
-            return []
-        score = f"best {progress.objective.label} {format_score(row.best_score)}; {progress.describe_best()}"
-        done = f"{progress.num_finished} of {progress.total_trials} trials done, {progress.describe_time()}"
-        epochs = f"{row.epoch} of {row.num_epochs} epochs"
-        return [f"{row.trial} {row.state} after {epochs}, {format_seconds(row.seconds)}{note}: {score}; {done}"]
+        ended = f"{row.trial} {row.state} after {row.epochs_done} of {row.num_epochs} epochs, {seconds}{note}"
+        return [f"{ended}: best {label} {format_score(row.best_score)}; {best}; {progress.describe_done()}"]
     if row.state != "RUNNING":
-        return [] if row.state == old_state else [f"{row.trial} waits to go on after epoch {row.epoch}{note}"]
+        return [f"{row.trial} waits to go on after epoch {row.epochs_done}{note}"]
     lines = []
     if old_state != "RUNNING":
         since = f" after epoch {old_epoch}" if old_epoch else ""
         lines.append(f"{row.trial} started{since}: {row.label}")
-    if row.epoch > old_epoch:
-        score = f"{progress.objective.label} {format_score(row.score)}; {progress.describe_best()}"
-        lines.append(f"{row.trial} epoch {row.epoch}/{row.num_epochs}, {format_seconds(row.seconds)}: {score}")
+    if row.epochs_done > old_epoch:
+        epoch = f"{row.trial} epoch {row.epochs_done}/{row.num_epochs}, {seconds}"
+        lines.append(f"{epoch}: {label} {format_score(row.last_score)}; {best}")
     return lines
 
 
@@ -170,19 +163,12 @@ class StepProgress:
         """Whether all work is done."""
         return self.done >= self.total
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimated time left at the speed since this step began; None before any progress."""
-        progress = self.done - self._done_before
-        if progress <= 0:
-            return None
-        return (self._clock() - self._started) / progress * (self.total - self.done)
-
     def describe(self) -> str:
-        """Describe the step, the amount done, and the time taken or left."""
+        """Describe the step, the amount done, and the time taken or, at the speed so far, left."""
+        taken, advanced = self._clock() - self._started, self.done - self._done_before
         if self.finished:
-            return f"{self.what}: {self.total:,} done in {format_seconds(self._clock() - self._started)}"
-        left = self.seconds_left
+            return f"{self.what}: {self.total:,} done in {format_seconds(taken)}"
+        left = taken / advanced * (self.total - self.done) if advanced > 0 else None
         ending = "" if left is None else f", about {format_seconds(left)} left"
         return f"{self.what}: {self.done:,} of {self.total:,}{ending}"
 

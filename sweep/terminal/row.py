@@ -1,7 +1,10 @@
-"""One trial as a row of the live table."""
+"""One trial as a row of the live table, and as `medcap status` shows it."""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from medcap_core.objective import Objective
 from sweep.space import short_label
@@ -12,22 +15,22 @@ FINISHED_STATES = ("SUCCEEDED", "PRUNED", "FAILED")
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial in the table: `label` is its config in short, `epoch` counts finished epochs, `score` is the last.
+    """One trial: `label` is its config in short; scores are of the objective, None before the first epoch.
 
-    `sample` is a generated caption of a running trial and its reference.
+    `sample` is a generated caption of its last epoch and the reference.
     """
 
     trial: str
     label: str
     state: str
-    epoch: int
+    epochs_done: int
     num_epochs: int
-    score: float | None
     best_score: float | None
+    last_score: float | None
     seconds: float
     note: str = ""
     sample: tuple[str, str] | None = None
-    objective: Objective = Objective()  # noqa: RUF009  # immutable
+    objective: Annotated[Objective, Field(exclude=True)] = Objective()  # noqa: RUF009  # immutable
 
     @property
     def finished(self) -> bool:
@@ -41,16 +44,8 @@ class TrialRow:
 
 
 def build_row(record: TrialRecord) -> TrialRow:
-    """Build one row of the live table."""
+    """Build the row of a trial, without a sample."""
     return TrialRow(
-        trial=record.name,
-        label=short_label(record.point),
-        state=record.state.value,
-        epoch=record.epochs_done,
-        num_epochs=record.num_epochs,
-        score=record.last_score,
-        best_score=record.best_score,
-        seconds=record.seconds,
-        note=record.reason,
-        objective=record.objective,
-    )
+        record.name, short_label(record.point), record.state.value, record.epochs_done, record.num_epochs,
+        record.best_score, record.last_score, record.seconds, record.reason, objective=record.objective,
+    )  # fmt: skip

@@ -69,18 +69,11 @@ class SweepView:
         self._read_keys: Callable[[], str] | None = None
         self._wants_samples: bool | None = None  # None: where there is room
         self._shows_samples = False
-        self._live = (
-            Live(
-                self,
-                console=console,
-                refresh_per_second=_REFRESHES_A_SECOND,
-                vertical_overflow="crop",
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            if console.is_interactive
-            else None
-        )
+        live = Live(
+            self, console=console, refresh_per_second=_REFRESHES_A_SECOND, vertical_overflow="crop",
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._live = live if console.is_interactive else None
 
     def __enter__(self) -> Self:
         for line in self._header_lines:
@@ -100,13 +93,19 @@ class SweepView:
         self._exits.close()
 
     def update(self, rows: Sequence[TrialRow]) -> None:
-        """Show the present state of all trials that exist so far."""
+        """Show the present state of all trials that exist so far.
+
+        Reasons of new failures stand above the table, whose rows are too short for them.
+        """
         self._progress.update(rows)
-        if self._live:
-            self._show_failures()
-        else:
+        if not self._live:
             for line in describe_changes(self._last_shown, self._progress):
                 self.message(f"[{format_seconds(self._progress.elapsed_seconds)}] {line}")
+        elif self._last_shown is not None:  # failures of an earlier start were printed then
+            known = {row.trial for row in self._last_shown if row.state == "FAILED"}
+            for row in rows:
+                if row.state == "FAILED" and row.trial not in known:
+                    self._console.print(Text(f"{row.trial} FAILED: {row.note or row.label}", "red"), soft_wrap=True)
         self._last_shown = self._progress.rows
 
     def message(self, text: str) -> None:
@@ -137,44 +136,28 @@ class SweepView:
         if self._step.finished or (not self._live and self._step.due()):
             self.message(self._step.describe())
 
-    def _show_failures(self) -> None:
-        """Print the reasons of new failures above the table, whose rows are too short for them."""
-        if self._last_shown is None:  # failures of an earlier start were printed then
-            return
-        known = {row.trial for row in self._last_shown if row.state == "FAILED"}
-        for row in self._progress.rows:
-            if row.state == "FAILED" and row.trial not in known:
-                self._console.print(Text(f"{row.trial} FAILED: {row.note or row.label}", "red"), soft_wrap=True)
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Heed the keys pressed since the last frame, and render one, never taller than the screen."""
         if self._read_keys:
             self.press(self._read_keys())
-        parts: list[Table | Text] = []
-        step = self._step
-        step_line = None
-        if step is not None and not step.finished:
-            step_line = _build_bar_line(step.done, step.total, step.describe())
-        if self._progress.rows:
-            num_fixed = 7 + (step_line is not None)  # head, rule, "and more", gap, two last lines, cursor
-            room = max(_MIN_ROWS, console.height - num_fixed)
-            num_kept = {None: len(self._progress.rows), True: _MIN_ROWS, False: room}[self._wants_samples]
-            samples = _build_samples(self._progress, max(room - num_kept - 1, 0) // 2)
-            self._shows_samples = bool(samples)
-            parts += [_build_table(self._name, self._progress, room - len(samples), options), Text(), *samples]
-        if step_line is not None:
-            parts.append(step_line)
-        if self._progress.rows:
-            has_key = self._read_keys is not None and bool(_list_sampled(self._progress))
-            parts += [_build_total_line(self._progress), _build_state_line(self._progress, has_key)]
-        yield Group(*parts)
+        progress, step = self._progress, self._step
+        steps = [_build_bar_line(step.done, step.total, step.describe())] if step and not step.finished else []
+        if not progress.rows:
+            yield Group(*steps)
+            return
+        room = max(_MIN_ROWS, console.height - 7 - len(steps))  # head, rule, "and more", gap, two last lines, cursor
+        num_kept = {None: len(progress.rows), True: _MIN_ROWS, False: room}[self._wants_samples]
+        samples = _build_samples(progress, max(room - num_kept - 1, 0) // 2)
+        self._shows_samples = bool(samples)
+        table = _build_table(self._name, progress, room - len(samples), options)
+        total = _build_bar_line(progress.num_finished, progress.total_trials, progress.describe_done())
+        has_key = self._read_keys is not None and bool(_list_sampled(progress))
+        yield Group(table, Text(), *samples, *steps, total, _build_state_line(progress, has_key))
 
 
 def _build_table(name: str, progress: SweepProgress, num_rows: int, options: ConsoleOptions) -> Table:
-    rows = order_rows(progress.rows)
-    best = progress.best
-    wide = options.max_width >= _WIDE
-    label = progress.objective.short_label
+    rows, best = order_rows(progress.rows), progress.best
+    wide, label = options.max_width >= _WIDE, progress.objective.short_label
     table = Table(expand=True, **TABLE_LOOK)
     table.add_column("")
     table.add_column(Text(name), no_wrap=True)
@@ -190,9 +173,8 @@ def _build_table(name: str, progress: SweepProgress, num_rows: int, options: Con
     for row in rows[:num_rows]:
         is_best = best is not None and row.trial == best.trial
         table.add_row(*_build_cells(row, is_best, wide, options), style="bold" if is_best else "")
-    hidden = rows[num_rows:]
-    if hidden:
-        table.add_row("", Text(f"... and {len(hidden)} more", "dim"))
+    if num_hidden := len(rows[num_rows:]):
+        table.add_row("", Text(f"... and {num_hidden} more", "dim"))
     return table
 
 
@@ -214,29 +196,22 @@ def _build_cells(row: TrialRow, is_best: bool, wide: bool, options: ConsoleOptio
     style = _STYLES.get(row.state, "")
     star = "*" if options.ascii_only else "★"
     quiet = "dim" if row.state in _QUIET_STATES and not is_best else ""
-    cells: list[Text | ProgressBar] = [
-        Text(star if is_best else "", "green"),
-        Text(row.trial),
-        Text(row.state.lower(), style),
-    ]
-    if wide:
-        running = row.state == "RUNNING"
-        cells.append(_build_bar(row.epoch, row.num_epochs, 12) if running else Text())
-    cells.append(Text(f"{row.epoch}/{row.num_epochs}"))
-    if wide:
-        cells.append(Text(format_score(row.score), quiet))
-    cells.append(Text(format_score(row.best_score), "green" if is_best else ""))
-    cells.append(Text(format_seconds(row.seconds), quiet))
+    bar = _build_bar(row.epochs_done, row.num_epochs, 12) if row.state == "RUNNING" else Text()
     config = Text(row.label, quiet)
     if row.note:
         note = Text(row.note, style)
         config = Text(", ").join([note, config] if row.state == "FAILED" else [config, note])
-    return [*cells, config]
-
-
-def _build_total_line(progress: SweepProgress) -> Table:
-    done = f"{progress.num_finished} of {progress.total_trials} trials done"
-    return _build_bar_line(progress.num_finished, progress.total_trials, f"{done}, {progress.describe_time()}")
+    return [
+        Text(star if is_best else "", "green"),
+        Text(row.trial),
+        Text(row.state.lower(), style),
+        *([bar] if wide else []),
+        Text(f"{row.epochs_done}/{row.num_epochs}"),
+        *([Text(format_score(row.last_score), quiet)] if wide else []),
+        Text(format_score(row.best_score), "green" if is_best else ""),
+        Text(format_seconds(row.seconds), quiet),
+        config,
+    ]
 
 
 def _build_bar_line(done: int, total: int, text: str) -> Table:
@@ -251,7 +226,7 @@ def _build_state_line(progress: SweepProgress, has_key: bool) -> Text:
     best = progress.describe_best().replace("best so far", "best")  # so that all states fit beside it in 80 columns
     line = Text(best, "bold green" if progress.best else "", no_wrap=True, overflow="ellipsis")
     for state, style in _STYLES.items():
-        if count := progress.states[state]:
+        if count := sum(row.state == state for row in progress.rows):
             line.append(f"  {count} {state.lower()}", f"not bold {style}")
     if has_key:
         line.append(f"  {_CAPTIONS_KEY}: captions", "not bold dim")

@@ -454,8 +454,8 @@ def test_rows_for_the_live_table(create: Create) -> None:
     study = create(fixed_length(2))
     run_one(study, 2.0, 1.5)
     row = build_row(study.records[0])
-    assert (row.trial, row.state, row.epoch, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
-    assert (row.score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
+    assert (row.trial, row.state, row.epochs_done, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
+    assert (row.last_score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
 
 
 def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Create) -> None:

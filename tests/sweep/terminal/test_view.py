@@ -30,7 +30,7 @@ def clock():
 
 def row(number, state="RUNNING", epoch=0, num_epochs=4, best=None, *, last=None, seconds=0.0, note=""):
     score = best if last is None else last
-    return TrialRow(f"t{number:02}", f"lora r{number}", state, epoch, num_epochs, score, best, seconds, note)
+    return TrialRow(f"t{number:02}", f"lora r{number}", state, epoch, num_epochs, best, score, seconds, note)
 
 
 def build_console(width=100, height=24, **settings):
