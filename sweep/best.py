@@ -38,9 +38,8 @@ def read_best(directory: Path, trial: str | None = None) -> str:
     """
     results = load_results(directory)
     if trial is not None:
-        record = _find_trial(results, trial)
-        text = dump_space(best_space(results.space, record.config, f"{results.space.name}-{trial.replace('_', '-')}"))
-        return f"# {record.name} of {results.directory.name}.\n{text}"
+        config, name = _find_trial(results, trial).config, f"{results.space.name}-{trial.replace('_', '-')}"
+        return f"# {trial} of {results.directory.name}.\n{dump_space(best_space(results.space, config, name))}"
     if not results.paths.best_config.is_file():
         raise _no_best_yet(directory)
     load_run_space(results.paths.best_config)  # a damaged file is named, not printed
@@ -53,10 +52,9 @@ def format_best_json(directory: Path, trial: str | None = None) -> str:
     Raises RunFault as `read_best`.
     """
     results = load_results(directory)
-    if trial is None and (results.best is None or not results.paths.best_config.is_file()):
-        raise _no_best_yet(directory)
     record = results.best if trial is None else _find_trial(results, trial)
-    assert record is not None
+    if record is None or (trial is None and not results.paths.best_config.is_file()):
+        raise _no_best_yet(directory)
     is_best = record.name == results.metrics.best_trial
     values = {
         "trial": record.name,
@@ -138,11 +136,11 @@ def _exported_trial(results: RunResults) -> str | None:
 
 
 def _find_trial(results: RunResults, name: str) -> TrialRecord:
-    record = next((record for record in results.records if record.name == name), None)
-    if record is None:
-        known = list(dict.fromkeys((results.records[0].name, results.records[-1].name))) if results.records else []
-        raise RunFault(f"{show_run(results.directory)} has no trial {name}; it has {' to '.join(known) or 'none yet'}.")
-    return record
+    names = [record.name for record in results.records]
+    if name not in names:
+        known = " to ".join(dict.fromkeys([*names[:1], *names[-1:]])) or "none yet"
+        raise RunFault(f"{show_run(results.directory)} has no trial {name}; it has {known}.")
+    return results.records[names.index(name)]
 
 
 def _no_best_yet(directory: Path) -> RunFault:

@@ -26,28 +26,20 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     A single candidate is the best however it scores. Losses are not computed again: the search saw them on the same
     images for all trials. Captions are kept beside those of the untrained model, for the report.
     """
-    candidates = study.candidates
-    if len(candidates) < 2 or "validation_loss" in study.space.objective.names:
+    candidates, objective = study.candidates, study.space.objective
+    of_part = [record for record in candidates if record.config.max_validation_images is not None]
+    waiting = [record for record in of_part if record.whole_validation_score is None]
+    if len(candidates) < 2 or "validation_loss" in objective.names or not waiting:
         return
-    waiting = [
-        record
-        for record in candidates
-        if record.config.max_validation_images is not None and record.whole_validation_score is None
-    ]
-    if not waiting:
-        return
-    objective, predictions = study.space.objective, study.space.objective.predictions
-    splits, jobs = {}, []
+    splits, jobs, predictions = {}, [], objective.predictions
     for record in waiting:
         split = load_split(record.config, "validation")
         positions = find_scored(split.records, predictions)
         splits[record.name] = split.part(positions)
         request = build_request(predictions, len(positions))
         weights = study.paths.trial(record.name).best_weights
-        job = PredictionJob(
-            record.name, record.config, weights, "validation", positions.tolist(), request, url=study.url
-        )
-        jobs.append(job)
+        images = positions.tolist()
+        jobs.append(PredictionJob(record.name, record.config, weights, "validation", images, request, url=study.url))
     path, leader = study.paths.validation_predictions, waiting[0]
     untrained = leader.config.model_copy(update={"freeze": FreezeMode.ZERO_SHOT})
     if predictions == "captions" and not path.is_file():

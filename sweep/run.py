@@ -84,10 +84,11 @@ def run(
         start = _Start(address, log_to)
         if resume is not None:
             _refuse_with_resume(
-                space=space, data=data, model=model, seed=seed, out=out, dry_run=dry_run or None,
-                keep_checkpoints=keep_checkpoints or None, warm_start=warm_start or None,
+                space=space is not None, data=data is not None, model=model is not None, seed=seed is not None,
+                out=out is not None, dry_run=dry_run, keep_checkpoints=keep_checkpoints, warm_start=bool(warm_start),
             )  # fmt: skip
-            num_more = 0 if trials is None else _parse_extension(trials)
+            wanted = "with --resume give the number to add, such as --trials +20"
+            num_more = 0 if trials is None else _parse_trials(trials, "+", wanted)
             from sweep.study.study import Study
 
             with Study.open(resume, retry_failed=retry_failed, set_values=set_ or []) as study:
@@ -97,27 +98,38 @@ def run(
             raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
         if space is None:
             raise ConfigFault("No space given; name a ready one, such as lora, or a space file, or use --resume DIR.")
+        loaded, wanted = load_space(find_space(space)), "give a whole number of at least 1 (+N is for --resume)"
+        count = None if trials is None else _parse_trials(trials, "", wanted)
+        pairs = [*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])]
         resolved = apply_overrides(
-            load_space(find_space(space)),
-            data=data,
-            model=model,
-            trials=_parse_count(trials),
-            seed=seed,
-            set_values=[*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])],
-            max_concurrent=max_concurrent,
+            loaded, data=data, model=model, trials=count, seed=seed, set_values=pairs, max_concurrent=max_concurrent
         )
         if dry_run and address:
             raise ConfigFault("--dry-run measures on this machine; leave --address out.")
         earlier = _collect_earlier(resolved, warm_start or ())
-        if dry_run:
-            _check_place(out)
-            _show_plan(resolved, earlier.notes if earlier else ())
-        else:
+        if not dry_run:
             _begin(resolved, out, earlier, start)
+            return
+        _check_place(out)
+        console, started = Console(), time.monotonic()
+        with console.status("Measuring a few steps"):
+            _import_libraries()
+            from sweep import runner
+
+            plan = runner.describe_run(resolved, started)
+        runner.write_lines(console, *(earlier.notes if earlier else ()), plan)
 
 
 # The heavy imports come late: a fault in a flag or a space file shows at once, Ray reads the environment set above, and
 # starts while they go on.
+
+
+def _import_libraries() -> None:
+    with quick_imports():
+        import sweep.runner  # noqa: F401
+        from medcap_core.runtime.libraries import set_up_libraries
+
+    set_up_libraries()
 
 
 def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "WarmStart | None":
@@ -126,18 +138,6 @@ def _collect_earlier(space: SearchSpace, directories: Sequence[str | Path]) -> "
     from sweep.study.warm_start import collect_earlier
 
     return collect_earlier(space, [find_run(str(directory)) for directory in directories])
-
-
-def _show_plan(space: SearchSpace, notes: Sequence[str]) -> None:
-    console, started = Console(), time.monotonic()
-    with console.status("Measuring a few steps"):
-        with quick_imports():
-            from medcap_core.runtime.libraries import set_up_libraries
-            from sweep import runner
-
-        set_up_libraries()
-        plan = runner.describe_run(space, started)
-    runner.write_lines(console, *notes, plan)
 
 
 def run_sweep(
@@ -160,19 +160,14 @@ def run_sweep(
     """
     set_environment(address)
     read = build_space(space, "space") if isinstance(space, Mapping) else load_space(find_space(str(space)))
+    data, model, out = (None if given is None else str(given) for given in (data, model, out))
+    values = {key: json.dumps(value, ensure_ascii=False, default=str) for key, value in (set_values or {}).items()}
+    pairs = [f"{key}={value}" for key, value in values.items()]
     resolved = apply_overrides(
-        read,
-        data=None if data is None else str(data),
-        model=None if model is None else str(model),
-        trials=trials,
-        seed=seed,
-        set_values=[
-            f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in (set_values or {}).items()
-        ],
-        max_concurrent=max_concurrent,
+        read, data=data, model=model, trials=trials, seed=seed, set_values=pairs, max_concurrent=max_concurrent
     )
     earlier = _collect_earlier(resolved, warm_start)
-    directory = _begin(resolved, None if out is None else str(out), earlier, _Start(address, ending=nullcontext))
+    directory = _begin(resolved, out, earlier, _Start(address, ending=nullcontext))
     from sweep.study.results import load_results
 
     return load_results(directory)
@@ -198,13 +193,11 @@ def _begin(space: SearchSpace, out: str | None, earlier: "WarmStart | None", sta
             def show(what: str, done: int, total: int) -> None:
                 status.update(f"{what.capitalize()}: {done:,} of {total:,}")
 
-            with quick_imports():
-                from medcap_core.runtime.libraries import set_up_libraries
-                from sweep import runner
-                from sweep.preparation import check_before_start
-                from sweep.study.study import Study
+            _import_libraries()
+            from sweep import runner
+            from sweep.preparation import check_before_start
+            from sweep.study.study import Study
 
-            set_up_libraries()
             notes = check_before_start(space, progress=show)
         place = out or next_run_directory(Path("runs").resolve(), space.name)
         with Study.create(place, space, earlier) as study:
@@ -228,40 +221,27 @@ def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _St
     with launch(start.address, wanted, study.num_wanted + num_more) as launched, start.ending():
         console = Console()
         with console.status("Loading"):
-            with quick_imports():
-                from medcap_core.runtime.libraries import set_up_libraries
-                from sweep import runner
-
-            set_up_libraries()
+            _import_libraries()
+            from sweep import runner
         runner.run_study(study, launched, console, num_more=num_more, log_to=start.log_to)
 
 
-def _refuse_with_resume(**flags: object) -> None:
+def _refuse_with_resume(**flags: bool) -> None:
     """Refuse flags that would change the space of a resumed run."""
-    given = [
-        ("SPACE" if name == "space" else "--" + name.replace("_", "-"))
-        for name, value in flags.items()
-        if value is not None
-    ]
+    given = [name for name, value in flags.items() if value]
     if given:
+        named = ", ".join("SPACE" if name == "space" else "--" + name.replace("_", "-") for name in given)
         raise ConfigFault(
-            f"--resume goes on with the run's own space.yaml, so {', '.join(given)} cannot be given with it; only "
+            f"--resume goes on with the run's own space.yaml, so {named} cannot be given with it; only "
             "--trials +N, --retry-failed, --set, --address, --max-concurrent and --log-to can."
         )
 
 
-def _parse_extension(text: str) -> int:
-    if not text.startswith("+") or not text[1:].isdecimal() or len(text) > _MOST_DIGITS or int(text[1:]) == 0:
-        raise ConfigFault(f"--trials {text[:20]}: with --resume give the number to add, such as --trials +20.")
-    return int(text[1:])
-
-
-def _parse_count(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) == 0:
-        raise ConfigFault(f"--trials {text[:20]}: give a whole number of at least 1 (+N is for --resume).")
-    return int(text)
+def _parse_trials(text: str, prefix: str, remedy: str) -> int:
+    digits = text.removeprefix(prefix)
+    if not text.startswith(prefix) or not digits.isdecimal() or len(text) > _MOST_DIGITS or int(digits) == 0:
+        raise ConfigFault(f"--trials {text[:20]}: {remedy}.")
+    return int(digits)
 
 
 if __name__ == "__main__":

@@ -114,9 +114,8 @@ def discard_unused(study: Study, fault: UserFault) -> None:
     if not isinstance(fault, TooManyBadRecords):
         shutil.rmtree(study.directory, ignore_errors=True)
         return
-    for path in study.directory.iterdir():
-        if path != study.paths.skipped_records:
-            path.unlink()
+    for path in {*study.directory.iterdir()} - {study.paths.skipped_records}:
+        path.unlink()
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:
@@ -192,19 +191,15 @@ def print_results(study: Study, console: Console) -> None:
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",
     )
+    again = f"python -m sweep.run --resume {study.address}"
     failed = [record.name for record in study.records if record.state is TrialState.FAILED]
     if failed:
-        write_lines(
-            console,
-            f"Failed           {', '.join(failed)}; why is in trials.csv; to try again: "
-            f"python -m sweep.run --resume {study.address} --retry-failed",
-        )
+        why = "why is in trials.csv; to try again"
+        write_lines(console, f"Failed           {', '.join(failed)}; {why}: {again} --retry-failed")
     if study.is_out_of_time and not study.is_complete:
-        hours = f"max_hours={2 * (study.space.max_hours or 0):g}"
-        write_lines(console, f"Go on            python -m sweep.run --resume {study.address} --set {hours}")
+        write_lines(console, f"Go on            {again} --set max_hours={2 * (study.space.max_hours or 0):g}")
     elif study.can_be_extended:
-        more = max(4, study.num_wanted // 2)
-        write_lines(console, f"Search further   python -m sweep.run --resume {study.address} --trials +{more}")
+        write_lines(console, f"Search further   {again} --trials +{max(4, study.num_wanted // 2)}")
 
 
 def write_lines(console: Console, *lines: str) -> None:

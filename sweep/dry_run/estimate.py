@@ -92,9 +92,8 @@ def estimate_cost(space: SearchSpace, resources: TrialResources, start_seconds: 
         ends[ends.index(min(ends))] += seconds[-1]
         count, encoder = sum(count_images(config).values()), _encoder_of(config)
         stored[encoder] = max(stored.get(encoder, (0.0, 0)), (count * cost.image_seconds, count * cost.image_bytes))
-    whole = count_images(trials[0], whole_validation=True)
-    rescores = len(trials) > 1 and trials[0].max_validation_images
-    num_again = min(NUM_CANDIDATES, len(trials)) + 1 if rescores else 0  # and the untrained model
+    whole, is_part = count_images(trials[0], whole_validation=True), trials[0].max_validation_images is not None
+    num_again = min(NUM_CANDIDATES, len(trials)) + 1 if len(trials) > 1 and is_part else 0  # and the untrained model
     num_tested = len(trials) if space.test == "all" else 1
     num_captions = num_again * whole["validation"] + (1 + num_tested) * whole["test"]
     caption_seconds = float(np.mean([cost.validation_seconds for cost in costs])) / num_devices

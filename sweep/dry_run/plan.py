@@ -11,17 +11,7 @@ from medcap_core.errors import ConfigFault
 from medcap_core.runtime.cache import format_size
 from medcap_core.scoring.registry import load_scores
 from sweep.execution.cluster import TrialResources
-from sweep.space import (
-    TOP_LEVEL_FIELDS,
-    Point,
-    Range,
-    SearchSpace,
-    Value,
-    build_config,
-    draw_points,
-    num_trials,
-    show_plain,
-)
+from sweep.space import TOP_LEVEL_FIELDS, Point, Range, SearchSpace, build_config, draw_points, num_trials, show_plain
 from sweep.study.stopping import describe_scheduler
 
 _NUM_SAMPLES, _WIDTH = 5, 110
@@ -77,29 +67,27 @@ def _describe_settings(space: SearchSpace) -> list[str]:
     verb = "minimised" if space.objective.is_lower_better else "maximised"
     ends = "hours at most; then no epoch begins any more, and the best model so far is tested"
     tested = f"every trial's {epoch} epoch" if space.test == "all" else "the chosen model only"
-    lines = [
-        ("data", space.data),
-        ("models" if space.models else "model", space.model_names),
-        ("trials", _describe_num_trials(space)),
-        ("sampler", f"{space.sampler}, seed {space.seed}"),
-        ("scheduler", describe_scheduler(space)),
-        ("objective", f"{space.objective.title} of the {epoch} epoch on the validation split, {verb}"),
-        *([("ends after", f"{space.max_hours:g} {ends}")] if space.max_hours else []),
-        ("test split", tested + _describe_scoring(space)),
-        ("checkpoints", ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept),
-    ]
-    return [f"{name:<12} {text}" for name, text in lines]
+    lines = {
+        "data": space.data,
+        "models" if space.models else "model": space.model_names,
+        "trials": _describe_num_trials(space),
+        "sampler": f"{space.sampler}, seed {space.seed}",
+        "scheduler": describe_scheduler(space),
+        "objective": f"{space.objective.title} of the {epoch} epoch on the validation split, {verb}",
+        "ends after": f"{space.max_hours:g} {ends}" if space.max_hours else "",
+        "test split": tested + _describe_scoring(space),
+        "checkpoints": ("all trials'" if space.keep_checkpoints else "the best three trials'") + " are kept" + kept,
+    }
+    return [f"{name:<12} {text}" for name, text in lines.items() if text]
 
 
 def _describe_scoring(space: SearchSpace) -> str:
     """Name what is unusual about the scores of the test split."""
     extra = [score.name for key in space.extra_scores for score in load_scores(key)]
-    parts = [f", with {' and '.join(extra)}"] if extra else []
+    text = f", with {' and '.join(extra)}" if extra else ""
     if space.caption_preprocessing != "none":
-        parts.append(f", captions preprocessed as {space.caption_preprocessing}")
-    if space.baseline != "zero_shot":
-        parts.append(f", tested against {space.baseline}")
-    return "".join(parts)
+        text += f", captions preprocessed as {space.caption_preprocessing}"
+    return text + (f", tested against {space.baseline}" if space.baseline != "zero_shot" else "")
 
 
 def _describe_num_trials(space: SearchSpace) -> str:
@@ -138,14 +126,14 @@ def _list_defaults(space: SearchSpace) -> list[str]:
 def _draw_samples(space: SearchSpace) -> list[Point]:
     """Draw a few valid points; none where nothing is searched."""
     samples = []
-    for point in draw_points(space, 10 * _NUM_SAMPLES, space.seed):
+    for point in filter(None, draw_points(space, 10 * _NUM_SAMPLES, space.seed)):
         with suppress(ConfigFault):  # the sampler draws another in its place, too
             build_config(space, point)
             samples.append(point)
-    return [point for point in samples if point][:_NUM_SAMPLES]
+    return samples[:_NUM_SAMPLES]
 
 
-def _describe_points(points: Sequence[Mapping[str, Value]]) -> list[str]:
+def _describe_points(points: Sequence[Point]) -> list[str]:
     lines = []
     for number, point in enumerate(points, start=1):
         first, *rest = _wrap([f"{knob} = {_exact(value)}" for knob, value in point.items()])

@@ -41,7 +41,14 @@ def start_board() -> Any:
     return board.options(num_cpus=0, max_concurrency=MOST_SHOWN).remote()
 
 
-class Dashboard(Callback):
+class NotPickled:
+    """Excludes its state from the files that Tune pickles of itself."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Dashboard(NotPickled, Callback):
     """Passes starts, epochs and ends of trials to the dashboard."""
 
     def __init__(self, run: str) -> None:
@@ -51,9 +58,6 @@ class Dashboard(Callback):
             name: Gauge(f"medcap_{name}", description, tag_keys=("run", "trial"))
             for name, description in METRICS.items()
         }
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # nothing of it in the files that Tune pickles of itself
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a trial under its name."""

@@ -19,11 +19,12 @@ from ray.tune.logger import LoggerCallback
 
 from medcap_core.errors import RunFault, first_line
 from medcap_core.training.epoch_report import EpochReport
+from sweep.execution.dashboard import NotPickled
 from sweep.process.log_target import LogTarget
 from sweep.study.study import Study
 
 
-class ExperimentLog(Callback):
+class ExperimentLog(NotPickled, Callback):
     """Passes the events of trials to the callback of one target.
 
     If that fails, one message is shown, nothing more is logged, and the trials continue.
@@ -37,9 +38,6 @@ class ExperimentLog(Callback):
             self.logger.setup()
         except Exception as error:
             raise RunFault(f"--log-to {self._describe(error)}; mend that, or leave --log-to out.") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # nothing of it in the files that Tune pickles of itself
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Log the start of a trial in a process, for the first time or again; its parameters without paths."""
@@ -112,8 +110,8 @@ class TensorBoardLogger(LoggerCallback):
         names = {field: field for field in EpochReport.model_fields if field not in ("epoch", "parts")}
         names["score"] = self.study.space.objective.column
         figures = {shown: result[field] for field, shown in names.items()} | result["parts"]
-        known = {shown: value for shown, value in figures.items() if value is not None}
-        self.metrics[name] = {shown: value for shown, value in known.items() if math.isfinite(value)}
+        known = figures.items()
+        self.metrics[name] = {shown: value for shown, value in known if value is not None and math.isfinite(value)}
         for shown, value in self.metrics[name].items():
             self.writers[name].add_scalar(shown, value, result["epoch"])
 

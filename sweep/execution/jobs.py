@@ -70,10 +70,9 @@ def predict_split(
 
 
 def _is_little_work(jobs: Sequence[PredictionJob]) -> bool:
-    if sum(len(job.positions) for job in jobs) > MOST_IMAGES_HERE:
-        return False
-    captioners = [load_trial_captioner(config) for config in {job.config.model: job.config for job in jobs}.values()]
-    return all(is_small(captioner) for captioner in captioners)
+    configs = {job.config.model: job.config for job in jobs}.values()
+    num_images = sum(len(job.positions) for job in jobs)
+    return num_images <= MOST_IMAGES_HERE and all(is_small(load_trial_captioner(config)) for config in configs)
 
 
 def share_out(
@@ -106,13 +105,11 @@ def share_out(
 
 def _predict_all_here(jobs: Sequence[PredictionJob], progress: Progress, what: str) -> dict[str, list[ImagePrediction]]:
     found: dict[str, list[ImagePrediction]] = {}
-    total = sum(len(job.positions) for job in jobs)
+
+    def note(_: str, done: int, __: int) -> None:
+        progress(what, sum(map(len, found.values())) + done, sum(len(job.positions) for job in jobs))
+
     for job in jobs:
-        before = sum(map(len, found.values()))
-
-        def note(_: str, done: int, __: int, before: int = before) -> None:
-            progress(what, before + done, total)
-
         found[job.name] = predict_here(job, progress=note)
     return found
 

@@ -66,19 +66,14 @@ class Launch:
 def describe_start(cluster: ClusterInfo, resources: TrialResources, num_trials: int, wanted: Resources) -> list[str]:
     """Name the machines the trials run on, and the dashboard."""
     nodes = "1 node" if len(cluster.nodes) == 1 else f"{len(cluster.nodes)} nodes"
-    kind = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
+    where = "its own Ray" if cluster.is_own else f"a Ray cluster of {nodes}"
     cpus, gpus = sum(node.cpus for node in cluster.nodes), sum(node.gpus for node in cluster.nodes)
     devices = f"{gpus:g} GPUs, {cpus:g} CPUs" if gpus else f"{cpus:g} CPUs"
-    growth = [
-        f"{value:g} {kind}s"
-        for kind, value, now in (("GPU", wanted.cluster_gpus, gpus), ("CPU", wanted.cluster_cpus, cpus))
-        if value != "auto" and value > now
-    ]
+    limits = (("GPU", wanted.cluster_gpus, gpus), ("CPU", wanted.cluster_cpus, cpus))
+    growth = [f"{value:g} {kind}s" for kind, value, now in limits if value != "auto" and value > now]
     if growth:
         devices += f" now; it may grow to {', '.join(growth)}"
     shared = f" of {resources.num_workers} workers each" if resources.num_workers > 1 else ""
-    lines = [f"Trials         {num_trials}, {resources.max_concurrent} at once{shared}, on {kind} ({devices})"]
-    if cluster.dashboard_url:
-        sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
-        lines.append(f"Dashboard      {cluster.dashboard_url}{sign_in}")
-    return lines
+    lines = [f"Trials         {num_trials}, {resources.max_concurrent} at once{shared}, on {where} ({devices})"]
+    sign_in = f" ({cluster.sign_in})" if cluster.sign_in else ""
+    return [*lines, f"Dashboard      {cluster.dashboard_url}{sign_in}"] if cluster.dashboard_url else lines

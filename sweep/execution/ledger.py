@@ -101,8 +101,9 @@ class Ledger:
 
     def end(self, name: str, fault: str | None = None) -> None:
         """Record the end of a trial; `fault` is the reason for which its process was given up."""
-        outcome = self.outcomes.get(name, (TrialState.SUCCEEDED, "", False))
-        state, reason, is_config_at_fault = (TrialState.FAILED, fault, False) if fault else outcome
+        state, reason, is_config_at_fault = self.outcomes.get(name, (TrialState.SUCCEEDED, "", False))
+        if fault:
+            state, reason, is_config_at_fault = TrialState.FAILED, fault, False
         with self.keep_fault():
             self.study.finish(name, state, reason, is_config_at_fault=is_config_at_fault)
             self.study.tidy_checkpoints()

@@ -52,17 +52,17 @@ class Moves:
         the error Ray kept. A node's death counts nothing against its trials, and its fault moves them while another
         node is left.
         """
-        of_trial = [node for node in nodes if node.id in places.values()]
-        for node in of_trial:
-            if not node.is_alive:
+        names = {node.id: node.name for node in nodes}
+        for node in nodes:
+            if node.id in places.values() and not node.is_alive:
                 return True, f"the node {node.name} died; it goes on elsewhere from its last epoch"
         if fault is not None:
             at_fault = places[fault.process]
             self.avoided.setdefault(trial, set()).add(at_fault)
             if at_fault in self.list_avoided(trial, nodes):
                 self.faults.setdefault(at_fault, set()).add(trial)
-                name = next((node.name for node in of_trial if node.id == at_fault), at_fault)
-                return True, f"cannot go on at the node {name} ({fault.reason.rstrip('.')}); it goes on elsewhere"
+                at = f"the node {names.get(at_fault, at_fault)} ({fault.reason.rstrip('.')})"
+                return True, f"cannot go on at {at}; it goes on elsewhere"
             if not fault.may_pass:
                 return False, fault.reason
         self.deaths[trial] += 1

@@ -5,6 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,24 +46,18 @@ Answer = tuple[dict[str, str], list[str]]
 
 def list_nodes() -> list[NodeSize]:
     """List the nodes, those that died too; two on one host bear part of their ids in their names."""
-    nodes = ray.nodes()
-    hosts = Counter(node["NodeManagerHostname"] for node in nodes)
-    return [
-        NodeSize(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            id=node["NodeID"],
-            name=node["NodeManagerHostname"]
-            + (f" ({node['NodeID'][:8]})" if hosts[node["NodeManagerHostname"]] > 1 else ""),
-            is_alive=node["Alive"],
-        )
-        for node in nodes
-    ]
+    hosts = Counter(node["NodeManagerHostname"] for node in ray.nodes())
+    nodes = []
+    for node in ray.nodes():
+        host, key, has = node["NodeManagerHostname"], node["NodeID"], node["Resources"]
+        name = f"{host} ({key[:8]})" if hosts[host] > 1 else host
+        nodes.append(NodeSize(has.get("CPU", 0.0), has.get("GPU", 0.0), key, name, node["Alive"]))
+    return nodes
 
 
 def is_one_machine() -> bool:
     """Return whether a single node is alive."""
-    return len([node for node in ray.nodes() if node["Alive"]]) == 1
+    return [node["Alive"] for node in ray.nodes()].count(True) == 1
 
 
 def keep_off(node_ids: Sequence[str]) -> dict[str, str]:
@@ -86,12 +81,8 @@ def describe_shortage(cpus: float, gpus: float) -> str | None:
 
 def list_waiting() -> dict[str, dict[str, float]]:
     """List the resources of the first bundle of each placement group that Ray could not grant yet, by its id."""
-    table: dict[str, Any] = placement_group_table()
-    return {
-        key: dict(next(iter(group["bundles"].values()), {}))
-        for key, group in table.items()
-        if group["state"] == "PENDING"
-    }
+    waiting = {key: group for key, group in placement_group_table().items() if group["state"] == "PENDING"}
+    return {key: dict(next(iter(group["bundles"].values()), {})) for key, group in waiting.items()}
 
 
 def find_unfit(
@@ -138,10 +129,9 @@ def _collect(asked: dict[Any, NodeSize], progress: Progress) -> dict[str, Answer
             except RayError as error:
                 answers[asked[task].id] = {}, [f"its check failed ({first_line(error)})"]
         progress(what, len(asked) - len(waiting), len(asked))
-    for task in waiting:
-        answers[asked[task].id] = {}, [f"no answer in {SECONDS_TO_ANSWER:.0f} s"]
+    late: Answer = {}, [f"no answer in {SECONDS_TO_ANSWER:.0f} s"]
     progress(what, len(asked), len(asked))
-    return answers
+    return answers | {asked[task].id: late for task in waiting}
 
 
 def describe_differences(own: dict[str, str], answer: Answer) -> list[str]:
@@ -157,14 +147,11 @@ def describe_differences(own: dict[str, str], answer: Answer) -> list[str]:
 def look(configs: Sequence[TrialConfig], place: Storage, mark: str) -> Answer:
     """Look at what trials need in this process: packages, the run at `place`, cache, data and models."""
     found, faults = {name: version(name) for name in COMPARED_PACKAGES}, list[str]()
-    checks: list[tuple[str, Callable[[], str]]] = [("run directory", lambda: _check_run_directory(place, mark))]
-    data = {(config.data, config.image_column, config.caption_column): config for config in configs}
-    checks += [(f"data {config.data}", lambda config=config: _hash_data(config)) for config in data.values()]  # type: ignore[misc]
-    models = {
-        name: None for config in configs for name in (config.model, config.vision_model, config.language_model) if name
-    }
-    checks += [(f"model {name}", lambda name=name: _hash_model(name)) for name in models]  # type: ignore[misc]
-    for subject, check in checks:
+    checks: dict[str, Callable[[], str]] = {"run directory": partial(_check_run_directory, place, mark)}
+    checks |= {f"data {config.data}": partial(_hash_data, config) for config in configs}
+    models = (name for config in configs for name in (config.model, config.vision_model, config.language_model) if name)
+    checks |= {f"model {name}": partial(_hash_model, name) for name in models}
+    for subject, check in checks.items():
         try:
             found[subject] = check()
         except (MedcapError, OSError) as error:

@@ -81,11 +81,8 @@ def run_trial(params: dict[str, Any]) -> None:
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
     """Build the last report of a trial that would fail again."""
-    return {
-        FAILURE: fold_white_space(str(error)),
-        CONFIG_AT_FAULT: isinstance(error, TrialFailure),
-        STORAGE_AT_FAULT: isinstance(error, StorageFault),
-    }
+    is_of_config, is_of_storage = isinstance(error, TrialFailure), isinstance(error, StorageFault)
+    return {FAILURE: fold_white_space(str(error)), CONFIG_AT_FAULT: is_of_config, STORAGE_AT_FAULT: is_of_storage}
 
 
 def describe_node_fault(error: BaseException, rank: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup
 
 from medcap_core.errors import RunFault
 from sweep.execution.cluster import DRIVER_CPUS, TrialResources, worker_resources
-from sweep.execution.dashboard import Dashboard
+from sweep.execution.dashboard import Dashboard, NotPickled
 from sweep.execution.experiment_log import ExperimentLog
 from sweep.execution.ledger import Ledger
 from sweep.execution.nodes import keep_off
@@ -101,21 +101,12 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
 def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
     """Build what Tune reserves for an assignment; under Ray Train the workers reserve their own."""
     assignment = Assignment(**params)
-    if assignment.num_workers > 1:
-        bundle = {"CPU": DRIVER_CPUS}
-    else:
-        bundle = worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker)
+    leads, own = assignment.num_workers > 1, (assignment.cpus_per_worker, assignment.gpus_per_worker)
+    bundle = {"CPU": DRIVER_CPUS} if leads else worker_resources(*own)
     selector = keep_off(assignment.avoided_nodes)
     if not selector:
         return PlacementGroupFactory([bundle])
     return PlacementGroupFactory([bundle], bundle_label_selector=[selector])
-
-
-class NotPickled:
-    """Excludes its state from Tune's pickled state files: the study is on disk already."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 class StudySearcher(NotPickled, Searcher):
@@ -200,7 +191,9 @@ class LedgerCallback(NotPickled, Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Try a trial again whose process died, here or elsewhere, or record its end."""
         self.free_workers([trial.config["trial"]])
-        self.ledger.take_death(trial.config["trial"], _describe_death(trial))
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        cause = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no error was kept")
+        self.ledger.take_death(trial.config["trial"], cause)
 
     def free_workers(self, trials: Sequence[str]) -> None:
         """Remove the placement groups of workers that have no leader any more.
@@ -210,10 +203,3 @@ class LedgerCallback(NotPickled, Callback):
         for name in trials:
             if group := self.reservations.pop(name, None):
                 remove_placement_group(group)
-
-
-def _describe_death(trial: Trial) -> str:
-    """Return the last line of the error that Ray kept."""
-    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no error was kept"

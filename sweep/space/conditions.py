@@ -19,12 +19,13 @@ Knobs = Mapping[str, tuple[Range, ...]]
 def order_knobs(search: Knobs) -> list[str]:
     """List knobs with every parent before its children, otherwise in the order of the file; without cyclic ones."""
     ordered: list[str] = []
-    while True:
-        ready = (knob for knob in search if knob not in ordered and _parents(search, knob) <= set(ordered))
-        knob = next(ready, None)
-        if knob is None:
-            return ordered
+
+    def is_ready(knob: str) -> bool:
+        return knob not in ordered and _parents(search, knob) <= set(ordered)
+
+    while (knob := next(filter(is_ready, search), None)) is not None:
         ordered.append(knob)
+    return ordered
 
 
 def active_range(ranges: tuple[Range, ...], point: Mapping[str, Any]) -> Range | None:
@@ -69,9 +70,11 @@ def check_conditions(search: Knobs, fixed: Mapping[str, Any], broken: set[str], 
     """
     doubtful = set(broken)
     for knob, ranges in search.items():
-        for key, item in _keyed(knob, ranges):
+        for key, item in key_ranges(knob, ranges):
             for parent, values in item.when.items():
-                if parent not in broken and not _check_parent(search, fixed, parent, values, f"{key}.when", faults):
+                found = [] if parent in broken else _find_parent_faults(search, fixed, parent, values)
+                for problem, remedy in found:
+                    faults.add(f"{key}.when.{parent}", problem, remedy)
                     doubtful.add(knob)
     while dependent := {knob for knob in search if knob not in doubtful and _parents(search, knob) & doubtful}:
         doubtful |= dependent
@@ -81,34 +84,24 @@ def check_conditions(search: Knobs, fixed: Mapping[str, Any], broken: set[str], 
     _check_overlaps({knob: sound[knob] for knob in order_knobs(sound)}, faults)
 
 
-def _check_parent(
-    search: Knobs, fixed: Mapping[str, Any], parent: str, values: tuple[Any, ...], key: str, faults: FaultList
-) -> bool:
-    """Return whether a condition names a knob that is searched or fixed and can have each of the values."""
-    if parent in fixed and parent not in search:
-        if fixed[parent] in values:
-            return True
-        taken = f"{parent} is fixed to {show(fixed[parent])}"
-        faults.add(
-            f"{key}.{parent}", f"{taken} and never takes {show(values[0])}", "remove this range or unfix the knob"
-        )
-        return False
-    if parent not in search:
-        remedy = suggest_spelling(parent, search) or "add it to 'search' or remove the condition"
-        faults.add(f"{key}.{parent}", f"{parent} is neither searched nor fixed", remedy)
-        return False
-    if any(item.kind in ("uniform", "loguniform") for item in search[parent]):
-        faults.add(
-            f"{key}.{parent}",
-            f"{parent} is a continuous range and meets no single value",
-            "make the condition depend on a knob with listed values",
-        )
-        return False
-    never = [value for value in values if not any(item.contains(value) for item in search[parent])]
-    for value in never:
+def _find_parent_faults(
+    search: Knobs, fixed: Mapping[str, Any], parent: str, values: tuple[Any, ...]
+) -> list[tuple[str, str]]:
+    """Find problems and remedies of a condition: it names a searched or fixed knob that can have each of the values."""
+    if parent in search:
+        if any(item.kind in ("uniform", "loguniform") for item in search[parent]):
+            remedy = "make the condition depend on a knob with listed values"
+            return [(f"{parent} is a continuous range and meets no single value", remedy)]
+        never = [value for value in values if not any(item.contains(value) for item in search[parent])]
         remedy = f"add the value to search.{parent} or remove it here"
-        faults.add(f"{key}.{parent}", f"{parent} never takes {show(value)}", remedy)
-    return not never
+        return [(f"{parent} never takes {show(value)}", remedy) for value in never]
+    if parent not in fixed:
+        remedy = suggest_spelling(parent, search) or "add it to 'search' or remove the condition"
+        return [(f"{parent} is neither searched nor fixed", remedy)]
+    if fixed[parent] in values:
+        return []
+    problem = f"{parent} is fixed to {show(fixed[parent])} and never takes {show(values[0])}"
+    return [(problem, "remove this range or unfix the knob")]
 
 
 def _check_cycles(search: Knobs, faults: FaultList) -> None:
@@ -130,10 +123,10 @@ def _check_overlaps(search: Knobs, faults: FaultList) -> None:
     """Note ranges that no combination of values reaches, and pairs that hold together."""
     for knob, ranges in search.items():
         rows = _list_parent_values(search, knob)
-        for key, item in _keyed(knob, ranges):
+        for key, item in key_ranges(knob, ranges):
             if not any(_holds(item, row) for row in rows):
                 faults.add(f"{key}.when", "these conditions never hold together", "remove one of them")
-        for (first, one), (second, other) in combinations(_keyed(knob, ranges), 2):
+        for (first, one), (second, other) in combinations(key_ranges(knob, ranges), 2):
             if any(_holds(one, row) and _holds(other, row) for row in rows):
                 place = second.removeprefix("search.")
                 faults.add(first, f"it can hold at the same time as {place}", "give them 'when' values that differ")
@@ -175,8 +168,8 @@ def _parents(search: Knobs, knob: str) -> set[str]:
     return {parent for item in search[knob] for parent in item.when}
 
 
-def _keyed(knob: str, ranges: tuple[Range, ...]) -> list[tuple[str, Range]]:
-    """Pair ranges with their key paths in the file."""
+def key_ranges(knob: str, ranges: tuple[Range, ...]) -> list[tuple[str, Range]]:
+    """Pair the ranges of a knob with their key paths in the file."""
     if len(ranges) == 1:
         return [(f"search.{knob}", ranges[0])]
     return [(f"search.{knob}[{index}]", item) for index, item in enumerate(ranges)]

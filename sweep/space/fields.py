@@ -165,9 +165,9 @@ def _as_number(value: Any) -> Any:
 @cache
 def _field_adapter(model: type[BaseModel], field: str) -> TypeAdapter[Any]:
     info = model.model_fields[field]
-    if is_dataclass(info.annotation):  # it checks its numbers itself
-        return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    return TypeAdapter(Annotated[info.annotation, info], config=ConfigDict(allow_inf_nan=False))  # type: ignore[arg-type]
+    # A dataclass checks its numbers itself.
+    config = None if is_dataclass(info.annotation) else ConfigDict(allow_inf_nan=False)
+    return TypeAdapter(Annotated[info.annotation, info], config=config)  # type: ignore[arg-type]
 
 
 def _variants(model: type[BaseModel], field: str) -> list[dict[str, Any]]:
@@ -181,8 +181,7 @@ def _listed_values(variant: dict[str, Any]) -> list[str]:
 
 
 def _describe_type(variant: dict[str, Any]) -> str:
-    listed = _listed_values(variant)
-    if listed:
+    if listed := _listed_values(variant):
         return f"one of {', '.join(listed)}" if len(listed) > 1 else f"'{listed[0]}'"
     if "takes" in variant:
         return str(variant["takes"])

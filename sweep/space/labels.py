@@ -8,37 +8,19 @@ from typing import Any
 from sweep.space.fields import show
 
 _LABEL_PREFIXES = {
-    "lora_rank": "r",
-    "lora_alpha": "a",
-    "lora_dropout": "do",
-    "learning_rate": "lr",
-    "min_learning_rate": "minlr",
-    "vision_learning_rate": "vlr",
-    "num_epochs": "e",
-    "batch_size": "b",
-    "accumulation_steps": "acc",
-    "weight_decay": "wd",
-    "warmup_fraction": "wu",
-    "label_smoothing": "ls",
-    "max_grad_norm": "clip",
-    "image_size": "px",
-    "data_fraction": "df",
-    "max_train_images": "n",
-    "num_beams": "beam",
-    "max_rotation_degrees": "rot",
-    "max_brightness_change": "bri",
-    "seed": "s",
-}
+    "lora_rank": "r", "lora_alpha": "a", "lora_dropout": "do", "learning_rate": "lr", "min_learning_rate": "minlr",
+    "vision_learning_rate": "vlr", "num_epochs": "e", "batch_size": "b", "accumulation_steps": "acc",
+    "weight_decay": "wd", "warmup_fraction": "wu", "label_smoothing": "ls", "max_grad_norm": "clip", "image_size": "px",
+    "data_fraction": "df", "max_train_images": "n", "num_beams": "beam", "max_rotation_degrees": "rot",
+    "max_brightness_change": "bri", "seed": "s",
+}  # fmt: skip
 
 _NAMED_BY_VALUE = ("model", "freeze", "lora_targets", "schedule", "precision")
 
 _SWITCHES = {
-    "augment": "aug",
-    "lora_vision": "vision",
-    "use_dora": "dora",
-    "use_rslora": "rslora",
+    "augment": "aug", "lora_vision": "vision", "use_dora": "dora", "use_rslora": "rslora",
     "gradient_checkpointing": "recompute",
-}
+}  # fmt: skip
 
 _LABEL_ORDER = (
     "model", "freeze", "lora_targets", "lora_vision", "lora_rank", "lora_alpha", "learning_rate", "num_epochs",

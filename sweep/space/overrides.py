@@ -9,6 +9,7 @@ from medcap_core.config import TrialConfig
 from sweep.space.conditions import fold_fixed
 from sweep.space.faults import FaultList
 from sweep.space.fields import WrongValue, field_kind, read_field, unknown_key
+from sweep.space.ranges import Point
 from sweep.space.reading import build_space
 from sweep.space.schema import SECTIONS, SETTINGS, Resources, SearchSpace
 from sweep.space.yaml_text import parse_value
@@ -65,10 +66,9 @@ def apply_overrides(
         return space
     changed = build_space(_change_mapping(space, changes), f"'{space.name}' with {', '.join(flags.values())}")
     if changes.get("trials", changed.trials) != changed.trials:
+        problem, remedy = "nothing is searched, so there is one trial", "search a knob"
         if changed.sampler == "grid":
             problem, remedy = f"a grid runs each of its {changed.trials} rows", "shorten the grid's lists"
-        else:
-            problem, remedy = "nothing is searched, so there is one trial", "search a knob"
         faults.add(flags["trials"], problem, f"remove the flag or {remedy}")
     faults.raise_if_any()
     return changed
@@ -123,16 +123,12 @@ def _read(space: SearchSpace, key: str, text: str | None) -> Any:
 
 def _change_mapping(space: SearchSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the space file that says the same with the changes in it."""
-    newly_fixed: dict[str, Any] = {}
+    newly_fixed = {key: value for key, value in changes.items() if "." not in key and key not in SETTINGS}
     left = space.to_mapping()
     for key, value in changes.items():
         section, _, entry = key.rpartition(".")
-        if section:
-            left[section][entry] = value
-        elif key in SETTINGS:
-            left[key] = value
-        else:
-            newly_fixed[key] = value
+        if key not in newly_fixed:
+            (left[section] if section else left)[entry] = value
     left["fixed"] |= newly_fixed
     if "seed" in changes:
         left["fixed"].pop("seed", None)
@@ -142,16 +138,13 @@ def _change_mapping(space: SearchSpace, changes: Mapping[str, Any]) -> dict[str,
     return left
 
 
-def _keep_points(
-    space: SearchSpace, searched: Mapping[str, Any], newly_fixed: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _keep_points(space: SearchSpace, searched: Mapping[str, Any], newly_fixed: Mapping[str, Any]) -> list[Point]:
     """Return first points without what is no longer searched; none that lay in a branch now ruled out, none twice."""
     parents = {parent for ranges in space.search.values() for item in ranges for parent in item.when}
-    points: list[dict[str, Any]] = []
+    branch = {knob: value for knob, value in newly_fixed.items() if knob in parents}
+    points: list[Point] = []
     for point in space.first_points:
-        if any(knob in parents and point.get(knob, value) != value for knob, value in newly_fixed.items()):
-            continue
         kept = {knob: value for knob, value in point.items() if knob in searched}
-        if kept and kept not in points:
+        if kept and kept not in points and all(point.get(knob, value) == value for knob, value in branch.items()):
             points.append(kept)
     return points

@@ -116,13 +116,12 @@ def draw_configs(space: SearchSpace, num_points: int = 64) -> list[TrialConfig]:
 
     A draw whose values do not go together is left out, as in the search. Raises ConfigFault if none is valid.
     """
-    points = grid_rows(space) if space.sampler == "grid" else draw_points(space, num_points, space.seed)
-    configs, fault = [], None
-    for point in points:
+    configs, faults = [], list[ConfigFault]()
+    for point in grid_rows(space) if space.sampler == "grid" else draw_points(space, num_points, space.seed):
         try:
             configs.append(build_config(space, point))
         except ConfigFault as error:
-            fault = error
-    if not configs and fault is not None:
-        raise fault
+            faults.append(error)
+    if not configs and faults:
+        raise faults[-1]
     return configs

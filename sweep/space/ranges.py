@@ -7,7 +7,17 @@ branches of the space, each under its own `when`.
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    WrapValidator,
+)
+from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from medcap_core.config import TrialConfig
 from sweep.space.fields import FieldValue, WrongValue, field_kind, show, unknown_key, with_keys
@@ -44,30 +54,23 @@ class Suggester(Protocol):
         """Draw a number, evenly spread over `[low, high]` or over its logarithm."""
 
 
-def _pair_listed(keyed: tuple[str, Any]) -> list[tuple[str, Any]]:
+def _read_listed(keyed: tuple[str, Any], read: Handler) -> Any:
     knob, raw = keyed
     if not isinstance(raw, list) or not raw:
         problem = "the list is empty" if raw == [] else f"{show(raw)} is not a list"
         raise WrongValue(problem, "list the values, such as [a, b]")
-    return [(knob, value) for value in raw]
-
-
-def _check_listed(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    values = read([(knob, value) for value in raw])
     for index, value in enumerate(values):
         if value in values[:index]:
             raise WrongValue(f"{show(value)} is listed twice", "remove one")
     return values
 
 
-def _pair_ends(keyed: tuple[str, Any]) -> list[tuple[str, Any]]:
+def _read_ends(keyed: tuple[str, Any], read: Handler) -> Any:
     knob, raw = keyed
     if not isinstance(raw, list) or len(raw) != 2:
         raise WrongValue(f"{show(raw)} is not a pair", f"write the two ends, such as {_example(knob)}")
-    return [(knob, end) for end in raw]
-
-
-def _check_ends(ends: tuple[Any, Any]) -> tuple[Any, Any]:
-    low, high = ends
+    low, high = ends = read([(knob, end) for end in raw])
     if low is None or high is None:
         raise WrongValue("null is no end of a range", "write two numbers, or list null in a choice")
     if low >= high:
@@ -91,8 +94,8 @@ def _pair_condition(keyed: tuple[str, Any]) -> list[tuple[str, Any]]:
 
 
 _Values = tuple[FieldValue, ...]
-_Listed = Annotated[_Values, BeforeValidator(_pair_listed), AfterValidator(_check_listed)]
-_Ends = Annotated[_Values, BeforeValidator(_pair_ends), AfterValidator(_check_ends)]
+_Listed = Annotated[_Values, WrapValidator(_read_listed)]
+_Ends = Annotated[_Values, WrapValidator(_read_ends)]
 _Condition = Annotated[_Values, BeforeValidator(_pair_condition)]
 
 
@@ -120,8 +123,7 @@ class Range(BaseModel):
     @property
     def values(self) -> tuple[Any, ...]:
         """What stands under the type in YAML: the values, or the two ends."""
-        values: tuple[Any, ...] = getattr(self, self.kind)
-        return values
+        return tuple(getattr(self, self.kind))
 
     def contains(self, value: Any) -> bool:
         """Say whether this range can take `value`."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medcap_core.config import FreezeMode, TrialConfig
 from medcap_core.errors import ConfigFault
-from sweep.space.conditions import active_range, check_conditions, fold_fixed
+from sweep.space.conditions import active_range, check_conditions, fold_fixed, key_ranges
 from sweep.space.faults import FaultList
 from sweep.space.fields import show, unknown_key
 from sweep.space.labels import label_groups
@@ -94,18 +94,16 @@ def _check_models(space: SearchSpace, broken: set[str], faults: FaultList) -> No
     """Note what of `models` and the knob `model` does not go together. `broken` are knobs that could not be read."""
     if space.models and "model" in space.model_fields_set:
         faults.add("model", "the sweep has several models already", "remove this key or the section 'models'")
-    ranges = space.search.get("model")
-    if ranges is None:
-        if space.models and "model" not in broken:
-            aliases = ", ".join(space.models)
-            faults.add("models", "no knob chooses among them", f"add 'model: {{grid: [{aliases}]}}' to 'search'")
-        return
-    if not space.models:
+    ranges = space.search.get("model", ())
+    if space.models and not ranges and "model" not in broken:
+        aliases = ", ".join(space.models)
+        faults.add("models", "no knob chooses among them", f"add 'model: {{grid: [{aliases}]}}' to 'search'")
+    if ranges and not space.models:
         remedy = "add a section 'models' with one 'alias: name' a line"
         faults.add("search.model", "there are no aliases to choose from", remedy)
+    if not ranges or not space.models:
         return
-    for index, item in enumerate(ranges):
-        key = "search.model" if len(ranges) == 1 else f"search.model[{index}]"
+    for key, item in key_ranges("model", ranges):
         if item.when:
             faults.add(f"{key}.when", "every trial has a model", "remove the condition; let others depend on the model")
         for value in item.values:
@@ -133,18 +131,17 @@ def _check_points(space: SearchSpace, named: set[str], numbers: Sequence[int], f
 
 
 def _check_point_value(space: SearchSpace, point: Mapping[str, Any], knob: str, key: str, faults: FaultList) -> None:
-    active = active_range(space.search[knob], point)
-    if active is None:
-        parents = list(dict.fromkeys(parent for item in space.search[knob] for parent in item.when))
-        missing = next((parent for parent in parents if parent not in point), None)
-        if missing is not None:
-            faults.add(key, f"whether the knob is active depends on {missing}", f"give {missing} in the same point")
-        else:
-            has = " and ".join(f"{parent} is {show(point[parent])}" for parent in parents)
-            faults.add(key, f"the knob is not active where {has}", "remove it from this point")
-    elif not active.contains(point[knob]):
-        drawn = f"{active.kind} {show(active.values)}"
-        faults.add(key, f"{show(point[knob])} is outside {drawn}", "choose a value inside it or widen the range")
+    if active := active_range(space.search[knob], point):
+        if not active.contains(point[knob]):
+            problem = f"{show(point[knob])} is outside {active.kind} {show(active.values)}"
+            faults.add(key, problem, "choose a value inside it or widen the range")
+        return
+    parents = list(dict.fromkeys(parent for item in space.search[knob] for parent in item.when))
+    if missing := next((parent for parent in parents if parent not in point), None):
+        faults.add(key, f"whether the knob is active depends on {missing}", f"give {missing} in the same point")
+    else:
+        has = " and ".join(f"{parent} is {show(point[parent])}" for parent in parents)
+        faults.add(key, f"the knob is not active where {has}", "remove it from this point")
 
 
 def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
@@ -153,9 +150,8 @@ def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
     if space.sampler == "grid":
         for knob, item in ranges:
             if item.kind != "grid":
-                faults.add(
-                    f"search.{knob}", f"a grid cannot run over '{item.kind}'", "list the values as {grid: [...]}"
-                )
+                problem = f"a grid cannot run over '{item.kind}'"
+                faults.add(f"search.{knob}", problem, "list the values as {grid: [...]}")
         if space.first_points:
             faults.add("first_points", "a grid tries every row", "remove the key")
         if space.seeds and ("seed" in space.search or "seed" in space.fixed):
@@ -164,9 +160,8 @@ def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
     remedy = "remove it (every run scores it once anyway), or use sampler: grid"
     for knob, item in ranges:
         if item.kind == "grid":
-            faults.add(
-                f"search.{knob}", f"'grid' does not go with sampler {space.sampler}", "write choice, or sampler: grid"
-            )
+            problem = f"'grid' does not go with sampler {space.sampler}"
+            faults.add(f"search.{knob}", problem, "write choice, or sampler: grid")
         if knob == "freeze" and item.kind == "choice" and FreezeMode.ZERO_SHOT in item.values:
             faults.add("search.freeze.choice", "zero_shot trains nothing and would be drawn again and again", remedy)
     if space.search and space.fixed.get("freeze") == FreezeMode.ZERO_SHOT:
@@ -179,16 +174,11 @@ def _check_sampler(space: SearchSpace, faults: FaultList) -> None:
 def _check_workers(space: SearchSpace, faults: FaultList) -> None:
     """Note a model that is to be sharded over one worker, or over any number."""
     workers = space.resources.workers_per_trial
-    if workers not in (1, "auto"):
-        return
     searched = [value for item in space.search.get("parallel", ()) for value in item.values]
     for section, values in (("fixed", [space.fixed.get("parallel")]), ("search", searched)):
-        if "fsdp" in values:
-            faults.add(
-                f"{section}.parallel",
-                f"fsdp shards a model over the workers of a trial, and resources.workers_per_trial is {workers}",
-                "give that as a number from 2 on, or leave fsdp out",
-            )
+        if "fsdp" in values and workers in (1, "auto"):
+            problem = f"fsdp shards a model over the workers of a trial, and resources.workers_per_trial is {workers}"
+            faults.add(f"{section}.parallel", problem, "give that as a number from 2 on, or leave fsdp out")
 
 
 def _check_baseline(space: SearchSpace, faults: FaultList) -> None:
@@ -211,16 +201,15 @@ def _check_configs(space: SearchSpace, where: str) -> None:
 
     A sampler's draws are forgiven as long as some are valid: others are drawn in their place.
     """
-    if space.sampler == "grid":
-        exact = draw_points(space, space.trials, space.seed)
-    else:
-        points = space.first_points
-        exact = [point for point in points if all(knob in point for knob, *_ in active_ranges(space, point))]
-    faults = [fault for point in exact for fault in _find_config_faults(space, point)]
-    if space.sampler != "grid":
-        drawn = [_find_config_faults(space, point) for point in draw_points(space, _NUM_CHECKED_POINTS, space.seed)]
-        if all(drawn):
-            faults += drawn[0]
+    is_grid, given = space.sampler == "grid", space.first_points
+    whole = [point for point in given if all(knob in point for knob, *_ in active_ranges(space, point))]
+    faults = [
+        fault for point in (grid_rows(space) if is_grid else whole) for fault in _find_config_faults(space, point)
+    ]
+    drawn = [] if is_grid else draw_points(space, _NUM_CHECKED_POINTS, space.seed)
+    found = [_find_config_faults(space, point) for point in drawn]
+    if found and all(found):
+        faults += found[0]
     if faults:
         raise ConfigFault(f"{where}: {fault}" for fault in dict.fromkeys(faults))
 

@@ -52,14 +52,11 @@ class _StrictLoader(yaml.SafeLoader):
         """Compose a mapping as SafeLoader does, and note its repeated keys."""
         node = super().compose_mapping_node(anchor)
         first_lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line = key.start_mark.line + 1
             if key.value in first_lines:
                 self.repeats.append((key.value, line, first_lines[key.value]))
-            else:
-                first_lines[key.value] = line
+            first_lines.setdefault(key.value, line)
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:

@@ -1,6 +1,6 @@
 """The tables on answers: diagnosis by row, setting, cohort and class; questions by kind and by trial."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from sweep.study.test_results import (
 )
 from sweep.tables.blocks import Column, Row, Table
 from sweep.tables.caption_tables import build_tables, describe_row, estimate, fill_comparison, label_columns, mark_rows
-from sweep.tables.formats import Cell, Label, summarise
+from sweep.tables.formats import Cell, Estimate, Label, summarise
 
 SCOPES: dict[Scope, str] = {"unseen": "unseen cohorts", "all": "all test scans"}
 
@@ -66,8 +66,7 @@ def build_classification_table(results: RunResults) -> Table | None:
         notes.append(f"Unseen cohorts, without any scan in training: {', '.join(classified.unseen_cohorts)}.")
     notes += _explain_intervals(results)
     title = "Diagnosis on the test split"
-    table = Table("classification", title, tuple(columns), tuple(rows), sortable=True, notes=tuple(notes))
-    return mark_rows(results, table)
+    return mark_rows(results, Table("classification", title, columns, rows, sortable=True, notes=notes))
 
 
 def build_classification_groups(results: RunResults) -> Table | None:
@@ -96,7 +95,7 @@ def build_classification_groups(results: RunResults) -> Table | None:
                 for name in _ACCURACIES:
                     cells[-1][f"{name}_{scope}"] = summarise(getattr(score, name) for score in scores if score)
     title = "Diagnosis: mean and standard deviation over seeds"
-    return Table("classification_groups", title, tuple(columns), tuple(cells), sortable=True)
+    return Table("classification_groups", title, columns, cells, sortable=True)
 
 
 def build_cohort_table(results: RunResults) -> Table | None:
@@ -115,20 +114,17 @@ def build_cohort_table(results: RunResults) -> Table | None:
         Column("balanced_accuracy_by_similarity", "Balanced accuracy, similarity", "score"),
         *(Column(f"recall_{place}", f"Recall, {name}", "score") for place, name in enumerate(classified.classes)),
     )
-    rows: tuple[Row, ...] = tuple(
+    rows: list[Row] = [
         {
             "cohort": cohort,
             "training": "no" if cohort in unseen else "yes",
             "num_scans": score.num_scans,
             **_fill(score, _ACCURACIES),
             **_fill(near.get(cohort), _ACCURACIES[:1], "_by_similarity"),
-            **{
-                f"recall_{place}": estimate(score.recalls.get(name), score.recall_intervals.get(name))
-                for place, name in enumerate(classified.classes)
-            },
+            **{f"recall_{place}": _recall(score, name) for place, name in enumerate(classified.classes)},
         }
         for cohort, score in sorted(best.by_answer.cohorts.items(), key=lambda item: (item[0] not in unseen, item[0]))
-    )
+    ]
     return Table("cohorts", "The best model in each cohort", columns, rows, sortable=True)
 
 
@@ -145,16 +141,20 @@ def build_confusion_table(results: RunResults) -> Table | None:
         Column("other", "none of them", "count"),
         Column("recall", "Recall", "score"),
     )
-    rows: tuple[Row, ...] = tuple(
+    rows: list[Row] = [
         {
             "truth": name,
             **{f"named_{place}": count for place, count in enumerate(counts[:-1])},
             "other": counts[-1],
-            "recall": estimate(score.recalls.get(name), score.recall_intervals.get(name)),
+            "recall": _recall(score, name),
         }
         for name, counts in zip(classified.classes, score.confusion, strict=True)
-    )
+    ]
     return Table("confusion", f"Classes named, {SCOPES[best.by_answer.headline]}", columns, rows)
+
+
+def _recall(score: ClassificationScore, name: str) -> Estimate:
+    return estimate(score.recalls.get(name), score.recall_intervals.get(name))
 
 
 def build_question_table(results: RunResults) -> Table | None:
@@ -166,15 +166,20 @@ def build_question_table(results: RunResults) -> Table | None:
     if not answering or not answering.rows:
         return None
     rows_of, best = _choose(answering.rows), answering.rows["best"]
-    baselines = [row for row in ANSWER_ROWS if row in rows_of]
-    scopes = _list_scopes(rows_of.values())
+    baselines = {row: name for row, name in ANSWER_ROWS.items() if row in rows_of}
+    scopes = [scope for scope in SCOPES if any(row.of(scope) for row in rows_of.values())]
     columns = (
         Column("scans", "Scans" if len(scopes) > 1 else "", rank=None),
         Column("kind", "Kind of question", short="Kind"),
         Column("num_questions", "Questions", "count", rank=3),
         Column("exact_match", "Exact match, best model", "score", short="best model", with_spread=False),
         Column("f1", "F1, best model", "score", short="F1", rank=1, with_spread=False),
-        *(_build_baseline_column(row) for row in baselines),
+        *(
+            Column(
+                f"exact_match_{row}", f"Exact match, {name}", "score", name, 0 if row in TEXT_ONLY_ROWS else 2, False
+            )
+            for row, name in baselines.items()
+        ),
         *(Column(f"f1_{row}", "", "score") for row in baselines),
         Column("difference", "Gain in exact match", "difference", short="gain"),
         Column("baseline", "over", rank=4),
@@ -209,10 +214,10 @@ def build_question_table(results: RunResults) -> Table | None:
         "questions",
         "Questions on the test split, by kind",
         columns,
-        tuple(rows),
+        rows,
         short=f"Exact match on questions by kind, {headline}",
-        emphasised=frozenset(place for place, row in enumerate(rows) if row["kind"] == "all"),
-        secondary=frozenset(place for place, row in enumerate(rows) if row["scans"] != headline),
+        emphasised=[place for place, row in enumerate(rows) if row["kind"] == "all"],
+        secondary=[place for place, row in enumerate(rows) if row["scans"] != headline],
         notes=(*notes, *_explain_intervals(results)),
     )
 
@@ -223,17 +228,16 @@ def build_question_rows(results: RunResults) -> Table | None:
     rows_of = _choose(answering.rows) if answering else {}
     if len(rows_of.keys() - ANSWER_ROWS.keys()) < 2:
         return None
-    columns, scopes = [*label_columns()], _list_scopes(rows_of.values())
+    columns, scopes = [*label_columns()], [scope for scope in SCOPES if any(row.of(scope) for row in rows_of.values())]
     for scope in scopes:
-        columns.append(Column(f"exact_match_{scope}", f"Exact match, {SCOPES[scope]}", "score"))
-        columns.append(Column(f"f1_{scope}", f"F1, {SCOPES[scope]}", "score"))
+        for name, title in zip(_MATCHES, ("Exact match", "F1"), strict=True):
+            columns.append(Column(f"{name}_{scope}", f"{title}, {SCOPES[scope]}", "score"))
     rows: list[dict[str, Cell]] = []
     for row, found in rows_of.items():
         rows.append({"row": row, "label": _describe_row(results, row)})
         for scope in scopes:
             rows[-1] |= _fill(_pick(found, scope, None), _MATCHES, f"_{scope}")
-    table = Table("question_rows", "All questions, by trial", tuple(columns), tuple(rows), sortable=True)
-    return mark_rows(results, table)
+    return mark_rows(results, Table("question_rows", "All questions, by trial", columns, rows, sortable=True))
 
 
 def _describe_row(results: RunResults, row: str) -> Label:
@@ -252,22 +256,12 @@ def _list_sources(row: ClassificationRow) -> dict[Label, ClassificationScores]:
     return found
 
 
-def _list_scopes(rows: Iterable[AnswerRow]) -> list[Scope]:
-    known = list(rows)
-    return [scope for scope in SCOPES if any(row.of(scope) for row in known)]
-
-
 def _build_accuracy_columns(scope: Scope, scopes: Sequence[Scope]) -> tuple[Column, Column]:
     """Build the scores of a scope; on a terminal the first has intervals, the second balanced accuracy alone."""
     is_first, name = scope == scopes[0], SCOPES[scope]
     rank, macro_rank = (0, 1) if is_first else (2, None)
     accuracy = Column(f"balanced_accuracy_{scope}", f"Balanced accuracy, {name}", "score", "", rank, is_first)
     return accuracy, Column(f"macro_f1_{scope}", f"Macro F1, {name}", "score", "", macro_rank, with_spread=False)
-
-
-def _build_baseline_column(row: str) -> Column:
-    name, rank = ANSWER_ROWS[row], 0 if row in TEXT_ONLY_ROWS else 2
-    return Column(f"exact_match_{row}", f"Exact match, {name}", "score", name, rank, with_spread=False)
 
 
 def _fill(score: ClassificationScore | AnswerScore | None, names: Sequence[str], suffix: str = "") -> dict[str, Cell]:
@@ -280,14 +274,11 @@ def _fill(score: ClassificationScore | AnswerScore | None, names: Sequence[str],
 def _pick(row: AnswerRow, scope: Scope, kind: str | None) -> AnswerScore | None:
     """Pick the score of one kind of question, or of all under None."""
     scores = row.of(scope)
-    if scores is None:
-        return None
-    return scores.overall if kind is None else scores.kinds.get(kind)
+    return None if scores is None else scores.kinds.get(kind) if kind else scores.overall
 
 
 def _explain_intervals(results: RunResults) -> list[str]:
-    answering = results.metrics.question_answering
-    drawn = answering.resampling if answering else None
-    if drawn is None or drawn.num_units < 2:
+    drawn = results.metrics.question_answering and results.metrics.question_answering.resampling
+    if not drawn or drawn.num_units < 2:
         return []
     return [f"Ranges are 95% bootstrap intervals over {drawn.unit}s, {drawn.num_resamples:,} resamples."]

@@ -1,7 +1,7 @@
 """What a report is made of: sections of texts, tables, plots and pictures. `Table` is what the terminal shows too."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,13 +44,13 @@ class Table:
 
     name: str
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
     short: str = ""
     sortable: bool = False
-    emphasised: frozenset[int] = frozenset()
-    secondary: frozenset[int] = frozenset()
-    notes: tuple[str, ...] = ()
+    emphasised: Collection[int] = ()
+    secondary: Collection[int] = ()
+    notes: Sequence[str] = ()
 
     @property
     def shown(self) -> list[Column]:

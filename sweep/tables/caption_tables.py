@@ -21,17 +21,11 @@ COLLAPSED_SHARE = 0.5
 
 def build_caption_tables(results: RunResults) -> list[Table]:
     """Build every table on the captions of the test split that the run has scores for."""
-    if not results.test_rows:
-        return []
-    return build_tables(
-        results,
-        build_test_table,
-        build_variety_table,
-        build_group_table,
-        build_fact_table,
-        build_concept_table,
+    builders = (
+        build_test_table, build_variety_table, build_group_table, build_fact_table, build_concept_table,
         build_published_table,
-    )
+    )  # fmt: skip
+    return build_tables(results, *builders) if results.test_rows else []
 
 
 def build_tables(results: RunResults, *builders: Callable[[RunResults], Table | None]) -> list[Table]:
@@ -46,21 +40,17 @@ def build_test_table(results: RunResults) -> Table:
     """
     metrics, names = results.metrics, results.score_names
     compared = metrics.comparisons.rows if metrics.comparisons else {}
-    columns = [*label_columns(), *(_score_column(name) for name in names)]
-    rows = [
-        {
-            "row": row,
-            "label": describe_row(results, row),
+    columns = [*map(_score_column, names), *(_build_comparison_columns(results) if compared else ())]
+    cells: dict[str, Row] = {
+        row: {
             **{name: estimate(scores.get(name), metrics.intervals.get(row, {}).get(name)) for name in names},
             **_compare(compared.get(row)),
         }
         for row, scores in results.test_rows.items()
-    ]
-    columns += _build_comparison_columns(results) if compared else ()
-    count = results.metrics.num_images
+    }
+    count = metrics.num_images
     title = "Scores on the test split" if count is None else f"Scores on {count:,} test {results.noun}s"
-    notes = tuple(_explain_statistics(results))
-    return mark_rows(results, Table("test", title, tuple(columns), tuple(rows), sortable=True, notes=notes))
+    return replace(_build_by_row(results, "test", title, columns, cells), notes=_explain_statistics(results))
 
 
 def build_variety_table(results: RunResults) -> Table | None:
@@ -73,7 +63,7 @@ def build_variety_table(results: RunResults) -> Table | None:
     ]
     if any(found.get("cut_share") is not None for found in variety.values()):
         columns.append(Column("cut_share", "Cut at max_new_tokens", "share", short="Cut"))
-    return _build_by_row(results, "variety", "How varied the captions are", columns, variety)
+    return _build_by_row(results, "variety", "How varied the captions are", columns, variety) if variety else None
 
 
 def describe_blindness(results: RunResults) -> str:
@@ -82,18 +72,17 @@ def describe_blindness(results: RunResults) -> str:
     Clearly is by the interval of the paired difference.
     """
     found = results.metrics.blind_comparisons
-    unbeaten = {row: compared for row, compared in found.items() if compared.interval[0] <= 0}
+    unbeaten = {row: _difference(compared) for row, compared in found.items() if compared.interval[0] <= 0}
     said = []
     if unbeaten:
         start = "has not learnt to see" if "shuffled_images" in unbeaten else "has not been shown to see"
         listed = ", ".join(
-            f"{describe_row(results, row)} ({format_value(compared.difference, 'difference')}, 95% interval "
-            f"{format_uncertainty(_difference(compared), 'difference')})"
-            for row, compared in unbeaten.items()
+            f"{describe_row(results, row)} ({format_value(gain, 'difference')}, 95% interval "
+            f"{format_uncertainty(gain, 'difference')})"
+            for row, gain in unbeaten.items()
         )
-        said.append(
-            f"This model {start}: on the test split its CIDEr is not clearly above that of these rows: {listed}."
-        )
+        above = f"on the test split its CIDEr is not clearly above that of these rows: {listed}"
+        said.append(f"This model {start}: {above}.")
     variety = results.metrics.variety.get("best")
     if variety and variety.top_share >= COLLAPSED_SHARE:
         share = format_value(variety.top_share, "share")
@@ -131,7 +120,7 @@ def build_group_table(results: RunResults) -> Table | None:
             }
         )
     notes = ("From and to: 95% bootstrap interval of the mean CIDEr.", "±: standard deviation over seeds.")
-    return Table("groups", "Mean and standard deviation over seeds", columns, tuple(rows), sortable=True, notes=notes)
+    return Table("groups", "Mean and standard deviation over seeds", columns, rows, sortable=True, notes=notes)
 
 
 def build_fact_table(results: RunResults) -> Table | None:
@@ -143,30 +132,26 @@ def build_fact_table(results: RunResults) -> Table | None:
     names = dict.fromkeys(name for row in facts.values() for name in row if name != "num_images")
     columns = [Column(name, f"{name.capitalize()}, accuracy", "score") for name in names]
     columns.append(Column("num_images", "Images", "count", rank=None))
-    return _build_by_row(results, "facts", "Facts named in the captions", columns, facts)
+    return _build_by_row(results, "facts", "Facts named in the captions", columns, facts) if facts else None
 
 
 def build_concept_table(results: RunResults) -> Table | None:
     """Build precision, recall and F1 of medical concepts found in captions; None where the data has none."""
-    columns = (
-        Column("f1", "F1", "score"),
-        Column("precision", "Precision", "score"),
-        Column("recall", "Recall", "score"),
-        Column("num_images", "Images", "count", rank=None),
-    )
+    names = {"f1": "F1", "precision": "Precision", "recall": "Recall"}
+    columns = [Column(name, title, "score") for name, title in names.items()]
+    columns.append(Column("num_images", "Images", "count", rank=None))
     found = results.metrics.concepts.items()
     cells = {row: score.model_dump() | {"f1": Estimate(score.f1, *score.interval)} for row, score in found}
-    return _build_by_row(results, "concepts", "Medical concepts found in the captions", columns, cells)
+    title = "Medical concepts found in the captions"
+    return _build_by_row(results, "concepts", title, columns, cells) if cells else None
 
 
 def _build_by_row(
     results: RunResults, name: str, title: str, columns: Sequence[Column], cells: Mapping[str, Row]
-) -> Table | None:
-    """Build a table with one row for each model and baseline that there are cells of; None without any."""
+) -> Table:
+    """Build a table with one row for each model and baseline that there are cells of."""
     chosen = choose_rows(cells, BASELINE_ROWS)
-    if not chosen:
-        return None
-    rows = tuple({"row": row, "label": describe_row(results, row), **cells[row]} for row in chosen)
+    rows = [{"row": row, "label": describe_row(results, row), **cells[row]} for row in chosen]
     return mark_rows(results, Table(name, title, (*label_columns(), *columns), rows, sortable=True))
 
 
@@ -177,8 +162,7 @@ def build_subgroup_table(results: RunResults) -> Table | None:
         return None
     base = results.metrics.subgroups.get("zero_shot", {})
     scored = {name for groups in best.values() for score in groups.values() for name in score.scores}
-    names = [name for name in results.score_names if name in scored]
-    names.sort(key=lambda name: name != "CIDEr")
+    names = sorted((name for name in results.score_names if name in scored), key=lambda name: name != "CIDEr")
     columns = (
         Column("kind", "Kind"),
         Column("value", "Subgroup"),
@@ -198,8 +182,7 @@ def build_subgroup_table(results: RunResults) -> Table | None:
         "The best model's scores by subgroup, with 95% bootstrap intervals within it; CIDEr keeps the document "
         "frequencies of the whole test split. Subgroups were not chosen beforehand: of many some are low by chance."
     )
-    title = "Scores by subgroup"
-    return Table("subgroups", title, columns, tuple(rows), sortable=True, notes=(note,))
+    return Table("subgroups", "Scores by subgroup", columns, rows, sortable=True, notes=(note,))
 
 
 def build_published_table(results: RunResults) -> Table | None:
@@ -218,18 +201,10 @@ def build_published_table(results: RunResults) -> Table | None:
     )
     count = results.metrics.num_images
     test_images = "this run's test split" + ("" if count is None else f", {count:,} images")
-    rows: list[Row] = [
-        {
-            "system": describe_row(results, row),
-            **{name: scores.get(name) for name in names},
-            "test_images": test_images,
-            "tokens": "PTB",
-            "source": "this run",
-        }
-        for row, scores in results.test_rows.items()
-    ]
+    own: dict[str, Cell] = {"test_images": test_images, "tokens": "PTB", "source": "this run"}
+    rows: list[Row] = [{"system": describe_row(results, row)} | own | s for row, s in results.test_rows.items()]
     rows += [{**asdict(figure), **figure.scores} for figure in figures]
-    return Table("published", "Beside published figures", columns, tuple(rows), notes=NOTES)
+    return Table("published", "Beside published figures", columns, rows, notes=NOTES)
 
 
 def describe_row(results: RunResults, row: str) -> Label:
@@ -241,23 +216,18 @@ def describe_row(results: RunResults, row: str) -> Label:
     label = row if record is None else short_label(record.point)
     if row == "best":
         return Label("best model" if record is None else f"best model ({record.name}, {label})", "best model")
-    return (
-        Label(f"{label} (best on validation)", "best model")
-        if row == results.metrics.best_trial
-        else Label(label, label)
-    )
+    if row == results.metrics.best_trial:
+        return Label(f"{label} (best on validation)", "best model")
+    return Label(label, label)
 
 
 def mark_rows(results: RunResults, table: Table) -> Table:
     """Let the best trial's rows stand out; those of other trials are secondary."""
-    kept = {*BASELINE_ROWS, *ANSWER_ROWS}
     best = {"best", results.metrics.best_trial}
-    places = dict(enumerate(row["row"] for row in table.rows))
-    return replace(
-        table,
-        emphasised=frozenset(place for place, row in places.items() if row in best),
-        secondary=frozenset(place for place, row in places.items() if row not in best | kept),
-    )
+    shown = best | {*BASELINE_ROWS, *ANSWER_ROWS}
+    emphasised = [place for place, row in enumerate(table.rows) if row["row"] in best]
+    secondary = [place for place, row in enumerate(table.rows) if row["row"] not in shown]
+    return replace(table, emphasised=emphasised, secondary=secondary)
 
 
 def label_columns() -> tuple[Column, Column]:
@@ -280,11 +250,9 @@ def _explain_statistics(results: RunResults) -> list[str]:
     compared = metrics.comparisons
     if compared and compared.rows:
         instead = f" (as {compared.missing_baseline} was not scored)" if compared.missing_baseline else ""
-        by = f" by {drawn.unit}s" if drawn else ""
-        said.append(
-            f"p: paired sign-flip test{by} of the difference in {compared.metric} to "
-            f"{describe_row(results, compared.baseline)}{instead}, corrected by Holm."
-        )
+        by, baseline = f" by {drawn.unit}s" if drawn else "", describe_row(results, compared.baseline)
+        difference = f"the difference in {compared.metric} to {baseline}{instead}"
+        said.append(f"p: paired sign-flip test{by} of {difference}, corrected by Holm.")
     best = results.best
     if best and metrics.zero_shot and len({record.config.model for record in results.records}) > 1:
         said.append(f"Zero-shot is the untrained {best.point['model']}, the model of the best trial.")
@@ -293,10 +261,8 @@ def _explain_statistics(results: RunResults) -> list[str]:
     extra = [score for key in results.space.extra_scores for score in load_scores(key)]
     said += [score.describe() for score in extra if score.describe()]
     missing = [score for score in extra if score.name not in results.score_names]
-    if missing:
-        listed = "; ".join(f"{score.name} (needs {score.needs})" if score.needs else score.name for score in missing)
-        said.append(f"Not computed: {listed}.")
-    return said
+    listed = "; ".join(f"{score.name} (needs {score.needs})" if score.needs else score.name for score in missing)
+    return [*said, f"Not computed: {listed}."] if missing else said
 
 
 def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:

@@ -2,7 +2,7 @@
 
 import re
 
-from sweep.tables.blocks import Code, Gallery, Plot, Report, Section, Table, Text
+from sweep.tables.blocks import Code, Gallery, Picture, Plot, Report, Section, Table, Text
 from sweep.tables.formats import format_cell
 
 _MARKUP = re.compile(r"([\\`*\[\]<>|#~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))")
@@ -12,10 +12,8 @@ _LONG_TABLES = ("learning_curves",)
 
 def format_markdown(report: Report) -> str:
     """Format `report.md`; tables that are long go to `tables/` alone, and the text says so."""
-    parts = [f"# {escape(report.title)}", escape(report.status), escape(report.summary)]
-    for section in report.sections:
-        parts += format_section(section)
-    return "\n\n".join(parts) + "\n"
+    head = [f"# {escape(report.title)}", escape(report.status), escape(report.summary)]
+    return "\n\n".join(head + [part for section in report.sections for part in format_section(section)]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -38,7 +36,7 @@ def format_section(section: Section) -> list[str]:
             parts += [escape(f"{block.title} (plot in report.html). {block.summary}")]
             parts += _format_table(block.table) if block.table else []
         elif isinstance(block, Gallery):
-            parts += _format_gallery(block)
+            parts += [f"**{escape(block.title)}**", "\n".join(map(_format_picture, block.pictures))]
     return parts
 
 
@@ -46,10 +44,8 @@ def _format_table(table: Table) -> list[str]:
     heading = f"**{escape(table.title)}**" + (f" (`tables/{table.name}.csv`)" if table.name else "")
     if table.name in _LONG_TABLES:
         return [heading]
-    lines = [
-        _row([escape(column.title) for column in table.shown]),
-        _row(["---:" if column.is_numeric else "---" for column in table.shown]),
-    ]
+    lines = [_row([escape(column.title) for column in table.shown])]
+    lines.append(_row(["---:" if column.is_numeric else "---" for column in table.shown]))
     for index, row in enumerate(table.rows[:_MAX_ROWS]):
         cells = [escape(format_cell(row.get(column.name), column.kind)) for column in table.shown]
         lines.append(_row([f"**{cell}**" for cell in cells] if index in table.emphasised else cells))
@@ -63,9 +59,6 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _format_gallery(gallery: Gallery) -> list[str]:
-    lines = [f"**{escape(gallery.title)}**"]
-    for picture in gallery.pictures:
-        texts = "; ".join(f"{label}: {text}" for label, text in picture.texts)
-        lines.append(f"- {escape(picture.title)}{': ' if texts else ''}{escape(texts)}")
-    return ["\n".join([lines[0], "", *lines[1:]])]
+def _format_picture(picture: Picture) -> str:
+    texts = "; ".join(f"{label}: {text}" for label, text in picture.texts)
+    return f"- {escape(picture.title)}{': ' if texts else ''}{escape(texts)}"

@@ -1,12 +1,12 @@
 """A table on a terminal: as many of its columns as fit."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -15,12 +15,8 @@ from sweep.tables.blocks import Column, Row, Table
 from sweep.tables.formats import UNKNOWN, Label, format_cell, format_value
 
 TABLE_LOOK: dict[str, Any] = {
-    "box": box.SIMPLE_HEAD,
-    "show_edge": False,
-    "pad_edge": False,
-    "padding": (0, 1, 0, 0),
-    "header_style": "bold",
-}
+    "box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0), "header_style": "bold",
+}  # fmt: skip
 
 _ANY_WIDTH = 10_000
 _MIN_HEADER_WIDTH = 8
@@ -32,18 +28,18 @@ def print_table(console: Console, table: Table) -> None:
     Columns leave a narrow terminal by their rank, then the uncertainties do; what is still too wide is folded. Where
     there is no terminal, nothing is left out and the table is as wide as it is.
     """
-    rows = [row for place, row in enumerate(table.rows) if place not in table.secondary]
-    emphasised = [place in table.emphasised for place in range(len(table.rows)) if place not in table.secondary]
+    rows = {place: row for place, row in enumerate(table.rows) if place not in table.secondary}
     columns = [
         column
         for column in table.shown
-        if column.rank is not None and any(format_value(row.get(column.name), column.kind) != UNKNOWN for row in rows)
+        if column.rank is not None
+        and any(format_value(row.get(column.name), column.kind) != UNKNOWN for row in rows.values())
     ]
-    built = _build(columns, rows, emphasised)
+    built = _build(columns, rows, table.emphasised)
     width = _measure(console, built)
     if console.is_terminal and width > console.width:
         for narrower in _narrow(columns):
-            built = _build(narrower, rows, emphasised)
+            built = _build(narrower, rows, table.emphasised)
             if _measure(console, built) <= console.width:
                 break
     elif not console.is_terminal:
@@ -62,23 +58,18 @@ def _narrow(columns: Sequence[Column]) -> list[list[Column]]:
     return [*steps, [replace(column, with_spread=False) for column in (steps[-1] if steps else columns)]]
 
 
-def _build(columns: Sequence[Column], rows: Sequence[Row], emphasised: Sequence[bool]) -> RichTable:
+def _build(columns: Sequence[Column], rows: Mapping[int, Row], emphasised: Collection[int]) -> RichTable:
     built = RichTable(**TABLE_LOOK)
-    cells = [[_show(row, column) for row in rows] for column in columns]
-    for column, own in zip(columns, cells, strict=True):
-        header = column.short or column.title
-        if column.is_numeric:
-            width = max([_MIN_HEADER_WIDTH, *map(len, own)])
+    for column in columns:
+        header, is_numeric = column.short or column.title, column.is_numeric
+        if is_numeric:
+            width = max([_MIN_HEADER_WIDTH, *(len(_show(row, column)) for row in rows.values())])
             header = "\n".join(textwrap.wrap(header, width, break_long_words=False))
-        built.add_column(
-            Text(header),
-            justify="right" if column.is_numeric else "left",
-            no_wrap=column.is_numeric,
-            overflow="fold",
-            vertical="bottom",
-        )
-    for row, is_emphasised in zip(zip(*cells, strict=True), emphasised, strict=True):
-        built.add_row(*map(Text, row), style="bold" if is_emphasised else "")
+        justify: JustifyMethod = "right" if is_numeric else "left"
+        built.add_column(Text(header), justify=justify, no_wrap=is_numeric, overflow="fold", vertical="bottom")
+    for place, row in rows.items():
+        cells = [Text(_show(row, column)) for column in columns]
+        built.add_row(*cells, style="bold" if place in emphasised else "")
     return built
 
 

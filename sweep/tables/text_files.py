@@ -25,23 +25,19 @@ def format_csv(table: Table) -> str:
     writer.writerow(
         name for column, found in parts.items() for name in (column, *(f"{column}_{part}" for part in found))
     )
-    writer.writerows(
-        [cell for name, found in parts.items() for cell in _split(row.get(name), found)] for row in table.rows
-    )
+    for row in table.rows:
+        cells: list[Cell] = []
+        for name, found in parts.items():
+            cell = row.get(name)
+            cells.append(cell.value if isinstance(cell, Estimate) else cell)
+            cells += [getattr(cell, part, None) for part in found]
+        writer.writerow(cells)
     return text.getvalue()
 
 
 def _find_parts(table: Table, name: str) -> list[str]:
     """Find the parts of an uncertainty that any cell of a column has."""
-    cells = [row.get(name) for row in table.rows]
-    estimates = [cell for cell in cells if isinstance(cell, Estimate)]
-    return [part for part in _PARTS if any(getattr(estimate, part) is not None for estimate in estimates)]
-
-
-def _split(value: Cell, parts: list[str]) -> list[Cell]:
-    if isinstance(value, Estimate):
-        return [value.value, *(getattr(value, part) for part in parts)]
-    return [value, *[None] * len(parts)]
+    return [part for part in _PARTS if any(getattr(row.get(name), part, None) is not None for row in table.rows)]
 
 
 def format_latex(table: Table) -> str:
@@ -54,9 +50,7 @@ def format_latex(table: Table) -> str:
         rows.append(_join([rf"\textbf{{{cell}}}" for cell in cells] if place in table.emphasised else cells))
     alignment = "".join("r" if column.is_numeric else "l" for column in table.shown)
     begin, end = f"\\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
-    return "\n".join(
-        [*comments, begin, r"\toprule", _join(heads), r"\midrule", *rows, r"\bottomrule", end, ""],
-    )
+    return "\n".join([*comments, begin, r"\toprule", _join(heads), r"\midrule", *rows, r"\bottomrule", end, ""])
 
 
 def _format_cell(value: Cell, kind: Kind) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
 from sweep.space import field_kind, label_groups
-from sweep.study.provenance import ModelOrigin
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds
 from sweep.tables.blocks import Column, Table
@@ -18,6 +17,7 @@ _COST_COLUMNS = (
     Column("peak_memory_bytes", "Peak memory", "bytes"),
     Column("trainable_parameters", "Trained parameters", "count"),
 )
+_OF_AN_EPOCH = ("training_seconds", "images_per_second", "peak_memory_bytes")
 
 
 def build_leaderboard(results: RunResults) -> Table:
@@ -60,12 +60,9 @@ def build_leaderboard(results: RunResults) -> Table:
         }
         for rank, record in [*enumerate(ranked, start=1), *((None, record) for record in rest)]
     ]
-    best = results.best
-    emphasised = frozenset(index for index, row in enumerate(rows) if best is not None and row["trial"] == best.name)
+    emphasised = [index for index, row in enumerate(rows) if results.best and row["trial"] == results.best.name]
     notes = _describe_cache(results.records)
-    return Table(
-        "leaderboard", "All trials", tuple(columns), tuple(rows), sortable=True, emphasised=emphasised, notes=notes
-    )
+    return Table("leaderboard", "All trials", columns, rows, sortable=True, emphasised=emphasised, notes=notes)
 
 
 def build_learning_curves(results: RunResults) -> Table:
@@ -85,16 +82,14 @@ def build_learning_curves(results: RunResults) -> Table:
         *([Column("cut_share", "Cut at max_new_tokens", "share")] if objective.predictions == "captions" else []),
         Column("learning_rate", "Learning rate", "number"),
         Column("seconds", "Time", "seconds"),
-        Column("training_seconds", "Training time", "seconds"),
-        Column("images_per_second", "Images per second", "number"),
-        Column("peak_memory_bytes", "Peak memory", "bytes"),
+        *(column for column in _COST_COLUMNS if column.name in _OF_AN_EPOCH),
     )
     rows = [
         {"trial": record.name, metric: epoch.score, **epoch.model_dump(exclude={"parts"}), **epoch.parts}
         for record in results.records
         for epoch in record.epochs
     ]
-    return Table("learning_curves", "Every epoch", columns, tuple(rows))
+    return Table("learning_curves", "Every epoch", columns, rows)
 
 
 def _variety_columns(results: RunResults) -> tuple[Column, ...]:
@@ -127,26 +122,19 @@ def build_ablation_table(results: RunResults) -> Table | None:
         *(Column(f"test_{name}", f"{name}, test", "score") for name in tested),
         *_COST_COLUMNS,
     )
-    rows = [
-        {
-            "setting": (label if is_grid or "freeze" in group[0].point else f"{group[0].config.freeze.value}: {label}")
-            + _describe_stop(group),
-            "trials": " ".join(record.name for record in group),
-            metric: summarise(record.best_score for record in group),
-            **{
-                f"test_{name}": summarise(test_scores.get(record.name, {}).get(name) for record in group)
-                for name in tested
-            },
-            **{
-                cost.name: mean.value
-                for cost in _COST_COLUMNS
-                if not _describe_stop(group) and (mean := summarise(getattr(record, cost.name) for record in group))
-            },
-        }
-        for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True)
-    ]
+    rows: list[dict[str, Cell]] = []
+    for label, group in zip(label_groups([group[0].point for group in groups]), groups, strict=True):
+        stop, names_mode = _describe_stop(group), is_grid or "freeze" in group[0].point
+        setting = label if names_mode else f"{group[0].config.freeze.value}: {label}"
+        rows.append({"setting": setting + stop, "trials": " ".join(record.name for record in group)})
+        rows[-1][metric] = summarise(record.best_score for record in group)
+        for name in tested:
+            rows[-1][f"test_{name}"] = summarise(test_scores.get(record.name, {}).get(name) for record in group)
+        for cost in () if stop else _COST_COLUMNS:
+            mean = summarise(getattr(record, cost.name) for record in group)
+            rows[-1][cost.name] = mean and mean.value
     notes = _describe_cache(done)
-    return Table("ablation", "What each setting gives and costs", columns, tuple(rows), sortable=True, notes=notes)
+    return Table("ablation", "What each setting gives and costs", columns, rows, sortable=True, notes=notes)
 
 
 def _describe_cache(records: Sequence[TrialRecord]) -> tuple[str, ...]:
@@ -183,23 +171,17 @@ def build_provenance_table(results: RunResults) -> Table:
         ("Images", ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())),
         ("Records left out", data.skipped),
         *(("Note on the data", note) for note in data.notes),
-        *_list_models(newest.model),
+        ("Base model", newest.model.name),
+        *([("SHA-256 of its weights", newest.model.sha256)] if newest.model.sha256 else []),
+        *((f"SHA-256 of {alias}", weights.sha256) for alias, weights in newest.model.models.items()),
+        *((f"SHA-256 of {name}", digest) for name, digest in newest.model.vision_models.items()),
         ("Code", f"{project.commit}{' with changes' * project.dirty}" if project else "not a checkout"),
         ("Machine", f"{newest.platform}, {newest.num_cpus} CPUs"),
         ("GPUs", ", ".join(newest.gpus) or "none"),
         ("Python", newest.python),
         ("Packages", ", ".join(f"{name} {version}" for name, version in newest.packages.items() if version)),
     ]
-    return Table("provenance", "Provenance", columns, tuple({"what": what, "value": value} for what, value in pairs))
-
-
-def _list_models(model: ModelOrigin) -> list[tuple[str, Cell]]:
-    """List name and weights of the base models: one, or several by their aliases, and other vision towers."""
-    pairs: list[tuple[str, Cell]] = [("Base model", model.name)]
-    if model.sha256:
-        pairs.append(("SHA-256 of its weights", model.sha256))
-    pairs += [(f"SHA-256 of {alias}", weights.sha256) for alias, weights in model.models.items()]
-    return pairs + [(f"SHA-256 of {name}", digest) for name, digest in model.vision_models.items()]
+    return Table("provenance", "Provenance", columns, [{"what": what, "value": value} for what, value in pairs])
 
 
 def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:

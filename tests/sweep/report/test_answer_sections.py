@@ -127,7 +127,7 @@ def test_trials_of_a_comparison_have_rows(answered: Path) -> None:
     table = build_question_rows(load_results(answered))
     assert table is not None
     assert [row["row"] for row in table.rows] == [row for row in rows if row != "best"]
-    assert table.emphasised == {0}
+    assert list(table.emphasised) == [0]
     page = report_on(answered)
     assert "All questions, by trial" in page.text
 

@@ -12,7 +12,7 @@ def test_a_table_is_escaped_and_keeps_its_figures() -> None:
         {"row": "zero_shot", "label": "50% <p>~^|#$", "CIDEr": Estimate(-0.25, std=0.125)},
         {"row": "prior", "label": "[prior]\nof two\x07 lines", "CIDEr": None},
     )
-    table = Table("test", "Scores\non test", columns, rows, emphasised=frozenset({0}), notes=("Ranges are 95%.",))
+    table = Table("test", "Scores\non test", columns, rows, emphasised=[0], notes=("Ranges are 95%.",))
     assert format_latex(table).splitlines() == [
         "% Scores on test",
         "% Ranges are 95%.",
