@@ -44,9 +44,7 @@ def describe_network(language_model: LanguageModel) -> MedBlip3dConfig:
         vocab_size=text_config.vocab_size, encoder_hidden_size=1408, use_qformer_text_input=True, pad_token_id=0
     )
     return MedBlip3dConfig(
-        vision_config=Blip2VisionConfig().to_dict(),
-        qformer_config=qformer.to_dict(),
-        text_config=text_config.to_dict(),
+        vision_config=Blip2VisionConfig().to_dict(), qformer_config=qformer.to_dict(), text_config=text_config.to_dict()
     )
 
 

@@ -136,9 +136,8 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
         bad = [record for config in configs for record in judge_records(config, load_geometry(config), view.step)]
     except TooManyBadRecords as fault:
         write_skipped(fault.skipped, skipped_path)
-        raise TooManyBadRecords(
-            (*fault.faults, f"All are listed in {show_path(skipped_path)}."), fault.skipped
-        ) from None
+        faults = (*fault.faults, f"All are listed in {show_path(skipped_path)}.")
+        raise TooManyBadRecords(faults, fault.skipped) from None
     parts = [prepare_data(config, load_geometry(config), splits=SPLITS, progress=view.step) for config in configs]
     skipped = list(dict.fromkeys([*bad, *(record for part in parts for record in part.skipped)]))
     data, records = parts[0], load_dataset(largest).splits
@@ -175,22 +174,19 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
 
 def _identify_models(space: SearchSpace, progress: Progress) -> ModelOrigin:
     """Identify the base models, and the other vision towers that trials name, by names and weights."""
-    found = {config.vision_model for config in draw_configs(space) if config.vision_model is not None}
-    towers = sorted(found)
+    towers = sorted({config.vision_model for config in draw_configs(space) if config.vision_model is not None})
     names = [*(space.models.values() or [space.model]), *towers]
     what, hashes = "hashing the weights of the models", dict[str, str | None]()
     for done, name in enumerate(names):
         progress(what, done, len(names))
         hashes[name] = hash_weights(name)
     progress(what, len(names), len(names))
-    identity: dict[str, object] = {"name": space.model_names}
-    if space.models:
-        identity["models"] = {alias: Weights(name=name, sha256=hashes[name]) for alias, name in space.models.items()}
-    else:
-        identity["sha256"] = hashes[space.model]
+    models = {alias: Weights(name=name, sha256=hashes[name]) for alias, name in space.models.items()}
+    identity: dict[str, object] = {"models": models} if models else {"sha256": hashes[space.model]}
     if towers:
         identity["vision_models"] = {name: hashes[name] for name in towers}
-    return ModelOrigin.model_validate(identity)  # what is not given is left out of the file
+    # What is not given is left out of the file.
+    return ModelOrigin.model_validate({"name": space.model_names} | identity)
 
 
 def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
@@ -210,11 +206,9 @@ def describe_data(space: SearchSpace, progress: Progress) -> list[str]:
         prepare_data(looked_at, geometry, splits=SPLITS, progress=progress)
     sizes = {name: len(records) for name, records in dataset.splits.items()}
     lines = [f"Data           {dataset.kind}; {', '.join(f'{size:,} {name}' for name, size in sizes.items())}"]
-    num_cases = [
-        f"{len(cases):,} {name}" for name in SPLITS if (cases := {r.case for r in dataset.splits[name]} - {None})
-    ]
-    if num_cases:
-        lines.append(f"Cases          {', '.join(num_cases)}")
+    cases = {name: {record.case for record in dataset.splits[name]} - {None} for name in SPLITS}
+    if any(cases.values()):
+        lines.append(f"Cases          {', '.join(f'{len(own):,} {name}' for name, own in cases.items() if own)}")
     lines += [f"Data           {note}" for note in dataset.notes]
     is_large = max(sizes.values()) > MOST_IMAGES_OPENED
     if is_large:
@@ -282,9 +276,7 @@ def check_evaluation(
         scores = compute_scores(split, texts, config)
         labels = {score.name: score.label for score in objective.scores}
         has = " and ".join(f"{labels[name]} {objective.show(value)}" for name, value in scores.items())
-        checked = f"{len(split)} validation {split.records[0].noun}s"
-        view.message(
-            f"Evaluation checked on {checked} in {time.monotonic() - started:.0f} s: "
-            f"the untrained {names[config.model] if names else 'model'} {f'has {has}, such as' if has else 'says'} "
-            f'"{textwrap.shorten(texts[0], 60)}"'
-        )
+        untrained_one = f"the untrained {names[config.model] if names else 'model'}"
+        says = f'{f"has {has}, such as" if has else "says"} "{textwrap.shorten(texts[0], 60)}"'
+        checked = f"{len(split)} validation {split.records[0].noun}s in {time.monotonic() - started:.0f} s"
+        view.message(f"Evaluation checked on {checked}: {untrained_one} {says}")

@@ -65,8 +65,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join, or auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and an estimate; start nothing.")] = False,
     warm_start: Annotated[
-        list[str] | None,
-        typer.Option(help="An earlier run that the sampler learns from; may be given several times."),
+        list[str] | None, typer.Option(help="An earlier run that the sampler learns from; may be given several times.")
     ] = None,
     log_to: Annotated[LogTarget | None, typer.Option(help="Log every trial to this tool too.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option("--keep-checkpoints", help="Keep every trial's weights.")] = False,

@@ -22,14 +22,7 @@ import optuna
 import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 
-from benchmarks.replay.searchers import (
-    SEARCHERS,
-    SLOW_SEARCHERS,
-    GridSource,
-    OptunaSource,
-    SamplerSource,
-    Searcher,
-)
+from benchmarks.replay.searchers import SEARCHERS, SLOW_SEARCHERS, GridSource, OptunaSource, SamplerSource, Searcher
 from benchmarks.replay.table import KNOBS, TABLE, RecordedTrial, Table, load_table
 from sweep.space import build_space, load_space
 from sweep.space.schema import SearchSpace

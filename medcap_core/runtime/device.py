@@ -56,7 +56,7 @@ def choose_precision(config: TrialConfig, device: torch.device) -> torch.dtype:
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Return whether `device` is a CPU that multiplies bf16 (AVX512-BF16 or AMX), as far as PyTorch knows."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has none
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has none
     return device.type == "cpu" and any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 

@@ -13,7 +13,7 @@ from medcap_core.runtime.files import replace_text
 from medcap_core.training.epoch_report import EpochReport
 from sweep.execution.moves import Moves, NodeFault
 from sweep.execution.nodes import describe_shortage, list_nodes, list_waiting
-from sweep.execution.trial import CONFIG_AT_FAULT, FAILURE, NODE_FAULT, PLACES, SAMPLE, STORAGE_AT_FAULT
+from sweep.execution.trial import FAILURE, NODE_FAULT, PLACES, SAMPLE, Failure
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import read_sample
 from sweep.study.study import Study
@@ -78,11 +78,12 @@ class Ledger:
         if NODE_FAULT in result:
             self.node_faults[name] = NodeFault(**json.loads(result[NODE_FAULT]))
             return True
-        if result.get(STORAGE_AT_FAULT):
-            with self.keep_fault():  # the trial is stopped, not failed
-                raise RunFault(str(result[FAILURE]))
         if FAILURE in result:
-            self.outcomes[name] = (TrialState.FAILED, str(result[FAILURE]), bool(result[CONFIG_AT_FAULT]))
+            failure = Failure(**json.loads(result[FAILURE]))
+            with self.keep_fault():
+                if failure.is_storage_at_fault:  # the trial is stopped, not failed
+                    raise RunFault(failure.reason)
+            self.outcomes[name] = (TrialState.FAILED, failure.reason, failure.is_config_at_fault)
             return False
         with self.keep_fault():
             if sample := result.get(SAMPLE):

@@ -35,17 +35,22 @@ SCRATCH = "ray"
 """Folder of a run with the files of Tune and Train while trials run."""
 
 FAILURE = "failure"
-"""Key of a result with the reason why a trial failed; reported rather than raised, so that Tune does not retry it."""
-CONFIG_AT_FAULT = "config_at_fault"
-"""Key beside it: whether any trial of that config would fail."""
-STORAGE_AT_FAULT = "storage_at_fault"
-"""Key beside it: whether the storage of the run failed, so that no trial can go on."""
+"""Key of a result with a `Failure`, in JSON; reported rather than raised, so that Tune does not retry the trial."""
 PLACES = "places"
 """Key of a result at the start of a trial: the node's id of each of its processes; in JSON, since Tune flattens it."""
 SAMPLE = "sample"
 """Key of an epoch's result: one caption of it and the reference, in JSON."""
 NODE_FAULT = "node_fault"
 """Key of a result of a process that is about to end by a fault of its node: a `NodeFault`, in JSON."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed: by its config, as any other of it would, or by the run's storage, so that none can go on."""
+
+    reason: str
+    is_config_at_fault: bool
+    is_storage_at_fault: bool
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,14 @@ def run_trial(params: dict[str, Any]) -> None:
     train_here(Assignment(**params), tune.report)
 
 
-def describe_failure(error: BaseException) -> dict[str, Any]:
+def describe_failure(error: BaseException) -> dict[str, str]:
     """Build the last report of a trial that would fail again."""
-    is_of_config, is_of_storage = isinstance(error, TrialFailure), isinstance(error, StorageFault)
-    return {FAILURE: fold_white_space(str(error)), CONFIG_AT_FAULT: is_of_config, STORAGE_AT_FAULT: is_of_storage}
+    reason = fold_white_space(str(error))
+    failure = Failure(reason, isinstance(error, TrialFailure), isinstance(error, StorageFault))
+    return {FAILURE: json.dumps(asdict(failure))}
 
 
-def describe_node_fault(error: BaseException, rank: int) -> dict[str, Any]:
+def describe_node_fault(error: BaseException, rank: int) -> dict[str, str]:
     """Build the last report of a process that ends by a fault of its node, whereupon the driver moves the trial."""
     may_pass = not isinstance(error, DataFault | ModelFault)
     fault = NodeFault(f"worker {rank}", fold_white_space(str(error)), may_pass)

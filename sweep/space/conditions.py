@@ -7,11 +7,10 @@ the values listed. Checks are exact: every combination of the values that condit
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
-from typing import Any
 
 from sweep.space.faults import FaultList
 from sweep.space.fields import show, show_plain, suggest_spelling
-from sweep.space.ranges import Range
+from sweep.space.ranges import Range, Value
 
 Knobs = Mapping[str, tuple[Range, ...]]
 
@@ -28,7 +27,7 @@ def order_knobs(search: Knobs) -> list[str]:
     return ordered
 
 
-def active_range(ranges: tuple[Range, ...], point: Mapping[str, Any]) -> Range | None:
+def active_range(ranges: tuple[Range, ...], point: Mapping[str, Value]) -> Range | None:
     """Return the range that holds given the values of `point`, or None where the knob is inactive."""
     return next((item for item in ranges if _holds(item, point)), None)
 
@@ -45,7 +44,7 @@ def parameter_name(knob: str, ranges: tuple[Range, ...], active: Range) -> str:
     return f"{knob}[{','.join(conditions)}]"
 
 
-def fold_fixed(search: Knobs, fixed: Mapping[str, Any]) -> dict[str, tuple[Range, ...]]:
+def fold_fixed(search: Knobs, fixed: Mapping[str, Value]) -> dict[str, tuple[Range, ...]]:
     """Settle the conditions on fixed fields.
 
     A condition that a fixed value meets is dropped, as is a range that it rules out, a knob left without a range, and
@@ -63,7 +62,7 @@ def fold_fixed(search: Knobs, fixed: Mapping[str, Any]) -> dict[str, tuple[Range
         folded = settled
 
 
-def check_conditions(search: Knobs, fixed: Mapping[str, Any], broken: set[str], faults: FaultList) -> None:
+def check_conditions(search: Knobs, fixed: Mapping[str, Value], broken: set[str], faults: FaultList) -> None:
     """Note every condition that is unknown, cyclic, impossible, or holds together with another of the same knob.
 
     `broken` names the knobs that could not be read: what depends on them is not judged.
@@ -85,7 +84,7 @@ def check_conditions(search: Knobs, fixed: Mapping[str, Any], broken: set[str], 
 
 
 def _find_parent_faults(
-    search: Knobs, fixed: Mapping[str, Any], parent: str, values: tuple[Any, ...]
+    search: Knobs, fixed: Mapping[str, Value], parent: str, values: tuple[Value, ...]
 ) -> list[tuple[str, str]]:
     """Find problems and remedies of a condition: it names a searched or fixed knob that can have each of the values."""
     if parent in search:
@@ -132,12 +131,12 @@ def _check_overlaps(search: Knobs, faults: FaultList) -> None:
                 faults.add(first, f"it can hold at the same time as {place}", "give them 'when' values that differ")
 
 
-def _list_parent_values(search: Knobs, knob: str) -> list[dict[str, Any]]:
+def _list_parent_values(search: Knobs, knob: str) -> list[dict[str, Value]]:
     """List the combinations of values that conditions of a knob, and of its parents in turn, name; without cycles."""
     ordered, needed = order_knobs(search), {knob}
     for name in reversed(ordered):
         needed |= _parents(search, name) if name in needed else set()
-    rows: list[dict[str, Any]] = [{}]
+    rows: list[dict[str, Value]] = [{}]
     for parent in ordered:
         named = {value for name in needed for item in search[name] for value in item.when.get(parent, ())}
         rows += [
@@ -149,11 +148,11 @@ def _list_parent_values(search: Knobs, knob: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _holds(item: Range, point: Mapping[str, Any]) -> bool:
+def _holds(item: Range, point: Mapping[str, Value]) -> bool:
     return all(parent in point and point[parent] in values for parent, values in item.when.items())
 
 
-def _settle(item: Range, search: Knobs, fixed: Mapping[str, Any]) -> Range | None:
+def _settle(item: Range, search: Knobs, fixed: Mapping[str, Value]) -> Range | None:
     """Return the range without its conditions on fixed fields; None where one, or a missing knob, rules it out."""
     left = {}
     for parent, values in item.when.items():

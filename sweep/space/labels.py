@@ -3,9 +3,9 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sweep.space.fields import show
+from sweep.space.ranges import Value
 
 _LABEL_PREFIXES = {
     "lora_rank": "r", "lora_alpha": "a", "lora_dropout": "do", "learning_rate": "lr", "min_learning_rate": "minlr",
@@ -27,20 +27,20 @@ _LABEL_ORDER = (
 )  # fmt: skip
 
 
-def short_label(point: Mapping[str, Any]) -> str:
+def short_label(point: Mapping[str, Value]) -> str:
     """Name a point in ASCII, such as `lora r8 lr1e-3 e4`; `default` for an empty one."""
     known = [knob for knob in _LABEL_ORDER if knob in point]
     ordered = known + [knob for knob in point if knob not in known]
     return " ".join(_label_part(knob, point[knob]) for knob in ordered) or "default"
 
 
-def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
+def label_groups(points: Sequence[Mapping[str, Value]]) -> list[str]:
     """Name each point whatever its seed, the same for repeats of one config and for these alone.
 
     Configs that `short_label` would name alike, such as rates of 1e-3 and 1.02e-3, have their values written in full.
     """
     seedless = [{knob: value for knob, value in point.items() if knob != "seed"} for point in points]
-    configs: dict[str, set[frozenset[tuple[str, Any]]]] = {}
+    configs: dict[str, set[frozenset[tuple[str, Value]]]] = {}
     for config in seedless:
         configs.setdefault(short_label(config), set()).add(frozenset(config.items()))
     return [
@@ -51,7 +51,7 @@ def label_groups(points: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _label_part(knob: str, value: Any) -> str:
+def _label_part(knob: str, value: Value) -> str:
     if knob in _NAMED_BY_VALUE:
         return str(value)
     if knob in _SWITCHES:

@@ -1,6 +1,6 @@
 """The flags of the command line, applied to a search space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,7 +9,7 @@ from medcap_core.config import TrialConfig
 from sweep.space.conditions import fold_fixed
 from sweep.space.faults import FaultList
 from sweep.space.fields import WrongValue, field_kind, read_field, unknown_key
-from sweep.space.ranges import Point
+from sweep.space.ranges import Point, Value
 from sweep.space.reading import build_space
 from sweep.space.schema import SECTIONS, SETTINGS, Resources, SearchSpace
 from sweep.space.yaml_text import parse_value
@@ -121,7 +121,7 @@ def _read(space: SearchSpace, key: str, text: str | None) -> Any:
     return read_field(owner, field, value)
 
 
-def _change_mapping(space: SearchSpace, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _change_mapping(space: SearchSpace, changes: Mapping[str, Value]) -> dict[str, Any]:
     """Return the values of the space file that says the same with the changes in it."""
     newly_fixed = {key: value for key, value in changes.items() if "." not in key and key not in SETTINGS}
     left = space.to_mapping()
@@ -138,7 +138,7 @@ def _change_mapping(space: SearchSpace, changes: Mapping[str, Any]) -> dict[str,
     return left
 
 
-def _keep_points(space: SearchSpace, searched: Mapping[str, Any], newly_fixed: Mapping[str, Any]) -> list[Point]:
+def _keep_points(space: SearchSpace, searched: Collection[str], newly_fixed: Mapping[str, Value]) -> list[Point]:
     """Return first points without what is no longer searched; none that lay in a branch now ruled out, none twice."""
     parents = {parent for ranges in space.search.values() for item in ranges for parent in item.when}
     branch = {knob: value for knob, value in newly_fixed.items() if knob in parents}

@@ -15,6 +15,7 @@ from sweep.space.faults import FaultList
 from sweep.space.fields import show, unknown_key
 from sweep.space.labels import label_groups
 from sweep.space.points import active_ranges, build_config, draw_points, grid_rows, num_trials
+from sweep.space.ranges import Value
 from sweep.space.schema import BASELINES, SECTIONS, TOP_LEVEL_FIELDS, SearchSpace
 from sweep.space.yaml_text import load_mapping
 
@@ -130,7 +131,7 @@ def _check_points(space: SearchSpace, named: set[str], numbers: Sequence[int], f
                 _check_point_value(space, point, knob, f"{key}.{knob}", faults)
 
 
-def _check_point_value(space: SearchSpace, point: Mapping[str, Any], knob: str, key: str, faults: FaultList) -> None:
+def _check_point_value(space: SearchSpace, point: Mapping[str, Value], knob: str, key: str, faults: FaultList) -> None:
     if active := active_range(space.search[knob], point):
         if not active.contains(point[knob]):
             problem = f"{show(point[knob])} is outside {active.kind} {show(active.values)}"
@@ -214,7 +215,7 @@ def _check_configs(space: SearchSpace, where: str) -> None:
         raise ConfigFault(f"{where}: {fault}" for fault in dict.fromkeys(faults))
 
 
-def _find_config_faults(space: SearchSpace, point: Mapping[str, Any]) -> tuple[str, ...]:
+def _find_config_faults(space: SearchSpace, point: Mapping[str, Value]) -> tuple[str, ...]:
     try:
         build_config(space, point)
     except ConfigFault as error:

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.study.record import TrialState
-from tests.support.real_runs import (
-    Materials,
-    ended_afterwards,
-    family,
-    start_run,
-    wait_until,
-    wait_until_gone,
-)
+from tests.support.real_runs import Materials, ended_afterwards, family, start_run, wait_until, wait_until_gone
 from tests.support.small_runs import read_optuna
 from tests.support.terminals import Terminal
 from tests.sweep.conftest import FinishedRun

@@ -12,10 +12,7 @@ from sweep.space import build_space
 from tests.support.space_files import LORA, faults_of, load, search_of
 
 ONE_FAULT = {
-    "unknown top-level key": (
-        "name: x\nserach: {}",
-        "unknown key 'serach'; did you mean 'search'?",
-    ),
+    "unknown top-level key": ("name: x\nserach: {}", "unknown key 'serach'; did you mean 'search'?"),
     "no name": ("trials: 3", "name: the key is missing; give the sweep a name, such as 'name: lora'."),
     "name no folder could have": (
         "name: a/b",
@@ -96,10 +93,7 @@ ONE_FAULT = {
         "name: x\nfixed: [1]",
         "fixed: [1] is not a mapping; write one 'key: value' on each line below it.",
     ),
-    "unknown fixed key": (
-        "name: x\nfixed: {lora_rnk: 4}",
-        "fixed: unknown key 'lora_rnk'; did you mean 'lora_rank'?",
-    ),
+    "unknown fixed key": ("name: x\nfixed: {lora_rnk: 4}", "fixed: unknown key 'lora_rnk'; did you mean 'lora_rank'?"),
     "fixed data": (
         "name: x\nfixed: {data: roco}",
         "fixed.data: this key has its place at the top level; write 'data:' beside 'name:'.",

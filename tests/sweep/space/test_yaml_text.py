@@ -29,10 +29,7 @@ BROKEN_FILES = {
     ),
     "empty": (b"# nothing yet\n", "the file is empty; write keys and values, with 'name: ...' at least."),
     "list": (b"- name\n", "the file is no mapping; write keys and values, with 'name: ...' at least."),
-    "deep nesting": (
-        b"name: " + b"[" * 5000,
-        "line 1, column 26: more than 20 levels of nesting; correct the YAML.",
-    ),
+    "deep nesting": (b"name: " + b"[" * 5000, "line 1, column 26: more than 20 levels of nesting; correct the YAML."),
     "circular alias": (
         b"name: &loop [*loop]\n",
         "line 1, column 14: the alias stands within what it refers to; correct the YAML.",
