@@ -16,9 +16,9 @@ import typer
 
 from benchmarks.machine import print_table
 from medcap_core.data.phantoms import PhantomImage, load_phantoms
-from medcap_core.data.phantoms.scenes import SCENES, build_key, build_plan
+from medcap_core.data.phantoms.scenes import SCENES, build_plan
 from medcap_core.data.phantoms.wording import REGISTERS, cut_article, write_caption
-from medcap_core.data.records import SPLITS, Record
+from medcap_core.data.records import Record
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.facts import FACTS, check_facts
@@ -41,7 +41,7 @@ def reword(records: Sequence[Record]) -> list[str]:
     for record in records:
         image = record.image
         assert isinstance(image, PhantomImage)
-        plan = build_plan(build_key(image.domain, image.seed, SPLITS.index(image.split), image.index))
+        plan = build_plan(image)
         captions.append(write_caption(image.domain, plan, rng))
     return captions
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from medcap_core.data.brain_phantoms.cohorts import Cohort, Contrast
 from medcap_core.data.brain_phantoms.subjects import CORTEX_THICKNESS_MM, HIPPOCAMPUS_ML, VENTRICLE_ML, Subject
+from medcap_core.data.phantoms.drawing import Array, blend
 
-Array = NDArray[np.float32]
 Triple = tuple[float, float, float]
 Coordinates = tuple[Array, Array, Array]
 MaskName = Literal["ventricles", "left_hippocampus", "right_hippocampus", "cortex"]
@@ -49,14 +49,6 @@ _HIPPOCAMPUS_BEND, _HIPPOCAMPUS_SPREAD = -0.010, 0.15
 _POCKET = 1.1  # times a healthy hippocampus: what lies free of it is filled with fluid
 
 
-@dataclass(frozen=True)
-class Pose:
-    """How a head lies in the scanner: degrees about x, y, z and shifts in mm."""
-
-    rotation_degrees: Triple = (0.0, 0.0, 0.0)
-    shift_mm: Triple = (0.0, 0.0, 0.0)
-
-
 def _build_rotation(degrees: Triple) -> NDArray[np.float64]:
     (ca, cb, cc), (sa, sb, sc) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     about_x = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
@@ -80,22 +72,22 @@ def _scale_axes(shape: Triple, volume_ml: float, reference_ml: float, narrow: fl
 
 @dataclass(frozen=True)
 class Head:
-    """One subject's head in one pose on one cohort's grid; the fields are computed when first asked for."""
+    """One subject's head, turned about x, y, z and shifted, on one cohort's grid; fields are computed on demand."""
 
     subject: Subject
     cohort: Cohort
-    pose: Pose
+    rotation_degrees: Triple = (0.0, 0.0, 0.0)
+    shift_mm: Triple = (0.0, 0.0, 0.0)
 
     @cached_property
     def _coordinates(self) -> Coordinates:
         """Compute the head coordinates of the middle of each voxel."""
-        rotation = (_build_rotation(self.pose.rotation_degrees).T / self.subject.head_scale).astype(np.float32)
-        axes = []
-        for axis, (size, step, shift) in enumerate(
-            zip(self.cohort.matrix, self.cohort.voxel_mm, self.pose.shift_mm, strict=True)
-        ):
-            place = ((np.arange(size) - (size - 1) / 2) * step - shift).astype(np.float32)
-            axes.append(place.reshape([-1 if other == axis else 1 for other in range(3)]))
+        rotation = (_build_rotation(self.rotation_degrees).T / self.subject.head_scale).astype(np.float32)
+        places = [
+            ((np.arange(size) - (size - 1) / 2) * step - shift).astype(np.float32)
+            for size, step, shift in zip(self.cohort.matrix, self.cohort.voxel_mm, self.shift_mm, strict=True)
+        ]
+        axes = np.meshgrid(*places, indexing="ij", sparse=True)
         x, y, z = (row[0] * axes[0] + row[1] * axes[1] + row[2] * axes[2] for row in rotation)
         return x, y, z
 
@@ -162,24 +154,24 @@ class Head:
         """Find the voxels (X, Y, Z) that one structure fills by more than half."""
         if structure == "cortex":
             whole, core = self.cerebrum
-            cortex: NDArray[np.bool_] = (whole > 0.5) & (core <= 0.5)
-            return cortex
-        sides = {"ventricles": (-1, 1), "left_hippocampus": (-1,), "right_hippocampus": (1,)}[structure]
-        mask = np.zeros(self.cohort.matrix, dtype=bool)
-        for side in sides:
-            mask |= (self.cover_ventricle(side) if structure == "ventricles" else self.cover_hippocampus(side)) > 0.5
+            return np.logical_and(whole > 0.5, core <= 0.5)
+        if structure == "ventricles":
+            cover = np.maximum(self.cover_ventricle(-1), self.cover_ventricle(1))
+        else:
+            cover = self.cover_hippocampus(-1 if structure == "left_hippocampus" else 1)
+        mask: NDArray[np.bool_] = cover > 0.5
         return mask
 
     def paint(self, contrast: Contrast) -> Array:
         """Paint the brightness (X, Y, Z) of the whole head, air 0."""
         image = self._paint_surroundings(contrast)
         whole, core = self.cerebrum
-        _blend(image, whole, contrast.grey_matter)
-        _blend(image, core, contrast.white_matter)
+        blend(image, whole, contrast.grey_matter)
+        blend(image, core, contrast.white_matter)
         for side in (-1, 1):
-            _blend(image, self.cover_ventricle(side), contrast.fluid)
-            _blend(image, self.cover_hippocampus(side, ratio=_POCKET), contrast.fluid)
-            _blend(image, self.cover_hippocampus(side), contrast.grey_matter)
+            blend(image, self.cover_ventricle(side), contrast.fluid)
+            blend(image, self.cover_hippocampus(side, ratio=_POCKET), contrast.fluid)
+            blend(image, self.cover_hippocampus(side), contrast.grey_matter)
         return image
 
     def _paint_surroundings(self, contrast: Contrast) -> Array:
@@ -195,15 +187,15 @@ class Head:
             depth = max(axes[1] * (0.3 + subject.brow), 0.5)
             outline = np.minimum(outline, self._measure((axes[0], depth, axes[2]), centre))
         image = self._cover(outline) * np.float32(contrast.fat)
-        _blend(image, self._cover(outline + np.float32(_FAT_MM)), contrast.muscle)
+        blend(image, self._cover(outline + np.float32(_FAT_MM)), contrast.muscle)
         cranium = self._measure(_CRANIUM, _CRANIUM_CENTRE)
         np.maximum(cranium, np.float32(_BASE_Z) + np.float32(_BASE_SLOPE) * y - z, out=cranium)
-        _blend(image, self._cover(cranium - np.float32(_SKULL_MM)), contrast.bone)
-        _blend(image, self._cover(cranium), contrast.fluid)
+        blend(image, self._cover(cranium - np.float32(_SKULL_MM)), contrast.bone)
+        blend(image, self._cover(cranium), contrast.fluid)
         stem = _measure_cylinder((x, y, z), (_BRAIN_STEM_RADIUS, _BRAIN_STEM_RADIUS), _BRAIN_STEM_Y, _BRAIN_STEM_TOP)
-        _blend(image, self._cover(stem), contrast.white_matter)
+        blend(image, self._cover(stem), contrast.white_matter)
         cerebellum = (contrast.grey_matter + contrast.white_matter) / 2
-        _blend(image, self._cover(self._measure(_CEREBELLUM, _CEREBELLUM_CENTRE)), cerebellum)
+        blend(image, self._cover(self._measure(_CEREBELLUM, _CEREBELLUM_CENTRE)), cerebellum)
         return image
 
 
@@ -225,8 +217,3 @@ def _measure_cylinder(coordinates: Coordinates, radii: tuple[float, float], cent
 def _square(field: Array, middle: float, half: float) -> Array:
     scaled: Array = field * np.float32(1 / half) - np.float32(middle / half)
     return scaled * scaled
-
-
-def _blend(image: Array, cover: Array, value: float) -> None:
-    """Lay a tissue of brightness `value` over `image`, in place."""
-    image += (np.float32(value) - image) * cover

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medcap_core.data.brain_phantoms.anatomy import Array, Head, MaskName, Pose
+from medcap_core.data.brain_phantoms.anatomy import Head, MaskName
 from medcap_core.data.brain_phantoms.cohorts import COHORTS, TRAINING_COHORTS, UNSEEN_COHORTS, Cohort, CohortName
 from medcap_core.data.brain_phantoms.subjects import SubjectKey, build_subject
 from medcap_core.data.brain_phantoms.wording import ask, write_report
+from medcap_core.data.phantoms.drawing import Array
 from medcap_core.data.records import SPLITS, Dataset, SplitName, Volume, VolumeReference
 from medcap_core.data.scans.records import ScanRecord
 from medcap_core.data.scans.volumes import to_cube
@@ -60,11 +61,24 @@ class BrainPhantom(VolumeReference):
         rng = self.build_generator(_POSE)
         a, b, c = _MAX_ROTATION_DEGREES * rng.uniform(-1, 1, 3)
         x, y, z = _MAX_SHIFT_MM * rng.uniform(-1, 1, 3)
-        return Head(build_subject(self.subject_key), COHORTS[self.cohort], Pose((a, b, c), (x, y, z)))
+        return Head(build_subject(self.subject_key), COHORTS[self.cohort], (a, b, c), (x, y, z))
 
     def read(self) -> Volume:
         """Draw the scan, raw values in the cohort's own scale."""
-        return Volume(_scan(self.build_head(), self.build_generator(_NOISE)), COHORTS[self.cohort].voxel_mm)
+        cohort, rng = COHORTS[self.cohort], self.build_generator(_NOISE)
+        image = self.build_head().paint(cohort.contrast)
+        image *= _draw_bias(cohort, rng)
+        # The magnitude of a signal with noise in both of its parts, as MRI has it.
+        noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
+        noise *= np.float32(cohort.noise)
+        image += noise[0]
+        image *= image
+        noise[1] *= noise[1]
+        image += noise[1]
+        np.sqrt(image, out=image)
+        image *= np.float32(cohort.full_scale)
+        image += np.float32(cohort.offset)
+        return Volume(image, cohort.voxel_mm)
 
     def fingerprint(self) -> str:
         """Name the numbers the scan is drawn from and the version of the drawing."""
@@ -81,32 +95,15 @@ class BrainPhantom(VolumeReference):
         return filled
 
 
-def _scan(head: Head, rng: np.random.Generator) -> Array:
-    """Draw the volume, float32 (X, Y, Z) in RAS order, in the cohort's own scale of values."""
-    cohort = head.cohort
-    image = head.paint(cohort.contrast)
-    image *= _draw_bias(cohort, rng)
-    # The magnitude of a signal with noise in both of its parts, as MRI has it.
-    noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
-    noise *= np.float32(cohort.noise)
-    image += noise[0]
-    image *= image
-    noise[1] *= noise[1]
-    image += noise[1]
-    np.sqrt(image, out=image)
-    image *= np.float32(cohort.full_scale)
-    image += np.float32(cohort.offset)
-    return image
-
-
 def _draw_bias(cohort: Cohort, rng: np.random.Generator) -> Array:
     """Draw a smooth field around 1, the product of one bent line for each axis."""
-    field = np.ones((1, 1, 1), np.float32)
-    for axis, size in enumerate(cohort.matrix):
+    lines = []
+    for size in cohort.matrix:
         slope, bend = rng.uniform(-1, 1, 2) * cohort.bias / 2
         place = np.linspace(-1, 1, size, dtype=np.float32)
-        line = 1 + np.float32(slope) * place + np.float32(bend) * (place * place - np.float32(1 / 3))
-        field = field * line.reshape([-1 if other == axis else 1 for other in range(3)])
+        lines.append(1 + np.float32(slope) * place + np.float32(bend) * (place * place - np.float32(1 / 3)))
+    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
+    field: Array = x * y * z
     return field
 
 
@@ -142,9 +139,9 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
 def load_brain_phantoms(sizes: Mapping[SplitName, int] = DEFAULT_SIZES, *, seed: int = 0) -> Dataset:
     """Plan the synthetic scans of each split by its size; they are drawn only when opened.
 
-    Training and validation are of three cohorts; three quarters of
-    the test split are of two others, the rest of further subjects of the three. Splits are drawn apart: changing one's
-    size changes no other, and no subject is in two of them.
+    Training and validation are of three cohorts; three quarters of the test split are of two others, the rest of
+    further subjects of the three. Splits are drawn apart: changing one's size changes no other, and no subject is in
+    two of them.
     """
     return Dataset(
         name="brain_phantoms",

@@ -1,26 +1,19 @@
 """What is said about a subject: reports in each cohort's own words, and questions with their answers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medcap_core.data.brain_phantoms.cohorts import CohortName
-from medcap_core.data.brain_phantoms.subjects import Degree, Facts
+from medcap_core.data.brain_phantoms.subjects import DEGREES, Degree, Facts
 from medcap_core.data.scans.records import Question, ask_diagnosis
 
 SEX_QUESTION = "What is the sex of this subject?"
 STRUCTURE_QUESTION = "Which structure has shrunk most?"
 SIDE_QUESTION = "Which hippocampus is the smaller one?"
 VENTRICLE_QUESTION = "How large are the ventricles?"
-
-VENTRICLE_ANSWERS: Mapping[Degree, str] = {
-    "normal": "normal",
-    "mild": "mildly enlarged",
-    "moderate": "moderately enlarged",
-    "severe": "severely enlarged",
-}
 
 
 @dataclass(frozen=True)
@@ -44,16 +37,19 @@ _PERSONS = {"female": "woman", "male": "man"}
 _SEXES = {"female": "female subject", "male": "male subject"}
 
 
-def _fill(adverbs: Mapping[Degree, str], normal: str, changed: str) -> dict[Degree, str]:
+_MILDLY = ("mildly", "moderately", "severely")
+_SLIGHTLY = ("slightly", "moderately", "markedly")
+_MILD = ("mild", "moderate", "severe")
+_MINOR = ("minor", "distinct", "gross")
+_FAINTLY = ("faintly", "visibly", "extremely")
+
+
+def _fill(adverbs: Sequence[str], normal: str, changed: str) -> dict[Degree, str]:
     """Build the clauses by degree: `normal`, and `changed` with each degree's {adverb}."""
-    return {"normal": normal, **{degree: changed.format(adverb=adverb) for degree, adverb in adverbs.items()}}
+    return dict(zip(DEGREES, (normal, *(changed.format(adverb=adverb) for adverb in adverbs)), strict=True))
 
 
-_MILDLY: Mapping[Degree, str] = {"mild": "mildly", "moderate": "moderately", "severe": "severely"}
-_SLIGHTLY: Mapping[Degree, str] = {"mild": "slightly", "moderate": "moderately", "severe": "markedly"}
-_MILD: Mapping[Degree, str] = {"mild": "mild", "moderate": "moderate", "severe": "severe"}
-_MINOR: Mapping[Degree, str] = {"mild": "minor", "moderate": "distinct", "severe": "gross"}
-_FAINTLY: Mapping[Degree, str] = {"mild": "faintly", "moderate": "visibly", "severe": "extremely"}
+VENTRICLE_ANSWERS: Mapping[Degree, str] = _fill(_MILDLY, "normal", "{adverb} enlarged")
 
 WORDINGS: Mapping[CohortName, Wording] = {
     "phantom-alder": Wording(

@@ -6,15 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from medcap_core.data.phantoms.anatomy import View
-from medcap_core.data.phantoms.drawing import (
-    IMAGE_SIZE,
-    Array,
-    Ellipse,
-    Frame,
-    build_texture,
-    cover_ellipse,
-    cover_line,
-)
+from medcap_core.data.phantoms.drawing import IMAGE_SIZE, Array, Ellipse, Frame, build_texture
 
 _LETTERS: dict[str, tuple[str, ...]] = {
     "radiograph": ("SUPINE", "PORT", "AP", "PA", "90 kV"),
@@ -57,15 +49,15 @@ def _add_devices(canvas: Array, frame: Frame, rng: np.random.Generator) -> None:
     if kind < 0.25:
         for _ in range(2):
             u, v = float(rng.uniform(-0.6, 0.6)), float(rng.uniform(-0.5, 0.4))
-            lead = cover_line(frame, (u, v), (u * 1.3 + 0.1, 1.2), 0.02)
+            lead = frame.cover_line((u, v), (u * 1.3 + 0.1, 1.2), 0.02)
             np.maximum(canvas, lead * np.float32(0.75), out=canvas)
-            canvas += cover_ellipse(frame, Ellipse(u, v, 0.035, 0.035), 0.02) * np.float32(0.25)
+            canvas += frame.cover_ellipse(Ellipse(u, v, 0.035, 0.035), 0.02) * np.float32(0.25)
     elif kind < 0.45:
         bend = float(rng.uniform(-0.05, 0.05))
-        tube = cover_line(frame, (bend, -1.1), (0.02, -0.3), 0.03)
+        tube = frame.cover_line((bend, -1.1), (0.02, -0.3), 0.03)
         np.maximum(canvas, tube * np.float32(0.9), out=canvas)
     elif kind < 0.55:
         box = Ellipse(0.55, -0.45, 0.11, 0.09, math.pi / 6)
-        np.maximum(canvas, cover_ellipse(frame, box, 0.02) * np.float32(0.97), out=canvas)
-        wire = cover_line(frame, (0.5, -0.4), (0.1, 0.3), 0.02)
+        np.maximum(canvas, frame.cover_ellipse(box, 0.02) * np.float32(0.97), out=canvas)
+        wire = frame.cover_line((0.5, -0.4), (0.1, 0.3), 0.02)
         np.maximum(canvas, wire * np.float32(0.9), out=canvas)

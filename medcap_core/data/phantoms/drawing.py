@@ -1,4 +1,4 @@
-"""Vectorised drawing on a small grayscale canvas in body coordinates, and the parts of every view's anatomy.
+"""Vectorised drawing on a small grayscale canvas in body coordinates.
 
 All shapes are given in body coordinates (u, v): the body spans about [-1, 1] in both, u grows to the image's right
 (the patient's left), v grows downwards. A `Frame` holds the body coordinates of every pixel under one pose, which
@@ -16,14 +16,6 @@ from PIL import Image
 IMAGE_SIZE = 128  # pixels a side
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Body coordinates of all pixels, each (H, W)."""
-
-    u: Array
-    v: Array
 
 
 @dataclass(frozen=True)
@@ -51,6 +43,50 @@ class Ellipse:
         return Ellipse(self.u, self.v, self.ru * factor, self.rv * factor, self.angle)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Body coordinates of all pixels, each (H, W)."""
+
+    u: Array
+    v: Array
+
+    def compute_radius(self, ellipse: Ellipse) -> Array:
+        """Compute each pixel's distance from the centre in units of the half axes: 1 on the ellipse, less inside."""
+        du, dv = self.u - np.float32(ellipse.u), self.v - np.float32(ellipse.v)
+        if ellipse.angle:
+            cosine, sine = np.float32(math.cos(ellipse.angle)), np.float32(math.sin(ellipse.angle))
+            du, dv = cosine * du + sine * dv, cosine * dv - sine * du
+        du *= np.float32(1 / ellipse.ru)
+        dv *= np.float32(1 / ellipse.rv)
+        radius: Array = np.sqrt(du * du + dv * dv)
+        return radius
+
+    def cover_ellipse(self, ellipse: Ellipse, edge: float = 0.03) -> Array:
+        """Compute the soft coverage of an ellipse; `edge` is the width of its rim in body units."""
+        return cover_from_radius(self.compute_radius(ellipse), edge / min(ellipse.ru, ellipse.rv))
+
+    def cover_ring(self, ellipse: Ellipse) -> Array:
+        """Compute the soft coverage of the band inside the ellipse's border, 0.05 wide in body units."""
+        small = min(ellipse.ru, ellipse.rv)
+        middle = np.abs(self.compute_radius(ellipse) - np.float32(1 - 0.05 / small / 2))
+        return clip((0.05 / 2 - middle * small) / 0.02 + 0.5)
+
+    def cover_line(self, start: tuple[float, float], end: tuple[float, float], width: float) -> Array:
+        """Compute the soft coverage of a straight stroke with round ends, `width` wide in body units."""
+        du, dv = end[0] - start[0], end[1] - start[1]
+        pu, pv = self.u - np.float32(start[0]), self.v - np.float32(start[1])
+        share = np.clip(
+            (pu * np.float32(du) + pv * np.float32(dv)) * np.float32(1 / max(du * du + dv * dv, 1e-9)), 0, 1
+        )
+        distance = np.hypot(pu - share * np.float32(du), pv - share * np.float32(dv))
+        return clip((width / 2 - distance) / 0.016 + 0.5)
+
+    def cover_below(self, v: float, curvature: float, u: float = 0.0, edge: float = 0.03) -> Array:
+        """Compute the soft coverage of the area below the parabola `v + curvature * (u' - u)^2`."""
+        du = self.u - np.float32(u)
+        return clip((self.v - v - np.float32(curvature) * du * du) / edge + 0.5)
+
+
 Side = Literal["right", "left"]
 SIGNS: dict[Side, int] = {"right": -1, "left": 1}
 """Radiological convention: the patient's right is on the image's left (u < 0)."""
@@ -72,38 +108,10 @@ def build_frame(rotation_degrees: float, scale: float, shift_x: float, shift_y: 
     return Frame(u, v)
 
 
-def build_pair(u: float, v: float, ru: float, rv: float, angle: float, asymmetry: float) -> Sites:
-    """Build one organ on each side, the left one larger where `asymmetry` is positive."""
-    return {
-        "right": Ellipse(-u, v, ru * (1 - asymmetry), rv * (1 - asymmetry / 2), angle),
-        "left": Ellipse(u, v, ru * (1 + asymmetry), rv * (1 + asymmetry / 2), -angle),
-    }
-
-
-def build_canvas(frame: Frame, value: float) -> Array:
-    """Build a uniform canvas, (H, W)."""
-    return np.full(frame.u.shape, value, dtype=np.float32)
-
-
 def clip(values: NDArray[np.floating[Any]]) -> Array:
     """Clip the values to [0, 1], as float32."""
     clipped: Array = np.clip(values, 0, 1).astype(np.float32, copy=False)
     return clipped
-
-
-def compute_radius(frame: Frame, ellipse: Ellipse) -> Array:
-    """Compute each pixel's distance from the centre in units of the half axes: 1 on the ellipse, less inside."""
-    du, dv = frame.u - np.float32(ellipse.u), frame.v - np.float32(ellipse.v)
-    if ellipse.angle:
-        cosine, sine = np.float32(math.cos(ellipse.angle)), np.float32(math.sin(ellipse.angle))
-        du, dv = cosine * du + sine * dv, cosine * dv - sine * du
-    du *= np.float32(1 / ellipse.ru)
-    dv *= np.float32(1 / ellipse.rv)
-    du *= du
-    dv *= dv
-    du += dv
-    radius: Array = np.sqrt(du, out=du)
-    return radius
 
 
 def cover_from_radius(radius: Array, softness: float) -> Array:
@@ -111,33 +119,6 @@ def cover_from_radius(radius: Array, softness: float) -> Array:
     cover: Array = radius * np.float32(-1 / softness)
     cover += np.float32(1 / softness + 0.5)
     return clip(cover)
-
-
-def cover_ellipse(frame: Frame, ellipse: Ellipse, edge: float = 0.03) -> Array:
-    """Compute the soft coverage of an ellipse; `edge` is the width of its rim in body units."""
-    return cover_from_radius(compute_radius(frame, ellipse), edge / min(ellipse.ru, ellipse.rv))
-
-
-def cover_ring(frame: Frame, ellipse: Ellipse) -> Array:
-    """Compute the soft coverage of the band inside the ellipse's border, 0.05 wide in body units."""
-    small = min(ellipse.ru, ellipse.rv)
-    middle = np.abs(compute_radius(frame, ellipse) - np.float32(1 - 0.05 / small / 2))
-    return clip((0.05 / 2 - middle * small) / 0.02 + 0.5)
-
-
-def cover_line(frame: Frame, start: tuple[float, float], end: tuple[float, float], width: float) -> Array:
-    """Compute the soft coverage of a straight stroke with round ends, `width` wide in body units."""
-    du, dv = end[0] - start[0], end[1] - start[1]
-    pu, pv = frame.u - np.float32(start[0]), frame.v - np.float32(start[1])
-    share = np.clip((pu * np.float32(du) + pv * np.float32(dv)) * np.float32(1 / max(du * du + dv * dv, 1e-9)), 0, 1)
-    distance = np.hypot(pu - share * np.float32(du), pv - share * np.float32(dv))
-    return clip((width / 2 - distance) / 0.016 + 0.5)
-
-
-def cover_below(frame: Frame, v: float, curvature: float, u: float = 0.0, edge: float = 0.03) -> Array:
-    """Compute the soft coverage of the area below the parabola `v + curvature * (u' - u)^2`."""
-    du = frame.u - np.float32(u)
-    return clip((frame.v - v - np.float32(curvature) * du * du) / edge + 0.5)
 
 
 def blend(canvas: Array, cover: Array, value: float | Array) -> None:

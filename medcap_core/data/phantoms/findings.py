@@ -9,17 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medcap_core.data.phantoms.drawing import (
-    Array,
-    Ellipse,
-    Frame,
-    blend,
-    build_texture,
-    clip,
-    compute_radius,
-    cover_ellipse,
-    cover_from_radius,
-)
+from medcap_core.data.phantoms.drawing import Array, Ellipse, Frame, blend, build_texture, clip, cover_from_radius
 
 RADII = {"small": 0.070, "moderate": 0.105, "large": 0.150}  # body units; times a finding's own factor
 
@@ -48,6 +38,11 @@ class Location:
         angle = math.asin(max(-0.95, min(0.95, 0.95 * self.level + 0.1 * self.drift[1])))
         return self.outward * math.cos(angle), math.sin(angle)
 
+    def measure_along(self, frame: Frame) -> Array:
+        """Measure how far each pixel lies from the surface's centre towards the finding, in shares of the half axes."""
+        surface, (du, dv) = self.surface, self.direction()
+        return (frame.u - surface.u) * np.float32(du / surface.ru) + (frame.v - surface.v) * np.float32(dv / surface.rv)
+
 
 Shape = Callable[[Frame, Location, np.random.Generator], Array]
 
@@ -73,9 +68,6 @@ class Finding:
     size_factor: float = 1.0
 
 
-# Shapes
-
-
 def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, wander: float = 0.12) -> Shape:
     """Build the shape of a round or oval body; `irregular` roughens its outline, `edge` is its rim / radius."""
 
@@ -83,10 +75,10 @@ def round_shape(irregular: float = 0.0, edge: float = 0.3, slim: float = 0.85, w
         u, v = location.centre(wander)
         across = location.radius * float(rng.uniform(slim, 1))
         oval = Ellipse(u, v, location.radius, across, float(rng.uniform(0, math.pi)))
-        radius = compute_radius(frame, oval)
+        radius = frame.compute_radius(oval)
         if irregular:
             radius = radius + np.float32(irregular) * build_texture(rng, 16)
-            radius = np.maximum(radius, compute_radius(frame, oval.grown(1.6)))
+            radius = np.maximum(radius, frame.compute_radius(oval.grown(1.6)))
         return cover_from_radius(radius, edge)
 
     return shape
@@ -96,7 +88,7 @@ def lip_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Arr
     """Cover a round body that bulges from the organ's border at the finding's level."""
     u, v = location.organ.at(0.35 * location.drift[0], location.level * 1.35)
     bulge = Ellipse(u, v, location.radius, location.radius * float(rng.uniform(0.85, 1)))
-    return cover_from_radius(compute_radius(frame, bulge), 0.25)
+    return cover_from_radius(frame.compute_radius(bulge), 0.25)
 
 
 def crescent_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -104,15 +96,9 @@ def crescent_shape(frame: Frame, location: Location, rng: np.random.Generator) -
     surface = location.surface
     du, dv = location.direction()
     inner = surface.moved(-du * location.radius, -dv * location.radius)
-    outside = 1 - cover_ellipse(frame, inner, 0.025)
-    reach = clip((measure_along(frame, location) - float(rng.uniform(0.35, 0.45))) / 0.08 + 0.5)
-    return cover_ellipse(frame, surface, 0.025) * outside * reach
-
-
-def measure_along(frame: Frame, location: Location) -> Array:
-    """Measure how far each pixel lies from the surface's centre towards the finding, in shares of the half axes."""
-    surface, (du, dv) = location.surface, location.direction()
-    return (frame.u - surface.u) * np.float32(du / surface.ru) + (frame.v - surface.v) * np.float32(dv / surface.rv)
+    outside = 1 - frame.cover_ellipse(inner, 0.025)
+    reach = clip((location.measure_along(frame) - float(rng.uniform(0.35, 0.45))) / 0.08 + 0.5)
+    return frame.cover_ellipse(surface, 0.025) * outside * reach
 
 
 def lens_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -123,7 +109,7 @@ def lens_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Ar
     reach = surface.ru * surface.rv / math.hypot(surface.rv * du, surface.ru * dv)
     length = location.radius * float(rng.uniform(1.7, 2.1))
     lens = Ellipse(surface.u + du * reach, surface.v + dv * reach, length, location.radius, tangent)
-    return cover_ellipse(frame, surface, 0.025) * cover_ellipse(frame, lens, 0.03)
+    return frame.cover_ellipse(surface, 0.025) * frame.cover_ellipse(lens, 0.03)
 
 
 def wedge_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -136,7 +122,7 @@ def wedge_shape(frame: Frame, location: Location, rng: np.random.Generator) -> A
     across = np.abs(pv * np.float32(du) - pu * np.float32(dv))
     spread = location.radius * 3.2 * float(rng.uniform(0.9, 1.1))
     inside = clip((ahead * np.float32(spread) - across) / 0.05 + 0.5)
-    return cover_ellipse(frame, surface, 0.03) * inside * clip(ahead / 0.04)
+    return frame.cover_ellipse(surface, 0.03) * inside * clip(ahead / 0.04)
 
 
 def pool_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -146,7 +132,7 @@ def pool_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Ar
     rise = np.float32(0.5) * np.maximum(location.outward * (frame.u - np.float32(organ.u)), -0.05)
     below = clip((frame.v + rise - np.float32(top)) / 0.05 + 0.5)
     bottom = clip((0.66 - frame.v) / 0.05 + 0.5)
-    return cover_ellipse(frame, organ.grown(1.08), 0.05) * below * bottom
+    return frame.cover_ellipse(organ.grown(1.08), 0.05) * below * bottom
 
 
 def pelvis_shape(frame: Frame, location: Location, rng: np.random.Generator) -> Array:
@@ -156,11 +142,8 @@ def pelvis_shape(frame: Frame, location: Location, rng: np.random.Generator) -> 
     for turn in (-0.9, 0.0, 0.9):
         u, v = organ.at(0.30 * math.cos(turn) * -location.outward, location.level * 0.9 + 0.35 * math.sin(turn))
         lobe = Ellipse(u, v, location.radius * 0.9, location.radius * 0.75, turn * location.outward)
-        cover = np.maximum(cover, cover_ellipse(frame, lobe, 0.03))
+        cover = np.maximum(cover, frame.cover_ellipse(lobe, 0.03))
     return cover
-
-
-# Paints
 
 
 def add_tone(spot: Spot, delta: float) -> None:
@@ -179,10 +162,10 @@ def hollow(spot: Spot, rim: float, core: float, halo: float | None = None) -> No
     frame, radius, surface = spot.frame, spot.location.radius, spot.location.surface
     u, v = spot.location.centre()
     if halo is not None:
-        zone = cover_ellipse(frame, Ellipse(u, v, radius * 1.9, radius * 1.7), radius)
-        blend(spot.canvas, zone * 0.6 * cover_ellipse(frame, surface), halo)
+        zone = frame.cover_ellipse(Ellipse(u, v, radius * 1.9, radius * 1.7), radius)
+        blend(spot.canvas, zone * 0.6 * frame.cover_ellipse(surface), halo)
     blend(spot.canvas, spot.cover * np.float32(0.5 + 0.5 * spot.strength), rim)
-    blend(spot.canvas, cover_ellipse(frame, Ellipse(u, v, radius * 0.55, radius * 0.55 * 0.9), 0.03), core)
+    blend(spot.canvas, frame.cover_ellipse(Ellipse(u, v, radius * 0.55, radius * 0.55 * 0.9), 0.03), core)
 
 
 def cystic(spot: Spot, tail: float) -> None:
@@ -196,7 +179,7 @@ def calcified(spot: Spot) -> None:
     blend(spot.canvas, spot.cover * 0.8, 0.3)
     spot.canvas *= 1 - cover_path(spot) * np.float32(0.6 * spot.strength)
     speck = Ellipse(*spot.location.centre(), spot.location.radius * 0.55, spot.location.radius * 0.28)
-    blend(spot.canvas, cover_ellipse(spot.frame, speck, 0.03), 1.0)
+    blend(spot.canvas, spot.frame.cover_ellipse(speck, 0.03), 1.0)
 
 
 def spongy(spot: Spot) -> None:
@@ -211,9 +194,8 @@ def free_air(spot: Spot) -> None:
     blend(spot.canvas, spot.cover * np.float32(0.5 + 0.5 * spot.strength), 0.07)
     du, dv = spot.location.direction()
     inwards = -1.15 * spot.location.radius
-    edge = compute_radius(spot.frame, spot.location.surface.moved(du * inwards, dv * inwards))
-    along = measure_along(spot.frame, spot.location)
-    line = clip(1 - np.abs(edge - 1) / 0.05) * clip((along - 0.4) * 6)
+    edge = spot.frame.compute_radius(spot.location.surface.moved(du * inwards, dv * inwards))
+    line = clip(1 - np.abs(edge - 1) / 0.05) * clip((spot.location.measure_along(spot.frame) - 0.4) * 6)
     spot.canvas += line * np.float32(0.28 * spot.strength)
 
 

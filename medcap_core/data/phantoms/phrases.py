@@ -40,49 +40,32 @@ class Register:
     size_first: bool = False
 
 
-def _share(
-    organs: Mapping[str, str],
-    names: Choices,
-    levels: Mapping[str, Choices],
-    templates: Phrases,
-    normal: Phrases,
+def _build_styles(
+    views: Mapping[str, tuple[str, Phrases, Choices]], templates: Phrases, normal: Phrases
 ) -> dict[str, Style]:
-    """Build the styles of views whose sentences differ by the organ alone."""
+    """Build the styles of views whose sentences differ by the organ alone: each has its organ, names and levels."""
 
     def fill(sentences: Phrases, organ: str) -> Phrases:
         return tuple(sentence.replace("{organ}", organ) for sentence in sentences)
 
     return {
-        view: Style(names[view], fill(templates, organ), fill(normal, organ), levels[view])
-        for view, organ in organs.items()
+        view: Style(names, fill(templates, organ), fill(normal, organ), levels)
+        for view, (organ, names, levels) in views.items()
     }
 
 
-_ORGANS = {
-    "chest_pa": "lung",
-    "ct_chest": "lung",
-    "ct_abdomen_plain": "kidney",
-    "mri_t1": "hemisphere",
-    "us_liver": "lobe",
-}
-
 _FRONT_BACK: Choices = {"anterior": ("front",), "posterior": ("back",)}
+_HEIGHTS: Choices = {"upper": ("upper", "top"), "middle": ("middle",), "lower": ("lower", "bottom")}
+_THIRDS: Choices = {"frontal": ("front",), "parietal": ("middle",), "occipital": ("back",)}
+_DISTANCES: Choices = {"superficial": ("near",), "deep": ("far",)}
 PLAIN = Register(
-    styles=_share(
-        _ORGANS,
+    _build_styles(
         {
-            "chest_pa": ("chest X-ray", "frontal chest X-ray"),
-            "ct_chest": ("chest CT", "CT scan of the chest"),
-            "ct_abdomen_plain": ("abdominal CT", "CT scan of the belly"),
-            "mri_t1": ("brain MRI", "T1 MRI of the brain"),
-            "us_liver": ("liver ultrasound", "ultrasound of the liver"),
-        },
-        {
-            "chest_pa": {"upper": ("upper", "top"), "middle": ("middle",), "lower": ("lower", "bottom")},
-            "ct_chest": _FRONT_BACK,
-            "ct_abdomen_plain": _FRONT_BACK,
-            "mri_t1": {"frontal": ("front",), "parietal": ("middle",), "occipital": ("back",)},
-            "us_liver": {"superficial": ("near",), "deep": ("far",)},
+            "chest_pa": ("lung", ("chest X-ray", "frontal chest X-ray"), _HEIGHTS),
+            "ct_chest": ("lung", ("chest CT", "CT scan of the chest"), _FRONT_BACK),
+            "ct_abdomen_plain": ("kidney", ("abdominal CT", "CT scan of the belly"), _FRONT_BACK),
+            "mri_t1": ("hemisphere", ("brain MRI", "T1 MRI of the brain"), _THIRDS),
+            "us_liver": ("lobe", ("liver ultrasound", "ultrasound of the liver"), _DISTANCES),
         },
         templates=(
             "{name} showing {finding} in the {level} part of the {side} {organ}.",
@@ -117,30 +100,20 @@ _SIZES_AFTER: Choices = {
     "large": ("of considerable extent", "of 4.5 cm extent"),
 }
 _ZONES_AFTER: Choices = {
-    "upper": ("apex", "apical region"),
-    "middle": ("midzone", "perihilar region"),
-    "lower": ("base", "basal region"),
-}
+    "upper": ("apex", "apical region"), "middle": ("midzone", "perihilar region"), "lower": ("base", "basal region"),
+}  # fmt: skip
 _VENTRAL_DORSAL: Choices = {"anterior": ("ventral", "anterior"), "posterior": ("dorsal", "posterior")}
 _LOBES: Choices = {"frontal": ("frontal",), "parietal": ("parietal",), "occipital": ("occipital",)}
 _LAYERS: Choices = {"superficial": ("superficial", "subcapsular"), "deep": ("deep", "central")}
 
 FORMAL = Register(
-    styles=_share(
-        _ORGANS,
+    _build_styles(
         {
-            "chest_pa": ("posteroanterior radiograph", "frontal film"),
-            "ct_chest": ("axial lung tomogram",),
-            "ct_abdomen_plain": ("plain renal tomogram",),
-            "mri_t1": ("axial T1 acquisition",),
-            "us_liver": ("hepatic sonogram",),
-        },
-        {
-            "chest_pa": _ZONES_AFTER,
-            "ct_chest": _VENTRAL_DORSAL,
-            "ct_abdomen_plain": _VENTRAL_DORSAL,
-            "mri_t1": _LOBES,
-            "us_liver": _LAYERS,
+            "chest_pa": ("lung", ("posteroanterior radiograph", "frontal film"), _ZONES_AFTER),
+            "ct_chest": ("lung", ("axial lung tomogram",), _VENTRAL_DORSAL),
+            "ct_abdomen_plain": ("kidney", ("plain renal tomogram",), _VENTRAL_DORSAL),
+            "mri_t1": ("hemisphere", ("axial T1 acquisition",), _LOBES),
+            "us_liver": ("lobe", ("hepatic sonogram",), _LAYERS),
         },
         templates=(
             "{side} {organ}, {level}, harbours {finding} {size} as this {name} demonstrates.",
@@ -175,41 +148,23 @@ ASIDES: Phrases = (
     "According to the earlier {name} neither {organ} contains {finding}.",
 )
 
-_ZONES_ADJECTIVE: Choices = {
-    "upper": ("apical", "upper"),
-    "middle": ("perihilar", "mid"),
-    "lower": ("basal", "lower"),
-}
-
-REPORT_ORGANS = {
-    "chest_ap": "hemithorax",
-    "ct_chest": "lung parenchyma",
-    "ct_abdomen_contrast": "renal cortex",
-    "ct_head": "cerebral hemisphere",
-    "mri_flair": "territory",
-    "us_thyroid": "thyroid gland",
-}
+_ZONES_ADJECTIVE: Choices = {"upper": ("apical", "upper"), "middle": ("perihilar", "mid"), "lower": ("basal", "lower")}
 
 # One frame for all views, so that scores measure a caption's facts rather than the sentence around them.
+_REPORT_VIEWS: Mapping[str, tuple[str, Phrases, Choices]] = {
+    "chest_ap": ("hemithorax", ("bedside film", "portable anteroposterior film"), _ZONES_ADJECTIVE),
+    "ct_chest": ("lung parenchyma", ("lung window tomogram", "thoracic tomogram"), _VENTRAL_DORSAL),
+    "ct_abdomen_contrast": (
+        "renal cortex", ("portal venous tomogram", "enhanced abdominal tomogram"), _VENTRAL_DORSAL,
+    ),
+    "ct_head": ("cerebral hemisphere", ("cranial tomogram", "emergency head tomogram"), _LOBES),
+    "mri_flair": ("territory", ("FLAIR sequence", "cerebral FLAIR acquisition"), _LOBES),
+    "us_thyroid": ("thyroid gland", ("cervical sonogram", "transverse thyroid sonogram"), _LAYERS),
+}  # fmt: skip
+REPORT_ORGANS = [organ for organ, _, _ in _REPORT_VIEWS.values()]
 REPORT = Register(
-    styles=_share(
-        REPORT_ORGANS,
-        {
-            "chest_ap": ("bedside film", "portable anteroposterior film"),
-            "ct_chest": ("lung window tomogram", "thoracic tomogram"),
-            "ct_abdomen_contrast": ("portal venous tomogram", "enhanced abdominal tomogram"),
-            "ct_head": ("cranial tomogram", "emergency head tomogram"),
-            "mri_flair": ("FLAIR sequence", "cerebral FLAIR acquisition"),
-            "us_thyroid": ("cervical sonogram", "transverse thyroid sonogram"),
-        },
-        {
-            "chest_ap": _ZONES_ADJECTIVE,
-            "ct_chest": _VENTRAL_DORSAL,
-            "ct_abdomen_contrast": _VENTRAL_DORSAL,
-            "ct_head": _LOBES,
-            "mri_flair": _LOBES,
-            "us_thyroid": _LAYERS,
-        },
+    _build_styles(
+        _REPORT_VIEWS,
         templates=(
             "{name} depicting {finding} {size} involving the {side} {level} {organ}.",
             "{finding} {size} involving the {side} {level} {organ}, {name}.",

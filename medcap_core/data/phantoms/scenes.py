@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medcap_core.data.phantoms.anatomy import VIEWS
 from medcap_core.data.phantoms.artefacts import finish
-from medcap_core.data.phantoms.drawing import IMAGE_SIZE, NUM_JITTER, SIGNS, Array, Frame, Side, build_frame
+from medcap_core.data.phantoms.drawing import NUM_JITTER, SIGNS, Array, Frame, Side, build_frame
 from medcap_core.data.phantoms.findings import FINDINGS, RADII, Location, Spot
+from medcap_core.data.records import SPLITS, SplitName
 
 Domain = Literal["general", "target"]
 NORMAL_SHARE = 0.18
@@ -47,9 +47,7 @@ SCENES: dict[Domain, tuple[Scene, ...]] = {
         Scene("ct_abdomen_contrast", 2, {"renal_mass": (1, None), "hydronephrosis": (0.7, None)}),
         Scene("ct_head", 2.5, {"epidural": (1, None), "subdural": (1, None), "parenchymal_bleed": (1, None)}),
         Scene("mri_flair", 2.5, {"plaque": (1, None), "infarct": (1, None), "abscess": (1, None)}),
-        Scene(
-            "us_thyroid", 2, {"calcified_nodule": (1, None), "spongiform_nodule": (1, None), "thyroid_cyst": (1, None)}
-        ),
+        Scene("us_thyroid", 2, dict.fromkeys(("calcified_nodule", "spongiform_nodule", "thyroid_cyst"), (1, None))),
     ),
 }
 
@@ -72,25 +70,28 @@ class Plan:
 
 @dataclass(frozen=True)
 class Key:
-    """The numbers that determine one image; `case` is the patient, `shot` the index among the patient's images."""
+    """The numbers that determine one image: `index` counts the images of a split."""
 
     domain: Domain
     seed: int
-    split: int
-    case: int
-    shot: int
+    split: SplitName
+    index: int
+
+    @property
+    def shot(self) -> int:
+        """The index among the patient's images."""
+        return int(self.index % GROUP_IMAGES == GROUP_IMAGES - 1)
+
+    @property
+    def case(self) -> int:
+        """The patient, counted in the split."""
+        group, position = divmod(self.index, GROUP_IMAGES)
+        return group * (GROUP_IMAGES - 1) + position - self.shot
 
     def build_generator(self, purpose: int, of_shot: bool = False) -> np.random.Generator:
         """Build the generator of one purpose, the same for all of a patient's images unless `of_shot`."""
-        numbers = [self.seed, _DOMAIN_CODES[self.domain], self.split, self.case, purpose]
+        numbers = [self.seed, _DOMAIN_CODES[self.domain], SPLITS.index(self.split), self.case, purpose]
         return np.random.default_rng([*numbers, self.shot] if of_shot else numbers)
-
-
-def build_key(domain: Domain, seed: int, split: int, index: int) -> Key:
-    """Build the key of a split's image at `index`."""
-    group, position = divmod(index, GROUP_IMAGES)
-    shot = int(position == GROUP_IMAGES - 1)
-    return Key(domain, seed, split, group * (GROUP_IMAGES - 1) + position - shot, shot)
 
 
 _PLAN, _BUILD, _FINDING, _SHOT, WORDING = range(5)
@@ -151,12 +152,6 @@ def draw_cover(key: Key, layout: Layout) -> Array | None:
     if finding is None or layout.location is None:
         return None
     return FINDINGS[finding].shape(layout.frame, layout.location, key.build_generator(_FINDING))
-
-
-def draw_mask(key: Key) -> NDArray[np.bool_]:
-    """Compute the finding's pixels (H, W); all False in a normal image."""
-    cover = draw_cover(key, build_layout(key))
-    return np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool) if cover is None else cover > 0.5
 
 
 def draw_canvas(key: Key) -> Array:

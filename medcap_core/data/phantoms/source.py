@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from medcap_core.data.phantoms.anatomy import VIEWS
 from medcap_core.data.phantoms.drawing import IMAGE_SIZE
 from medcap_core.data.phantoms.findings import FINDINGS, RADII
-from medcap_core.data.phantoms.scenes import WORDING, Domain, Key, build_key, build_plan, draw_canvas, draw_mask
+from medcap_core.data.phantoms.scenes import WORDING, Domain, Key, build_layout, build_plan, draw_canvas, draw_cover
 from medcap_core.data.phantoms.wording import write_caption
 from medcap_core.data.records import SPLITS, Dataset, Record, SplitName
 
@@ -23,33 +23,20 @@ DEFAULT_SIZES: Mapping[Domain, Mapping[SplitName, int]] = {
     "general": {"train": 20_000, "validation": 200, "test": 200},
     "target": {"train": 1_200, "validation": 200, "test": 300},
 }
-
-
 _ONE_AT_A_TIME = threading.Lock()
 """Drawing is many short NumPy calls: two threads at once take longer than one after the other."""
 
 
-@dataclass(frozen=True)
-class PhantomImage:
+class PhantomImage(Key):
     """One synthetic image of 128 x 128 pixels, determined by a few numbers.
 
     Sides follow the radiological convention: the patient's right is on the image's left.
     """
 
-    domain: Domain
-    seed: int
-    split: SplitName
-    index: int
-
-    @property
-    def key(self) -> Key:
-        """The numbers that determine the drawing."""
-        return build_key(self.domain, self.seed, SPLITS.index(self.split), self.index)
-
     def open(self) -> Image.Image:
         """Draw the image, 8-bit grayscale (mode L)."""
         with _ONE_AT_A_TIME:
-            canvas = draw_canvas(self.key)
+            canvas = draw_canvas(self)
         return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
 
     def fingerprint(self) -> str:
@@ -58,7 +45,8 @@ class PhantomImage:
 
     def mask(self) -> NDArray[np.bool_]:
         """Compute the finding's pixels, bool (H, W); all False in a normal image."""
-        return draw_mask(self.key)
+        cover = draw_cover(self, build_layout(self))
+        return np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=bool) if cover is None else cover > 0.5
 
 
 class PhantomTruth(Mapping[str, Any]):
@@ -88,18 +76,14 @@ def compute_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | 
         return None
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     height, width = mask.shape
-    return (
-        float(columns[0] / width),
-        float(rows[0] / height),
-        float((columns[-1] + 1) / width),
-        float((rows[-1] + 1) / height),
-    )
+    box = columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+    x0, y0, x1, y1 = map(float, box)
+    return x0, y0, x1, y1
 
 
 def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Record:
     image = PhantomImage(domain, seed, split, index)
-    key = image.key
-    plan = build_plan(key)
+    plan = build_plan(image)
     view = VIEWS[plan.view]
     size_mm = None
     if plan.finding is not None and plan.size is not None:
@@ -109,8 +93,8 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
     return Record(
         id=f"{name}-{index:05d}",
         image=image,
-        caption=write_caption(domain, plan, key.build_generator(WORDING, of_shot=True)),
-        case=f"{name}-case-{key.case:05d}",
+        caption=write_caption(domain, plan, image.build_generator(WORDING, of_shot=True)),
+        case=f"{name}-case-{image.case:05d}",
         truth=PhantomTruth(facts, image),
     )
 
@@ -119,10 +103,9 @@ def load_phantoms(domain: Domain = "target", sizes: Mapping[SplitName, int] | No
     """Plan a synthetic data set with so many images of each split, by default `DEFAULT_SIZES`; drawn only when opened.
 
     The embedded base model was trained on `general`; `target` has findings, views and wordings unseen in training.
-    Splits are independent: the size of one does not change
-    another, and no patient is in two. `truth` of each record holds modality, view, finding, side, level, size (a word),
-    size_mm (the finding's nominal diameter), box (x0, y0, x1, y1 as shares of the image) and normal; the facts of a
-    finding are None in a normal image.
+    Splits are independent: the size of one does not change another, and no patient is in two. `truth` of each record
+    holds modality, view, finding, side, level, size (a word), size_mm (the finding's nominal diameter), box (x0, y0,
+    x1, y1 as shares of the image) and normal; the facts of a finding are None in a normal image.
     """
     sizes = DEFAULT_SIZES[domain] if sizes is None else sizes
     return Dataset(

@@ -84,7 +84,7 @@ def _write_aside(rng: np.random.Generator) -> str:
     """Write a clause on an absent finding with uniformly drawn phrases of the report register."""
     choices = {
         "name": _flatten(style.names for style in REPORT.styles.values()),
-        "organ": list(REPORT_ORGANS.values()),
+        "organ": REPORT_ORGANS,
         "finding": _flatten(REPORT.findings.values()),
     }
     words = {slot: phrases[int(rng.integers(len(phrases)))] for slot, phrases in choices.items()}

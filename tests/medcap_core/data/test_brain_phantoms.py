@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medcap_core.data.brain_phantoms import MASK_NAMES, BrainPhantom, load_brain_phantoms
-from medcap_core.data.brain_phantoms.anatomy import Head, MaskName, Pose
+from medcap_core.data.brain_phantoms.anatomy import Head, MaskName
 from medcap_core.data.brain_phantoms.cohorts import COHORTS, TRAINING_COHORTS, UNSEEN_COHORTS
 from medcap_core.data.brain_phantoms.source import place_scan
 from medcap_core.data.brain_phantoms.subjects import Subject, build_subject
@@ -159,7 +159,7 @@ def test_the_truth_of_a_record_is_the_subjects(dataset: Dataset) -> None:
 
 
 def test_left_is_where_x_is_low_and_the_hippocampi_lie_below_the_ventricles() -> None:
-    head = Head(HEALTHY, COHORTS["phantom-alder"], Pose())
+    head = Head(HEALTHY, COHORTS["phantom-alder"])
     left, right, ventricles = (
         np.argwhere(head.mask(name)).mean(axis=0) for name in ("left_hippocampus", "right_hippocampus", "ventricles")
     )
@@ -171,8 +171,8 @@ def test_left_is_where_x_is_low_and_the_hippocampi_lie_below_the_ventricles() ->
 
 
 def test_a_turned_and_shifted_head_keeps_its_volumes() -> None:
-    straight = Head(HEALTHY, COHORTS["phantom-elm"], Pose())
-    turned = Head(HEALTHY, COHORTS["phantom-elm"], Pose((4.0, -3.0, 4.0), (4.0, -2.0, 3.0)))
+    straight = Head(HEALTHY, COHORTS["phantom-elm"])
+    turned = Head(HEALTHY, COHORTS["phantom-elm"], (4.0, -3.0, 4.0), (4.0, -2.0, 3.0))
     for name in MASK_NAMES:
         assert measure_ml(turned, name) == pytest.approx(measure_ml(straight, name), rel=0.05), name
     shift = np.argwhere(turned.mask("cortex")).mean(axis=0) - np.argwhere(straight.mask("cortex")).mean(axis=0)
@@ -181,8 +181,8 @@ def test_a_turned_and_shifted_head_keeps_its_volumes() -> None:
 
 
 def test_only_what_shrinks_changes() -> None:
-    healthy = Head(HEALTHY, COHORTS["phantom-alder"], Pose())
-    ill = Head(replace(HEALTHY, right_hippocampus_ratio=0.5), COHORTS["phantom-alder"], Pose())
+    healthy = Head(HEALTHY, COHORTS["phantom-alder"])
+    ill = Head(replace(HEALTHY, right_hippocampus_ratio=0.5), COHORTS["phantom-alder"])
     contrast = COHORTS["phantom-alder"].contrast
     changed = np.abs(ill.paint(contrast) - healthy.paint(contrast)) > 1e-6
     assert changed.any()

@@ -9,7 +9,7 @@ import pytest
 
 from medcap_core.data.phantoms import PhantomImage, load_phantoms
 from medcap_core.data.phantoms.findings import FINDINGS, Spot
-from medcap_core.data.phantoms.scenes import SCENES, Domain, Plan, build_key, build_layout, draw_cover
+from medcap_core.data.phantoms.scenes import SCENES, Domain, Plan, build_layout, draw_cover
 from medcap_core.data.phantoms.source import compute_box
 from medcap_core.data.phantoms.wording import REGISTERS, cut_article
 from medcap_core.data.records import Dataset, Record
@@ -142,9 +142,8 @@ def test_findings_lie_on_the_side_and_level_that_are_named(dataset: Dataset) -> 
 def test_a_finding_is_painted_where_its_mask_lies(domain: Domain) -> None:
     for record in abnormal(load_phantoms(domain, {"train": 150})):
         assert isinstance(record.image, PhantomImage)
-        key = build_key(domain, 0, 0, record.image.index)
-        layout, mask = build_layout(key), record.image.mask()
-        cover = draw_cover(key, layout)
+        layout, mask = build_layout(record.image), record.image.mask()
+        cover = draw_cover(record.image, layout)
         assert cover is not None
         assert layout.location is not None
         changes = []
