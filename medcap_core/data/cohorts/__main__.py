@@ -28,9 +28,9 @@ def main(
         sys.stdout.write(f"Looking for volumes in {images}\n")
         found = find_cohort_scans(cohort, table, images, only)
         write_scan_table(found, out)
-        counts = Counter(scan.visit.diagnosis for scan in found.scans)
+        counts = Counter(visit.diagnosis for _, visit in found.scans)
         known = ", ".join(f"{counts[diagnosis]} {diagnosis}" for diagnosis in counts if diagnosis is not None)
-        num_subjects = len({scan.visit.subject for scan in found.scans})
+        num_subjects = len({visit.subject for _, visit in found.scans})
         sys.stdout.write(
             f"{len(found.scans)} scans of {num_subjects} subjects ({known or 'none diagnosed'}; {counts[None]} without "
             f"a diagnosis) written to {out}\n"

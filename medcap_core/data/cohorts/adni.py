@@ -21,17 +21,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    DAYS_PER_YEAR,
-    CohortTables,
-    ScanKey,
-    Visit,
-    find_scan_key,
-    read_clinical_tables,
-    read_date,
-    read_person,
-    read_viscode,
-)
+from medcap_core.data.cohorts import clinical
+from medcap_core.data.cohorts.clinical import CohortTables, ScanKey, Visit
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
 
 _PTID = re.compile(r"(\d{3})_S_(\d{4,5})")
@@ -41,23 +32,26 @@ _BIDS = re.compile(r"sub-ADNI(\d{3})S(\d{4,5})")
 def read_adni(paths: Sequence[Path]) -> CohortTables:
     """Read the visits of ADNIMERGE.csv. Raises DataFault where a column is missing."""
     needs = {"subject": "ptid", "visit": "viscode", "date": "examdate", "diagnosis": "dx"}
-    rows = read_clinical_tables(paths, "ADNI", {"ADNIMERGE": ("PTID", needs)})["ADNIMERGE"]
+    rows = clinical.read_clinical_tables(paths, "ADNI", {"ADNIMERGE": ("PTID", needs)})["ADNIMERGE"]
+    days = [clinical.read_date(row("examdate")) for row in rows]
     starts: dict[str, int] = {}
-    for row in rows:
-        if (day := read_date(row("examdate"))) is not None:
+    for row, day in zip(rows, days, strict=True):
+        if day is not None:
             starts[row("ptid")] = min(day, starts.get(row("ptid"), day))
     visits = []
-    for row in rows:
-        day, (at_start, sex, mmse) = read_date(row("examdate")), read_person(row, "age", "ptgender")
-        age = None if at_start is None or day is None else at_start + (day - starts[row("ptid")]) / DAYS_PER_YEAR
+    for row, day in zip(rows, days, strict=True):
+        at_start, sex, mmse = clinical.read_person(row, "age", "ptgender")
+        age = None
+        if at_start is not None and day is not None:
+            age = at_start + (day - starts[row("ptid")]) / clinical.DAYS_PER_YEAR
         label = row("dx").rpartition(" to ")[2].strip()
         diagnosis = Diagnosis.NOT_DEMENTED if label == "NL" else read_diagnosis(label)
-        visits.append(Visit(row("ptid"), read_viscode(row("viscode")), day, diagnosis, age, sex, mmse))
-    return CohortTables(visits, parse_path)
+        visits.append(Visit(row("ptid"), clinical.read_viscode(row("viscode")), day, diagnosis, age, sex, mmse))
+    return visits, parse_path
 
 
 def parse_path(path: PurePosixPath) -> ScanKey | None:
     """Parse the subject, and the session of a BIDS copy or the date of the archive's folder."""
     name = str(path)
     match = _BIDS.search(name) or _PTID.search(name)
-    return find_scan_key(path, f"{match[1]}_S_{match[2]}") if match else None
+    return clinical.find_scan_key(path, f"{match[1]}_S_{match[2]}") if match else None

@@ -20,19 +20,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    Cells,
-    CohortTables,
-    ScanKey,
-    Visit,
-    find_scan_key,
-    read_age,
-    read_clinical_tables,
-    read_date,
-    read_mmse,
-    read_sex,
-    read_viscode,
-)
+from medcap_core.data.cohorts import clinical
+from medcap_core.data.cohorts.clinical import Cells, CohortTables, ScanKey, Visit
 from medcap_core.data.scans.records import Diagnosis
 from medcap_core.errors import DataFault
 
@@ -50,28 +39,28 @@ def read_aibl(paths: Sequence[Path]) -> CohortTables:
         "scores": ("MMSCORE", {**visit, "mmscore": "mmscore", "examdate": "examdate"}),
         "scans": ("EXAMDATE", {**visit, "examdate": "examdate"}),
     }
-    rows = read_clinical_tables(paths, "AIBL", kinds)
+    rows = clinical.read_clinical_tables(paths, "AIBL", kinds)
     if not rows["diagnoses"]:
         raise DataFault("AIBL needs its table of diagnoses, aibl_pdxconv_*.csv: give it by --table.")
     births = {row("rid"): _YEAR.search(row("ptdob")) for row in rows["subjects"]}
-    sexes = {row("rid"): read_sex(row("ptgender")) for row in rows["subjects"]}
+    sexes = {row("rid"): clinical.read_sex(row("ptgender")) for row in rows["subjects"]}
     scores = _read_by_visit(rows["scores"], "mmscore")
     dates = _read_by_visit([*rows["scores"], *rows["scans"]], "examdate")
     visits = []
-    for (subject, code), label in _read_by_visit(rows["diagnoses"], "dxcurren").items():
-        day, birth = read_date(dates.get((subject, code), "")), births.get(subject)
-        age = datetime.date.fromordinal(day).year - int(birth[1]) if birth and day is not None else None
-        mmse = read_mmse(scores.get((subject, code), ""))
-        diagnosis = _CLASSES.get(label)
-        visits.append(Visit(subject, read_viscode(code), day, diagnosis, read_age(str(age)), sexes.get(subject), mmse))
-    return CohortTables(visits, parse_path)
+    for key, label in _read_by_visit(rows["diagnoses"], "dxcurren").items():
+        subject, session = key[0], clinical.read_viscode(key[1])
+        day, birth = clinical.read_date(dates.get(key, "")), births.get(subject)
+        years = datetime.date.fromordinal(day).year - int(birth[1]) if birth and day is not None else None
+        age, mmse = clinical.read_age(str(years)), clinical.read_mmse(scores.get(key, ""))
+        visits.append(Visit(subject, session, day, _CLASSES.get(label), age, sexes.get(subject), mmse))
+    return visits, parse_path
 
 
 def parse_path(path: PurePosixPath) -> ScanKey | None:
     """Parse the subject (file name, or a folder that is a number), and the BIDS session or the folder's date."""
     match = _NAME.search(str(path))
     subject = match[1] if match else next((part for part in path.parts[:-1] if part.isdigit()), None)
-    return find_scan_key(path, subject) if subject else None
+    return clinical.find_scan_key(path, subject) if subject else None
 
 
 def _read_by_visit(rows: Sequence[Cells], name: str) -> dict[tuple[str, str], str]:

@@ -17,7 +17,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import CohortTables, ScanKey, Visit, read_clinical_tables, read_person
+from medcap_core.data.cohorts import clinical
+from medcap_core.data.cohorts.clinical import CohortTables, ScanKey, Visit
 from medcap_core.data.scans.records import read_diagnosis
 
 _SESSION = re.compile(r"miriad_(\d+)_(?:(?:AD|HC)_[MF]_)?(\d+)_MR_(\d+)", re.IGNORECASE)
@@ -27,11 +28,11 @@ def read_miriad(paths: Sequence[Path]) -> CohortTables:
     """Read the sessions of the export. Raises DataFault where a column is missing."""
     needs = {"session": "mr id", "group": "group", "age": "age", "sex": "m/f"}
     visits = [
-        Visit(key.subject, key.session, None, read_diagnosis(row("group")), *read_person(row, "age", "m/f"))
-        for row in read_clinical_tables(paths, "MIRIAD", {"sessions": ("MR ID", needs)})["sessions"]
+        Visit(key.subject, key.session, None, read_diagnosis(row("group")), *clinical.read_person(row, "age", "m/f"))
+        for row in clinical.read_clinical_tables(paths, "MIRIAD", {"sessions": ("MR ID", needs)})["sessions"]
         if (key := parse_path(PurePosixPath(row("mr id"))))
     ]
-    return CohortTables(visits, parse_path)
+    return visits, parse_path
 
 
 def parse_path(path: PurePosixPath) -> ScanKey | None:

@@ -21,15 +21,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    Cells,
-    CohortTables,
-    ScanKey,
-    Visit,
-    read_clinical_tables,
-    read_date,
-    read_person,
-)
+from medcap_core.data.cohorts import clinical
+from medcap_core.data.cohorts.clinical import Cells, CohortTables, ScanKey, Visit
 from medcap_core.data.scans.records import Diagnosis
 
 _SUBJECT = re.compile(r"NACC\d{6}")
@@ -44,7 +37,7 @@ def read_nacc(paths: Sequence[Path]) -> CohortTables:
         "UDS": ("NACCUDSD", {"subject": "naccid", **_VISIT_DATE, "diagnosis": "naccudsd"}),
         "MRI": ("NACCMRFI", {"subject": "naccid", "file": "naccmrfi", **_SCAN_DATE}),
     }
-    rows = read_clinical_tables(paths, "NACC", kinds)
+    rows = clinical.read_clinical_tables(paths, "NACC", kinds)
     archives = {
         name: ScanKey(row("naccid"), day=_read_date(row, _SCAN_DATE))
         for row in rows["MRI"]
@@ -53,7 +46,7 @@ def read_nacc(paths: Sequence[Path]) -> CohortTables:
     visits = [
         Visit(
             row("naccid"), None, _read_date(row, _VISIT_DATE), _CLASSES.get(row("naccudsd")),
-            *read_person(row, "naccage", "sex", "naccmmse"),
+            *clinical.read_person(row, "naccage", "sex", "naccmmse"),
         )
         for row in rows["UDS"]
     ]  # fmt: skip
@@ -63,8 +56,8 @@ def read_nacc(paths: Sequence[Path]) -> CohortTables:
         match = _SUBJECT.search(str(path))
         return next(filter(None, keys), ScanKey(match[0]) if match else None)
 
-    return CohortTables(visits, parse_path)
+    return visits, parse_path
 
 
 def _read_date(row: Cells, columns: dict[str, str]) -> int | None:
-    return read_date("-".join(row(name) for name in columns.values()))
+    return clinical.read_date("-".join(row(name) for name in columns.values()))

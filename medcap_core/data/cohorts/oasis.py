@@ -30,18 +30,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from medcap_core.data.cohorts.visits import (
-    DAYS_PER_YEAR,
-    Cells,
-    CohortTables,
-    ScanKey,
-    Visit,
-    read_age,
-    read_clinical_tables,
-    read_mmse,
-    read_number,
-    read_person,
-)
+from medcap_core.data.cohorts import clinical
+from medcap_core.data.cohorts.clinical import Cells, CohortTables, ScanKey, Visit
 from medcap_core.data.scans.records import Diagnosis, read_diagnosis
 
 _SESSION = re.compile(r"(OAS[12]_\d{4})_MR\d+")
@@ -57,12 +47,12 @@ def read_sessions(paths: Sequence[Path], *, cohort: str, session_name: str) -> C
     visits = [
         Visit(
             match[1], match[0], None, read_diagnosis(row("group")) or _read_rating(row, {0.0: Diagnosis.NOT_DEMENTED}),
-            *read_person(row, "age", "m/f"),
+            *clinical.read_person(row, "age", "m/f"),
         )
-        for row in read_clinical_tables(paths, cohort, {"scans": (session_name, needs)})["scans"]
+        for row in clinical.read_clinical_tables(paths, cohort, {"scans": (session_name, needs)})["scans"]
         if (match := _SESSION.fullmatch(row(name)))
     ]  # fmt: skip
-    return CohortTables(visits, _parse_session_path)
+    return visits, _parse_session_path
 
 
 def _parse_session_path(path: PurePosixPath) -> ScanKey | None:
@@ -72,7 +62,7 @@ def _parse_session_path(path: PurePosixPath) -> ScanKey | None:
 
 def _read_rating(row: Cells, below: dict[float, Diagnosis | None], name: str = "cdr") -> Diagnosis | None:
     """Read the class of a Clinical Dementia Rating, 0 to 3: one in `below`, else dementia; None where it is missing."""
-    rating = read_number(row(name), 0, _MAX_CDR)
+    rating = clinical.read_number(row(name), 0, _MAX_CDR)
     return None if rating is None else below.get(rating, Diagnosis.DEMENTIA)
 
 
@@ -84,12 +74,12 @@ def read_oasis3(paths: Sequence[Path]) -> CohortTables:
         "ratings": ("CDRTOT", visit),
         "subjects": ("AgeatEntry", {"subject": "oasisid", "age": "ageatentry"}),
     }
-    rows = read_clinical_tables(paths, "OASIS-3", kinds)
-    subjects = {row("oasisid"): read_person(row, "ageatentry", "gender") for row in rows["subjects"]}
+    rows = clinical.read_clinical_tables(paths, "OASIS-3", kinds)
+    subjects = {row("oasisid"): clinical.read_person(row, "ageatentry", "gender") for row in rows["subjects"]}
 
     def begin_visit(subject: str, day: int) -> Visit:
         age, sex, _ = subjects.get(subject, (None, None, None))
-        return Visit(subject, None, day, None, None if age is None else age + day / DAYS_PER_YEAR, sex)
+        return Visit(subject, None, day, None, None if age is None else age + day / clinical.DAYS_PER_YEAR, sex)
 
     visits = {}
     for (subject, day), row in _key_rows(rows["ratings"]).items():
@@ -97,13 +87,13 @@ def read_oasis3(paths: Sequence[Path]) -> CohortTables:
         visits[subject, day] = replace(
             begun,
             diagnosis=_read_rating(row, {0.0: Diagnosis.NOT_DEMENTED, 0.5: None}, "cdrtot"),
-            age_years=read_age(row("age at visit")) or begun.age_years,
-            mmse=read_mmse(row("mmse")),
+            age_years=clinical.read_age(row("age at visit")) or begun.age_years,
+            mmse=clinical.read_mmse(row("mmse")),
         )
     for (subject, day), row in _key_rows(rows["diagnoses"]).items():
         known = visits.get((subject, day)) or begin_visit(subject, day)
         visits[subject, day] = replace(known, diagnosis=_read_diagnosis(row) or known.diagnosis)
-    return CohortTables(list(visits.values()), _parse_day_path)
+    return list(visits.values()), _parse_day_path
 
 
 def _parse_day_path(path: PurePosixPath) -> ScanKey | None:
@@ -119,11 +109,11 @@ def _read_diagnosis(row: Cells) -> Diagnosis | None:
         Diagnosis.DEMENTIA: ("demented",),
         Diagnosis.MCI: ("mciamem", "mciaplus", "mcinon1", "mcinon2"),
     }
-    found = [name for name, own in columns.items() if any(read_number(row(column), 1, 1) for column in own)]
+    found = [name for name, own in columns.items() if any(clinical.read_number(row(column), 1, 1) for column in own)]
     return found[0] if len(found) == 1 else None
 
 
 def _key_rows(rows: Sequence[Cells]) -> dict[tuple[str, int], Cells]:
     """Index the rows by (subject, day); rows without a day are left out."""
-    days = [read_number(row("days_to_visit"), -1e5, 1e5) for row in rows]
+    days = [clinical.read_number(row("days_to_visit"), -1e5, 1e5) for row in rows]
     return {(row("oasisid"), round(day)): row for row, day in zip(rows, days, strict=True) if day is not None}

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from medcap_core.data.cohorts.adni import read_adni
 from medcap_core.data.cohorts.aibl import read_aibl
+from medcap_core.data.cohorts.clinical import CohortTables, Visit, find_visit
 from medcap_core.data.cohorts.miriad import read_miriad
 from medcap_core.data.cohorts.nacc import read_nacc
 from medcap_core.data.cohorts.oasis import read_oasis3, read_sessions
-from medcap_core.data.cohorts.visits import CohortTables, Visit, find_visit
 from medcap_core.data.scans.files import VOLUME_SUFFIXES
 from medcap_core.errors import DataFault
 from medcap_core.runtime.files import write_csv_atomically
@@ -43,19 +43,11 @@ COHORTS: dict[str, Cohort] = {
 
 
 @dataclass(frozen=True)
-class CohortScan:
-    """One volume and its visit."""
-
-    path: Path
-    visit: Visit
-
-
-@dataclass(frozen=True)
 class CohortScans:
     """The volumes of a folder: those with a visit, and the others with the reason."""
 
     cohort: Cohort
-    scans: list[CohortScan]
+    scans: list[tuple[Path, Visit]]
     unmatched: list[tuple[Path, str]]
 
 
@@ -72,22 +64,22 @@ def find_cohort_scans(name: str, tables: Sequence[Path], images: Path, only: str
     if faults:
         raise DataFault(faults)
     cohort = COHORTS[name]
-    read = cohort.read(tables)
-    visits: dict[str, list[Visit]] = {}
-    for own in read.visits:
-        visits.setdefault(own.subject, []).append(own)
+    visits, parse_path = cohort.read(tables)
     if not visits:
         raise DataFault(f"the tables given hold no visit of {cohort.name}: give the one with its diagnoses by --table.")
+    subjects: dict[str, list[Visit]] = {}
+    for own in visits:
+        subjects.setdefault(own.subject, []).append(own)
     found = CohortScans(cohort, [], [])
     for path in _list_volumes(images):
         if not fnmatch(path.name, only):
             continue
-        key = read.parse_path(PurePosixPath(path.relative_to(images).as_posix()))
-        visit = find_visit(key, visits.get(key.subject, []), cohort.max_days) if key else "its path names no subject"
+        key = parse_path(PurePosixPath(path.relative_to(images).as_posix()))
+        visit = find_visit(key, subjects.get(key.subject, []), cohort.max_days) if key else "its path names no subject"
         if isinstance(visit, str):
             found.unmatched.append((path, visit))
         else:
-            found.scans.append(CohortScan(path, visit))
+            found.scans.append((path, visit))
     if not (found.scans or found.unmatched):
         raise DataFault(
             f"{images} holds no volume ({', '.join(VOLUME_SUFFIXES)}, or folders of .dcm) with a name like '{only}'; "
@@ -118,10 +110,10 @@ def write_scan_table(found: CohortScans, path: Path) -> None:
     """Write `path,report,cohort,subject` for `read_scan_table`; paths below the table's folder are relative to it."""
     rows = [("path", "report", "cohort", "subject")]
     folder = path.parent.resolve()
-    for scan in found.scans:
-        volume = scan.path.resolve()
+    for scan, visit in found.scans:
+        volume = scan.resolve()
         shown = volume.relative_to(folder) if volume.is_relative_to(folder) else volume
-        rows.append((shown.as_posix(), describe_visit(scan.visit), found.cohort.name, scan.visit.subject))
+        rows.append((shown.as_posix(), describe_visit(visit), found.cohort.name, visit.subject))
     write_csv_atomically(path, rows)
 
 

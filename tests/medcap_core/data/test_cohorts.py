@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from medcap_core.data.cohorts import COHORTS, CohortScans, describe_visit, find_cohort_scans, write_scan_table
 from medcap_core.data.cohorts.__main__ import main
-from medcap_core.data.cohorts.visits import ScanKey, Visit, find_visit, read_age, read_date, read_mmse, read_sex
+from medcap_core.data.cohorts.clinical import ScanKey, Visit, find_visit, read_age, read_date, read_mmse, read_sex
 from medcap_core.data.scans.records import Diagnosis, ScanRecord
 from medcap_core.data.sources import load_data
 from medcap_core.errors import DataFault
@@ -93,7 +93,7 @@ def build(folder: Path, tables: dict[str, str], volumes: list[str]) -> tuple[lis
 
 
 def reports(found: CohortScans, images: Path) -> dict[str, str]:
-    return {scan.path.relative_to(images).as_posix(): describe_visit(scan.visit) for scan in found.scans}
+    return {path.relative_to(images).as_posix(): describe_visit(visit) for path, visit in found.scans}
 
 
 def reasons(found: CohortScans, images: Path) -> dict[str, str]:
@@ -145,7 +145,7 @@ def test_nacc(tmp_path: Path) -> None:
         "NACC000011/a.nii": "the path does not tell which of the 3 visits of subject NACC000011 it belongs to",
         "mri778/a.nii": "subject NACC000011 has no visit within 365 days of this scan",
     }
-    second = [visit for visit in COHORTS["nacc"].read(tables).visits if visit.age_years == 72]
+    second = [visit for visit in COHORTS["nacc"].read(tables)[0] if visit.age_years == 72]
     assert [(visit.diagnosis, visit.mmse) for visit in second] == [(None, None)]  # impaired, but not MCI; 95: not done
     with pytest.raises(DataFault, match="the tables given hold no visit of NACC"):
         find_cohort_scans("nacc", tables[1:], images)
@@ -157,10 +157,10 @@ def test_oasis1(tmp_path: Path) -> None:
     ]
     tables, images = build(tmp_path, {"oasis_cross-sectional.csv": OASIS1}, volumes)
     found = find_cohort_scans("oasis1", tables, images)
-    assert [(scan.visit.subject, scan.visit.diagnosis, scan.visit.mmse) for scan in found.scans] == [
+    assert [(visit.subject, visit.diagnosis, visit.mmse) for _, visit in found.scans] == [
         ("OAS1_0001", NOT_DEMENTED, 29), ("OAS1_0003", DEMENTIA, 27), ("OAS1_0004", None, None)
     ]  # fmt: skip
-    assert describe_visit(found.scans[2].visit) == say("man of 28 years")
+    assert describe_visit(found.scans[2][1]) == say("man of 28 years")
     assert reasons(found, images) == {volumes[3]: "subject OAS1_0005 is not in the table"}
 
 
@@ -168,11 +168,11 @@ def test_oasis2(tmp_path: Path) -> None:
     volumes = [f"{name}/mpr-1.nii.gz" for name in ("OAS2_0001_MR1", "OAS2_0002_MR2", "OAS2_0018_MR1", "OAS2_0018_MR3")]
     tables, images = build(tmp_path, {"oasis_longitudinal.csv": OASIS2}, volumes)
     found = find_cohort_scans("oasis2", tables, images)
-    diagnoses = [(scan.visit.subject, scan.visit.diagnosis) for scan in found.scans]
+    diagnoses = [(visit.subject, visit.diagnosis) for _, visit in found.scans]
     assert diagnoses == [
         ("OAS2_0001", NOT_DEMENTED), ("OAS2_0002", DEMENTIA), ("OAS2_0018", NOT_DEMENTED), ("OAS2_0018", DEMENTIA)
     ]  # fmt: skip
-    assert Counter(scan.visit.diagnosis for scan in found.scans) == {NOT_DEMENTED: 2, DEMENTIA: 2}
+    assert Counter(visit.diagnosis for _, visit in found.scans) == {NOT_DEMENTED: 2, DEMENTIA: 2}
 
 
 def test_oasis3(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_oasis3(tmp_path: Path) -> None:
     }
     assert reasons(found, images) == {volumes[4]: "subject OAS30001 has no visit within 365 days of this scan"}
     without_d1 = find_cohort_scans("oasis3", tables[1:], images, "*_T1w.nii.gz")
-    assert [scan.visit.diagnosis for scan in without_d1.scans] == [None, DEMENTIA, None, NOT_DEMENTED]
+    assert [visit.diagnosis for _, visit in without_d1.scans] == [None, DEMENTIA, None, NOT_DEMENTED]
 
 
 def test_aibl(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_every_example_path_names_a_subject(tmp_path: Path, name: str) -> None:
         "oasis3": OASIS3_B4, "aibl": AIBL_DX, "miriad": MIRIAD,
     }  # fmt: skip
     tables, _ = build(tmp_path, {"t.csv": contents[name]}, [])
-    assert COHORTS[name].read(tables).parse_path(PurePosixPath(COHORTS[name].example.split(" (")[0])) is not None
+    assert COHORTS[name].read(tables)[1](PurePosixPath(COHORTS[name].example.split(" (")[0])) is not None
 
 
 def test_faults_name_the_remedy(tmp_path: Path) -> None:

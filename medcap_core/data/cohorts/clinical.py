@@ -21,7 +21,6 @@ Cells = Callable[[str], str]
 _SEXES: dict[str, Sex] = {"f": "female", "female": "female", "2": "female", "m": "male", "male": "male", "1": "male"}
 _DATES = {"%Y-%m-%d": re.compile(r"\d{4}-\d{1,2}-\d{1,2}"), "%m/%d/%Y": re.compile(r"\d{1,2}/\d{1,2}/\d{4}")}
 _BIDS_SESSION = re.compile(r"ses-M(\d{2,3})")
-_MAX_MMSE, _MAX_AGE_YEARS = 30, 120
 DAYS_PER_YEAR = 365.25
 
 
@@ -51,12 +50,8 @@ class ScanKey:
     day: int | None = None
 
 
-@dataclass(frozen=True)
-class CohortTables:
-    """A cohort's visits. `parse_path` parses a path below the folder of volumes; None where it names no subject."""
-
-    visits: list[Visit]
-    parse_path: Callable[[PurePosixPath], ScanKey | None]
+CohortTables = tuple[list[Visit], Callable[[PurePosixPath], ScanKey | None]]
+"""A cohort's visits, and the parser of a path below the folder of volumes: None where it names no subject."""
 
 
 def find_visit(key: ScanKey, visits: Sequence[Visit], max_days: int) -> Visit | str:
@@ -90,22 +85,19 @@ def read_clinical_tables(
     `kinds` maps each kind to the column that identifies it, in order, and to its required columns, by what they hold.
     Raises DataFault for every table that is of no kind, and for missing columns.
     """
-    tables, faults = [], []
-    for path in paths:
-        table = read_rows(path)
-        kind = next((kind for kind, (column, _) in kinds.items() if find_column(table.columns, [column])), None)
+    rows: dict[str, list[Cells]] = {kind: [] for kind in kinds}
+    faults = []
+    for table in map(read_rows, paths):
+        find = functools.cache(lambda name, columns=table.columns: find_column(columns, [name]))
+        kind = next((kind for kind, (column, _) in kinds.items() if find(column)), None)
         if kind is None:
             known = ", ".join(f"{column} ({kind})" for kind, (column, _) in kinds.items())
-            faults.append(f"{path} is no table of {cohort} that is known here: none of its columns is {known}.")
-        else:
-            tables.append((kind, table))
+            faults.append(f"{table.path} is no table of {cohort} that is known here: none of its columns is {known}.")
+        elif not faults:
+            require_columns(table, {need: [name] for need, name in kinds[kind][1].items()})
+            rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
     if faults:
         raise DataFault(faults)
-    rows: dict[str, list[Cells]] = {kind: [] for kind in kinds}
-    for kind, table in tables:
-        require_columns(table, {need: [name] for need, name in kinds[kind][1].items()})
-        find = functools.cache(lambda name, columns=table.columns: find_column(columns, [name]))
-        rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
     return rows
 
 
@@ -131,12 +123,12 @@ def read_number(text: str, low: float, high: float) -> float | None:
 
 def read_age(text: str) -> float | None:
     """Parse an age in years."""
-    return read_number(text, 1, _MAX_AGE_YEARS)
+    return read_number(text, 1, 120)
 
 
 def read_mmse(text: str) -> int | None:
     """Parse a score from 0 to 30; codes such as -4, -1, 88 and 95 to 98 stand for "missing"."""
-    score = read_number(text, 0, _MAX_MMSE)
+    score = read_number(text, 0, 30)
     return None if score is None else round(score)
 
 
