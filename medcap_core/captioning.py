@@ -17,7 +17,7 @@ from PIL import Image
 from medcap_core.config import FreezeMode, TrialConfig, build_trial_config
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.decoding import UnreadableImage
-from medcap_core.data.geometry import Geometry
+from medcap_core.data.images import Geometry
 from medcap_core.errors import DataFault, ModelFault
 from medcap_core.inference.generation import Request, generate_predictions
 from medcap_core.models import Captioner

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from PIL import Image, ImageOps
 
 from medcap_core.data.decoding import reading
 from medcap_core.data.records import ImageFile, Record, Reference
+
+if TYPE_CHECKING:
+    from medcap_core.data.scans.volumes import VolumeGeometry
 
 # The window of images with more than 8 bits, in percent of their own pixels.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
@@ -48,6 +51,10 @@ class ImageGeometry:
     def refer_to(self, path: Path) -> ImageFile:
         """Build a reference to the image file at `path`."""
         return ImageFile(path)
+
+
+Geometry: TypeAlias = "ImageGeometry | VolumeGeometry"
+"""The input a model takes: its noun and size, and how files are decoded to it."""
 
 
 def decode_rgb(reference: Reference) -> Image.Image:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.geometry import Geometry
+from medcap_core.data.images import Geometry
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import SPLITS
 from medcap_core.data.scans.files import NiftiFile

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.geometry import Geometry
+from medcap_core.data.images import Geometry
 from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.tables import TableColumns

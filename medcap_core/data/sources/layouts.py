@@ -21,12 +21,12 @@ from medcap_core.runtime.storage import is_url
 
 @dataclass(frozen=True)
 class PathSource:
-    """One layout on disk; `kind` describes it to the user, `read_named` reads it by the user's own column names."""
+    """One layout on disk; `kind` describes it to the user, `takes_columns` says that it is read by the user's names."""
 
     kind: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Path], Reading]
-    read_named: Callable[[Path, TableColumns], Reading] | None = None
+    read: Callable[..., Reading]
+    takes_columns: bool = False
 
 
 _MOST_FOLDERS = 50
@@ -36,27 +36,15 @@ _PACKED_SUFFIXES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("IU X-Ray, two tables", iu_xray.is_iu_xray, iu_xray.read_iu_xray),
     PathSource("table of scans and reports", scan_tables.is_scan_table, scan_tables.read_scan_table),
-    PathSource("table of image paths and captions", is_table, tables.read_table, tables.read_table),
+    PathSource("table of image paths and captions", is_table, tables.read_table, True),
     PathSource("ROCOv2, Zenodo folder", roco.is_rocov2, roco.read_rocov2),
     PathSource("ROCO v1, repacked with CSV files", roco.is_repacked_roco, roco.read_repacked_roco),
     PathSource("ROCO v1, original layout", roco.is_roco, roco.read_roco),
-    PathSource(
-        "image folder with metadata files",
-        tables.is_image_folder,
-        tables.read_image_folder,
-        tables.read_image_folder,
-    ),
-    PathSource(
-        "folder with a table for each split",
-        tables.is_split_tables,
-        tables.read_split_tables,
-        tables.read_split_tables,
-    ),
-    PathSource("parquet files in the Hub's layout", hub.is_parquet, hub.read_parquet, hub.read_parquet),
-    PathSource("WebDataset", hub.is_webdataset, hub.read_webdataset, hub.read_webdataset),
-    PathSource(
-        "JSON annotations", annotations.is_annotations, annotations.read_annotations, annotations.read_annotations
-    ),
+    PathSource("image folder with metadata files", tables.is_image_folder, tables.read_image_folder, True),
+    PathSource("folder with a table for each split", tables.is_split_tables, tables.read_split_tables, True),
+    PathSource("parquet files in the Hub's layout", hub.is_parquet, hub.read_parquet, True),
+    PathSource("WebDataset", hub.is_webdataset, hub.read_webdataset, True),
+    PathSource("JSON annotations", annotations.is_annotations, annotations.read_annotations, True),
     PathSource("images with a text file beside each", text_files.has_text_files, text_files.read_text_files),
 )
 
@@ -127,8 +115,8 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
         for source in PATH_SOURCES:
             if source.recognises(path):
                 try:
-                    if source.read_named is not None:
-                        return source.kind, source.read_named(path.absolute(), own)
+                    if source.takes_columns:
+                        return source.kind, source.read(path.absolute(), own)
                     _refuse_columns(own, f"{path.absolute()} (read as: {source.kind})")
                     return source.kind, source.read(path.absolute())
                 except PermissionError as error:

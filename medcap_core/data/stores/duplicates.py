@@ -142,26 +142,19 @@ def _build_transform(size: int) -> NDArray[np.float32]:
 
 def load_hashes(images: "PreparedSplit", progress: Progress | None = None) -> ImageHashes:
     """Load the hashes of the images in order; missing ones are computed and kept in the store's folder."""
-    store, wanted = images.store, np.unique(images.rows)
+    store = images.store
     kept = RowStore(store.folder / f"hashes-{HASH_VERSION}", "hashes.u8", len(store), (_ROW_BYTES,), np.uint8)
-    kept.read_status()
     batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
 
     def hash_rows(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
         found = compute_hashes(store.pixels(batch))
         return np.hstack((found.bits, found.digests, found.blank[:, None]))
 
-    if kept.still_to_do(wanted).size:
-        what = f"hashing {images.split} {store.geometry.noun}s"
-        with kept.locked(wanted, progress, what), ThreadPoolExecutor(count_usable_cpus()) as pool:
-            kept.fill(
-                kept.still_to_do(wanted),
-                lambda chunk: chain.from_iterable(
-                    pool.map(hash_rows, np.split(chunk, range(batch_rows, len(chunk), batch_rows)))
-                ),
-                progress,
-                what,
-            )
+    def hash_chunk(chunk: list[int]) -> Iterable[NDArray[np.uint8]]:
+        return chain.from_iterable(pool.map(hash_rows, np.split(chunk, range(batch_rows, len(chunk), batch_rows))))
+
+    with ThreadPoolExecutor(count_usable_cpus()) as pool:
+        kept.ensure(images.rows, hash_chunk, progress, f"hashing {images.split} {store.geometry.noun}s")
     bits, digests, blank = np.split(kept.read(images.rows), (NUM_BITS // 8, _ROW_BYTES - 1), axis=1)
     return ImageHashes(bits, digests, blank[:, 0] != 0)
 

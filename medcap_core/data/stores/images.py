@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.data.decoding import UnreadableImage
-from medcap_core.data.geometry import Geometry
+from medcap_core.data.images import Geometry
 from medcap_core.data.records import Record, Reference
 from medcap_core.data.stores.rows import DONE, UNUSABLE, RowStore
 from medcap_core.runtime.cache import cache_root
@@ -56,22 +56,16 @@ class ImageStore:
 
         An interrupted run resumes at its last chunk. Raises DataFault where the disk is full, closed or failing.
         """
-        wanted = np.unique(np.asarray(rows, dtype=np.int64))
-        self._rows.read_status()
-        if self._rows.still_to_do(wanted).size:
-            with (
-                self._rows.locked(wanted, progress, what),
-                ThreadPoolExecutor(max_workers=count_usable_cpus()) as pool,
-            ):
+        with ThreadPoolExecutor(count_usable_cpus()) as pool:
 
-                def decode_rows(chunk: list[int]) -> Iterator[NDArray[np.uint8] | None]:
-                    for row, result in zip(chunk, pool.map(self._decode_row, chunk), strict=True):
-                        self._out_of_reach.pop(row, None)
-                        if isinstance(result, UnreadableImage):
-                            (self._recorded if result.lasting else self._out_of_reach)[row] = result.reason
-                        yield None if isinstance(result, UnreadableImage) else result
+            def decode_rows(chunk: list[int]) -> Iterator[NDArray[np.uint8] | None]:
+                for row, result in zip(chunk, pool.map(self._decode_row, chunk), strict=True):
+                    self._out_of_reach.pop(row, None)
+                    if isinstance(result, UnreadableImage):
+                        (self._recorded if result.lasting else self._out_of_reach)[row] = result.reason
+                    yield None if isinstance(result, UnreadableImage) else result
 
-                self._rows.fill(self._rows.still_to_do(wanted), decode_rows, progress, what, self._note_unreadable)
+            self._rows.ensure(rows, decode_rows, progress, what, self._note_unreadable)
         # Rows marked unusable by another process or an earlier run.
         bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
         if bad_rows and not self._recorded.keys() >= set(bad_rows):

@@ -116,6 +116,21 @@ class RowStore:
             finally:
                 lock.release()
 
+    def ensure(
+        self,
+        rows: Rows,
+        make: Callable[[list[int]], Iterable[NDArray[Any] | None]],
+        progress: Progress | None,
+        what: str,
+        settle_absent: Callable[[list[int]], list[int]] = lambda _: [],
+    ) -> None:
+        """Write those of `rows` that are neither done nor unusable, see `fill`; wait where another process does."""
+        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        self.read_status()
+        if self.still_to_do(wanted).size:
+            with self.locked(wanted, progress, what):
+                self.fill(self.still_to_do(wanted), make, progress, what, settle_absent)
+
     def fill(
         self,
         rows: Rows,

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.geometry import Geometry
+from medcap_core.data.images import Geometry
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner
 from medcap_core.models.families import COMPOSED, find_family, resolve_model, stamp_files
