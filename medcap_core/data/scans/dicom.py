@@ -139,10 +139,11 @@ def read_dicom_image(path: Path) -> Image.Image:
     values = values.reshape(values.shape[-2:])
     is_inverted = header.get(_PHOTOMETRIC) == "MONOCHROME1"
     rescaled = _restore_inverted(values, header) if is_inverted else values
-    windowed = _apply_lut(rescaled, path)
-    if windowed is None:
-        windowed = _apply_window(rescaled, header)
-    if windowed is not None:
+    shares = _apply_lut(rescaled, path)
+    if shares is None:
+        shares = _apply_window(rescaled, header)
+    if shares is not None:
+        windowed = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
         return Image.fromarray(255 - windowed if is_inverted else windowed)
     return Image.fromarray(values if values.dtype == np.uint8 else values.astype(np.float32))
 
@@ -157,8 +158,8 @@ def _restore_inverted(values: NDArray[Any], header: dict[str, str]) -> NDArray[n
     return slope * top + 2 * intercept - values.astype(np.float64)
 
 
-def _apply_lut(values: NDArray[Any], path: Path) -> NDArray[np.uint8] | None:
-    """Map gray values to uint8 by the first VOI LUT of the file, which SimpleITK does not show; None without one.
+def _apply_lut(values: NDArray[Any], path: Path) -> NDArray[np.float64] | None:
+    """Map gray values to shares of white by the file's first VOI LUT, which SimpleITK does not show; None without one.
 
     Raises DataFault where pydicom, which reads it, is not installed.
     """
@@ -176,28 +177,24 @@ def _apply_lut(values: NDArray[Any], path: Path) -> NDArray[np.uint8] | None:
         return None
     try:
         highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
-        shares = apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64) / highest
+        shares: NDArray[np.float64] = apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64) / highest
     except (AttributeError, LookupError, TypeError, NotImplementedError) as error:
         raise ValueError(f"its VOI LUT is broken ({first_line(error)})") from error
-    mapped: NDArray[np.uint8] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
-    return mapped
+    return shares
 
 
-def _apply_window(values: NDArray[Any], header: dict[str, str]) -> NDArray[np.uint8] | None:
-    """Window gray values to uint8 by the header's first window; None without a usable one."""
+def _apply_window(values: NDArray[Any], header: dict[str, str]) -> NDArray[np.float64] | None:
+    """Map gray values to shares of white by the header's first window; None without a usable one."""
     center, width = (_as_number(header.get(key, "").split("\\")[0]) for key in (_WINDOW_CENTER, _WINDOW_WIDTH))
     function = header.get(_WINDOW_FUNCTION) or "LINEAR"
     if not (math.isfinite(center) and math.isfinite(width)) or width < (1 if function == "LINEAR" else 1e-12):
         return None
     offsets = values.astype(np.float64) - center
     if function == "SIGMOID":
-        shares = 1 / (1 + np.exp(np.clip(-4 * offsets / width, -700, 700)))
-    elif function == "LINEAR_EXACT":
-        shares = offsets / width + 0.5
-    else:
-        shares = (offsets + 0.5) / max(width - 1, 1e-12) + 0.5
-    windowed: NDArray[np.uint8] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
-    return windowed
+        return 1 / (1 + np.exp(np.clip(-4 * offsets / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return offsets / width + 0.5
+    return (offsets + 0.5) / max(width - 1, 1e-12) + 0.5
 
 
 def _as_number(text: str) -> float:

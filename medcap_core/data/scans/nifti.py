@@ -42,7 +42,9 @@ def read_nifti(path: Path) -> Volume:
         image = kind.from_bytes(content)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise ValueError(f"its NIfTI header is broken ({first_line(error)})") from error
-    orientation = _find_orientation(image.affine)
+    if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
+        raise ValueError("its NIfTI header is broken (its affine does not say where the axes point)")
+    orientation = nibabel.io_orientation(image.affine)  # for each stored axis the closest of RAS, and its direction
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except OSError as error:
@@ -138,13 +140,3 @@ def _check_header(header: Any) -> tuple[int, int, int]:
     if dtype.kind not in "iuf":
         raise ValueError(f"its voxels are {dtype}, not single real numbers")
     return shape[0], shape[1], shape[2]
-
-
-def _find_orientation(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute, for each stored axis, the closest RAS axis and its direction, 1 or -1."""
-    import nibabel
-
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ValueError("its NIfTI header is broken (its affine does not say where the axes point)")
-    orientation: NDArray[np.float64] = nibabel.io_orientation(affine)
-    return orientation

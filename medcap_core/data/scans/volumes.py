@@ -7,7 +7,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from medcap_core.data.decoding import reading
@@ -65,9 +64,12 @@ def to_cube(volume: Volume, size: int) -> NDArray[np.uint8]:
     Raises ValueError for a volume that is not 3D, empty, flat, constant, without a finite voxel, or whose voxel size is
     not finite and positive.
     """
-    values = _scale(volume.voxels)
+    batch = torch.from_numpy(_scale(volume.voxels))[None, None]
     target = compute_shape(volume, size)
-    resized = _resize(torch.from_numpy(values), target)
+    x, y, z = (min(length, 2 * final) for length, final in zip(batch.shape[2:], target, strict=True))
+    if (x, y, z) != batch.shape[2:]:
+        batch = functional.adaptive_avg_pool3d(batch, (x, y, z))
+    resized = functional.interpolate(batch, size=target, mode="trilinear", align_corners=False)[0]
     cube = torch.zeros((1, size, size, size))
     x, y, z = ((size - length) // 2 for length in target)
     cube[0, x : x + target[0], y : y + target[1], z : z + target[2]] = resized
@@ -104,15 +106,6 @@ def _scale(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
     if not is_whole:
         scaled[~finite] = 0.0
     return np.clip(scaled, 0.0, 1.0)
-
-
-def _resize(values: Tensor, target: tuple[int, int, int]) -> Tensor:
-    """Resize (X, Y, Z) to (1, *target)."""
-    batch = values[None, None]
-    x, y, z = (min(length, 2 * final) for length, final in zip(values.shape, target, strict=True))
-    if (x, y, z) != tuple(values.shape):
-        batch = functional.adaptive_avg_pool3d(batch, (x, y, z))
-    return functional.interpolate(batch, size=target, mode="trilinear", align_corners=False)[0]
 
 
 def _join(numbers: tuple[float, ...]) -> str:

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medcap_core.data.records import SplitName
+from medcap_core.data.sources import tables
 from medcap_core.data.sources.image_index import find_below
 from medcap_core.data.sources.json_cells import parse_json
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import Row, Table, decode_text, read_content
-from medcap_core.data.sources.tables import (
-    USUAL_COLUMNS,
-    TableColumns,
-    add_rows,
-    find_column,
-    flatten_columns,
-)
+from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns
 from medcap_core.errors import DataFault
 
 _WHOLE_NAMES = ("annotation.json", "annotations.json")
@@ -55,8 +50,8 @@ def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
         columns = dict.fromkeys(column for cells in records for column in cells)
         rows = [Row(number, cells) for number, cells in enumerate(records, start=1)]
         table = Table(file, list(columns), rows, [f"{file.name} was read as {layout}."])
-        flatten_columns(table, own)
-        add_rows(reading, table, split, _find_image_folder(table, own), own=own)
+        tables.flatten_columns(table, own)
+        tables.add_rows(reading, table, split, _find_image_folder(table, own), own=own)
     return reading
 
 
@@ -125,7 +120,7 @@ def _list_table(content: Mapping[str, Any], where: str, own: TableColumns) -> tu
             raise DataFault(f"{where}: data is not a list of rows: {_REMEDY}.")
         names = [str(name) for name in content["columns"]]
         return "a table by rows", [dict(zip(names, row, strict=False)) for row in content["data"]]
-    if all(find_column(list(content), names) for names in (own.image_names, own.caption_names)):
+    if all(tables.find_column(list(content), names) for names in (own.image_names, own.caption_names)):
         return "a table by columns", _list_columns(content, where)
     if len(lists) == 1 and (len(content) == 1 or any(isinstance(value, dict) for value in content[lists[0]])):
         records = _require_objects(content[lists[0]], f"{where}: {lists[0]}")
@@ -139,9 +134,10 @@ def _list_by_name(content: Mapping[str, Any], own: TableColumns) -> tuple[str, l
     """List records or captions by the name of their image, or records by an id; None for other content."""
     if all(isinstance(value, dict) for value in content.values()):
         columns = list(dict.fromkeys(column for cells in content.values() for column in cells))
-        key = "id" if find_column(columns, own.image_names) else "image"
+        key = "id" if tables.find_column(columns, own.image_names) else "image"
         return "records by name", [{key: name, **value} for name, value in content.items()]
-    if all(isinstance(value, str) or _is_texts(value) for value in content.values()):
+    texts = [text for value in content.values() for text in (value if isinstance(value, list) else [value])]
+    if all(isinstance(text, str) for text in texts):
         return "captions by image name", [{"image": name, "caption": value} for name, value in content.items()]
     return None
 
@@ -151,15 +147,13 @@ def _list_coco(content: Mapping[str, Any], where: str) -> list[Cells]:
     annotations = _require_objects(content["annotations"], f"{where}: annotations")
     if annotations and not any("caption" in annotation for annotation in annotations):
         raise DataFault(f"{where}: no annotation has a caption: give COCO's file of captions, not of objects.")
-    by_image: dict[str, list[Cells]] = {str(image["id"]): [] for image in images}
-    unknown = []
+    by_id: dict[str, list[Cells]] = {str(image["id"]): [] for image in images}
+    unknown: list[Cells] = []
     for annotation in (annotation for annotation in annotations if "caption" in annotation):  # others are of objects
         own = {name: value for name, value in annotation.items() if name not in ("id", "image_id")}
-        if (image_id := str(annotation.get("image_id"))) in by_image:
-            by_image[image_id].append(own)
-        else:
-            unknown.append({**own, "id": image_id})
-    rows = [{**own, **image} for image in images for own in by_image[str(image["id"])] or [{"caption": ""}]]
+        image_id = str(annotation.get("image_id"))
+        by_id.get(image_id, unknown).append({**own, "id": image_id})
+    rows = [{**own, **image} for image in images for own in by_id[str(image["id"])] or [{"caption": ""}]]
     return rows + unknown  # these name no image, and are left out as such
 
 
@@ -183,10 +177,6 @@ def _list_columns(content: Mapping[str, Any], where: str) -> list[Cells]:
     return [{name: cells.get(key) for name, cells in columns.items()} for key in keys]
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
 def _require_objects(values: Any, where: str, keys: Iterable[str] = ()) -> list[Cells]:
     """Return a list of JSON objects that have `keys`. Raises DataFault naming the first that is none or lacks one."""
     if not isinstance(values, list):
@@ -203,7 +193,7 @@ def _require_objects(values: Any, where: str, keys: Iterable[str] = ()) -> list[
 def _find_image_folder(table: Table, own: TableColumns) -> Path:
     """Find the folder that the names of images are relative to: the file's own, or the first that holds one."""
     beside = table.path.parent
-    column = find_column(table.columns, own.image_names)
+    column = tables.find_column(table.columns, own.image_names)
     names = [name for row in table.rows[:_NUM_PROBED] if column and (name := row.text(column).strip())]
     parts = ["", "images", "imgs", "img", *table.path.stem.split("_")]
     folders = [

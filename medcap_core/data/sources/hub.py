@@ -13,16 +13,10 @@ from typing import Any
 
 from medcap_core.data.arrow_images import ArrowImage, DistinctImages, list_contents, map_arrow_file
 from medcap_core.data.records import SplitName
+from medcap_core.data.sources import tables
 from medcap_core.data.sources.reading import Reading, recognise_split
 from medcap_core.data.sources.rows import decode_text
-from medcap_core.data.sources.tables import (
-    CAPTION_COLUMNS,
-    CASE_COLUMNS,
-    USUAL_COLUMNS,
-    TableColumns,
-    find_column,
-    join_columns,
-)
+from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns
 from medcap_core.data.sources.text_files import check_tar
 from medcap_core.errors import DataFault, first_line
 from medcap_core.runtime.cache import cache_root, guard_cache_writes, write_atomically
@@ -193,8 +187,8 @@ def _read_arrow_file(
 ) -> int:
     """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
     table, (image_column, caption_columns) = map_arrow_file(file), columns
-    wanted = {"id": _ID_COLUMNS, "case": CASE_COLUMNS, "concepts": _CONCEPT_COLUMNS, "image_id": ("image_id",)}
-    others = {key: found for key, names in wanted.items() if (found := find_column(table.column_names, names))}
+    wanted = {"id": _ID_COLUMNS, "case": tables.CASE_COLUMNS, "concepts": _CONCEPT_COLUMNS, "image_id": ("image_id",)}
+    others = {key: found for key, names in wanted.items() if (found := tables.find_column(table.column_names, names))}
     cells = table.select_columns(list(dict.fromkeys([*caption_columns, *others.values()])))[:]
     for row, (name, num_bytes) in enumerate(list_contents(table, image_column)):
         own = {key: cells[column][row] for key, column in others.items()}
@@ -214,7 +208,7 @@ def _find_columns(file: Path, where: str, own: TableColumns) -> tuple[str, list[
     import datasets
 
     table = map_arrow_file(file)
-    image_column = find_column(table.column_names, (own.image or "image",))
+    image_column = tables.find_column(table.column_names, (own.image or "image",))
     if image_column is None and own.image is None:
         typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
         image_column = typed[0] if len(typed) == 1 else None
@@ -222,14 +216,14 @@ def _find_columns(file: Path, where: str, own: TableColumns) -> tuple[str, list[
         raise DataFault(
             f"{where}: column {image_column} names files; write all rows of a split into one table beside the images."
         )
-    usual = (*CAPTION_COLUMNS, *_WEB_CAPTION_COLUMNS)
-    caption_column = find_column(table.column_names, (own.caption,) if own.caption else usual)
+    usual = (*tables.CAPTION_COLUMNS, *_WEB_CAPTION_COLUMNS)
+    caption_column = tables.find_column(table.column_names, (own.caption,) if own.caption else usual)
     if image_column is None or caption_column is None:
         raise DataFault(
             f"{where} needs a column {own.image or 'image'} and a column {own.caption or 'caption or text'}; its "
             f"columns are {', '.join(table.column_names)}: name yours by image_column and caption_column."
         )
-    return image_column, join_columns(table.column_names, own, caption_column)
+    return image_column, tables.join_columns(table.column_names, own, caption_column)
 
 
 def _find_shards(path: Path, suffix: str) -> list[Path]:
@@ -256,8 +250,8 @@ def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
 def _list_captions(cells: list[Any]) -> list[str]:
     """List the captions of one row: the texts of a list, else the cells joined; of a `.json` file's content its own."""
     if len(cells) == 1 and isinstance(cells[0], dict):
-        column = find_column(list(cells[0]), CAPTION_COLUMNS)
-        names = join_columns(list(cells[0]), USUAL_COLUMNS, column) if column else []
+        column = tables.find_column(list(cells[0]), tables.CAPTION_COLUMNS)
+        names = tables.join_columns(list(cells[0]), USUAL_COLUMNS, column) if column else []
         cells = [cells[0][name] for name in names]
     if len(cells) == 1 and isinstance(cells[0], list):
         return [_as_text(caption) for caption in cells[0]] or [""]

@@ -39,9 +39,9 @@ def read_roco(folder: Path) -> Reading:
     _require_image_folders([captions.parent for captions in files.values()])
     for split, captions in files.items():
         parent = captions.parent
-        images = index_images([parent / "images"])
-        stored_names = _read_stored_names(parent)
-        concepts = _read_concepts(parent / "cuis.txt")
+        images, stored_names = index_images([parent / "images"]), _read_stored_names(parent)
+        cells = (line.split("\t") for line in _read_lines(parent / "cuis.txt"))
+        concepts = {name.strip(): [cui.strip() for cui in cuis if cui.strip()] for name, *cuis in cells}
         reading.splits.setdefault(split, [])
         for number, line in enumerate(_read_lines(captions), start=1):
             record_id, tab, caption = line.partition("\t")
@@ -70,19 +70,16 @@ def read_repacked_roco(folder: Path) -> Reading:
     """
     reading = Reading()
     tables = _find_tables(folder)
-    parents = {split: path.parent for split, path in tables.items()}
-    folders = {split: parent if parent.name == _CLASS else parent / _CLASS for split, parent in parents.items()}
-    _require_image_folders(list(folders.values()))
-    for split, path in tables.items():
-        images = index_images([folders[split] / "images"])
-        table = read_rows(path)
+    folders = [path.parent if path.parent.name == _CLASS else path.parent / _CLASS for path in tables.values()]
+    _require_image_folders(folders)
+    for (split, path), parent in zip(tables.items(), folders, strict=True):
+        images, table = index_images([parent / "images"]), read_rows(path)
         wanted = {"id": ("id",), "image": ("name",), "caption": ("caption",)}
         id_column, name_column, caption_column = require_columns(table, wanted)
         reading.splits.setdefault(split, [])
         for row in table.rows:
             record_id, name = row.text(id_column).strip(), row.text(name_column).strip()
-            lacking = f"image file '{name}' not found in {folders[split] / 'images'}"
-            found = row.fault or images.get(fold_name(name), lacking)
+            found = row.fault or images.get(fold_name(name), f"image file '{name}' not found in {parent / 'images'}")
             reading.add_found(split, record_id, found, row.text(caption_column), _find_article(name))
     return reading
 
@@ -122,13 +119,12 @@ def read_rocov2(folder: Path) -> Reading:
 def _read_split(reading: Reading, split: SplitName, captions: Path, sources: tuple[list[Path], list[Path]]) -> None:
     images = index_images(*sources)
     searched = ", ".join(path.name for path in itertools.chain(*sources))
-    cuis = _read_pairs(
-        captions.with_name(captions.name.replace("_captions", "_concepts")), {"id": ("id",), "CUIs": ("cuis", "cui")}
-    )
+    concepts_file = captions.with_name(captions.name.replace("_captions", "_concepts"))
+    cuis = _read_pairs(concepts_file, {"id": ("id",), "CUIs": ("cuis", "cui")})
     concepts = {name: [cui.strip() for cui in text.split(";") if cui.strip()] for name, text in cuis.items()}
     articles = _read_articles(captions.with_name("license_information.csv"))
-    wanted = {"CUI": ("cui",), "name": ("canonical name", "name")}
-    names = _read_pairs(captions.with_name("cui_mapping.csv"), wanted)
+    mapping_columns = {"CUI": ("cui",), "name": ("canonical name", "name")}
+    names = _read_pairs(captions.with_name("cui_mapping.csv"), mapping_columns)
     table = read_rows(captions)
     id_column, caption_column = require_columns(table, {"id": ("id",), "caption": ("caption",)})
     reading.splits.setdefault(split, [])
@@ -191,14 +187,6 @@ def _read_stored_names(folder: Path) -> dict[str, str]:
     return names
 
 
-def _read_concepts(path: Path) -> dict[str, list[str]]:
-    concepts = {}
-    for line in _read_lines(path):
-        record_id, *cuis = line.split("\t")
-        concepts[record_id.strip()] = [cui.strip() for cui in cuis if cui.strip()]
-    return concepts
-
-
 def _read_lines(path: Path) -> list[str]:
     """Read the lines, split at line feeds alone since captions hold other line breaks; empty without the file."""
     if not path.is_file():
@@ -212,11 +200,9 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_articles(path: Path) -> dict[str, str]:
     """Read the article by image id, from any cell of its row; empty without the file or its ids."""
-    if not path.is_file():
-        return {}
-    table = read_rows(path)
-    id_column = find_column(table.columns, ("id", "image_id"))
-    if id_column is None:
+    table = read_rows(path) if path.is_file() else None
+    id_column = find_column(table.columns, ("id", "image_id")) if table else None
+    if table is None or id_column is None:
         return {}
     articles = {}
     for row in table.rows:

@@ -210,8 +210,11 @@ def _read_excel(path: Path) -> Table:
         book = openpyxl.load_workbook(content, data_only=True)
         visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         sheets = {sheet.title: rows for sheet in visible if (rows := _read_cells(sheet))}
-        formulas = openpyxl.load_workbook(content) if any(map(_has_empty_column, sheets.values())) else None
-        unknown = [title for title in sheets if formulas and _holds_formulas(formulas[title])]
+        unknown = []
+        cells_of = (column for rows in sheets.values() for column in zip(*(cells for _, cells in rows), strict=True))
+        if any(column[0] and not any(column[1:]) for column in cells_of):  # of which nothing but the header is known
+            formulas = openpyxl.load_workbook(content)
+            unknown = [name for name in sheets if any(cell.data_type == "f" for row in formulas[name] for cell in row)]
     except _DAMAGED_EXCEL as error:
         raise DataFault(
             f"{path} cannot be read as an Excel file ({first_line(error).rstrip('.')}): save it as CSV."
@@ -247,15 +250,6 @@ def _show_cell(cell: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _has_empty_column(rows: list[tuple[int, list[str]]]) -> bool:
-    """Check for a column of which nothing but the header is known."""
-    return any(column[0] and not any(column[1:]) for column in zip(*(cells for _, cells in rows), strict=True))
-
-
-def _holds_formulas(sheet: Any) -> bool:
-    return any(cell.data_type == "f" for row in sheet.iter_rows() for cell in row)
-
-
 def _parse_delimited(content: str, separator: str, quoting: Any, max_rows: int | None) -> list[tuple[int, list[str]]]:
     # Strict: a stray quote would otherwise silently swallow the following rows.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
@@ -276,9 +270,8 @@ def _build_table(
     header = [column.strip() for column in columns]
     found = []
     for number, cells in filled:
-        fault = ""
-        if any(cells[len(header) :]):
-            fault = f"line {number} has {len(cells)} cells, the header {len(header)}: quote the caption"
+        too_many = f"line {number} has {len(cells)} cells, the header {len(header)}: quote the caption"
+        fault = too_many if any(cells[len(header) :]) else ""
         found.append(Row(number, dict(zip(header, cells, strict=False)), fault))
     return Table(path, header, found, list(notes))
 
@@ -286,13 +279,11 @@ def _build_table(
 def _parse_jsonl(path: Path, content: str, max_rows: int | None, notes: list[str]) -> Table:
     rows: list[Row] = []
     remedy = "write one object a line"
-    objects: Iterable[tuple[int, Any]] = (
-        (number, parse_json(line.rstrip().removesuffix(","), f"{path} line {number}", remedy))
-        for number, line in enumerate(content.split("\n"), start=1)
-        if line.strip()
-    )
     if content.lstrip().startswith("["):  # one list, whatever the suffix says
-        objects = enumerate(parse_json(content, str(path), remedy), start=1)
+        objects: Iterable[tuple[int, Any]] = enumerate(parse_json(content, str(path), remedy), start=1)
+    else:
+        lines = ((number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip())
+        objects = ((n, parse_json(line.rstrip().removesuffix(","), f"{path} line {n}", remedy)) for n, line in lines)
     for number, cells in islice(objects, max_rows):
         if not isinstance(cells, dict):
             raise DataFault(f"{path} line {number} is not a JSON object: {remedy}.")

@@ -6,40 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medcap_core.data.records import SplitName, VolumeReference, fold_white_space
-from medcap_core.data.scans.files import (
-    OTHER_VOLUME_SUFFIXES,
-    VOLUME_SUFFIXES,
-    DicomSeries,
-    find_volume,
-    require_dicom_reader,
-)
+from medcap_core.data.scans import files
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Question, ScanRecord, ask_diagnosis, read_diagnosis
+from medcap_core.data.sources import tables
 from medcap_core.data.sources.image_index import IMAGE_SUFFIXES, exists
 from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.rows import Row, Table, is_table, read_rows
-from medcap_core.data.sources.tables import (
-    CAPTION_COLUMNS,
-    CASE_COLUMNS,
-    ID_COLUMNS,
-    PATH_COLUMNS,
-    SPLIT_COLUMNS,
-    find_column,
-    find_splits,
-    flatten_columns,
-    require_columns,
-)
 from medcap_core.errors import DataFault
 
-SCAN_COLUMNS = (*PATH_COLUMNS, "scan", "volume")
+SCAN_COLUMNS = (*tables.PATH_COLUMNS, "scan", "volume")
 OTHER_KIND = "other"
 """The kind of a question without one in the table."""
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "path": SCAN_COLUMNS,
-    "report": ("report", *(name for name in CAPTION_COLUMNS if name != "report")),
-    "id": ID_COLUMNS,
-    "split": SPLIT_COLUMNS,
-    "subject": ("subject", *CASE_COLUMNS),
+    "report": ("report", *(name for name in tables.CAPTION_COLUMNS if name != "report")),
+    "id": tables.ID_COLUMNS,
+    "split": tables.SPLIT_COLUMNS,
+    "subject": ("subject", *tables.CASE_COLUMNS),
     "cohort": ("cohort",),
     "diagnosis": ("diagnosis",),
     "question": ("question",),
@@ -70,11 +54,11 @@ def is_scan_table(path: Path) -> bool:
     if _lacks_header(path):
         return True
     table = read_rows(path, max_rows=_NUM_ROWS_LOOKED_AT)
-    flatten_columns(table)
-    path_column = find_column(table.columns, SCAN_COLUMNS)
+    tables.flatten_columns(table)
+    path_column = tables.find_column(table.columns, SCAN_COLUMNS)
     names = [row.text(path_column).strip() for row in table.rows] if path_column else []
     for name in names:
-        if name.lower().endswith((*VOLUME_SUFFIXES, *OTHER_VOLUME_SUFFIXES)):
+        if name.lower().endswith((*files.VOLUME_SUFFIXES, *files.OTHER_VOLUME_SUFFIXES)):
             return True
         if name.rpartition(".")[2].lower() in IMAGE_SUFFIXES:
             return False
@@ -95,9 +79,9 @@ def read_scan_table(path: Path) -> Reading:
     Raises DataFault for a scan whose rows differ.
     """
     table = read_rows(path, _PUBLISHED_COLUMNS if _lacks_header(path) else None)
-    flatten_columns(table)
-    require_columns(table, {"scan": _COLUMNS["path"], "report": _COLUMNS["report"]})
-    columns = {name: found for name, known in _COLUMNS.items() if (found := find_column(table.columns, known))}
+    tables.flatten_columns(table)
+    tables.require_columns(table, {"scan": _COLUMNS["path"], "report": _COLUMNS["report"]})
+    columns = {name: found for name, known in _COLUMNS.items() if (found := tables.find_column(table.columns, known))}
     reading = Reading(notes=list(table.notes), splits_by_user=True)
     scans = _gather_scans(table, columns, reading)
     faults = [
@@ -168,7 +152,7 @@ class _Scan:
 def _gather_scans(table: Table, columns: dict[str, str], reading: Reading) -> list[_Scan]:
     """Group the rows by path, in order of first appearance; unusable rows are skipped."""
     scans: dict[str, _Scan] = {}
-    for row, split in zip(table.rows, find_splits(table, columns.get("split"), columns["path"]), strict=True):
+    for row, split in zip(table.rows, tables.find_splits(table, columns.get("split"), columns["path"]), strict=True):
         name = row.text(columns["path"]).strip()
         nested = [own for own in (columns["path"], columns["report"]) if isinstance(row.cells.get(own), list | dict)]
         fault = row.fault or (f"line {row.line}: {nested[0]} is not text" if nested else "")
@@ -237,9 +221,9 @@ def _find_reference(path: Path) -> VolumeReference | str:
     if not exists(path):
         return f"scan '{path.name}' not found in {path.parent}"
     try:
-        reference = find_volume(path)
+        reference = files.find_volume(path)
     except ValueError as error:
         return str(error)
-    if isinstance(reference, DicomSeries):
-        require_dicom_reader()
+    if isinstance(reference, files.DicomSeries):
+        files.require_dicom_reader()
     return reference

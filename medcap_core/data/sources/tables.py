@@ -138,10 +138,9 @@ def read_split_tables(folder: Path, own: TableColumns = USUAL_COLUMNS) -> Readin
 
 
 def _find_tables(folder: Path) -> dict[SplitName, Path]:
-    for root in (folder, folder / "data"):
-        found = list_split_tables(root) if root.is_dir() else {}
-        several = [paths for paths in found.values() if len(paths) > 1]
-        if several:
+    for root in filter(Path.is_dir, (folder, folder / "data")):
+        found = list_split_tables(root)
+        if several := [paths for paths in found.values() if len(paths) > 1]:
             raise DataFault(
                 f"{root} holds {' and '.join(path.name for path in paths)}, tables of one split: keep one of them."
                 for paths in several
@@ -152,12 +151,9 @@ def _find_tables(folder: Path) -> dict[SplitName, Path]:
 
 
 def _find_metadata(folder: Path) -> list[Path]:
-    for root in (folder, folder / "data"):
-        if not root.is_dir():
-            continue
+    for root in filter(Path.is_dir, (folder, folder / "data")):
         splits = [entry for entry in sorted(root.iterdir()) if recognise_split(entry.name) and entry.is_dir()]
-        found = [path for split in splits for path in _metadata_in(split)]
-        if found:
+        if found := [path for split in splits for path in _metadata_in(split)]:
             return found
     return _metadata_in(folder)
 

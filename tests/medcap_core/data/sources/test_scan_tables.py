@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from medcap_core.data.records import SkippedRecord
+from medcap_core.data.scans import files
 from medcap_core.data.scans.files import DicomSeries, NiftiFile, NpyFile
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, Question, ScanRecord, ask_diagnosis
-from medcap_core.data.sources import load_data, scan_tables
+from medcap_core.data.sources import load_data
 from medcap_core.data.sources.scan_tables import cut_diagnosis, is_scan_table, read_scan_table
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
@@ -289,12 +290,12 @@ def test_splits_are_cut_by_whole_subjects(folder: Path) -> None:
 
 def test_dicom_folders_need_their_reader_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(folder, "t.csv", "path,report,subject\nsub,One,1\n")
-    monkeypatch.setattr(scan_tables, "require_dicom_reader", lambda: None)
+    monkeypatch.setattr(files, "require_dicom_reader", lambda: None)
     assert scans(path)[0].image == DicomSeries(folder / "sub")
 
     def refuse() -> None:
         raise DataFault("no reader")
 
-    monkeypatch.setattr(scan_tables, "require_dicom_reader", refuse)
+    monkeypatch.setattr(files, "require_dicom_reader", refuse)
     with pytest.raises(DataFault, match="no reader"):
         read_scan_table(path)
