@@ -154,7 +154,7 @@ def load_hashes(images: "PreparedSplit", progress: Progress | None = None) -> Im
         return chain.from_iterable(pool.map(hash_rows, np.split(chunk, range(batch_rows, len(chunk), batch_rows))))
 
     with ThreadPoolExecutor(count_usable_cpus()) as pool:
-        kept.ensure(images.rows, hash_chunk, progress, f"hashing {images.split} {store.geometry.noun}s")
+        kept.fill_missing(images.rows, hash_chunk, progress, f"hashing {images.split} {store.geometry.noun}s")
     bits, digests, blank = np.split(kept.read(images.rows), (NUM_BITS // 8, _ROW_BYTES - 1), axis=1)
     return ImageHashes(bits, digests, blank[:, 0] != 0)
 

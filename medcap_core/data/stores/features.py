@@ -39,8 +39,8 @@ _STORED_AS: dict[torch.dtype, type[np.generic]] = {
 }
 
 
-class FeatureStore:
-    """The encoder's output for the images of one store: `token_shape` is (tokens, width). Picklable."""
+class FeatureStore(RowStore):
+    """The encoder's output for the images of one store: `token_shape` is (tokens, width)."""
 
     def __init__(self, images: ImageStore, encoder_hash: str, token_shape: tuple[int, int], dtype: torch.dtype) -> None:
         """Open the store; `encoder_hash` covers weights and settings of the encoder. Writes nothing."""
@@ -50,23 +50,13 @@ class FeatureStore:
         self.dtype = dtype
         described = [FORMAT_VERSION, images.key, encoder_hash, list(token_shape), str(dtype)]
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        self.folder = features_folder() / self.key[:32]
+        super().__init__(features_folder() / self.key[:32], "features", len(images), token_shape, _STORED_AS[dtype])
         self._cost_file = self.folder / "encoding.json"
-        self._rows = RowStore(self.folder, "features", len(images), token_shape, _STORED_AS[dtype])
-
-    def __len__(self) -> int:
-        """Count all rows, encoded or not."""
-        return len(self.images)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one image's features."""
-        return self._rows.row_bytes
 
     def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the `rows` that are not in the store now, sorted, each once."""
-        self._rows.read_status()
-        return self._rows.still_to_do(np.unique(np.asarray(rows, dtype=np.int64)))
+        self.read_status()
+        return self.still_to_do(np.unique(np.asarray(rows, dtype=np.int64)))
 
     def ensure(
         self,
@@ -90,18 +80,18 @@ class FeatureStore:
             features = encode(self.images.pixels(batch)).to(self.dtype).cpu().contiguous()
             return (features.view(torch.uint16) if self.dtype is torch.bfloat16 else features).numpy()
 
-        with self._rows.locked(wanted, progress, what):
-            to_do = self._rows.still_to_do(wanted)
+        with self.locked(wanted, progress, what):
+            to_do = self.still_to_do(wanted)
             started = time.monotonic()
             batches = (to_do[start : start + batch_size] for start in range(0, len(to_do), batch_size))
             with closing(prefetch(encode_batch, batches, device)) as encoded:
                 contents = chain.from_iterable(encoded)
-                self._rows.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
+                self.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
             self._add_cost(len(to_do), time.monotonic() - started)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
-        stored = torch.from_numpy(self._rows.read(rows))
+        stored = torch.from_numpy(self.read(rows))
         return stored.view(torch.bfloat16) if self.dtype is torch.bfloat16 else stored
 
     def estimate_seconds(self, num_rows: int) -> float:
@@ -123,10 +113,10 @@ class FeatureStore:
 
     def discard(self) -> None:
         """Delete every row; processes that are reading keep their mapped file."""
-        with self._rows.locked(np.arange(0), None, "discarding features"):
-            for path in (self.folder / "status.u8", self.folder / "features", self._cost_file):
+        with self.locked(np.arange(0), None, "discarding features"):
+            for path in (self._status_file, self._rows_file, self._cost_file):
                 path.unlink(missing_ok=True)
-        self._rows.read_status()
+        self.read_status()
 
 
 def features_folder() -> Path:

@@ -7,8 +7,9 @@ One folder for each (records of a split, geometry): a `RowStore` of `pixels.u8` 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import Geometry
 from medcap_core.data.records import Record, Reference
-from medcap_core.data.stores.rows import DONE, UNUSABLE, RowStore
+from medcap_core.data.stores.rows import DONE, UNUSABLE, RowStore, flush
 from medcap_core.runtime.cache import cache_root
 from medcap_core.runtime.progress import Progress
 
@@ -25,74 +26,58 @@ from medcap_core.runtime.progress import Progress
 FORMAT_VERSION = 2
 
 
-class ImageStore:
-    """The resized images, or volumes, of one list of records.
-
-    Safe for several processes at once: one decodes, the others wait and then read. Picklable.
-    """
+class ImageStore(RowStore):
+    """The resized images, or volumes, of one list of records."""
 
     def __init__(self, records: Sequence[Record], geometry: Geometry, root: Path | None = None) -> None:
         """Open the store below `root`, by default `cache_root()`; writes nothing."""
         self.geometry = geometry
         self.key = compute_store_key(records, geometry)
-        self.folder = (root or cache_root()) / "images" / self.key[:32]
+        folder = (root or cache_root()) / "images" / self.key[:32]
+        super().__init__(folder, "pixels.u8", len(records), geometry.row_shape, np.uint8)
         self._images: list[Reference] = [record.image for record in records]
-        self._rows = RowStore(self.folder, "pixels.u8", len(records), geometry.row_shape, np.uint8)
+        self._reasons_file = folder / "unreadable.jsonl"
         self._recorded: dict[int, str] = {}
         self._out_of_reach: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        """Count all rows, decoded or not."""
-        return len(self._images)
 
     @property
     def unreadable(self) -> dict[int, str]:
         """Row -> reason for every row that `ensure` could not decode."""
         reasons = {**self._recorded, **self._out_of_reach}
-        return {row: reason for row, reason in reasons.items() if self._rows.status[row] != DONE}
+        return {row: reason for row, reason in reasons.items() if self.status[row] != DONE}
 
     def ensure(self, rows: NDArray[np.int64], progress: Progress | None = None, what: str = "decoding images") -> None:
         """Decode the `rows` that are not yet in the store.
 
         An interrupted run resumes at its last chunk. Raises DataFault where the disk is full, closed or failing.
         """
+
+        def decode_row(row: int) -> NDArray[np.uint8] | None:
+            self._out_of_reach.pop(row, None)
+            try:
+                return self.geometry.decode(self._images[row])
+            except UnreadableImage as unreadable:
+                (self._recorded if unreadable.lasting else self._out_of_reach)[row] = unreadable.reason
+                return None
+
         with ThreadPoolExecutor(count_usable_cpus()) as pool:
-
-            def decode_rows(chunk: list[int]) -> Iterator[NDArray[np.uint8] | None]:
-                for row, result in zip(chunk, pool.map(self._decode_row, chunk), strict=True):
-                    self._out_of_reach.pop(row, None)
-                    if isinstance(result, UnreadableImage):
-                        (self._recorded if result.lasting else self._out_of_reach)[row] = result.reason
-                    yield None if isinstance(result, UnreadableImage) else result
-
-            self._rows.ensure(rows, decode_rows, progress, what, self._note_unreadable)
+            self.fill_missing(rows, partial(pool.map, decode_row), progress, what, self._note_unreadable)
         # Rows marked unusable by another process or an earlier run.
-        bad_rows = np.flatnonzero(self._rows.status == UNUSABLE).tolist()
+        bad_rows = np.flatnonzero(self.status == UNUSABLE).tolist()
         if bad_rows and not self._recorded.keys() >= set(bad_rows):
             reasons = _read_reasons(self._reasons_file)
             self._recorded = {row: reasons.get(row, "unreadable") for row in bad_rows}
 
     def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Check for each of `rows` whether its pixels are in the store; call `ensure` first."""
-        readable: NDArray[np.bool_] = self._rows.status[rows] == DONE
-        return readable
+        return np.equal(self.status[rows], DONE)
 
     def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read copies of the images, uint8 RGB (B, 3, S, S), or of the volumes, uint8 (B, 1, S, S, S).
 
         Raises ValueError for rows that are not in the store.
         """
-        return self._rows.read(rows)
-
-    @property
-    def _reasons_file(self) -> Path:
-        return self.folder / "unreadable.jsonl"
-
-    def _decode_row(self, row: int) -> NDArray[np.uint8] | UnreadableImage:
-        try:
-            return self.geometry.decode(self._images[row])
-        except UnreadableImage as unreadable:
-            return unreadable
+        return self.read(rows)
 
     def _note_unreadable(self, rows: list[int]) -> list[int]:
         """Append the reasons of unreadable rows to the file, and return the rows that stay unreadable."""
@@ -102,8 +87,7 @@ class ImageStore:
                 # The leading line feed ends a line that a killed process left incomplete.
                 lines = [json.dumps({"row": row, "reason": self._recorded[row]}) for row in lasting]
                 file.write("\n" + "\n".join(lines) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
         return lasting
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import filelock
 import numpy as np
@@ -42,9 +42,9 @@ class RowStore:
         """Open the store; writes nothing."""
         self.folder = folder
         self.row_shape = row_shape
-        self.dtype = np.dtype(dtype)
-        self.row_bytes = int(np.prod(row_shape)) * self.dtype.itemsize
+        self.row_bytes = int(np.prod(row_shape)) * np.dtype(dtype).itemsize
         self.status: NDArray[np.uint8] = np.zeros(num_rows, np.uint8)
+        self._dtype = np.dtype(dtype)
         self._rows_file = folder / file_name
         self._status_file = folder / "status.u8"
         self._map: NDArray[Any] | None = None
@@ -89,7 +89,7 @@ class RowStore:
         if self._map is None:
             with self._rows_file.open("rb") as file:
                 self._mapped = mmap.mmap(file.fileno(), len(self) * self.row_bytes, access=mmap.ACCESS_READ)
-            self._map = np.frombuffer(self._mapped, self.dtype).reshape(len(self), *self.row_shape)
+            self._map = np.frombuffer(self._mapped, self._dtype).reshape(len(self), *self.row_shape)
         return np.asarray(self._map[rows])
 
     @contextmanager
@@ -116,7 +116,7 @@ class RowStore:
             finally:
                 lock.release()
 
-    def ensure(
+    def fill_missing(
         self,
         rows: Rows,
         make: Callable[[list[int]], Iterable[NDArray[Any] | None]],
@@ -191,7 +191,7 @@ class RowStore:
         return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes.items())
 
 
-def flush(file: BinaryIO) -> None:
+def flush(file: IO[Any]) -> None:
     """Flush the file to disk."""
     file.flush()
     os.fsync(file.fileno())
