@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medcap_core.data.records import Record, SkippedRecord
+from medcap_core.data.records import Dataset, Record, SkippedRecord
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.annotations import read_annotations
 from medcap_core.data.sources.iu_xray import read_iu_xray
@@ -14,17 +14,16 @@ from medcap_core.data.sources.tables import TableColumns, read_table
 from medcap_core.data.sources.text_files import read_text_files
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
-
-
-def write(path: Path, content: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return path
+from tests.support.data_sets import sizes, write
 
 
 def named(records: list[Record]) -> list[tuple[str, str]]:
     """The name of each image and its caption."""
     return [(record.image.path.name, record.caption) for record in records]  # type: ignore[union-attr]
+
+
+def named_by_split(data: Dataset) -> list[list[tuple[str, str]]]:
+    return [named(records) for records in data.splits.values()]
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_the_captions_of_an_image_stay_in_one_split(images: Path) -> None:
         ],
     }
     data = load_data(str(write(images / "captions.json", content)))
-    assert {split: len(records) for split, records in data.splits.items()} == {"train": 8, "validation": 2, "test": 2}
+    assert sizes(data) == [8, 2, 2]
     assert {len(record.references) for records in data.splits.values() for record in records} == {5}
     assert len({record.image for records in data.splits.values() for record in records}) == 12
 
@@ -105,11 +104,11 @@ def test_coco_in_a_file_for_each_split(images: Path) -> None:
             write(images / "annotations" / f"{kind}_{split}.json", content)
     data = load_data(str(images))
     assert data.kind == "JSON annotations"
-    assert {split: named(records) for split, records in data.splits.items()} == {
-        "train": [("0.png", "train2017")],
-        "validation": [("1.png", "val2017")],
-        "test": [("2.png", "test2017")],
-    }
+    assert [named(records) for records in data.splits.values()] == [
+        [("0.png", "train2017")],
+        [("1.png", "val2017")],
+        [("2.png", "test2017")],
+    ]
 
 
 def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
@@ -119,11 +118,11 @@ def test_r2gen_takes_the_first_image_of_a_report(images: Path) -> None:
     content = {"train": [study(0), study(1)], "val": [study(2)], "test": [study(3)]}
     write(images / "annotation.json", content)
     data = load_data(str(images))
-    assert {split: named(records) for split, records in data.splits.items()} == {
-        "train": [("0.png", "report 0"), ("1.png", "report 1")],
-        "validation": [("2.png", "report 2")],
-        "test": [("3.png", "report 3")],
-    }
+    assert [named(records) for records in data.splits.values()] == [
+        [("0.png", "report 0"), ("1.png", "report 1")],
+        [("2.png", "report 2")],
+        [("3.png", "report 3")],
+    ]
     assert [record.id for record in data.splits["train"]] == ["s0", "s1"]
     assert data.notes == [
         "annotation.json was read as a list of reports for each split.",
@@ -174,11 +173,11 @@ def test_karpathys_splits(images: Path) -> None:
     ]  # fmt: skip
     path = write(images / "dataset_coco.json", {"images": content, "dataset": "coco"})
     data = load_data(str(path))
-    assert {split: named(records) for split, records in data.splits.items()} == {
-        "train": [("0.png", "train a"), ("1.png", "restval a")],
-        "validation": [("2.png", "val a")],
-        "test": [("3.png", "test a")],
-    }
+    assert [named(records) for records in data.splits.values()] == [
+        [("0.png", "train a"), ("1.png", "restval a")],
+        [("2.png", "val a")],
+        [("3.png", "test a")],
+    ]
     assert data.splits["test"][0].references == ("test a", "test b")
     assert data.splits["test"][0].id == "103"
     write(path, {"images": [{"filename": "0.png", "sentences": ["a"]}]})
@@ -311,11 +310,11 @@ def test_a_text_file_beside_each_image(tmp_path: Path, draw_image: DrawImage) ->
     (tmp_path / "test" / "0.txt").rename(tmp_path / "test" / "0.png.txt")
     data = load_data(str(tmp_path))
     assert data.kind == "images with a text file beside each"
-    assert {split: named(records) for split, records in data.splits.items()} == {
-        "train": [("0.png", "train 0"), ("1.png", "train 1")],
-        "validation": [("0.png", "val 0")],
-        "test": [("0.png", "test 0"), ("1.png", "test 1")],
-    }
+    assert [named(records) for records in data.splits.values()] == [
+        [("0.png", "train 0"), ("1.png", "train 1")],
+        [("0.png", "val 0")],
+        [("0.png", "test 0"), ("1.png", "test 1")],
+    ]
     assert SkippedRecord("train", "train/2.png", "there is no 2.txt beside it") in data.skipped
     assert SkippedRecord("validation", "val/1.png", "1.txt is not UTF-8, UTF-16 or cp1252 (byte 2)") in data.skipped
     assert "1 text files are not UTF-8; they were read as UTF-16." in data.notes

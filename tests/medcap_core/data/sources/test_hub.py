@@ -7,18 +7,18 @@ import tarfile
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.arrow_images import ArrowImage
-from medcap_core.data.records import Dataset, SkippedRecord
+from medcap_core.data.records import SkippedRecord
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.hub import HUB_ALIASES, read_hub, read_parquet
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.errors import DataFault
+from tests.support.data_sets import levels, sizes
 
 datasets.disable_progress_bars()
 
@@ -47,13 +47,6 @@ def build_table(start: int, count: int, **columns: object) -> datasets.Dataset:
     return table
 
 
-def levels(data: Dataset) -> dict[str, list[int]]:
-    return {
-        split: [int(np.asarray(record.image.open())[0, 0]) for record in records]
-        for split, records in data.splits.items()
-    }
-
-
 def test_the_hubs_layout(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "data"
     folder.mkdir(parents=True)
@@ -64,7 +57,7 @@ def test_the_hubs_layout(tmp_path: Path) -> None:
     build_table(20, 2, cui=cuis[:2]).to_parquet(folder / "test-00000-of-00001.parquet")
     data = load_data(str(tmp_path / "set"))
     assert data.kind == "parquet files in the Hub's layout"
-    assert levels(data) == {"train": [0, 1, 2, 3, 4], "validation": [10, 11], "test": [20, 21]}
+    assert levels(data) == [[0, 1, 2, 3, 4], [10, 11], [20, 21]]
     first = data.splits["train"][0]
     assert (first.id, first.caption, first.truth) == ("img.0", "caption 0", {"concepts": ["C1", "C2"]})
     assert data.notes == []
@@ -88,8 +81,8 @@ def test_train_and_test_only(tmp_path: Path) -> None:
     build_table(0, 30).to_parquet(tmp_path / "train-00000-of-00003.parquet")
     build_table(50, 4).to_parquet(tmp_path / "test-00000-of-00001.parquet")
     data = load_data(str(tmp_path))
-    assert {split: len(part) for split, part in data.splits.items()} == {"train": 27, "validation": 3, "test": 4}
-    assert sorted(levels(data)["train"] + levels(data)["validation"]) == list(range(30))
+    assert sizes(data) == [27, 3, 4]
+    assert sorted(levels(data)[0] + levels(data)[1]) == list(range(30))
     assert data.notes == [
         "Only 1 of the 3 parquet files of train are there; the rest is left out.",
         "There is no validation split: 3 images were cut from train, image by image, by seed 0.",
@@ -102,7 +95,7 @@ def test_plain_columns_of_bytes_without_ids(tmp_path: Path) -> None:
         frame = pd.DataFrame({"image": [encode(start), encode(start + 1)], "text": ["one", "  "]})
         frame.to_parquet(tmp_path / split / "0000.parquet")
     data = load_data(str(tmp_path))
-    assert levels(data) == {"train": [0], "validation": [10], "test": [20]}
+    assert levels(data) == [[0], [10], [20]]
     assert [record.id for record in data.splits["validation"]] == ["validation_000000"]
     assert SkippedRecord("test", "test_000001", "empty caption") in data.skipped
 
@@ -112,7 +105,7 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "one.parquet")
     data = load_data(str(tmp_path / "one.parquet"), own=TableColumns("scan", "Befund"))
     assert {record.caption[0] for part in data.splits.values() for record in part} == {"b"}
-    assert sorted(level for part in levels(data).values() for level in part) == list(range(20))
+    assert sorted(level for part in levels(data) for level in part) == list(range(20))
 
 
 def test_rows_of_one_image_are_its_references(tmp_path: Path) -> None:
@@ -137,7 +130,7 @@ def test_rows_of_one_image_are_its_references(tmp_path: Path) -> None:
     build((7, None, "t1", "x"), (8, None, "t2", "y")).to_parquet(tmp_path / "test-00000-of-00001.parquet")
     data = load_data(str(tmp_path))
     assert [record.references for record in data.splits["train"]] == [("a", "c", "d"), ("b",), ("e",), ("f",)]
-    assert levels(data)["train"] == [0, 1, 1, 1]
+    assert levels(data)[0] == [0, 1, 1, 1]
     assert data.notes[0].startswith("3 captions are further ones of an image")
 
 
@@ -198,7 +191,7 @@ def test_a_hub_set_seen_before_is_read_without_the_network(
     (cache / "hub" / "some-owner--some-set.json").write_text(json.dumps(files))
     data = load_data("some-owner/some-set")
     assert data.kind == "Hub data set some-owner/some-set"
-    assert levels(data) == {"train": [0, 1], "validation": [10, 11], "test": [20, 21]}
+    assert levels(data) == [[0, 1], [10, 11], [20, 21]]
     assert data.notes == ["The split 'extra' was not used: it is neither train, validation nor test."]
     next((tmp_path / "val").glob("*.arrow")).unlink()
     with pytest.raises(DataFault, match="the Hugging Face Hub cannot be reached"):
@@ -252,8 +245,8 @@ def test_data_sets_by_name(tmp_path: Path, cache: Path, name: str, kind: str) ->
     listing.write_text(json.dumps(files))
     data = load_data(name)
     assert data.kind == kind
-    assert {split: len(part) for split, part in data.splits.items()} == {"train": 18, "validation": 2, "test": 3}
-    assert sorted(levels(data)["train"] + levels(data)["validation"]) == list(range(20))
+    assert sizes(data) == [18, 2, 3]
+    assert sorted(levels(data)[0] + levels(data)[1]) == list(range(20))
     assert data.splits["test"][0].truth == {"concepts": ["C1"]}
     assert TrialConfig(data=name).data == name
 
@@ -283,7 +276,7 @@ def test_webdatasets(tmp_path: Path, suffix: str) -> None:
                 add_member(archive, f"k{row}.{suffix}", caption.encode())
     data = load_data(str(tmp_path))
     assert data.kind == "WebDataset"
-    assert levels(data) == {"train": [0, 1], "validation": [10, 11], "test": [20, 21]}
+    assert levels(data) == [[0, 1], [10, 11], [20, 21]]
     assert [(record.id, record.caption) for record in data.splits["test"]] == [
         ("k20", "caption 20"),
         ("k21", "caption 21"),
