@@ -36,7 +36,7 @@ from medcap_core.models import Captioner, load_captioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.scoring.facts import check_facts
 from medcap_core.training.loop import train_epoch
-from medcap_core.training.trial import set_up
+from medcap_core.training.trial import Trial
 from medcap_core.training.validation import compute_scores
 from sweep.space import build_space
 from sweep.space.points import draw_configs
@@ -85,7 +85,7 @@ def test_peer_trains_the_same_thing(
     """With every image in one batch the order does not matter, so that both sides end with the same weights."""
     settings = {"batch_size": 7, "num_epochs": 3, "learning_rate": 1e-2, "lora_rank": 3}
     config = tiny_config(tiny_blip, freeze=freeze, max_grad_norm=max_grad_norm, **settings)
-    ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
+    ours = Trial(config, read_images(image_folder), Workers(), torch.device("cpu"))
     theirs = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer")
     theirs.args.eval_strategy = "no"
     start = trained_weights(theirs.model)
@@ -105,7 +105,7 @@ def test_peer_trains_the_same_thing(
 
 def test_peer_scores_as_we_do(tiny_blip: Path, image_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_blip, num_beams=3, label_smoothing=0.0)  # which our validation loss has never
-    ours = set_up(config, read_images(image_folder), Workers(), torch.device("cpu"))
+    ours = Trial(config, read_images(image_folder), Workers(), torch.device("cpu"))
     scores = build_trainer(config.model_dump(mode="json"), image_folder, 0, tmp_path / "trainer").evaluate()
     captions = generate_captions(ours.captioner, ours.validation.images, config)
     expected = compute_scores(ours.validation_split, captions, config)["CIDEr"]

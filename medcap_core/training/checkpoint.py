@@ -130,18 +130,14 @@ class CheckpointFolder:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": tensor for key, tensor in state.items()}
         tensors = gather_tensors(tensors, keep=self.leads)
-        if not self.leads:
-            return
-        save_weights(self.last_path, tensors, {"history": _dump(history), "scaler": scaler})
-        self._keep_epoch(len(history))
-        if find_best(history, self.config) is history[-1]:
-            self._save_best(tensors, len(history))
-        self._save_history(history)
+        if self.leads:
+            save_weights(self.last_path, tensors, {"history": _dump(history), "scaler": scaler})
+            self._follow(history, tensors)
 
     def restore(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: "torch.amp.GradScaler"
     ) -> list[EpochReport]:
-        """Load the last complete epoch, if any; safe on every worker of a trial, since nothing is written.
+        """Load the last complete epoch, if any, on every worker, and complete files after a kill between two writes.
 
         Where it or the weights of the best epoch are damaged, as by a failing disk, that is logged, and the trial
         begins anew.
@@ -171,16 +167,21 @@ class CheckpointFolder:
                     optimizer_state.setdefault(int(index), {})[key] = shard_like(tensor, optimized[int(index)])
         optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(notes["scaler"])
+        if self.leads:
+            self._follow(history)
         return history
 
-    def mend(self, history: list[EpochReport]) -> None:
-        """Complete the files after a kill between two writes, with the result of `restore`."""
-        if not history or not self.leads:
-            return
-        self._keep_epoch(len(history))
-        if find_best(history, self.config) is history[-1] and self._best_epoch_on_disk() != len(history):
-            self._save_best(read_weights(self.last_path)[0], len(history))
-        self._save_history(history)
+    def _follow(self, history: list[EpochReport], tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Write what follows the last checkpoint, whose `tensors` are known as it is written: the other files."""
+        epoch = len(history)
+        self._keep_epoch(epoch)
+        is_missing = tensors is not None or self._best_epoch_on_disk() != epoch
+        if find_best(history, self.config) is history[-1] and is_missing:
+            given = read_weights(self.last_path)[0] if tensors is None else tensors
+            prefix = "weights/"
+            weights = {name.removeprefix(prefix): given[name] for name in given if name.startswith(prefix)}
+            save_weights(self.best_path, weights, {"epoch": epoch})
+        write_text_atomically(self.history_path, json.dumps(_dump(history), indent=1))
 
     def _keep_epoch(self, epoch: int) -> None:
         """Give the last checkpoint a second name, which stays when `last/` is replaced, where every epoch is kept."""
@@ -198,18 +199,11 @@ class CheckpointFolder:
             shutil.copyfile(self.last_path, temporary)
         replace_durably(temporary, path)
 
-    def _save_best(self, tensors: Mapping[str, Tensor], epoch: int) -> None:
-        weights = {name.removeprefix("weights/"): tensors[name] for name in tensors if name.startswith("weights/")}
-        save_weights(self.best_path, weights, {"epoch": epoch})
-
     def _best_epoch_on_disk(self) -> int:
         try:
             return int(read_weights(self.best_path)[1]["epoch"])
         except DamagedCheckpoint:
             return 0
-
-    def _save_history(self, history: list[EpochReport]) -> None:
-        write_text_atomically(self.history_path, json.dumps(_dump(history), indent=1))
 
 
 def _dump(history: list[EpochReport]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from medcap_core.training.checkpoint import CheckpointFolder
 from medcap_core.training.epoch_report import EpochReport, is_out_of_patience
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.parallel import whole_weights
-from medcap_core.training.trial import Trial, name_memory_faults, set_up
+from medcap_core.training.trial import Trial, name_memory_faults
 from medcap_core.training.validation import build_request, compute_scores, find_scored
 
 log = logging.getLogger(__name__)
@@ -54,18 +54,13 @@ def fit(
     where config, data and model do not fit each other.
     """
     with name_memory_faults(config):
-        trial = set_up(config, data, current_workers(), current_device(), progress)
+        trial = Trial(config, data, current_workers(), current_device(), progress)
         folder = CheckpointFolder(checkpoint_dir, config, leads=trial.workers.leads)
         history = folder.restore(trial.captioner, trial.optimizer, trial.scaler)
-        folder.mend(history)
         log.info(
-            "%s: %d of %d parameters trained on %s, %d epochs done before",
-            config.freeze,
-            trial.tuning.trainable_parameters,
-            trial.tuning.total_parameters,
-            trial.device,
-            len(history),
-        )
+            "%s: %d of %d parameters trained on %s, %d epochs done before", config.freeze,
+            trial.tuning.trainable_parameters, trial.tuning.total_parameters, trial.device, len(history),
+        )  # fmt: skip
         for past in history:
             report(past)
         while len(history) < trial.num_epochs and not is_out_of_patience(history, config):
@@ -78,9 +73,7 @@ def run_epoch(trial: Trial, history: list[EpochReport], progress: Progress, show
     """Train one epoch, score it on validation, and add its report to `history`."""
     started = time.monotonic()
     epoch = len(history) + 1
-    training_loss = 0.0
-    if trial.tuning.trainable_parameters:
-        training_loss = train_epoch(trial, epoch, progress)
+    training_loss = train_epoch(trial, epoch, progress) if trial.tuning.trainable_parameters else 0.0
     training_seconds = time.monotonic() - started
     learning_rate = float(trial.optimizer.param_groups[0]["lr"])
 
@@ -90,7 +83,6 @@ def run_epoch(trial: Trial, history: list[EpochReport], progress: Progress, show
     scores["validation_loss"] = validation_loss
     objective = trial.config.objective
     score = objective.combine(scores)
-    peak_memory_bytes = sum(trial.workers.gather(trial.memory.sample()))
     history.append(
         EpochReport(
             epoch=epoch,
@@ -103,7 +95,7 @@ def run_epoch(trial: Trial, history: list[EpochReport], progress: Progress, show
             training_seconds=training_seconds,
             encoding_seconds=estimate_encoding_seconds(trial.train.images),
             images_per_second=len(trial.train.images) / training_seconds if trial.tuning.trainable_parameters else 0.0,
-            peak_memory_bytes=peak_memory_bytes,
+            peak_memory_bytes=sum(trial.workers.gather(trial.memory.sample())),
             trainable_parameters=trial.tuning.trainable_parameters,
             total_parameters=trial.tuning.total_parameters,
             parts={name: scores[name] for name in objective.names} if objective.is_sum else {},

@@ -1,7 +1,7 @@
 """The checkpoints and log of one trial under a run's URL, and their copy on the disk of the node that needs them.
 
 `history.json` is uploaded last: where it is the same on both sides, so are the weights beside it. A kill between two
-uploads leaves what a kill between the writes of `CheckpointFolder` leaves, which `restore` and `mend` expect.
+uploads leaves what a kill between the writes of `CheckpointFolder` leaves, which `restore` expects.
 """
 
 import json

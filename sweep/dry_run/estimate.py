@@ -28,7 +28,7 @@ from medcap_core.runtime.device import current_device
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
-from medcap_core.training.trial import set_up
+from medcap_core.training.trial import Trial
 from sweep.dry_run.plan import CostEstimate
 from sweep.execution.cluster import TrialResources
 from sweep.space import SearchSpace, build_config, draw_configs, num_trials
@@ -138,7 +138,7 @@ def measure_trial(config: TrialConfig) -> TrialCost:
         started = time.monotonic()
         image_bytes += FrozenEncoder(captioner, few).encode(pixels).cpu().nbytes
         image_seconds += time.monotonic() - started
-    set_up(few, data, Workers(), current_device())  # stores the features that the trial reads
+    Trial(few, data, Workers(), current_device())  # stores the features that the trial reads
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         fit(few, data, Path(folder), reports.append)

@@ -126,17 +126,19 @@ def test_a_restored_trial_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> 
     assert [torch.equal(rig.step(), again.step()) for _ in range(3)] == [True] * 3
 
 
-def test_restoring_writes_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_lead_writes_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.restore()
     assert rig.history == []
-    rig.folder.mend(rig.history)
     assert read_files(tmp_path) == {}
     rig.end_epoch(0.5)
     (tmp_path / "history.json").unlink()
     (tmp_path / "best" / "weights.safetensors").unlink()
     before = read_files(tmp_path)
+    rig.folder.leads = False
     rig.restore()
+    assert len(rig.history) == 1
+    rig.end_epoch(0.75)
     assert read_files(tmp_path) == before
 
 
@@ -154,7 +156,6 @@ def test_a_kill_between_the_writes_of_an_epoch_is_mended(tmp_path: Path, is_firs
             (tmp_path / name).write_bytes(older[name])
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weight)
     assert read_files(tmp_path) == whole
 
@@ -177,7 +178,6 @@ def test_best_is_left_alone_when_a_later_epoch_is_no_better(tmp_path: Path) -> N
     rig.end_epoch(0.5)
     again = Rig(tmp_path)
     again.restore()
-    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weight)
     assert not torch.equal(best_weight(tmp_path), again.weight)
 
@@ -190,7 +190,6 @@ def test_the_last_epoch_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     again = Rig(tmp_path, evaluate="last")
     again.restore()
     assert find_best(again.history, again.config) == again.history[2]
-    again.folder.mend(again.history)
     assert torch.equal(best_weight(tmp_path), weights[2])
 
 
@@ -212,7 +211,6 @@ def test_every_epoch_is_kept_whole_over_restarts(
     second.unlink()  # a kill between the writes of an epoch
     again = Rig(tmp_path, every_epoch=True)
     again.restore()
-    again.folder.mend(again.history)
     again.end_epoch(0.25)
     lasts.append(again.folder.last_path.read_bytes())
     kept = {path.name: path.read_bytes() for path in (tmp_path / "epochs").iterdir()}
@@ -277,7 +275,6 @@ def test_a_trial_with_a_damaged_checkpoint_begins_anew(
     again = Rig(tmp_path)
     before = again.weight.clone()
     again.restore()
-    again.folder.mend(again.history)
     assert again.history == []
     assert torch.equal(again.weight, before)
     assert "begins anew" in caplog.text

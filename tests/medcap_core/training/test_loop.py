@@ -21,7 +21,7 @@ from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.runtime.workers import Workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit
-from medcap_core.training.trial import set_up
+from medcap_core.training.trial import Trial
 from tests.support.tiny_blip import TinySplit, generate_captions, save_tiny_blip, tiny_config, tiny_data
 
 MODES: dict[str, dict[str, object]] = {
@@ -87,7 +87,7 @@ def test_patience_ends_a_trial_without_a_better_epoch(tiny_blip: Path, tmp_path:
 def test_each_epoch_says_how_varied_its_captions_are(tiny_blip: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_blip, num_epochs=1, learning_rate=1e-9, max_new_tokens=4)
     (report,) = run(config, tmp_path)
-    trial = set_up(config, DATA, Workers(), torch.device("cpu"))
+    trial = Trial(config, DATA, Workers(), torch.device("cpu"))
     captions = generate_captions(trial.captioner, trial.validation.images, config)
     assert report.num_distinct == len(set(captions))
     assert report.top_share == max(captions.count(caption) for caption in captions) / len(captions)
@@ -299,12 +299,12 @@ def test_best_holds_the_first_of_the_highest_even_after_a_kill_between_last_and_
 def test_a_batch_too_small_for_its_workers_is_a_fault(tiny_blip: Path) -> None:
     config = tiny_config(tiny_blip, batch_size=4, accumulation_steps=2)
     with pytest.raises(ConfigFault, match="batch_size 4 is too small for 3 workers x 2 accumulation steps"):
-        set_up(config, DATA, Workers(0, 3), torch.device("cpu"))
+        Trial(config, DATA, Workers(0, 3), torch.device("cpu"))
 
 
 def test_a_model_cannot_be_sharded_over_one_worker(tiny_blip: Path) -> None:
     with pytest.raises(ConfigFault, match=r"parallel fsdp shards .* one; give it more by resources\.workers"):
-        set_up(tiny_config(tiny_blip, parallel="fsdp"), DATA, Workers(), torch.device("cpu"))
+        Trial(tiny_config(tiny_blip, parallel="fsdp"), DATA, Workers(), torch.device("cpu"))
 
 
 def one_long_caption(num_images: int, position: int) -> PreparedData:

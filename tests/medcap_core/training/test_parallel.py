@@ -20,7 +20,7 @@ from medcap_core.runtime.workers import Workers, current_workers
 from medcap_core.training.epoch_report import EpochReport
 from medcap_core.training.loop import fit, train_epoch
 from medcap_core.training.parallel import share_model
-from medcap_core.training.trial import set_up
+from medcap_core.training.trial import Trial
 from tests.support.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 from tests.support.tiny_models import save_tiny_blip2
 from tests.support.tiny_vlms import MAKERS
@@ -113,7 +113,7 @@ def train_as_two(folder: Path) -> object:
 
 def train_with_one_bad_loss(model: Path, parallel: str) -> None:
     config = tiny_config(model, parallel=parallel)
-    trial = set_up(config, tiny_data(), current_workers(), torch.device("cpu"))
+    trial = Trial(config, tiny_data(), current_workers(), torch.device("cpu"))
 
     def spoil(module: object, inputs: object, loss: Tensor) -> Tensor:
         return loss * math.nan if trial.workers.rank == 1 else loss

@@ -15,13 +15,13 @@ from medcap_core.runtime.workers import Workers
 from medcap_core.training.checkpoint import trained_weights
 from medcap_core.training.optimization import set_learning_rate
 from medcap_core.training.steps import STEPS_BEFORE_RECORDING, LaunchedSteps, RecordedSteps, Recording
-from medcap_core.training.trial import set_up
+from medcap_core.training.trial import Trial
 from tests.support.tiny_blip import save_tiny_blip, tiny_config, tiny_data
 
 
 def capture_gradients(config: TrialConfig, data: PreparedData) -> tuple[dict[str, torch.Tensor], float]:
     """The gradients, as the optimizer sees them, of one step over the whole training split."""
-    trial = set_up(config, data, Workers(), torch.device("cpu"))
+    trial = Trial(config, data, Workers(), torch.device("cpu"))
     step = order_of_epoch(len(trial.train.images), config.seed, 1)
     parts = [trial.train.make(part) for part in split_step(step, config.accumulation_steps)]
     gradients: dict[str, torch.Tensor] = {}
@@ -83,7 +83,7 @@ def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze
     data = tiny_data(num_train=12)
     weights = []
     for is_recorded in (True, False):
-        trial = set_up(config, data, Workers(), torch.device("cuda"))
+        trial = Trial(config, data, Workers(), torch.device("cuda"))
         assert isinstance(trial.steps, RecordedSteps)
         steps = trial.steps if is_recorded else trial.steps.launched
         for index in range(3 * STEPS_BEFORE_RECORDING):
@@ -99,7 +99,7 @@ def test_recorded_steps_move_weights_as_launched_ones_do(tiny_blip: Path, freeze
 
 def test_a_step_too_large_to_record_is_launched(tiny_blip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one thing a recording needs that launching does not is more memory."""
-    trial = set_up(tiny_config(tiny_blip, freeze="full"), tiny_data(), Workers(), torch.device("cpu"))
+    trial = Trial(tiny_config(tiny_blip, freeze="full"), tiny_data(), Workers(), torch.device("cpu"))
     assert isinstance(trial.steps, LaunchedSteps)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
@@ -128,7 +128,7 @@ def test_a_step_too_large_to_record_is_launched(tiny_blip: Path, monkeypatch: py
 
 
 def test_no_more_shapes_are_recorded_than_memory_is_meant_for(tiny_blip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = set_up(tiny_config(tiny_blip, freeze="full"), tiny_data(num_train=7), Workers(), torch.device("cpu"))
+    trial = Trial(tiny_config(tiny_blip, freeze="full"), tiny_data(num_train=7), Workers(), torch.device("cpu"))
     assert isinstance(trial.steps, LaunchedSteps)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
