@@ -126,33 +126,23 @@ def predict(captioner: LoadedCaptioner, inputs: Sequence[Input], questions: Sequ
     for start in range(0, len(inputs), _CHUNK_IMAGES):
         chunk = inputs[start : start + _CHUNK_IMAGES]
         read, images, faults = _decode(chunk, model.geometry)
-        texts: list[list[str]] = []
-        if images:
-            asked = (tuple(questions),) * len(images) if questions else ()
-            request = Request(captions=not questions, questions=asked)
-            found = generate_predictions(model, PixelSource(LooseImages(images)), request, config)
-            texts = [prediction.answers if questions else [prediction.text] for prediction in found]
+        asked = (tuple(questions),) * len(images) if questions else ()
+        request = Request(captions=not questions, questions=asked)
+        found = generate_predictions(model, PixelSource(images), request, config)
+        texts = [prediction.answers if questions else [prediction.text] for prediction in found]
         yield Predicted(read, texts, faults, start + len(chunk))
 
 
-class LooseImages:
+class LooseImages(list[NDArray[np.uint8]]):
     """Decoded images with the interface of a prepared split."""
-
-    def __init__(self, images: list[NDArray[np.uint8]]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def pixels(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images at `positions`, uint8 (B, 3, S, S), or scans (B, 1, S, S, S)."""
-        return np.stack([self.images[position] for position in positions])
+        return np.stack([self[position] for position in positions])
 
 
 @dataclass(frozen=True)
 class _ImageInMemory:
-    """An image that is open already."""
-
     image: Image.Image
 
     def open(self) -> Image.Image:
@@ -162,9 +152,9 @@ class _ImageInMemory:
         return str(id(self.image))
 
 
-def _decode(inputs: Sequence[Input], geometry: Geometry) -> tuple[list[Input], list[NDArray[np.uint8]], list[str]]:
+def _decode(inputs: Sequence[Input], geometry: Geometry) -> tuple[list[Input], LooseImages, list[str]]:
     """Decode inputs: those that can be read, their pixels, and a sentence on each other one."""
-    read, images, faults = [], [], []
+    read, images, faults = [], LooseImages(), []
     for given in inputs:
         try:
             known = _ImageInMemory(given) if isinstance(given, Image.Image) else geometry.refer_to(Path(given))

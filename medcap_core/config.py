@@ -10,9 +10,10 @@ from medcap_core.errors import ConfigFault
 from medcap_core.objective import Objective, ObjectiveField
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL
 
-_DATA_NAMES = {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "rocov2-mini", "roco"}
-_MODEL_NAMES = {"phantom-blip", "medblip3d", "brain-gpt2"}
-RESERVED_NAMES = frozenset(_DATA_NAMES | _MODEL_NAMES)
+RESERVED_NAMES = frozenset(
+    {"phantoms", "phantoms-general", "brain_phantoms", "rocov2", "rocov2-mini", "roco"}
+    | {"phantom-blip", "medblip3d", "brain-gpt2"}
+)
 """Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
 
@@ -246,38 +247,32 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> Self:
-        faults = []
-        if self.batch_size % self.accumulation_steps:
-            faults.append(
-                f"batch_size {self.batch_size} must be a multiple of accumulation_steps {self.accumulation_steps}"
-            )
-        if self.min_learning_rate > self.learning_rate:
-            faults.append(
-                f"min_learning_rate {self.min_learning_rate:g} must not exceed learning_rate {self.learning_rate:g}"
-            )
-        if self.min_learning_rate and self.schedule != "cosine":
-            faults.append(
-                f"min_learning_rate {self.min_learning_rate:g} is of schedule cosine, but schedule is {self.schedule}; "
-                "change one"
-            )
-        if self.min_new_tokens > self.max_new_tokens:
-            faults.append(f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}")
-        if self.quantization != "none" and self.freeze in (FreezeMode.FULL, FreezeMode.DECODER_ONLY):
-            faults.append(
-                f"freeze {self.freeze} trains weights that quantization {self.quantization} makes untrainable; use "
-                "freeze: lora (or bridge_only), or quantization: none"
-            )
-        if self.quantization != "none" and self.parallel == "fsdp":
-            faults.append(
-                f"parallel fsdp shards no weights of quantization {self.quantization}; use parallel: ddp, or "
-                "quantization: none"
-            )
-        if self.weights_dtype == "bf16" and self.precision in ("fp32", "fp16"):
-            faults.append(
-                f"weights_dtype bf16 needs precision bf16 or auto, but precision is {self.precision}; change one"
-            )
-        if faults:
-            raise ValueError("; ".join(faults))
+        lowest, is_quantized = f"min_learning_rate {self.min_learning_rate:g}", self.quantization != "none"
+        rules = {
+            f"batch_size {self.batch_size} must be a multiple of accumulation_steps {self.accumulation_steps}": (
+                self.batch_size % self.accumulation_steps
+            ),
+            f"{lowest} must not exceed learning_rate {self.learning_rate:g}": (
+                self.min_learning_rate > self.learning_rate
+            ),
+            f"{lowest} is of schedule cosine, but schedule is {self.schedule}; change one": (
+                self.min_learning_rate and self.schedule != "cosine"
+            ),
+            f"min_new_tokens {self.min_new_tokens} must not exceed max_new_tokens {self.max_new_tokens}": (
+                self.min_new_tokens > self.max_new_tokens
+            ),
+            f"freeze {self.freeze} trains weights that quantization {self.quantization} makes untrainable; use "
+            "freeze: lora (or bridge_only), or quantization: none": (
+                is_quantized and self.freeze in (FreezeMode.FULL, FreezeMode.DECODER_ONLY)
+            ),
+            f"parallel fsdp shards no weights of quantization {self.quantization}; use parallel: ddp, or "
+            "quantization: none": is_quantized and self.parallel == "fsdp",
+            f"weights_dtype bf16 needs precision bf16 or auto, but precision is {self.precision}; change one": (
+                self.weights_dtype == "bf16" and self.precision in ("fp32", "fp16")
+            ),
+        }
+        if any(rules.values()):
+            raise ValueError("; ".join(sentence for sentence, is_broken in rules.items() if is_broken))
         return self
 
     @property

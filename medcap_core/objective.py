@@ -32,11 +32,6 @@ class RankedScore:
     meaning: str = ""
 
     @property
-    def sign(self) -> int:
-        """1, or -1 where lower is better."""
-        return -1 if self.is_lower_better else 1
-
-    @property
     def scale(self) -> str:
         """The name of its range."""
         return self.own_scale or load_scores(RANKED.get(self.name, self.name))[0].scale
@@ -79,12 +74,6 @@ def find_ranked_score(name: str) -> RankedScore | None:
     return RankedScore(name, score.name, is_lower_better=not score.higher_is_better)
 
 
-def _get(name: str) -> RankedScore:
-    score = find_ranked_score(name)
-    assert score is not None, name
-    return score
-
-
 @dataclass(frozen=True)
 class Objective:
     """The names of scores with their weights: one score with weight 1, or several whose weighted sum is maximised.
@@ -97,7 +86,7 @@ class Objective:
     @property
     def scores(self) -> tuple[RankedScore, ...]:
         """The scores it is made of."""
-        return tuple(_get(name) for name, _ in self.weights)
+        return tuple(score for name in self.names if (score := find_ranked_score(name)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,14 +99,9 @@ class Objective:
         return len(self.weights) > 1
 
     @property
-    def is_lower_better(self) -> bool:
-        """Whether the search minimises it; a sum is maximised."""
-        return not self.is_sum and self.scores[0].is_lower_better
-
-    @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """The direction of the search, as Optuna names it."""
-        return "minimize" if self.is_lower_better else "maximize"
+        """The direction of the search, as Optuna names it; a sum is maximised."""
+        return "minimize" if not self.is_sum and self.scores[0].is_lower_better else "maximize"
 
     @property
     def predictions(self) -> Predictions | None:
@@ -129,7 +113,8 @@ class Objective:
         """Its name in sentences, such as `CIDEr` or `0.5 CIDEr + 0.5 BERTScore`."""
         if not self.is_sum:
             return self.scores[0].label
-        text = "".join(f" {'-' if s.is_lower_better else '+'} {weight:g} {s.label}" for s, weight in self._terms())
+        terms = zip(self.scores, self.weights, strict=True)
+        text = "".join(f" {'-' if score.is_lower_better else '+'} {w:g} {score.label}" for score, (_, w) in terms)
         return text.removeprefix(" + ").strip()
 
     @property
@@ -170,13 +155,14 @@ class Objective:
         """Compute its value from the values of its scores."""
         if not self.is_sum:
             return scores[self.names[0]]
-        return math.fsum(score.sign * weight * scores[score.name] for score, weight in self._terms())
+        terms = zip(self.scores, self.weights, strict=True)
+        return math.fsum((-w if score.is_lower_better else w) * scores[name] for score, (name, w) in terms)
 
     def rank(self, value: float | None) -> float:
         """Return a key of a value that is higher for better ones; minus infinity for one that is no finite number."""
         if value is None or not math.isfinite(value):
             return -math.inf
-        return -value if self.is_lower_better else value
+        return -value if self.direction == "minimize" else value
 
     def count_since_best(self, values: Sequence[float | None]) -> int:
         """Count the values after the best one, the earliest of ties."""
@@ -190,9 +176,6 @@ class Objective:
     def dump(self) -> str | dict[str, float]:
         """Return it as it stands in a space file: a name, or names with weights."""
         return dict(self.weights) if self.is_sum else self.names[0]
-
-    def _terms(self) -> list[tuple[RankedScore, float]]:
-        return [(_get(name), weight) for name, weight in self.weights]
 
 
 def read_objective(value: Any) -> Objective:
@@ -210,10 +193,10 @@ def read_objective(value: Any) -> Objective:
             raise ValueError(f"the weight {weight!r} of {name} is not a number above 0; correct it")
     if len(value) < 2:
         raise ValueError("a weighted sum has at least two scores; write one alone by its name, such as CIDEr")
-    kinds = {kind for name in value if (kind := _get(name).predictions)}
-    if len(kinds) > 1:
+    objective = Objective(tuple((name, float(weight)) for name, weight in value.items()))
+    if len({score.predictions for score in objective.scores} - {None}) > 1:
         raise ValueError("it adds scores of captions and of answers; take scores of one kind")
-    return Objective(tuple((name, float(weight)) for name, weight in value.items()))
+    return objective
 
 
 ObjectiveField = Annotated[

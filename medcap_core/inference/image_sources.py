@@ -59,44 +59,36 @@ def open_images(
         return pixels
     if augmented or not config.cache_features or (config.freeze is FreezeMode.ZERO_SHOT and split.split == "train"):
         return pixels
-    encoder = FrozenEncoder(captioner, config)
+    encoder, rows, what = FrozenEncoder(captioner, config), split.rows, f"encoding {split.split} images once"
     store = FeatureStore(split.store, encoder.hash, encoder.measure_output(split), encoder.precision)
-    what = f"encoding {split.split} images once"
-    if not _fits(store, split.rows, config, what):
+    if not _fits(store, rows, config, what):
         return pixels
-    store.ensure(split.rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
+
+    def encode_missing() -> None:
+        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
+
+    encode_missing()
     key = (store.folder, encoder.device)
     if key not in _is_usable:
-        _is_usable[key] = _check(store, split.rows, encoder, config, progress, what)
+        if not (are_right := _agree(store, rows, encoder)):
+            log.warning(
+                "%s: stored features do not belong to these images and this encoder; encoding anew", store.folder
+            )
+            store.discard()
+            encode_missing()
+            if not (are_right := _agree(store, rows, encoder)):
+                log.warning("%s: the encoder gives other features each time; they are not stored", store.folder)
+        _is_usable[key] = are_right and _is_worth_reading(store, rows, encoder, config.eval_batch_size)
     if not _is_usable[key]:
         return pixels
     log.info(
         "images of %d pixels a side are encoded once, to %d x %d numbers", captioner.geometry.size, *store.token_shape
     )
-    return FeatureSource(store, split.rows, encoder.device)
+    return FeatureSource(store, rows, encoder.device)
 
 
 _is_usable: dict[tuple[Path, torch.device], bool] = {}
-"""Result of `_check` for each store and device, once in a process."""
-
-
-def _check(
-    store: FeatureStore,
-    rows: NDArray[np.int64],
-    encoder: "FrozenEncoder",
-    config: TrialConfig,
-    progress: Progress | None,
-    what: str,
-) -> bool:
-    """Check that stored features are correct, after encoding again if necessary, and faster to read than to encode."""
-    if not _agree(store, rows, encoder):
-        log.warning("%s: stored features do not belong to these images and this encoder; encoding anew", store.folder)
-        store.discard()
-        store.ensure(rows, encoder.encode, config.eval_batch_size, progress, what, encoder.device)
-        if not _agree(store, rows, encoder):
-            log.warning("%s: the encoder gives other features each time; they are not stored", store.folder)
-            return False
-    return _is_worth_reading(store, rows, encoder, config.eval_batch_size)
+"""Whether the features of a store are correct and faster to read than to encode on a device, once in a process."""
 
 
 class FrozenEncoder:
@@ -125,13 +117,9 @@ class FrozenEncoder:
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Encode uint8 pixels (B, 3, S, S) to hidden states (B, tokens, width)."""
-        was_training = self.captioner.encoder.training
         self.captioner.encoder.eval()
-        try:
-            with autocast(self.device, self.precision):
-                return self.captioner.encode_images(torch.from_numpy(pixels).to(self.device))
-        finally:
-            self.captioner.encoder.train(was_training)
+        with autocast(self.device, self.precision):
+            return self.captioner.encode_images(torch.from_numpy(pixels).to(self.device))
 
 
 class FeatureSource:
@@ -140,9 +128,7 @@ class FeatureSource:
     encoded = True
 
     def __init__(self, store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> None:
-        self.store = store
-        self.rows = rows
-        self.device = device
+        self.store, self.rows, self.device = store, rows, device
         self.resident = _load_resident(store, rows, device)
 
     def __len__(self) -> int:
@@ -210,20 +196,18 @@ def _is_worth_reading(store: FeatureStore, rows: NDArray[np.int64], encoder: Fro
     some = _choose(rows, batch_size)
     pixels = store.images.pixels(some)
 
-    def read() -> Tensor:
-        return store.features(some).to(encoder.device)
+    def measure(call: Callable[[], Tensor]) -> float:
+        for _ in range(2):  # the first time kernels are loaded and the map is opened
+            torch.accelerator.synchronize()
+            started = time.perf_counter()
+            call()
+            torch.accelerator.synchronize()
+        return time.perf_counter() - started
 
-    seconds = {}
-    calls: dict[str, Callable[[], Tensor]] = {"encoding": lambda: encoder.encode(pixels), "reading": read}
-    for name, call in calls.items():
-        call()  # warm-up: kernels are loaded, the map is opened
-        torch.accelerator.synchronize()
-        started = time.perf_counter()
-        call()
-        torch.accelerator.synchronize()
-        seconds[name] = time.perf_counter() - started
-    log.info("%d images: %.4f s to encode, %.4f s to read", len(some), seconds["encoding"], seconds["reading"])
-    return seconds["reading"] < seconds["encoding"] or _fit_into_memory(store, rows, encoder.device)
+    encoding = measure(lambda: encoder.encode(pixels))
+    reading = measure(lambda: store.features(some).to(encoder.device))
+    log.info("%d images: %.4f s to encode, %.4f s to read", len(some), encoding, reading)
+    return reading < encoding or _fit_into_memory(store, rows, encoder.device)
 
 
 def _choose(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -233,9 +217,7 @@ def _choose(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> bool:
     """Check whether the features fit into the accelerator's memory."""
-    if device.type != "cuda":
-        return False
-    free_bytes, _ = torch.cuda.mem_get_info(device)
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     return len(rows) * store.row_bytes <= _SHARE_OF_FREE_MEMORY * free_bytes
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import fold_white_space
-from medcap_core.runtime.progress import Progress
+from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
 from medcap_core.scoring.statistics import IntArray, number_units
 
@@ -53,10 +53,8 @@ def choose_caption_prior(
     judges = [train_captions[i] for i in (order[is_judge][:num_judges] if len(train_captions) > 1 else order)]
     tokens = tokenize_captions([*candidates, *judges])
     index = _CiderIndex(tokens[len(candidates) :])
-    caption_of: dict[str, str] = {}
-    for text, caption in zip(tokens, candidates, strict=False):  # candidates come first in tokens
-        caption_of.setdefault(text, caption)
-    return caption_of[max(caption_of, key=index.compute_mean_cider)]
+    texts = dict.fromkeys(tokens[: len(candidates)])
+    return candidates[tokens.index(max(texts, key=index.compute_mean_cider))]
 
 
 class _CiderIndex:
@@ -95,7 +93,7 @@ class _CiderIndex:
             overlap[len(ngram) - 1, rows] += np.minimum(count * idf, weights) * weights
             squares[len(ngram) - 1] += (count * idf) ** 2
         norms = np.sqrt(squares) * self._norms
-        cosine = np.divide(overlap, norms, out=np.zeros_like(overlap), where=norms > 0)
+        cosine = np.divide(overlap, norms, out=np.zeros_like(norms), where=norms > 0)
         penalty = np.exp(-((_count_bigrams(ngrams) - self._lengths) ** 2) / (2 * _SIGMA**2))
         return float(10 * np.mean(cosine * penalty))
 
@@ -112,22 +110,19 @@ _DECIMALS = 5  # correlations equal to these decimals are ties; the order of sum
 
 
 def find_nearest_captions(
-    images: PreparedSplit, training: PreparedSplit, progress: Progress | None = None
+    images: PreparedSplit, training: PreparedSplit, progress: Progress = ignore_progress
 ) -> list[str]:
     """Find for each of `images` the caption of the nearest training image, the first of ties."""
-    total = len(images) + len(training)
-
-    def report(what: str, done: int, offset: int) -> None:
-        if progress:
-            progress(what, offset + done, total)
-
     what = f"describing {images.store.geometry.noun}s to find the nearest"
-    candidates = compute_descriptors(training, lambda done: report(what, done, 0))
-    queries = compute_descriptors(images, lambda done: report(what, done, len(training)))
+    total = len(images) + len(training)
+    candidates = compute_descriptors(training, lambda done: progress(what, done, total))
+    queries = compute_descriptors(images, lambda done: progress(what, len(training) + done, total))
     return [training.records[position].caption for position in find_nearest(queries, candidates).tolist()]
 
 
-def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+def compute_descriptors(
+    split: PreparedSplit, progress: Callable[[int], None] = lambda done: None
+) -> NDArray[np.float32]:
     """Compute the descriptors of all images of a split, each of norm 1, or 0 for a plain image.
 
     float32 (N, 256), of volumes (N, 4096).
@@ -138,8 +133,7 @@ def compute_descriptors(split: PreparedSplit, progress: Callable[[int], None] | 
     for start in range(0, len(split), step):
         stop = min(start + step, len(split))
         descriptors[start:stop] = describe_pixels(split.pixels(slice(start, stop)))
-        if progress:
-            progress(stop)
+        progress(stop)
     return descriptors
 
 

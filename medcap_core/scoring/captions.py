@@ -59,13 +59,8 @@ class CaptionScorer:
 
     def compute(self, names: Collection[str], predictions: Sequence[str]) -> dict[str, float]:
         """Compute these scores of the corpus alone; METEOR's program and other models run only where named."""
-        captions = self._prepare(predictions)
-        scores: dict[str, float] = {}
-        for name in names:
-            key = RANKED.get(name, name)
-            (score,) = load_scores(key)
-            scores[name] = compute_score(key, score, captions).value
-        return scores
+        captions, keys = self._prepare(predictions), {name: RANKED.get(name, name) for name in names}
+        return {name: compute_score(key, load_scores(key)[0], captions).value for name, key in keys.items()}
 
     def score(self, predictions: Sequence[str], images: Sequence[Image.Image] = ()) -> ScoredCaptions:
         """Compute the scores of every run, then the extra ones, and the statistics of each image for resamples.

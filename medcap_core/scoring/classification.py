@@ -25,10 +25,10 @@ def count_confusion(truth: Sequence[str], predicted: Sequence[str | None], class
 
     The last column counts the images without a predicted class.
     """
-    indices = {name: index for index, name in enumerate(classes)}
+    indices: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
     confusion = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
     for actual, named in zip(truth, predicted, strict=True):
-        confusion[indices[actual], indices.get(named, len(classes)) if named is not None else len(classes)] += 1
+        confusion[indices[actual], indices.get(named, len(classes))] += 1
     return confusion
 
 
@@ -89,7 +89,7 @@ def evaluate_classification(
         raise ValueError("no classes to score")
     confusion = count_confusion(truth, predicted, classes)
     scores = score_confusion(confusion)
-    occurring = [index for index, count in enumerate(confusion.sum(1)) if count]
+    occurring = {classes[index]: index for index, count in enumerate(confusion.sum(1)) if count}
     intervals: dict[str, tuple[float, float]] = {}
     recall_intervals: dict[str, tuple[float, float]] = {}
     if units.max() > 0:
@@ -101,15 +101,14 @@ def evaluate_classification(
             "balanced_accuracy": compute_interval(resampled.balanced_accuracy),
             "macro_f1": compute_interval(resampled.macro_f1),
         }
-        for index in occurring:
-            known = resampled.recalls[:, index]
-            recall_intervals[classes[index]] = compute_interval(known[np.isfinite(known)])
+        known = {name: resampled.recalls[:, index] for name, index in occurring.items()}
+        recall_intervals = {name: compute_interval(own[np.isfinite(own)]) for name, own in known.items()}
     return ClassificationResult(
         classes=tuple(classes),
         confusion=confusion,
         balanced_accuracy=float(scores.balanced_accuracy),
         macro_f1=float(scores.macro_f1),
-        recalls={classes[index]: float(scores.recalls[index]) for index in occurring},
+        recalls={name: float(scores.recalls[index]) for name, index in occurring.items()},
         intervals=intervals,
         recall_intervals=recall_intervals,
     )

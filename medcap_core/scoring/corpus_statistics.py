@@ -1,7 +1,4 @@
-"""Per-image statistics of corpus scores: their sums over any selection of images determine that selection's scores.
-
-Scoring a resample of images thus costs one matrix product, without counting n-grams again.
-"""
+"""Per-image statistics of corpus scores: their sums over a resample of images give its scores by one matrix product."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +39,11 @@ class CaptionStatistics:
         """Score selections of images from their sums (..., K) and sizes (...); each score has shape (...)."""
         scores: dict[str, FloatArray] = {}
         places: dict[int, slice] = {}
-        num_columns = 0
+        end = 0
         for name, part in self._list_parts():
             if id(part) not in places:
-                width = part.shape[1] if part.ndim > 1 else 1
-                places[id(part)] = slice(num_columns, num_columns + width)
-                num_columns += width
+                start, end = end, end + (part.shape[1] if part.ndim > 1 else 1)
+                places[id(part)] = slice(start, end)
             own, pool = sums[..., places[id(part)]], self.values[name].pool
             scores[name] = own[..., 0] / num_images if pool is None else pool(own)
         return scores
@@ -69,9 +65,8 @@ def collect_bleu(comparisons: Sequence[Mapping[str, Any]]) -> FloatArray:
     """
     rows = []
     for item in comparisons:
-        length = item["testlen"]
-        nearest = min((abs(other - length), other) for other in item["reflen"])[1]
-        rows.append([*item["correct"], *item["guess"], length, nearest])
+        _, nearest = min((abs(other - item["testlen"]), other) for other in item["reflen"])
+        rows.append([*item["correct"], *item["guess"], item["testlen"], nearest])
     return np.array(rows, dtype=np.float64)
 
 
@@ -107,12 +102,9 @@ def score_meteor(sums: FloatArray) -> FloatArray:
     scores a corpus by these sums, not by a mean over its images.
     """
     stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
-    sides = []
-    for side in range(2):
-        matched = (_STAGE_WEIGHTS * _weigh(stages[..., side], stages[..., 2 + side])).sum(axis=-1)
-        function_words = sums[..., 2 + side]
-        sides.append(_divide(matched, _weigh(sums[..., side] - function_words, function_words)))
-    precision, recall = sides
+    matched = [(_STAGE_WEIGHTS * _weigh(stages[..., side], stages[..., 2 + side])).sum(axis=-1) for side in (0, 1)]
+    lengths = [_weigh(sums[..., side] - sums[..., 2 + side], sums[..., 2 + side]) for side in (0, 1)]
+    precision, recall = map(_divide, matched, lengths)
     f_mean = _divide(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
     fragmentation = _divide(sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2)
     return np.asarray(f_mean * (1 - _GAMMA * fragmentation**_BETA))

@@ -43,21 +43,20 @@ def check_facts(records: Sequence[Record], captions: Sequence[str]) -> dict[str,
     named; side and level do not apply. A finding right after "no" or "without" is not named. A clause that denies
     another register's finding ("nothing depicting ...") names nothing, as its words are no phrase of the domain.
     """
-    applies = {fact: np.zeros(len(records), bool) for fact in FACTS}
-    is_right = {fact: np.zeros(len(records), bool) for fact in FACTS}
+    checks = {fact: FactChecks(np.zeros(len(records), bool), np.zeros(len(records), bool)) for fact in FACTS}
     for index, (record, caption) in enumerate(zip(records, captions, strict=True)):
         assert isinstance(record.image, PhantomImage)
         words = _split_words(caption)
-        for fact in FACTS:
+        for fact, check in checks.items():
             value = record.truth[fact]
             if value is None and fact != "finding":
                 continue
-            applies[fact][index] = True
             known = _list_phrases(record.image.domain, record.truth["view"], fact)
             found = _find_phrases(words, known)
             named = [known[phrase] for start, phrase in found if fact != "finding" or not _is_denied(words, start)]
-            is_right[fact][index] = not named if value is None else bool(named) and all(value in item for item in named)
-    return {fact: FactChecks(applies[fact], is_right[fact]) for fact in FACTS}
+            check.applies[index] = True
+            check.is_right[index] = not named if value is None else bool(named) and all(value in item for item in named)
+    return checks
 
 
 def check_concepts(
@@ -69,11 +68,10 @@ def check_concepts(
     the caption word for word, ignoring case; without synonyms, so even the reference captions stay below 1. Only
     concepts with a name count as true. None where no record has such a concept.
     """
-    phrases: dict[Words, frozenset[str]] = {}
+    phrases: dict[Words, set[str]] = {}
     for concept, name in names.items():
-        phrase = _split_words(name)
-        if phrase:
-            phrases[phrase] = phrases.get(phrase, frozenset()) | {concept}
+        if phrase := _split_words(name):
+            phrases.setdefault(phrase, set()).add(concept)
     counts = np.zeros((len(records), 3))
     for index, (record, caption) in enumerate(zip(records, captions, strict=True)):
         true = {concept for concept in record.truth.get("concepts", ()) if concept in names}
@@ -114,37 +112,28 @@ def _split_words(text: str) -> Words:
 
 
 @lru_cache(maxsize=256)
-def _list_phrases(domain: Domain, view: str, fact: str) -> dict[Words, frozenset[str]]:
+def _list_phrases(domain: Domain, view: str, fact: str) -> dict[Words, set[str]]:
     """List every phrase for the fact in the domain with its possible values; levels are of the view."""
-    phrases: dict[Words, set[str]] = {}
-
-    def add(value: str, texts: Iterable[str]) -> None:
-        for text in texts:
-            phrases.setdefault(_split_words(text), set()).add(value)
-
+    named: list[tuple[str, str]] = []
     if fact == "side":
-        add("right", ["right"])
-        add("left", ["left"])
+        named = [("right", "right"), ("left", "left")]
     for register in REGISTERS[domain]:
         if fact == "finding":
-            for scene in SCENES[domain]:
-                for finding in scene.findings:
-                    add(finding, map(cut_article, register.findings[finding]))
+            findings = {finding: register.findings[finding] for scene in SCENES[domain] for finding in scene.findings}
+            named += [(finding, cut_article(text)) for finding, texts in findings.items() for text in texts]
         elif fact == "level":
-            for level, texts in register.styles[view].levels.items():
-                add(level, texts)
-    return {phrase: frozenset(values) for phrase, values in phrases.items()}
+            named += [(level, text) for level, texts in register.styles[view].levels.items() for text in texts]
+    phrases: dict[Words, set[str]] = {}
+    for value, text in named:
+        phrases.setdefault(_split_words(text), set()).add(value)
+    return phrases
 
 
 def _find_phrases(words: Words, known: Mapping[Words, object], overlapping: bool = False) -> list[tuple[int, Words]]:
-    """Find the known phrases in `words` and where they start, longest first.
-
-    A word belongs to one phrase only, unless `overlapping`.
-    """
-    lengths = sorted(set(map(len, known)), reverse=True)
+    """Find the known phrases and where they start, longest first; a word is of one phrase, unless `overlapping`."""
     is_free = [True] * len(words)
     found = []
-    for length in lengths:
+    for length in sorted(set(map(len, known)), reverse=True):
         for start in range(len(words) - length + 1):
             phrase = words[start : start + length]
             if phrase in known and (overlapping or all(is_free[start : start + length])):

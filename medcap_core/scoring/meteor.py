@@ -44,16 +44,16 @@ class MeteorScorer:
                     _ask(process, ["SCORE", *map(_clean, texts), _clean(prediction)])
                     for texts, prediction in zip(references, predictions, strict=True)
                 ]
-                first = float(_ask(process, ["EVAL", *statistics]))
-                rest = [float(_read_line(process)) for _ in statistics]
-            except (OSError, ValueError) as error:
+                figures = [
+                    float(_ask(process, ["EVAL", *statistics])),
+                    *(float(_read_line(process)) for _ in statistics),
+                ]
+            except BaseException as error:  # Ctrl-C between request and answer would shift all later answers
                 self._stop()
-                raise ScoringFailure(f"METEOR stopped answering: {error}") from error
-            except BaseException:  # Ctrl-C between request and answer would shift all later answers
-                self._stop()
+                if isinstance(error, OSError | ValueError):
+                    raise ScoringFailure(f"METEOR stopped answering: {error}") from error
                 raise
-        *per_image, corpus = [first, *rest]
-        return corpus, np.array(per_image), statistics
+        return figures[-1], np.array(figures[:-1]), statistics
 
     def close(self) -> None:
         """End the program if it is running."""
@@ -62,8 +62,7 @@ class MeteorScorer:
 
     def interrupt(self) -> None:
         """End the program at once; a running call of another thread raises ScoringFailure."""
-        process = self._process
-        if process is not None:
+        if (process := self._process) is not None:
             process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -1,8 +1,8 @@
 """Scores of answers to questions, and the most frequent answers as a baseline."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,16 +59,12 @@ class AnswerPrior:
 
 def choose_answer_prior(questions: Iterable[Question]) -> AnswerPrior:
     """Choose the most frequent answers, the alphabetically first of ties."""
-    of_texts: dict[str, Counter[str]] = {}
-    of_kinds: dict[str, Counter[str]] = {}
-    for question in questions:
-        of_texts.setdefault(question.text, Counter())[question.answer] += 1
-        of_kinds.setdefault(question.kind, Counter())[question.answer] += 1
-    return AnswerPrior(
-        {text: _most_frequent(counts) for text, counts in of_texts.items()},
-        {kind: _most_frequent(counts) for kind, counts in of_kinds.items()},
-    )
+    known = list(questions)
 
+    def choose(name: Callable[[Question], str]) -> dict[str, str]:
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for question in known:
+            counts[name(question)][question.answer] += 1
+        return {key: min(own, key=lambda answer: (-own[answer], answer)) for key, own in counts.items()}
 
-def _most_frequent(counts: Counter[str]) -> str:
-    return min(counts, key=lambda answer: (-counts[answer], answer))
+    return AnswerPrior(choose(lambda question: question.text), choose(lambda question: question.kind))

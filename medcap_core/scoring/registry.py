@@ -27,15 +27,13 @@ STANDARD = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"
 RANKED = {name: name for name in ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")} | {"BERTScore": "bertscore"}
 """Names by which trials may be ranked by scores of this project -> the keys of these, known without importing them."""
 
+_RADIOLOGY = ("radgraph", "chexbert", "ratescore", "radcliq", "radbert_ct", "radeval_bertscore")
 _OWN = (
     *(EntryPoint(k, f"medcap_core.scoring.standard:{k.upper().replace('-', '_')}", GROUP) for k in STANDARD),
     EntryPoint("rouge1", "medcap_core.scoring.extra.rouge:ROUGE_1", GROUP),
     EntryPoint("bertscore", "medcap_core.scoring.extra.bertscore:BERTSCORE", GROUP),
     EntryPoint("imageclef2026", "medcap_core.scoring.extra.imageclef:IMAGECLEF_2026", GROUP),
-    *(
-        EntryPoint(name, f"medcap_core.scoring.extra.radiology:{name.upper()}", GROUP)
-        for name in ("radgraph", "chexbert", "ratescore", "radcliq", "radbert_ct", "radeval_bertscore")
-    ),
+    *(EntryPoint(k, f"medcap_core.scoring.extra.radiology:{k.upper()}", GROUP) for k in _RADIOLOGY),
 )
 
 
@@ -133,8 +131,7 @@ def load_scores(key: str) -> tuple[Score, ...]:
     scores = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
     if not scores or not all(isinstance(score, Score) for score in scores):
         raise ConfigFault(f"extra_scores: '{key}' ({point.value}) is no Score; mend that package, or leave it out.")
-    taken = [score.name for score in scores if score.name in STANDARD and key not in STANDARD]
-    if taken:
+    if taken := [score.name for score in scores if score.name in STANDARD and key not in STANDARD]:
         raise ConfigFault(
             f"extra_scores: '{key}' ({point.value}) has the name of a score of every run, {taken[0]}; rename it in "
             "that package, or leave it out."
@@ -153,8 +150,7 @@ def compute_score(key: str, score: Score, captions: ScoreInput) -> ScoreValues:
         if key in STANDARD or isinstance(error, MedcapError):
             raise
         raise ModelFault(f"score {score.name}: {type(error).__name__}, {first_line(error)}; {remedy}") from error
-    expected = (len(captions.predictions),)
-    if each.shape != expected:
+    if each.shape != (expected := (len(captions.predictions),)):
         raise ModelFault(f"score {score.name} gave figures of shape {each.shape} instead of {expected}; {remedy}")
     odd = np.flatnonzero(~np.isfinite(each))
     if odd.size or not np.isfinite(value):
@@ -177,9 +173,7 @@ def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str,
 
 
 def check_scores(options: ScoringOptions, objectives: Sequence[str] = ()) -> list[str]:
-    """Compute every extra score of two captions, so that what is missing is known before a run begins.
-
-    So is each of `objectives` that is an extra score.
+    """Compute the extra scores, those among `objectives` too, of two captions: what is missing is known before a run.
 
     Returns a sentence on each score of a set that cannot be computed. Raises ModelFault where no score of a key can.
     """
@@ -188,13 +182,11 @@ def check_scores(options: ScoringOptions, objectives: Sequence[str] = ()) -> lis
     texts, references = ["a small nodule", "no effusion"], [["a small nodule"], ["an effusion"]]
     images = [Image.new("RGB", (64, 64), "gray")] * 2
     read = {model for key in options.extra_scores for score in load_scores(key) for model in score.models}
-    unread = [name for name, _ in options.score_models if name not in read]
-    if unread:
+    if unread := [name for name, _ in options.score_models if name not in read]:
         known = f"these are: {', '.join(sorted(read))}" if read else "none of them reads a model"
         raise ConfigFault(f"score_models: {', '.join(unread)} is read by none of the extra_scores; {known}.")
     keys = dict.fromkeys([*options.extra_scores, *(name for name in objectives if name in list_scores())])
     values, missing = compute_scores(list(keys), ScoreInput(texts, references, texts, references, images, options))
-    needless = [key for key in missing if not any(score.name in values for score in load_scores(key))]
-    if needless:
+    if needless := [key for key in missing if not any(score.name in values for score in load_scores(key))]:
         raise ModelFault([fault for key in needless for fault in missing[key]])
     return [fault for faults in missing.values() for fault in faults]

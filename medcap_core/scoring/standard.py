@@ -72,12 +72,11 @@ def _count_bleu(captions: ScoreInput) -> tuple[list[float], FloatArray]:
 
 
 def _build_bleu(order: int) -> Score:
+    def pool(sums: FloatArray) -> FloatArray:
+        return score_bleu(sums)[..., order]
+
     def compute(captions: ScoreInput) -> ScoreValues:
         scores, counts = _count_bleu(captions)
-
-        def pool(sums: FloatArray) -> FloatArray:
-            return score_bleu(sums)[..., order]
-
         return ScoreValues(pool(counts), scores[order], counts, pool, is_for_images=False)
 
     return Score(f"BLEU-{order + 1}", compute)

@@ -64,7 +64,7 @@ def _wrap(items: Sequence[str]) -> list[str]:
 def _describe_settings(space: SearchSpace) -> list[str]:
     epoch = str(space.fixed.get("evaluate", "best"))
     kept = ", with model and optimizer of every epoch" if space.fixed.get("checkpoint_every_epoch") else ""
-    verb = "minimised" if space.objective.is_lower_better else "maximised"
+    verb = "minimised" if space.objective.direction == "minimize" else "maximised"
     ends = "hours at most; then no epoch begins any more, and the best model so far is tested"
     tested = f"every trial's {epoch} epoch" if space.test == "all" else "the chosen model only"
     lines = {

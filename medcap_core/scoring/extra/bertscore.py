@@ -1,7 +1,6 @@
-"""BERTScore (Zhang et al. 2020) on transformers, with any encoder by Hub name or local folder.
+"""BERTScore (Zhang et al. 2020) on transformers, equal to that of the bert-score package for the same model and layer.
 
-The bert-score package is not used: its last release fails on an empty caption under transformers 5, and it loads
-pickled weights. Scores equal its scores for the same model and layer. Weights are loaded from safetensors only.
+That package is not used: its last release fails on an empty caption under transformers 5, and loads pickled weights.
 """
 
 from collections import Counter
@@ -89,14 +88,8 @@ class BertScorer:
     @torch.inference_mode()
     def _encode(self, texts: list[str], weights: torch.Tensor | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Encode each text to unit vectors (T, H) and their weights (T,), 0 at special tokens; on the CPU."""
-        batch = self._tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self._max_length,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
+        cut = {"padding": True, "truncation": True, "max_length": self._max_length}
+        batch = self._tokenizer(texts, **cut, return_special_tokens_mask=True, return_tensors="pt")
         content = (batch.pop("special_tokens_mask") == 0).float()
         if weights is not None:
             content *= weights[batch["input_ids"]]
@@ -133,10 +126,8 @@ load_bert_scorer = lru_cache(maxsize=2)(BertScorer)
 
 
 def _score(captions: ScoreInput) -> ScoreValues:
-    scorer = load_bert_scorer(captions.options.bertscore_model)
-    return ScoreValues(
-        np.array(scorer.score(captions.predictions, captions.references, idf=captions.options.bertscore_idf))
-    )
+    scorer, idf = load_bert_scorer(captions.options.bertscore_model), captions.options.bertscore_idf
+    return ScoreValues(np.array(scorer.score(captions.predictions, captions.references, idf=idf)))
 
 
 BERTSCORE = Score("BERTScore", _score, needs="an encoder with safetensors weights (bertscore_model)")

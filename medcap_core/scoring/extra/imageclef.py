@@ -1,13 +1,9 @@
 """The scores of ImageCLEFmedical Caption 2026, by its public script (github.com/taubsity/clef-caption-evaluation-2026).
 
-BERTScore F1 of deberta-xlarge-mnli with idf over all references and without rescaling, and ROUGE-1 F1, both of captions
-preprocessed as in 2025; the similarity of image and raw caption, 2.5 max(cos, 0), 0 for an empty caption. Relevance is
-the mean of these three. The script also has BLEURT-20-D12, and factuality, the mean of UMLS F1 and AlignScore: these
-three are taken from installed packages that provide scores of these names. A mean lacks where one of its scores does.
-
-Departures: the script's similarity is MedImageInsight's, whose weights are pickled and bring code of their own, so that
-it is never loaded here; any dual encoder of transformers can be named, whose figures are not those of the task. Of
-several references the best counts, where the task has one.
+BERTScore F1 of deberta-xlarge-mnli, with idf over all references, and ROUGE-1 F1, both preprocessed as in 2025, and the
+similarity of image and raw caption; relevance is their mean. BLEURT-20-D12, UMLS F1 and AlignScore, of which the latter
+two make factuality, are taken from installed packages. Departures: for similarity any dual encoder can be named, whose
+figures are not those of the task's MedImageInsight; of several references the best counts, where the task has one.
 """
 
 from collections.abc import Callable
@@ -80,10 +76,9 @@ def _average(*parts: Callable[[ScoreInput], ScoreValues]) -> Callable[[ScoreInpu
 
     def compute(captions: ScoreInput) -> ScoreValues:
         found = [part(captions) for part in parts]
-        each = np.mean([values.each for values in found], axis=0)
-        if all(values.corpus is None for values in found):
-            return ScoreValues(each)
-        return ScoreValues(each, float(np.mean([values.value for values in found])))
+        is_mean = all(values.corpus is None for values in found)
+        corpus = None if is_mean else float(np.mean([values.value for values in found]))
+        return ScoreValues(np.mean([values.each for values in found], axis=0), corpus)
 
     return compute
 
@@ -106,13 +101,12 @@ class _DualEncoder:
 
     def compare(self, captions: ScoreInput) -> list[float]:
         """Compute 2.5 max(cos, 0) of each image and its raw caption; 0 for an empty one."""
-        scores: list[float] = []
+        cosines: list[float] = []
         for start in range(0, len(captions.images), _BATCH_IMAGES):
-            places = range(start, min(start + _BATCH_IMAGES, len(captions.images)))
-            texts = [captions.raw_predictions[place] for place in places]
-            cosines = self._compute_cosines([captions.images[place] for place in places], texts)
-            scores += [2.5 * max(cos, 0) if text else 0.0 for cos, text in zip(cosines, texts, strict=True)]
-        return scores
+            texts = captions.raw_predictions[start : start + _BATCH_IMAGES]
+            images = [captions.images[place] for place in range(start, start + len(texts))]
+            cosines += self._compute_cosines(images, list(texts))
+        return [2.5 * max(cos, 0) if text else 0.0 for cos, text in zip(cosines, captions.raw_predictions, strict=True)]
 
     @torch.inference_mode()
     def _compute_cosines(self, images: list[Any], texts: list[str]) -> list[float]:
@@ -127,8 +121,6 @@ class _DualEncoder:
 
 
 _load_dual_encoder = lru_cache(maxsize=1)(_DualEncoder)
-
-
 _BLEURT, _UMLS, _ALIGN = (_take_from_package(key) for key in ("bleurt", "umls_f1", "alignscore"))
 
 IMAGECLEF_2026 = (

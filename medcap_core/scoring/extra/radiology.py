@@ -1,9 +1,7 @@
 """Clinical scores of radiology reports by RadEval (extra `radiology`; github.com/jbdel/RadEval), of raw captions.
 
-RadEval finds the weights of each score by their Hub names, in the Hub's cache (`HF_HOME`) or, of RadGraph and CheXbert,
-in the user's cache, and takes no others. Some are files of PyTorch, which it loads itself by `torch.load`.
-Its scores by large language models are left out: they run code of their checkpoints or send captions to a server.
-Scores compare a prediction with one reference; of several references of an image the best counts.
+It finds the weights of each score by their Hub names and takes no others; some it loads itself by `torch.load`. Its
+scores by large language models are left out: they run code of their checkpoints or send captions to a server.
 """
 
 import sys
@@ -33,12 +31,12 @@ def pair_best(
     """
     pairs = [(place, text) for place, group in enumerate(captions.raw_references) for text in group]
     found = score_pairs([text for _, text in pairs], [captions.raw_predictions[place] for place, _ in pairs])
-    best: dict[int, tuple[float, str]] = {}
+    scored: list[list[tuple[float, str]]] = [[] for _ in captions.raw_predictions]
     for (place, text), score in zip(pairs, found, strict=True):
-        if place not in best or (score > best[place][0]) == higher_is_better:
-            best[place] = (float(score), text)
-    in_order = [best[place] for place in range(len(captions.raw_predictions))]
-    return np.array([score for score, _ in in_order]), [text for _, text in in_order]
+        scored[place].append((float(score), text))
+    choose = max if higher_is_better else min
+    best = [choose(own, key=lambda pair: pair[0]) for own in scored]
+    return np.array([score for score, _ in best]), [text for _, text in best]
 
 
 @lru_cache(maxsize=8)
@@ -142,32 +140,15 @@ RADGRAPH = build_score("RadGraph F1", "radgraph", "radgraph_partial", f"radgraph
 CHEXBERT = Score(
     "CheXbert F1", compute_chexbert, needs=f"the extra radiology and {_CHEXBERT}", modalities="chest X-rays"
 )
-RATESCORE = build_score(
-    "RaTEScore",
-    "ratescore",
-    "ratescore",
-    "Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C in HF_HOME",
-    prepare=keep_sentence,
-)
-RADCLIQ = build_score(
-    "RadCliQ-v1",
-    "radcliq",
-    "radcliq_v1",
-    f"radgraph.tar.gz of {_RADGRAPH}, {_CHEXBERT} with distilroberta-base",
-    higher_is_better=False,
-)
+_RATESCORE = "Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C in HF_HOME"
+RATESCORE = build_score("RaTEScore", "ratescore", "ratescore", _RATESCORE, prepare=keep_sentence)
+_RADCLIQ = f"radgraph.tar.gz of {_RADGRAPH}, {_CHEXBERT} with distilroberta-base"
+RADCLIQ = build_score("RadCliQ-v1", "radcliq", "radcliq_v1", _RADCLIQ, higher_is_better=False)
 RADBERT_CT = build_score(
-    "RadBERT-CT F1",
-    "f1radbert_ct",
-    "f1radbert_ct_sample_acc",
-    "IAMJB/RadBERT-CT in HF_HOME",
-    corpus="f1radbert_ct_micro_f1",
-    modalities="chest CT",
-)
+    "RadBERT-CT F1", "f1radbert_ct", "f1radbert_ct_sample_acc", "IAMJB/RadBERT-CT in HF_HOME",
+    corpus="f1radbert_ct_micro_f1", modalities="chest CT",
+)  # fmt: skip
+_BERTSCORE = "radeval_bertscore"
 RADEVAL_BERTSCORE = build_score(
-    "RadEval BERTScore",
-    "radeval_bertscore",
-    "radeval_bertscore",
-    "IAMJB/RadEvalModernBERT in HF_HOME",
-    modalities="any",
+    "RadEval BERTScore", _BERTSCORE, _BERTSCORE, "IAMJB/RadEvalModernBERT in HF_HOME", modalities="any"
 )

@@ -17,13 +17,9 @@ def compute_rouge_n(prediction: str, references: Sequence[str], n: int) -> float
     The best over several references. Words are runs of ASCII letters and digits in lower case; a text with fewer than
     `n` scores 0.
     """
-    predicted = _count_word_runs(prediction, n)
-    scores = []
-    for reference in references:
-        expected = _count_word_runs(reference, n)
-        num_shared = (predicted & expected).total()
-        scores.append(2 * num_shared / max(1, predicted.total() + expected.total()))
-    return max(scores)
+    given = _count_word_runs(prediction, n)
+    wanted = [_count_word_runs(reference, n) for reference in references]
+    return max(2 * (given & own).total() / max(1, given.total() + own.total()) for own in wanted)
 
 
 def _count_word_runs(text: str, n: int) -> Counter[tuple[str, ...]]:

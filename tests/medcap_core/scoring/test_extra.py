@@ -410,7 +410,7 @@ def test_a_score_that_fails_on_one_caption_costs_no_other(
 @pytest.mark.usefixtures("installed")
 def test_trials_may_be_ranked_by_a_score_that_allows_it() -> None:
     objective = read_objective({"fewest": 0.5, "rouge1": 2})
-    assert (objective.label, objective.is_lower_better) == ("- 0.5 Fewest words + 2 ROUGE-1", False)
+    assert (objective.label, objective.direction) == ("- 0.5 Fewest words + 2 ROUGE-1", "maximize")
     assert read_objective("fewest").direction == "minimize"
     scores = CaptionScorer(["a b", "c"]).compute(objective.names, ["a b c", "c"])
     assert scores == {"fewest": 2, "rouge1": pytest.approx((0.8 + 1) / 2)}
