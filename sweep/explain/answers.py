@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from sweep.explain.explained_run import Item, choose_rows, take
 from sweep.explain.sheet import Panel, Sheet, View
 from sweep.explain.task import Task, build_title, is_synthetic
 from sweep.held_out.questions import list_questions
-from sweep.study.attention import Kind, PictureEntry, QueryEntry, WordEntry
+from sweep.study.attention import PictureEntry, QueryEntry, WordEntry
 from sweep.study.results import read_table
 
 NUM_QUERIES_SHOWN = 4
@@ -63,18 +64,14 @@ class AnswerTask(Task):
             return super().choose(num, progress)
         split = self.run.load_split("test", progress)
         table = self._read_answers(split) if path.is_file() else pd.DataFrame()
-        items: list[tuple[int, str, Kind]]
         if not table.empty:
             scores = score_answers(table["best"].tolist(), table["answer"].tolist())[:, 1]
-            places = {record_id: place for place, record_id in enumerate(split.ids)}
-            rows = choose_rows(scores, num)
-            items = [(places[table["id"].iloc[row]], table["question"].iloc[row], kind) for row, kind in rows]
-        elif self.questions:
-            drawn = np.random.default_rng(_SEED).permutation(len(split.records))[:num].tolist()
-            items = [(place, self.questions[turn % len(self.questions)], "random") for turn, place in enumerate(drawn)]
-        else:
+            chosen = [(table.iloc[row], kind) for row, kind in choose_rows(scores, num)]
+            return [_ask(take(split, split.ids.index(own["id"]), kind), own["question"]) for own, kind in chosen]
+        if not self.questions:
             raise RunFault(f"{path} names no scan of {self.run.config.data}: the data set has changed since the run.")
-        return [_ask(take(split, place, kind), question) for place, question, kind in items]
+        drawn = np.random.default_rng(_SEED).permutation(len(split.records))[:num].tolist()
+        return [_ask(take(split, place, "random"), text) for place, text in zip(drawn, cycle(self.questions))]
 
     def _read_answers(self, split: PreparedSplit) -> pd.DataFrame:
         """Read the answers to `questions`, or to all, on scans of the split; kinds of questions by turns."""
@@ -99,8 +96,9 @@ class AnswerTask(Task):
         mask = draw_structures(item)
         target = None if mask is None else find_patches(mask, explained.grid[0])
 
-        def peaks_in_structure(values: NDArray[np.float32]) -> bool | None:
-            return None if target is None else bool(target[_find_patch(values)])
+        def describe(values: NDArray[np.float32]) -> dict[str, Any]:
+            in_structure = None if target is None else bool(target[_find_patch(values)])
+            return {"peak": find_peak(values), "peak_in_structure": in_structure}
 
         strongest, num_words = find_strongest_queries(explained), min(len(explained.words), NUM_WORDS_SHOWN)
         noun = "Synthetic scan" if is_synthetic(item) else "Scan"
@@ -114,18 +112,9 @@ class AnswerTask(Task):
             reference=item.reference,
             is_synthetic=is_synthetic(item),
             structures=find_structures(item.record, item.question_kind),
-            peak=find_peak(explained.map),
-            peak_in_structure=peaks_in_structure(explained.map),
-            words=[
-                WordEntry(text=word.text, peak=find_peak(word.map), peak_in_structure=peaks_in_structure(word.map))
-                for word in explained.words
-            ],
-            queries=[
-                QueryEntry(
-                    query=query, share=share, peak=find_peak(values), peak_in_structure=peaks_in_structure(values)
-                )
-                for query, share, values in strongest
-            ],
+            **describe(explained.map),
+            words=[WordEntry(text=word.text, **describe(word.map)) for word in explained.words],
+            queries=[QueryEntry(query=query, share=share, **describe(values)) for query, share, values in strongest],
             alt=f'{noun} {item.record.id}, {asked}, answered "{explained.text}"; three slices each under heat maps of '
             f"where the model looked for {num_words} words and {len(strongest)} queries.",
             file=file,
@@ -157,21 +146,14 @@ class AnswerTask(Task):
             build_panel(f"query {query} · {share:.0%} of the attention to the image", values)
             for query, share, values in find_strongest_queries(explained)
         ]
-        heading = "Word by word"
-        if num_words > NUM_WORDS_SHOWN:
-            heading = f"The first {NUM_WORDS_SHOWN} of {num_words} words"
-        if mask is None:
-            plain = View(lay_out_slices(cut_slices(cube)))
-        else:
+        is_cut = num_words > NUM_WORDS_SHOWN
+        heading = f"The first {NUM_WORDS_SHOWN} of {num_words} words" if is_cut else "Word by word"
+        plain = View(lay_out_slices(cut_slices(cube)))
+        if mask is not None:
             x, y, z = (round(float(places.mean())) for places in np.nonzero(mask))
             plain = View(lay_out_slices(cut_slices(cube, (x, y, z))), mask=lay_out_slices(cut_slices(mask, (x, y, z))))
-        return Sheet(
-            build_title(item),
-            plain,
-            _list_texts(item, explained.text),
-            legend,
-            [(heading, words), ("Queries that the text's words attended to most", queries)],
-        )
+        sections = [(heading, words), ("Queries that the text's words attended to most", queries)]
+        return Sheet(build_title(item), plain, _list_texts(item, explained.text), legend, sections)
 
 
 def _ask(item: Item, text: str) -> Item:

@@ -53,9 +53,8 @@ class ExplainedRun:
     def load_split(self, split: SplitName, progress: Progress = ignore_progress) -> PreparedSplit:
         """Load the run's own images of a split, all that it scores."""
         geometry = self.captioner.geometry
-        return prepare_data(self.config, geometry, splits=(split,), whole_validation=True, progress=progress).splits[
-            split
-        ]
+        data = prepare_data(self.config, geometry, splits=(split,), whole_validation=True, progress=progress)
+        return data.splits[split]
 
 
 def load_explained_run(directory: Path, model: str | None = None) -> ExplainedRun:
@@ -102,6 +101,6 @@ def choose_rows(scores: NDArray[np.float64], num: int) -> list[tuple[int, Kind]]
     worst = order[len(order) - num_worst :][::-1]
     between = order[num_best : len(order) - num_worst]
     drawn = np.random.default_rng(0).permutation(len(between))[: num - num_best - num_worst]
-    kinds: list[tuple[int, Kind]] = [(row, "best") for row in order[:num_best]]
-    kinds += [(row, "worst") for row in worst]
-    return kinds + [(between[index], "random") for index in sorted(drawn.tolist())]
+    rows: dict[Kind, list[int]] = {"best": order[:num_best], "worst": worst}
+    rows["random"] = [between[index] for index in sorted(drawn.tolist())]
+    return [(row, kind) for kind, own in rows.items() for row in own]

@@ -37,13 +37,10 @@ def write_pointing_game(
         return "Pointing game: no caption of an image with a finding names one, so there is nothing to score."
     about = {"model": run.model_name, "split": "test", "method": settings.method.value, "layer": settings.layer_name}
     PointingResult(**about, **game.model_dump(exclude={"is_above_chance"})).save(path, exclude_unset=True)
+    (low, high), (low_gain, high_gain) = game.interval, game.gain_interval
     return (
-        f"Pointing game ({settings.method.value}, layer {settings.layer_name}): {game.share:.3f} "
-        f"{_bracket(game.interval)} of {game.num_words} finding words in {game.num_images} test images peak in "
-        f"the true box; chance {game.area_chance:.3f} by area, {game.shuffled_chance:.3f} by other images' boxes, gain "
-        f"over it {game.gain:+.3f} {_bracket(game.gain_interval)}"
+        f"Pointing game ({settings.method.value}, layer {settings.layer_name}): {game.share:.3f} [{low:.3f}, "
+        f"{high:.3f}] of {game.num_words} finding words in {game.num_images} test images peak in the true box; chance "
+        f"{game.area_chance:.3f} by area, {game.shuffled_chance:.3f} by other images' boxes, gain over it "
+        f"{game.gain:+.3f} [{low_gain:.3f}, {high_gain:.3f}]"
     )
-
-
-def _bracket(interval: tuple[float, float]) -> str:
-    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"

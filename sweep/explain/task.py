@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from medcap_core.attention.explained import ExplainedText
 from medcap_core.attention.maps import MapSettings
 from medcap_core.data.brain_phantoms import BrainPhantom
@@ -45,17 +47,14 @@ class Task(ABC):
             )
         table = read_table(path, ("id", "reference", "prediction"))
         split = self.run.load_split("test", progress)
-        places = {record_id: position for position, record_id in enumerate(split.ids)}
-        known = [row for row, record_id in enumerate(table["id"]) if record_id in places]
-        if not known:
+        known = np.flatnonzero(table["id"].isin(split.ids))
+        if not len(known):
             noun, data = self.run.noun, self.run.config.data
             raise RunFault(f"{path} names no {noun} of {data}: the data set has changed since the run.")
         references = [text.split("\n") for text in table["reference"]]
         scores = CaptionScorer(references).cider_per_image(table["prediction"].tolist())[known]
-        return [
-            replace(take(split, places[table["id"][known[row]]], kind), cider=float(scores[row]))
-            for row, kind in choose_rows(scores, num)
-        ]
+        chosen = [(split.ids.index(table["id"][known[row]]), row, kind) for row, kind in choose_rows(scores, num)]
+        return [replace(take(split, place, kind), cider=float(scores[row])) for place, row, kind in chosen]
 
     def read(self, names: list[str], progress: Progress) -> list[Item]:
         """Read records given by path, or by their id in the test split, with what is asked of each.

@@ -14,13 +14,14 @@ from sweep.study.record import TrialRecord
 from sweep.study.results import RunResults
 from sweep.study.test_results import BASELINE_ROWS, Scope
 from sweep.tables.answer_tables import build_diagnosis_tables, build_question_table
-from sweep.tables.blocks import Block, Code, Section, Table, Text
+from sweep.tables.blocks import Block, Code, Section, Text
 from sweep.tables.caption_tables import build_tables, build_test_table
 from sweep.tables.markdown import escape, format_section
 
 _CAPTIONING = ("image-to-text", "Image captioning")
 _DIAGNOSIS = ("image-classification", "Diagnosis")
 _QUESTIONS = ("visual-question-answering", "Questions on scans")
+_SCOPES: dict[Scope, str] = {"unseen": "unseen cohorts of the test split", "all": "test split"}
 _MAY_BE_FOLDERS = ("data", "model", "vision_model", "language_model")
 _LIMITS = (
     "Not for clinical use: no caption of this model may inform a decision about a patient. It is a research result.",
@@ -45,8 +46,8 @@ def format_model_card(results: RunResults, record: TrialRecord, model: Path) -> 
 
     Folders of the data and of the base model are named by their last part only, since a card is there to be shared.
     """
-    front, parts = _build_front_matter(results, record, model), _build_parts(results, record, model)
-    return "\n\n".join([f"---\n{front}\n---", *parts]) + "\n"
+    front = _build_front_matter(results, record, model)
+    return "\n\n".join([f"---\n{front}\n---", *_build_parts(results, record, model)]) + "\n"
 
 
 def _build_front_matter(results: RunResults, record: TrialRecord, model: Path) -> str:
@@ -89,19 +90,13 @@ def _list_figures(results: RunResults, record: TrialRecord) -> Iterator[tuple[tu
     if classified and classified.rows:
         by_answer = classified.rows["best"].by_answer
         if score := by_answer.of(by_answer.headline):
-            where = _name_scope(by_answer.headline)
-            yield _DIAGNOSIS, where, "balanced_accuracy", score.balanced_accuracy
-            yield _DIAGNOSIS, where, "macro_f1", score.macro_f1
+            for metric in ("balanced_accuracy", "macro_f1"):
+                yield _DIAGNOSIS, _SCOPES[by_answer.headline], metric, getattr(score, metric)
     if answering and answering.rows:
         answered = answering.rows["best"]
         if answers := answered.of(answered.headline):
-            where = _name_scope(answered.headline)
-            yield _QUESTIONS, where, "exact_match", answers.overall.exact_match
-            yield _QUESTIONS, where, "f1", answers.overall.f1
-
-
-def _name_scope(scope: Scope) -> str:
-    return "unseen cohorts of the test split" if scope == "unseen" else "test split"
+            for metric in ("exact_match", "f1"):
+                yield _QUESTIONS, _SCOPES[answered.headline], metric, getattr(answers.overall, metric)
 
 
 def _build_parts(results: RunResults, record: TrialRecord, model: Path) -> list[str]:
@@ -140,16 +135,12 @@ def _build_scores(results: RunResults, record: TrialRecord) -> list[Block]:
         return [Text(f"{chosen} This trial was not scored on the test split.")]
     table = build_test_table(results)
     kept = tuple(cells for cells in table.rows if cells["row"] in (row, *BASELINE_ROWS))
-    answers: list[Table] = []
+    tables = [replace(table, rows=kept, emphasised=frozenset({0}))]
     if results.metrics.best_trial == record.name:
-        answers = [*build_diagnosis_tables(results), *build_tables(results, build_question_table)]
-    return [
-        Text(chosen),
-        *([Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []),
-        replace(table, name="", rows=kept, emphasised=frozenset({0})),  # no CSV file goes with the card
-        *explain_test(results),
-        *(replace(answer, name="") for answer in answers),
-    ]
+        tables += [*build_diagnosis_tables(results), *build_tables(results, build_question_table)]
+    test, *answers = (replace(table, name="") for table in tables)  # no CSV file goes with the card
+    meaning = [Text(f"{objective.title}: {objective.meaning}.")] if objective.meaning else []
+    return [Text(chosen), *meaning, test, *explain_test(results), *answers]
 
 
 def read_architecture(model: Path) -> str:

@@ -29,8 +29,7 @@ def build_report(results: RunResults, *, with_images: bool = True, progress: Pro
 
 
 def _build_notes(results: RunResults, _: bool) -> list[Block]:
-    said = [*results.faults, *filter(None, [caption_tables.describe_blindness(results)])]
-    return [Text(line, "warning") for line in said]
+    return [Text(line, "warning") for line in (*results.faults, caption_tables.describe_blindness(results)) if line]
 
 
 def _build_test(results: RunResults, _: bool) -> list[Block]:
@@ -60,13 +59,8 @@ def _build_leaderboard(results: RunResults, _: bool) -> list[Block]:
     if objective.meaning:
         blocks.append(Text(f"{objective.title}: {objective.meaning}.", "note"))
     if any(record.whole_validation_score is not None for record in results.records):
-        blocks.append(
-            Text(
-                "The leading trials were scored again on the whole validation split, which decides among them; "
-                f"{objective.label} on a part of it is another figure.",
-                "note",
-            )
-        )
+        said = "The leading trials were scored again on the whole validation split, which decides among them; "
+        blocks.append(Text(f"{said}{objective.label} on a part of it is another figure.", "note"))
     return blocks
 
 
@@ -113,17 +107,14 @@ def _build_costs(results: RunResults, _: bool) -> list[Block]:
 
 
 def _build_provenance(results: RunResults, _: bool) -> list[Block]:
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text("The run has not come as far as writing down its provenance.", "note")]
     if results.provenance:
-        blocks.append(trial_tables.build_provenance_table(results))
-        typed = [shlex.join(start.command) for start in results.provenance]
-        blocks.append(Code("\n".join(f"$ {line}" for line in typed), "The commands of this run, as typed"))
-    else:
-        blocks.append(Text("The run has not come as far as writing down its provenance.", "note"))
+        typed = "\n".join(f"$ {shlex.join(start.command)}" for start in results.provenance)
+        table = trial_tables.build_provenance_table(results)
+        blocks = [table, Code(typed, "The commands of this run, as typed")]
     again = f"$ python -m sweep.run {shlex.quote(str(results.directory / 'space.yaml'))}"
-    blocks.append(Code(again, "To run it again, from the space file below"))
-    blocks.append(Code(dump_space(results.space), "space.yaml, every key written out", "yaml"))
-    return blocks
+    space = Code(dump_space(results.space), "space.yaml, every key written out", "yaml")
+    return [*blocks, Code(again, "To run it again, from the space file below"), space]
 
 
 _SECTIONS: tuple[tuple[str, str, Callable[[RunResults, bool], list[Block]]], ...] = (

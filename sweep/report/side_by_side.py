@@ -5,7 +5,7 @@ The page shows them worst first, marks the words that a caption does not share w
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -25,32 +25,35 @@ def build_side_by_side(results: RunResults, with_images: bool) -> list[Block]:
 
     Captions of the validation split stand there where only one trial was shown the test split.
     """
-    blocks: list[Block] = []
-    captions = results.captions
-    if captions is not None and not captions.empty:
-        ids = captions["id"].tolist()
-        best = results.metrics.best_trial or "best"
-        texts = {best: captions["prediction"].tolist()}
-        for trial, table in results.trial_captions.items():
-            found = dict(zip(table["id"], table["prediction"], strict=True))
-            if trial != best and found.keys() >= set(ids):
-                texts[trial] = [found[name] for name in ids]
-        texts["zero_shot"] = captions["zero_shot"].tolist()
-        scores = _find_scores(results.image_scores, ids, list(texts))
-        own = [math.inf if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * len(ids)
-        worst_first = sorted(range(len(ids)), key=lambda row: own[row])
-        wanted = {ids[row] for row in worst_first[:MAX_PICTURES]}
-        images, fault = load_images(results, wanted, PICTURE_PIXELS) if with_images else ({}, "")
-        said = "Marked words are not in the reference, or not in that order."
-        if images:
-            said += f" The {len(images):,} {results.noun}s on which the best model is worst have their picture here."
-        block = _build_block(
-            results, "test", ids, captions["reference"].tolist(), texts, scores, _find_groups(results, ids), images
-        )
-        blocks += [Text(f"{said} {fault}".strip(), "note"), block]
-    if not results.trial_captions.keys() - {results.metrics.best_trial}:
-        blocks += _build_validation(results)
-    return blocks
+    blocks = _build_test(results, with_images)
+    is_one_tested = not results.trial_captions.keys() - {results.metrics.best_trial}
+    return [*blocks, *_build_validation(results)] if is_one_tested else blocks
+
+
+def _build_test(results: RunResults, with_images: bool) -> list[Block]:
+    captions, best = results.captions, results.metrics.best_trial or "best"
+    if captions is None or captions.empty:
+        return []
+    ids = captions["id"].tolist()
+    texts = {best: captions["prediction"].tolist()}
+    for trial, table in results.trial_captions.items():
+        found = dict(zip(table["id"], table["prediction"], strict=True))
+        if trial != best and found.keys() >= set(ids):
+            texts[trial] = [found[name] for name in ids]
+    texts["zero_shot"] = captions["zero_shot"].tolist()
+    scores = _find_scores(results.image_scores, ids, list(texts))
+    own = [math.inf if value is None else value for value in scores["CIDEr"][0]] if scores else [0.0] * len(ids)
+    worst_first = sorted(range(len(ids)), key=lambda row: own[row])
+    wanted = {ids[row] for row in worst_first[:MAX_PICTURES]}
+    images, fault = load_images(results, wanted, PICTURE_PIXELS) if with_images else ({}, "")
+    said = "Marked words are not in the reference, or not in that order."
+    if images:
+        said += f" The {len(images):,} {results.noun}s on which the best model is worst have their picture here."
+    groups: Mapping[Hashable, object] = {}
+    if results.image_groups is not None:  # several values of one kind are a line each
+        groups = results.image_groups.drop_duplicates("id").set_index("id").reindex(ids).fillna("").to_dict("list")
+    block = _build_block(results, "test", captions, texts, scores, {"groups": groups, "images": images})
+    return [Text(f"{said} {fault}".strip(), "note"), block]
 
 
 def _build_validation(results: RunResults) -> list[Block]:
@@ -63,55 +66,43 @@ def _build_validation(results: RunResults) -> list[Block]:
     first = parts[rows[0]]
     ids = first["id"].tolist()
     texts = {row: own["prediction"].tolist() for row in rows if (own := parts[row])["id"].tolist() == ids}
-    scores = _find_scores(table, ids, list(texts), ("CIDEr",))
+    scores = _find_scores(table[["row", "id", "CIDEr"]], ids, list(texts))
     said = "Of the validation split, by which the trials were ranked: on new images their captions are worse."
-    block = _build_block(results, "validation", ids, first["reference"].tolist(), texts, scores, {}, {})
+    block = _build_block(results, "validation", first, texts, scores, {"groups": {}, "images": {}})
     return [Text(said, "note"), block]
 
 
 def _build_block(
     results: RunResults,
     split: str,
-    ids: list[str],
-    references: list[str],
+    table: pd.DataFrame,
     texts: dict[str, list[str]],
     scores: _Scores,
-    groups: dict[str, list[str]],
-    images: dict[str, str],
+    more: Mapping[str, object],
 ) -> Captions:
+    """Build a block of the images in `table`, of which it takes ids and references."""
     content = {
         "columns": [str(describe_row(results, row)) for row in texts],
         "texts": list(texts.values()),
-        "references": references,
-        "ids": ids,
+        "references": table["reference"].tolist(),
+        "ids": table["id"].tolist(),
         "scores": scores,
-        "groups": groups,
-        "images": images,
+        **more,
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Captions(f"side-by-side-{split}", f"Captions of {len(ids):,} {split} {results.noun}s", text)
+    return Captions(f"side-by-side-{split}", f"Captions of {len(table):,} {split} {results.noun}s", text)
 
 
-def _find_scores(table: pd.DataFrame | None, ids: list[str], rows: list[str], metrics: Sequence[str] = ()) -> _Scores:
+def _find_scores(table: pd.DataFrame | None, ids: list[str], rows: list[str]) -> _Scores:
     """Find the scores of each image by metric: a list for each of `rows`; CIDEr first, empty where none are known."""
     if table is None or not {"id", "row", "CIDEr"} <= set(table.columns):
         return {}
     parts = {row: part.drop_duplicates("id").set_index("id").reindex(ids) for row, part in table.groupby("row")}
-    found: _Scores = {}
-    for metric in metrics or ["CIDEr", *(name for name in table.columns if name not in ("id", "row", "CIDEr"))]:
-        found[metric] = [
-            [round(value, 3) if np.isfinite(value) else None for value in parts[row][metric].astype(float)]
-            if row in parts
-            else [None] * len(ids)
+    empty = pd.DataFrame(np.nan, ids, table.columns)
+    return {
+        metric: [
+            [round(value, 3) if np.isfinite(value) else None for value in parts.get(row, empty)[metric].astype(float)]
             for row in rows
         ]
-    return found
-
-
-def _find_groups(results: RunResults, ids: list[str]) -> dict[str, list[str]]:
-    """Find the subgroups of each image by kind, several values of one kind a line each."""
-    table = results.image_groups
-    if table is None:
-        return {}
-    table = table.drop_duplicates("id").set_index("id").reindex(ids).fillna("")
-    return {str(kind): table[kind].tolist() for kind in table.columns}
+        for metric in ("CIDEr", *table.columns.difference(["id", "row", "CIDEr"], sort=False))
+    }
