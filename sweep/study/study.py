@@ -26,14 +26,7 @@ from sweep.study.locked_run import LockedRun
 from sweep.study.mirror import Mirror, find_place
 from sweep.study.paths import RunPaths
 from sweep.study.proposal import build_proposal, can_have_proposed, score_failures
-from sweep.study.record import (
-    NUM_CANDIDATES,
-    TrialRecord,
-    TrialState,
-    format_csv,
-    rank_by_search,
-    rank_for_choice,
-)
+from sweep.study.record import NUM_CANDIDATES, TrialRecord, TrialState, format_csv, rank_by_search, rank_for_choice
 from sweep.study.stopping import compute_seconds_left, should_prune
 from sweep.study.warm_start import WarmStart, add_earlier
 

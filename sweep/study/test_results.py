@@ -30,11 +30,7 @@ BASELINE_ROWS = {
 }
 """Labels of the rows of captions that are no trial."""
 
-ANSWER_ROWS = {
-    "zero_shot": "zero-shot",
-    "shuffled_images": "shuffled scans",
-    "answer_prior": "most frequent answer",
-}
+ANSWER_ROWS = {"zero_shot": "zero-shot", "shuffled_images": "shuffled scans", "answer_prior": "most frequent answer"}
 """Labels of the rows of answers that are no trial."""
 
 TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")

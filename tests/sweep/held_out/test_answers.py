@@ -164,10 +164,7 @@ def test_every_row_answers_about_its_own_volume(answered: Answered) -> None:
                 assert not trained or table["shuffled_images"][item] in others
     what = "captioning and answering questions on the test split"
     assert answered.steps.last(what) == (3 * len(TEST), 3 * len(TEST))
-    assert answered.steps.last("scoring the test split") == (
-        10,
-        10,
-    )  # 2 x 4 rows, and two ends
+    assert answered.steps.last("scoring the test split") == (10, 10)  # 2 x 4 rows, and two ends
     assert len(answered.jobs) == 3
     assert all(job.request.captions and job.request.questions and job.request.classes for job in answered.jobs)
 

@@ -117,10 +117,7 @@ def test_the_page_works_in_a_browser(reported: tuple[Path, Page], tmp_path: Path
         check_saving(browser, tmp_path)
         assert browser.evaluate("[...document.querySelectorAll('#side-by-side-test mark')].map(m => m.textContent)")[
             :2
-        ] == [
-            "a",
-            "heart",
-        ]
+        ] == ["a", "heart"]
 
 
 def check_saving(browser: Browser, folder: Path) -> None:

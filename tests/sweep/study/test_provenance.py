@@ -27,13 +27,7 @@ MODEL = ModelOrigin(name="phantom-blip", sha256="ab12")
 
 
 def begin(directory: Path, command: list[str]) -> None:
-    begin_provenance(
-        directory,
-        command=command,
-        gpus=["NVIDIA H100"],
-        data=DATA,
-        model=MODEL,
-    )
+    begin_provenance(directory, command=command, gpus=["NVIDIA H100"], data=DATA, model=MODEL)
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -13,12 +13,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective, read_objective
 from medcap_core.training.epoch_report import EpochReport
-from sweep.study.record import (
-    TrialRecord,
-    TrialState,
-    compute_step,
-    format_csv,
-)
+from sweep.study.record import TrialRecord, TrialState, compute_step, format_csv
 
 
 def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> EpochReport:

@@ -9,14 +9,7 @@ from medcap_core.errors import RunFault
 from sweep.space import SearchSpace
 from sweep.study.directory import find_holder
 from sweep.study.record import TrialState
-from sweep.study.results import (
-    RunStatus,
-    find_searched,
-    group_over_seeds,
-    load_results,
-    read_image_scores,
-    read_sample,
-)
+from sweep.study.results import RunStatus, find_searched, group_over_seeds, load_results, read_image_scores, read_sample
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
 from tests.support.reported_runs import fill, finish, make_finished, scores, write_json
