@@ -166,7 +166,10 @@ def _decode(
 
     Returns the readable ones, and the records that are bad: first those left out in reading, then the unreadable.
     """
-    _require_geometry(config, dataset, geometry)
+    if {record.noun for records in dataset.splits.values() for record in records} - {geometry.noun}:
+        holds, takes = ("scans", "flat images") if geometry.noun == "image" else ("flat images", "scans")
+        remedy = "model: medblip3d" if geometry.noun == "image" else "data: brain_phantoms or a table of scans"
+        raise DataFault(f"{config.data} holds {holds}, but the model {config.model} takes {takes}: use {remedy}.")
     prepared: dict[SplitName, PreparedSplit] = {}
     skipped = [record for record in dataset.skipped if record.split in splits]
     unit = "px" if geometry.noun == "image" else "voxels a side"
@@ -176,11 +179,8 @@ def _decode(
         store.ensure(drawn, progress, f"decoding {split} {geometry.noun}s at {geometry.size} {unit}")
         usable = drawn[store.readable(drawn)]
         records, reasons = dataset.splits[split], store.unreadable
-        skipped.extend(
-            SkippedRecord(split, records[row].id, f"unreadable {geometry.noun}: {reasons[row]}")
-            for row in drawn.tolist()
-            if row in reasons
-        )
+        bad = [row for row in drawn.tolist() if row in reasons]
+        skipped += [SkippedRecord(split, records[row].id, f"unreadable {geometry.noun}: {reasons[row]}") for row in bad]
         prepared[split] = PreparedSplit(split, [records[row] for row in usable.tolist()], store, usable)
     return prepared, skipped
 
@@ -201,13 +201,10 @@ def _drop_duplicates(
     config: TrialConfig, geometry: Geometry, train: PreparedSplit, progress: Progress | None
 ) -> tuple[PreparedSplit, list[SkippedRecord]]:
     """Drop the train images that another split also holds; returns the rest and the dropped records."""
-    reasons = {
-        pair.id: f"{pair.kind} duplicate of {pair.other_split} {pair.other_id}"
-        for pair in reversed(find_duplicate_images(config, geometry, progress).pairs)
-    }
-    kept = np.flatnonzero([record_id not in reasons for record_id in train.ids])
-    dropped = [SkippedRecord("train", record_id, reasons[record_id]) for record_id in train.ids if record_id in reasons]
-    return train.part(kept), dropped
+    pairs = reversed(find_duplicate_images(config, geometry, progress).pairs)  # the first of an image's counts
+    reasons = {pair.id: f"{pair.kind} duplicate of {pair.other_split} {pair.other_id}" for pair in pairs}
+    dropped = [SkippedRecord("train", name, reasons[name]) for name in train.ids if name in reasons]
+    return train.part(np.flatnonzero([name not in reasons for name in train.ids])), dropped
 
 
 def write_skipped(skipped: Iterable[SkippedRecord], path: Path) -> None:
@@ -237,14 +234,6 @@ def read_dataset(key: _DataKey) -> Dataset:
 @functools.lru_cache(maxsize=16)
 def _open_store(key: _DataKey, split: SplitName, geometry: Geometry, root: Path) -> ImageStore:
     return ImageStore(read_dataset(key).splits[split], geometry, root)
-
-
-def _require_geometry(config: TrialConfig, dataset: Dataset, geometry: Geometry) -> None:
-    nouns = {type(record).noun for records in dataset.splits.values() for record in records}
-    if nouns - {geometry.noun}:
-        holds, takes = ("scans", "flat images") if geometry.noun == "image" else ("flat images", "scans")
-        remedy = "model: medblip3d" if geometry.noun == "image" else "data: brain_phantoms or a table of scans"
-        raise DataFault(f"{config.data} holds {holds}, but the model {config.model} takes {takes}: use {remedy}.")
 
 
 def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:

@@ -25,11 +25,6 @@ _REMEDY = (
 Cells = dict[str, Any]
 
 
-def is_annotations(path: Path) -> bool:
-    """Check for a JSON file, or a folder with `annotation.json` or with one file for each split."""
-    return bool(_find_files(path))
-
-
 def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the records of one JSON file, or of one for each split.
 
@@ -45,7 +40,7 @@ def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     folders (`images/`, `../images/`, `../train2017/` ...). Raises DataFault.
     """
     reading = Reading(splits_by_user=True)
-    for file, split in _find_files(path):
+    for file, split in find_files(path):
         layout, records = _list_records(_parse(file), str(file), own)
         columns = dict.fromkeys(column for cells in records for column in cells)
         rows = [Row(number, cells) for number, cells in enumerate(records, start=1)]
@@ -55,8 +50,8 @@ def read_annotations(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     return reading
 
 
-def _find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
-    """Return each file with its split, None where the file itself says it."""
+def find_files(path: Path) -> list[tuple[Path, SplitName | None]]:
+    """Find the JSON files at `path`, each with its split, None where the file itself says it."""
     if path.is_file():
         return [(path, None)] if path.name.lower().endswith((".json", ".json.gz")) else []
     if not path.is_dir():

@@ -60,23 +60,13 @@ def read_hub(name: str, own: TableColumns = USUAL_COLUMNS) -> Reading:
     return _read_arrow_files(files, name, own)
 
 
-def is_parquet(path: Path) -> bool:
-    """Check for a parquet file, or a folder with some, directly, in its `data/` or in folders named by split."""
-    return bool(_find_shards(path, ".parquet"))
-
-
-def is_webdataset(path: Path) -> bool:
-    """Check for a tar file, or a folder with some, as `is_parquet` does."""
-    return bool(_find_shards(path, ".tar"))
-
-
 def read_parquet(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read parquet files in the Hub's layout (`data/train-00000-of-00013.parquet`, `train/0000.parquet`) or one file.
 
     They are converted once to memory-mapped Arrow files under the cache root. Columns as in `read_hub`. Raises
     DataFault.
     """
-    return _read_shards(path, _find_shards(path, ".parquet"), "parquet", own)
+    return _read_shards(path, find_shards(path, ".parquet"), "parquet", own)
 
 
 def read_webdataset(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
@@ -85,7 +75,7 @@ def read_webdataset(path: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     Shards are named and converted as in `read_parquet`; the common name is the record's id. Raises DataFault, also
     where files of a name are missing, and for pickles, which run code when they are read.
     """
-    found = _find_shards(path, ".tar")
+    found = find_shards(path, ".tar")
     for file in found:
         check_tar(file)
     return _read_shards(path, found, "webdataset", own)
@@ -226,7 +216,8 @@ def _find_columns(file: Path, where: str, own: TableColumns) -> tuple[str, list[
     return image_column, tables.join_columns(table.column_names, own, caption_column)
 
 
-def _find_shards(path: Path, suffix: str) -> list[Path]:
+def find_shards(path: Path, suffix: str) -> list[Path]:
+    """Find the file at `path`, or those in a folder: directly, in its `data/` or in folders named by split."""
     if path.is_file():
         return [path] if path.suffix.lower() == suffix else []
     for folder in (path, path / "data"):

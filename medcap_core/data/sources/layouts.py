@@ -21,10 +21,13 @@ from medcap_core.runtime.storage import is_url
 
 @dataclass(frozen=True)
 class PathSource:
-    """One layout on disk; `kind` describes it to the user, `takes_columns` says that it is read by the user's names."""
+    """One layout on disk; `kind` describes it to the user, `find` is what a path holds of it, empty for nothing.
+
+    `takes_columns` says that it is read by the user's own names of columns.
+    """
 
     kind: str
-    recognises: Callable[[Path], bool]
+    find: Callable[[Path], object]
     read: Callable[..., Reading]
     takes_columns: bool = False
 
@@ -37,14 +40,16 @@ PATH_SOURCES: tuple[PathSource, ...] = (
     PathSource("IU X-Ray, two tables", iu_xray.is_iu_xray, iu_xray.read_iu_xray),
     PathSource("table of scans and reports", scan_tables.is_scan_table, scan_tables.read_scan_table),
     PathSource("table of image paths and captions", is_table, tables.read_table, True),
-    PathSource("ROCOv2, Zenodo folder", roco.is_rocov2, roco.read_rocov2),
-    PathSource("ROCO v1, repacked with CSV files", roco.is_repacked_roco, roco.read_repacked_roco),
-    PathSource("ROCO v1, original layout", roco.is_roco, roco.read_roco),
-    PathSource("image folder with metadata files", tables.is_image_folder, tables.read_image_folder, True),
-    PathSource("folder with a table for each split", tables.is_split_tables, tables.read_split_tables, True),
-    PathSource("parquet files in the Hub's layout", hub.is_parquet, hub.read_parquet, True),
-    PathSource("WebDataset", hub.is_webdataset, hub.read_webdataset, True),
-    PathSource("JSON annotations", annotations.is_annotations, annotations.read_annotations, True),
+    PathSource("ROCOv2, Zenodo folder", roco.find_rocov2, roco.read_rocov2),
+    PathSource("ROCO v1, repacked with CSV files", roco.find_tables, roco.read_repacked_roco),
+    PathSource("ROCO v1, original layout", roco.find_captions, roco.read_roco),
+    PathSource("image folder with metadata files", tables.find_metadata, tables.read_image_folder, True),
+    PathSource("folder with a table for each split", tables.find_tables, tables.read_split_tables, True),
+    PathSource(
+        "parquet files in the Hub's layout", lambda path: hub.find_shards(path, ".parquet"), hub.read_parquet, True
+    ),
+    PathSource("WebDataset", lambda path: hub.find_shards(path, ".tar"), hub.read_webdataset, True),
+    PathSource("JSON annotations", annotations.find_files, annotations.read_annotations, True),
     PathSource("images with a text file beside each", text_files.has_text_files, text_files.read_text_files),
 )
 
@@ -113,7 +118,7 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     path = fetch_data(name_or_path) if is_url(name_or_path) else Path(name_or_path).expanduser()
     if path.exists():
         for source in PATH_SOURCES:
-            if source.recognises(path):
+            if source.find(path):
                 try:
                     if source.takes_columns:
                         return source.kind, source.read(path.absolute(), own)

@@ -18,13 +18,7 @@ from medcap_core.errors import DataFault
 
 _PMC_ID = re.compile(r"PMC\d+")
 _DOI = re.compile(r"\b10\.\d{4,9}/\S+")
-_CAPTIONS_V2 = "{0}_captions.csv"
 _CLASS = "radiology"  # the other class, non-radiology, is never read
-
-
-def is_roco(folder: Path) -> bool:
-    """Check for `<split>/radiology/captions.txt` in `folder`, its `data/` or its `all_data/`."""
-    return bool(_find_captions(folder))
 
 
 def read_roco(folder: Path) -> Reading:
@@ -35,7 +29,7 @@ def read_roco(folder: Path) -> Reading:
     images can no longer be downloaded: their records are skipped. Raises DataFault where `images/` is missing.
     """
     reading = Reading()
-    files = _find_captions(folder)
+    files = find_captions(folder)
     _require_image_folders([captions.parent for captions in files.values()])
     for split, captions in files.items():
         parent = captions.parent
@@ -57,11 +51,6 @@ def read_roco(folder: Path) -> Reading:
     return reading
 
 
-def is_repacked_roco(folder: Path) -> bool:
-    """Check for `<split>/radiology<split>data.csv` in `folder` or its `all_data/`."""
-    return bool(_find_tables(folder))
-
-
 def read_repacked_roco(folder: Path) -> Reading:
     """Read the repacked layout: a CSV `id,name,caption` for each split, images at `<split>/radiology/images/<name>`.
 
@@ -69,7 +58,7 @@ def read_repacked_roco(folder: Path) -> Reading:
     DataFault where the image folder is missing.
     """
     reading = Reading()
-    tables = _find_tables(folder)
+    tables = find_tables(folder)
     folders = [path.parent if path.parent.name == _CLASS else path.parent / _CLASS for path in tables.values()]
     _require_image_folders(folders)
     for (split, path), parent in zip(tables.items(), folders, strict=True):
@@ -84,9 +73,9 @@ def read_repacked_roco(folder: Path) -> Reading:
     return reading
 
 
-def is_rocov2(folder: Path) -> bool:
-    """Check for a `<split>_captions.csv` in `folder`."""
-    return bool(_find_by_split((folder,), _CAPTIONS_V2))
+def find_rocov2(folder: Path) -> dict[SplitName, Path]:
+    """Find `<split>_captions.csv` in `folder`, by split."""
+    return _find_by_split((folder,), "{0}_captions.csv")
 
 
 def read_rocov2(folder: Path) -> Reading:
@@ -99,7 +88,7 @@ def read_rocov2(folder: Path) -> Reading:
     """
     reading = Reading()
     faults = []
-    for split, captions in _find_by_split((folder,), _CAPTIONS_V2).items():
+    for split, captions in find_rocov2(folder).items():
         prefix = captions.name.removesuffix("_captions.csv")
         names = (f"{prefix}_images", prefix)
         folders = [folder / name for name in names if (folder / name).is_dir()]
@@ -145,11 +134,13 @@ def _find_article(text: str) -> str | None:
     return match[0] if match else None
 
 
-def _find_captions(folder: Path) -> dict[SplitName, Path]:
+def find_captions(folder: Path) -> dict[SplitName, Path]:
+    """Find `<split>/radiology/captions.txt` in `folder`, its `data/` or its `all_data/`, by split."""
     return _find_by_split((folder, folder / "data", folder / "all_data"), f"{{0}}/{_CLASS}/captions.txt")
 
 
-def _find_tables(folder: Path) -> dict[SplitName, Path]:
+def find_tables(folder: Path) -> dict[SplitName, Path]:
+    """Find `<split>/radiology<split>data.csv` in `folder` or its `all_data/`, by split."""
     names = f"{{0}}/{_CLASS}{{1}}data.csv", f"{{0}}/{_CLASS}/{{1}}data.csv"
     return _find_by_split((folder / "all_data", folder), *names)
 

@@ -108,36 +108,27 @@ def list_split_tables(folder: Path) -> dict[SplitName, list[Path]]:
     return found
 
 
-def is_image_folder(folder: Path) -> bool:
-    """Check for a metadata file in `folder`, its split folders or the split folders of its `data/`."""
-    return bool(_find_metadata(folder))
-
-
 def read_image_folder(folder: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the metadata file of each split folder, or of the root; paths are relative to the file's folder.
 
     Columns as in `add_rows`, case columns included. Raises DataFault.
     """
     reading = Reading(splits_by_user=True)
-    for path in _find_metadata(folder):
+    for path in find_metadata(folder):
         add_table(reading, path, None if path.parent == folder else recognise_split(path.parent.name), own=own)
     return reading
-
-
-def is_split_tables(folder: Path) -> bool:
-    """Check for a table named like a split (`train.csv`, `val.csv`) in `folder` or its `data/`."""
-    return folder.is_dir() and bool(_find_tables(folder))
 
 
 def read_split_tables(folder: Path, own: TableColumns = USUAL_COLUMNS) -> Reading:
     """Read the table of each split; paths are relative to the tables' folder. Raises DataFault."""
     reading = Reading(splits_by_user=True)
-    for split, path in _find_tables(folder).items():
+    for split, path in find_tables(folder).items():
         add_table(reading, path, split, own=own)
     return reading
 
 
-def _find_tables(folder: Path) -> dict[SplitName, Path]:
+def find_tables(folder: Path) -> dict[SplitName, Path]:
+    """Find the tables named like a split (`train.csv`, `val.csv`) in `folder` or its `data/`."""
     for root in filter(Path.is_dir, (folder, folder / "data")):
         found = list_split_tables(root)
         if several := [paths for paths in found.values() if len(paths) > 1]:
@@ -150,7 +141,8 @@ def _find_tables(folder: Path) -> dict[SplitName, Path]:
     return {}
 
 
-def _find_metadata(folder: Path) -> list[Path]:
+def find_metadata(folder: Path) -> list[Path]:
+    """Find the metadata files in the split folders of `folder` or of its `data/`, else the one in `folder`."""
     for root in filter(Path.is_dir, (folder, folder / "data")):
         splits = [entry for entry in sorted(root.iterdir()) if recognise_split(entry.name) and entry.is_dir()]
         if found := [path for split in splits for path in _metadata_in(split)]:

@@ -108,11 +108,10 @@ def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
     Gray values are averaged to at most 64 x 64, transformed by a cosine transform (DCT-II), and the 16 x 16 lowest
     frequencies are compared with their median. The mean brightness is excluded.
     """
-    digests = [hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels]
-    stacked_digests = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
+    joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=_DIGEST_BYTES).digest() for image in pixels)
+    digests = np.frombuffer(joined, np.uint8).reshape(-1, _DIGEST_BYTES)
     if pixels.ndim == 5:
-        num = len(pixels)
-        return ImageHashes(np.zeros((num, NUM_BITS // 8), np.uint8), stacked_digests, np.ones(num, np.bool_))
+        return ImageHashes(np.zeros((len(pixels), NUM_BITS // 8), np.uint8), digests, np.ones(len(pixels), np.bool_))
     # Luma in whole numbers: 77, 150 and 29 of 256.
     red, green, blue = pixels.astype(np.uint16).transpose(1, 0, 2, 3)
     gray = (77 * red + 150 * green + 29 * blue).astype(np.float32) / 256
@@ -120,11 +119,8 @@ def compute_hashes(pixels: NDArray[np.uint8]) -> ImageHashes:
     frequencies = (lowest @ gray @ lowest.T).reshape(len(pixels), NUM_BITS)
     frequencies[:, 0] = -np.inf  # the mean
     median = np.median(frequencies[:, 1:], axis=1, keepdims=True)
-    return ImageHashes(
-        bits=np.packbits(frequencies > median, axis=1),
-        digests=stacked_digests,
-        blank=gray[:, ::2, ::2].std((1, 2)) < MIN_CONTRAST,
-    )
+    blank = gray[:, ::2, ::2].std((1, 2)) < MIN_CONTRAST
+    return ImageHashes(np.packbits(frequencies > median, axis=1), digests, blank)
 
 
 @lru_cache(maxsize=4)
@@ -169,20 +165,19 @@ def find_duplicates(
     """
     found: list[DuplicatePair] = []
     for other in others:
-        path = images.store.folder / f"duplicates-{_compute_key(images, other)[:32]}.json"
+        described = json.dumps([HASH_VERSION, MAX_NEAR_BITS, images.store.key, other.store.key]).encode()
+        key = hashlib.sha256(b"/".join((described, images.rows.tobytes(), other.rows.tobytes()))).hexdigest()
+        path = images.store.folder / f"duplicates-{key[:32]}.json"
         matches = _read_matches(path)
         if matches is None:
             hashes, other_hashes = load_hashes(images, progress), load_hashes(other, progress)
             matches = match_hashes(hashes, other_hashes, progress, f"comparing {images.split} with {other.split}")
             with guard_cache_writes(path.parent):
                 write_atomically(path, json.dumps(matches))
-        found += [
-            DuplicatePair(
-                images.split, images.ids[here], other.split, other.ids[there], "near" if distance >= 0 else "exact",
-                max(distance, 0),
-            )
-            for here, there, distance in matches
-        ]  # fmt: skip
+        for here, there, bits in matches:
+            kind: Literal["exact", "near"] = "near" if bits >= 0 else "exact"
+            pair = DuplicatePair(images.split, images.ids[here], other.split, other.ids[there], kind, max(bits, 0))
+            found.append(pair)
     return found
 
 
@@ -220,11 +215,6 @@ def write_duplicates(pairs: Iterable[DuplicatePair], path: Path) -> None:
 def _unpack_signs(bits: NDArray[np.uint8]) -> NDArray[np.float32]:
     signs: NDArray[np.float32] = np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1
     return signs
-
-
-def _compute_key(images: "PreparedSplit", other: "PreparedSplit") -> str:
-    described = json.dumps([HASH_VERSION, MAX_NEAR_BITS, images.store.key, other.store.key]).encode()
-    return hashlib.sha256(b"/".join((described, images.rows.tobytes(), other.rows.tobytes()))).hexdigest()
 
 
 def _read_matches(path: Path) -> list[tuple[int, int, int]] | None:
