@@ -7,10 +7,10 @@ texts = caption(captioner, ["scan1.png", "scan2.png"])
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -168,7 +168,7 @@ def _decode(inputs: Sequence[Input], geometry: Geometry) -> tuple[list[Input], L
 def read_settings(model: str, **given: str | int | None) -> TrialConfig:
     """Read the config of the run that trained a model, the defaults for other models, with the fields given.
 
-    Without a CUDA device the exported model is not quantized, whatever its run used. Raises ConfigFault and ModelFault.
+    Without bitsandbytes the exported model is not quantized, whatever its run used. Raises ConfigFault and ModelFault.
     """
     path = Path(model) / TRIAL_CONFIG_FILE
     changes = {name: value for name, value in given.items() if value is not None}
@@ -179,6 +179,6 @@ def read_settings(model: str, **given: str | int | None) -> TrialConfig:
     except (ValueError, TypeError, RecursionError):
         raise ModelFault(f"{path} is damaged; delete it to caption with default settings.") from None
     values |= {"model": model} | dict.fromkeys(_PARTS)
-    if not torch.cuda.is_available():
+    if find_spec("bitsandbytes") is None:
         values["quantization"] = "none"
     return build_trial_config(values | changes, str(path))

@@ -100,7 +100,7 @@ class TrialConfig(BaseModel):
         le=48,
     )
     quantization: Literal["none", "8bit", "4bit"] = _knob(
-        "none", "Quantization of the frozen language model of BLIP-2, InstructBLIP and vision-language models, on CUDA."
+        "none", "Quantization of the frozen language model of BLIP-2, InstructBLIP and vision-language models."
     )
     weights_dtype: Literal["auto", "fp32", "bf16"] = _knob(
         "auto", "Type of frozen weights of models of billions of weights; auto is bf16 where precision is."

@@ -19,8 +19,8 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import ModelFault
 from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import build_generation_config, read_special_tokens
-from medcap_core.models.loading.quantization import build_quantization
-from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, load_whole_network, resize_positions
+from medcap_core.models.loading.quantization import load_quantized
+from medcap_core.models.loading.weights import LoadOptions, check_tokenizer, resize_positions
 from medcap_core.models.lora_targets import build_lora_patterns
 from medcap_core.runtime.checkpoints import load_pretrained
 
@@ -69,9 +69,7 @@ class Blip2Captioner(Captioner):
     @classmethod
     def load(cls, source: str, options: LoadOptions) -> Self:
         """Load the model, see `Captioner.load`; another `image_size` resizes the position embedding for good."""
-        network = load_whole_network(
-            cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
-        )
+        network = load_quantized(cls._network_class, source, options)
         processor = load_pretrained(cls._processor_class, source)
         # Some checkpoints have it in the model's config alone; the processor needs it to lay out a prompt.
         processor.num_query_tokens = int(network.config.num_query_tokens)

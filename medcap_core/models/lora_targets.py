@@ -5,7 +5,10 @@ from medcap_core.config import LoraTargets
 _JOINT = "c_attn|qkv_proj|query_key_value|in_proj_qkv"  # several in one matrix
 _QUERY, _KEY, _VALUE = "q_proj|q|query|q_attn", "k_proj|k|key", "v_proj|v|value"
 _OUTPUT = r"out_proj|o_proj|o|(cross)?attention\.output\.dense|(attn|crossattention)\.c_proj"
-_MLP = r"fc1|fc2|gate_proj|up_proj|down_proj|gate_up_proj|wi|wi_0|wi_1|wo|c_fc|c_proj|intermediate\.dense|output\.dense"
+_MLP = (
+    r"fc1|fc2|gate_proj|up_proj|down_proj|gate_up_proj|w1|w2|w3|wi|wi_0|wi_1|wo|c_fc|c_proj|intermediate\.dense|"
+    r"output\.dense"
+)
 
 
 def build_lora_patterns(decoder: str) -> dict[LoraTargets, str]:

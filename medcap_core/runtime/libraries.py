@@ -15,6 +15,7 @@ def set_up_libraries() -> None:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # else it reports each attempt to reach the Hub
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else each matrix product in 8 bit is reported
     # nibabel prints every repair of a header; our own errors name faulty files.
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
     # transformers 5.23 renamed what peft still reads and what the lowest transformers allowed has alone.

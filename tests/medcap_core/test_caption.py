@@ -4,13 +4,13 @@ import json
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
@@ -196,10 +196,10 @@ def test_a_model_that_is_none_is_named(images: list[Path], caption: Callable[...
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_without_cuda_nothing_is_quantized(best: Path, tmp_path: Path) -> None:
+def test_without_bitsandbytes_nothing_is_quantized(best: Path, tmp_path: Path) -> None:
     values = json.loads((best / TRIAL_CONFIG_FILE).read_text())
     (tmp_path / TRIAL_CONFIG_FILE).write_text(json.dumps(values | {"quantization": "4bit"}))
-    expected = "4bit" if torch.cuda.is_available() else "none"
+    expected = "none" if find_spec("bitsandbytes") is None else "4bit"
     assert read_settings(str(tmp_path)).quantization == expected
 
 

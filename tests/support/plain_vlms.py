@@ -14,7 +14,7 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     `answers` follow the generation prompt with the end of the assistant's turn, if any.
     """
     kind = folder.name.partition("-")[0]
-    if kind.startswith(("qwen", "internvl", "llava_onevision", "gemma4")):
+    if kind.startswith(("qwen", "internvl", "llava_onevision")) or kind == "gemma4":
         return _lay_out_by_hand(folder, images, prompt, answers)
     processor = AutoProcessor.from_pretrained(folder)
     rows = answers if answers is not None else [""] * len(images)
@@ -26,10 +26,8 @@ def build_plain_inputs(folder: Path, images: list[Image.Image], prompt: str, ans
     if processor.chat_template:
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
         start = processor.apply_chat_template([user], add_generation_prompt=True)
-        turns = dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "<end_of_utterance>")
-        ends = turns | {"gemma3": "<|im_end|>"}
-        end = ends.get(kind, "</s>")
-        space = " " if kind.startswith("llava") else ""
+        ends = dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "<end_of_utterance>")
+        space, end = (" ", "</s>") if kind.startswith("llava") else ("", ends.get(kind, "<|im_end|>"))
         texts = [f"{start}{space}{row}{end}" for row in rows] if answers is not None else [start] * len(images)
         nested = [[image] for image in images]
         return processor(

@@ -17,19 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.images import ImageGeometry
-from medcap_core.errors import ModelFault
+from medcap_core.errors import ModelFault, first_line
 from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import SpecialTokens, check_caption_lengths
-from medcap_core.models.loading.quantization import build_quantization
+from medcap_core.models.loading.quantization import load_quantized
 from medcap_core.models.loading.weights import (
     LoadOptions,
     check_tokenizer,
     load_image_processor,
-    load_whole_network,
     set_image_size,
 )
 from medcap_core.models.lora_targets import build_lora_patterns
@@ -37,6 +36,9 @@ from medcap_core.models.tokens import TokenizedCaptions, sum_token_losses
 from medcap_core.models.vlm import recording
 from medcap_core.models.vlm.processing import Prompt, choose_image_size, lay_out_prompt, load_processor, prepare_pixels
 from medcap_core.runtime.checkpoints import load_pretrained
+
+_TOWERS = {"gemma4_unified": "model.embed_vision"}
+"""`model_type` -> what stands in for a vision tower where there is none."""
 
 _VISION_LAYERS = "q_proj|k_proj|v_proj|o_proj|out_proj|qkv|proj|query|key|value"
 
@@ -70,15 +72,16 @@ class VlmCaptioner(Captioner):
 
     def _find_parts(self) -> None:
         """Set freeze rules and LoRA patterns by the names of tower and language model."""
-        names = {module: name for name, module in self.network.named_modules()}
-        self.encoder_name = names[self.network.get_encoder(modality="image")]
-        vision, text = re.escape(self.encoder_name), re.escape(names[self.network.get_decoder()])
+        network = self.network
+        names = {module: name for name, module in network.named_modules()}
+        self.encoder_name = _TOWERS.get(network.config.model_type) or names[network.get_encoder(modality="image")]
+        vision, text = re.escape(self.encoder_name), re.escape(names[network.get_decoder()])
         self.freeze_rules = (
-            *((rf"^{vision}\.{pattern}", "unused") for pattern in find_unused(self.network.config)),
-            (rf"^{vision}\..*merger", "bridge"),  # Qwen-VL's projector, within the tower
+            *((rf"^{vision}\.{pattern}", "unused") for pattern in find_unused(network.config)),
+            (rf"^{vision}\..*(merger|multimodal_embedder)", "bridge"),  # projectors within the tower
             (rf"^{vision}\.", "encoder"),
             (rf"^({text}|lm_head)\.", "decoder"),
-            (r"^model\.\w*audio", "unused"),  # of sounds
+            (r"^model\.(\w*audio|vqmodel|generation_)", "unused"),  # of sounds; of Janus, that draw images
             (r"^model\.", "bridge"),
         )
         self._set_lora_patterns(text, rf"{vision}\..*att\w*")
@@ -96,16 +99,31 @@ class VlmCaptioner(Captioner):
         cls._check_architecture(config, source)
         processor = load_processor(source, config)
         size = choose_image_size(config, processor.image_processor, options.image_size, source)
-        network = load_whole_network(
-            cls._network_class, source, dtype=options.dtype, **build_quantization(options.quantization)
-        )
+        network = load_quantized(cls._network_class, source, options)
         check_tokenizer(processor.tokenizer, network.get_input_embeddings().num_embeddings, source)
-        return cls(network, processor, size)
+        if config.model_type in recording.TRIED:
+            return cls(network, processor, size)
+        try:
+            captioner = cls(network, processor, size)
+            blank = torch.zeros(1, *captioner.geometry.row_shape, device=network.device)
+            with torch.inference_mode():
+                captioner.compute_logits(captioner.encode_images(blank), captioner.prompt_layout.ids.to(network.device))
+        except ModelFault:
+            raise
+        except Exception as error:  # whatever an architecture unlike the others raises
+            raise ModelFault(
+                f"model {source}: a {config.model_type} was never tried here and does not read an image as others do "
+                f"({first_line(error).rstrip('.')}); give one that docs/models.md names."
+            ) from error
+        return captioner
 
     @classmethod
     def _check_architecture(cls, config: Any, source: str) -> None:
         network_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        reads_images = getattr(config, "vision_config", None) and hasattr(network_class, "get_image_features")
+        bases = (network_class, MODEL_MAPPING.get(type(config), network_class))
+        reads_images = getattr(config, "vision_config", None) and any(
+            hasattr(base, "get_image_features") for base in bases
+        )
         reads_more = hasattr(config, "visual_indicator_token_ids")  # Ovis2: embeddings around each image
         if config.is_encoder_decoder or not reads_images or reads_more:
             raise ModelFault(
@@ -185,8 +203,7 @@ class VlmCaptioner(Captioner):
         def give(*args: Any, **inputs: Any) -> BaseModelOutputWithPooling:
             num_rows = len(args[0] if args else inputs["pixel_values"])
             times = num_rows // (layout.pixel_shape[0] * len(encoded))
-            width = self.network.get_input_embeddings().weight.shape[1]
-            whole = torch.split(encoded.repeat_interleave(times, 0), width, dim=-1)
+            whole = encoded.repeat_interleave(times, 0).chunk(len(self._are_listed), dim=-1)
             pooled, *deep = [
                 list(part) if is_list else part for part, is_list in zip(whole, self._are_listed, strict=True)
             ]

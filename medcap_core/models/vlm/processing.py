@@ -94,14 +94,15 @@ def choose_image_size(config: Any, images: Any, wanted: int | None, source: str)
         return size
     tower_size: Any = getattr(config.vision_config, "image_size", None)
     if not takes_any_size(images):
-        own = read_size(tower_size)
+        own = images.size["height"] if tower_size is None else read_size(tower_size)
         if wanted not in (None, own):
             raise ModelFault(
                 f"image_size {wanted}: {config.model_type} models see images of one size; leave image_size out of "
                 f"model {source}, which takes its own {own} pixels."
             )
         return own
-    step = int(images.patch_size) * int(images.merge_size) if hasattr(images, "merge_size") else 1
+    merged = getattr(images, "merge_size", getattr(config, "spatial_merge_size", None))  # Qwen-VL's, Pixtral's
+    step = read_size(config.vision_config.patch_size) * int(merged) if merged else 1
     own = FREE_SIZE - FREE_SIZE % step if tower_size is None else read_size(tower_size)
     size = int(getattr(images, "square_size", own) if wanted is None else wanted)
     check_patches(size, step, source)
@@ -176,7 +177,6 @@ def _read_answer_layout(processor: Any, user: dict[str, Any]) -> tuple[str, int 
 def prepare_pixels(processor: Any, pixels: Tensor, accepted: set[str]) -> dict[str, Tensor]:
     """Prepare pixels (B, 3, S, S) in 0 .. 255 on any device by the image processor, on the CPU."""
     images = list(pixels.detach().round().to(torch.uint8).cpu().numpy())
-    prepared = processor.image_processor(
-        images, input_data_format="channels_first", return_tensors="pt", **getattr(processor, "images_kwargs", {})
-    )
+    settings = getattr(processor, "images_kwargs", {}) | {"input_data_format": "channels_first", "return_tensors": "pt"}
+    prepared = processor.image_processor(images, **settings)
     return {name: value.to(pixels.device) for name, value in prepared.items() if name in accepted}

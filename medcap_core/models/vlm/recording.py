@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 _ROW_BY_ROW = frozenset(
     {
-        "gemma3", "gemma4", "git", "idefics3", "internvl", "llava", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5",
-        "qwen3_vl", "smolvlm",
+        "cohere2_vision", "deepseek_vl", "gemma3", "gemma4", "gemma4_unified", "git", "idefics3", "internvl", "janus",
+        "lfm2_vl", "llava", "mistral3", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl", "qwen3_vl_moe",
+        "smolvlm",
     }
 )  # fmt: skip
 """`model_type`s whose image tokens were found to lie row by row where their patches do; latents of a resampler do not.
 """
+
+TRIED = _ROW_BY_ROW | {
+    "aya_vision", "glm4v", "idefics2", "llava_next", "llava_onevision", "molmo2", "perception_lm", "vipllava",
+}  # fmt: skip
+"""`model_type`s whose captions were found to be those of plain transformers."""
 
 
 def record_attention(

@@ -22,7 +22,7 @@ from medcap_core.config import FreezeMode, LoraTargets
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
 from medcap_core.data.records import ImageFile, Record, fold_white_space
-from medcap_core.errors import ConfigFault, ModelFault
+from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner, load_captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen, merge_tuning
 from medcap_core.training.epoch_report import EpochReport
@@ -378,12 +378,8 @@ def test_what_is_trained_beside_bf16_weights_becomes_float32(folder_of: Callable
         assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16), name
 
 
-def test_quantization_says_what_it_needs(folder_of: Callable[[str], Path]) -> None:
+def test_quantization_says_what_it_does_not_go_with(folder_of: Callable[[str], Path]) -> None:
     folder = folder_of("blip2-opt")
-    if not torch.cuda.is_available():
-        config = tiny_config(folder, freeze="lora", quantization="4bit")
-        with pytest.raises(ConfigFault, match=r"quantization 4bit: needs a CUDA device .* use quantization: none"):
-            load_trial_captioner(config)
     tiny_config(folder, freeze="bridge_only", quantization="8bit")
     for freeze in ("full", "decoder_only"):
         with pytest.raises(ValueError, match="makes untrainable; use freeze: lora"):

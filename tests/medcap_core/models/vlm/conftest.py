@@ -8,14 +8,16 @@ import pytest
 
 from medcap_core.runtime.libraries import set_up_libraries
 from tests.support.tiny_vlms import FURTHER, MAKERS
+from tests.support.torchvision_vlms import WITH_TORCHVISION
 
 set_up_libraries()
 
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a checkpoint by its name in MAKERS or FURTHER."""
-    return cache(lambda name: (MAKERS | FURTHER)[name](tmp_path_factory.mktemp(f"{name}-"), seed=1))
+    """The folder of a checkpoint by its name."""
+    makers = MAKERS | FURTHER | WITH_TORCHVISION
+    return cache(lambda name: makers[name](tmp_path_factory.mktemp(f"{name}-"), seed=1))
 
 
 @pytest.fixture

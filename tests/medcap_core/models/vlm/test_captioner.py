@@ -16,10 +16,11 @@ from medcap_core.training.export import export_captioner
 from tests.support.plain_vlms import build_plain_inputs
 from tests.support.tiny_blip import TinySplit, generate_captions, tiny_config
 from tests.support.tiny_vlms import FURTHER, MAKERS
+from tests.support.torchvision_vlms import with_torchvision
 
-every_architecture = pytest.mark.parametrize("folder", list(MAKERS), indirect=True)
+every_architecture = pytest.mark.parametrize("folder", [*MAKERS, *with_torchvision()], indirect=True)
 _FURTHER = [pytest.param(name, marks=pytest.mark.slow) for name in FURTHER]
-and_further_ones = pytest.mark.parametrize("folder", [*MAKERS, *_FURTHER], indirect=True)
+and_further_ones = pytest.mark.parametrize("folder", [*MAKERS, *_FURTHER, *with_torchvision()], indirect=True)
 LONG, SHORT = "the left lung shows a large nodule in the right lung", "small opacity"
 SPLIT = TinySplit(5, seed=3)
 IMAGES = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in SPLIT.images]

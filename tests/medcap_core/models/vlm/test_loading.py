@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from medcap_core.training.export import export_captioner
 from tests.medcap_core.models.vlm.test_captioner import LONG, SHORT, SPLIT, vlm_config
 from tests.support.plain_vlms import build_plain_inputs
 from tests.support.tiny_blip import tiny_config
+from tests.support.torchvision_vlms import save_tiny_llama4, with_torchvision
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,12 @@ def test_what_is_for_other_models_is_refused(folder_of: Callable[[str], Path], t
             load_captioner(str(tmp_path))
 
 
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_an_architecture_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFault, match=r"a llama4 was never tried here and .* give one that docs/models.md names"):
+        load_captioner(str(save_tiny_llama4(tmp_path)))
+
+
 def test_captions_too_long_for_the_positions_beside_the_prompt_are_refused(folder_of: Callable[[str], Path]) -> None:
     folder = folder_of("gemma3")
     beside = 128 - load_trial_captioner(vlm_config(folder)).prompt_layout.length
@@ -95,7 +103,9 @@ def test_a_long_caption_is_cut_and_keeps_its_end_token_beside_a_prompt_that_does
     assert "Describe this image." in decode(ids[: tokens.prompt_length])
 
 
-@pytest.mark.parametrize("folder", ["qwen3_vl", "idefics3", "paligemma", "llava", "gemma4"], indirect=True)
+@pytest.mark.parametrize(
+    "folder", ["qwen3_vl", "idefics3", "paligemma", "llava", "gemma4", *with_torchvision()], indirect=True
+)
 def test_language_models_alone_are_quantized(folder: Path) -> None:
     captioner = load_captioner(str(folder), 48)
     for name, module in captioner.network.named_modules():

@@ -20,6 +20,7 @@ from medcap_core.training.loop import fit
 from tests.medcap_core.models.vlm.test_captioner import vlm_config
 from tests.support.real_runs import write_images
 from tests.support.tiny_blip import generate_captions, tiny_data
+from tests.support.torchvision_vlms import with_torchvision
 
 DATA = tiny_data(num_train=8, num_validation=3)
 
@@ -34,6 +35,7 @@ DATA = tiny_data(num_train=8, num_validation=3)
         pytest.param("gemma4", "lora", 1e-2, marks=pytest.mark.slow),
         ("llava", "full", 3e-3),
         ("git", "lora", 1e-2),
+        *(pytest.param(*name.values, "lora", 1e-2, marks=name.marks) for name in with_torchvision()),
     ],
     indirect=["folder"],
 )
