@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,6 +231,8 @@ class Storage:
             ) from None
         if extra == "s3":
             fs.retries = 1
+        # Each failure is told of here; gcsfs also warns at each call where it may not ask for a bucket's layout.
+        logging.getLogger(type(fs).__module__.partition(".")[0]).setLevel(logging.CRITICAL)
         return fs, root.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -254,7 +257,8 @@ class Storage:
             if source is not None and not source.is_file():
                 raise
             raise StorageFault(
-                f"{self.url} cannot be written ({first_line(error)}); make the bucket or folder first, or give another."
+                f"{self.url} cannot be written: there is no {self._root.partition('/')[0] or self.url} "
+                f"({first_line(error).rstrip('.')}); make that bucket, container or folder first, or give another URL."
             ) from error
 
     def _attempt(self, action: Callable[[], _Result]) -> _Result:
@@ -269,6 +273,9 @@ class Storage:
                 self.outage.note_answer()
                 raise
             except Exception as error:  # clients raise what they like
+                if getattr(error, "status_code", None) == HTTPStatus.NOT_FOUND:  # adlfs, where the container is missing
+                    self.outage.note_answer()
+                    raise FileNotFoundError(first_line(error)) from error
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 reason = first_line(error).rstrip(".")

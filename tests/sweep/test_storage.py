@@ -1,4 +1,4 @@
-"""Whole runs under a URL, on a real S3-compatible server."""
+"""Whole runs under a URL, on a real S3-compatible server; one also on emulators of Google Cloud Storage and Azure."""
 
 import csv
 import io
@@ -18,6 +18,7 @@ import pytest
 
 from medcap_core.runtime.storage import Storage
 from tests.support import REPOSITORY
+from tests.support.emulators import Emulator, serving
 from tests.support.real_runs import Materials, ended_afterwards, family, start_run, wait_until, wait_until_gone
 from tests.support.s3_server import S3Server, SlowLink, serving_s3, upload_folder
 from tests.support.separate_nodes import GATEWAY, NETWORK, separate_network, start_on_node
@@ -36,6 +37,16 @@ def s3(materials: Materials) -> Iterator[S3Server]:
     with serving_s3("hospital") as server:
         upload_folder(materials.images, Storage(DATA))
         yield server
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def any_server(
+    request: pytest.FixtureRequest, materials: Materials, tmp_path: Path
+) -> Iterator[tuple[str, S3Server | Emulator]]:
+    """The scheme of a storage, and the server that stands for it."""
+    with serving(request.param, "hospital", tmp_path) as server:
+        upload_folder(materials.images, Storage(DATA.replace("s3", request.param, 1)))
+        yield request.param, server
 
 
 def start(materials: Materials, cache: Path, *flags: object) -> "subprocess.Popen[str]":
@@ -65,17 +76,19 @@ def test_what_another_machine_writes_is_seen_after_the_folder_was_listed(s3: S3S
 
 
 def test_a_run_goes_on_after_the_loss_of_its_machine(
-    s3: S3Server, finished_run: FinishedRun, materials: Materials, tmp_path: Path
+    any_server: tuple[str, S3Server | Emulator], finished_run: FinishedRun, materials: Materials, tmp_path: Path
 ) -> None:
     """And the storage was away for a while."""
-    place = Storage(RUN)
+    scheme, server = any_server
+    run, data = (url.replace("s3", scheme, 1) for url in (RUN, DATA))
+    place = Storage(run)
     history = "trials/trial_0001/checkpoints/history.json"
-    driver = start(materials, tmp_path / "first", materials.space, "--data", DATA, "--model", "../model", "--out", RUN)
+    driver = start(materials, tmp_path / "first", materials.space, "--data", data, "--model", "../model", "--out", run)
     with ended_afterwards(driver):
         wait_until(lambda: place.read(history), "the second trial has an epoch", driver)
-        s3.stop()
+        server.stop()
         time.sleep(SECONDS_OF_OUTAGE)
-        s3.start()
+        server.start()
         known = json.loads(place.read(history) or b"[]")
         wait_until(lambda: len(json.loads(place.read(history) or b"[]")) > len(known), "it has one more", driver)
         processes = family(driver.pid)
@@ -86,12 +99,12 @@ def test_a_run_goes_on_after_the_loss_of_its_machine(
     record = json.loads(place.read("trials/trial_0001/trial.json") or b"{}")
     assert record["state"] == "RUNNING"
 
-    driver = start(materials, tmp_path / "second", "--resume", RUN)
+    driver = start(materials, tmp_path / "second", "--resume", run)
     with ended_afterwards(driver):
         output, errors = driver.communicate()
     assert (driver.returncode, errors) == (0, "")
-    assert f"kept at {RUN}" in output
-    assert f"python -m sweep.run --resume {RUN} --trials" in output
+    assert f"kept at {run}" in output
+    assert f"python -m sweep.run --resume {run} --trials" in output
     files = place.list_files()
     assert {
         "study.db",

@@ -173,6 +173,20 @@ def test_a_refusal_is_one_sentence_at_once(unreliable: Storage, fault: Exception
     assert len(Unreliable.faults) == 1
 
 
+class ResourceNotFoundError(Exception):
+    """As that of Azure."""
+
+    status_code = 404
+
+
+def test_a_container_that_is_not_there_is_named_at_once(unreliable: Storage, tmp_path: Path) -> None:
+    (tmp_path / "y").touch()
+    Unreliable.faults[:] = [ResourceNotFoundError("No such container.")] * 2
+    with pytest.raises(StorageFault, match=r"cannot be written: there is no .+ \(No such container\); make"):
+        unreliable.put(tmp_path / "y", "y")
+    assert unreliable.read("x") is None
+
+
 def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
     if importlib.util.find_spec("gcsfs") is not None:
         pytest.skip("gcsfs is installed here")
