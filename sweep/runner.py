@@ -21,6 +21,7 @@ from sweep.dry_run.estimate import estimate_cost
 from sweep.dry_run.plan import describe_plan
 from sweep.execution.cluster import TrialResources, choose_resources
 from sweep.execution.experiment_log import ExperimentLog
+from sweep.execution.jobs import free_nodes
 from sweep.execution.launch import Launch
 from sweep.execution.nodes import NodeSize
 from sweep.execution.tune import run_search
@@ -91,6 +92,8 @@ def run_study(
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
+                    if study.url:
+                        free_nodes(study.url)
                 except EveryTrialFailed:
                     end_run(study, view)
                     raise
@@ -107,7 +110,7 @@ def run_study(
 
 def discard_unused(study: Study, fault: UserFault) -> None:
     """Remove the directory of a run that a fault ended before its first trial, but for a list of bad records."""
-    if study.paths.trials.exists():
+    if study.records:
         return
     if not isinstance(fault, StorageFault):
         study.leave_storage()

@@ -141,6 +141,12 @@ class StoredCheckpoints:
         return self.folder / ".uploading"
 
 
+def free_node(url: str) -> None:
+    """Free this node's disk of what it got of the weights of a run at `url`, once nobody shows it images any more."""
+    for folder in working_directory(url).glob("trials/*/checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _in_order(names: Iterable[str]) -> list[str]:
     """Sort as `CheckpointFolder` writes: `last/` before `best/`, and the history at the end."""
     return sorted(names, key=lambda name: (name == _HISTORY, not name.startswith("checkpoints/last/"), name))

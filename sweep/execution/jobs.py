@@ -10,6 +10,7 @@ import numpy as np
 import ray
 import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.batches import Positions
@@ -23,12 +24,14 @@ from medcap_core.runtime.device import is_small
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import load_trained_captioner
-from medcap_core.training.stored_checkpoints import StoredCheckpoints
+from medcap_core.training.stored_checkpoints import StoredCheckpoints, free_node
 from medcap_core.training.trial import name_memory_faults
 from sweep.execution.cluster import TrialResources
-from sweep.execution.nodes import is_one_machine, keep_off
+from sweep.execution.nodes import is_one_machine, keep_off, list_nodes
 
 MOST_RETRIES = 2
+SECONDS_TO_FREE = 60.0
+"""How long nodes may take to remove weights, before the run ends without."""
 MOST_IMAGES_HERE = 1000
 """Up to this many images are shown to small models in this process, on one machine's CPUs: others take longer to start.
 """
@@ -112,6 +115,16 @@ def _predict_all_here(jobs: Sequence[PredictionJob], progress: Progress, what: s
     for job in jobs:
         found[job.name] = predict_here(job, progress=note)
     return found
+
+
+def free_nodes(url: str) -> None:
+    """Free the disks of all nodes of what they got of the weights of a run at `url`, once it is over."""
+    free_node(url)
+    if not is_one_machine():
+        free = ray.remote(num_cpus=0)(free_node)
+        places = [NodeAffinitySchedulingStrategy(node.id, soft=True) for node in list_nodes() if node.is_alive]
+        freed = [free.options(scheduling_strategy=place).remote(url) for place in places]
+        ray.wait(freed, num_returns=len(freed), timeout=SECONDS_TO_FREE)
 
 
 def _fetch(task: "ray.ObjectRef[list[ImagePrediction]]") -> list[ImagePrediction]:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,16 @@ class Ledger:
     def keep_fault(self) -> Iterator[None]:
         """Keep the first fault that the study raises, which Tune turns into a traceback."""
         try:
-            yield
+            try:
+                yield
+            except OSError as error:
+                self.study.check_files()
+                raise RunFault(
+                    f"{self.study.directory}: cannot be written ({error.strerror}); free some space or mend the disk, "
+                    "then go on by --resume."
+                ) from error
         except MedcapError as fault:
             self.fault = self.fault or fault
-            raise
-        except OSError as error:
-            self.fault = self.fault or RunFault(
-                f"{self.study.directory}: cannot be written ({error.strerror}); free some space or mend the disk, then "
-                "go on by --resume."
-            )
             raise
 
     def propose(self) -> TrialRecord | None:
@@ -127,8 +128,9 @@ class Ledger:
         return tuple(self.moves.list_avoided(name, list_nodes()))
 
     def stop_unfinished(self) -> None:
-        """Mark unfinished trials as stopped, for a resume."""
-        self.study.stop_unfinished("interrupted")
+        """Mark unfinished trials as stopped, for a resume, which does so itself where no file can be written."""
+        with suppress(OSError):
+            self.study.stop_unfinished("interrupted")
         self.refresh()
 
     def refresh(self) -> None:
@@ -146,7 +148,7 @@ class Ledger:
         """Refresh if the last time is long enough ago."""
         self.study.clock.keep()
         with self.keep_fault():
-            self.study.check_storage()
+            self.study.check_files()
         now = time.monotonic()
         if now - self.last_refresh >= SECONDS_BETWEEN_REFRESHES:
             self.refresh()

@@ -89,6 +89,7 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
     except TuneError:
         if ledger.fault is not None:  # Tune wraps what its callbacks raise
             raise ledger.fault from None
+        study.check_files()  # Tune's own, too, lie in the directory
         raise
     finally:
         callback.free_workers(list(callback.reservations))

@@ -15,6 +15,7 @@ from typing import Self
 
 from filelock import FileLock
 
+from medcap_core.errors import RunFault
 from medcap_core.runtime.files import replace_text, write_text_atomically
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.space import SearchSpace, best_space, dump_space
@@ -57,8 +58,13 @@ class LockedRun:
         if self._mirror:
             self._mirror.storage.outage.shorten()
 
-    def check_storage(self) -> None:
-        """Raise RunFault where the files that follow to the run's URL cannot be uploaded any more."""
+    def check_files(self) -> None:
+        """Raise RunFault where the directory was removed meanwhile, or its files cannot follow to the run's URL."""
+        if not self.paths.lock.is_file():
+            raise RunFault(
+                f"{self.directory} was removed while the run went on; begin again, or go on by --resume {self.address} "
+                "where a copy of its files is left."
+            )
         if self._mirror:
             self._mirror.check()
 

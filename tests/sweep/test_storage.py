@@ -103,6 +103,7 @@ def test_a_run_goes_on_after_the_loss_of_its_machine(
     with ended_afterwards(driver):
         output, errors = driver.communicate()
     assert (driver.returncode, errors) == (0, "")
+    assert not [*(tmp_path / "second").glob("runs/*/trials/*/checkpoints")]
     assert f"kept at {run}" in output
     assert f"python -m sweep.run --resume {run} --trials" in output
     files = place.list_files()
@@ -261,9 +262,11 @@ def test_the_workers_of_a_trial_lie_on_nodes_that_share_no_disk(materials: Mater
     space = tmp_path / "long.yaml"
     space.write_text(TWO_WORKERS.replace("num_epochs: 15", "num_epochs: 3").replace("trials: 2", "trials: 1"))
     place = Storage(RUN)
-    with sweeping_on_two_nodes(materials, space) as (driver, _):
+    with sweeping_on_two_nodes(materials, space) as (driver, worker):
         output, errors = driver.communicate()
         assert driver.returncode == 0, output + errors
+        _, *own = family(worker.pid)
+        assert not [*Path(f"/proc/{own[-1].pid}/root/tmp/home/.cache").rglob("*.safetensors")]
         record = json.loads(place.read("trials/trial_0000/trial.json") or b"{}")
         assert (record["state"], record["attempts"], len(record["epochs"])) == ("SUCCEEDED", 1, 3)
         assert place.read("best/trial.txt") == b"trial_0000\n"

@@ -8,7 +8,7 @@ import pytest
 
 from medcap_core.runtime.storage import Storage
 from medcap_core.training import stored_checkpoints
-from medcap_core.training.stored_checkpoints import StoredCheckpoints
+from medcap_core.training.stored_checkpoints import StoredCheckpoints, free_node
 
 Node = Callable[[str], StoredCheckpoints]
 
@@ -128,3 +128,15 @@ def test_large_checkpoints_are_uploaded_after_the_report_as_they_were(
     several.after_epoch(lambda: reported.append([*run.list_files()]), beside=False)
     assert len(reported[1]) == 3
     assert run.read("trials/trial_0003/checkpoints/history.json") == b'["a", "b", "c"]'
+
+
+def test_a_node_gives_up_the_weights_it_got_and_nothing_else(run: Storage, on_node: Node) -> None:
+    first = on_node("first")
+    write_epoch(first, "a")
+    first.close()
+    second = on_node("second")
+    assert second.fetch_best_weights().read_text() == "a"
+    (second.folder / "log.txt").write_text("one\n")
+    free_node(run.url)
+    assert [path.name for path in second.folder.iterdir() if path.name != ".fetch.lock"] == ["log.txt"]
+    assert "trials/trial_0003/checkpoints/best/weights.safetensors" in run.list_files()

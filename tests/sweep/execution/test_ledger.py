@@ -1,12 +1,13 @@
 import io
 import json
+import shutil
 from collections.abc import Callable
 
 import pytest
 from ray.tune.utils import flatten_dict
 from rich.console import Console
 
-from medcap_core.errors import DataFault, MedcapError, NonFiniteLoss, OutOfMemory
+from medcap_core.errors import DataFault, MedcapError, NonFiniteLoss, OutOfMemory, RunFault
 from sweep.execution import ledger as ledger_module
 from sweep.execution.ledger import Ledger, read_epoch
 from sweep.execution.nodes import NodeSize
@@ -57,6 +58,20 @@ def test_nodes_where_trials_met_faults_get_no_share_of_the_test_split(
         ledger.take_result(record.name, describe_node_fault(DataFault("gone"), 0))
         ledger.take_death(record.name, "")
     assert ledger.list_avoided_nodes() == ("a",)
+
+
+def test_a_directory_that_was_removed_ends_the_run(create: Callable[..., Study]) -> None:
+    study = create(fixed_length(2))
+    view = SweepView(
+        Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
+    )
+    ledger = Ledger(study, view)
+    study.propose()
+    shutil.rmtree(study.directory)
+    with pytest.raises(RunFault, match=rf"^{study.directory} was removed while the run went on; begin again"):
+        ledger.refresh_at_intervals()
+    assert "was removed" in str(ledger.fault)
+    ledger.stop_unfinished()
 
 
 def test_the_sample_of_an_epoch_is_kept_for_those_who_look(create: Callable[..., Study]) -> None:

@@ -243,10 +243,10 @@ def test_a_storage_that_stays_away_is_known_while_no_trial_reports(
     url = f"unreliable://{uuid.uuid4().hex}"
     with pytest.raises(StorageFault), empty_runs(url, space(trials=3)) as study:
         run_one(study, 0.5)
-        study.check_storage()
+        study.check_files()
         UnreliableFileSystem.faults[:] = [ConnectionError("reset")] * 9
         while True:
-            study.check_storage()
+            study.check_files()
             time.sleep(0.01)
     UnreliableFileSystem.faults.clear()
 
