@@ -6,6 +6,7 @@ from filelock import FileLock
 
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import guard_cache_writes
+from medcap_core.runtime.copies import copy_folder
 from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.runtime.storage import Storage, data_directory, is_url
 
@@ -48,7 +49,7 @@ def _fetch(url: str, progress: Progress) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             try:
-                place.copy_to(folder, files, progress, "fetching images and tables")
+                copy_folder(place, folder, files, progress, "fetching images and tables")
             except FileNotFoundError as error:
                 raise DataFault(f"{url}: a file went away while it was copied ({error}); try again.") from error
     return folder / name

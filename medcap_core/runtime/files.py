@@ -24,6 +24,14 @@ _REMEDIES = {
     errno.ENOTEMPTY: "move the folder away",
 }
 _LONGEST_SHOWN = 200
+Stamp = tuple[int, int]
+"""Time of the last change (ns) and size (bytes) of a file."""
+
+
+def stamp_file(path: Path) -> Stamp:
+    """Return what changes where a file is replaced. Raises FileNotFoundError."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 @contextmanager

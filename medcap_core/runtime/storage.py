@@ -2,12 +2,11 @@
 
 import errno
 import hashlib
-import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,17 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medcap_core.errors import ConfigFault, RunFault, first_line
-from medcap_core.runtime.cache import cache_root, check_free_space, write_atomically
+from medcap_core.runtime.cache import cache_root
 from medcap_core.runtime.outage import Outage, is_lasting, is_refusal
-from medcap_core.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 """Pauses between attempts double from the first to the longest."""
-FILES_BETWEEN_NOTES = 1000
-"""After so many copied files it is noted which are there, so that a kill loses no more."""
 NUM_TRANSFERS = 16
 """Files in transfer at once; they wait for the network more than for this machine."""
 
@@ -142,38 +138,10 @@ class Storage:
 
     def put_all(self, files: Iterable[tuple[Path, str]]) -> None:
         """Put several files at once, in no order; those that are gone meanwhile are left out."""
-        with _start_transfers() as pool:
+        with start_transfers() as pool:
             for transfer in [pool.submit(self.put, local, name) for local, name in files]:
                 with suppress(FileNotFoundError):
                     transfer.result()
-
-    def copy_to(self, folder: Path, files: Mapping[str, StoredFile], progress: Progress, what: str) -> None:
-        """Bring the copies in `folder` up to date with `files`, by size and version; `what` names the step.
-
-        Notes on what is there lie beside the folder. Files that an earlier call has copied, and `files` lacks, go.
-        Raises FileNotFoundError where one goes away meanwhile.
-        """
-        notes = notes_path(folder)
-        known = _read_notes(notes)
-        for name in known.keys() - files.keys():
-            (folder / name).unlink(missing_ok=True)
-            del known[name]
-        wanted = [name for name, file in files.items() if known.get(name) != file or not (folder / name).is_file()]
-        if not wanted:
-            return
-        check_free_space(folder, sum(files[name].num_bytes for name in wanted), f"the copy of {self.url}")
-        progress(what, 0, len(wanted))
-        try:
-            with _start_transfers() as pool:
-                transfers = [(name, pool.submit(self.get, name, folder / name)) for name in wanted]
-                for num_done, (name, transfer) in enumerate(transfers, start=1):
-                    transfer.result()
-                    known[name] = files[name]
-                    progress(what, num_done, len(wanted))
-                    if num_done % FILES_BETWEEN_NOTES == 0:
-                        _write_notes(notes, known)
-        finally:
-            _write_notes(notes, known)
 
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it is there."""
@@ -301,28 +269,13 @@ class Storage:
 
 
 @contextmanager
-def _start_transfers() -> Iterator[ThreadPoolExecutor]:
+def start_transfers() -> Iterator[ThreadPoolExecutor]:
+    """Start threads for several transfers at once; at the end, those not begun are given up."""
     with ThreadPoolExecutor(NUM_TRANSFERS, thread_name_prefix="storage") as pool:
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def notes_path(folder: Path) -> Path:
-    """Return the file with the versions of the copies in a folder; without it all are copied again."""
-    return folder.with_name(f"{folder.name}.copied.json")
-
-
-def _read_notes(path: Path) -> dict[str, StoredFile]:
-    try:
-        return {name: StoredFile(*entry) for name, entry in json.loads(path.read_bytes()).items()}
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
-
-
-def _write_notes(path: Path, known: Mapping[str, StoredFile]) -> None:
-    write_atomically(path, json.dumps({name: (file.num_bytes, file.version) for name, file in known.items()}))
 
 
 def _stays(name: str) -> bool:

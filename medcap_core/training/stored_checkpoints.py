@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medcap_core.runtime.files import Stamp, stamp_file
 from medcap_core.runtime.storage import Storage, working_directory
 
 LARGE_BYTES = 64_000_000
@@ -22,7 +23,6 @@ _HISTORY = "checkpoints/history.json"
 _EPOCHS = "checkpoints/epochs/"
 """What `checkpoint_every_epoch` keeps, from which no trial goes on."""
 _LOG = "log.txt"
-_Stamp = tuple[int, int]
 
 
 class StoredCheckpoints:
@@ -33,7 +33,7 @@ class StoredCheckpoints:
         self.checkpoints = self.folder / "checkpoints"
         self.best_weights = self.checkpoints / "best" / "weights.safetensors"
         self._remote = Storage(url) / f"trials/{trial}"
-        self._sent: dict[str, _Stamp] = {}
+        self._sent: dict[str, Stamp] = {}
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._upload: Future[None] | None = None
 
@@ -89,7 +89,7 @@ class StoredCheckpoints:
     def push(self) -> None:
         """Upload what has changed since the last time."""
         for name in self._changed():
-            stamp = _stamp(self.folder / name)
+            stamp = stamp_file(self.folder / name)
             self._remote.put(self.folder / name, name)
             self._sent[name] = stamp
 
@@ -114,15 +114,15 @@ class StoredCheckpoints:
     def _changed(self) -> list[str]:
         return _in_order(name for name, stamp in self._stamp_all().items() if self._sent.get(name) != stamp)
 
-    def _stamp_all(self) -> dict[str, _Stamp]:
+    def _stamp_all(self) -> dict[str, Stamp]:
         """List the size and time of each whole file of the trial that is stored, by name."""
         paths = [path for path in self.checkpoints.rglob("*") if path.is_file()] + [self.folder / _LOG]
         names = {path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()}
-        return {name: _stamp(path) for name, path in names.items() if "/." not in name}
+        return {name: stamp_file(path) for name, path in names.items() if "/." not in name}
 
-    def _link_changed(self) -> dict[str, _Stamp]:
+    def _link_changed(self) -> dict[str, Stamp]:
         """Give the changed files second names, under which they stay as they are while the trial replaces them."""
-        changed = {name: _stamp(self.folder / name) for name in self._changed()}
+        changed = {name: stamp_file(self.folder / name) for name in self._changed()}
         shutil.rmtree(self._links, ignore_errors=True)
         for name in changed:
             link = self._links / name
@@ -130,7 +130,7 @@ class StoredCheckpoints:
             link.hardlink_to(self.folder / name)
         return changed
 
-    def _push_copy(self, changed: dict[str, _Stamp]) -> None:
+    def _push_copy(self, changed: dict[str, Stamp]) -> None:
         for name, stamp in changed.items():
             self._remote.put(self._links / name, name)
             self._sent[name] = stamp
@@ -159,8 +159,3 @@ def _read_epochs(history: bytes | None) -> list[object]:
     except ValueError:
         return []
     return epochs
-
-
-def _stamp(path: Path) -> _Stamp:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size

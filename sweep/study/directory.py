@@ -1,5 +1,6 @@
 """The run directory: choosing a free one, locking it for one process, loading its space and records."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def show_path(path: Path) -> str:
 def find_url(directory: Path) -> str | None:
     """Return the URL of the run of which `directory` is this machine's copy; None for a run that is a directory."""
     try:
-        return RunPaths(directory).url.read_text(encoding="utf-8").strip() or None
-    except OSError:
+        url: str = json.loads(RunPaths(directory).mirror.read_bytes())["url"]
+    except (OSError, ValueError):
         return None
+    return url
 
 
 def show_run(directory: Path) -> str:

@@ -19,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from medcap_core.errors import RunFault
-from medcap_core.runtime.files import replace_text
+from medcap_core.runtime.copies import copy_folder, notes_path
+from medcap_core.runtime.files import Stamp, replace_text, stamp_file
 from medcap_core.runtime.progress import ignore_progress
-from medcap_core.runtime.storage import Storage, is_url, notes_path, working_directory
+from medcap_core.runtime.storage import Storage, is_url, working_directory
 from sweep.study.directory import check_new_directory, find_holder, take_lock
 from sweep.study.paths import RunPaths
 
@@ -31,7 +32,6 @@ DRIVER, _PROBE = "driver.json", ".probe"
 _OF_THIS_MACHINE = ("run.lock", "ray", "best.partial")
 _OF_TRIALS = ("checkpoints", "log.txt", "progress.json")
 """What lies in a trial's folder and is stored by the trial, or by nobody."""
-_Stamp = tuple[int, int]
 
 
 class Mirror:
@@ -42,7 +42,7 @@ class Mirror:
         self.url = self.storage.url
         self.directory = working_directory(self.url).resolve()
         self._token = ""
-        self._sent: dict[str, _Stamp] = {}
+        self._sent: dict[str, Stamp] = {}
         """Size and time of each local file when it was sent."""
         self._lock = threading.Lock()
         self._given_up: set[str] = set()
@@ -86,17 +86,18 @@ class Mirror:
         files = {name: file for name, file in self.storage.list_files().items() if _is_kept(name)}
         if driver is None or paths.space.name not in files:
             raise RunFault(f"{self.url} holds no run; give the URL that one was begun with by --out.")
-        self._state_path.unlink(missing_ok=True)  # until `begin` this folder is no driver's
+        self._token = ""  # until `begin` this folder is no driver's
+        self._save_state()
         if not notes_path(self.directory).is_file():  # it was, and its files may be others than those it got
             for path in self.directory.iterdir():
                 if path != paths.lock:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
-            self.storage.copy_to(self.directory, files, ignore_progress, "fetching the run")
+            copy_folder(self.storage, self.directory, files, ignore_progress, "fetching the run")
         except FileNotFoundError as error:
             raise RunFault(f"{self.url}: a file went away while it was copied ({error}); try again.") from error
-        self._sent = {name: _stamp(self.directory / name) for name in files}
-        self._note_url()
+        self._sent = {name: stamp_file(self.directory / name) for name in files}
+        self._save_state()
 
     def begin(self) -> None:
         """Take the run over, once the storage has all that this folder has. Raises StorageFault."""
@@ -108,7 +109,6 @@ class Mirror:
         notes_path(self.directory).unlink(missing_ok=True)
         self._token = token
         self._save_state()
-        self._note_url()
         if has_trials:
             self._following = self._thread.submit(self._follow)
 
@@ -171,11 +171,11 @@ class Mirror:
     def _upload(self, files: dict[str, Path]) -> None:
         """Upload files that are not as when they were sent. A model's mark is away while the model is replaced."""
         mark = RunPaths(self.directory).best_model_trial.relative_to(self.directory).as_posix()
-        changed: dict[str, _Stamp] = {}
+        changed: dict[str, Stamp] = {}
         for name, path in files.items():
             with contextlib.suppress(FileNotFoundError):  # replaced at this moment: next time
-                if self._sent.get(name) != _stamp(path):
-                    changed[name] = _stamp(path)
+                if self._sent.get(name) != stamp_file(path):
+                    changed[name] = stamp_file(path)
         if mark in changed:
             self.storage.remove(mark)
         with contextlib.ExitStack() as copies:
@@ -197,24 +197,16 @@ class Mirror:
             files |= {(place / name).as_posix(): Path(folder) / name for name in names}
         return {name: path for name, path in files.items() if _is_kept(name) and path not in records}
 
-    @property
-    def _state_path(self) -> Path:
-        return self.directory / ".mirror.json"
-
     def _load_state(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            state = json.loads(self._state_path.read_bytes())
+        with contextlib.suppress(FileNotFoundError, ValueError):  # there may have been a power cut
+            state = json.loads(RunPaths(self.directory).mirror.read_bytes())
             self._token = state["token"]
             self._sent = {name: (stamp[0], stamp[1]) for name, stamp in state["sent"].items()}
 
-    def _note_url(self) -> None:
-        replace_text(RunPaths(self.directory).url, f"{self.url}\n")
-
     def _save_state(self) -> None:
-        """Not before `begin`: without a token this folder is no driver's."""
         with self._lock:
-            if self._token:
-                replace_text(self._state_path, json.dumps({"token": self._token, "sent": self._sent}))
+            state = {"url": self.url, "token": self._token, "sent": self._sent}
+            replace_text(RunPaths(self.directory).mirror, json.dumps(state))
 
 
 def find_place(name: Path | str) -> tuple[Path, Mirror | None]:
@@ -277,8 +269,3 @@ def _copy_if_database(path: Path, copies: contextlib.ExitStack) -> Path:
     except sqlite3.Error:  # damaged or locked for long, and made anew from the records
         return path
     return copy
-
-
-def _stamp(path: Path) -> _Stamp:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size

@@ -35,7 +35,7 @@ class RunPaths:
         self.database = root / "study.db"  # Optuna's storage, a mirror of the records
         self.warm_start = root / "warm_start.json"  # trials of earlier runs, see `sweep.study.warm_start`
         self.run_seconds = root / "run_seconds.txt"  # how long the search has gone on, see `sweep.study.stopping`
-        self.url = root / ".url.txt"  # where the run is kept, in this machine's copy of a run under a URL
+        self.mirror = root / ".mirror.json"  # of this machine's copy of a run under a URL, see `sweep.study.mirror`
         self.provenance = root / "provenance.json"  # one entry a start
         self.skipped_records = root / "skipped_records.csv"
         self.duplicate_images = root / "duplicate_images.csv"
