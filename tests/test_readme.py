@@ -3,8 +3,11 @@
 import ast
 import importlib
 import importlib.util
+import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import tomllib
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
 import pytest
 import typer
 import yaml
@@ -24,6 +28,7 @@ from sweep.space.overrides import apply_overrides
 from sweep.space.schema import SETTINGS, Resources
 from sweep.space.yaml_text import find_space
 from tests.support import REPOSITORY
+from tests.support.real_runs import wait_until
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -245,8 +250,11 @@ def test_the_ready_files_of_clusters_are_whole() -> None:
     texts = {path.name: path.read_text("utf-8") for path in examples.iterdir()}
     manifest = yaml.safe_load(texts["rayjob.yaml"])
     assert manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    assert "\n" not in manifest["spec"]["entrypoint"]
     machines = yaml.safe_load(texts["ray_up.yaml"])
     assert machines["available_node_types"][machines["head_node_type"]]["resources"] == {"CPU": 0}
+    (ray,) = importlib.util.find_spec("ray").submodule_search_locations
+    jsonschema.validate(machines, json.loads((Path(ray) / "autoscaler" / "ray-schema.json").read_text()))
     subprocess.run(["bash", "-n", examples / "slurm.sh"], check=True)
     for text in texts.values():
         for command in re.findall(r"medcap run .*?(?=\|\||&$|'\n|\n\S|\Z)", text.replace("\\\n#", " "), re.S | re.M):
@@ -254,3 +262,27 @@ def test_the_ready_files_of_clusters_are_whole() -> None:
             parse(find_module(words))
         for name in re.findall(r"--set resources\.(\w+)=", text):
             assert name in Resources.model_fields
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_the_slurm_script_requeues_a_job_that_was_not_cancelled(state: str, tmp_path: Path) -> None:
+    """`scancel` sends SIGTERM too, but leaves the job COMPLETING; stand-ins for what the script calls."""
+    stand_ins = {
+        "scontrol": '[ "$1" = show ] && echo node1 || touch requeued',
+        "squeue": f"echo {state}",
+        "python": "echo 1",
+        "ray": "",
+        "srun": "",
+        "medcap": '[ "$1" = run ] || exit 2; sleep 60 & trap "kill $!; exit 130" TERM; touch started; wait',
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o700)
+    slurm = {"SLURM_JOB_NODELIST": "node1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_NUM_NODES": "1"}
+    environment = slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    script = REPOSITORY / "docs" / "examples" / "slurm.sh"
+    with subprocess.Popen(["bash", script], cwd=tmp_path, env=environment, text=True) as job:
+        wait_until((tmp_path / "started").exists, "the sweep started", job)
+        job.terminate()
+    assert job.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "requeued").exists() == (state == "RUNNING")

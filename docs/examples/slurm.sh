@@ -14,8 +14,8 @@ set -euo pipefail
 
 RUN=${RUN:-$HOME/runs/lora}  # on a file system that all nodes share, or a URL
 SPACE=${SPACE:-lora}
-export MEDCAP_CACHE=${MEDCAP_CACHE:-/tmp/$USER/medcap}  # a disk of each node
-export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/$USER}
+export MEDCAP_CACHE=${MEDCAP_CACHE:-/tmp/$(id -un)/medcap}  # a disk of each node
+export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/$(id -un)}
 # Other users reach these nodes too: only who has the token in this home folder gets in.
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 ray get-auth-token --generate >/dev/null
@@ -25,21 +25,42 @@ head=${hosts[0]}
 port=$((20000 + SLURM_JOB_ID % 20000))
 gpus=${SLURM_GPUS_ON_NODE:-0}
 
+# Waits until Ray has $1 nodes, up to five minutes.
+wait_for() {
+    local count="import ray; ray.init('$head:$port', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+    local end=$((SECONDS + 300))
+    until [ "$(timeout 60 python -c "$count" 2>/dev/null)" = "$1" ]; do
+        if [ $SECONDS -gt $end ]; then
+            echo "Ray did not start on $1 nodes within five minutes." >&2
+            exit 1
+        fi
+        sleep 2
+    done
+}
+
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block &
-sleep 20  # the head listens before the others join
+wait_for 1  # the head listens before the others join
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
         ray start --address="$head:$port" --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block &
-    sleep 20
+    wait_for "$SLURM_JOB_NUM_NODES"
 fi
 
-# This script runs on the head node. SIGTERM, 120 s before the end, stops the sweep at a point from which it goes on.
+# SIGTERM, 120 s before the end, stops the sweep at a point from which it goes on. A job that scancel ends is no longer
+# RUNNING, and stays ended.
+sweep=
+stop() {
+    kill -TERM "$sweep" || true
+    wait "$sweep" || [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ] ||
+        scontrol requeue "$SLURM_JOB_ID"
+}
+trap stop TERM
+# This script runs on the head node.
 if medcap status "$RUN" >/dev/null 2>&1; then
     medcap run --resume "$RUN" --address "$head:$port" &
 else
     medcap run "$SPACE" --out "$RUN" --address "$head:$port" &
 fi
 sweep=$!
-trap 'kill -TERM $sweep; wait $sweep || true; scontrol requeue "$SLURM_JOB_ID"' TERM
-wait $sweep
+wait "$sweep"
