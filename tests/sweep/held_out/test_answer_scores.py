@@ -32,11 +32,9 @@ def test_items_are_questions_on_scans() -> None:
 def test_each_volume_is_asked_what_its_two_scans_are_asked() -> None:
     """The volume of scan i stands in for that of scan i + 1."""
     wanted = ask().list_wanted()
-    assert wanted[0] == (DIAGNOSIS_QUESTION, SIDE, NODULE)
-    assert wanted[1] == (DIAGNOSIS_QUESTION, SIDE, NODULE)
+    assert wanted[0] == wanted[1] == (DIAGNOSIS_QUESTION, SIDE, NODULE)
+    assert wanted[6] == wanted[7] == (DIAGNOSIS_QUESTION, SIDE)
     assert wanted[4] == (SIDE, DIAGNOSIS_QUESTION)
-    assert wanted[6] == (DIAGNOSIS_QUESTION, SIDE)
-    assert wanted[7] == (DIAGNOSIS_QUESTION, SIDE)
 
 
 def test_subjects_are_units_and_scans_without_one_are_their_own() -> None:
@@ -53,10 +51,8 @@ def test_unseen_cohorts_are_those_that_training_lacks() -> None:
 
 
 def test_scopes() -> None:
-    assert {scope: places.tolist() for scope, places in find_scopes(ask(), ["green"]).items()} == {
-        "unseen": [0, 1, 2, 6],
-        "all": list(range(8)),
-    }
+    scopes = {scope: places.tolist() for scope, places in find_scopes(ask(), ["green"]).items()}
+    assert scopes == {"unseen": [0, 1, 2, 6], "all": list(range(8))}
     assert list(find_scopes(ask(), [])) == ["all"]
 
 
@@ -94,11 +90,8 @@ def test_answers_by_kind() -> None:
     assert everything is not None
     assert scores.unseen is not None
     assert everything.overall.num_questions == 13
-    assert {kind: score.num_questions for kind, score in everything.kinds.items()} == {
-        "diagnosis": 6,
-        "side": 6,
-        "finding": 1,
-    }
+    counts = {kind: score.num_questions for kind, score in everything.kinds.items()}
+    assert counts == {"diagnosis": 6, "side": 6, "finding": 1}
     # "It is MCI" and "alzheimer's disease" name the right class in other words: they match no word of the truth.
     assert everything.kinds["diagnosis"].exact_match == pytest.approx(1 / 6)
     assert everything.kinds["side"].exact_match == pytest.approx(4 / 6)

@@ -68,14 +68,11 @@ def fill(study: Study) -> TestResults:
 
 def test_every_row_is_written_as_it_comes(study: Study) -> None:
     rows = open_rows(study)
-    assert rows.lacks("zero_shot")
     facts = {"side": FactScore(accuracy=0.5, interval=(0.25, 0.75), num_images=60)}
     rows.keep("zero_shot", build_score(0.0, facts=facts))
     rows.keep("trial_0002", build_score(2.0))
     kept = open_rows(study)
-    assert not kept.lacks("zero_shot")
-    assert not kept.lacks("trial_0002")
-    assert kept.lacks("trial_0003")
+    assert [kept.lacks(row) for row in ("zero_shot", "trial_0002", "trial_0003")] == [False, False, True]
     assert kept.results.facts == {"zero_shot": facts}
     assert kept.results.variety == {"zero_shot": VARIETY, "trial_0002": VARIETY}
     assert list(kept.results.trials) == ["trial_0002"]
@@ -89,23 +86,15 @@ def test_scores_that_are_there_are_never_changed(study: Study) -> None:
     """Where the table of images was deleted it is made anew beside the scores, which stay."""
     study.write_test_metrics(TestResults(zero_shot={"CIDEr": 0.125}, trials={"trial_0001": {"CIDEr": 0.25}}))
     rows = open_rows(study)
-    assert rows.lacks("zero_shot")
-    assert rows.lacks("trial_0001")
-    rows.keep("zero_shot", build_score(0.7))
-    rows.keep("trial_0001", build_score(0.7))
+    for row in ("zero_shot", "trial_0001"):
+        assert rows.lacks(row)
+        rows.keep(row, build_score(0.7))
     kept = study.read_test_metrics()
-    assert kept.zero_shot == {"CIDEr": 0.125}
-    assert kept.trials == {"trial_0001": {"CIDEr": 0.25}}
+    assert (kept.zero_shot, kept.trials) == ({"CIDEr": 0.125}, {"trial_0001": {"CIDEr": 0.25}})
     assert set(kept.intervals) == {"zero_shot", "trial_0001"}
     assert not rows.lacks("zero_shot")
     rows.forget(["zero_shot"])
     assert rows.lacks("zero_shot")
-
-
-def test_deleted_tables_are_made_anew(study: Study) -> None:
-    fill(study)
-    study.paths.image_scores.unlink()
-    assert open_rows(study).lacks("zero_shot")
 
 
 def test_what_is_read_equals_what_was_written(study: Study) -> None:
@@ -116,6 +105,8 @@ def test_what_is_read_equals_what_was_written(study: Study) -> None:
     rows.finish("trial_0003", CASES)
     assert rows.results == results == study.read_test_metrics()
     assert study.paths.image_scores.read_bytes() == before
+    study.paths.image_scores.unlink()
+    assert open_rows(study).lacks("zero_shot")  # the table is to be made anew
 
 
 def test_rows_are_compared_and_best_counts_once(study: Study) -> None:
@@ -174,20 +165,14 @@ def test_repeats_over_seeds_are_grouped(study: Study) -> None:
     assert zero_shot.p_value == 1
 
 
-def test_a_group_can_be_the_baseline(study: Study) -> None:
-    study.space = study.space.model_copy(update={"baseline": "lora"})
-    comparisons = fill(study).comparisons
-    assert comparisons is not None
-    assert (comparisons.baseline, comparisons.missing_baseline) == ("lora", None)
+def test_a_group_can_be_the_baseline_and_one_without_scores_gives_way_to_zero_shot(study: Study) -> None:
+    for wanted, baseline in (("trial_0009", "zero_shot"), ("lora", "lora")):
+        study.space = study.space.model_copy(update={"baseline": wanted})
+        comparisons = fill(study).comparisons
+        assert comparisons is not None
+        assert (comparisons.baseline, comparisons.missing_baseline or baseline) == (baseline, wanted)
     assert comparisons.rows["zero_shot"].difference == pytest.approx(-2.25)
     assert comparisons.rows["trial_0003"].difference == pytest.approx(0.25)
-
-
-def test_a_baseline_without_scores_gives_way_to_zero_shot(study: Study) -> None:
-    study.space = study.space.model_copy(update={"baseline": "trial_0009"})
-    comparisons = fill(study).comparisons
-    assert comparisons is not None
-    assert (comparisons.baseline, comparisons.missing_baseline) == ("zero_shot", "trial_0009")
 
 
 def test_configs_that_look_alike_are_no_repeats(create: Create) -> None:

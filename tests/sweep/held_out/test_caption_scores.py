@@ -60,9 +60,7 @@ def test_one_case_has_scores_but_no_intervals(tmp_path: Path) -> None:
     score = score_captions(split, split.captions, FOUR, {}, seed=0)
     assert score.intervals == {}
     assert score.scores["METEOR"] == 1
-    assert describe_resampling(split.records, "case", "image") == Resampling(
-        unit="case", num_units=1, num_resamples=1000
-    )
+    assert describe_resampling(split.records, "case", "image").num_units == 1
 
 
 @pytest.mark.usefixtures("meteor")

@@ -84,9 +84,7 @@ def test_tables_go_to_files_of_their_own(answered: Path) -> None:
 
 def test_examples_have_slices_and_what_was_right(answered: Path) -> None:
     said, right, wrong = build_answer_samples(load_results(answered), with_images=True)
-    assert isinstance(said, Text)
-    assert isinstance(right, Gallery)
-    assert isinstance(wrong, Gallery)
+    assert isinstance(said, Text) and isinstance(right, Gallery) and isinstance(wrong, Gallery)
     assert said.text.startswith("Scans of unseen cohorts by the share of their questions")
     # Shares of right answers: test-0 2/2, test-2 1/2, test-6 1/2, test-1 0/3; test-0 and test-1 are of one subject.
     assert [picture.title for picture in right.pictures] == ["test-0", "test-2"]

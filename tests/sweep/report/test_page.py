@@ -21,36 +21,25 @@ def test_text_of_the_run_is_never_markup(reported: tuple[Path, Page]) -> None:
     assert not [tag for tag, _ in page.elements if tag == "b"]
     markdown = (directory / "report.md").read_text(encoding="utf-8")
     assert "<script>" not in markdown.replace("\\<script\\>", "")
-    (row,) = [line for line in markdown.splitlines() if line.startswith("| - | trial_0001")]
-    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", _heading(markdown)))
-
-
-def _heading(markdown: str) -> str:
-    return next(line for line in markdown.splitlines() if line.startswith("| Rank"))
+    head, row = [line for line in markdown.splitlines() if line.startswith(("| Rank", "| - | trial_0001"))]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", head))
 
 
 def test_nothing_on_the_page_is_loaded_from_elsewhere(reported: tuple[Path, Page]) -> None:
     _, page = reported
-    addresses = [
-        value
-        for _, found in page.elements
-        for name, value in found.items()
-        if name in ("src", "href", "srcset", "action")
-    ]
+    names = ("src", "href", "srcset", "action")
+    addresses = [str(found[name]) for _, found in page.elements for name in names if name in found]
     assert addresses
-    assert all(address is not None and address.startswith(("#", "data:")) for address in addresses)
-    (policy,) = [found["content"] for tag, found in page.elements if found.get("http-equiv")]
-    assert policy is not None
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    (policy,) = [str(found["content"]) for tag, found in page.elements if found.get("http-equiv")]
     assert policy.startswith("default-src 'none'")
 
 
 def test_every_plot_and_picture_has_an_alternative_and_a_table(reported: tuple[Path, Page]) -> None:
     _, page = reported
     tables = {found["id"] for tag, found in page.elements if tag == "table"}
-    linked = {
-        str(found["href"])[1:] for tag, found in page.elements if tag == "a" and "table-" in str(found.get("href"))
-    }
-    assert linked <= tables
+    addresses = {str(found.get("href")) for tag, found in page.elements if tag == "a"}
+    assert {address[1:] for address in addresses if "table-" in address} <= tables
     assert "table-importances" in tables
     for _, found in page.elements:
         if found.get("class") == "plot":

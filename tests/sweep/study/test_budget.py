@@ -25,9 +25,8 @@ def set_hours(study: Study, max_hours: float) -> None:
 
 
 def start(study: Study) -> tuple[Ledger, TrialRecord]:
-    view = SweepView(
-        Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
-    )
+    console, objective = Console(file=io.StringIO()), study.space.objective
+    view = SweepView(console, name="run", total_trials=9, header_lines=[], objective=objective)
     record = next_trial(study)
     study.start(record.name)
     return Ledger(study, view), record

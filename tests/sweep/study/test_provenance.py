@@ -50,13 +50,10 @@ def test_each_start_adds_an_entry_and_only_an_orderly_end_is_noted(tmp_path: Pat
     begin(tmp_path, ["--resume", "runs/a-001"])
     end_provenance(tmp_path)
     first, second = read_provenance(tmp_path)
-    assert first.command == ["space.yaml", "--seed", "3"]
-    assert first.ended_at is None
+    assert (first.command, first.ended_at) == (["space.yaml", "--seed", "3"], None)
     assert second.command == ["--resume", "runs/a-001"]
-    assert second.ended_at is not None
-    assert second.started_at <= second.ended_at
-    assert (second.data, second.model) == (DATA, MODEL)
-    assert second.gpus == ["NVIDIA H100"]
+    assert second.started_at <= (second.ended_at or "")
+    assert (second.data, second.model, second.gpus) == (DATA, MODEL, ["NVIDIA H100"])
     assert second.num_cpus
 
 
@@ -112,23 +109,20 @@ def test_versions_are_the_installed_ones_and_none_where_there_is_none(monkeypatc
     assert find_versions() == {"no-such-package-here": None}
 
 
-def test_a_checkout_tells_its_commit_and_whether_it_was_changed(checkout: Path) -> None:
+def test_a_checkout_tells_its_commit_and_whether_it_changed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     (checkout / "new.txt").write_text("not under version control")
     assert describe_checkout(checkout) == Checkout(commit=commit, dirty=False)
     (checkout / "code.py").write_text("one = 2\n")
     assert describe_checkout(checkout) == Checkout(commit=commit, dirty=True)
-
-
-def test_a_folder_inside_another_checkout_is_none(checkout: Path) -> None:
-    inside = checkout / "venv" / "site-packages"
+    inside, empty = checkout / "venv" / "site-packages", checkout / "empty"
     inside.mkdir(parents=True)
+    empty.mkdir()
+    git(empty, "init", "--quiet")
     assert describe_checkout(inside) is None
-
-
-def test_a_checkout_without_git_or_commit_is_none(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_checkout(empty) is None  # it has no commit
     monkeypatch.setenv("PATH", "")
-    assert describe_checkout(checkout) is None
+    assert describe_checkout(checkout) is None  # git is not found
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}'])

@@ -40,11 +40,8 @@ def test_a_finished_run_is_read_whole(create: Create) -> None:
     study = create(space(trials=5, sampler="random"))
     fill(study)
     results = load_results(finish(study))
-    assert results.status is RunStatus.FINISHED
-    assert results.faults == []
-    assert results.num_finished == 5
-    assert results.best is not None
-    assert results.best.name == study.best()[0].name
+    assert (results.status, results.faults, results.num_finished) == (RunStatus.FINISHED, [], 5)
+    assert results.best == study.best()[0]
     assert list(results.test_rows) == ["best", "zero_shot", "caption_prior", "shuffled_images"]
     assert results.score_names == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
     assert results.captions is not None

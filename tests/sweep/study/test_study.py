@@ -37,22 +37,15 @@ def test_what_optuna_and_the_table_know_of_each_state(create: Create) -> None:
     for _ in range(3):
         run_one(study, 2.0, 3.0, 2.5, 2.75)
     run_one(study, 1.0)
-    failed, stopped, running, pending = (study.propose() for _ in range(4))
-    assert failed and stopped and running and pending
+    failed, stopped, running, _ = (next_trial(study) for _ in range(4))
     study.report(failed.name, report_of(failed, 1, 9.0))
     study.finish(failed.name, TrialState.FAILED, "step 3: the loss is not finite; lower learning_rate")
     study.report(stopped.name, report_of(stopped, 1, 9.0))
     study.finish(stopped.name, TrialState.STOPPED, "interrupted")
     study.start(running.name)
     trials = read_optuna(study.directory)
-    assert [trial.state for trial in trials] == [
-        *[OptunaState.COMPLETE] * 3,
-        OptunaState.PRUNED,
-        OptunaState.FAIL,
-        OptunaState.RUNNING,
-        OptunaState.RUNNING,
-        OptunaState.RUNNING,
-    ]
+    states = [trial.state.name for trial in trials]
+    assert states == [*["COMPLETE"] * 3, "PRUNED", "FAIL", *["RUNNING"] * 3]
     assert trials[0].value == 3.0
     assert trials[0].intermediate_values == {25: 2.0, 50: 3.0, 75: 3.0, 100: 3.0}
     assert trials[3].intermediate_values == {25: 1.0}
@@ -89,8 +82,7 @@ def test_a_trial_without_a_finite_cider_failed(create: Create) -> None:
 
 
 def test_an_untrained_trial_has_one_report_and_no_epochs(create: Create) -> None:
-    grid = {"search": {"freeze": {"grid": ["zero_shot", "lora"]}}, "sampler": "grid", "first_points": []}
-    study = create(space(**grid))
+    study = create(space(search={"freeze": {"grid": ["zero_shot", "lora"]}}, sampler="grid", first_points=[]))
     record = next_trial(study)
     assert study.report(record.name, report_of(record, 0, 0.25, num_epochs=0))
     study.finish(record.name, TrialState.SUCCEEDED)
@@ -102,8 +94,7 @@ def test_an_untrained_trial_has_one_report_and_no_epochs(create: Create) -> None
 
 
 def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(create: Create) -> None:
-    study = create(space())
-    trainer = Trainer()
+    study, trainer = create(space()), Trainer()
     trainer.run(study)
     assert study.records[0].point == CONDITIONAL["first_points"][0]
     assert trainer.proposed == [f"trial_{number:04d}" for number in range(5)]
@@ -113,8 +104,7 @@ def test_first_points_come_first_then_the_sampler_until_the_number_is_reached(cr
 
 
 def test_a_grid_is_walked_row_by_row_and_each_seed(create: Create) -> None:
-    grid = {"search": {"freeze": {"grid": ["full", "lora"]}}, "seeds": [3, 5], "sampler": "grid", "first_points": []}
-    study = create(space(**grid))
+    study = create(space(search={"freeze": {"grid": ["full", "lora"]}}, seeds=[3, 5], sampler="grid", first_points=[]))
     Trainer().run(study)
     rows = [(record.config.freeze.value, record.config.seed) for record in study.records]
     assert rows == [("full", 3), ("full", 5), ("lora", 3), ("lora", 5)]
@@ -159,16 +149,15 @@ def test_two_trials_at_once_are_two_trials(create: Create) -> None:
 
 def test_fields_that_do_not_go_together_are_drawn_again(create: Create) -> None:
     search = {"batch_size": {"choice": [8, 9]}, "accumulation_steps": {"choice": [4, 9]}, "num_epochs": {"int": [1, 9]}}
-    study = create(build_space({"name": "odd", "search": search, "sampler": "random", "trials": 6}, "test"))
-    pairs = {(r.config.batch_size, r.config.accumulation_steps) for r in (study.propose() for _ in range(6)) if r}
-    assert pairs <= {(8, 4), (9, 9)}
-    assert len(study.records) == 6
+    study = create(space(search=search, sampler="random", first_points=[], trials=6))
+    configs = [next_trial(study).config for _ in range(6)]
+    assert {(config.batch_size, config.accumulation_steps) for config in configs} <= {(8, 4), (9, 9)}
 
 
 def test_a_config_is_repeated_only_when_the_space_is_exhausted(create: Create) -> None:
     search = {"lora_rank": {"choice": [2, 3, 5]}}
-    study = create(build_space({"name": "tiny", "search": search, "sampler": "random", "trials": 4}, "test"))
-    ranks = [record.config.lora_rank for record in (study.propose() for _ in range(4)) if record]
+    study = create(space(search=search, sampler="random", first_points=[], trials=4))
+    ranks = [next_trial(study).config.lora_rank for _ in range(4)]
     assert sorted(ranks[:3]) == [2, 3, 5]
     assert ranks[3] in (2, 3, 5)
 
@@ -230,12 +219,8 @@ def test_a_known_epoch_changes_nothing_and_gets_its_answer_again(create: Create)
     for _ in range(3):
         run_one(study, 2.0, 3.0, 3.0, 3.0)
     record = next_trial(study)
-    assert study.report(record.name, report_of(record, 1, 2.5))
-    assert study.report(record.name, report_of(record, 1, 9.9))
-    assert not study.report(record.name, report_of(record, 2, 2.6))
-    assert study.report(record.name, report_of(record, 1, 9.9))
-    assert not study.report(record.name, report_of(record, 2, 9.9))
-    assert not study.report(record.name, report_of(record, 3, 9.9))
+    for epoch, cider in ((1, 2.5), (1, 9.9), (2, 2.6), (1, 9.9), (2, 9.9), (3, 9.9)):
+        assert study.report(record.name, report_of(record, epoch, cider)) == (epoch == 1)
     assert [epoch.score for epoch in record.epochs] == [2.5, 2.6]
 
 
@@ -325,6 +310,9 @@ def test_a_trial_that_patience_ended_is_whole(create: Create) -> None:
     assert patient.reason == "ended by patience: 2 epochs without a better CIDEr"
     assert (patient.best_epoch, patient.epochs_done, patient.is_whole) == (1, 3, True)
     assert patient.build_curve() == {25: 4.0, 50: 4.0, 75: 4.0, 100: 4.0}
+    shown = build_row(patient)
+    assert (shown.trial, shown.state, shown.epochs_done, shown.num_epochs) == ("trial_0004", "SUCCEEDED", 3, 4)
+    assert (shown.last_score, shown.best_score, shown.seconds) == (3.0, 4.0, 3.0)
     whole, _ = run_one(study, 4.0, 5.0, 4.0, 4.0)
     assert whole.reason == ""
     row = pd.read_csv(study.directory / "trials.csv").iloc[patient.number]
@@ -366,12 +354,9 @@ def test_a_run_by_another_score_names_it_everywhere(create: Create) -> None:
         study.rescore(best.name, math.inf)
     study.rescore(best.name, 0.625)
     study.write_best(best)
-    path = study.paths.best_config
-    assert path.read_text().startswith(
-        "# trial_0000 of run: balanced accuracy 0.750 on validation after epoch 2 as the search saw it, 0.625 on the "
-        "whole split.\n"
-    )
-    again = load_space(path)
+    said = "# trial_0000 of run: balanced accuracy 0.750 on validation after epoch 2 as the search saw it, 0.625 on "
+    assert study.paths.best_config.read_text().startswith(f"{said}the whole split.\n")
+    again = load_space(study.paths.best_config)
     assert (again.objective.names, "objective" in again.fixed) == (("balanced_accuracy",), False)
     study.close()
     with Study.open(study.directory) as reopened:
@@ -385,46 +370,35 @@ def test_best_yaml_is_a_space_with_this_one_config(create: Create) -> None:
     study.write_best(best)
     path = study.paths.best_config
     assert path.read_text().startswith(f"# {best.name} of run: CIDEr {best.best_score:.3f} on validation")
-    copy = study.directory.parent / "copy"
-    with Study.create(copy, load_space(path)) as again:
-        record = next_trial(again)
-        assert record.config == best.config
+    with Study.create(study.directory.parent / "copy", load_space(path)) as again:
+        assert next_trial(again).config == best.config
         assert again.propose() is None
 
 
 def write_checkpoints(study: Study, trial: str) -> None:
     for name in ("last/state.safetensors", "best/weights.safetensors", "history.json"):
-        path = study.paths.trial(trial).root / "checkpoints" / name
+        path = study.paths.trial(trial).checkpoints / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
 def checkpoints(study: Study) -> list[list[str]]:
-    folders = [study.paths.trial(record.name).root / "checkpoints" for record in study.records]
+    folders = [study.paths.trial(record.name).checkpoints for record in study.records]
     return [sorted(path.name for path in folder.iterdir()) for folder in folders]
 
 
-def run_with_checkpoints(study: Study) -> None:
+@pytest.mark.parametrize("test", ["best", "all"])
+def test_ended_trials_keep_weights_only_if_among_the_best_three_or_still_to_be_tested(
+    create: Create, test: str
+) -> None:
+    study = create(fixed_length(1, test=test))
     for cider in (1.0, 4.0, 2.0, 3.0):
-        record, _ = run_one(study, cider)
-        write_checkpoints(study, record.name)
-    running = next_trial(study)
-    write_checkpoints(study, running.name)
-
-
-def test_ended_trials_keep_weights_only_if_among_the_best_three(create: Create) -> None:
-    study = create(fixed_length(1))
-    run_with_checkpoints(study)
+        write_checkpoints(study, run_one(study, cider)[0].name)
+    write_checkpoints(study, next_trial(study).name)
     study.tidy_checkpoints()
     kept = ["best", "history.json"]
-    assert checkpoints(study) == [["history.json"], kept, kept, kept, ["best", "history.json", "last"]]
-
-
-def test_with_every_row_to_be_tested_weights_stay_until_then(create: Create) -> None:
-    study = create(fixed_length(1, test="all"))
-    run_with_checkpoints(study)
-    study.tidy_checkpoints()
-    assert checkpoints(study)[0] == ["best", "history.json"]
+    weakest = kept if test == "all" else ["history.json"]
+    assert checkpoints(study) == [weakest, kept, kept, kept, ["best", "history.json", "last"]]
     study.write_test_metrics(TestResults(trials={"trial_0000": {"CIDEr": 0.5}}))
     study.tidy_checkpoints()
     assert checkpoints(study)[0] == ["history.json"]
@@ -433,29 +407,15 @@ def test_with_every_row_to_be_tested_weights_stay_until_then(create: Create) -> 
 def test_the_scores_of_the_test_split_are_kept(create: Create) -> None:
     study = create(fixed_length(1))
     assert study.read_test_metrics() == TestResults()
-    results = TestResults(zero_shot={"CIDEr": 0.25}, num_images=7, trials={"trial_0001": {"CIDEr": 1.5}})
+    given = {"zero_shot": {"CIDEr": 0.25}, "num_images": 7, "trials": {"trial_0001": {"CIDEr": 1.5}}}
+    results = TestResults.model_validate(given)
     study.write_test_metrics(results)
     assert study.read_test_metrics() == results
-    assert study.read_test_metrics().trials.keys() == {"trial_0001"}
     content = json.loads(study.paths.test_metrics.read_text())
-    assert content == {
-        "zero_shot": {"CIDEr": 0.25},
-        "num_images": 7,
-        "trials": {"trial_0001": {"CIDEr": 1.5}},
-        "groups": [],
-        "caption_preprocessing": "none",
-    }
+    assert content == given | {"groups": [], "caption_preprocessing": "none"}
     study.paths.test_metrics.write_text("[1")
     with pytest.raises(RunFault, match=r"test_metrics\.json is damaged"):
         study.read_test_metrics()
-
-
-def test_rows_for_the_live_table(create: Create) -> None:
-    study = create(fixed_length(2))
-    run_one(study, 2.0, 1.5)
-    row = build_row(study.records[0])
-    assert (row.trial, row.state, row.epochs_done, row.num_epochs) == ("trial_0000", "SUCCEEDED", 2, 2)
-    assert (row.last_score, row.best_score, row.seconds) == (1.5, 2.0, 2.0)
 
 
 def test_a_trial_that_lost_its_checkpoint_is_told_of_once(create: Create) -> None:

@@ -97,11 +97,7 @@ def test_a_resumed_run_proposes_what_an_uninterrupted_one_does(earlier: Path, tm
             r"none of its 5 trials fits this space \(4 with a num_epochs outside its range, 1 not ended\); leave it",
         ),
         ({"sampler": "random"}, ConfigFault, "--warm-start: sampler: random learns from no trial; leave it out"),
-        (
-            {"objective": "balanced_accuracy"},
-            RunFault,
-            "it searched for CIDEr, this run searches for balanced accuracy",
-        ),
+        ({"objective": "balanced_accuracy"}, RunFault, "it searched for CIDEr, this run searches for balanced accur"),
     ],
 )
 def test_what_does_not_fit_is_not_taken_and_said(
@@ -132,15 +128,14 @@ def test_runs_on_another_scale_are_ranked_among_themselves(earlier: Path, tmp_pa
 
 
 def test_folders_that_are_no_runs_are_named_at_once(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
     with pytest.raises(RunFault, match="no run is there") as caught:
-        collect_earlier(space(), [tmp_path / "one", tmp_path / "two"])
-    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
-        f"--warm-start {tmp_path / name}" for name in ("one", "two")
-    ]
+        collect_earlier(space(), folders)
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [f"--warm-start {path}" for path in folders]
 
 
 def test_a_file_that_does_not_fit_the_space_is_refused(earlier: Path, tmp_path: Path) -> None:
-    with Study.create(tmp_path / "run", space(first_points=[]), collect_earlier(space(first_points=[]), [earlier])):
-        pass
+    wanted = space(first_points=[])
+    Study.create(tmp_path / "run", wanted, collect_earlier(wanted, [earlier])).close()
     with pytest.raises(RunFault, match=r"warm_start\.json is damaged or does not fit"):
         WarmStart.load(tmp_path / "run", space(**changed(num_epochs={"int": [3, 5]})))
