@@ -56,7 +56,9 @@ def explain(
     set_up_libraries()
     console = Console()
     with exit_on_fault():
-        settings = MapSettings(method, _parse_layer(layer))
+        if layer != "mean" and (not layer.isdecimal() or int(layer) == 0):
+            raise ConfigFault(f"--layer {layer}: give a number from 1, or mean.")
+        settings = MapSettings(method, None if layer == "mean" else int(layer))
         with _show_progress() as progress:
             run = load_explained_run(find_run(run_directory), model)
             if question and not run.captioner.answers_questions:
@@ -67,19 +69,9 @@ def explain(
             outcome = None
             if not image and not question:
                 outcome = write_pointing_game(run, folder, settings, pointing_images, progress)
-        for entry in entries:
-            line = f"{show_path(folder / entry.file)}  {entry.caption}"
+        lines = [f"{show_path(folder / entry.file)}  {entry.caption}" for entry in entries]
+        for line in (*lines, *([outcome] if outcome else [])):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if outcome is not None:
-            console.print(outcome, soft_wrap=True, highlight=False, markup=False)
-
-
-def _parse_layer(text: str) -> int | None:
-    if text == "mean":
-        return None
-    if not text.isdecimal() or int(text) == 0:
-        raise ConfigFault(f"--layer {text}: give a number from 1, or mean.")
-    return int(text)
 
 
 @contextmanager

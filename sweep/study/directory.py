@@ -1,7 +1,9 @@
 """The run directory: choosing a free one, locking it for one process, loading its space and records."""
 
 import json
+import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,12 +26,10 @@ def next_run_directory(root: Path, name: str) -> Path:
         number = max((int(end) for end in taken if end.isascii() and end.isdigit()), default=0) + 1
         while True:
             directory = root / f"{name}-{number:03d}"
-            try:
+            with suppress(FileExistsError):
                 directory.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
                 return directory
+            number += 1
     except OSError as error:
         raise RunFault(
             f"{root}: cannot make a run directory here ({error.strerror}); choose another with --out."
@@ -108,18 +108,11 @@ def check_places(directory: Path) -> None:
     check_no_pipes(directory)
     paths = RunPaths(directory)
     temporary = [path.with_name(f".{path.name}.tmp") for path in paths.files]
-    faults = [
-        f"{path} is a folder, but a file belongs there: move it away."
-        for path in (*paths.files, *temporary)
-        if path.is_dir()
-    ]
-    faults += [
-        f"{path} is a file, but a folder belongs there: move it away."
-        for path in paths.folders
-        if path.exists() and not path.is_dir()
-    ]
-    if faults:
-        raise RunFault(faults)
+    folders = [path for path in (*paths.files, *temporary) if path.is_dir()]
+    files = [path for path in paths.folders if path.exists() and not path.is_dir()]
+    if folders or files:
+        faults = [f"{path} is a folder, but a file belongs there: move it away." for path in folders]
+        raise RunFault([*faults, *(f"{path} is a file, but a folder belongs there: move it away." for path in files)])
 
 
 def check_no_pipes(directory: Path) -> None:
@@ -155,11 +148,7 @@ def find_holder(directory: Path) -> bool:
     except OSError:
         return False
     # Such as `1: FLOCK  ADVISORY  WRITE 8544 fe:00:2154512 0 EOF`.
-    return any(
-        fields[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and fields[5].rpartition(":")[2] == inode
-        for fields in map(str.split, held.splitlines())
-        if len(fields) > 5
-    )
+    return re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+\S+\s+\w+:\w+:{inode}\s", held) is not None
 
 
 def load_run_space(path: Path) -> SearchSpace:
@@ -180,12 +169,10 @@ def load_run_records(directory: Path) -> list[TrialRecord]:
             records.append(TrialRecord.load(path))
         except RunFault as fault:
             faults += fault.faults
-    records.sort(key=lambda record: record.number)
     if not faults:
         missing = sorted(set(range(len(records))) - {record.number for record in records})
-        faults = [
-            f"{paths.trial(f'trial_{number:04d}').record} is missing; restore it from a copy." for number in missing
-        ]
+        missing_paths = [paths.trial(f"trial_{number:04d}").record for number in missing]
+        faults = [f"{path} is missing; restore it from a copy." for path in missing_paths]
     if faults:
         raise RunFault(faults)
-    return records
+    return sorted(records, key=lambda record: record.number)

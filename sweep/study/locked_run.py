@@ -1,10 +1,8 @@
 """A run directory that this process holds: its records and files, and the order in which they are written.
 
-The order of writing makes any stop safe, `kill -9` and power cuts included. Every file is replaced in one step, and
-each change goes first to the trial's `trial.json`, then to `study.db`, then to `trials.csv`. The JSON files are the
-truth, from which proposals are drawn too; the other two follow from them and are brought up to date when the run is
-opened. A proposal is complete in `trial.json` before it is in `study.db`, so no trial is half known and no number is
-used twice.
+Every file is replaced in one step, and each change goes first to the trial's `trial.json`, then to `study.db`, then to
+`trials.csv`, so that any stop is safe, `kill -9` and power cuts included: no trial is half known and no number is used
+twice. The JSON files are the truth, from which proposals are drawn too; the others are brought up to date on opening.
 """
 
 import shutil

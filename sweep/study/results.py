@@ -1,7 +1,6 @@
 """What a run directory holds, read without its lock: while the run goes on, after it, or after it was cut off.
 
-Nothing here writes. The run replaces its files in one step each, so every file is whole; a file that is missing is one
-that does not exist yet, and one that is damaged is named in `faults` and left out.
+Nothing here writes. Files are replaced in one step, so each is whole; a damaged one is named in `faults` and left out.
 """
 
 import json

@@ -49,9 +49,8 @@ class _Model(BaseModel):
     @model_serializer(mode="wrap")
     def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what has a default and is None or an empty mapping."""
-        optional = {name for name, info in type(self).model_fields.items() if not info.is_required()}
-        values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in optional or value not in (None, {})}
+        fields, values = type(self).model_fields, dict[str, Any](handler(self))
+        return {name: value for name, value in values.items() if fields[name].is_required() or value not in (None, {})}
 
 
 class _Scoped(_Model, Generic[Scored]):
@@ -212,8 +211,8 @@ class AnswerScores(_Model):
     kinds: dict[str, AnswerScore]
 
 
-class AnswerRow(_Scoped[AnswerScores]):
-    """One row, in each scope that has a question."""
+AnswerRow = _Scoped[AnswerScores]
+"""One row, in each scope that has a question."""
 
 
 class AnswerComparison(Comparison):
@@ -229,8 +228,8 @@ class AnswerComparisons(_Model):
     kinds: dict[str, dict[str, AnswerComparison]]
 
 
-class AnswerComparisonScopes(_Scoped[AnswerComparisons]):
-    """Comparisons in each scope; None where all scans are of one subject."""
+AnswerComparisonScopes = _Scoped[AnswerComparisons]
+"""Comparisons in each scope; None where all scans are of one subject."""
 
 
 class QuestionAnswering(_Model):
@@ -313,11 +312,12 @@ class TestResults(_Model, RunFile):
         if self.best_trial == trial:
             self.best_trial = None
             self.forget(["best"])
-        if self.question_answering is not None and self.question_answering.best_trial == trial:
-            self.question_answering.best_trial = None
-        for section in (self.question_answering, self.classification):
-            if section is not None:
-                section.rows.pop(trial, None)
+        if self.question_answering:
+            self.question_answering.rows.pop(trial, None)
+            if self.question_answering.best_trial == trial:
+                self.question_answering.best_trial = None
+        if self.classification:
+            self.classification.rows.pop(trial, None)
 
     def scores_of(self, row: str) -> Scores | None:
         """Scores of a row: `best`, a baseline, or a trial; None where it was not scored."""
