@@ -1,6 +1,5 @@
 """Searchers to replay: what proposes the next trial, the space's own sampler or one of Optuna's."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +94,9 @@ class SamplerSource:
         """Propose the next trial, known to the sampler as running."""
         proposal = self.propose()
         self.tried.add(proposal.config)
-        distributions = {name: json_to_distribution(json.dumps(text)) for name, text in proposal.distributions.items()}
+        distributions = {
+            name: json_to_distribution(own.model_dump_json()) for name, own in proposal.distributions.items()
+        }
         running = optuna.trial.TrialState.RUNNING
         self.history.append(optuna.create_trial(state=running, params=proposal.parameters, distributions=distributions))
         return find_nearest(self.table, proposal.config)

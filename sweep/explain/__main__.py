@@ -23,7 +23,7 @@ from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress
 from sweep.explain.answers import AnswerTask
 from sweep.explain.captions import CaptionTask
-from sweep.explain.explained_run import load_explained_run, make_output_folder
+from sweep.explain.explained_run import load_explained_run
 from sweep.explain.pictures import write_attention_pictures
 from sweep.explain.pointing import write_pointing_game
 from sweep.process.environment import set_environment
@@ -64,7 +64,7 @@ def explain(
             if question and not run.captioner.answers_questions:
                 raise ConfigFault("--question is for models that answer questions on scans; leave it out.")
             task = (AnswerTask if run.captioner.answers_questions else CaptionTask)(run, settings, question or ())
-            folder = make_output_folder(run, out)
+            folder = out or run.paths.attention
             entries = write_attention_pictures(task, folder, names=image or [], num=num, progress=progress)
             outcome = None
             if not image and not question:

@@ -77,16 +77,6 @@ def load_explained_run(directory: Path, model: str | None = None) -> ExplainedRu
     return ExplainedRun(paths, f"{directory.name}/best" if model is None else model, captioner, config)
 
 
-def make_output_folder(run: ExplainedRun, out: Path | None) -> Path:
-    """Make the folder of the pictures: `out`, by default `attention` in the run directory. Raises RunFault."""
-    folder = out or run.paths.attention
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFault(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from None
-    return folder
-
-
 def take(split: PreparedSplit, position: int, kind: Kind) -> Item:
     """Take a record of a split, to explain its caption or report."""
     record = split.records[position]

@@ -28,6 +28,10 @@ def write_attention_pictures(
     `attention.npz`: `maps_000` (words, *grid) and, with a bridge, `queries_000` (words, Q) and `query_maps_000`
     (Q, *grid). Raises UserFault.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFault(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from None
     items = task.read(names, progress) if names else task.choose(num, progress)
     explained = explain_texts(
         task.run.captioner,

@@ -4,7 +4,6 @@ It mirrors the `trial.json` files, which are written first and alone are read: w
 on. A database that cannot be written is caught up later, a missing or damaged one is made anew.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -151,7 +150,7 @@ def _build_trial(record: TrialRecord, curve: dict[int, float]) -> FrozenTrial:
         state=state,
         value=curve[max(curve)] if has_value and curve else None,  # of a pruned one as `Study.tell` does
         params=record.parameters,
-        distributions={name: json_to_distribution(json.dumps(value)) for name, value in record.distributions.items()},
+        distributions={name: json_to_distribution(own.model_dump_json()) for name, own in record.distributions.items()},
         intermediate_values=dict(curve),
         user_attrs={"trial": record.name},
     )

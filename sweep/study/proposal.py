@@ -12,7 +12,6 @@ unless the median falls. Within a branch, a best trial that still rose at its en
 the sampler draws again. `benchmarks/RESULTS.md` compares this with other rules.
 """
 
-import json
 import math
 import warnings
 from collections import Counter
@@ -30,7 +29,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from medcap_core.config import TrialConfig
 from medcap_core.errors import ConfigFault
 from sweep.space import Point, SearchSpace, adopt_changes, build_config, encode_point, grid_rows, num_trials, propose
-from sweep.study.record import TrialRecord
+from sweep.study.record import Distribution, TrialRecord
 
 MAX_INVALID_DRAWS = 100
 MAX_REPEATED_DRAWS = 20
@@ -171,7 +170,10 @@ def build_record(space: SearchSpace, number: int, point: Point, trial: BaseTrial
         point=point,
         config=build_config(space, point),
         parameters=trial.params,
-        distributions={name: json.loads(distribution_to_json(range_)) for name, range_ in trial.distributions.items()},
+        distributions={
+            name: Distribution.model_validate_json(distribution_to_json(range_))
+            for name, range_ in trial.distributions.items()
+        },
     )
 
 

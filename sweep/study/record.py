@@ -9,7 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.records import fold_white_space
@@ -55,6 +64,15 @@ def _keep_names(values: Any, validate: ValidatorFunctionWrapHandler) -> TrialCon
     return config.model_copy(update={name: values[name] for name in kept if name in values})
 
 
+class Distribution(BaseModel):
+    """A range of a parameter in Optuna's JSON, which is read without Optuna: its class, and what that is built of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    attributes: dict[str, JsonValue]
+
+
 class TrialRecord(RunFile):
     """One trial of a run, as `trial.json` holds it; only its `Study` changes it.
 
@@ -76,7 +94,7 @@ class TrialRecord(RunFile):
     point: Point
     config: Annotated[TrialConfig, WrapValidator(_keep_names)]
     parameters: Point = Field(default_factory=dict)
-    distributions: dict[str, Any] = Field(default_factory=dict)
+    distributions: dict[str, Distribution] = Field(default_factory=dict)
     epochs: list[EpochReport] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -63,9 +63,7 @@ def draw(
     progress: Progress = ignore_progress,
 ) -> list[PictureEntry]:
     task = CaptionTask(load_explained_run(run, model), settings)
-    folder = folder or run / "attention"
-    folder.mkdir(exist_ok=True)
-    return write_attention_pictures(task, folder, names=list(images), num=num, progress=progress)
+    return write_attention_pictures(task, folder or run / "attention", names=list(images), num=num, progress=progress)
 
 
 def read_index(directory: Path) -> AttentionIndex:

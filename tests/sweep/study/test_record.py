@@ -11,7 +11,9 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective, read_objective
 from medcap_core.training.epoch_report import EpochReport
-from sweep.study.record import TrialRecord, TrialState, compute_step, format_csv
+from sweep.study.record import Distribution, TrialRecord, TrialState, compute_step, format_csv
+
+INT = Distribution(name="IntDistribution", attributes={"low": 1, "high": 5})
 
 
 def build_epoch(epoch: int, num_epochs: int, score: float, **figures: float) -> EpochReport:
@@ -84,7 +86,7 @@ def test_json_gives_back_an_equal_record(tmp_path: Path) -> None:
     record = build_record(0.1 + 0.2, 1.0)
     record.state, record.reason, record.attempts = TrialState.PRUNED, "söon", 2
     record.pruned_at_epoch, record.whole_validation_score = 2, 1.25
-    record.parameters, record.distributions = {"num_epochs": 4}, {"num_epochs": {"name": "IntDistribution"}}
+    record.parameters, record.distributions = {"num_epochs": 4}, {"num_epochs": INT}
     path = tmp_path / "trial.json"
     path.write_text(json.dumps(record.model_dump(mode="json")), encoding="utf-8")
     assert TrialRecord.load(path) == record
