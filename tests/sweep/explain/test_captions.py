@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 from medcap_core.attention.maps import DEFAULT_SETTINGS, AttentionMethod, MapSettings
 from medcap_core.captioning import caption, load_captioner
 from medcap_core.errors import RunFault
-from medcap_core.runtime.progress import Progress, ignore_progress
 from medcap_core.training.export import export_captioner
 from sweep.explain.__main__ import app
 from sweep.explain.captions import CaptionTask
@@ -57,13 +57,12 @@ def draw(
     folder: Path | None = None,
     *,
     images: Sequence[str] = (),
-    num: int = 8,
     settings: MapSettings = DEFAULT_SETTINGS,
     model: str | None = None,
-    progress: Progress = ignore_progress,
+    **options: Any,
 ) -> list[PictureEntry]:
     task = CaptionTask(load_explained_run(run, model), settings)
-    return write_attention_pictures(task, folder or run / "attention", names=list(images), num=num, progress=progress)
+    return write_attention_pictures(task, folder or run / "attention", names=list(images), **options)
 
 
 def read_index(directory: Path) -> AttentionIndex:

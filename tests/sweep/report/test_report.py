@@ -82,7 +82,9 @@ def test_a_single_trial_gives_no_plot_that_compares(create: Create) -> None:
     assert "Fewer than two whole trials have" in page.text
 
 
-def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
+def test_a_running_sweep_says_so_and_keeps_its_lock_and_a_repeated_report_ends_with_it(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = create(space(trials=5, sampler="random"))
     fill(study, 3)
     page = report_on(study.directory)
@@ -93,13 +95,6 @@ def test_a_running_sweep_says_so_and_keeps_its_lock(create: Create) -> None:
     assert '<meta http-equiv="refresh" content="7">' in (study.directory / "report.html").read_text()
     fill(study)  # the run goes on unharmed
     assert study.is_complete
-
-
-def test_a_report_that_is_written_until_the_run_ends_ends_with_it(
-    create: Create, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = create(space(trials=5, sampler="random"))
-    fill(study, 3)
     waits = []
 
     def wait(seconds: float) -> None:

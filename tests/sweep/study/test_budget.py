@@ -109,7 +109,9 @@ def test_a_better_epoch_after_a_resume_is_tested_anew(create: Create) -> None:
     study.finish(record.name, TrialState.STOPPED, "max_hours 1 is over")
     study.rescore(record.name, 0.75)
     scores = {"CIDEr": 0.5}
-    study.write_test_metrics(TestResults(trials={record.name: scores}, best_trial=record.name, best=scores))
+    results = TestResults(trials={record.name: scores}, best_trial=record.name, best=scores)
+    results.subgroups = results.facts = {record.name: {}, "best": {}}
+    study.write_test_metrics(results)
     for path in (study.paths.trial(record.name).predictions, study.paths.best_model_trial):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{record.name}\n")

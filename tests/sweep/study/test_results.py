@@ -36,7 +36,7 @@ def test_a_run_is_read_while_it_is_held_and_afterwards(create: Create) -> None:
         assert load_results(study.directory).status is RunStatus.RUNNING
 
 
-def test_a_finished_run_is_read_whole(create: Create) -> None:
+def test_a_finished_run_is_read_whole_and_several_scored_trials_take_the_place_of_best(create: Create) -> None:
     study = create(space(trials=5, sampler="random"))
     fill(study)
     results = load_results(finish(study))
@@ -46,11 +46,6 @@ def test_a_finished_run_is_read_whole(create: Create) -> None:
     assert results.score_names == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
     assert results.captions is not None
     assert results.captions["zero_shot"].tolist()[:2] == ["", "NA"]  # captions, not missing values
-
-
-def test_rows_of_several_scored_trials_take_the_place_of_best(create: Create) -> None:
-    study = create(space(trials=4, sampler="random"))
-    fill(study)
     trials = {"trial_0003": scores(0.5), "trial_0000": scores(2.5) | {"BERTScore": 0.25}}
     results = load_results(finish(study, trials=trials))
     assert list(results.test_rows)[:3] == ["trial_0000", "trial_0003", "zero_shot"]
