@@ -1,5 +1,6 @@
 """Small space files and what loading them gives; shared by the tests of search spaces."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,12 @@ def faults_of(tmp_path: Path, text: str) -> list[str]:
 
 def search_of(text: str) -> str:
     return f"name: x\nsearch:\n  {text}\n"
+
+
+def read_cases(catalogue: str) -> list[tuple[str, str]]:
+    """Read files with their faults: `\\n` ends a line of a file, faults stand below it, indented by four spaces."""
+    cases = re.findall(r"((?: {0,3}\S.*\n)+)((?: {4}.*\n)+)", catalogue)
+    return [
+        (text.rstrip("\n").replace("\\n", "\n"), re.sub(r"\s+", " ", faults).strip().replace("\\n", "\n"))
+        for text, faults in cases
+    ]

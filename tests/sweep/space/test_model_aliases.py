@@ -19,7 +19,7 @@ from sweep.space.schema import SearchSpace
 from sweep.study.study import Study
 from tests.support import REPOSITORY
 from tests.support.real_runs import Materials, quiet_view
-from tests.support.space_files import faults_of
+from tests.support.space_files import faults_of, read_cases
 from tests.support.tiny_models import save_tiny_vit_gpt2
 from tests.sweep.test_runner import ONE
 
@@ -86,39 +86,31 @@ def test_models_can_be_drawn_too() -> None:
     assert build_config(space, space.first_points[0]).model == "owner/other"
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("models: [a, b]\n", "models: ['a', 'b'] is not a mapping; write one 'alias: name or path' on each line below"),
-        (
-            "models: {a b: owner/x}\n",
-            "models: 'a b' is no alias; use letters, digits, '_' and '-' only, such as blip2.",
-        ),
-        ("models: {a: 3}\n", "models.a: 3 is no model; give a name, a Hub model or a path."),
-        ("models: {a: x/y, b: x/z}\n", "models: no knob chooses among them; add 'model: {grid: [a, b]}' to 'search'."),
-        (
-            "models: {a: x/y}\nmodel: x/z\nsearch: {model: {choice: [a]}}\n",
-            "model: the sweep has several models already; remove this key or the section 'models'.",
-        ),
-        (
-            "search: {model: {choice: [x/y]}}\n",
-            "search.model: there are no aliases to choose from; add a section 'models' with one 'alias: name' a line.",
-        ),
-        (
-            "models: {small: x/y, large: x/z}\nsearch: {model: {choice: [small, larg]}}\n",
-            "search.model: unknown model 'larg'; did you mean 'large'?",
-        ),
-        ("models: {a: x/y, b: x/z}\nsearch: {model: {choice: [a]}}\n", "models.b: no trial uses it; list it in search"),
-        (
-            "models: {a: x/y}\nsearch: {augment: {choice: [true]}, model: {choice: [a], when: {augment: true}}}\n",
-            "search.model.when: every trial has a model; remove the condition; let others depend on the model.",
-        ),
-        (
-            "fixed: {model: x/y}\n",
-            "fixed.model: this key has its place at the top level; write 'model:' beside 'name:'.",
-        ),
-    ],
-)
+MODEL_FAULTS = r"""
+models: [a, b]\n
+    models: ['a', 'b'] is not a mapping; write one 'alias: name or path' on each line below
+models: {a b: owner/x}\n
+    models: 'a b' is no alias; use letters, digits, '_' and '-' only, such as blip2.
+models: {a: 3}\n
+    models.a: 3 is no model; give a name, a Hub model or a path.
+models: {a: x/y, b: x/z}\n
+    models: no knob chooses among them; add 'model: {grid: [a, b]}' to 'search'.
+models: {a: x/y}\nmodel: x/z\nsearch: {model: {choice: [a]}}\n
+    model: the sweep has several models already; remove this key or the section 'models'.
+search: {model: {choice: [x/y]}}\n
+    search.model: there are no aliases to choose from; add a section 'models' with one 'alias: name' a line.
+models: {small: x/y, large: x/z}\nsearch: {model: {choice: [small, larg]}}\n
+    search.model: unknown model 'larg'; did you mean 'large'?
+models: {a: x/y, b: x/z}\nsearch: {model: {choice: [a]}}\n
+    models.b: no trial uses it; list it in search
+models: {a: x/y}\nsearch: {augment: {choice: [true]}, model: {choice: [a], when: {augment: true}}}\n
+    search.model.when: every trial has a model; remove the condition; let others depend on the model.
+fixed: {model: x/y}\n
+    fixed.model: this key has its place at the top level; write 'model:' beside 'name:'.
+"""
+
+
+@pytest.mark.parametrize(("text", "fault"), read_cases(MODEL_FAULTS))
 def test_what_does_not_fit_together_is_told(tmp_path: Path, text: str, fault: str) -> None:
     assert any(told.startswith(fault) for told in faults_of(tmp_path, f"name: x\n{text}"))
 
