@@ -34,32 +34,19 @@ def measure_metrics(num_captions: int) -> None:
     peer_trainer.provide_java()
     tokens, references = tokenize_captions(predictions), tokenize_captions(captions)
     by_image = [{image: [text] for image, text in enumerate(texts)} for texts in (references, tokens)]
+    per_image = [[text] for text in references]
     scorer = CaptionScorer(captions)
     cider = scorer._compute_cider  # its part of `cider_per_image`, without the tokenizer's
     with closing(MeteorScorer()) as meteor:
         rows = [
-            (
-                "PTB tokenizer",
-                time_call(lambda: tokenize_captions(predictions)),
-                time_call(lambda: peer_trainer.tokenize(predictions)),
-                "one caption",
-                time_call(lambda: tokenize_captions(predictions[:1])),
-            ),
-            (
-                "CIDEr",
-                time_call(lambda: cider(tokens)),
-                time_call(lambda: Cider().compute_score(*by_image)),
-                "counting the predictions' n-grams",
-                time_call(lambda: [cook_test(text) for text in tokens]),
-            ),
-            (
-                "METEOR; pycocoevalcap's with its start",
-                time_call(lambda: meteor.compute_scores([[text] for text in references], tokens)),
-                time_call(lambda: Meteor().compute_score(*by_image), repeats=1),
-                None,
-                None,
-            ),
-        ]
+            ("PTB tokenizer", time_call(lambda: tokenize_captions(predictions)),
+             time_call(lambda: peer_trainer.tokenize(predictions)),
+             "one caption", time_call(lambda: tokenize_captions(predictions[:1]))),
+            ("CIDEr", time_call(lambda: cider(tokens)), time_call(lambda: Cider().compute_score(*by_image)),
+             "counting the predictions' n-grams", time_call(lambda: [cook_test(text) for text in tokens])),
+            ("METEOR; pycocoevalcap's with its start", time_call(lambda: meteor.compute_scores(per_image, tokens)),
+             time_call(lambda: Meteor().compute_score(*by_image), repeats=1), None, None),
+        ]  # fmt: skip
     print(f"{num_captions} captions.\n")
     print_table(("score", "s", "pycocoevalcap s", "floor", "floor s"), rows)
 

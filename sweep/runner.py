@@ -40,6 +40,7 @@ from sweep.study.study import Study
 from sweep.tables.answer_tables import build_answer_tables
 from sweep.tables.caption_tables import build_caption_tables, describe_blindness
 from sweep.tables.printing import print_table
+from sweep.terminal.progress import SweepProgress
 from sweep.terminal.view import SweepView
 
 
@@ -65,15 +66,10 @@ def run_study(
     space = study.space
     with redirect_output(study.paths.log, console) as terminal:
         try:
-            view = SweepView(
-                terminal,
-                name=space.name,
-                total_trials=launch.num_trials,
-                header_lines=[*describe_study(study), *notes],
-                objective=space.objective,
-                most_seconds=compute_seconds_left(space, study.clock.seconds),
-            )
-            with view:
+            seconds_left = compute_seconds_left(space, study.clock.seconds)
+            progress = SweepProgress(launch.num_trials, space.objective, seconds_left)
+            lines = [*describe_study(study), *notes]
+            with SweepView(terminal, progress, name=space.name, header_lines=lines) as view:
                 study.tell(view.message)
                 study.clock.start()
                 resources = prepare(study, launch, view)

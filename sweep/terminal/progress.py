@@ -4,6 +4,7 @@ Independent of the display, which is in `sweep.terminal.view`.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 from medcap_core.objective import Objective
@@ -32,12 +33,16 @@ class SweepProgress:
     """Counts, the best trial and the time left, from the rows seen so far."""
 
     def __init__(
-        self, total_trials: int, clock: Callable[[], float], objective: Objective, most_seconds: float = math.inf
+        self,
+        total_trials: int,
+        objective: Objective,
+        most_seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.objective = objective
+        self.clock = clock
         self._total_trials = total_trials
         self._most_seconds = most_seconds
-        self._clock = clock
         self._started = clock()
         self._work_started: float | None = None
         self._epochs_before = self._epochs = 0
@@ -51,9 +56,9 @@ class SweepProgress:
         if self._work_started is None:  # epochs of an earlier start do not count for the speed
             self._epochs_before = self._epochs = epochs
             if any(row.state == "RUNNING" for row in rows):
-                self._work_started = self._clock()
+                self._work_started = self.clock()
         elif epochs != self._epochs:
-            self._epochs, self._last_epoch_ended = epochs, self._clock()
+            self._epochs, self._last_epoch_ended = epochs, self.clock()
 
     @property
     def total_trials(self) -> int:
@@ -74,7 +79,7 @@ class SweepProgress:
     @property
     def elapsed_seconds(self) -> float:
         """Seconds since construction."""
-        return self._clock() - self._started
+        return self.clock() - self._started
 
     @property
     def seconds_left(self) -> float | None:
@@ -88,7 +93,7 @@ class SweepProgress:
             return None
         epochs_a_second = done / max(self._last_epoch_ended - self._work_started, 1e-9)
         left_then = self._epochs_left() / epochs_a_second
-        left = left_then - (self._clock() - self._last_epoch_ended)
+        left = left_then - (self.clock() - self._last_epoch_ended)
         return max(0.0, min(left, self._most_seconds - self.elapsed_seconds))
 
     def _epochs_left(self) -> float:

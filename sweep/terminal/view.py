@@ -1,7 +1,5 @@
 """The terminal output of a running sweep: one live table, or plain lines without a terminal. Independent of Ray."""
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -13,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from medcap_core.objective import Objective
 from sweep.process.interrupts import raise_if_interrupted
 from sweep.tables.formats import format_score, format_seconds
 from sweep.tables.printing import TABLE_LOOK
@@ -47,21 +44,12 @@ class SweepView:
     """
 
     def __init__(
-        self,
-        console: Console,
-        *,
-        name: str,
-        total_trials: int,
-        header_lines: list[str],
-        objective: Objective,
-        most_seconds: float = math.inf,
-        clock: Callable[[], float] = time.monotonic,
+        self, console: Console, progress: SweepProgress, *, name: str, header_lines: Sequence[str] = ()
     ) -> None:
         self._console = console
+        self._progress = progress
         self._name = name
         self._header_lines = header_lines
-        self._clock = clock
-        self._progress = SweepProgress(total_trials, clock, objective, most_seconds)
         self._last_shown: tuple[TrialRow, ...] | None = None
         self._step: StepProgress | None = None
         self._interrupted_step: StepProgress | None = None
@@ -127,7 +115,7 @@ class SweepView:
         if before is None or before.what != what or (before.finished and done < total):
             waiting = self._interrupted_step
             goes_on = waiting is not None and (waiting.what, waiting.total) == (what, total) and done >= waiting.done
-            self._step = waiting if goes_on else StepProgress(what, done, total, self._clock)
+            self._step = waiting if goes_on else StepProgress(what, done, total, self._progress.clock)
             self._interrupted_step = None if before is None or before.finished else before
         elif before.finished:
             return

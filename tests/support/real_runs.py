@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from medcap_core.objective import Objective
+from sweep.terminal.progress import SweepProgress
 from sweep.terminal.view import SweepView
 from tests.support import REPOSITORY
 
@@ -187,4 +188,4 @@ def ended_afterwards(process: "subprocess.Popen[str]") -> Iterator[None]:
 def quiet_view(total_trials: int = 1) -> SweepView:
     """A view that nobody looks at."""
     console = Console(file=io.StringIO(), width=200)
-    return SweepView(console, name="test", total_trials=total_trials, header_lines=[], objective=Objective())
+    return SweepView(console, SweepProgress(total_trials, Objective()), name="test")

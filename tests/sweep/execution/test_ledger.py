@@ -15,7 +15,9 @@ from sweep.execution.trial import PLACES, SAMPLE, describe_failure, describe_nod
 from sweep.status import read_standing
 from sweep.study.record import TrialState
 from sweep.study.study import Study
+from sweep.terminal.progress import SweepProgress
 from sweep.terminal.view import SweepView
+from tests.support.real_runs import quiet_view
 from tests.support.small_runs import figures_of, fixed_length, report_of
 
 
@@ -27,10 +29,7 @@ def test_the_study_learns_whether_a_config_is_at_fault(
     create: Callable[..., Study], failure: MedcapError | None, is_config_at_fault: bool
 ) -> None:
     study = create(fixed_length(1))
-    view = SweepView(
-        Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
-    )
-    ledger = Ledger(study, view)
+    ledger = Ledger(study, quiet_view(9))
     record = study.propose()
     assert record is not None
     if failure is None:
@@ -46,10 +45,7 @@ def test_nodes_where_trials_met_faults_get_no_share_of_the_test_split(
 ) -> None:
     monkeypatch.setattr(ledger_module, "list_nodes", lambda: [NodeSize(1, id="a"), NodeSize(1, id="b")])
     study = create(fixed_length(1, trials=2))
-    view = SweepView(
-        Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
-    )
-    ledger = Ledger(study, view)
+    ledger = Ledger(study, quiet_view(9))
     records = [study.propose(), study.propose()]
     for record in filter(None, records):
         assert ledger.list_avoided_nodes() == ()
@@ -81,7 +77,7 @@ def test_the_sample_of_an_epoch_is_kept_for_those_who_look(create: Callable[...,
     sample = ("a lung", "the left lung")
     result = flatten_dict(figures_of(record, 1, 0.5)) | {SAMPLE: json.dumps(sample)}
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
-    with SweepView(console, name="r", total_trials=9, header_lines=[], objective=study.space.objective) as view:
+    with SweepView(console, SweepProgress(9, study.space.objective), name="r") as view:
         ledger = Ledger(study, view)
         ledger.start(record.name)
         assert ledger.take_result(record.name, result)

@@ -1,11 +1,9 @@
 """What `max_hours` ends, what it leaves, and how the run goes on."""
 
-import io
 import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from medcap_core.errors import ConfigFault
 from sweep.execution.ledger import Ledger
@@ -14,7 +12,7 @@ from sweep.study.results import load_results
 from sweep.study.stopping import RunClock, describe_budget_end
 from sweep.study.study import Study
 from sweep.study.test_results import TestResults
-from sweep.terminal.view import SweepView
+from tests.support.real_runs import quiet_view
 from tests.support.small_runs import Create, figures_of, fixed_length, next_trial, run_one
 
 OVER, NOT_OVER = 1e-12, 1000.0
@@ -25,11 +23,9 @@ def set_hours(study: Study, max_hours: float) -> None:
 
 
 def start(study: Study) -> tuple[Ledger, TrialRecord]:
-    console, objective = Console(file=io.StringIO()), study.space.objective
-    view = SweepView(console, name="run", total_trials=9, header_lines=[], objective=objective)
     record = next_trial(study)
     study.start(record.name)
-    return Ledger(study, view), record
+    return Ledger(study, quiet_view(9)), record
 
 
 def test_pauses_between_starts_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

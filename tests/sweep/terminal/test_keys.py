@@ -42,12 +42,13 @@ import signal
 from rich.console import Console
 from medcap_core.objective import Objective
 from sweep.process.interrupts import install_interrupt_handlers
+from sweep.terminal.progress import SweepProgress
 from sweep.terminal.row import TrialRow
 from sweep.terminal.view import SweepView
 
 install_interrupt_handlers()
 row = TrialRow("t01", "lora", "RUNNING", 1, 4, 0.5, 0.5, 0.0, sample=("a caption", "its reference"))
-view = SweepView(Console(), name="lora", total_trials=1, header_lines=[], objective=Objective())
+view = SweepView(Console(), SweepProgress(1, Objective()), name="lora")
 with view:
     view.update([row])
     signal.pause()

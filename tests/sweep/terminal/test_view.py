@@ -39,10 +39,8 @@ def build_console(width=100, height=24, **settings):
 
 
 def build_view(console, clock, total_trials=12, name="lora", objective=CIDER):
-    lines = ["Data: phantoms"]
-    return SweepView(
-        console, name=name, total_trials=total_trials, header_lines=lines, objective=objective, clock=clock
-    )
+    progress = SweepProgress(total_trials, objective, clock=clock)
+    return SweepView(console, progress, name=name, header_lines=["Data: phantoms"])
 
 
 def render(view, console):
@@ -365,7 +363,7 @@ def test_a_step_that_waits_for_another_keeps_its_time(clock):
 
 
 def test_time_left_counts_down_between_epochs(clock):
-    progress = SweepProgress(3, clock, CIDER)
+    progress = SweepProgress(3, CIDER, clock=clock)
     clock.now = 100.0  # preparation says nothing about the speed of trials
     progress.update([row(1), row(2)])
     assert progress.seconds_left is None
@@ -379,12 +377,12 @@ def test_time_left_counts_down_between_epochs(clock):
 
 
 def test_time_left_learns_from_pruning_and_ignores_earlier_starts(clock):
-    progress = SweepProgress(10, clock, CIDER)
+    progress = SweepProgress(10, CIDER, clock=clock)
     progress.update([row(1, "SUCCEEDED", 4), row(2, "RUNNING", 1)])
     clock.now = 20.0
     progress.update([row(1, "SUCCEEDED", 4), row(2, "PRUNED", 2)])
     assert progress.seconds_left == pytest.approx(8 * 3 * 20)
-    limited = SweepProgress(10, clock, CIDER, most_seconds=100.0)
+    limited = SweepProgress(10, CIDER, 100.0, clock)
     limited.update([row(1, "RUNNING", 1)])
     clock.now = 40.0
     limited.update([row(1, "RUNNING", 2)])
@@ -392,7 +390,7 @@ def test_time_left_learns_from_pruning_and_ignores_earlier_starts(clock):
 
 
 def test_rows_beyond_the_plan_raise_the_total(clock):
-    progress = SweepProgress(1, clock, CIDER)
+    progress = SweepProgress(1, CIDER, clock=clock)
     progress.update([row(1), row(2)])
     assert progress.total_trials == 2
     assert progress.describe_best() == "no score yet"
