@@ -151,15 +151,47 @@ def says_one_thing(result: Result, *words: str) -> None:
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
+IN_PLACE = ("{space}", "--data", "{images}", "--model", "{model}")
+FAULTS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    ((), ("No space given; name a ready one, such as lora",)),
+    (("spaces/none.yaml",), ("spaces/none.yaml", "no such file")),
+    (("lorra",), ("lorra: no ready space has this name", "rocov2_recipe", "did you mean 'lora'?")),
+    (("{space}", "--model", "{model}", "--data", "/no/such"), ("/no/such",)),
+    (("{space}", "--data", "{images}", "--model", "{home}"), ("config.json",)),
+    (("{space}", "--out", "{home}"), ("--out {home} is not empty",)),
+    (("{space}", "--out", "{home}", "--dry-run"), ("--out {home} is not empty",)),
+    *((("{space}", "--trials", number), (f"--trials {number}",)) for number in ("0", "-3", "+3", "many", "²")),
+    *((("--resume", "{run}", "--trials", wrong), ("such as --trials +20",)) for wrong in ("3", "+0", "+-1", "+")),
+    (("{space}", "--retry-failed"), ("name one by --resume DIR",)),
+    (("--resume", "{run}", "--data", "phantoms", "--warm-start", "runs/x"), ("--data, --warm-start cannot be given",)),
+    (("--resume", "{images}"), ("is not a run directory", "no space.yaml")),
+    (("--resume", "{home}"), ("is not a run directory", "no trials.csv")),
+    *(
+        ((*IN_PLACE, "--address", address), (f"--address {address}: no Ray cluster answers there",))
+        for address in ("http://localhost:8265", "localhost", "localhost:ray", "127.0.0.1:1")
+    ),
+    (
+        ("{space}", "--address", "ray://head:10001"),
+        ("--address ray://head:10001: ", "ray job submit --address http://head:8265 -- medcap run "),
+    ),
+]
+
+
 class TestFaults:
-    def test_no_space(self, run: Callable[..., Result]) -> None:
-        says_one_thing(run(), "No space given; name a ready one, such as lora")
-
-    def test_a_space_that_is_not_there(self, run: Callable[..., Result]) -> None:
-        says_one_thing(run("spaces/none.yaml"), "spaces/none.yaml", "no such file")
-
-    def test_a_name_that_no_ready_space_has(self, run: Callable[..., Result]) -> None:
-        says_one_thing(run("lorra"), "lorra: no ready space has this name", "rocov2_recipe", "did you mean 'lora'?")
+    @pytest.mark.parametrize(("arguments", "words"), FAULTS, ids=" ".join)
+    def test_of_flags(
+        self,
+        run: Callable[..., Result],
+        materials: Materials,
+        request: pytest.FixtureRequest,
+        arguments: tuple[str, ...],
+        words: tuple[str, ...],
+    ) -> None:
+        names = {name: getattr(materials, name) for name in ("space", "images", "model", "home")}
+        if "{run}" in arguments:
+            names["run"] = request.getfixturevalue("finished_run").directory
+        result = run(*(argument.format(**names) for argument in arguments))
+        says_one_thing(result, *(word.format(**names) for word in words))
 
     def test_every_fault_of_a_space_at_once(self, run: Callable[..., Result], tmp_path: Path) -> None:
         space = tmp_path / "bad.yaml"
@@ -171,22 +203,9 @@ class TestFaults:
             [(False, True), (True, False)],
         )
 
-    def test_data_that_is_not_there(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run(materials.space, "--model", materials.model, "--data", "/no/such"), "/no/such")
-
-    def test_a_folder_that_is_no_model(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run(materials.space, "--data", materials.images, "--model", materials.home), "config.json")
-
     def test_a_metric_that_is_not_for_this_model(self, run: Callable[..., Result], materials: Materials) -> None:
-        result = run(
-            materials.space,
-            "--data",
-            materials.images,
-            "--model",
-            materials.model,
-            "--set",
-            "objective=balanced_accuracy",
-        )
+        flags = ("--data", materials.images, "--model", materials.model, "--set", "objective=balanced_accuracy")
+        result = run(materials.space, *flags)
         assert (result.exit_code, result.stdout) == (2, "")
         asks, lacks = result.stderr.splitlines()
         assert asks.startswith(
@@ -194,50 +213,11 @@ class TestFaults:
         )
         assert lacks.endswith("give their diagnoses, raise max_validation_images, or use objective: CIDEr.")
 
-    def test_an_out_that_is_taken(self, run: Callable[..., Result], materials: Materials) -> None:
-        for flags in ((), ("--dry-run",)):
-            out = ("--out", materials.home, *flags)
-            says_one_thing(run(materials.space, *out), f"--out {materials.home} is not empty")
-
-    @pytest.mark.parametrize("trials", ["0", "-3", "+3", "many", "²"])
-    def test_a_number_of_trials_that_is_none(
-        self, run: Callable[..., Result], materials: Materials, trials: str
-    ) -> None:
-        says_one_thing(run(materials.space, "--trials", trials), f"--trials {trials}")
-
-    @pytest.mark.parametrize("trials", ["3", "+0", "+-1", "+"])
-    def test_a_number_to_add_that_is_none(
-        self, run: Callable[..., Result], finished_run: FinishedRun, trials: str
-    ) -> None:
-        says_one_thing(run("--resume", finished_run.directory, "--trials", trials), "such as --trials +20")
-
-    def test_failed_trials_of_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run(materials.space, "--retry-failed"), "name one by --resume DIR")
-
-    def test_a_flag_that_a_resumed_run_cannot_take(self, run: Callable[..., Result], finished_run: FinishedRun) -> None:
-        result = run("--resume", finished_run.directory, "--data", "phantoms", "--warm-start", "runs/x")
-        says_one_thing(result, "--data, --warm-start cannot be given")
-
     def test_more_trials_than_there_are(self, run: Callable[..., Result], tmp_path: Path) -> None:
         with Study.create(tmp_path / "single", build_space({"name": "single", "data": "/no/such"}, "test")) as study:
             pass
         result = run("--resume", study.directory, "--trials", "+2")
         says_one_thing(result, "nothing is searched; leave --trials out")  # told before the data are looked for
-
-    def test_a_folder_that_is_no_run(self, run: Callable[..., Result], materials: Materials) -> None:
-        says_one_thing(run("--resume", materials.images), "is not a run directory", "no space.yaml")
-        says_one_thing(run("--resume", materials.home), "is not a run directory", "no trials.csv")
-
-    @pytest.mark.parametrize("address", ["http://localhost:8265", "localhost", "localhost:ray", "127.0.0.1:1"])
-    def test_a_cluster_that_is_not_there(self, run: Callable[..., Result], materials: Materials, address: str) -> None:
-        flags = ("--data", materials.images, "--model", materials.model, "--address", address)
-        says_one_thing(run(materials.space, *flags), f"--address {address}: no Ray cluster answers there")
-
-    def test_ray_client(self, run: Callable[..., Result], materials: Materials) -> None:
-        result = run(materials.space, "--address", "ray://head:10001")
-        says_one_thing(
-            result, "--address ray://head:10001: ", "ray job submit --address http://head:8265 -- medcap run "
-        )
 
     def test_a_working_directory_that_cannot_be_written(
         self, run: Callable[..., Result], materials: Materials, tmp_path: Path

@@ -53,9 +53,8 @@ def test_troubles_after_the_end_are_said_where_the_user_looks(create: Create, mo
 
 
 def test_a_run_without_a_model_says_why(create: Create) -> None:
-    study = create(
-        build_space({"name": "any", "search": {"learning_rate": {"uniform": [0.1, 0.2]}}, "trials": 3}, "test")
-    )
+    search = {"learning_rate": {"uniform": [0.1, 0.2]}}
+    study = create(build_space({"name": "any", "search": search, "trials": 3}, "test"))
     for reason in ("No memory left.", "The loss was not finite.", "No memory left."):
         record = next_trial(study)
         study.start(record.name)

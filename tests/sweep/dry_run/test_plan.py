@@ -104,19 +104,8 @@ def test_plan_of_a_conditional_search() -> None:
 
 
 def test_plan_of_a_grid() -> None:
-    space = build_space(
-        {
-            "name": "rows",
-            "search": {"num_epochs": {"grid": [2, 3, 5]}},
-            "sampler": "grid",
-            "seeds": [7, 9],
-            "scheduler": "none",
-            "test": "all",
-            "keep_checkpoints": True,
-        },
-        "a test",
-    )
-    text = show(space)
+    values = {"search": {"num_epochs": {"grid": [2, 3, 5]}}, "sampler": "grid", "seeds": [7, 9], "scheduler": "none"}
+    text = show(build_space(values | {"name": "rows", "test": "all", "keep_checkpoints": True}, "a test"))
     assert "  trials       6, one for each row of the grid, each row for seeds 7, 9\n" in text
     assert "  scheduler    none, every trial runs to its end\n" in text
     assert "  test split   every trial's best epoch\n" in text
@@ -155,27 +144,16 @@ def test_plan_where_nothing_is_searched() -> None:
 
 
 def test_samples_leave_out_what_does_not_go_together() -> None:
-    space = build_space(
-        {"name": "x", "search": {"batch_size": {"choice": [4, 6]}, "accumulation_steps": {"choice": [1, 4]}}}, "a test"
-    )
-    samples = show(space).split("\n\n")[3]
+    search = {"batch_size": {"choice": [4, 6]}, "accumulation_steps": {"choice": [1, 4]}}
+    samples = show(build_space({"name": "x", "search": search}, "a test")).split("\n\n")[3]
     assert samples.count("batch_size = ") == 5
     assert "batch_size = 6, accumulation_steps = 4" not in samples
     assert "batch_size = 4, accumulation_steps = 4" in samples
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (89, "89 s"),
-        (90, "1 min 30 s"),
-        (117, "2 min"),
-        (594, "9 min 50 s"),
-        (596, "10 min"),
-        (5399, "1 h 30 min"),
-        (7500, "2 h 05 min"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_duration() -> None:
+    durations = {
+        0.4: "0 s", 89: "89 s", 90: "1 min 30 s", 117: "2 min", 594: "9 min 50 s", 596: "10 min", 5399: "1 h 30 min",
+        7500: "2 h 05 min",
+    }  # fmt: skip
+    assert {seconds: format_duration(seconds) for seconds in durations} == durations

@@ -84,22 +84,7 @@ def log_epochs(log: ExperimentLog, record: TrialRecord, *scores: float) -> None:
         log.on_trial_result(0, [], name_trial(record), figures_of(record, epoch, score))
 
 
-def test_the_paths_of_this_machine_are_not_sent_with_an_epoch(running: tuple[Study, TrialRecord]) -> None:
-    study, record = running
-    sent: list[dict[str, Any]] = []
-
-    class Recorder(LoggerCallback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            sent.append(result)
-
-    log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
-    log.logger = Recorder()
-    figures = figures_of(record, 1, 0.5)
-    log.on_trial_result(0, [], name_trial(record), figures | {"config": {"directory": "/home/someone"}})
-    assert sent == [figures]
-
-
-def test_the_paths_of_this_machine_are_not_sent_with_the_parameters(running: tuple[Study, TrialRecord]) -> None:
+def test_the_paths_of_this_machine_are_not_sent(running: tuple[Study, TrialRecord]) -> None:
     study, record = running
     sent: list[dict[str, Any]] = []
 
@@ -107,13 +92,17 @@ def test_the_paths_of_this_machine_are_not_sent_with_the_parameters(running: tup
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             sent.append(trial.config)
 
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            sent.append(result)
+
     log = ExperimentLog(study, LogTarget.TENSORBOARD, pytest.fail)
     log.logger = Recorder()
     config = {"data": "/home/someone/hospital", "model": "owner/name", "learning_rate": 1e-3}
     given = {"trial": record.name, "config": config, "directory": "/home/someone/runs/a"}
-    trial: Any = SimpleNamespace(config=given)
-    log.on_trial_start(0, [], trial)
-    assert sent == [{"trial": record.name, "config": config | {"data": "hospital"}}]
+    trial, figures = SimpleNamespace(config=given), figures_of(record, 1, 0.5)
+    log.on_trial_start(0, [], trial)  # type: ignore[arg-type]
+    log.on_trial_result(0, [], name_trial(record), figures | {"config": {"directory": "/home/someone"}})
+    assert sent == [{"trial": record.name, "config": config | {"data": "hospital"}}, figures]
     assert trial.config is given
 
 

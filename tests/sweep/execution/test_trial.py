@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from tests.support.real_runs import LOOPBACK, Materials, quiet_view, wait_until,
 from tests.support.small_runs import run_one
 from tests.sweep.conftest import FinishedRun
 from tests.sweep.execution.test_tune import build_study, kill_after_an_epoch, save_broken_model
+
+
+def assign(directory: Path, **config: Any) -> Assignment:
+    return Assignment("trial_0000", "full", config, str(directory), cpus_per_worker=1, gpus_per_worker=0, num_workers=1)
+
 
 TWO_WORKERS = choose_resources([NodeSize(cpus=2)], Resources(workers_per_trial=2), num_trials=2, most_workers=2)
 
@@ -105,21 +111,11 @@ def test_workers_that_take_the_place_of_others_end_at_once() -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_data_that_a_node_lacks_end_the_process_with_a_word_to_the_driver(tmp_path: Path) -> None:
-    node = ray.get_runtime_context().get_node_id()
-    assignment = Assignment(
-        trial="trial_0000",
-        label="full",
-        config={"data": str(tmp_path / "gone")},
-        directory=str(tmp_path / "trial_0000"),
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        num_workers=1,
-    )
     told: list[dict[str, Any]] = []
     with pytest.raises(DataFault):
-        train_here(assignment, told.append)
+        train_here(assign(tmp_path / "trial_0000", data=str(tmp_path / "gone")), told.append)
     first, last = told
-    assert json.loads(first[PLACES]) == {"worker 0": node}
+    assert json.loads(first[PLACES]) == {"worker 0": ray.get_runtime_context().get_node_id()}
     fault = NodeFault(**json.loads(last[NODE_FAULT]))
     assert (fault.process, fault.may_pass) == ("worker 0", False)
     assert "gone" in fault.reason
@@ -130,16 +126,7 @@ def test_checkpoints_go_from_nodes_where_no_worker_stores_them(
     nodes: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDCAP_CACHE", str(tmp_path / "cache"))
-    assignment = Assignment(
-        trial="trial_0000",
-        label="full",
-        config={},
-        directory="",
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        num_workers=2,
-        url=f"file://{tmp_path}/run",
-    )
+    assignment = replace(assign(tmp_path), num_workers=2, url=f"file://{tmp_path}/run")
     history = assignment.folder / "checkpoints/history.json"
     place = tmp_path / "run/trials/trial_0000/checkpoints/history.json"
     place.parent.mkdir(parents=True)
@@ -151,17 +138,8 @@ def test_checkpoints_go_from_nodes_where_no_worker_stores_them(
 
 
 def test_progress_notes_are_few(tmp_path: Path) -> None:
-    assignment = Assignment(
-        trial="trial_0000",
-        label="full",
-        config={},
-        directory=str(tmp_path),
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        num_workers=1,
-    )
     assert read_progress(tmp_path) == ""
-    note = ProgressWriter(assignment, rank=0)
+    note = ProgressWriter(assign(tmp_path), rank=0)
     note("training", 1, 9)
     note("training", 2, 9)  # too soon
     assert read_progress(tmp_path) == "training 1/9"

@@ -49,15 +49,10 @@ def group(label: str, mean: float, std: float, interval: list[float], p_adjusted
 
 @pytest.mark.parametrize(("models", "said"), [(("small", "large"), True), (("small", "small"), False)])
 def test_of_several_models_the_untrained_one_is_named(models: tuple[str, str], said: bool) -> None:
-    records = [
-        TrialRecord(
-            name=f"trial_{number:04d}",
-            number=number,
-            point={"model": model},
-            config=TrialConfig(data="phantoms", model=f"{model}/checkpoint"),
-        )
-        for number, model in enumerate(models)
-    ]
+    records = []
+    for number, model in enumerate(models):
+        config = TrialConfig(data="phantoms", model=f"{model}/checkpoint")
+        records.append(TrialRecord(name=f"trial_{number:04d}", number=number, point={"model": model}, config=config))
     table = build_test_table(dataclasses.replace(build_results(WHOLE), records=records))
     assert (f"Zero-shot is the untrained {models[1]}, the model of the best trial." in table.notes) is said
 
@@ -244,24 +239,11 @@ def test_subgroups_stand_lowest_first_beside_the_untrained_model() -> None:
         return {"num_images": 20, "scores": SCORES | {"CIDEr": cider}, "intervals": {"CIDEr": [cider - 1, cider + 1]}}
 
     own = {"modality": {"CT": score(3.0), "MR": score(2.0)}}
-    table = build_subgroup_table(
-        build_results(WHOLE | {"subgroups": {"best": own, "zero_shot": {"modality": {"CT": score(1.5)}}}})
-    )
+    subgroups = {"best": own, "zero_shot": {"modality": {"CT": score(1.5)}}}
+    table = build_subgroup_table(build_results(WHOLE | {"subgroups": subgroups}))
     assert table is not None
-    lines = print_lines([table], 200)
-    assert lines[2].split()[:8] == ["Kind", "Subgroup", "Images", "CIDEr", "CIDEr,", "zero-shot", "BLEU-1", "BLEU-2"]
-    assert lines[4].split()[:6] == ["modality", "MR", "20", "2.000", "(1.000", "to"]
-    assert lines[5].split()[:11] == [
-        "modality",
-        "CT",
-        "20",
-        "3.000",
-        "(2.000",
-        "to",
-        "4.000)",
-        "1.500",
-        "(0.500",
-        "to",
-        "2.500)",
-    ]
+    lines = [" ".join(line.split()) for line in print_lines([table], 200)]
+    assert lines[2].startswith("Kind Subgroup Images CIDEr CIDEr, zero-shot BLEU-1 BLEU-2")
+    assert lines[4].startswith("modality MR 20 2.000 (1.000 to")
+    assert lines[5].startswith("modality CT 20 3.000 (2.000 to 4.000) 1.500 (0.500 to 2.500)")
     assert build_subgroup_table(build_results(WHOLE)) is None
