@@ -79,8 +79,7 @@ class Split(Protocol):
     """The part of `PreparedSplit` used here."""
 
     def __len__(self) -> int: ...
-
-    def pixels(self, positions: Positions) -> NDArray[np.uint8]:
+    def pixels(self, positions: Positions, /) -> NDArray[np.uint8]:
         """Return the images at `positions`, uint8 (B, 3, S, S)."""
 
 
@@ -104,9 +103,7 @@ class SourcePart:
     """The images of `whole` at `positions`, in that order."""
 
     def __init__(self, whole: ImageSource, positions: Positions) -> None:
-        self.whole = whole
-        self.positions = positions
-        self.encoded = whole.encoded
+        self.whole, self.positions, self.encoded = whole, positions, whole.encoded
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -155,9 +152,7 @@ class BatchMaker:
     """Builds the micro-batches of a split on `device`."""
 
     def __init__(self, images: ImageSource, texts: TokenizedTexts, device: torch.device) -> None:
-        self.images = images
-        self.texts = texts
-        self.device = device
+        self.images, self.texts, self.device = images, texts, device
         # Few distinct shapes let CUDA reuse its memory and kernels; a CPU gains nothing from padding.
         self.pad_to_multiple = 8 if device.type == "cuda" else 1
 
@@ -198,9 +193,8 @@ class Augmenter:
         rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)
         rotations[:, 1, 0] = np.sin(angles)
         rotations[:, 0, 1] = -rotations[:, 1, 0]
-        grid = nn.functional.affine_grid(
-            move(torch.from_numpy(rotations), pixels.device), list(pixels.shape), align_corners=False
-        )
+        matrices = move(torch.from_numpy(rotations), pixels.device)
+        grid = nn.functional.affine_grid(matrices, list(pixels.shape), align_corners=False)
         rotated = nn.functional.grid_sample(pixels.float(), grid, mode="bilinear", align_corners=False)
         scale = move(torch.from_numpy(self.brightness[positions].astype(np.float32)), pixels.device)
         return (rotated * scale.view(-1, 1, 1, 1)).clamp_(0.0, 255.0)

@@ -36,23 +36,15 @@ class Cohort:
     noise: float
 
 
-# Contrast: muscle, white matter, grey matter, fluid, bone.
+# Voxels, matrix, contrast (muscle, white matter, grey matter, fluid, bone), full scale, offset, bias and noise.
 COHORTS: dict[CohortName, Cohort] = {
-    "phantom-alder": Cohort(
-        (3.0, 3.0, 3.0), (60, 72, 68), Contrast(0.45, 0.82, 0.55, 0.15, 0.06), 1000.0, offset=0.0, bias=0.10, noise=0.03
-    ),
-    "phantom-birch": Cohort(
-        (2.8, 2.8, 3.5), (68, 80, 60), Contrast(0.42, 0.90, 0.64, 0.22, 0.04), 255.0, offset=12.0, bias=0.18, noise=0.04
-    ),
-    "phantom-cedar": Cohort(
-        (3.5, 3.1, 3.1), (56, 74, 68), Contrast(0.46, 0.72, 0.47, 0.11, 0.08), 3200.0, offset=0.0, bias=0.14, noise=0.05
-    ),
+    "phantom-alder": Cohort((3.0, 3.0, 3.0), (60, 72, 68), Contrast(0.45, 0.82, 0.55, 0.15, 0.06), 1000, 0, 0.1, 0.03),
+    "phantom-birch": Cohort((2.8, 2.8, 3.5), (68, 80, 60), Contrast(0.42, 0.9, 0.64, 0.22, 0.04), 255, 12, 0.18, 0.04),
+    "phantom-cedar": Cohort((3.5, 3.1, 3.1), (56, 74, 68), Contrast(0.46, 0.72, 0.47, 0.11, 0.08), 3200, 0, 0.14, 0.05),
     "phantom-dogwood": Cohort(
-        (3.2, 3.2, 3.2), (60, 70, 66), Contrast(0.39, 0.86, 0.50, 0.18, 0.04), 640.0, offset=30.0, bias=0.22, noise=0.05
+        (3.2, 3.2, 3.2), (60, 70, 66), Contrast(0.39, 0.86, 0.5, 0.18, 0.04), 640, 30, 0.22, 0.05
     ),
-    "phantom-elm": Cohort(
-        (2.9, 3.5, 2.9), (64, 62, 70), Contrast(0.52, 0.78, 0.59, 0.10, 0.09), 4095.0, offset=0.0, bias=0.12, noise=0.06
-    ),
+    "phantom-elm": Cohort((2.9, 3.5, 2.9), (64, 62, 70), Contrast(0.52, 0.78, 0.59, 0.1, 0.09), 4095, 0, 0.12, 0.06),
 }
 
 TRAINING_COHORTS: tuple[CohortName, ...] = ("phantom-alder", "phantom-birch", "phantom-cedar")

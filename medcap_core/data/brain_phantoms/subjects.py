@@ -100,19 +100,12 @@ class Subject:
         hippocampi = (left + right) / 2
         losses: dict[Structure, float] = {"hippocampus": 1 - hippocampi, "cortex": 1 - self.cortex_ratio}
         shrunk = max(losses, key=lambda name: losses[name])
-        smaller: Side = "left" if left / right < SIDE_RATIO else "neither"
-        if left / right > 1 / SIDE_RATIO:
-            smaller = "right"
-        return Facts(
-            diagnosis=self.diagnosis,
-            age=self.age,
-            sex=self.sex,
-            ventricles=_grade(self.ventricle_ratio, (1.35, 1.9, 2.6)),
-            hippocampi=_grade(1 / hippocampi, (1 / 0.85, 1 / 0.7, 1 / 0.55)),
-            cortex=_grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65)),
-            side=smaller,
-            structure=shrunk if losses[shrunk] >= LOSS_TO_NAME else "none",
-        )
+        side: Side = "left" if left / right < SIDE_RATIO else "right" if left / right > 1 / SIDE_RATIO else "neither"
+        ventricles = _grade(self.ventricle_ratio, (1.35, 1.9, 2.6))
+        shrinkage = _grade(1 / hippocampi, (1 / 0.85, 1 / 0.7, 1 / 0.55))
+        cortex = _grade(1 / self.cortex_ratio, (1 / 0.85, 1 / 0.75, 1 / 0.65))
+        structure: Structure = shrunk if losses[shrunk] >= LOSS_TO_NAME else "none"
+        return Facts(self.diagnosis, self.age, self.sex, structure, side, ventricles, shrinkage, cortex)
 
 
 def _grade(value: float, limits: tuple[float, float, float]) -> Degree:

@@ -1,16 +1,8 @@
 """ADNI: `ADNIMERGE.csv` and the volumes of the LONI archive, as downloaded or in a BIDS copy.
 
-Columns of ADNIMERGE.csv (names confirmed by public code that reads it, not against the file itself):
-
-| column | use |
-| --- | --- |
-| PTID | subject, such as 002_S_0295 |
-| VISCODE | visit: bl, m06, m12 ... |
-| EXAMDATE | date of the visit |
-| DX | CN, MCI or Dementia; in older files NL, and changes such as "MCI to Dementia", of which the last word counts |
-| AGE | at baseline; the time since is added |
-| PTGENDER | Male, Female |
-| MMSE | score of the visit |
+Columns (names confirmed by public code that reads the file, not against the file itself): PTID (such as 002_S_0295),
+VISCODE (bl, m06, m12 ...), EXAMDATE, DX (CN, MCI or Dementia; in older files NL, and changes such as "MCI to Dementia",
+of which the last word counts), AGE (at baseline; the time since is added), PTGENDER (Male, Female) and MMSE.
 
 Paths: `ADNI/002_S_0295/MP-RAGE/2006-04-18_08_20_30.0/I118671/*.nii` holds subject and date of the scan; the 17 digits
 in LONI's file names are the date of an upload and are not read. `sub-ADNI002S0295/ses-M012` (BIDS) holds subject and

@@ -1,16 +1,8 @@
 """MIRIAD: the list of MR sessions that its XNAT site exports as CSV, and the NIfTI volumes.
 
-Columns (names confirmed by public code that reads the export, not against the file itself):
-
-| column | use |
-| --- | --- |
-| MR ID | session: miriad_199_1_MR_2 is the second scan of visit 1 of subject 199 |
-| Group | AD, or HC (healthy control) |
-| Age | years |
-| M/F | sex |
-| MMSE | used if there is such a column |
-
-File names hold all of these but the age: `miriad_199_HC_F_01_MR_2.nii`.
+Columns (names confirmed by public code that reads the export, not against the file itself): MR ID (miriad_199_1_MR_2 is
+the second scan of visit 1 of subject 199), Group (AD, or HC, healthy control), Age, M/F, and MMSE if there is such a
+column. File names hold all of these but the age: `miriad_199_HC_F_01_MR_2.nii`.
 """
 
 import re

@@ -1,16 +1,9 @@
 """NACC: the table of the Uniform Data Set, the table of MRI files, and the unpacked volumes.
 
 Columns of the UDS table (`investigator_nacc*.csv`; names and codes confirmed by public code and NACC's derived-variable
-code, not against the file itself):
-
-| column | use |
-| --- | --- |
-| NACCID | subject, such as NACC000123 |
-| VISITMO, VISITDAY, VISITYR | date of the visit |
-| NACCUDSD | 1 normal cognition, 3 MCI, 4 dementia; 2, impaired but not MCI, is none of the three classes |
-| NACCAGE | years at the visit |
-| SEX | 1 male, 2 female |
-| NACCMMSE | score; 88 and 95 to 98 and -4 are missing |
+code, not against the file itself): NACCID (such as NACC000123), VISITMO, VISITDAY, VISITYR, NACCUDSD (1 normal
+cognition, 3 MCI, 4 dementia; 2, impaired but not MCI, is none of the three), NACCAGE, SEX (1 male, 2 female) and
+NACCMMSE (88, 95 to 98 and -4 are missing).
 
 Columns of the MRI table (`investigator_mri_nacc*.csv`): NACCID, NACCMRFI (name of the zip archive of a scan) and MRIMO,
 MRIDY, MRIYR (date of the scan). A volume belongs to the archive whose name, without `.zip`, is a part of its path, so

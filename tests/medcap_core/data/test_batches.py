@@ -76,11 +76,7 @@ def test_a_batch_holds_the_images_and_captions_of_its_positions(maker: BatchMake
     assert batch.images.dtype == torch.uint8
     assert numbers(batch.images) == [3, 0, 5]
     input_ids, labels = batch.texts
-    assert input_ids.tolist() == [
-        [5, 13, 13, 13, 3, 0, 0],
-        [5, 3, 0, 0, 0, 0, 0],
-        [5, 15, 15, 15, 15, 15, 3],
-    ]
+    assert input_ids.tolist() == [[5, 13, 13, 13, 3, 0, 0], [5, 3, 0, 0, 0, 0, 0], [5, 15, 15, 15, 15, 15, 3]]
     ignored = -100
     assert labels.tolist() == [
         [ignored, 13, 13, 13, 3, ignored, ignored],
