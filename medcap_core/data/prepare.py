@@ -101,7 +101,7 @@ def prepare_data(
     versa.
     """
     dataset = load_dataset(config)
-    prepared, skipped = _decode(dataset, config, geometry, splits, progress, whole_validation=whole_validation)
+    prepared, skipped = _decode(config, geometry, splits, progress, whole_validation=whole_validation)
     skipped.extend(record for record in dataset.dropped if record.split in splits)
     if config.drop_duplicate_train_images and "train" in prepared:
         prepared["train"], dropped = _drop_duplicates(config, geometry, prepared["train"], progress)
@@ -126,7 +126,7 @@ def judge_records(
     Returns the unusable records. Raises TooManyBadRecords above `max_bad_record_share`, and as `prepare_data`.
     """
     dataset = load_dataset(config)
-    prepared, skipped = _decode(dataset, config, geometry, SPLITS, progress, whole_validation=whole_validation)
+    prepared, skipped = _decode(config, geometry, SPLITS, progress, whole_validation=whole_validation)
     num_left_out = Counter(record.split for record in dataset.skipped)
     num_read = {split: num_left_out[split] + len(dataset.splits[split]) for split in SPLITS}
     num_unreadable = Counter(record.split for record in skipped[len(dataset.skipped) :])
@@ -154,7 +154,6 @@ def judge_records(
 
 
 def _decode(
-    dataset: Dataset,
     config: TrialConfig,
     geometry: Geometry,
     splits: Sequence[SplitName],
@@ -166,6 +165,7 @@ def _decode(
 
     Returns the readable ones, and the records that are bad: first those left out in reading, then the unreadable.
     """
+    dataset = load_dataset(config)
     if {record.noun for records in dataset.splits.values() for record in records} - {geometry.noun}:
         holds, takes = ("scans", "flat images") if geometry.noun == "image" else ("flat images", "scans")
         remedy = "model: medblip3d" if geometry.noun == "image" else "data: brain_phantoms or a table of scans"

@@ -123,17 +123,10 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     phantom = BrainPhantom(cohort, seed, split, number)
     facts = build_subject(phantom.subject_key).facts
     name = f"brain-phantom-{seed}-{split}"
+    case = f"{name}-{cohort}-subject-{phantom.subject_key.subject:04d}"
     truth = {**asdict(facts), "diagnosis": facts.diagnosis.value, "unseen_cohort": cohort in UNSEEN_COHORTS}
-    return ScanRecord(
-        id=f"{name}-{index:04d}",
-        image=phantom,
-        caption=write_report(cohort, facts, phantom.build_generator(_WORDING)),
-        case=f"{name}-{cohort}-subject-{phantom.subject_key.subject:04d}",
-        truth=truth,
-        cohort=cohort,
-        diagnosis=facts.diagnosis,
-        questions=ask(facts),
-    )
+    caption, asked = write_report(cohort, facts, phantom.build_generator(_WORDING)), ask(facts)
+    return ScanRecord(f"{name}-{index:04d}", phantom, caption, case, truth, (), cohort, facts.diagnosis, asked)
 
 
 def load_brain_phantoms(sizes: Mapping[SplitName, int] = DEFAULT_SIZES, *, seed: int = 0) -> Dataset:

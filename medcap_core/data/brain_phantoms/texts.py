@@ -9,18 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from medcap_core.data.brain_phantoms import subjects
 from medcap_core.data.brain_phantoms.cohorts import TRAINING_COHORTS, CohortName
-from medcap_core.data.brain_phantoms.subjects import (
-    DEGREES,
-    OLDEST,
-    SIDES,
-    STRUCTURES,
-    YOUNGEST,
-    Facts,
-    Sex,
-    SubjectKey,
-    build_subject,
-)
+from medcap_core.data.brain_phantoms.subjects import DEGREES, Facts, Sex, SubjectKey
 from medcap_core.data.brain_phantoms.wording import DECADES, ask, list_wordings, name_decade, write_report
 from medcap_core.data.scans.records import Diagnosis
 
@@ -39,11 +30,7 @@ _SEED_OF_TEXTS = 4  # the data set's subjects have a 3 in this place
 
 T = TypeVar("T")
 
-_DIAGNOSIS_WORDS = {
-    Diagnosis.NOT_DEMENTED: "notdemented",
-    Diagnosis.MCI: "mildimpairment",
-    Diagnosis.DEMENTIA: "demented",
-}
+_DIAGNOSIS_WORDS = dict(zip(Diagnosis, ("notdemented", "mildimpairment", "demented"), strict=True))
 _SEXES: tuple[Sex, ...] = ("female", "male")
 
 
@@ -66,9 +53,8 @@ def list_words() -> list[str]:
         facts = Facts(Diagnosis.MCI, 70, "male", "none", "neither", degree, degree, degree)
         texts += [text for question in ask(facts) for text in (question.text, question.answer)]
         texts += list_fact_words(facts, TRAINING_COHORTS[0])
-    for words in (_SEXES, SIDES, STRUCTURES, (diagnosis.value for diagnosis in Diagnosis), _DIAGNOSIS_WORDS.values()):
-        texts += words
-    texts += [f"{side}smaller" for side in SIDES] + [f"{structure}shrunk" for structure in STRUCTURES]
+    texts += [*_SEXES, *subjects.SIDES, *subjects.STRUCTURES, *map(str, Diagnosis), *_DIAGNOSIS_WORDS.values()]
+    texts += [f"{side}smaller" for side in subjects.SIDES] + [f"{structure}shrunk" for structure in subjects.STRUCTURES]
     texts += [f"{sex}sex" for sex in _SEXES] + [f"age{decade}" for decade in DECADES.values()]
     return [*texts, *(text for cohort in TRAINING_COHORTS for text in (*list_wordings(cohort), name_style(cohort)))]
 
@@ -81,20 +67,20 @@ def name_style(cohort: CohortName) -> str:
 def draw_facts(rng: np.random.Generator) -> Facts:
     """Facts of a subject of no data set."""
     if rng.uniform() < _REAL_SHARE:
-        return build_subject(SubjectKey((_SEED_OF_TEXTS,), int(rng.integers(2**40)))).facts
+        return subjects.build_subject(SubjectKey((_SEED_OF_TEXTS,), int(rng.integers(2**40)))).facts
 
     def choose(options: tuple[T, ...]) -> T:
         return options[int(rng.integers(len(options)))]
 
     return Facts(
         diagnosis=choose(tuple(Diagnosis)),
-        age=int(rng.integers(YOUNGEST, OLDEST + 1)),
+        age=int(rng.integers(subjects.YOUNGEST, subjects.OLDEST + 1)),
         sex=choose(_SEXES),
         ventricles=choose(DEGREES),
         hippocampi=choose(DEGREES),
         cortex=choose(DEGREES),
-        side=choose(SIDES),
-        structure=choose(STRUCTURES),
+        side=choose(subjects.SIDES),
+        structure=choose(subjects.STRUCTURES),
     )
 
 
@@ -103,17 +89,9 @@ def list_fact_words(facts: Facts, cohort: CohortName) -> list[str]:
 
     None is a word of answers or reports: one at the end of a bag would read as said already.
     """
-    return [
-        _DIAGNOSIS_WORDS[facts.diagnosis],
-        f"{facts.sex}sex",
-        f"age{name_decade(facts.age)}",
-        f"{facts.ventricles}ventricles",
-        f"{facts.hippocampi}hippocampi",
-        f"{facts.cortex}cortex",
-        f"{facts.side}smaller",
-        f"{facts.structure}shrunk",
-        name_style(cohort),
-    ]
+    words = [_DIAGNOSIS_WORDS[facts.diagnosis], f"{facts.sex}sex", f"age{name_decade(facts.age)}"]
+    words += [f"{facts.ventricles}ventricles", f"{facts.hippocampi}hippocampi", f"{facts.cortex}cortex"]
+    return [*words, f"{facts.side}smaller", f"{facts.structure}shrunk", name_style(cohort)]
 
 
 def draw_example(rng: np.random.Generator, *, whole: bool = False) -> TextExample:

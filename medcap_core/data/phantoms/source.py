@@ -90,13 +90,9 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
         size_mm = round(RADII[plan.size] * FINDINGS[plan.finding].size_factor * view.field_mm, 1)
     facts = {"modality": view.modality, **asdict(plan), "size_mm": size_mm, "normal": plan.normal}
     name = f"phantom-{domain}-{seed}-{split}"
-    return Record(
-        id=f"{name}-{index:05d}",
-        image=image,
-        caption=write_caption(domain, plan, image.build_generator(WORDING, of_shot=True)),
-        case=f"{name}-case-{image.case:05d}",
-        truth=PhantomTruth(facts, image),
-    )
+    caption = write_caption(domain, plan, image.build_generator(WORDING, of_shot=True))
+    case = f"{name}-case-{image.case:05d}"
+    return Record(f"{name}-{index:05d}", image, caption, case, PhantomTruth(facts, image))
 
 
 def load_phantoms(domain: Domain = "target", sizes: Mapping[SplitName, int] | None = None, *, seed: int = 0) -> Dataset:

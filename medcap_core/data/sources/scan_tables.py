@@ -197,16 +197,10 @@ def _add_scan(
         unknown_labels[" / ".join(known)] += 1
     others = [question for question in scan.questions.values() if question.text != DIAGNOSIS_QUESTION]
     cohort, subject = scan.value("cohort"), scan.value("subject")
-    record = ScanRecord(
-        record_id,
-        reference,
-        caption,
-        f"{cohort} {subject}".strip() if subject else scan.name,
-        {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()},
-        cohort=cohort or None,
-        diagnosis=diagnosis,
-        questions=(*([ask_diagnosis(diagnosis)] if diagnosis else []), *others),
-    )
+    case = f"{cohort} {subject}".strip() if subject else scan.name
+    truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()}
+    questions = (*([ask_diagnosis(diagnosis)] if diagnosis else []), *others)
+    record = ScanRecord(record_id, reference, caption, case, truth, (), cohort or None, diagnosis, questions)
     reading.add(scan.split, record)
 
 
