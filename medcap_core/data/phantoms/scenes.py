@@ -62,11 +62,6 @@ class Plan:
     level: str | None
     size: str | None
 
-    @property
-    def normal(self) -> bool:
-        """Whether there is no finding."""
-        return self.finding is None
-
 
 @dataclass(frozen=True)
 class Key:

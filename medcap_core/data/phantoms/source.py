@@ -88,7 +88,7 @@ def _build_record(domain: Domain, seed: int, split: SplitName, index: int) -> Re
     size_mm = None
     if plan.finding is not None and plan.size is not None:
         size_mm = round(RADII[plan.size] * FINDINGS[plan.finding].size_factor * view.field_mm, 1)
-    facts = {"modality": view.modality, **asdict(plan), "size_mm": size_mm, "normal": plan.normal}
+    facts = {"modality": view.modality, **asdict(plan), "size_mm": size_mm, "normal": plan.finding is None}
     name = f"phantom-{domain}-{seed}-{split}"
     caption = write_caption(domain, plan, image.build_generator(WORDING, of_shot=True))
     case = f"{name}-case-{image.case:05d}"

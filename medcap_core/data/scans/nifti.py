@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medcap_core.data.records import Volume
 from medcap_core.errors import first_line
@@ -50,9 +49,8 @@ def read_nifti(path: Path) -> Volume:
     except OSError as error:
         counted = first_line(error).removesuffix(" from object")
         raise ValueError(f"it is shorter than its header says ({counted})") from error
-    axes = np.argsort(orientation[:, 0])
-    sizes_mm = _compute_voxel_size(image.affine, header)
-    x, y, z = (sizes_mm[axis] for axis in axes.tolist())
+    sizes_mm = nibabel.affines.voxel_sizes(image.affine) * _find_unit(header)
+    x, y, z = sizes_mm[np.argsort(orientation[:, 0])].tolist()
     return Volume(np.ascontiguousarray(nibabel.apply_orientation(voxels, orientation)), (x, y, z))
 
 
@@ -84,14 +82,6 @@ def _read_header(content: bytes) -> tuple[Any, Any]:
     return image_class, image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
 
 
-def _compute_voxel_size(affine: NDArray[np.float64], header: Any) -> list[float]:
-    """Compute the voxel sizes in mm that the affine states, in stored axis order."""
-    import nibabel
-
-    sizes: list[float] = nibabel.affines.voxel_sizes(affine).tolist()
-    return [size * _find_unit(header) for size in sizes]
-
-
 def _find_unit(header: Any) -> float:
     """Return the millimetres of the header's spatial unit; 1 where it names none."""
     return _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
@@ -107,7 +97,7 @@ def describe_other_zooms(path: Path) -> str | None:
     try:
         _, header = _read_header(_read_content(path, _HEADER_LIMIT))
         _check_header(header)
-        by_affine = _compute_voxel_size(header.get_best_affine(), header)
+        by_affine = nibabel.affines.voxel_sizes(header.get_best_affine()) * _find_unit(header)
     except (OSError, ValueError, nibabel.spatialimages.HeaderDataError):
         return None
     by_zooms = [abs(float(zoom)) * _find_unit(header) for zoom in header["pixdim"][1:4]]

@@ -11,11 +11,10 @@ Volumes are compared exactly only, by their decoded cubes: heads are alike, and 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -142,15 +141,16 @@ def load_hashes(images: "PreparedSplit", progress: Progress | None = None) -> Im
     kept = RowStore(store.folder / f"hashes-{HASH_VERSION}", "hashes.u8", len(store), (_ROW_BYTES,), np.uint8)
     batch_rows = max(1, _BATCH_BYTES // math.prod(store.geometry.row_shape))
 
-    def hash_rows(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def hash_batch(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
         found = compute_hashes(store.pixels(batch))
         return np.hstack((found.bits, found.digests, found.blank[:, None]))
 
-    def hash_chunk(chunk: list[int]) -> Iterable[NDArray[np.uint8]]:
-        return chain.from_iterable(pool.map(hash_rows, np.split(chunk, range(batch_rows, len(chunk), batch_rows))))
+    def hash_rows(to_do: NDArray[np.int64]) -> Generator[NDArray[np.uint8]]:
+        with ThreadPoolExecutor(count_usable_cpus()) as pool:
+            for hashes in pool.map(hash_batch, np.split(to_do, range(batch_rows, len(to_do), batch_rows))):
+                yield from hashes
 
-    with ThreadPoolExecutor(count_usable_cpus()) as pool:
-        kept.fill_missing(images.rows, hash_chunk, progress, f"hashing {images.split} {store.geometry.noun}s")
+    kept.fill(images.rows, hash_rows, progress, f"hashing {images.split} {store.geometry.noun}s")
     bits, digests, blank = np.split(kept.read(images.rows), (NUM_BITS // 8, _ROW_BYTES - 1), axis=1)
     return ImageHashes(bits, digests, blank[:, 0] != 0)
 

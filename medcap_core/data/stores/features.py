@@ -9,9 +9,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,22 +72,21 @@ class FeatureStore(RowStore):
         On a GPU `device`, a second thread reads and encodes while features are written. An interrupted run resumes at
         its last chunk. Raises DataFault where the disk is full or the cache folder not writable.
         """
-        wanted = np.unique(np.asarray(rows, dtype=np.int64))
-        if not self.missing(wanted).size:
-            return
 
         def encode_batch(batch: NDArray[np.int64]) -> NDArray[np.generic]:
             features = encode(self.images.pixels(batch)).to(self.dtype).cpu().contiguous()
             return (features.view(torch.uint16) if self.dtype is torch.bfloat16 else features).numpy()
 
-        with self.locked(wanted, progress, what):
-            to_do = self.still_to_do(wanted)
+        def encode_rows(to_do: NDArray[np.int64]) -> Generator[NDArray[np.generic]]:
             started = time.monotonic()
             batches = (to_do[start : start + batch_size] for start in range(0, len(to_do), batch_size))
             with closing(prefetch(encode_batch, batches, device)) as encoded:
-                contents = chain.from_iterable(encoded)
-                self.fill(to_do, lambda chunk: islice(contents, len(chunk)), progress, what)
-            self._add_cost(len(to_do), time.monotonic() - started)
+                yield from chain.from_iterable(encoded)
+            known_rows, known_seconds = self._read_cost()
+            cost = {"rows": known_rows + len(to_do), "seconds": known_seconds + time.monotonic() - started}
+            replace_text(self._cost_file, json.dumps(cost))
+
+        self.fill(rows, encode_rows, progress, what)
 
     def features(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the features of images, (B, tokens, width) on the CPU. Raises ValueError for rows not in the store."""
@@ -105,11 +104,6 @@ class FeatureStore(RowStore):
             return int(cost["rows"]), float(cost["seconds"])
         except (OSError, ValueError, LookupError, TypeError):
             return 0, 0.0
-
-    def _add_cost(self, num_rows: int, seconds: float) -> None:
-        known_rows, known_seconds = self._read_cost()
-        cost = {"rows": known_rows + num_rows, "seconds": known_seconds + seconds}
-        replace_text(self._cost_file, json.dumps(cost))
 
     def discard(self) -> None:
         """Delete every row; processes that are reading keep their mapped file."""

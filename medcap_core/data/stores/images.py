@@ -7,9 +7,8 @@ One folder for each (records of a split, geometry): a `RowStore` of `pixels.u8` 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +59,12 @@ class ImageStore(RowStore):
                 (self._recorded if unreadable.lasting else self._out_of_reach)[row] = unreadable.reason
                 return None
 
-        with ThreadPoolExecutor(count_usable_cpus()) as pool:
-            self.fill_missing(rows, partial(pool.map, decode_row), progress, what, self._note_unreadable)
+        def decode_rows(to_do: NDArray[np.int64]) -> Generator[NDArray[np.uint8] | None]:
+            with ThreadPoolExecutor(count_usable_cpus()) as pool:
+                for start in range(0, len(to_do), self.chunk_rows):
+                    yield from pool.map(decode_row, to_do[start : start + self.chunk_rows].tolist())
+
+        self.fill(rows, decode_rows, progress, what, self._note_unreadable)
         # Rows marked unusable by another process or an earlier run.
         bad_rows = np.flatnonzero(self.status == UNUSABLE).tolist()
         if bad_rows and not self._recorded.keys() >= set(bad_rows):

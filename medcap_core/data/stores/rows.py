@@ -6,8 +6,8 @@ after its content has reached the disk, so a killed process leaves no row marked
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -56,6 +56,11 @@ class RowStore:
     def __len__(self) -> int:
         return len(self.status)
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are flushed and marked at once."""
+        return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // self.row_bytes))
+
     def still_to_do(self, rows: Rows) -> Rows:
         """Return the `rows` that were neither done nor unusable when the status was last read."""
         to_do: Rows = rows[self.status[rows] == TO_DO]
@@ -94,10 +99,7 @@ class RowStore:
 
     @contextmanager
     def locked(self, wanted: Rows, progress: Progress | None, what: str) -> Iterator[None]:
-        """Lock the store and create its files; while another process holds it, report its progress on `wanted`.
-
-        Raises DataFault where the disk is full or the cache folder not writable.
-        """
+        """Lock the store and create its files; while another process holds it, report its progress on `wanted`."""
         with guard_cache_writes(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / "lock", timeout=_WAIT_SECONDS)
@@ -116,56 +118,51 @@ class RowStore:
             finally:
                 lock.release()
 
-    def fill_missing(
-        self,
-        rows: Rows,
-        make: Callable[[list[int]], Iterable[NDArray[Any] | None]],
-        progress: Progress | None,
-        what: str,
-        settle_absent: Callable[[list[int]], list[int]] = lambda _: [],
-    ) -> None:
-        """Write those of `rows` that are neither done nor unusable, see `fill`; wait where another process does."""
-        wanted = np.unique(np.asarray(rows, dtype=np.int64))
-        self.read_status()
-        if self.still_to_do(wanted).size:
-            with self.locked(wanted, progress, what):
-                self.fill(self.still_to_do(wanted), make, progress, what, settle_absent)
-
     def fill(
         self,
         rows: Rows,
-        make: Callable[[list[int]], Iterable[NDArray[Any] | None]],
+        make: Callable[[Rows], Generator[NDArray[Any] | None]],
         progress: Progress | None,
         what: str,
         settle_absent: Callable[[list[int]], list[int]] = lambda _: [],
     ) -> None:
-        """Write `rows`, chunk by chunk; call within `locked`.
+        """Write those of `rows` that are neither done nor unusable, chunk by chunk; wait where another process does.
 
-        `make` yields the contents of a chunk's rows in order, None for a failed row. `settle_absent` takes the failed
-        rows and returns those that stay unusable; the others are retried next time.
+        `make` yields the contents of the rows that it is given in their order, None for a failed row. `settle_absent`
+        takes the failed rows of a chunk and returns those that stay unusable; the others are retried next time. Raises
+        DataFault where the disk is full or the cache folder not writable.
         """
-        check_free_space(self.folder, int(rows.size) * self.row_bytes, what.capitalize())
-        chunk_rows = max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // self.row_bytes))
-        every = 1 if self.row_bytes >= _LARGE_ROW_BYTES else _PROGRESS_EVERY
-        num_done = 0
-        with self._rows_file.open("r+b") as rows_file, self._status_file.open("r+b") as status_file:
-            for start in range(0, len(rows), chunk_rows):
-                chunk = rows[start : start + chunk_rows].tolist()
-                absent = []
-                for row, content in zip(chunk, make(chunk), strict=True):
+        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        self.read_status()
+        if not self.still_to_do(wanted).size:
+            return
+        with self.locked(wanted, progress, what):
+            to_do = self.still_to_do(wanted)
+            if not to_do.size:  # the other process did all
+                return
+            check_free_space(self.folder, int(to_do.size) * self.row_bytes, what.capitalize())
+            every = 1 if self.row_bytes >= _LARGE_ROW_BYTES else _PROGRESS_EVERY
+            done, absent = [], []
+            with (
+                closing(make(to_do)) as contents,
+                self._rows_file.open("r+b") as rows_file,
+                self._status_file.open("r+b") as status_file,
+            ):
+                for number, (row, content) in enumerate(zip(to_do.tolist(), contents, strict=True), start=1):
                     # Plain writes raise on a full disk, where writing to a map kills the process.
                     if content is None:
                         absent.append(row)
                     else:
                         rows_file.seek(row * self.row_bytes)
                         rows_file.write(np.ascontiguousarray(content).data)
-                    num_done += 1
-                    if progress and (num_done % every == 0 or num_done == len(rows)):
-                        progress(what, num_done, len(rows))
-                flush(rows_file)
-                unusable = settle_absent(absent) if absent else []
-                done = dict.fromkeys(set(chunk) - set(absent), DONE)
-                self._mark(status_file, done | dict.fromkeys(unusable, UNUSABLE))
+                        done.append(row)
+                    if progress and (number % every == 0 or number == len(to_do)):
+                        progress(what, number, len(to_do))
+                    if number % self.chunk_rows == 0 or number == len(to_do):
+                        flush(rows_file)
+                        unusable = settle_absent(absent) if absent else []
+                        self._mark(status_file, dict.fromkeys(done, DONE) | dict.fromkeys(unusable, UNUSABLE))
+                        done, absent = [], []
 
     def _mark(self, status_file: BinaryIO, marks: dict[int, int]) -> None:
         """Mark rows whose content is on disk."""
