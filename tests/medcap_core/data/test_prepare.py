@@ -33,8 +33,7 @@ def folder(tmp_path: Path, draw_image: DrawImage) -> Path:
 
 
 def levels(data: PreparedData, split: str) -> list[int]:
-    part = data.splits[split]
-    return [int(level) for level in part.pixels(slice(None))[:, 0, 0, 0]]
+    return data.splits[split].pixels(slice(None))[:, 0, 0, 0].tolist()
 
 
 def test_everything_is_aligned(folder: Path) -> None:
@@ -76,25 +75,17 @@ def test_the_trials_seed_moves_nothing(folder: Path) -> None:
 def test_a_larger_fraction_decodes_only_what_is_new(folder: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     for fraction in (0.2, 0.6):
-        prepare_data(
-            TrialConfig(data=str(folder), data_fraction=fraction),
-            GEOMETRY,
-            splits=["train"],
-            progress=lambda *call: calls.append(call),
-        )
-    assert {(what, total) for what, _, total in calls} == {
-        ("decoding train images at 3 px", 10),
-        ("decoding train images at 3 px", 20),
-    }
+        config = TrialConfig(data=str(folder), data_fraction=fraction)
+        prepare_data(config, GEOMETRY, splits=["train"], progress=lambda *call: calls.append(call))
+    assert {(what, total) for what, _, total in calls} == {("decoding train images at 3 px", n) for n in (10, 20)}
 
 
 def test_bad_records_are_left_out_and_listed(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "7.png").write_bytes(b"junk")
     (folder / "train" / "8.png").unlink()
     data = prepare_data(TrialConfig(data=str(folder)), GEOMETRY)
-    expected = [number for number in range(50) if number not in (7, 8)]
-    assert levels(data, "train") == expected
-    assert data.splits["train"].ids == [f"{number}.png" for number in expected]
+    assert levels(data, "train") == [number for number in range(50) if number not in (7, 8)]
+    assert data.splits["train"].ids == [f"{level}.png" for level in levels(data, "train")]
     write_skipped(data.skipped, tmp_path / "skipped.csv")
     with (tmp_path / "skipped.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -119,14 +110,12 @@ def test_too_many_bad_records_stop_with_the_list(folder: Path) -> None:
         "and give the command again."
     )
     assert len(faults) == 12
-    assert faults[1] == (
-        f"validation 100.png: image file '100.png' not found in {folder / 'validation'}; the nearest name is '110.png'"
-    )
+    lacking = f"image file '100.png' not found in {folder / 'validation'}; the nearest name is '110.png'"
+    assert faults[1] == f"validation 100.png: {lacking}"
     assert faults[11] == "... and 3 more"
     assert len(caught.value.skipped) == 13
-    assert caught.value.skipped[12] == SkippedRecord(
-        "train", "6.png", "unreadable image: not an image, or damaged from its first bytes on"
-    )
+    damaged = "unreadable image: not an image, or damaged from its first bytes on"
+    assert caught.value.skipped[12] == SkippedRecord("train", "6.png", damaged)
     assert pickle.loads(pickle.dumps(caught.value)).faults == faults
     assert len(judge_records(TrialConfig(data=str(folder), max_bad_record_share=0.2), GEOMETRY)) == 13
 
@@ -194,9 +183,7 @@ def test_records_of_shared_cases_are_dropped_and_listed_but_not_bad(tmp_path: Pa
 
 
 def test_columns_of_ones_own_reach_the_reader(tmp_path: Path, draw_image: DrawImage) -> None:
-    rows = [
-        f"{draw_image(tmp_path / f'{number}.png', number).name},text {number},Befund {number}\n" for number in range(20)
-    ]
+    rows = [f"{draw_image(tmp_path / f'{n}.png', n).name},text {n},Befund {n}\n" for n in range(20)]
     (tmp_path / "d.csv").write_text("bild,text,befund\n" + "".join(rows))
     config = TrialConfig(data=str(tmp_path / "d.csv"), image_column="bild", caption_column="befund")
     assert all(caption.startswith("Befund") for caption in prepare_data(config, GEOMETRY).splits["train"].captions)

@@ -56,7 +56,7 @@ def test_complete_sources_are_left_alone() -> None:
 def test_a_missing_validation_split_is_a_tenth_of_train() -> None:
     train = build_records(40)
     complete, notes = cut_missing_splits({"train": train, "test": build_records(5, prefix="t")}, seed=0, where="x")
-    assert [len(complete[split]) for split in ("train", "validation", "test")] == [36, 4, 5]
+    assert [len(part) for part in complete.values()] == [36, 4, 5]
     assert sorted(ids(complete["train"]) + ids(complete["validation"])) == sorted(ids(train))
     assert ids(complete["train"]) == [name for name in ids(train) if name in set(ids(complete["train"]))]
     assert notes == ["There is no validation split: 4 images were cut from train, image by image, by seed 0."]
@@ -66,16 +66,14 @@ def test_a_missing_validation_split_is_a_tenth_of_train() -> None:
 
 def test_a_small_source_still_gets_two_images_a_split() -> None:
     complete, _ = cut_missing_splits({"train": build_records(6)}, seed=0, where="x")
-    assert [len(complete[split]) for split in ("train", "validation", "test")] == [2, 2, 2]
+    assert [len(part) for part in complete.values()] == [2, 2, 2]
 
 
 def test_whole_cases_are_cut() -> None:
     complete, notes = cut_missing_splits({"train": build_records(60, case_size=3)}, seed=0, where="x")
-    cases = [{record.case for record in complete[split]} for split in ("train", "validation", "test")]
-    assert not cases[0] & cases[1]
-    assert not cases[0] & cases[2]
-    assert not cases[1] & cases[2]
-    assert [len(complete[split]) for split in ("train", "validation", "test")] == [48, 6, 6]
+    cases = [{record.case for record in part} for part in complete.values()]
+    assert sum(map(len, cases)) == len(set.union(*cases))
+    assert [len(part) for part in complete.values()] == [48, 6, 6]
     assert all("by whole cases" in note for note in notes)
 
 
@@ -95,9 +93,8 @@ def test_without_cases_equal_images_and_equal_captions_stay_together(tmp_path: P
 
 
 def test_a_stock_phrase_ties_no_images_together() -> None:
-    records = [
-        replace(record, caption=f"{row}" if row < 60 else "Normal.") for row, record in enumerate(build_records(90))
-    ]
+    captions = [f"{row}" if row < 60 else "Normal." for row in range(90)]
+    records = [replace(record, caption=caption) for record, caption in zip(build_records(90), captions, strict=True)]
     complete, notes = cut_missing_splits({"train": records}, seed=0, where="x")
     assert all({record.caption == "Normal." for record in part} == {True, False} for part in complete.values())
     assert all("image by image" in note for note in notes)
@@ -107,12 +104,12 @@ def test_a_huge_case_stays_in_train() -> None:
     huge = [Record(f"h{row}", ImageFile(Path("x")), "text", "huge") for row in range(60)]
     for seed in range(5):
         complete, _ = cut_missing_splits({"train": huge + build_records(20, case_size=2)}, seed=seed, where="x")
-        assert [len(complete[split]) for split in ("train", "validation", "test")] == [64, 8, 8]
+        assert [len(part) for part in complete.values()] == [64, 8, 8]
 
 
 def test_a_single_split_of_any_name_is_taken_as_train() -> None:
     complete, notes = cut_missing_splits({"test": build_records(30)}, seed=0, where="x")
-    assert [len(complete[split]) for split in ("train", "validation", "test")] == [24, 3, 3]
+    assert [len(part) for part in complete.values()] == [24, 3, 3]
     assert notes[0] == "The only split is 'test'; it is taken as the training split."
 
 
@@ -129,11 +126,6 @@ def test_a_hash_tells_records_texts_and_order_apart_but_not_where_images_lie() -
     first, second = (Record(name, ImageFile(Path(name)), "a nodule", "c1") for name in ("a", "b"))
     whole = hash_records([first, second])
     assert hash_records([replace(first, image=ImageFile(Path("/moved/a"))), second]) == whole
-    others = [
-        [second, first],
-        [first],
-        [],
-        [replace(first, caption="none"), second],
-        [replace(first, case=None), second],
-    ]
+    changed = [replace(first, caption="none"), replace(first, case=None)]
+    others = [[second, first], [first], [], *([other, second] for other in changed)]
     assert len({whole, *map(hash_records, others)}) == 6

@@ -1,7 +1,9 @@
 """Volumes of every kind reach one orientation, one size and eight bits; broken ones reach one sentence."""
 
 import gzip
+import hashlib
 import io
+import json
 import locale
 import os
 import struct
@@ -18,7 +20,7 @@ from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import find_duplicate_images, prepare_data, write_skipped
-from medcap_core.data.records import ImageFile, Record, Volume
+from medcap_core.data.records import SPLITS, ImageFile, Record, Volume
 from medcap_core.data.scans import files
 from medcap_core.data.scans.files import DicomSeries, NiftiFile, NpyFile, find_volume
 from medcap_core.data.scans.records import ScanRecord
@@ -37,12 +39,9 @@ GEOMETRY = VolumeGeometry(8)
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_every_orientation_comes_out_as_ras(tmp_path: Path, axes: str, suffix: str) -> None:
     """The same head stored in another way gives the same array."""
-    head = number_voxels((3, 5, 7))
-    sizes = (1.0, 2.0, 4.0)
-    stored, stored_sizes = head, sizes
-    orientation = nibabel.orientations.ornt_transform(
-        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(tuple(axes))
-    )
+    head, sizes = number_voxels((3, 5, 7)), (1.0, 2.0, 4.0)
+    ras, own = (nibabel.orientations.axcodes2ornt(tuple(codes)) for codes in ("RAS", axes))
+    orientation = nibabel.orientations.ornt_transform(ras, own)
     stored = nibabel.apply_orientation(head, orientation)
     stored_sizes = [sizes[int(axis)] for axis in np.argsort(orientation[:, 0])]
     volume = NiftiFile(write_nifti(tmp_path / f"a{suffix}", stored, axes, stored_sizes)).read()
@@ -270,14 +269,6 @@ def test_broken_volumes_have_one_clear_line(
     assert caught.value.lasting is (name != "absent.nii")
 
 
-def test_some_nan_are_black_and_the_rest_is_scaled() -> None:
-    voxels = number_voxels((3, 3, 3))
-    voxels[0] = np.nan
-    cube = to_cube(Volume(voxels, (1, 1, 1)), 3)[0]
-    assert cube[0].max() == 0
-    assert (cube[1, 0, 0], cube[2, 2, 2], cube[1, 0, 1]) == (0, 255, 15)
-
-
 def test_images_and_volumes_are_not_taken_for_each_other(tmp_path: Path, draw_image: DrawImage) -> None:
     image = ImageFile(draw_image(tmp_path / "a.png", 3))
     with pytest.raises(UnreadableImage, match=r"^an image, where a volume is needed$"):
@@ -292,9 +283,6 @@ def test_images_and_volumes_are_not_taken_for_each_other(tmp_path: Path, draw_im
 
 
 def test_the_key_of_images_holds_nothing_of_volumes(tmp_path: Path) -> None:
-    import hashlib
-    import json
-
     (tmp_path / "a.png").write_bytes(b"content")
     os.utime(tmp_path / "a.png", ns=(5, 5))
     records = [Record("one", ImageFile(tmp_path / "a.png"), "text")]
@@ -312,9 +300,8 @@ def build_table(folder: Path, num_subjects: int = 23) -> Path:
         for visit in range(2):
             name = f"s{subject}_{visit}.npy"
             ramp = np.arange(6, dtype=np.float32)
-            voxels = (
-                np.zeros((6, 6, 6)) + (ramp[:, None, None] if subject % 2 else ramp) + 0.01 * subject + visit * 0.001
-            )
+            voxels = np.zeros((6, 6, 6)) + (ramp[:, None, None] if subject % 2 else ramp)
+            voxels += 0.01 * subject + visit * 0.001
             voxels[0, 0, 0] -= subject + visit / 2
             np.save(folder / name, voxels)
             rows.append(f"{name},report of subject {subject} {'x' if subject % 2 else 'z'},p{subject}")
@@ -326,9 +313,7 @@ def build_table(folder: Path, num_subjects: int = 23) -> Path:
 def test_scans_are_prepared_as_images_are(tmp_path: Path) -> None:
     config = TrialConfig(data=str(build_table(tmp_path)))
     told: list[str] = []
-    data = prepare_data(
-        config, GEOMETRY, splits=("train", "validation", "test"), progress=lambda *step: told.append(step[0])
-    )
+    data = prepare_data(config, GEOMETRY, splits=SPLITS, progress=lambda *step: told.append(step[0]))
     assert data.kind == "table of scans and reports"
     assert [record.reason for record in data.skipped] == ["unreadable scan: it is constant: every voxel is 1"]
     write_skipped(data.skipped, tmp_path / "skipped_records.csv")
@@ -337,13 +322,10 @@ def test_scans_are_prepared_as_images_are(tmp_path: Path) -> None:
     assert train.pixels([0, 2, 1]).shape == (3, 1, 8, 8, 8)
     np.testing.assert_array_equal(train.pixels([2])[0], GEOMETRY.decode(train.records[2].image))
     cases = {split: {record.case for record in part.records} for split, part in data.splits.items()}
-    assert not cases["train"] & cases["validation"]
-    assert not cases["train"] & cases["test"]
+    assert not cases["train"] & (cases["validation"] | cases["test"])
     assert "There is no test split: 6 scans were cut from train, by whole subjects, by seed 0." in data.notes
     assert "decoding train scans at 8 voxels a side" in told
-    with pytest.raises(
-        DataFault, match=r"scans.csv holds scans, but the model phantom-blip takes flat images: use model"
-    ):
+    with pytest.raises(DataFault, match=r"scans.csv holds scans, but the model phantom-blip takes flat images: use"):
         prepare_data(config, ImageGeometry(8))
     nearest = find_nearest_captions(data.splits["test"], train)
     assert [caption[-1] for caption in nearest] == [record.caption[-1] for record in data.splits["test"].records]
@@ -391,8 +373,7 @@ def test_duplicates_of_scans_are_found_exactly_whatever_their_file(tmp_path: Pat
     config = TrialConfig(data=str(tmp_path / "scans.csv"))
     found = find_duplicate_images(config, GEOMETRY)
     assert found.pairs == [DuplicatePair("train", "again.nii.gz", "test", "2.npy", "exact", 0)]
-    said = found.describe(dropped=False)
-    assert said == (
+    assert found.describe(dropped=False) == (
         "Duplicate scans: 1 train scans are also in test (1 exact); drop_duplicate_train_images: true would remove "
         "them; scans are compared exactly only"
     )
@@ -401,11 +382,7 @@ def test_duplicates_of_scans_are_found_exactly_whatever_their_file(tmp_path: Pat
 
 
 def write_dicom(
-    folder: Path,
-    voxels: np.ndarray,
-    spacing: tuple[float, float, float],
-    series: str = "1.2.3",
-    tags: dict[str, str] | None = None,
+    folder: Path, voxels: np.ndarray, spacing: tuple[float, ...], series: str = "1.2.3", **tags: str
 ) -> None:
     """Slices of an LPS volume (x, y, z), named so that their order by name is not that in space."""
     kept = locale.setlocale(locale.LC_ALL)
@@ -420,7 +397,7 @@ def write_dicom(
             "0020|0032": f"0\\0\\{number * spacing[2]}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
             "0020|0013": str(number + 1),
-            **(tags or {}),
+            **tags,
         }.items():
             image.SetMetaData(key, value)
         writer = sitk.ImageFileWriter()

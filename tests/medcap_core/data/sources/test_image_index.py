@@ -12,16 +12,9 @@ from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
 
 FILES = (
-    "a.JPG",
-    "img/b.png",
-    "img/c.jpg",
-    "other/c.jpg",
-    "d.png",
-    "d.jpg",
-    "7.png",
-    "deep/er/still/e.png",
+    "a.JPG", "img/b.png", "img/c.jpg", "other/c.jpg", "d.png", "d.jpg", "7.png", "deep/er/still/e.png",
     unicodedata.normalize("NFD", "É.png"),
-)
+)  # fmt: skip
 
 
 @pytest.fixture

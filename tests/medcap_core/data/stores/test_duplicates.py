@@ -39,8 +39,7 @@ def compress(image: Image.Image) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[Image.Image]:
-    records = load_phantoms(sizes={"train": 40}).splits["train"]
-    return [to_rgb(record.image.open()) for record in records]
+    return [to_rgb(record.image.open()) for record in load_phantoms(sizes={"train": 40}).splits["train"]]
 
 
 def to_pixels(images: list[Image.Image], size: int = 96) -> NDArray[np.uint8]:
@@ -75,10 +74,8 @@ def test_copies_are_near_and_other_images_are_not(phantoms: list[Image.Image]) -
 
 
 def test_real_images_of_other_cases_are_not_near(sample_data: Path) -> None:
-    folder = sample_data / "data" / "medpix2"
-    if not folder.is_dir():
-        pytest.skip(f"no sample images at {folder}")
-    config = TrialConfig(data=str(folder), max_train_images=150, max_validation_images=60, max_test_images=60)
+    folder = str(sample_data / "data" / "medpix2")
+    config = TrialConfig(data=folder, max_train_images=150, max_validation_images=60, max_test_images=60)
     splits = prepare_data(config, GEOMETRY, splits=("train", "test")).splits
     hashes = {name: compute_hashes(split.pixels(slice(0, None))) for name, split in splits.items()}
     assert match_hashes(hashes["train"], hashes["test"]) == []

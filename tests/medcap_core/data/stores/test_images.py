@@ -119,8 +119,9 @@ def test_each_kind_of_bad_image_is_one_reason(tmp_path: Path, draw_image: DrawIm
     (tmp_path / "bomb.png").write_bytes(header)
     names = ["good", "cut_jpg", "cut_png", "empty", "text", "folder", "absent", "bomb"]
     files = [tmp_path / (name.replace("_", ".") if "_" in name else f"{name}.png") for name in names]
-    store = ImageStore([Record(name, ImageFile(path), "x") for name, path in zip(names, files, strict=True)], GEOMETRY)
+    records = [Record(name, ImageFile(path), "x") for name, path in zip(names, files, strict=True)]
     for _ in range(2):  # the second time from the file of reasons
+        store = ImageStore(records, GEOMETRY)
         store.ensure(np.arange(8))
         reasons = {names[row]: reason for row, reason in store.unreadable.items()}
         assert set(reasons) == set(names) - {"good"}
@@ -131,9 +132,6 @@ def test_each_kind_of_bad_image_is_one_reason(tmp_path: Path, draw_image: DrawIm
         assert "decompression bomb" in reasons["bomb"]
         assert all("\n" not in reason and reason for reason in reasons.values())
         assert store.pixels(rows(0))[0, 0, 0, 0] == 7
-        store = ImageStore(
-            [Record(name, ImageFile(path), "x") for name, path in zip(names, files, strict=True)], GEOMETRY
-        )
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,7 @@ def test_a_fault_of_the_machine_stops_and_marks_nothing(tmp_path: Path, draw_ima
     records.append(Record("io", Flaky(draw_image(tmp_path / "c.png", 9), OSError, 5), "x"))
     (tmp_path / "broken").touch()
     store = ImageStore(records, GEOMETRY)
-    with pytest.raises(
-        DataFault, match=r"c\.png could not be read \(Input/output error\): this is the machine's fault"
-    ):
+    with pytest.raises(DataFault, match=r"c\.png could not be read \(Input/output error\): this is the machine's"):
         store.ensure(np.arange(3))
     assert store.unreadable == {}
     (tmp_path / "broken").unlink()
@@ -204,6 +200,8 @@ def test_a_reason_cut_off_by_a_kill_does_not_spoil_later_ones(tmp_path: Path, dr
     again = ImageStore(records, GEOMETRY)
     again.ensure(rows(2))
     assert again.unreadable == {2: "not an image, or damaged from its first bytes on"}
+    reason = (store.folder / "unreadable.jsonl").read_text().split("\n")[-2]
+    assert json.loads(reason) == {"row": 2, "reason": again.unreadable[2]}
 
 
 def test_too_small_a_disk_is_a_fault(tmp_path: Path, draw_image: DrawImage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +337,3 @@ def test_an_empty_split_needs_no_store(tmp_path: Path) -> None:
     store.ensure(rows())
     assert len(store) == 0
     assert not store.folder.exists()
-
-
-def test_reasons_are_kept_as_one_json_object_a_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("x")
-    store = ImageStore([Record("bad", ImageFile(tmp_path / "bad.png"), "x")], GEOMETRY)
-    store.ensure(rows(0))
-    lines = (store.folder / "unreadable.jsonl").read_text().split()
-    assert json.loads(" ".join(lines)) == {"row": 0, "reason": "not an image, or damaged from its first bytes on"}
