@@ -11,7 +11,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.models import resolve_model
-from medcap_core.models.embedded.phantom_blip import build_phantom_blip
+from medcap_core.pretraining.phantom_blip import build_phantom_blip
 
 PHANTOM_BLIP = "phantom-blip"
 

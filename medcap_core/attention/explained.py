@@ -1,4 +1,4 @@
-"""What an explained text holds: its words, each with a map over the image's patches.
+"""An explained text: its words, each with a map over the image's patches.
 
 Shape letters: T tokens, Q queries, R rows and C columns of patches, n patches along each axis of a scan.
 """
@@ -52,12 +52,9 @@ class ExplainedText:
     @property
     def map(self) -> NDArray[np.float32]:
         """The mean of the words' maps; where nothing was written the mean of the queries' maps, or an even map."""
-        maps = np.full((1, *self.grid), self.even_share, dtype=np.float32)
-        if self.words:
-            maps = np.stack([word.map for word in self.words])
-        elif self.query_maps is not None:
-            maps = self.query_maps
-        mean: NDArray[np.float32] = maps.mean(0)
+        even = np.full((1, *self.grid), self.even_share, dtype=np.float32)
+        unwritten = even if self.query_maps is None else self.query_maps
+        mean: NDArray[np.float32] = np.mean([word.map for word in self.words] or unwritten, axis=0)
         return mean
 
     @property
@@ -106,8 +103,9 @@ def join_words(
     """
     special = set(tokenizer.all_special_ids)
     kept = [position for position in range(num_given, len(ids)) if ids[position] not in special]
-    pieces, spans = _find_spans(tokenizer, [ids[position] for position in kept])
-    [text] = decode_texts(tokenizer, torch.tensor([[ids[position] for position in kept]], dtype=torch.long), config)
+    own_ids = [ids[position] for position in kept]
+    pieces, spans = _find_spans(tokenizer, own_ids)
+    [text] = decode_texts(tokenizer, torch.tensor([own_ids], dtype=torch.long), config)
     words: list[WordMap] = []
     end = 0  # spans and words are laid beside each other by their characters other than white space
     for word in (text if _drop_white_space(text) == _drop_white_space(pieces) else fold_white_space(pieces)).split():
@@ -115,25 +113,17 @@ def join_words(
         if words and not _has_letters(word):
             words[-1] = replace(words[-1], text=words[-1].text + word)
             continue
-        own = [
-            (position, piece)
-            for position, (first, last, piece) in zip(kept, spans, strict=True)
-            if first < end and last > start
-        ]
-        with_letters = [position for position, piece in own if _has_letters(piece)]
-        chosen = np.array(with_letters or [position for position, _ in own])
+        own = {kept[index]: piece for index, (first, last, piece) in enumerate(spans) if first < end and last > start}
+        chosen = np.array([position for position, piece in own.items() if _has_letters(piece)] or list(own))
         words.append(WordMap(word, maps[chosen - 1].mean(0)))
     return text, tuple(words)
 
 
 def _find_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int, str]]]:
-    """Decode ids, and find each token's span in the text without white space: its start, its end and what it holds.
-
-    Ever longer parts are decoded, which serves WordPiece and byte-level tokenizers alike; each byte of a letter spans
-    the letter.
-    """
+    """Decode ids, and find each token's span in the text without white space: its start, its end and what it holds."""
     spans: list[tuple[int, int]] = []
     text, start = "", 0
+    # Ever longer parts serve WordPiece and byte-level tokenizers alike; each byte of a letter spans the letter.
     for count in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:count], clean_up_tokenization_spaces=False)
         end = len(_drop_white_space(text.rstrip(_UNFINISHED)))

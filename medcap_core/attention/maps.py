@@ -84,11 +84,10 @@ def explain_texts(
     questions = questions or [None] * len(pixels)
     explained: dict[int, ExplainedText] = {}
     for question in dict.fromkeys(questions):  # equal prompts need no padding
-        asked = config
-        if question is not None:
-            asked = config.model_copy(update={"prompt": captioner.format_question(question)})
+        prompt = config.prompt if question is None else captioner.format_question(question)
+        asked = config.model_copy(update={"prompt": prompt})
         for model in (captioner, recorder):
-            model.set_prompt(asked.prompt)
+            model.set_prompt(prompt)
         rows = [row for row, own in enumerate(questions) if own == question]
         for start in range(0, len(rows), BATCH_SIZE):
             part = rows[start : start + BATCH_SIZE]
@@ -104,15 +103,15 @@ def _explain_batch(
     images = torch.from_numpy(pixels).to(next(captioner.parameters()).device)
     input_ids, num_given = generate_ids(captioner, images, config)
     recorded = record(recorder, images, input_ids, settings)
-    attention = compute_maps(recorded, input_ids, settings)
+    maps, maps_of_queries = compute_maps(recorded, input_ids, settings)
     tokenizer, num_layers = captioner.processor.tokenizer, len(recorded.decoder)
     explained = []
     for row, ids in enumerate(input_ids.tolist()):
-        text, words = join_words(tokenizer, ids, num_given, attention.tokens[row], config)
-        query_maps = None if attention.queries is None else attention.queries[row]
-        if query_maps is not None:  # a word's map is the mean of the queries' maps by its shares of the queries
-            words = tuple(WordMap(w.text, np.tensordot(w.map, query_maps, 1).astype(np.float32), w.map) for w in words)
-        explained.append(ExplainedText(text, words, recorded.grid, num_layers, query_maps))
+        text, words = join_words(tokenizer, ids, num_given, maps[row], config)
+        own = None if maps_of_queries is None else maps_of_queries[row]
+        if own is not None:  # a word's map is the mean of the queries' maps by its shares of the queries
+            words = tuple(WordMap(w.text, np.tensordot(w.map, own, 1).astype(np.float32), w.map) for w in words)
+        explained.append(ExplainedText(text, words, recorded.grid, num_layers, own))
     return explained
 
 
@@ -135,20 +134,14 @@ def record(recorder: Captioner, pixels: Tensor, input_ids: Tensor, settings: Map
         return recorder.record_attention(pixels, input_ids, with_encoder=settings.method is AttentionMethod.ROLLOUT)
 
 
-@dataclass(frozen=True)
-class TokenMaps:
-    """What tokens 1 to T - 1 were written from, each row of sum one.
+def compute_maps(
+    recorded: RecordedAttention, input_ids: Tensor, settings: MapSettings
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Compute what tokens 1 to T - 1 of `input_ids` (B, T) were written from, each map of sum one.
 
-    `tokens` is (B, T - 1, *grid) over patches, or (B, T - 1, Q) over the queries of a bridge, whose own maps over
-    patches are `queries` (B, Q, *grid).
+    Returns maps over patches, (B, T - 1, *grid), and None; or over a bridge's queries, (B, T - 1, Q), and the queries'
+    own maps over patches, (B, Q, *grid). Raises ConfigFault, ModelFault.
     """
-
-    tokens: NDArray[np.float32]
-    queries: NDArray[np.float32] | None
-
-
-def compute_maps(recorded: RecordedAttention, input_ids: Tensor, settings: MapSettings) -> TokenMaps:
-    """Compute the maps of the tokens `input_ids` (B, T). Raises ConfigFault, ModelFault."""
     num_layers = len(recorded.decoder)
     if settings.layer is not None and not 1 <= settings.layer <= num_layers:
         raise ConfigFault(
@@ -157,9 +150,9 @@ def compute_maps(recorded: RecordedAttention, input_ids: Tensor, settings: MapSe
     input_ids = input_ids.clone()
     weights = weigh_tokens(recorded, input_ids, settings)
     if not recorded.bridge:
-        return TokenMaps(build_maps(weights, recorded.grid), None)
+        return build_maps(weights, recorded.grid), None
     patches = weigh_patches(recorded, input_ids, settings.method)
-    return TokenMaps(build_maps(weights, weights.shape[-1:]), build_maps(patches, recorded.grid))
+    return build_maps(weights, weights.shape[-1:]), build_maps(patches, recorded.grid)
 
 
 def weigh_tokens(recorded: RecordedAttention, input_ids: Tensor, settings: MapSettings) -> Tensor:
@@ -167,7 +160,7 @@ def weigh_tokens(recorded: RecordedAttention, input_ids: Tensor, settings: MapSe
     layers = recorded.decoder if settings.layer is None else (recorded.decoder[settings.layer - 1],)
     if settings.method is AttentionMethod.GRADIENT:
         log_probabilities = _compute_log_probabilities(recorded, input_ids)
-        weights = [
+        weights = [  # an image depends on no other, so the sum over a batch serves each of them
             _weigh_by_gradient(log_probabilities[:, step].sum(), layers)[:, recorded.steps, recorded.places].sum(1)
             for step in range(log_probabilities.shape[1])
         ]
@@ -226,10 +219,7 @@ def _compute_log_probabilities(recorded: RecordedAttention, input_ids: Tensor) -
 
 
 def _weigh_by_gradient(target: Tensor, layers: Sequence[Tensor]) -> Tensor:
-    """Average the positive parts of attention times the gradient of `target` over layers and heads: (B, R, C).
-
-    An image's log-probability depends on no other image, so the sum over a batch serves each of them.
-    """
+    """Average the positive parts of attention times the gradient of `target` over layers and heads: (B, R, C)."""
     gradients = torch.autograd.grad(target, layers, retain_graph=True)
     products = [(layer * gradient).relu().float() for layer, gradient in zip(layers, gradients, strict=True)]
     return torch.stack(products).mean((0, 2)).detach()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.batches import BatchMaker, ImageSource, MicroBatch, Positions
+from medcap_core.data.batches import BatchMaker, ImageSource, Positions
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION
 from medcap_core.models import Captioner
 from medcap_core.runtime.device import autocast, choose_precision, is_small, one_thread_if_small
@@ -167,7 +167,6 @@ def compute_validation_loss(
     own = np.arange(workers.rank, len(batches.images), workers.size)
     captioner.eval()
     total = torch.zeros((), dtype=torch.float64, device=batches.device)
-    batch: MicroBatch
     for batch in prefetch(batches.make, _chunks(own, config.eval_batch_size), batches.device):
         with autocast(batches.device, precision):
             total += captioner(batch.images, *batch.texts, label_smoothing=0.0, encoded=batch.encoded)

@@ -181,7 +181,6 @@ def _fits(store: FeatureStore, rows: NDArray[np.int64], config: TrialConfig, wha
 
 
 def _agree(store: FeatureStore, rows: NDArray[np.int64], encoder: FrozenEncoder) -> bool:
-    """Compare some stored rows with fresh ones."""
     some = _choose(rows, NUM_CHECKED_ROWS)
     fresh = encoder.encode(store.images.pixels(some)).cpu().float()
     stored = store.features(some).float()
@@ -216,7 +215,6 @@ def _choose(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def _fit_into_memory(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> bool:
-    """Check whether the features fit into the accelerator's memory."""
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     return len(rows) * store.row_bytes <= _SHARE_OF_FREE_MEMORY * free_bytes
 

@@ -83,15 +83,14 @@ class Blip2Captioner(Captioner):
         ids = self.processor.tokenizer(prompt.strip()).input_ids if self.is_encoder_decoder else []
         self.instruction_ids = torch.tensor([ids], dtype=torch.int64, device=self.instruction_ids.device)
 
-    def _query_images(self, encoder_hidden_states: Tensor) -> Tensor:
+    def _query_images(self, encoder_hidden_states: Tensor) -> Any:
         """Compute the query outputs: (B, N, D) -> (B, Q, width of the Q-Former)."""
         num_images = len(encoder_hidden_states)
-        query_outputs: Tensor = self.network.qformer(
+        return self.network.qformer(
             query_embeds=self.network.query_tokens.expand(num_images, -1, -1),
             encoder_hidden_states=encoder_hidden_states,
             **self._instruct_queries(num_images),
-        ).last_hidden_state
-        return query_outputs[:, : self.num_queries]
+        ).last_hidden_state[:, : self.num_queries]
 
     def _instruct_queries(self, num_images: int) -> dict[str, Tensor]:
         """Return what else the Q-Former reads."""
@@ -116,18 +115,15 @@ class Blip2Captioner(Captioner):
         """Generate ids, see `Captioner.generate_ids`."""
         assert config.prompt == self.prompt, "set_prompt comes before generate"
         num_images, device = len(encoder_hidden_states), encoder_hidden_states.device
-        if self.is_encoder_decoder:
-            given = self.instruction_ids
-        else:
-            given = torch.tensor([self._prompt_ids(config.prompt)], device=device)
+        prompt = torch.tensor([self._prompt_ids(config.prompt)], device=device)
+        given = self.instruction_ids if self.is_encoder_decoder else prompt
         embedded = self._embed(encoder_hidden_states, given.expand(num_images, -1))
         inputs = {"inputs_embeds": embedded, "attention_mask": embedded.new_ones(embedded.shape[:2], dtype=torch.int64)}
         if not self.is_encoder_decoder:
             # With the ids, as in transformers, a repetition penalty includes the prompt.
             image_id = self.network.config.image_token_index
-            images = given.new_full(
-                (1, self.num_queries), self.special_tokens.pad if image_id is None else int(image_id)
-            )
+            image_id = self.special_tokens.pad if image_id is None else int(image_id)
+            images = given.new_full((1, self.num_queries), image_id)
             inputs["input_ids"] = torch.cat([images, given], dim=1).expand(num_images, -1)
         settings = build_generation_config(config, self.special_tokens)
         generated = self.network.language_model.generate(**inputs, generation_config=settings)

@@ -21,12 +21,8 @@ from medcap_core.data.batches import DrawnCaptions, TokenizedTexts
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.records import Record
 from medcap_core.errors import ModelFault
-from medcap_core.models.generation import (
-    SpecialTokens,
-    build_generation_config,
-    check_caption_lengths,
-    write_decoder_defaults,
-)
+from medcap_core.models import generation
+from medcap_core.models.generation import SpecialTokens
 from medcap_core.models.loading.weights import LoadOptions, load_image_processor, read_size, set_image_size
 from medcap_core.models.tokens import TokenizedCaptions, sum_token_losses
 from medcap_core.models.wordpiece import decode_texts
@@ -59,9 +55,8 @@ class RecordedAttention:
 class EncoderCache:
     """Hash and output shape of a frozen encoder, shared by every in-memory copy of one loaded captioner."""
 
-    def __init__(self) -> None:
-        self.hash: str | None = None
-        self.token_shape: tuple[int, int] | None = None
+    hash: str | None = None
+    token_shape: tuple[int, int] | None = None
 
     def __deepcopy__(self, memo: object) -> "EncoderCache":
         return self
@@ -83,28 +78,19 @@ class Captioner(nn.Module, ABC):
     cross_attention: ClassVar[Literal["decoder", "bridge"]]
     is_large: ClassVar[bool] = False
     """Whether the family has billions of parameters: frozen weights may be in bf16 or quantized, and are not copied."""
-    takes_vision_model: ClassVar[bool] = False
-    """Whether another vision tower can be named."""
-    can_quantize: ClassVar[bool] = False
-    """Whether its language model can be loaded in 4 or 8 bits."""
-    can_record_steps: ClassVar[bool] = False
-    """Whether training steps can be replayed as CUDA graphs."""
-    can_checkpoint: ClassVar[bool] = False
-    """Whether transformers can compute the activations of its layers again in the backward pass."""
-    answers_questions: ClassVar[bool] = False
-    """Whether the family can `answer` questions, which the classification metrics need."""
-    is_encoder_decoder: bool = False
-    """Whether the language model reads the image, and the prompt as an instruction, by an encoder of its own."""
+    takes_vision_model: ClassVar[bool] = False  # whether another vision tower can be named
+    can_quantize: ClassVar[bool] = False  # whether its language model can be loaded in 4 or 8 bits
+    can_record_steps: ClassVar[bool] = False  # whether training steps can be replayed as CUDA graphs
+    can_checkpoint: ClassVar[bool] = False  # whether transformers can compute activations again in the backward pass
+    answers_questions: ClassVar[bool] = False  # whether the family can `answer`, which classification metrics need
+    is_encoder_decoder: bool = False  # whether the language model reads image and instruction by an encoder of its own
     decoder_has_generate: ClassVar[bool] = False
     """Whether transformers' `generate` runs that of the text decoder, with the decoder's own defaults."""
-    loader: ClassVar[str] = "transformers' from_pretrained"
-    """The function that loads a saved model."""
+    loader: ClassVar[str] = "transformers' from_pretrained"  # the function that loads a saved model
     encoded_parts: ClassVar[frozenset[str]] = frozenset({"patches", "encoder"})
     """The parts that `encode_images` runs: where one is trained, its output is not cached."""
-    encoder_name: str
-    """Name of the vision tower in the network."""
-    caption_tokens: ClassVar[type[TokenizedCaptions]] = TokenizedCaptions
-    """What `tokenize` builds."""
+    encoder_name: str  # of the vision tower in the network
+    caption_tokens: ClassVar[type[TokenizedCaptions]] = TokenizedCaptions  # what `tokenize` builds
     uncalled_parts: ClassVar[frozenset[str]] = frozenset()
     """The parts whose layers `forward` computes without calling them, so that FSDP2 shards them all as one."""
     freeze_rules: tuple[tuple[str, str], ...]
@@ -236,10 +222,7 @@ class Captioner(nn.Module, ABC):
         return [len(row) >= config.max_new_tokens for row in ids]
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
-        """Generate the answer to one question for each image (B, N, D).
-
-        Raises ModelFault for a family that does not answer questions.
-        """
+        """Generate the answer to one question for each image (B, N, D). Raises ModelFault for a family without."""
         raise self._without_answers()
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
@@ -265,7 +248,10 @@ class Captioner(nn.Module, ABC):
         graph. Raises ModelFault for a family without attention maps.
         """
         if type(self).record_attention is Captioner.record_attention:
-            raise self._without_attention_maps()
+            raise ModelFault(
+                f"Models of the family '{self.family}' have no attention from words to image patches that could be "
+                "shown; choose a run whose best model has a decoder with cross-attention, such as BLIP or ViT-GPT2."
+            )
         shared = {
             id(value): nn.Parameter(value.detach(), requires_grad=False) if value.is_floating_point() else value
             for value in self.parameters()
@@ -278,25 +264,18 @@ class Captioner(nn.Module, ABC):
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
         """Record the attention under teacher forcing with captions (B, T) of uint8 pixels (B, 3, S, S).
 
-        With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Raises ModelFault as
-        `build_recording_copy` does.
+        With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Of `build_recording_copy` alone.
         """
-        raise self._without_attention_maps()
-
-    def _without_attention_maps(self) -> ModelFault:
-        return ModelFault(
-            f"Models of the family '{self.family}' have no attention from words to image patches that could be shown; "
-            "choose a run whose best model has a decoder with cross-attention, such as BLIP or ViT-GPT2."
-        )
+        raise NotImplementedError
 
     def set_generation_defaults(self, config: TrialConfig) -> None:
         """Set the search settings of `config`, for the `generation_config.json` of a saved checkpoint."""
-        self.network.generation_config = build_generation_config(config, self.special_tokens)
+        self.network.generation_config = generation.build_generation_config(config, self.special_tokens)
 
     def check(self, config: TrialConfig) -> None:
         """Raise ModelFault if `config` does not fit the model (such as captions longer than its positions)."""
         num_given, beside_image = len(self._prompt_ids(config.prompt)), self.cross_attention == "bridge"
-        check_caption_lengths(config, num_given, self.num_positions, beside_image=beside_image)
+        generation.check_caption_lengths(config, num_given, self.num_positions, beside_image=beside_image)
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """Compute the sum, not the mean, of the token losses, () float32, so that parts of a batch add up exactly.
@@ -318,5 +297,7 @@ class Captioner(nn.Module, ABC):
         directory.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(directory)
         if self.decoder_has_generate:
-            write_decoder_defaults(directory, self.network.generation_config, self.network.config.text_config)
+            generation.write_decoder_defaults(
+                directory, self.network.generation_config, self.network.config.text_config
+            )
         self.processor.save_pretrained(directory)

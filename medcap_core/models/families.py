@@ -34,12 +34,8 @@ FAMILIES: dict[str, type[Captioner]] = {
 COMPOSED = MedBlip3dCaptioner.family
 """The model that is named by its family, and composed of the parts named in the config."""
 
-_ASSETS = Path(__file__).parents[1] / "assets"
-EMBEDDED_MODELS: dict[str, Path] = {
-    "phantom-blip": _ASSETS / "phantom-blip",
-    "brain-gpt2": _ASSETS / "brain-gpt2",  # a language model for medblip3d
-}
-"""Models shipped with the package."""
+EMBEDDED_MODELS = {name: Path(__file__).parents[1] / "assets" / name for name in ("phantom-blip", "brain-gpt2")}
+"""Models shipped with the package; brain-gpt2 is a language model for medblip3d."""
 
 AutoConfig.register(MODEL_TYPE, MedBlip3dConfig)
 

@@ -21,8 +21,8 @@ def check_caption_lengths(
     """
     faults = []
     if num_positions is not None:
-        have = f"the {num_positions} positions the model has beside the image"
-        positions = have if beside_image else f"the model's {num_positions} positions"
+        own = f"the model's {num_positions} positions"
+        positions = f"the {num_positions} positions the model has beside the image" if beside_image else own
         if config.max_caption_tokens > num_positions:
             faults.append(f"max_caption_tokens {config.max_caption_tokens} exceeds {positions}.")
         if prompt_length + config.max_new_tokens > num_positions:
@@ -83,7 +83,6 @@ def build_generation_config(config: TrialConfig, tokens: SpecialTokens) -> Gener
 
 _SETTINGS = ("num_beams", "length_penalty", "repetition_penalty", "early_stopping", "max_new_tokens", "min_new_tokens")
 _UNSET = "unset_generation_setting"
-_STORED = "stored_{}"
 
 
 def write_decoder_defaults(directory: Path, generation_config: GenerationConfig, text_config: Any) -> None:
@@ -98,14 +97,9 @@ def write_decoder_defaults(directory: Path, generation_config: GenerationConfig,
     settings = {name: value for name in _SETTINGS if (value := getattr(generation_config, name)) is not None}
     path = directory / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    decoder = values["text_config"]
-    for name, value in settings.items():
-        decoder.pop(name, None)
-        decoder[_STORED.format(name)] = value
-    decoder["attribute_map"] = {
-        **type(text_config).attribute_map,
-        **dict.fromkeys(settings, _UNSET),
-        **{_STORED.format(name): name for name in settings},
-    }
-    decoder[_UNSET] = None
+    decoder = {name: value for name, value in values["text_config"].items() if name not in settings}
+    stored = {f"stored_{name}": name for name in settings}
+    aliases = {**type(text_config).attribute_map, **dict.fromkeys(settings, _UNSET), **stored}
+    own = {name: settings[setting] for name, setting in stored.items()}
+    values["text_config"] = {**decoder, **own, "attribute_map": aliases, _UNSET: None}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

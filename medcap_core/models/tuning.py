@@ -72,7 +72,6 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
     Raises ModelFault where LoRA targets match nothing, a parameter matches no freeze rule, or the model lacks the
     bridge or the 3D patch embedding to train.
     """
-    peft_model = None
     if config.freeze is FreezeMode.BRIDGE_ONLY and captioner.cross_attention != "bridge":
         raise ModelFault(
             f"freeze bridge_only: a {captioner.family} model has no bridge between its encoder and its decoder; use "
@@ -86,12 +85,10 @@ def apply_tuning(captioner: Captioner, config: TrialConfig) -> TuningSummary:
             f"freeze {config.freeze}: a {captioner.family} model has no 3D patch embedding; use another mode, or model "
             "medblip3d."
         )
-    if config.freeze in LORA_MODES:
-        peft_model = _insert_lora(captioner, config)
+    peft_model = _insert_lora(captioner, config) if config.freeze in LORA_MODES else None
     if config.freeze is not FreezeMode.LORA:
-        trained_parts = _TRAINED_PARTS[config.freeze]
         for _, parameter, part in own_weights:
-            is_trained = part in trained_parts
+            is_trained = part in _TRAINED_PARTS[config.freeze]
             if is_trained or parameter.requires_grad:  # quantized weights are neither
                 parameter.requires_grad_(is_trained)
             if is_trained and parameter.dtype is not torch.float32:
@@ -114,15 +111,12 @@ def find_part(captioner: Captioner, name: str) -> str:
 
 def _insert_lora(captioner: Captioner, config: TrialConfig) -> PeftModel:
     patterns = [captioner.lora_patterns[config.lora_targets]]
-    if config.lora_vision:
-        patterns.append(captioner.vision_lora_pattern)
-    linear_names = [
-        name for name, module in captioner.network.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    ]
+    patterns += [captioner.vision_lora_pattern] if config.lora_vision else []
+    modules = captioner.network.named_modules()
+    linear_names = [name for name, module in modules if isinstance(module, nn.Linear | Conv1D)]
     targets = set[str]()
     for pattern in patterns:
-        matched = {name for name in linear_names if re.fullmatch(pattern, name)}
-        if not matched:
+        if not (matched := {name for name in linear_names if re.fullmatch(pattern, name)}):
             raise ModelFault(
                 f"lora_targets {config.lora_targets}: no linear layer of the {captioner.family} model matches "
                 f"'{pattern}'; choose another target set."
@@ -155,10 +149,7 @@ def disable_input_casting(captioner: Captioner) -> None:
 
 
 def cast_frozen(captioner: Captioner, dtype: torch.dtype) -> None:
-    """Cast a large model's frozen weights to `dtype`; trained weights stay float32.
-
-    The bridge stays float32 too: it is small, and transformers keeps it so.
-    """
+    """Cast a large model's frozen weights to `dtype`; trained weights and the small bridge stay float32."""
     if not captioner.is_large or dtype is torch.float32:
         return
     for name, parameter in captioner.network.named_parameters():

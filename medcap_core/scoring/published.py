@@ -31,13 +31,11 @@ _TEST_UNCOUNTED = "ROCOv2 test, number not stated"
 
 
 def _build_lora_figure(system: str, *scores: float) -> PublishedFigure:
-    """Build a column of the README's table: BLEU-1, BLEU-2, METEOR, ROUGE-L, CIDEr."""
     names = ("BLEU-1", "BLEU-2", "METEOR", "ROUGE-L", "CIDEr")
     return PublishedFigure(system, dict(zip(names, scores, strict=True)), _TEST_UNCOUNTED, _LORA_TOKENS, _LORA_SOURCE)
 
 
 def _build_vlm_figure(system: str, *scores: float) -> PublishedFigure:
-    """Build a row of the table of vision-language models: BLEU-1 to BLEU-4, ROUGE-L, CIDEr."""
     names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
     return PublishedFigure(system, dict(zip(names, scores, strict=True)), _TEST, _VLM_TOKENS, _VLM_SOURCE)
 

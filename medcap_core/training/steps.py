@@ -36,10 +36,7 @@ class LaunchedSteps:
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: TrialConfig
     ) -> None:
-        self.module = module
-        self.optimizer = optimizer
-        self.scaler = scaler
-        self.config = config
+        self.module, self.optimizer, self.scaler, self.config = module, optimizer, scaler, config
         self.device = next(module.parameters()).device
         self.precision = choose_precision(config, self.device)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]

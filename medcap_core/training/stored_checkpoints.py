@@ -33,6 +33,7 @@ class StoredCheckpoints:
         self.checkpoints = self.folder / "checkpoints"
         self.best_weights = self.checkpoints / "best" / "weights.safetensors"
         self._remote = Storage(url) / f"trials/{trial}"
+        self._links = self.folder / ".uploading"
         self._sent: dict[str, Stamp] = {}
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._upload: Future[None] | None = None
@@ -56,8 +57,7 @@ class StoredCheckpoints:
             if not stored:
                 return
             names = [name for name in self._remote.list_files() if name.startswith("checkpoints/")]
-            names = [name for name in names if not name.startswith(_EPOCHS)]
-            for name in [*_in_order(names), _LOG]:
+            for name in [*_in_order(name for name in names if not name.startswith(_EPOCHS)), _LOG]:
                 if not (self.folder / name).is_file():
                     with suppress(FileNotFoundError):  # freed meanwhile, or a trial without a log
                         self._remote.get(name, self.folder / name)
@@ -74,13 +74,15 @@ class StoredCheckpoints:
         A checkpoint of at most LARGE_BYTES is there before the report. With `beside` a larger one is uploaded after
         it, while the trial goes on; the next epoch's waits for it.
         """
-        if beside and sum((self.folder / name).stat().st_size for name in self._changed()) > LARGE_BYTES:
+        if beside and sum(num_bytes for _, num_bytes in self._changed().values()) > LARGE_BYTES:
             report()  # returns when the run has it on record
             self._wait()
             try:
-                self._upload = self._uploads.submit(self._push_copy, self._link_changed())
+                changed = self._link_changed()
             except OSError:  # this file system has no second names
                 self.push()
+            else:
+                self._upload = self._uploads.submit(self._push, self._links, changed)
             return
         self._wait()
         self.push()
@@ -88,10 +90,7 @@ class StoredCheckpoints:
 
     def push(self) -> None:
         """Upload what has changed since the last time."""
-        for name in self._changed():
-            stamp = stamp_file(self.folder / name)
-            self._remote.put(self.folder / name, name)
-            self._sent[name] = stamp
+        self._push(self.folder, self._changed())
 
     def close(self) -> None:
         """Finish all uploads, and free this node's disk of the checkpoints, which are stored. Raises StorageFault."""
@@ -111,8 +110,15 @@ class StoredCheckpoints:
             upload, self._upload = self._upload, None
             upload.result()
 
-    def _changed(self) -> list[str]:
-        return _in_order(name for name, stamp in self._stamp_all().items() if self._sent.get(name) != stamp)
+    def _push(self, folder: Path, changed: dict[str, Stamp]) -> None:
+        for name, stamp in changed.items():
+            self._remote.put(folder / name, name)
+            self._sent[name] = stamp
+        shutil.rmtree(self._links, ignore_errors=True)
+
+    def _changed(self) -> dict[str, Stamp]:
+        stamps = self._stamp_all()
+        return {name: stamps[name] for name in _in_order(stamps) if self._sent.get(name) != stamps[name]}
 
     def _stamp_all(self) -> dict[str, Stamp]:
         """List the size and time of each whole file of the trial that is stored, by name."""
@@ -122,23 +128,13 @@ class StoredCheckpoints:
 
     def _link_changed(self) -> dict[str, Stamp]:
         """Give the changed files second names, under which they stay as they are while the trial replaces them."""
-        changed = {name: stamp_file(self.folder / name) for name in self._changed()}
+        changed = self._changed()
         shutil.rmtree(self._links, ignore_errors=True)
         for name in changed:
             link = self._links / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.hardlink_to(self.folder / name)
         return changed
-
-    def _push_copy(self, changed: dict[str, Stamp]) -> None:
-        for name, stamp in changed.items():
-            self._remote.put(self._links / name, name)
-            self._sent[name] = stamp
-        shutil.rmtree(self._links)
-
-    @property
-    def _links(self) -> Path:
-        return self.folder / ".uploading"
 
 
 def free_node(url: str) -> None:

@@ -1,8 +1,4 @@
-"""The validation scores of a model that the objective of its config names.
-
-Captions are scored over the whole split at once. Answers to the question for the diagnosis are scored over the
-scans with a known diagnosis.
-"""
+"""The validation scores that an objective names: of captions over the whole split, of answers where they are known."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -41,8 +41,7 @@ class PackedCaptions(TokenizedCaptions):
         rounded number of tokens where `pad_to_multiple` is above 1.
         """
         input_ids, labels = super().batch(positions, pad_to_multiple, unlabelled=unlabelled, alike=alike)
-        lengths = self._count_inputs(positions)
-        is_token = np.arange(input_ids.shape[1]) < lengths[:, None]
+        is_token = np.arange(input_ids.shape[1]) < self._count_inputs(positions)[:, None]
         slots = np.flatnonzero(is_token)
         parts = (positions, *alike)
         num_tokens = max(int(self._count_inputs(part).sum()) for part in parts)
@@ -65,11 +64,6 @@ class Layout:
     num_rows: int
     length: int
 
-    @property
-    def positions(self) -> Tensor:
-        """Index of each token in its caption: (W)."""
-        return self.slots % self.length
-
     def spread(self, tokens: Tensor, num_heads: int) -> Tensor:
         """Unpack tokens (W, D) by caption and head: (B, H, T, D / H), zero at padding."""
         padded = tokens.new_zeros(self.num_rows * self.length, tokens.shape[-1]).index_copy_(0, self.slots, tokens)
@@ -87,7 +81,7 @@ def compute_packed_logits(text_decoder: Any, encoder_hidden_states: Tensor, inpu
     """
     layout = Layout(slots, *input_ids.shape)
     embeddings = text_decoder.bert.embeddings
-    hidden = embeddings(input_ids.flatten()[slots][None], position_ids=layout.positions[None])[0]
+    hidden = embeddings(input_ids.flatten()[slots][None], position_ids=(slots % layout.length)[None])[0]
     for layer in text_decoder.bert.encoder.layer:
         hidden = layer.attention.output(_attend_to_past(layer.attention.self, hidden, layout), hidden)
         context = _attend_to_images(layer.crossattention.self, hidden, encoder_hidden_states, layout)
@@ -100,34 +94,28 @@ def compute_packed_logits(text_decoder: Any, encoder_hidden_states: Tensor, inpu
 def _attend_to_past(attention: Any, hidden: Tensor, layout: Layout) -> Tensor:
     projections = (attention.query, attention.key, attention.value)
     query, key, value = (layout.spread(linear(hidden), attention.num_attention_heads) for linear in projections)
-    return layout.gather(
-        functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention), is_causal=True)
-    )
+    context = functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention), is_causal=True)
+    return layout.gather(context)
 
 
 def _attend_to_images(attention: Any, hidden: Tensor, encoder_hidden_states: Tensor, layout: Layout) -> Tensor:
     query = layout.spread(attention.query(hidden), attention.num_attention_heads)
     if _is_absorbing_cheaper(attention, encoder_hidden_states, layout.length):
         return layout.gather(_attend_absorbed(attention, query, encoder_hidden_states))
-    key, value = (
-        _split_heads(linear(encoder_hidden_states), attention.num_attention_heads)
-        for linear in (attention.key, attention.value)
-    )
+    states = (linear(encoder_hidden_states) for linear in (attention.key, attention.value))
+    key, value = (_split_heads(projected, attention.num_attention_heads) for projected in states)
     return layout.gather(functional.scaled_dot_product_attention(query, key, value, dropout_p=_dropout(attention)))
 
 
 def _is_absorbing_cheaper(attention: Any, encoder_hidden_states: Tensor, num_tokens: int) -> bool:
     """Check whether `_attend_absorbed` is clearly cheaper than keys and values of all image tokens; on CPUs alone.
 
-    An image has hundreds of tokens, a short caption a few dozen, so projecting the caption's queries to the encoder's
-    space can cost less than projecting every image token to the decoder's. Compares the multiplications in which the
-    two methods differ; without gradients of weights or images both cost about the same.
+    An image has hundreds of tokens, a short caption a few dozen. Compares the multiplications in which the two methods
+    differ; without gradients of weights or images both cost about the same.
     """
-    if encoder_hidden_states.device.type != "cpu":
-        return False
     is_plain = type(attention.key) is nn.Linear and type(attention.value) is nn.Linear  # without LoRA factors
-    gives_gradients = attention.key.weight.requires_grad or encoder_hidden_states.requires_grad
-    if not is_plain or not gives_gradients or _dropout(attention):
+    gives_gradients = is_plain and (attention.key.weight.requires_grad or encoder_hidden_states.requires_grad)
+    if encoder_hidden_states.device.type != "cpu" or not gives_gradients or _dropout(attention):
         return False
     num_image_tokens, width = encoder_hidden_states.shape[1], attention.all_head_size
     absorbed = num_tokens * (attention.num_attention_heads * num_image_tokens + width)
@@ -137,8 +125,7 @@ def _is_absorbing_cheaper(attention: Any, encoder_hidden_states: Tensor, num_tok
 def _attend_absorbed(attention: Any, query: Tensor, encoder_hidden_states: Tensor) -> Tensor:
     """Attend with queries (B, H, T, D / H) to images (B, N, E) without keys and values: (B, H, T, D / H).
 
-    A score q (W x + b) is (q W) x + q b, and a mean of values W x + b is W times the mean of x, plus b. DeepSeek-V2
-    (arXiv 2405.04434) absorbs the projections of a latent cache likewise.
+    A score q (W x + b) is (q W) x + q b, and a mean of values W x + b is W times the mean of x, plus b.
     """
     num_images, num_heads, num_tokens, head_width = query.shape
     key, value = (linear.weight.unflatten(0, (num_heads, head_width)) for linear in (attention.key, attention.value))

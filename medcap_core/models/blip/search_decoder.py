@@ -55,7 +55,6 @@ class _BlipLayer(DecodingLayer):
         self.narrow, self.norm = FoldedLinear([layer.output.dense], dtype), FoldedNorm(layer.output.LayerNorm)
 
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """Transform hidden states, see `DecodingLayer.read`."""
         hidden = self.own_norm(self.attend_to_past(hidden, first_slot, mask) + hidden)
         hidden = self.image_norm(self.attend_to_images(hidden) + hidden)
         return self.norm(self.narrow(self.activation(self.widen(hidden))) + hidden)

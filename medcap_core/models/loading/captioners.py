@@ -34,9 +34,8 @@ def load_trial_captioner(config: TrialConfig, device: torch.device | None = None
 
     Its dtype is `choose_load_dtype`'s. Raises ModelFault, and ConfigFault where quantization is not possible.
     """
-    captioner = _load(
-        resolve_model(config.model), _build_options(config, choose_load_dtype(config, device or torch.device("cpu")))
-    )
+    dtype = choose_load_dtype(config, device or torch.device("cpu"))
+    captioner = _load(resolve_model(config.model), _build_options(config, dtype))
     if config.gradient_checkpointing:
         if not captioner.can_checkpoint:
             raise ModelFault(
@@ -74,21 +73,13 @@ def _build_options(config: TrialConfig, dtype: torch.dtype) -> LoadOptions:
     vision_model, language_model = config.vision_model, config.language_model
     if config.model == COMPOSED:
         vision_model, language_model = vision_model or "phantom-blip", language_model or "brain-gpt2"
-    options = LoadOptions(
-        image_size=config.image_size,
-        vision_model=resolve_model(vision_model) if vision_model else None,
-        dtype=dtype,
-        quantization=config.quantization,
-        language_model=resolve_model(language_model) if language_model else None,
-        num_queries=config.num_queries,
-        patch_size=config.patch_size,
-        qformer_layers=config.qformer_layers,
-    )
-    fields = ("language_model", "num_queries", "patch_size", "qformer_layers")
-    strange = [name for name in fields if getattr(options, name) is not None]
+    own = {name: getattr(config, name) for name in ("language_model", "num_queries", "patch_size", "qformer_layers")}
+    strange = [name for name, value in own.items() if value is not None]
     if strange and find_family(config.model) is not MedBlip3dCaptioner:
         raise ModelFault(f"model {config.model}: {', '.join(strange)} is for model medblip3d; remove it.")
-    return options
+    own["language_model"] = resolve_model(language_model) if language_model else None
+    own["vision_model"] = resolve_model(vision_model) if vision_model else None
+    return LoadOptions(image_size=config.image_size, dtype=dtype, quantization=config.quantization, **own)
 
 
 def _load_family(source: str, options: LoadOptions, stamp: int = 0) -> Captioner:
@@ -121,11 +112,8 @@ def hash_weights(name_or_path: str) -> str | None:
         if not isinstance(config, str):
             return None
         folder = Path(config).parent
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        return None
-    digest = hashlib.sha256()
+    digest, paths = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
     for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return digest.hexdigest() if paths else None

@@ -46,20 +46,22 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
                 f"{key}: transformers needs a package for it that is not installed "
                 f"({first_line(error).partition('. ')[0]}); install that, or take another model."
             ) from error
-        if Path(source).is_dir():
-            if next(Path(source).glob("pytorch_model*.bin"), None) and not next(
-                Path(source).glob("*.safetensors"), None
-            ):
-                raise ModelFault(_describe_pickled(key, source)) from error
+        folder = Path(source)
+        is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+        if is_pickled if folder.is_dir() else "thus cannot be loaded with `safetensors`" in str(error):
             raise ModelFault(
-                f"{key}: the checkpoint cannot be read ({first_line(error).rstrip('.:')}); give a whole one in Hub "
-                "format, with config.json, model.safetensors, processor and tokenizer."
+                f"{key}: it is published with pickled weights only, which are never loaded; convert it by "
+                f"`python -m medcap_core.convert {source} FOLDER` and give that folder."
             ) from error
-        if "thus cannot be loaded with `safetensors`" in str(error):
-            raise ModelFault(_describe_pickled(key, source)) from error
+        reason = first_line(error).rstrip(".:")
+        if folder.is_dir():
+            raise ModelFault(
+                f"{key}: the checkpoint cannot be read ({reason}); give a whole one in Hub format, with config.json, "
+                "model.safetensors, processor and tokenizer."
+            ) from error
         raise ModelFault(
-            f"{key}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it "
-            f"({first_line(error).rstrip('.:')}); check the name and the network, or pass a local folder in Hub format."
+            f"{key}: neither the local cache {HF_HUB_CACHE} nor the Hub could give it ({reason}); check the name and "
+            "the network, or pass a local folder in Hub format."
         ) from error
 
 
@@ -74,10 +76,3 @@ def check_sizes(key: str, settings: dict[Any, Any], where: str = "config.json") 
         bounds = next((bounds for pattern, *bounds in _BOUNDS if pattern.fullmatch(str(name))), None)
         if bounds and isinstance(value, int) and not bounds[0] <= value <= bounds[1]:
             raise ModelFault(f"{key}: {where}: {name} {value:.4g} cannot be; give the checkpoint's own config.json.")
-
-
-def _describe_pickled(key: str, source: str) -> str:
-    return (
-        f"{key}: it is published with pickled weights only, which are never loaded; convert it by "
-        f"`python -m medcap_core.convert {source} FOLDER` and give that folder."
-    )

@@ -1,24 +1,6 @@
 """MedBLIP in 3D (Chen et al., arXiv 2305.10799): reports, answers and diagnoses from volumes.
 
-Departures from the paper and its published code (github.com/Qybc/MedBLIP):
-
-- The code's language model reads report, question, image and answer in one sequence, so an answer can be copied from
-  the report. Here the report and each question have a row of their own, with the image between prompt and answer: an
-  answer depends on the volume, and reports can be generated.
-- The paper's only question is the diagnosis; here all questions of the data are answered.
-- As in the code, the prompt's tokens have a loss in a decoder-only language model. They precede the image, so with a
-  frozen language model they add a constant.
-- The code's answers of BioMedLM have no end token, so it never learns to stop; here every answer has one.
-- The code initialises the 3D patch embedding at random; see `inflation`. Its Q-Former starts from BERT's weights, ours
-  at random, with new word and position embeddings, and without BERT's dropout of 0.1.
-- The code's T5 model tokenizes the texts of the Q-Former by BERT's tokenizer, from [CLS] on; here the language model's
-  tokenizer serves both, without [CLS], as in the code's BioMedLM model.
-- The code represents a text by its first token, [CLS] with T5; see `MedBlip3dNetwork.encode_texts`.
-- Equal texts are not negatives of each other; see `compute_contrastive_loss`, which also bounds the temperature.
-- The code trains with dropout in the frozen language model, and T5 with GELU in place of FLAN-T5's own activation; here
-  it is in eval mode and as it was trained.
-- The code holds 2D blocks and language model in float16; here `precision` and `weights_dtype` decide.
-- Volumes are scaled in millimetres, turned to RAS and held in 8 bits; see `to_cube`.
+`docs/medblip3d.md` lists where the paper, its published code and this implementation differ.
 """
 
 from collections.abc import Sequence
@@ -149,10 +131,11 @@ class MedBlip3dCaptioner(Captioner):
     # Texts as tokens
 
     def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
-        # With a leading space, as in running text for tokenizers like GPT-2's.
-        return Row(
-            prompt, [*self._tokenize_text(f" {answer}")[: config.max_caption_tokens - 1], self.special_tokens.end]
-        )
+        ids = self._tokenize_text(f" {answer}")  # as in running text for tokenizers like GPT-2's
+        return Row(prompt, [*ids[: config.max_caption_tokens - 1], self.special_tokens.end])
+
+    def _tokenize_question(self, question: str) -> Ids:
+        return self._tokenize_text(format_question(question))
 
     def tokenize(self, captions: Sequence[str], config: TrialConfig) -> TokenizedCaptions:
         """Tokenize reports, see `Captioner.tokenize`; their first token stands for prompt and image."""
@@ -174,35 +157,31 @@ class MedBlip3dCaptioner(Captioner):
             questions = record.questions if isinstance(record, ScanRecord) else ()
             asked = format_question(questions[0].text if questions else DIAGNOSIS_QUESTION)
             answered = f"{asked} {questions[0].answer}" if questions else asked
+            prompts = [(self._tokenize_question(question.text), question.answer) for question in questions]
+            texts = [(self.report_prompt, record.caption), *prompts]
+            report, *answers = [self._build_row(prompt, text, config) for prompt, text in texts]
+            self._check_lengths(record, [report, *answers])
             scans.append(
                 ScanTexts(
                     report_ids=self._tokenize_text(record.caption)[:longest],
                     answer_ids=self._tokenize_text(answered)[:longest],
                     question_length=len(self._tokenize_text(asked)),
-                    report=self._build_row(self.report_prompt, record.caption, config),
-                    questions=tuple(
-                        self._build_row(self._tokenize_text(format_question(question.text)), question.answer, config)
-                        for question in questions
-                    ),
+                    report=report,
+                    questions=tuple(answers),
                 )
             )
-        self._check_lengths(records, scans)
         return MedBlip3dTexts(scans, self.num_queries, self.special_tokens.pad, self.special_tokens.start)
 
-    def _check_lengths(self, records: Sequence[Record], scans: Sequence[ScanTexts]) -> None:
-        """Raise ModelFault for a text longer than the language model's positions."""
-        if self.is_encoder_decoder:
-            return  # T5's positions are relative, without a limit
-        longest = int(self.text_config.max_position_embeddings)
-        for record, scan in zip(records, scans, strict=True):
-            for row in (scan.report, *scan.questions):
-                if len(row.prompt) + self.num_queries + len(row.answer) > longest:
-                    raise ModelFault(
-                        f"record {record.id}: '{self.processor.tokenizer.decode(row.prompt)}' with its answer takes "
-                        f"{len(row.prompt) + len(row.answer)} tokens, too many beside {self.num_queries} queries and "
-                        f"the {longest} positions of the language model; lower max_caption_tokens or num_queries, or "
-                        "shorten the question."
-                    )
+    def _check_lengths(self, record: Record, rows: Sequence[Row]) -> None:
+        for row in rows:
+            num_tokens = len(row.prompt) + len(row.answer)
+            if self.num_positions is not None and num_tokens > self.num_positions:
+                raise ModelFault(
+                    f"record {record.id}: '{self.processor.tokenizer.decode(row.prompt)}' with its answer takes "
+                    f"{num_tokens} tokens, too many beside {self.num_queries} queries and the "
+                    f"{self.num_positions + self.num_queries} positions of the language model; lower "
+                    "max_caption_tokens or num_queries, or shorten the question."
+                )
 
     # Training
 
@@ -227,7 +206,7 @@ class MedBlip3dCaptioner(Captioner):
             contrast = contrast + compute_contrastive_loss(queries, projected, same_text, self.network.temperature)
 
         embedded = self._embed_rows(query_outputs, ids, starts, scan_of_row)
-        logits = self._run_language_model(embedded, mask, decoder_ids[0] if decoder_ids else None)
+        logits = self._run_language_model(embedded, mask, *decoder_ids)
         if not self.is_encoder_decoder:
             logits, labels = logits[:, :-1], labels[:, 1:]
         token_loss = sum_token_losses(logits, labels, label_smoothing)
@@ -242,11 +221,10 @@ class MedBlip3dCaptioner(Captioner):
         is_image = (offset >= 0) & (offset < self.num_queries)
         return torch.where(is_image[..., None], shifted, tokens)
 
-    def _run_language_model(self, embedded: Tensor, mask: Tensor, decoder_ids: Tensor | None) -> Tensor:
-        inputs = {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
-        logits: Tensor = self.network.language_model(
-            inputs_embeds=embedded, attention_mask=mask, use_cache=False, **inputs
-        ).logits
+    def _run_language_model(self, embedded: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        inputs = {"inputs_embeds": embedded, "attention_mask": mask}
+        inputs |= {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
+        logits: Tensor = self.network.language_model(**inputs, use_cache=False).logits
         return logits
 
     # From volumes to texts
@@ -283,8 +261,7 @@ class MedBlip3dCaptioner(Captioner):
         answers = [""] * len(questions)
         for question in dict.fromkeys(questions):  # equal prompts need no padding
             rows = [row for row, asked in enumerate(questions) if asked == question]
-            prompt = self._tokenize_text(format_question(question))
-            ids = self._write_ids(query_outputs[rows], prompt, config)
+            ids = self._write_ids(query_outputs[rows], self._tokenize_question(question), config)
             for row, text in zip(rows, decode_texts(self.processor.tokenizer, ids, config), strict=True):
                 answers[row] = text
         return answers
@@ -312,7 +289,7 @@ class MedBlip3dCaptioner(Captioner):
         texts = [self._tokenize_text(f"{format_question(question)} {answer}") for answer in answers]
         ids, mask = (tensor.to(queries.device) for tensor in pad_texts(texts, self.special_tokens.pad))
         pooling_mask = mask.clone()
-        pooling_mask[:, : len(self._tokenize_text(format_question(question)))] = 0
+        pooling_mask[:, : len(self._tokenize_question(question))] = 0
         projected = self.network.project_texts(ids, mask, pooling_mask, self.network.answer_projection)
         return compute_similarity(queries, projected)
 

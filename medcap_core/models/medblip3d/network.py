@@ -30,9 +30,7 @@ from transformers import (
 )
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
-LABEL_SMOOTHING = 0.1
-
-LOWEST_TEMPERATURE = 1e-3
+LABEL_SMOOTHING, LOWEST_TEMPERATURE = 0.1, 1e-3
 
 
 def compute_similarity(queries: Tensor, texts: Tensor) -> Tensor:
@@ -81,13 +79,10 @@ class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         contrastive_width: int = 256,
         **other: Any,
     ) -> None:
-        self.vision_config = vision_config or {}
+        self.vision_config, self.text_config = vision_config or {}, text_config or {}
         self.qformer_config = qformer_config or {}
-        self.text_config = text_config or {}
-        self.volume_size = volume_size
-        self.patch_size = patch_size
-        self.num_query_tokens = num_query_tokens
-        self.contrastive_width = contrastive_width
+        self.volume_size, self.patch_size = volume_size, patch_size
+        self.num_query_tokens, self.contrastive_width = num_query_tokens, contrastive_width
         super().__init__(**other)
 
     @property
@@ -180,26 +175,21 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
         ).last_hidden_state
         return query_outputs
 
-    def encode_texts(self, input_ids: Tensor, mask: Tensor, pooling_mask: Tensor) -> Tensor:
-        """Encode texts (B, T) by the Q-Former, without a scan: (B, H).
-
-        `mask` is 1 at tokens, `pooling_mask` 1 at those whose outputs are averaged: all of a report, the answer of a
-        question. The published code takes the output at the first token, which belongs to the question and is the same
-        in all texts; its Q-Former, pre-trained as BERT, can still separate them there, a new one cannot.
-        """
-        outputs: Tensor = self.qformer(
-            query_embeds=self.text_embeddings(input_ids=input_ids), query_length=0, attention_mask=mask
-        ).last_hidden_state
-        shares = (pooling_mask / pooling_mask.sum(1, keepdim=True)).to(outputs.dtype)
-        return torch.einsum("bth,bt->bh", outputs, shares)
-
     def project_queries(self, query_outputs: Tensor) -> Tensor:
         """Project query outputs (B, Q, H) to unit vectors of the contrastive space, (B, Q, C) float32."""
         return normalize(self.image_projection(query_outputs).float(), dim=-1)
 
     def project_texts(self, input_ids: Tensor, mask: Tensor, pooling_mask: Tensor, projection: nn.Module) -> Tensor:
-        """Project texts (B, T) to unit vectors of the contrastive space by one of two projections: (B, C) float32."""
-        return normalize(projection(self.encode_texts(input_ids, mask, pooling_mask)).float(), dim=-1)
+        """Project texts (B, T), without a scan, to unit vectors of the contrastive space: (B, C) float32.
+
+        `mask` is 1 at tokens, `pooling_mask` 1 at those whose outputs are averaged: all of a report, the answer of a
+        question. The published code takes the output at the first token, which belongs to the question and is the same
+        in all texts; its Q-Former, pre-trained as BERT, can still separate them there, a new one cannot.
+        """
+        embedded = self.text_embeddings(input_ids=input_ids)
+        outputs = self.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
+        shares = (pooling_mask / pooling_mask.sum(1, keepdim=True)).to(outputs.dtype)
+        return normalize(projection(torch.einsum("bth,bt->bh", outputs, shares)).float(), dim=-1)
 
 
 def find_blocks(vision_tower: Any) -> nn.ModuleList:

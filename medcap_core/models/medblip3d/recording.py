@@ -1,9 +1,9 @@
 """Record what MedBLIP in 3D attends to while it writes: its queries to patches, its language model to the queries.
 
-Shape letters: B scans, Q queries, N tokens of a scan (a class token, then patches, x slowest), T tokens of a text,
-H heads.
+Shape letters: B scans, Q queries, N tokens of a scan (a class token, then patches, x slowest), T of a text, H heads.
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,30 +65,17 @@ def record_attention(
 def _record_encoder(
     recorder: "MedBlip3dCaptioner", pixels: Tensor, *, with_attention: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Encode uint8 scans (B, 1, S, S, S): hidden states (B, N, D), and if wanted each block's attention (B, H, N, N).
-
-    The latter is empty where the blocks do not return it.
-    """
+    """Encode uint8 scans (B, 1, S, S, S): hidden states (B, N, D), and if wanted attention (B, H, N, N) of blocks."""
     attentions: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
             attentions.append(output[1])
 
-    handles = [module.register_forward_hook(keep) for module in _find_attention(recorder) if with_attention]
-    try:
+    with ExitStack() as hooks:
+        for block in recorder.network.encoder.blocks if with_attention else ():
+            own = next(getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name))  # BLIP, ViT
+            hooks.callback(getattr(own, "attention", own).register_forward_hook(keep).remove)
         hidden_states = recorder.encode_images(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    num_blocks = len(recorder.network.encoder.blocks)
-    return hidden_states, tuple(attentions) if len(attentions) == num_blocks else ()
-
-
-def _find_attention(recorder: "MedBlip3dCaptioner") -> list[nn.Module]:
-    """Find the attention of each block; BLIP's towers and ViT name it differently."""
-    found = []
-    for block in recorder.network.encoder.blocks:
-        own = [getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)]
-        found += [getattr(module, "attention", module) for module in own]
-    return found
+    # Not all blocks return it.
+    return hidden_states, tuple(attentions) if len(attentions) == len(recorder.network.encoder.blocks) else ()

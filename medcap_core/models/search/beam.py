@@ -27,9 +27,7 @@ its attention kernels need not pad."""
 
 
 @torch.no_grad()
-def search_captions(
-    decoder: TextDecoder, prompt: Tensor, num_images: int, config: TrialConfig, *, end_id: int, pad_id: int
-) -> Tensor:
+def search_captions(decoder: TextDecoder, prompt: Tensor, config: TrialConfig, *, end_id: int, pad_id: int) -> Tensor:
     """Search one caption an image: ids (images, T) of the prompt (P,), generated tokens, end token and padding.
 
     The settings are `config`'s; one beam is greedy search. As in transformers, a repetition penalty applies to the
@@ -37,7 +35,7 @@ def search_captions(
     at its present length, is no better than the worst of K finished captions, or with `early_stopping` at the Kth.
     """
     search_class = _GreedySearch if config.num_beams == 1 else _BeamSearch
-    search = search_class(prompt, num_images, config, end_id, pad_id)
+    search = search_class(prompt, decoder.num_images, config, end_id, pad_id)
     search.run(decoder)
     ends = search.captions[:, len(prompt) :] == end_id
     num_new = torch.where(ends.any(1), ends.int().argmax(1) + 1, ends.shape[1])
@@ -118,10 +116,7 @@ class _Search:
 
 
 class _GreedySearch(_Search):
-    """Greedy search: the most likely next token."""
-
     def choose(self, logits: Tensor, num_new: int) -> None:
-        """Choose the most likely token, see `_Search.choose`."""
         token = self._penalise(logits, num_new).argmax(2)
         index = len(self.prompt) + num_new - 1
         self.tokens[:, :, index] = token
@@ -133,7 +128,6 @@ class _BeamSearch(_Search):
     """Beam search: the K best unfinished captions of each image, best first, and the scores of its K best finished."""
 
     def choose(self, logits: Tensor, num_new: int) -> None:
-        """Choose the K best continuations, see `_Search.choose`."""
         _, num_beams, vocabulary_size = logits.shape
         log_probabilities = self._penalise(logits.log_softmax(2), num_new) + self.scores[:, :, None]
         # Twice the number of beams, so that K unfinished candidates remain even if K end.

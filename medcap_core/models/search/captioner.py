@@ -30,9 +30,7 @@ class SearchedCaptioner(Captioner):
         """Generate ids, see `Captioner.generate_ids`."""
         prompt = torch.tensor(self._prompt_ids(config.prompt), device=encoder_hidden_states.device)
         decoder, tokens = self.build_decoder(encoder_hidden_states), self.special_tokens
-        num_images = len(encoder_hidden_states)
-        ids = search_captions(decoder, prompt, num_images, config, end_id=tokens.end, pad_id=tokens.pad)
-        return ids, len(prompt)
+        return search_captions(decoder, prompt, config, end_id=tokens.end, pad_id=tokens.pad), len(prompt)
 
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
         """Record attention, see `Captioner.record_attention`."""

@@ -150,10 +150,8 @@ class FoldedLinear:
     def __init__(
         self, modules: Sequence[nn.Module], dtype: torch.dtype, *, num_scaled: int = 0, scale: float = 1.0
     ) -> None:
-        weights, biases = zip(*(_fold(module) for module in modules), strict=True)
-        weight, bias = weights[0], biases[0]
-        if len(modules) > 1:
-            weight, bias = torch.cat(weights), torch.cat(biases)
+        weights, biases = zip(*map(_fold, modules), strict=True)
+        weight, bias = (parts[0] if len(modules) == 1 else torch.cat(parts) for parts in (weights, biases))
         if num_scaled:
             factors = weight.new_ones(len(weight))
             factors[:num_scaled] = scale
@@ -184,9 +182,8 @@ class FoldedNorm:
     """Layer normalisation with the weights of a module."""
 
     def __init__(self, module: nn.LayerNorm) -> None:
-        self.shape, self.epsilon = module.normalized_shape, module.eps
-        self.weight, self.bias = module.weight, module.bias
+        self.settings = module.normalized_shape, module.weight, module.bias, module.eps
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Apply to inputs (..., D)."""
-        return functional.layer_norm(inputs, self.shape, self.weight, self.bias, self.epsilon)
+        return functional.layer_norm(inputs, *self.settings)

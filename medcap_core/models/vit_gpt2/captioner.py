@@ -103,13 +103,13 @@ class ViTGpt2Captioner(SearchedCaptioner):
 
 
 def _check_config(config: Any, options: LoadOptions, source: str) -> None:
-    if config.model_type == "gpt2":
-        if options.vision_model is None:
-            raise ModelFault(
-                f"model {source}: a GPT-2 alone sees no image; give vision_model, such as "
-                "google/vit-base-patch16-224-in21k, or a whole ViT-GPT2 as model."
-            )
-    elif config.decoder.model_type != "gpt2":
+    is_gpt2 = config.model_type == "gpt2"
+    if is_gpt2 and options.vision_model is None:
+        raise ModelFault(
+            f"model {source}: a GPT-2 alone sees no image; give vision_model, such as "
+            "google/vit-base-patch16-224-in21k, or a whole ViT-GPT2 as model."
+        )
+    if not is_gpt2 and config.decoder.model_type != "gpt2":
         raise ModelFault(
             f"model {source}: its decoder is a {config.decoder.model_type}; give a VisionEncoderDecoderModel whose "
             "decoder is a GPT-2."
@@ -118,27 +118,21 @@ def _check_config(config: Any, options: LoadOptions, source: str) -> None:
 
 def _load_decoder(config: Any, source: str) -> GPT2LMHeadModel:
     """Load the GPT-2 of a checkpoint with cross-attention, new if the checkpoint has none."""
+    decoder: GPT2LMHeadModel
     if config.model_type == "vision-encoder-decoder":
-        whole = load_whole_network(VisionEncoderDecoderModel, source, dtype=torch.float32)
-        decoder: GPT2LMHeadModel = whole.decoder
+        decoder = load_whole_network(VisionEncoderDecoderModel, source, dtype=torch.float32).decoder
         return decoder
-    decoder_config = copy.deepcopy(config)
-    decoder_config.is_decoder = decoder_config.add_cross_attention = True
+    own = copy.deepcopy(config)
+    own.is_decoder = own.add_cross_attention = True
+    new = r"\.(crossattention|ln_cross_attn)\."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_NEW_WEIGHTS_SEED)
-        decoder = load_whole_network(
-            GPT2LMHeadModel,
-            source,
-            may_lack=r"\.(crossattention|ln_cross_attn)\.",
-            config=decoder_config,
-            dtype=torch.float32,
-        )
+        decoder = load_whole_network(GPT2LMHeadModel, source, may_lack=new, config=own, dtype=torch.float32)
     log.warning("model %s: it has no cross-attention; that starts from random weights (seed 0)", source)
     return decoder
 
 
 def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEncoderDecoderModel:
-    """Join the decoder to another vision tower."""
     encoder = load_pretrained(AutoModel, vision_model, use_safetensors=True, dtype=torch.float32)
     width = getattr(encoder.config, "hidden_size", None)
     if encoder.main_input_name != "pixel_values" or not isinstance(width, int):
@@ -152,16 +146,10 @@ def _join(decoder: GPT2LMHeadModel, vision_model: str, source: str) -> VisionEnc
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_NEW_WEIGHTS_SEED)
         network = VisionEncoderDecoderModel(config=config, encoder=encoder, decoder=decoder)
-    log.warning(
-        "model %s: its vision tower is now that of %s, which the decoder has not learnt yet", source, vision_model
-    )
+    key, to = f"model {source}", decoder.config.hidden_size
+    log.warning("%s: its vision tower is now that of %s, which the decoder has not learnt yet", key, vision_model)
     if hasattr(network, "enc_to_dec_proj"):
-        log.warning(
-            "model %s: a projection from %d to %d starts from random weights (seed 0)",
-            source,
-            width,
-            decoder.config.hidden_size,
-        )
+        log.warning("%s: a projection from %d to %d starts from random weights (seed 0)", key, width, to)
     return network
 
 

@@ -50,7 +50,6 @@ class _Gpt2Layer(DecodingLayer):
         self.narrow, self.norm = FoldedLinear([mlp.c_proj], dtype), FoldedNorm(block.ln_2)
 
     def read(self, hidden: Tensor, first_slot: int, mask: Tensor) -> Tensor:
-        """Transform hidden states, see `DecodingLayer.read`."""
         hidden = hidden + self.attend_to_past(self.own_norm(hidden), first_slot, mask)
         hidden = hidden + self.attend_to_images(self.image_norm(hidden))
         return hidden + self.narrow(self.activation(self.widen(self.norm(hidden))))

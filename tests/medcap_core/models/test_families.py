@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from medcap_core.captioning import caption, load_configured, read_settings
-from medcap_core.config import FreezeMode, LoraTargets
+from medcap_core.config import FreezeMode
 from medcap_core.data.batches import PixelSource
 from medcap_core.data.images import resize
 from medcap_core.data.records import ImageFile, Record, fold_white_space
@@ -42,12 +42,9 @@ def pixels() -> Tensor:
 
 
 def compute_loss(captioner: Captioner, images: Tensor, captions: list[str], *, pad_to: int = 1) -> float:
-    tokens = captioner.tokenize(captions, tiny_config(Path("unused")))
+    batch = captioner.tokenize(captions, tiny_config(Path("unused"))).batch(range(len(captions)), pad_to)
     with torch.inference_mode():
-        encoded = images.ndim == 3
-        return float(
-            captioner(images, *tokens.batch(range(len(captions)), pad_to), label_smoothing=0.1, encoded=encoded)
-        )
+        return float(captioner(images, *batch, label_smoothing=0.1, encoded=images.ndim == 3))
 
 
 @every_family
@@ -121,9 +118,7 @@ def test_each_mode_trains_its_parts_and_each_trained_parameter_gets_a_gradient(
 ) -> None:
     captioner, config = load_captioner(str(folder)), tiny_config(folder, freeze=mode)
     if mode == "bridge_only" and captioner.family == "vit-gpt2":
-        with pytest.raises(
-            ModelFault, match=r"^freeze bridge_only: a vit-gpt2 model has no bridge .* use encoder_only"
-        ):
+        with pytest.raises(ModelFault, match=r"bridge_only: a vit-gpt2 model has no bridge .* use encoder_only"):
             apply_tuning(captioner, config)
         return
     apply_tuning(captioner, config)
@@ -139,29 +134,19 @@ def test_each_mode_trains_its_parts_and_each_trained_parameter_gets_a_gradient(
     unused = ("encoder.pooler.",) if captioner.family == "vit-gpt2" else ()
     if captioner.family == "instructblip":  # the last layer's feed-forward of the instruction's own words
         unused = ("qformer.encoder.layer.1.intermediate.", "qformer.encoder.layer.1.output.")
-    expected = {
-        name
-        for name, _ in captioner.network.named_parameters()
-        if name.partition(".")[0] in roots and not name.startswith(unused)
-    }
-    trained = {name for name, parameter in captioner.network.named_parameters() if parameter.requires_grad}
-    assert trained == expected
+    parameters = dict(captioner.network.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    assert trained == {name for name in parameters if name.partition(".")[0] in roots and not name.startswith(unused)}
     assert encoder_is_frozen(config) is not any(name.startswith(("vision_model.", "encoder.")) for name in trained)
     tokens = captioner.tokenize([SHORT, LONG], config)
     captioner(pixels[:2], *tokens.batch([0, 1]), label_smoothing=0.1, encoded=False).backward()
-    without = {
-        name for name, value in captioner.network.named_parameters() if value.requires_grad and value.grad is None
-    }
-    assert without == set()
+    assert [name for name in trained if parameters[name].grad is None] == []
 
 
 @one_of_each
-@pytest.mark.parametrize("targets", [LoraTargets.ATTENTION_MLP])
-def test_lora_starts_as_the_base_model_and_merges_to_what_it_was(
-    folder: Path, targets: LoraTargets, pixels: Tensor
-) -> None:
+def test_lora_starts_as_the_base_model_and_merges_to_what_it_was(folder: Path, pixels: Tensor) -> None:
     captioner = load_captioner(str(folder))
-    config = tiny_config(folder, freeze="lora", lora_rank=3, lora_targets=targets, lora_vision=True)
+    config = tiny_config(folder, freeze="lora", lora_rank=3, lora_targets="attention_mlp", lora_vision=True)
     before = compute_loss(captioner, pixels[:2], [SHORT, LONG])
     names = {name for name, _ in captioner.network.named_parameters()}
     summary = apply_tuning(captioner, config)
@@ -219,11 +204,9 @@ def test_lora_adapts_the_named_layers_of_the_language_model_exactly(
             if any(name.endswith(f".{ending}") for ending in endings)
         }
         apply_tuning(captioner, tiny_config(folder, freeze="lora", lora_targets=targets))
-        adapted = {
-            name.partition(".lora_A.")[0] for name, _ in captioner.network.named_parameters() if ".lora_A." in name
-        }
-        assert adapted == expected
-        assert adapted
+        names = dict(captioner.network.named_parameters())
+        adapted = {name.partition(".lora_A.")[0] for name in names if ".lora_A." in name}
+        assert adapted == expected != set()
 
 
 @pytest.mark.slow
@@ -290,8 +273,8 @@ def test_plain_transformers_captions_by_a_saved_model_as_the_trial_did(
 
 
 @one_of_each
-@pytest.mark.parametrize("size", [80])
-def test_positions_are_interpolated_for_another_image_size_and_saved(folder: Path, size: int, tmp_path: Path) -> None:
+def test_positions_are_interpolated_for_another_image_size_and_saved(folder: Path, tmp_path: Path) -> None:
+    size = 80
     captioner = load_captioner(str(folder), size)
     config = tiny_config(folder, image_size=size)
     assert captioner.geometry == load_geometry(config)
@@ -307,9 +290,7 @@ def test_positions_are_interpolated_for_another_image_size_and_saved(folder: Pat
         torch.testing.assert_close(again.encode_images(pixels), encoded, atol=1e-5, rtol=0)
         on_the_fly = own.encoder(own.scale_pixels(pixels), interpolate_pos_encoding=True).last_hidden_state
         torch.testing.assert_close(encoded, on_the_fly, atol=1e-5, rtol=0)
-    with pytest.raises(
-        ModelFault, match=f"image_size {size + 5} is no multiple of the 16-pixel patches .* give {size}"
-    ):
+    with pytest.raises(ModelFault, match=r"image_size 85 is no multiple of the 16-pixel patches .* give 80"):
         load_captioner(str(folder), size + 5)
 
 
@@ -351,8 +332,7 @@ def test_large_models_hold_frozen_weights_in_bf16_and_train_in_float32(
     folder: Path, freeze: str, tmp_path: Path
 ) -> None:
     config = tiny_config(folder, freeze=freeze, weights_dtype="bf16", num_epochs=2, learning_rate=1e-3)
-    reports: list[EpochReport] = []
-    data = tiny_data()
+    data, reports = tiny_data(), list[EpochReport]()
     fit(config, data, tmp_path, reports.append)
     assert all(math.isfinite(report.validation_loss) for report in reports)
     weights = None if freeze == "zero_shot" else tmp_path / "best" / "weights.safetensors"

@@ -201,16 +201,22 @@ def test_a_parameter_that_no_rule_decides_is_an_error(tiny_blip: Path) -> None:
         apply_tuning(captioner, tiny_config(tiny_blip, freeze="full"))
 
 
+def shift(captioner: Captioner, divisor: float) -> None:
+    """Set the factors to noise over the divisor, and magnitudes to about 1."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in captioner.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(1 + noise / 10 if "magnitude" in name else noise / divisor)
+
+
 @pytest.mark.parametrize("alpha", [None, 5.0])
 def test_merging_adds_the_scaled_product_of_the_factors(tiny_blip: Path, alpha: float | None) -> None:
     captioner, summary, _ = tune(
         tiny_blip, freeze="lora", lora_rank=4, lora_alpha=alpha, lora_targets="attention_mlp", lora_vision=True
     )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in captioner.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 10)
+    shift(captioner, 10)
     layer = captioner.network.text_decoder.bert.encoder.layer[1].crossattention.self.key
     product_of_factors = (layer.lora_B["default"].weight @ layer.lora_A["default"].weight).detach()
     pixels = torch.from_numpy(TinySplit(2, seed=1).images)
@@ -237,12 +243,7 @@ def test_other_kinds_of_lora_say_the_same_merged_and_apart(tiny_blip: Path, chan
     captioner, summary, config = tune(
         tiny_blip, freeze="lora", lora_rank=4, lora_targets="attention_mlp", repetition_penalty=1.5, **changes
     )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in captioner.named_parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(1 + noise / 10 if "magnitude" in name else noise / 5)
+    shift(captioner, 5)
     magnitudes = [name for name in trained_names(captioner) if "lora_magnitude_vector" in name]
     assert bool(magnitudes) is ("use_dora" in changes)
     layer = captioner.network.text_decoder.bert.encoder.layer[1].attention.self.key

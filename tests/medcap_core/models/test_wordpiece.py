@@ -10,9 +10,9 @@ from transformers import BertTokenizerFast
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.phantoms import load_phantoms
-from medcap_core.models.embedded.brain_gpt2 import build_tokenizer
-from medcap_core.models.embedded.phantom_blip import build_vocabulary
 from medcap_core.models.wordpiece import decode_texts, rejoin_wordpieces
+from medcap_core.pretraining.brain_gpt2 import build_tokenizer
+from medcap_core.pretraining.phantom_blip import build_vocabulary
 from medcap_core.scoring.captions import CaptionScorer
 
 _normalise = normalizers.BertNormalizer().normalize_str

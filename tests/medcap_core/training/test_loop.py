@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,9 @@ from tests.support.tiny_blip import TinySplit, generate_captions, save_tiny_blip
 MODES: dict[str, dict[str, object]] = {
     "full": {"freeze": "full", "schedule": "cosine", "warmup_fraction": 0.2},
     "lora": {
-        "freeze": "lora",
-        "lora_dropout": 0.3,
-        "lora_vision": True,
-        "lora_targets": "attention_mlp",
-        "augment": True,
+        "freeze": "lora", "lora_dropout": 0.3, "lora_vision": True, "lora_targets": "attention_mlp", "augment": True
     },
-}
+}  # fmt: skip
 DATA = tiny_data(num_train=14, num_validation=9)
 
 
@@ -43,17 +40,8 @@ def config_of(tiny_blip: Path, mode: str) -> TrialConfig:
 
 def scores(reports: list[EpochReport]) -> list[tuple[float, ...]]:
     """What of each report does not depend on the machine's speed."""
-    return [
-        (
-            report.epoch,
-            report.num_epochs,
-            report.score,
-            report.validation_loss,
-            report.training_loss,
-            report.learning_rate,
-        )
-        for report in reports
-    ]
+    names = ("epoch", "num_epochs", "score", "validation_loss", "training_loss", "learning_rate")
+    return [attrgetter(*names)(report) for report in reports]
 
 
 def run(config: TrialConfig, folder: Path, data: PreparedData = DATA) -> list[EpochReport]:
@@ -96,13 +84,8 @@ def test_each_epoch_says_how_varied_its_captions_are(tiny_blip: Path, tmp_path: 
 
 def test_one_caption_of_each_epoch_is_shown_beside_its_reference(tiny_blip: Path, tmp_path: Path) -> None:
     samples: list[tuple[str, str]] = []
-    fit(
-        tiny_config(tiny_blip, freeze="zero_shot"),
-        DATA,
-        tmp_path,
-        lambda _: None,
-        show_sample=lambda caption, reference: samples.append((caption, reference)),
-    )
+    config = tiny_config(tiny_blip, freeze="zero_shot")
+    fit(config, DATA, tmp_path, lambda _: None, show_sample=lambda *sample: samples.append(sample))
     ((caption, reference),) = samples
     assert caption
     assert reference == DATA.splits["validation"].records[0].caption

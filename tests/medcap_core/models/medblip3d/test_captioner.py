@@ -25,6 +25,7 @@ from medcap_core.models.medblip3d.network import (
     compute_contrastive_loss,
     compute_similarity,
 )
+from medcap_core.models.medblip3d.texts import MedBlip3dTexts
 from medcap_core.models.tuning import apply_tuning, encoder_is_frozen
 from medcap_core.training.checkpoint import save_weights, trained_weights
 from medcap_core.training.export import build_trained_captioner, export_captioner
@@ -33,11 +34,11 @@ from tests.support.tiny_models import save_tiny_biogpt, save_tiny_gpt2, save_tin
 SIZE, PATCH, NUM_QUERIES = 18, 6, 5
 
 
-def save_gpt2(directory: Path) -> Path:
-    return save_tiny_gpt2(directory, num_positions=200)
-
-
-SAVE: dict[str, Callable[[Path], Path]] = {"gpt2": save_gpt2, "t5": save_tiny_t5, "biogpt": save_tiny_biogpt}
+SAVE: dict[str, Callable[[Path], Path]] = {
+    "gpt2": lambda directory: save_tiny_gpt2(directory, num_positions=200),
+    "t5": save_tiny_t5,
+    "biogpt": save_tiny_biogpt,
+}
 FULL_SIZE: dict[str, object] = {
     "vision_config": Blip2VisionConfig().to_dict(),
     "qformer_config": Blip2QFormerConfig(encoder_hidden_size=1408, use_qformer_text_input=True).to_dict(),
@@ -56,14 +57,13 @@ def language_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_gpt2(tmp_path_factory.mktemp("gpt2"))
+    return SAVE["gpt2"](tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")
 def volumes() -> Tensor:
-    return torch.randint(
-        0, 256, (3, 1, SIZE, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
-    )
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (3, 1, SIZE, SIZE, SIZE), dtype=torch.uint8, generator=generator)
 
 
 def build_config(language_model: Path, vision_model: Path | str = "phantom-blip", **changes: object) -> TrialConfig:
@@ -93,6 +93,13 @@ def load(config: TrialConfig) -> MedBlip3dCaptioner:
     return captioner
 
 
+def prepare(language_model: Path, **changes: object) -> tuple[TrialConfig, MedBlip3dCaptioner, MedBlip3dTexts]:
+    """A config, its captioner, and the texts of `build_records`."""
+    config = build_config(language_model, **changes)
+    captioner = load(config)
+    return config, captioner, captioner.tokenize_records(build_records(), config)
+
+
 # What it is made of
 
 
@@ -100,8 +107,8 @@ def test_a_volume_becomes_patches_and_a_class_token_of_the_encoders_width(gpt2: 
     captioner = load(build_config(gpt2))
     with torch.inference_mode():
         hidden_states = captioner.encode_images(volumes)
-        assert hidden_states.shape == (3, 1 + (SIZE // PATCH) ** 3, 128)
-        assert captioner.network.query_scans(hidden_states).shape == (3, NUM_QUERIES, 128)
+        found = captioner.network.query_scans(hidden_states)
+    assert (hidden_states.shape, found.shape) == ((3, 1 + (SIZE // PATCH) ** 3, 128), (3, NUM_QUERIES, 128))
 
 
 def test_the_patch_embedding_sees_a_slab_as_the_2d_one_sees_its_slice(gpt2: Path) -> None:
@@ -128,12 +135,11 @@ def test_positions_differ_by_place_and_height_as_loudly_as_in_the_plane(gpt2: Pa
         assert float((found[0, 0] - own[1]).std()) == pytest.approx(float(own[1:].std()), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["vit"])
-def test_any_vit_gives_its_blocks(gpt2: Path, tmp_path: Path, volumes: Tensor, kind: str) -> None:
-    tower = save_tiny_tower(tmp_path / kind, kind)
-    captioner = load(build_config(gpt2, tower))
+def test_any_vit_gives_its_blocks(gpt2: Path, tmp_path: Path, volumes: Tensor) -> None:
+    config = build_config(gpt2, save_tiny_tower(tmp_path / "vit", "vit"))
+    captioner = load(config)
     with torch.inference_mode():
-        assert len(captioner.generate(captioner.encode_images(volumes), build_config(gpt2, tower))) == 3
+        assert len(captioner.generate(captioner.encode_images(volumes), config)) == 3
 
 
 def test_the_base_model_is_the_same_in_every_process_and_seed(gpt2: Path) -> None:
@@ -153,13 +159,12 @@ def test_geometry_is_known_without_weights(gpt2: Path) -> None:
 
 
 def test_rows_have_the_image_between_prompt_and_answer(gpt2: Path) -> None:
-    config = build_config(gpt2, max_caption_tokens=90)
-    captioner = load(config)
-    texts = captioner.tokenize_records(build_records(), config)
+    _, captioner, texts = prepare(gpt2, max_caption_tokens=90)
     *_, ids, mask, starts, scan_of_row, labels = texts.batch([0, 2])
     spell = captioner.processor.tokenizer
-    words = spell("Question: What will this subject be diagnosed with? Answer:", add_special_tokens=False).input_ids
-    answer = [*spell(" mild cognitive impairment", add_special_tokens=False).input_ids, 0]
+    asked = ["Question: What will this subject be diagnosed with? Answer:", " mild cognitive impairment"]
+    words, answer = spell(asked, add_special_tokens=False).input_ids
+    answer.append(0)
     assert scan_of_row.tolist() == [0, 0, 0, 1, 1]  # report, diagnosis, side; report, diagnosis
     row = 1
     assert int(starts[row]) == len(words)
@@ -172,16 +177,13 @@ def test_rows_have_the_image_between_prompt_and_answer(gpt2: Path) -> None:
 
 
 def test_the_other_questions_come_by_turns(gpt2: Path) -> None:
-    captioner = load(build_config(gpt2))
-    texts = captioner.tokenize_records(build_records(), build_config(gpt2))
+    _, _, texts = prepare(gpt2)
     asked = [texts.for_epoch(epoch).scans[1].rows(epoch + 1)[2] for epoch in range(4)]
     assert asked[0] == asked[2] != asked[1] == asked[3]
 
 
 def test_an_unlabelled_batch_has_no_loss(language_model: Path, volumes: Tensor) -> None:
-    config = build_config(language_model)
-    captioner = load(config)
-    texts = captioner.tokenize_records(build_records(), config)
+    _, captioner, texts = prepare(language_model)
     loss = captioner(volumes[:1], *texts.batch([0], unlabelled=True), label_smoothing=0.0, encoded=False)
     assert loss == 0
 
@@ -190,14 +192,10 @@ def test_an_unlabelled_batch_has_no_loss(language_model: Path, volumes: Tensor) 
 
 
 def test_padding_changes_no_loss(language_model: Path, volumes: Tensor) -> None:
-    config = build_config(language_model)
-    captioner = load(config)
-    texts = captioner.tokenize_records(build_records(), config)
+    _, captioner, texts = prepare(language_model)
     with torch.inference_mode():
-        losses = [
-            float(captioner(volumes, *texts.batch([0, 1, 2], multiple), label_smoothing=0.1, encoded=False))
-            for multiple in (1, 16)
-        ]
+        batches = [texts.batch([0, 1, 2], multiple) for multiple in (1, 16)]
+        losses = [float(captioner(volumes, *batch, label_smoothing=0.1, encoded=False)) for batch in batches]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -206,18 +204,15 @@ def test_the_word_loss_is_what_the_logits_of_reports_say(language_model: Path, v
     config = build_config(language_model)
     captioner = load(config)
     record = ScanRecord("a", ImageFile(Path("a")), "the left lung")  # type: ignore[arg-type]
-    texts = captioner.tokenize_records([record], config)
-    batch = texts.batch([0])
+    batch = captioner.tokenize_records([record], config).batch([0])
     with torch.inference_mode():
         hidden_states = captioner.encode_images(volumes[:1])
         total = float(captioner(volumes[:1], *batch, label_smoothing=0.0, encoded=False))
-        tokens = captioner.tokenize(["the left lung"], config)
-        input_ids, labels = tokens.batch([0])
+        input_ids, labels = captioner.tokenize(["the left lung"], config).batch([0])
         logits = captioner.compute_logits(hidden_states, input_ids)
         answer = torch.nn.functional.cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum")
-        if captioner.is_encoder_decoder:
-            prompt = 0.0
-        else:
+        prompt = 0.0
+        if not captioner.is_encoder_decoder:
             words = torch.tensor([captioner.report_prompt])
             foretold = captioner.network.language_model(input_ids=words).logits[0, :-1]
             prompt = float(torch.nn.functional.cross_entropy(foretold, words[0, 1:], reduction="sum"))
@@ -232,9 +227,7 @@ def test_contrastive_loss_by_hand() -> None:
     loss = compute_contrastive_loss(queries, texts, torch.eye(2, dtype=torch.bool), torch.tensor(1.0))
     # Scan 0: both texts 1/2. Scan 1: e / (e + 1), 1 / (e + 1), of which the second is right. Texts likewise.
     half, high, low = np.log(2), np.log(1 + np.e) - 1, np.log(1 + np.e)
-    to_texts = (half + 0.95 * low + 0.05 * high) / 2
-    to_scans = (half + 0.95 * low + 0.05 * high) / 2
-    assert float(loss) == pytest.approx((to_texts + to_scans) / 2, rel=1e-5)
+    assert float(loss) == pytest.approx((half + 0.95 * low + 0.05 * high) / 2, rel=1e-5)
 
 
 def test_equal_texts_are_not_each_others_negatives() -> None:
@@ -281,12 +274,10 @@ def test_each_mode_trains_exactly_its_parameters(gpt2: Path, freeze: str) -> Non
 
 @pytest.mark.parametrize("freeze", ["patch_and_bridge", "bridge_only"])
 def test_every_trained_parameter_has_a_gradient(language_model: Path, volumes: Tensor, freeze: str) -> None:
-    config = build_config(language_model, freeze=freeze)
-    captioner = load(config)
+    config, captioner, texts = prepare(language_model, freeze=freeze)
     apply_tuning(captioner, config)
     captioner.train()
     assert not captioner.network.language_model.training
-    texts = captioner.tokenize_records(build_records(), config)
     captioner(volumes, *texts.batch([0, 1, 2]), label_smoothing=0.0, encoded=False).backward()
     without = {name for name, weight in captioner.named_parameters() if weight.requires_grad and weight.grad is None}
     assert not without
@@ -328,10 +319,8 @@ def test_class_scores_are_similarities_of_question_and_answer(gpt2: Path, volume
 def test_a_trained_model_is_saved_and_loaded_in_hub_format(
     language_model: Path, volumes: Tensor, tmp_path: Path, freeze: str
 ) -> None:
-    config = build_config(language_model, freeze=freeze, lora_rank=2, lora_targets="attention")
-    captioner = load(config)
+    config, captioner, texts = prepare(language_model, freeze=freeze, lora_rank=2, lora_targets="attention")
     apply_tuning(captioner, config)
-    texts = captioner.tokenize_records(build_records(), config)
     trained = [parameter for parameter in captioner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     for _ in range(2):
@@ -342,22 +331,16 @@ def test_a_trained_model_is_saved_and_loaded_in_hub_format(
     export_captioner(config, weights, tmp_path / "model")
     loaded = load(TrialConfig(model=str(tmp_path / "model"), max_caption_tokens=12))
     rebuilt = build_trained_captioner(config, weights)
+    texts_of, logits_of = [], []
     with torch.inference_mode():
-        expected, got = (
-            [
-                *model.generate(hidden_states := model.encode_images(volumes), config),
-                *model.answer(hidden_states, [SIDE.text] * 3, config),
-            ]
-            for model in (rebuilt, loaded)
-        )
-        logits = [
-            model.compute_logits(
-                model.encode_images(volumes), model.tokenize(["the left lung"] * 3, config).batch([0, 1, 2])[0]
-            )
-            for model in (rebuilt, loaded)
-        ]
-    assert got == expected
-    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+        for model in (rebuilt, loaded):
+            encoded = model.encode_images(volumes)
+            ids, _ = model.tokenize(["the left lung"] * 3, config).batch(range(3))
+            answers = model.answer(encoded, [SIDE.text] * 3, config)
+            texts_of.append([*model.generate(encoded, config), *answers])
+            logits_of.append(model.compute_logits(encoded, ids))
+    assert texts_of[0] == texts_of[1]
+    torch.testing.assert_close(*logits_of, rtol=1e-4, atol=1e-4)
     with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
         assert "qformer.layernorm.weight" in file.keys()  # noqa: SIM118 - not a dict
     with pytest.raises(ValueError, match="Unrecognized configuration class"):  # so docs/runs.md says
@@ -368,13 +351,12 @@ def test_a_trained_model_is_saved_and_loaded_in_hub_format(
 
 
 def test_a_saved_model_keeps_its_parts(gpt2: Path, tmp_path: Path) -> None:
-    export_captioner(build_config(gpt2, freeze="zero_shot"), None, tmp_path / "model")
-    wrong = TrialConfig(model=str(tmp_path / "model"), language_model=str(gpt2), patch_size=3, freeze="zero_shot")
+    export_captioner(build_config(gpt2, freeze="zero_shot"), None, tmp_path)
     with pytest.raises(ModelFault) as fault:
-        load_trial_captioner(wrong)
+        load_trial_captioner(TrialConfig(model=str(tmp_path), language_model=str(gpt2), patch_size=3))
     assert list(fault.value.faults) == [
-        f"model {tmp_path / 'model'} has its own language_model; remove language_model, which is for model medblip3d.",
-        f"model {tmp_path / 'model'} has patch_size 6; give that or leave patch_size out.",
+        f"model {tmp_path} has its own language_model; remove language_model, which is for model medblip3d.",
+        f"model {tmp_path} has patch_size 6; give that or leave patch_size out.",
     ]
 
 
@@ -414,9 +396,8 @@ def test_settings_of_the_3d_model_are_refused_elsewhere() -> None:
 
 def test_the_full_size_model_counts_its_parameters_on_the_meta_device() -> None:
     """BLIP-2's ViT-g (width 1408, 39 blocks) at 343 patches, Q-Former of BERT-base's size, FLAN-T5-XL."""
-    config = MedBlip3dConfig(**FULL_SIZE)
     with torch.device("meta"):
-        network = MedBlip3dNetwork(config)
+        network = MedBlip3dNetwork(MedBlip3dConfig(**FULL_SIZE))
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
     width, mlp, queries, text = 1408, 6144, 768, 2048
     block = 4 * width * width + 2 * width * mlp + width * (3 + 1 + 1 + 4) + mlp

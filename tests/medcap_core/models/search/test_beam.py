@@ -98,7 +98,7 @@ def compare_with_transformers(seed: int) -> list[list[int]]:
             encoder_hidden_states=states,
             generation_config=build_generation_config(config, SpecialTokens(BEGIN, END, PAD)),
         )
-        found = search_captions(BlipDecoder(decoder, states), prompt, NUM_IMAGES, config, end_id=END, pad_id=PAD)
+        found = search_captions(BlipDecoder(decoder, states), prompt, config, end_id=END, pad_id=PAD)
         assert cut(found, len(prompt)) == cut(expected, len(prompt)), settings
         seen += [row[len(prompt) :] for row in cut(found, len(prompt))]
     return seen
@@ -126,6 +126,7 @@ class Grammar:
     """
 
     def __init__(self, odds: list[dict[int, dict[int, float]]]) -> None:
+        self.num_images = len(odds)
         self.table = torch.full((len(odds), NUM_TOKENS, NUM_TOKENS), -1e4)
         for image, rules in enumerate(odds):
             for word, following in rules.items():
@@ -161,10 +162,9 @@ GARDEN_PATH = {BEGIN: {A: 0.6, B: 0.4}, A: {C: 0.5, D: 0.5}, B: {D: 1.0}, C: {EN
 SHORT = {BEGIN: {A: 0.9, B: 0.1}, A: {END: 1.0}, B: {END: 1.0}}
 
 
-def search(grammar: Grammar, num_images: int = 1, **settings: object) -> list[list[int]]:
+def search(grammar: Grammar, **settings: object) -> list[list[int]]:
     config = TrialConfig.model_validate({"max_new_tokens": 6, "num_beams": 2} | settings)
-    ids = search_captions(grammar, torch.tensor([BEGIN]), num_images, config, end_id=END, pad_id=PAD)
-    return ids.tolist()
+    return search_captions(grammar, torch.tensor([BEGIN]), config, end_id=END, pad_id=PAD).tolist()
 
 
 def test_two_beams_find_what_one_misses() -> None:
@@ -182,7 +182,7 @@ def test_a_length_penalty_weighs_the_sum_of_log_probabilities() -> None:
 
 def test_beams_see_the_words_they_stem_from() -> None:
     grammar = Grammar([GARDEN_PATH, SHORT])
-    search(grammar, num_images=2)
+    search(grammar)
     first = [[BEGIN, A], [BEGIN, B]]
     assert grammar.histories[0] == [first, first]
     assert grammar.histories[1][0] == [[BEGIN, B, D], [BEGIN, A, C]]
@@ -190,7 +190,7 @@ def test_beams_see_the_words_they_stem_from() -> None:
 
 def test_an_image_leaves_when_its_caption_is_settled() -> None:
     grammar = Grammar([SHORT, GARDEN_PATH, SHORT])
-    captions = search(grammar, num_images=3)
+    captions = search(grammar)
     assert captions == [[BEGIN, A, END, PAD], [BEGIN, B, D, END], [BEGIN, A, END, PAD]]
     # After the second word both captions of SHORT have ended, after the third those of the other.
     assert grammar.batch_sizes == [3, 1]
@@ -199,7 +199,7 @@ def test_an_image_leaves_when_its_caption_is_settled() -> None:
 @pytest.mark.usefixtures("as_on_an_accelerator")
 def test_images_leave_at_the_next_look() -> None:
     grammar = Grammar([SHORT, GARDEN_PATH, SHORT])
-    assert search(grammar, num_images=3)[0] == [BEGIN, A, END, PAD]
+    assert search(grammar)[0] == [BEGIN, A, END, PAD]
     assert grammar.batch_sizes == [3, 3]
 
 
@@ -213,6 +213,6 @@ def test_captions_end_at_the_most_words_allowed() -> None:
 def test_a_decoder_gone_mad_still_ends(num_beams: int) -> None:
     grammar = Grammar([GARDEN_PATH, GARDEN_PATH])
     grammar.table[1] = torch.nan
-    captions = search(grammar, num_images=2, num_beams=num_beams)
+    captions = search(grammar, num_beams=num_beams)
     assert captions[0][0] == captions[1][0] == BEGIN
     assert all(0 <= token < NUM_TOKENS for token in captions[1])

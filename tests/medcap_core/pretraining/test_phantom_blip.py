@@ -10,7 +10,7 @@ from transformers import AutoProcessor, BlipForConditionalGeneration, BlipProces
 from medcap_core.config import TrialConfig
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.models import EMBEDDED_MODELS, load_captioner
-from medcap_core.models.embedded.phantom_blip import build_phantom_blip, build_vocabulary
+from medcap_core.pretraining.phantom_blip import build_phantom_blip, build_vocabulary
 from medcap_core.scoring.baselines import choose_caption_prior
 from medcap_core.scoring.captions import CaptionScorer
 

@@ -16,18 +16,20 @@ from medcap_core.data.brain_phantoms.wording import SEX_QUESTION, SIDE_QUESTION,
 from medcap_core.data.brain_phantoms.wording import ask as ask_all
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, Diagnosis, ScanRecord
 from medcap_core.models import EMBEDDED_MODELS
-from medcap_core.models.embedded.brain_gpt2 import build_brain_gpt2, build_tokenizer, save_brain_gpt2
 from medcap_core.pretraining.brain_gpt2 import (
     BagTokenizer,
     Batch,
     Row,
     build_batch,
     build_batches,
+    build_brain_gpt2,
     build_prompt,
+    build_tokenizer,
     compute_loss,
     disturb,
     evaluate,
     generate_text,
+    save_brain_gpt2,
 )
 
 FACTS = Facts(

@@ -1,1 +1,0 @@
-"""The small models shipped with the package."""
