@@ -23,8 +23,9 @@ from medcap_core.config import TrialConfig
 from medcap_core.data.images import ImageGeometry
 from medcap_core.data.prepare import load_dataset, prepare_data
 from medcap_core.runtime.cache import CACHE_VARIABLE
+from medcap_core.training.epoch_report import EpochReport
 from sweep.space import build_space
-from sweep.study.record import Epoch, TrialRecord, TrialState
+from sweep.study.record import TrialRecord, TrialState
 from sweep.study.study import Study
 from sweep.terminal.row import build_row
 
@@ -139,7 +140,7 @@ def run_made_up_trial(study: Study, record: TrialRecord) -> None:
     study.start(record.name)
     rate, state = record.config.learning_rate, TrialState.SUCCEEDED
     for epoch in range(1, 5):
-        report = Epoch(
+        report = EpochReport(
             epoch=epoch, num_epochs=4, score=math.sqrt(epoch) / (1 + math.log10(rate / 1e-3) ** 2), validation_loss=1.0,
             training_loss=1.0, learning_rate=rate, seconds=2.0, training_seconds=1.0, encoding_seconds=0.0,
             images_per_second=100.0, peak_memory_bytes=10**9, trainable_parameters=10**6, total_parameters=10**7,
