@@ -175,8 +175,8 @@ class CheckpointFolder:
         """Write what follows the last checkpoint, whose `tensors` are known as it is written: the other files."""
         epoch = len(history)
         self._keep_epoch(epoch)
-        is_missing = tensors is not None or self._best_epoch_on_disk() != epoch
-        if find_best(history, self.config) is history[-1] and is_missing:
+        is_best = find_best(history, self.config) is history[-1]
+        if is_best and (tensors is not None or self._best_epoch_on_disk() != epoch):
             given = read_weights(self.last_path)[0] if tensors is None else tensors
             prefix = "weights/"
             weights = {name.removeprefix(prefix): given[name] for name in given if name.startswith(prefix)}

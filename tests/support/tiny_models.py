@@ -6,36 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    BertTokenizerFast,
-    BioGptConfig,
-    BioGptForCausalLM,
-    BioGptTokenizer,
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    BlipImageProcessor,
-    DeiTConfig,
-    DeiTImageProcessor,
-    DeiTModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipProcessor,
-    PreTrainedTokenizerFast,
-    SwinConfig,
-    SwinModel,
-    T5Config,
-    T5ForConditionalGeneration,
-    T5Tokenizer,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-    ViTImageProcessor,
-    ViTModel,
-)
 
 from tests.support.tiny_blip import IMAGE_SIZE, PATCH_SIZE, VOCABULARY, WORDS
 
@@ -47,29 +19,21 @@ MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.3, 0.35]
 """Other than any default, so that it shows where they are not used."""
 
 _VISION = {
-    "hidden_size": VISION_WIDTH,
-    "intermediate_size": VISION_MLP,
-    "num_hidden_layers": VISION_LAYERS,
-    "num_attention_heads": 4,
-    "image_size": IMAGE_SIZE,
-    "patch_size": PATCH_SIZE,
-}
+    "hidden_size": VISION_WIDTH, "intermediate_size": VISION_MLP, "num_hidden_layers": VISION_LAYERS,
+    "num_attention_heads": 4, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE,
+}  # fmt: skip
 _QFORMER = {
-    "hidden_size": BRIDGE_WIDTH,
-    "intermediate_size": BRIDGE_MLP,
-    "num_hidden_layers": BRIDGE_LAYERS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 16,
-    "vocab_size": len(VOCABULARY),
+    "hidden_size": BRIDGE_WIDTH, "intermediate_size": BRIDGE_MLP, "num_hidden_layers": BRIDGE_LAYERS,
+    "num_attention_heads": 4, "max_position_embeddings": 16, "vocab_size": len(VOCABULARY),
     "encoder_hidden_size": VISION_WIDTH,
-}
+}  # fmt: skip
 
 
 def _all_words() -> list[str]:
     return " ".join(WORDS).split()
 
 
-def build_byte_tokenizer(*, begins: bool) -> PreTrainedTokenizerFast:
+def build_byte_tokenizer(*, begins: bool) -> transformers.PreTrainedTokenizerFast:
     """As GPT-2's and OPT's: words with the space before them, other text byte by byte.
 
     With `begins` it opens each text with `</s>` and has OPT's special tokens; else the one token of GPT-2.
@@ -89,11 +53,13 @@ def build_byte_tokenizer(*, begins: bool) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if not begins:
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict.fromkeys(_TOKEN_ROLES, "<|endoftext|>"))
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, **dict.fromkeys(_TOKEN_ROLES, "<|endoftext|>")
+        )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="</s> $A", special_tokens=[("</s>", vocabulary["</s>"])]
     )
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
 
@@ -101,12 +67,12 @@ def build_byte_tokenizer(*, begins: bool) -> PreTrainedTokenizerFast:
 _TOKEN_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def build_t5_tokenizer() -> T5Tokenizer:
+def build_t5_tokenizer() -> transformers.T5Tokenizer:
     """A Unigram tokenizer whose pieces are the words, and letters for all others."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("\u2581", -8.0)]
     pieces += [(f"\u2581{word}", -2.0) for word in dict.fromkeys(_all_words())]
     pieces += [(letter, -7.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    return T5Tokenizer(vocab=pieces, extra_ids=0)
+    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
 def _start_at_random(network: torch.nn.Module, spread: float) -> None:
@@ -132,16 +98,18 @@ def save_tiny_blip2(
     directory: Path, language_model: str = "opt", *, instruct: bool = False, seed: int = 0, spread: float = 0.5
 ) -> Path:
     """BLIP-2, or InstructBLIP with `instruct`, over an OPT (`opt`) or a FLAN-T5 (`t5`)."""
-    images = BlipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=MEAN, image_std=STD)
+    images = transformers.BlipImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=MEAN, image_std=STD
+    )
     tokenizer = build_t5_tokenizer() if language_model == "t5" else build_byte_tokenizer(begins=True)
     if instruct:
-        processor: Any = InstructBlipProcessor(
-            images, tokenizer, BertTokenizerFast(vocab=VOCABULARY), num_query_tokens=NUM_QUERIES
+        processor: Any = transformers.InstructBlipProcessor(
+            images, tokenizer, transformers.BertTokenizerFast(vocab=VOCABULARY), num_query_tokens=NUM_QUERIES
         )
     else:
-        processor = Blip2Processor(images, tokenizer, num_query_tokens=NUM_QUERIES)
+        processor = transformers.Blip2Processor(images, tokenizer, num_query_tokens=NUM_QUERIES)
     spreads = {"initializer_range": spread}
-    config = (InstructBlipConfig if instruct else Blip2Config)(
+    config = (transformers.InstructBlipConfig if instruct else transformers.Blip2Config)(
         vision_config=_VISION | spreads,
         qformer_config=_QFORMER | spreads,
         text_config=_describe_language_model(language_model, tokenizer, spread),
@@ -149,7 +117,9 @@ def save_tiny_blip2(
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         initializer_range=spread,
     )
-    network_class = InstructBlipForConditionalGeneration if instruct else Blip2ForConditionalGeneration
+    network_class = (
+        transformers.InstructBlipForConditionalGeneration if instruct else transformers.Blip2ForConditionalGeneration
+    )
     build(lambda: network_class(config), seed, spread).save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
@@ -184,14 +154,14 @@ def save_tiny_gpt2(
     tokenizer = build_byte_tokenizer(begins=False)
     config = _describe_gpt2(tokenizer, spread, cross_attention)
     config.n_positions = num_positions
-    network = build(lambda: GPT2LMHeadModel(config), seed, spread)
+    network = build(lambda: transformers.GPT2LMHeadModel(config), seed, spread)
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
 
-def _describe_gpt2(tokenizer: Any, spread: float, cross_attention: bool) -> GPT2Config:
-    return GPT2Config(
+def _describe_gpt2(tokenizer: Any, spread: float, cross_attention: bool) -> transformers.GPT2Config:
+    return transformers.GPT2Config(
         vocab_size=len(tokenizer), n_embd=TEXT_WIDTH, n_inner=TEXT_MLP, n_layer=TEXT_LAYERS, n_head=4,
         n_positions=MAX_POSITIONS, bos_token_id=0, eos_token_id=0, initializer_range=spread,
         is_decoder=cross_attention, add_cross_attention=cross_attention,
@@ -201,42 +171,42 @@ def _describe_gpt2(tokenizer: Any, spread: float, cross_attention: bool) -> GPT2
 def save_tiny_vit_gpt2(directory: Path, *, seed: int = 0, spread: float = 0.5) -> Path:
     """A ViT and a GPT-2 of another width, as nlpconnect/vit-gpt2-image-captioning lays them out."""
     tokenizer = build_byte_tokenizer(begins=False)
-    encoder = ViTConfig(**_VISION, initializer_range=spread)
-    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, _describe_gpt2(tokenizer, spread, True))
+    encoder = transformers.ViTConfig(**_VISION, initializer_range=spread)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder, _describe_gpt2(tokenizer, spread, True)
+    )
     config.decoder_start_token_id = config.eos_token_id = config.pad_token_id = 0
-    build(lambda: VisionEncoderDecoderModel(config), seed, spread).save_pretrained(directory)
+    build(lambda: transformers.VisionEncoderDecoderModel(config), seed, spread).save_pretrained(directory)
     build_vit_processor().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
 
-def build_vit_processor() -> ViTImageProcessor:
-    return ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=MEAN, image_std=STD)
+def build_vit_processor() -> transformers.ViTImageProcessor:
+    return transformers.ViTImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=MEAN, image_std=STD
+    )
 
 
 def save_tiny_tower(directory: Path, kind: str, *, seed: int = 0, spread: float = 0.5) -> Path:
     """A vision tower alone: `vit` (as wide as the text), `deit` or `swin`."""
     if kind == "swin":
-        config: Any = SwinConfig(
+        config: Any = transformers.SwinConfig(
             image_size=IMAGE_SIZE, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=3,
             initializer_range=spread,
         )  # fmt: skip
-        network = build(lambda: SwinModel(config), seed, spread)
+        network = build(lambda: transformers.SwinModel(config), seed, spread)
     else:
         width = {"hidden_size": TEXT_WIDTH} if kind == "vit" else {}
         settings = _VISION | width | {"initializer_range": spread}
-        network = build(
-            lambda: ViTModel(ViTConfig(**settings)) if kind == "vit" else DeiTModel(DeiTConfig(**settings)),
-            seed,
-            spread,
-        )
+        name = "ViT" if kind == "vit" else "DeiT"
+        made = getattr(transformers, f"{name}Config")(**settings)
+        network = build(lambda: getattr(transformers, f"{name}Model")(made), seed, spread)
     network.save_pretrained(directory)
-    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    processor = (
-        DeiTImageProcessor(size={"height": 64, "width": 64}, crop_size=crop)
-        if kind == "deit"
-        else build_vit_processor()
-    )
+    processor: Any = build_vit_processor()
+    if kind == "deit":
+        crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        processor = transformers.DeiTImageProcessor(size={"height": 64, "width": 64}, crop_size=crop)
     processor.save_pretrained(directory)
     return directory
 
@@ -258,13 +228,13 @@ def save_tiny_biogpt(directory: Path, *, seed: int = 0, spread: float = 0.3) -> 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     (directory / "merges.txt").write_text("\n".join(f"{left} {right} 1" for left, right in merges) + "\n")
-    tokenizer = BioGptTokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
-    config = BioGptConfig(
+    tokenizer = transformers.BioGptTokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    config = transformers.BioGptConfig(
         vocab_size=len(vocabulary), hidden_size=TEXT_WIDTH, intermediate_size=TEXT_MLP,
         num_hidden_layers=TEXT_LAYERS, num_attention_heads=4, max_position_embeddings=200,
         bos_token_id=0, pad_token_id=1, eos_token_id=2, initializer_range=spread,
     )  # fmt: skip
-    build(lambda: BioGptForCausalLM(config), seed, spread).save_pretrained(directory)
+    build(lambda: transformers.BioGptForCausalLM(config), seed, spread).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -274,6 +244,8 @@ def save_tiny_t5(directory: Path, *, seed: int = 0, spread: float = 0.5) -> Path
     tokenizer = build_t5_tokenizer()
     values = _describe_language_model("t5", tokenizer, spread)
     values.pop("model_type")
-    build(lambda: T5ForConditionalGeneration(T5Config(**values)), seed, spread).save_pretrained(directory)
+    build(
+        lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**values)), seed, spread
+    ).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medcap_core.models.search.decoding import (
-    DecodingLayer,
-    FoldedLinear,
-    FoldedNorm,
-    TextDecoder,
-    choose_decoding_dtype,
-)
+from medcap_core.models.search.decoding import DecodingLayer, FoldedLinear, FoldedNorm, TextDecoder
 
 
 class BlipDecoder(TextDecoder):
@@ -20,7 +14,7 @@ class BlipDecoder(TextDecoder):
 
     def __init__(self, text_decoder: Any, encoder_hidden_states: Tensor) -> None:
         """Build the decoder for images (B, N, width of the encoder), not repeated for beams."""
-        dtype = choose_decoding_dtype(text_decoder, encoder_hidden_states.device)
+        dtype = self.choose_dtype(text_decoder, encoder_hidden_states.device)
         embeddings, head = text_decoder.bert.embeddings, text_decoder.cls.predictions
         self.token_embeddings, self.positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
         self.first_norm, self.head_norm = FoldedNorm(embeddings.LayerNorm), FoldedNorm(head.transform.LayerNorm)

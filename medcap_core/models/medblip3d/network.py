@@ -11,23 +11,9 @@ a text.
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    Blip2QFormerConfig,
-    Blip2QFormerModel,
-    Blip2VisionConfig,
-    Blip2VisionModel,
-    BlipVisionConfig,
-    BlipVisionModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    ViTConfig,
-    ViTModel,
-)
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 LABEL_SMOOTHING, LOWEST_TEMPERATURE = 0.1, 1e-3
@@ -55,15 +41,15 @@ def compute_contrastive_loss(queries: Tensor, texts: Tensor, same_text: Tensor, 
 
 MODEL_TYPE = "medblip_3d"
 
-VISION_TOWERS: dict[str, tuple[type[PretrainedConfig], Any]] = {
-    "blip_vision_model": (BlipVisionConfig, BlipVisionModel),
-    "blip_2_vision_model": (Blip2VisionConfig, Blip2VisionModel),
-    "vit": (ViTConfig, ViTModel),
+VISION_TOWERS: dict[str, tuple[type[transformers.PretrainedConfig], Any]] = {
+    "blip_vision_model": (transformers.BlipVisionConfig, transformers.BlipVisionModel),
+    "blip_2_vision_model": (transformers.Blip2VisionConfig, transformers.Blip2VisionModel),
+    "vit": (transformers.ViTConfig, transformers.ViTModel),
 }
 """`model_type` of a supported 2D encoder -> its config class and model class."""
 
 
-class MedBlip3dConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+class MedBlip3dConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-call]
     """The config.json of a checkpoint; `vision_config` is that of the 2D encoder whose blocks are used."""
 
     model_type = MODEL_TYPE
@@ -115,7 +101,7 @@ class VolumeEncoder(nn.Module):
         return hidden_states
 
 
-class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
+class MedBlip3dNetwork(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
     """Encoder, layer norm, MedQFormer, projections and language model; losses are in `MedBlip3dCaptioner`."""
 
     config_class = MedBlip3dConfig
@@ -134,16 +120,17 @@ class MedBlip3dNetwork(PreTrainedModel):  # type: ignore[no-untyped-call]
             vision_tower = tower_class(config_class.from_dict(config.vision_config))
         if language_model is None:
             values = dict(config.text_config)
-            text_config = AutoConfig.for_model(values.pop("model_type"), **values)
-            model_class: Any = AutoModelForSeq2SeqLM if text_config.is_encoder_decoder else AutoModelForCausalLM
+            text_config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+            kind = "Seq2SeqLM" if text_config.is_encoder_decoder else "CausalLM"
+            model_class: Any = getattr(transformers, f"AutoModelFor{kind}")
             language_model = model_class.from_config(text_config, trust_remote_code=False)
         query_width = config.qformer_config["hidden_size"]
         self.encoder = VolumeEncoder(config, vision_tower)
         self.image_norm = nn.LayerNorm(vision_tower.config.hidden_size, eps=vision_tower.config.layer_norm_eps)
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_query_tokens, query_width))
-        qformer_config = Blip2QFormerConfig(**config.qformer_config)
+        qformer_config = transformers.Blip2QFormerConfig(**config.qformer_config)
         self.text_embeddings = Blip2TextEmbeddings(qformer_config)  # type: ignore[no-untyped-call]
-        self.qformer = Blip2QFormerModel(qformer_config)
+        self.qformer = transformers.Blip2QFormerModel(qformer_config)
         self.image_projection = nn.Linear(query_width, config.contrastive_width)
         self.report_projection = nn.Linear(query_width, config.contrastive_width)
         self.answer_projection = nn.Linear(query_width, config.contrastive_width)

@@ -22,13 +22,6 @@ _ROOM = 128
 """Initial slots of an image, doubled whenever they are full."""
 
 
-def choose_decoding_dtype(network: Any, device: torch.device) -> torch.dtype:
-    """Return the dtype of a network's matrix products under the current autocast."""
-    is_mixed = torch.is_autocast_enabled(device.type)
-    dtype: torch.dtype = torch.get_autocast_dtype(device.type) if is_mixed else network.dtype
-    return dtype
-
-
 class TextDecoder(ABC):
     """A text decoder with its images, and a cache of the tokens read, by slots; weights are copied at construction.
 
@@ -43,6 +36,11 @@ class TextDecoder(ABC):
             layer.set_images(encoder_hidden_states)
         self.num_images = len(encoder_hidden_states)
         self.num_slots = self.num_positions = 0
+
+    @staticmethod
+    def choose_dtype(network: Any, device: torch.device) -> torch.dtype:
+        """Return the dtype of a network's matrix products under the current autocast."""
+        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else network.dtype
 
     @abstractmethod
     def embed(self, tokens: Tensor, positions: slice) -> Tensor:

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medcap_core.models.search.decoding import (
-    DecodingLayer,
-    FoldedLinear,
-    FoldedNorm,
-    TextDecoder,
-    choose_decoding_dtype,
-)
+from medcap_core.models.search.decoding import DecodingLayer, FoldedLinear, FoldedNorm, TextDecoder
 
 
 class Gpt2Decoder(TextDecoder):
@@ -20,7 +14,7 @@ class Gpt2Decoder(TextDecoder):
 
     def __init__(self, decoder: Any, encoder_hidden_states: Tensor) -> None:
         """Build the decoder for images (B, N, D), as wide as the decoder and not repeated for beams."""
-        dtype = choose_decoding_dtype(decoder, encoder_hidden_states.device)
+        dtype = self.choose_dtype(decoder, encoder_hidden_states.device)
         self.token_embeddings, self.positions = decoder.transformer.wte.weight, decoder.transformer.wpe.weight
         self.norm, self.head = FoldedNorm(decoder.transformer.ln_f), FoldedLinear([decoder.lm_head], dtype)
         super().__init__([_Gpt2Layer(block, dtype) for block in decoder.transformer.h], encoder_hidden_states, dtype)

@@ -250,7 +250,7 @@ class VlmCaptioner(Captioner):
 
     def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
         """Compute next-token logits, see `Captioner.compute_logits`."""
-        logits: Tensor = self.run(encoder_hidden_states, input_ids, 0).logits
+        logits: Tensor = self.run(encoder_hidden_states, input_ids, input_ids.shape[1]).logits
         return logits
 
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:

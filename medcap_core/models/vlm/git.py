@@ -75,11 +75,6 @@ class GitCaptioner(VlmCaptioner):
         finally:
             del tower.forward
 
-    def compute_logits(self, encoder_hidden_states: Tensor, input_ids: Tensor) -> Tensor:
-        """Compute next-token logits, see `Captioner.compute_logits`."""
-        logits: Tensor = self.run(encoder_hidden_states, input_ids, input_ids.shape[1]).logits
-        return logits
-
     def find_image_places(self, num_tokens: int) -> Tensor:
         """Find the patches, see `VlmCaptioner.find_image_places`: after a class token, before the text."""
         return torch.arange(1, num_tokens)

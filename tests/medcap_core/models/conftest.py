@@ -13,6 +13,7 @@ from tests.support.tiny_models import save_tiny_blip2, save_tiny_vit_gpt2
 set_up_libraries()
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
+    "blip": lambda folder: save_tiny_blip(folder, seed=2, initializer_range=0.5),
     "blip2-opt": lambda folder: save_tiny_blip2(folder, "opt", seed=1),
     "blip2-t5": lambda folder: save_tiny_blip2(folder, "t5", seed=3),
     "instructblip-t5": lambda folder: save_tiny_blip2(folder, "t5", instruct=True, seed=3),
@@ -23,9 +24,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a checkpoint by its name in MAKERS, or of a `blip`."""
-    makers = MAKERS | {"blip": lambda folder: save_tiny_blip(folder, seed=2, initializer_range=0.5)}
-    return cache(lambda name: makers[name](tmp_path_factory.mktemp(name)))
+    """The folder of a checkpoint by its name in MAKERS."""
+    return cache(lambda name: MAKERS[name](tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture

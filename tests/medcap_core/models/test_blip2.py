@@ -77,18 +77,10 @@ def test_the_loss_is_that_of_transformers(folder: Path, image: Image.Image, prom
     ("prompt", "settings"),
     [
         ("", {"num_beams": 1, "max_new_tokens": 7}),
-        (
-            "a picture of",
-            {
-                "num_beams": 3,
-                "max_new_tokens": 9,
-                "repetition_penalty": 1.3,
-                "length_penalty": 0.5,
-                "min_new_tokens": 2,
-            },
-        ),
+        ("a picture of", {"num_beams": 3, "max_new_tokens": 9, "repetition_penalty": 1.3, "length_penalty": 0.5,
+                          "min_new_tokens": 2}),
     ],
-)
+)  # fmt: skip
 def test_captions_are_those_of_transformers(
     folder: Path, image: Image.Image, prompt: str, settings: dict[str, Any]
 ) -> None:

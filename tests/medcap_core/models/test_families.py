@@ -1,4 +1,4 @@
-"""What holds for every family beside BLIP: its loss, its captions, what each mode trains, and the way out and back."""
+"""What holds for every family: its loss, its captions, what each mode trains, and the way out and back."""
 
 import copy
 import math
@@ -65,10 +65,10 @@ def test_only_what_follows_the_prompt_has_a_loss(folder: Path, pixels: Tensor) -
     config = tiny_config(folder, prompt="a picture of ")
     captioner = load_trial_captioner(config)
     tokens = captioner.tokenize([SHORT], config)
-    input_ids, labels = tokens.batch([0])
+    input_ids, *others = tokens.batch([0])
     with torch.inference_mode():
         log_probabilities = captioner.compute_logits(captioner.encode_images(pixels[:1]), input_ids).log_softmax(-1)[0]
-        loss = float(captioner(pixels[:1], input_ids, labels, label_smoothing=0.0, encoded=False))
+        loss = float(captioner(pixels[:1], input_ids, *others, label_smoothing=0.0, encoded=False))
     places = range(tokens.prompt_length, input_ids.shape[1])
     expected = -sum(float(log_probabilities[place - 1, input_ids[0, place]]) for place in places)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -240,7 +240,7 @@ def test_a_trained_model_goes_out_in_hub_format_and_back_with_the_same_captions(
 
 
 @pytest.mark.parametrize("prompt", ["", "the left lung"])
-@pytest.mark.parametrize("folder", ["blip", *MAKERS], indirect=True)
+@every_family
 def test_plain_transformers_captions_by_a_saved_model_as_the_trial_did(
     folder: Path, prompt: str, tmp_path: Path
 ) -> None:

@@ -26,9 +26,6 @@ from medcap_core.scoring.registry import ScoreInput, check_scores, compute_score
 WORDS = ["axial", "ct", "of", "the", "chest", "shows", "small", "nodule", "left", "right", "lobe", "no", "effusion"]
 
 
-# ROUGE-1 and BERTScore
-
-
 def test_rouge1_by_hand():
     assert compute_rouge_n("a a b", ["a b b b"], 1) == 2 * 2 / 7  # one a and one b are shared
     assert compute_rouge_n("T2-weighted.", ["t2 WEIGHTED image"], 1) == 2 * 2 / 5
@@ -140,9 +137,6 @@ def test_an_encoder_not_there_or_pickled_is_one_sentence(tiny_bert, tmp_path):
         assert "\n" not in raised.value.faults[0]
 
 
-# ImageCLEFmedical Caption
-
-
 @pytest.fixture(scope="module")
 def tiny_clip(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP of random weights in Hub format."""
@@ -209,9 +203,6 @@ def test_a_model_without_images_is_no_dual_encoder(tiny_bert: Path) -> None:
     assert any("dual encoder" in sentence or "can be loaded by that name" in sentence for sentence in said)
 
 
-# Radiology
-
-
 def test_of_several_references_the_best_counts() -> None:
     references = [["a b c", "a"], ["a b"]]
     captions = ScoreInput(["x"] * 2, [["x"]] * 2, ["a", "a b c d"], references)
@@ -268,8 +259,6 @@ def test_a_missing_package_is_named_before_the_run() -> None:
     (radcliq,) = load_scores("radcliq")
     assert radcliq.describe() == "RadCliQ-v1: lower is better, made on chest X-rays."
 
-
-# Scores of other packages
 
 PLUG_IN = """
 import numpy as np

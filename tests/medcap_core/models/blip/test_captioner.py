@@ -1,5 +1,4 @@
 import copy
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from transformers.models.blip.modeling_blip import BlipAttention
 from medcap_core.data.images import resize
 from medcap_core.errors import ModelFault
 from medcap_core.models import Captioner, load_captioner
-from tests.support.tiny_blip import DEC, IMAGE_SIZE, PAD, SEP, UNKNOWN, VISION_WIDTH, VOCABULARY, TinySplit, tiny_config
+from medcap_core.models.blip.captioner import FusedVisionAttention, fuse_attention
+from tests.support.tiny_blip import DEC, PAD, SEP, UNKNOWN, VISION_WIDTH, VOCABULARY, TinySplit, tiny_config
 
 LONG, SHORT = "the left lung shows a large nodule in the right lung .", "small opacity"
 
@@ -50,9 +50,6 @@ def compute_loss(
     tokens = captioner.tokenize(captions, tiny_config(Path("unused"), **changes))
     with torch.inference_mode():
         return float(captioner(pixels, *tokens.batch(range(len(captions))), label_smoothing=smoothing, encoded=False))
-
-
-# Images
 
 
 def test_images_are_encoded_as_by_transformers(
@@ -108,9 +105,6 @@ def test_an_image_size_must_be_made_of_whole_patches(tiny_blip: Path, size: int,
     assert str(caught.value).endswith(remedy)
 
 
-# Captions as tokens
-
-
 def test_a_caption_opens_with_the_begin_token_and_ends_with_the_end_token(captioner: Captioner) -> None:
     tokens = captioner.tokenize(["the Left lung", "a pneumothorax", ""], tiny_config(Path("unused")))
     expected = [[DEC, *spell("the left lung"), SEP], [DEC, *spell("a"), UNKNOWN, SEP], [DEC, SEP]]
@@ -134,11 +128,6 @@ def test_a_prompt_is_given_and_carries_no_loss(captioner: Captioner, prompt: str
     assert labels.tolist() == [[-100, -100, -100, -100, *spell("left lung"), SEP]]
 
 
-def test_a_long_caption_is_cut_and_keeps_its_end_token(captioner: Captioner) -> None:
-    tokens = captioner.tokenize([LONG], tiny_config(Path("unused"), max_caption_tokens=6, prompt="a picture of "))
-    assert tokens.ids[0].tolist() == [DEC, *spell("a picture of the"), SEP]
-
-
 def test_all_that_a_model_cannot_do_is_told_at_once(captioner: Captioner) -> None:
     captioner.check(tiny_config(Path("unused"), max_caption_tokens=40, max_new_tokens=39))
     config = tiny_config(Path("unused"), max_caption_tokens=41, max_new_tokens=37, prompt="a picture of ")
@@ -149,9 +138,6 @@ def test_all_that_a_model_cannot_do_is_told_at_once(captioner: Captioner) -> Non
     assert caught.value.faults[1].endswith("lower max_new_tokens to at most 36.")
     with pytest.raises(ModelFault, match="the prompt has 4 tokens and max_caption_tokens is 4"):
         captioner.check(tiny_config(Path("unused"), max_caption_tokens=4, prompt="a picture of "))
-
-
-# Loss
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -166,39 +152,6 @@ def test_the_loss_of_one_caption_is_that_of_transformers(
         expected = network(pixel_values=values, input_ids=input_ids, labels=input_ids).loss
     loss = compute_loss(captioner, pixels[:1], [LONG], smoothing)
     assert loss / (input_ids.shape[1] - 1) == pytest.approx(float(expected), abs=1e-5)
-
-
-def test_the_loss_of_a_batch_is_the_sum_of_its_captions(captioner: Captioner, pixels: Tensor) -> None:
-    alone = [compute_loss(captioner, pixels[i : i + 1], [text], 0.1) for i, text in enumerate([SHORT, LONG, SHORT])]
-    assert compute_loss(captioner, pixels[:3], [SHORT, LONG, SHORT], 0.1) == pytest.approx(sum(alone), rel=1e-6)
-    assert compute_loss(captioner, pixels[:2], [SHORT, LONG], 0.1) == pytest.approx(sum(alone[:2]), rel=1e-6)
-
-
-def test_only_the_caption_after_its_prompt_has_a_loss(captioner: Captioner, pixels: Tensor) -> None:
-    input_ids = torch.tensor([[DEC, *spell("a picture of small opacity"), SEP]])
-    with torch.inference_mode():
-        encoded = captioner.encode_images(pixels[:1])
-        log_probabilities = captioner.compute_logits(encoded, input_ids).log_softmax(-1)[0]
-    expected = -sum(float(log_probabilities[position - 1, input_ids[0, position]]) for position in (4, 5, 6))
-    loss = compute_loss(captioner, pixels[:1], [SHORT], 0.0, prompt="a picture of ")
-    assert loss == pytest.approx(expected, rel=1e-5)
-
-
-def test_padding_and_hidden_states_change_no_loss(captioner: Captioner, pixels: Tensor) -> None:
-    tokens = captioner.tokenize([SHORT, LONG], tiny_config(Path("unused")))
-    with torch.inference_mode():
-        encoded = captioner.encode_images(pixels[:2])
-        losses = [
-            float(captioner(images, *tokens.batch([0, 1], multiple), label_smoothing=0.1, encoded=images is encoded))
-            for multiple in (1, 8, 17)
-            for images in (pixels[:2], encoded)
-        ]
-    assert losses == pytest.approx([losses[0]] * 6, rel=1e-6)
-    assert math.isfinite(losses[0])
-    assert losses[0] > 1
-
-
-# Captions from images
 
 
 @pytest.mark.parametrize("prompt", ["", "a picture of "])
@@ -231,12 +184,12 @@ def test_captions_are_those_of_transformers(
     assert expected_ids[0, :num_given].tolist() == [DEC, *spell(prompt)]
 
 
-def test_an_image_has_the_same_caption_in_any_company(captioner: Captioner, pixels: Tensor) -> None:
-    config = tiny_config(Path("unused"), num_beams=3)
-    with torch.inference_mode():
-        encoded = captioner.encode_images(pixels)
-        together = captioner.generate(encoded, config)
-        alone = [captioner.generate(encoded[index : index + 1], config)[0] for index in range(len(pixels))]
-        turned = captioner.generate(captioner.encode_images(pixels.flip(0)), config)[::-1]
-    assert together == alone == turned
-    assert pixels.shape[-1] == IMAGE_SIZE
+def test_fused_attention_is_that_of_transformers_and_can_be_undone(plain: BlipForConditionalGeneration) -> None:
+    vision_model = copy.deepcopy(plain.vision_model)
+    hidden_states = torch.randn(2, 7, VISION_WIDTH, generator=torch.Generator().manual_seed(0))
+    expected = vision_model.encoder.layers[1].self_attn(hidden_states)[0]
+    for fused, kind in ((True, FusedVisionAttention), (False, BlipAttention)):
+        fuse_attention(vision_model, fused=fused)
+        assert [type(layer.self_attn) for layer in vision_model.encoder.layers] == [kind] * 3
+        found = vision_model.encoder.layers[1].self_attn(hidden_states)[0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

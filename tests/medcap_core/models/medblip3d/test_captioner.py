@@ -100,9 +100,6 @@ def prepare(language_model: Path, **changes: object) -> tuple[TrialConfig, MedBl
     return config, captioner, captioner.tokenize_records(build_records(), config)
 
 
-# What it is made of
-
-
 def test_a_volume_becomes_patches_and_a_class_token_of_the_encoders_width(gpt2: Path, volumes: Tensor) -> None:
     captioner = load(build_config(gpt2))
     with torch.inference_mode():
@@ -155,9 +152,6 @@ def test_geometry_is_known_without_weights(gpt2: Path) -> None:
     assert load_geometry(build_config(gpt2, image_size=None)) == VolumeGeometry(224)
 
 
-# What it reads
-
-
 def test_rows_have_the_image_between_prompt_and_answer(gpt2: Path) -> None:
     _, captioner, texts = prepare(gpt2, max_caption_tokens=90)
     *_, ids, mask, starts, scan_of_row, labels = texts.batch([0, 2])
@@ -186,9 +180,6 @@ def test_an_unlabelled_batch_has_no_loss(language_model: Path, volumes: Tensor) 
     _, captioner, texts = prepare(language_model)
     loss = captioner(volumes[:1], *texts.batch([0], unlabelled=True), label_smoothing=0.0, encoded=False)
     assert loss == 0
-
-
-# What it learns
 
 
 def test_padding_changes_no_loss(language_model: Path, volumes: Tensor) -> None:
@@ -289,9 +280,6 @@ def test_patches_are_refused_to_a_model_that_has_none(tiny_blip: Path) -> None:
         apply_tuning(load_trial_captioner(config), config)
 
 
-# What it writes
-
-
 def test_answers_do_not_depend_on_who_else_is_asked(language_model: Path, volumes: Tensor) -> None:
     config = build_config(language_model, num_beams=1)
     captioner = load(config)
@@ -347,9 +335,6 @@ def test_a_trained_model_is_saved_and_loaded_in_hub_format(
         AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
 
 
-# What users get wrong
-
-
 def test_a_saved_model_keeps_its_parts(gpt2: Path, tmp_path: Path) -> None:
     export_captioner(build_config(gpt2, freeze="zero_shot"), None, tmp_path)
     with pytest.raises(ModelFault) as fault:
@@ -389,9 +374,6 @@ def test_a_question_too_long_for_the_language_model_is_named(tmp_path: Path) -> 
 def test_settings_of_the_3d_model_are_refused_elsewhere() -> None:
     with pytest.raises(ModelFault, match="num_queries is for model medblip3d"):
         load_trial_captioner(TrialConfig(num_queries=4))
-
-
-# Its size in full
 
 
 def test_the_full_size_model_counts_its_parameters_on_the_meta_device() -> None:

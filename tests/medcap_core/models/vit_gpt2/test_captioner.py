@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
+from transformers import AutoImageProcessor, VisionEncoderDecoderModel
 
-from medcap_core.config import FreezeMode
 from medcap_core.convert import convert_weights
 from medcap_core.data.records import fold_white_space
 from medcap_core.errors import ModelFault
 from medcap_core.models import load_captioner, load_geometry, load_trial_captioner
 from medcap_core.models.tuning import apply_tuning
-from medcap_core.training.export import export_captioner
 from tests.support.tiny_blip import IMAGE_SIZE, TinySplit, tiny_config
 from tests.support.tiny_models import MEAN, STD, VISION_WIDTH, save_tiny_gpt2, save_tiny_tower
 
@@ -58,21 +56,6 @@ def test_images_loss_and_captions_are_those_of_transformers(vit_gpt2: Path, imag
             texts = captioner.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
             assert captions == [fold_white_space(text) for text in texts]
     assert len(set(captions)) > 1
-
-
-def test_a_saved_model_captions_by_plain_generate_as_the_config_says(
-    vit_gpt2: Path, images: list[Image.Image], tmp_path: Path
-) -> None:
-    config = tiny_config(vit_gpt2, freeze="zero_shot", num_beams=3, max_new_tokens=6)
-    export_captioner(config, None, tmp_path / "out")
-    plain = VisionEncoderDecoderModel.from_pretrained(tmp_path / "out").eval()
-    values = AutoImageProcessor.from_pretrained(tmp_path / "out")(images, return_tensors="pt").pixel_values
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    captioner = load_trial_captioner(config)
-    with torch.inference_mode():
-        texts = tokenizer.batch_decode(plain.generate(values), skip_special_tokens=True)
-        captions = captioner.generate(captioner.encode_images(torch.from_numpy(TinySplit(3, seed=5).images)), config)
-    assert captions == [fold_white_space(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +100,8 @@ def test_another_vision_tower_joins_a_gpt2(
     apply_tuning(captioner, config)
     tokens = captioner.tokenize(CAPTIONS, config)
     captioner(pixels, *tokens.batch([0, 1]), label_smoothing=0.1, encoded=False).backward()
-    trained = [value for value in captioner.network.parameters() if value.requires_grad]
-    assert all(value.grad is not None for value in trained)
-    assert all(
-        not name.startswith("encoder.") for name, value in captioner.network.named_parameters() if value.requires_grad
-    )
+    trained = {name: value for name, value in captioner.network.named_parameters() if value.requires_grad}
+    assert all(value.grad is not None and not name.startswith("encoder.") for name, value in trained.items())
     lora = load_trial_captioner(config)
     apply_tuning(lora, tiny_config(model, freeze="lora", lora_vision=True))
 
@@ -179,5 +159,3 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(vit_gpt
         convert_weights(str(old), tmp_path / "new")
     with pytest.raises(ModelFault, match=r"has no pytorch_model\.bin"):
         convert_weights(str(vit_gpt2), tmp_path / "newer")
-    assert captioner.family == "vit-gpt2"
-    assert FreezeMode.BRIDGE_ONLY == "bridge_only"
