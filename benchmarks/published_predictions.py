@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.report import print_table
+from benchmarks.machine import print_table
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.registry import STANDARD
