@@ -182,13 +182,13 @@ def read_objective(value: Any) -> Objective:
     """Read an objective of a space file. Raises ValueError with a sentence of two halves: the fault; its remedy."""
     if isinstance(value, Objective):
         return value
-    if isinstance(value, str) and find_ranked_score(value):
+    if isinstance(value, str) and (value in RANKED_SCORES or value in list_scores()):
+        _check_name(value)
         return Objective(((value, 1.0),))
     if not isinstance(value, dict):
         raise ValueError  # noqa: TRY004  # said by the reader, which names what the field takes
     for name, weight in value.items():
-        if not isinstance(name, str) or find_ranked_score(name) is None:
-            raise ValueError(f"{name!r} is no score that trials can be ranked by; use {', '.join(RANKED_SCORES)}")
+        _check_name(name)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ValueError(f"the weight {weight!r} of {name} is not a number above 0; correct it")
     if len(value) < 2:
@@ -199,6 +199,11 @@ def read_objective(value: Any) -> Objective:
     return objective
 
 
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or find_ranked_score(name) is None:
+        raise ValueError(f"{name!r} is no score that trials can be ranked by; use {', '.join(RANKED_SCORES)}")
+
+
 ObjectiveField = Annotated[
     Objective,
     PlainValidator(read_objective),
@@ -207,7 +212,10 @@ ObjectiveField = Annotated[
         {
             "anyOf": [
                 {"type": "string", "enum": list(RANKED_SCORES)},
-                {"type": "object", "takes": "a mapping of two or more of them to weights above 0"},
+                {
+                    "type": "object",
+                    "takes": "an extra score that may be one, or a mapping of two or more of these to weights above 0",
+                },
             ]
         }
     ),

@@ -106,11 +106,16 @@ def list_scores() -> dict[str, EntryPoint]:
     for point in (*_OWN, *entry_points(group=GROUP)):
         if point.name in found and found[point.name].value != point.value:
             raise ConfigFault(
-                f"extra_scores: '{point.name}' is provided twice, by {found[point.name].value} and {point.value}; "
-                "uninstall one of the two packages."
+                f"score '{point.name}' is provided twice, by {found[point.name].value} and {point.value}; uninstall "
+                "one of the two packages."
             )
         found[point.name] = point
     return found
+
+
+def _remedy(point: EntryPoint) -> str:
+    mend = f"mend package {point.dist.name}, or " if point.dist else ""
+    return f"{mend}leave '{point.name}' out."
 
 
 @lru_cache(maxsize=64)
@@ -118,45 +123,43 @@ def load_scores(key: str) -> tuple[Score, ...]:
     """Import the score of a key, or the several that go by it. Raises ConfigFault where that fails."""
     point = list_scores().get(key)
     if point is None:
-        raise ConfigFault(
-            f"extra_scores: '{key}' is not installed here; install the package that has it, or leave it out."
-        )
+        raise ConfigFault(f"score '{key}' is not installed here; install the package that has it, or leave it out.")
     try:
         loaded = point.load()
-    except Exception as error:  # noqa: BLE001  # another package's code, which may fail in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # another package's code, which may fail in any way
         raise ConfigFault(
-            f"extra_scores: '{key}' cannot be imported from {point.value} ({first_line(error)}); mend that package, or "
-            "leave the score out."
+            f"score '{key}' cannot be imported from {point.value} ({first_line(error)}); {_remedy(point)}"
         ) from None
     scores = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
     if not scores or not all(isinstance(score, Score) for score in scores):
-        raise ConfigFault(f"extra_scores: '{key}' ({point.value}) is no Score; mend that package, or leave it out.")
-    if taken := [score.name for score in scores if score.name in STANDARD and key not in STANDARD]:
+        raise ConfigFault(f"score '{key}' ({point.value}) is no Score; {_remedy(point)}")
+    taken = [score.name for score in scores if score.name in STANDARD and key not in STANDARD]
+    if taken:
         raise ConfigFault(
-            f"extra_scores: '{key}' ({point.value}) has the name of a score of every run, {taken[0]}; rename it in "
-            "that package, or leave it out."
+            f"score '{key}' ({point.value}) has the name of a score of every run, {taken[0]}; {_remedy(point)}"
         )
     return scores
 
 
 def compute_score(key: str, score: Score, captions: ScoreInput) -> ScoreValues:
     """Compute a score of a key. Raises ModelFault where that fails, or gives no finite figure for each image."""
-    remedy = f"mend the package of '{key}', or leave it out."
+    expected = (len(captions.predictions),)
     try:
         found = score.compute(captions)
         each = np.asarray(found.each, dtype=np.float64)
         value = found.value
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if key in STANDARD or isinstance(error, MedcapError):
             raise
-        raise ModelFault(f"score {score.name}: {type(error).__name__}, {first_line(error)}; {remedy}") from error
-    if each.shape != (expected := (len(captions.predictions),)):
-        raise ModelFault(f"score {score.name} gave figures of shape {each.shape} instead of {expected}; {remedy}")
-    odd = np.flatnonzero(~np.isfinite(each))
-    if odd.size or not np.isfinite(value):
-        of = f"image {odd[0] + 1} of {each.size}" if odd.size else "the corpus"
-        raise ModelFault(f"score {score.name} gave no finite figure for {of}; {remedy}")
-    return replace(found, each=each)
+        fault = f": {type(error).__name__}, {first_line(error)}"
+    else:
+        odd = np.flatnonzero(~np.isfinite(each))
+        if each.shape == expected and not odd.size and np.isfinite(value):
+            return replace(found, each=each)
+        fault = f" gave no finite figure for {f'image {odd[0] + 1} of {each.size}' if odd.size else 'the corpus'}"
+        if each.shape != expected:
+            fault = f" gave figures of shape {each.shape} instead of {expected}"
+    raise ModelFault(f"score {score.name}{fault}; {_remedy(list_scores()[key])}")
 
 
 def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str, ScoreValues], dict[str, list[str]]]:
@@ -173,7 +176,9 @@ def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str,
 
 
 def check_scores(options: ScoringOptions, objectives: Sequence[str] = ()) -> list[str]:
-    """Compute the extra scores, those among `objectives` too, of two captions: what is missing is known before a run.
+    """Compute every extra score of two captions, so that what is missing is known before a run begins.
+
+    So is each of `objectives` that is a score of captions; on validation these get no images.
 
     Returns a sentence on each score of a set that cannot be computed. Raises ModelFault where no score of a key can.
     """
@@ -185,8 +190,11 @@ def check_scores(options: ScoringOptions, objectives: Sequence[str] = ()) -> lis
     if unread := [name for name, _ in options.score_models if name not in read]:
         known = f"these are: {', '.join(sorted(read))}" if read else "none of them reads a model"
         raise ConfigFault(f"score_models: {', '.join(unread)} is read by none of the extra_scores; {known}.")
-    keys = dict.fromkeys([*options.extra_scores, *(name for name in objectives if name in list_scores())])
-    values, missing = compute_scores(list(keys), ScoreInput(texts, references, texts, references, images, options))
-    if needless := [key for key in missing if not any(score.name in values for score in load_scores(key))]:
-        raise ModelFault([fault for key in needless for fault in missing[key]])
+    captions = ScoreInput(texts, references, texts, references, images, options)
+    values, missing = compute_scores(options.extra_scores, captions)
+    ranked = [name for name in objectives if name in list_scores()]
+    _, unranked = compute_scores(ranked, replace(captions, images=()))
+    needless = {key: missing[key] for key in missing if all(score.name not in values for score in load_scores(key))}
+    if faults := [fault for some in (needless | unranked).values() for fault in some]:
+        raise ModelFault(faults)
     return [fault for faults in missing.values() for fault in faults]

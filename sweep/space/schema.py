@@ -12,7 +12,16 @@ from medcap_core.config import absolute_if_path
 from medcap_core.objective import Objective, ObjectiveField
 from medcap_core.scoring.options import DEFAULT_BERTSCORE_MODEL, CaptionPreprocessing, ScoringOptions
 from medcap_core.scoring.registry import STANDARD, list_scores
-from sweep.space.fields import FieldValue, Section, WrongKey, WrongValue, read_keyed_field, show, with_keys
+from sweep.space.fields import (
+    FieldValue,
+    Section,
+    WrongKey,
+    WrongValue,
+    read_keyed_field,
+    show,
+    suggest_spelling,
+    with_keys,
+)
 from sweep.space.ranges import Ranges
 
 SECTIONS = ("models", "fixed", "search", "first_points", "resources")
@@ -175,9 +184,10 @@ class SearchSpace(Section):
     @classmethod
     def _check_scores(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         known = [key for key in list_scores() if key not in STANDARD]
-        if not set(values) <= set(known):
+        if unknown := [value for value in values if value not in known]:
             raise WrongValue(
-                f"{show(list(values))} is not a list of {', '.join(known)}", "correct the value, or install its package"
+                f"none of the installed scores is {' or '.join(map(show, unknown))} ({', '.join(known)})",
+                suggest_spelling(unknown[0], known) or "correct it, or install its package",
             )
         return values
 

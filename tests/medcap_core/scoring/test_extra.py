@@ -261,6 +261,8 @@ def test_a_missing_package_is_named_before_the_run() -> None:
 
 
 PLUG_IN = """
+import sys
+
 import numpy as np
 from medcap_core.errors import ModelFault
 from medcap_core.scoring.registry import Score, ScoreInput, ScoreValues
@@ -282,6 +284,9 @@ FALSE_NAME = Score("CIDEr", count_words)
 MEAN_LENGTH = Score("Mean length", lambda captions: ScoreValues(
     np.array([len(text) / len(text.split()) if text else np.nan for text in captions.predictions])
 ), may_be_objective=True)
+LEAVES = Score("Leaves", lambda captions: sys.exit("bye"), may_be_objective=True)
+SEES = Score("Sees", lambda captions: ScoreValues(np.array([image.width for image in captions.images], dtype=float)),
+             may_be_objective=True)
 BROKEN = Score("Broken", lambda captions: ScoreValues(np.array([1 / len(text) for text in captions.predictions])))
 """
 
@@ -295,6 +300,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: word-scores\nVersion: 1.0\n")
     names = {"words": "WORDS", "both": "SET", "absent": "ABSENT", "odd": "NO_SCORE", "gone": "GONE", "short": "SHORT"}
     names |= {"fewest": "RANKED", "false": "FALSE_NAME", "mean_length": "MEAN_LENGTH", "broken": "BROKEN"}
+    names |= {"leaves": "LEAVES", "sees": "SEES"}
     lines = [f"{key} = word_scores:{name}" for key, name in names.items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[medcap.scores]", *lines, ""]))
     monkeypatch.syspath_prepend(tmp_path)
@@ -335,13 +341,18 @@ def test_what_a_score_lacks_is_known_before_the_run() -> None:
         check_scores(ScoringOptions(("words", "absent")))
     with pytest.raises(ModelFault, match="Short gave figures of shape"):
         check_scores(ScoringOptions(("short",)))
+    with pytest.raises(ModelFault, match="score Leaves: SystemExit, bye; mend package word-scores, or leave 'leaves'"):
+        check_scores(ScoringOptions(), ["leaves"])
+    assert check_scores(ScoringOptions(("sees",))) == []
+    with pytest.raises(ModelFault, match=r"score Sees gave figures of shape \(0,\) instead of \(2,\)"):
+        check_scores(ScoringOptions(("sees",)), ["sees"])  # on validation there are no images
 
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("odd", r"'odd' \(word_scores:NO_SCORE\) is no Score"),
+        ("odd", r"'odd' \(word_scores:NO_SCORE\) is no Score; mend package word-scores, or leave 'odd' out\.$"),
         ("gone", "'gone' cannot be imported from word_scores:GONE"),
         ("false", r"'false' \(word_scores:FALSE_NAME\) has the name of a score of every run, CIDEr"),
         ("other", "'other' is not installed here"),
@@ -365,8 +376,11 @@ def test_a_score_that_fails_on_one_caption_costs_no_other(
     assert check_scores(ScoringOptions(keys)) == []
     scorer = CaptionScorer(["a b", "c"], ScoringOptions(keys))
     assert list(scorer.score(["a b", ""]).scores) == ["CIDEr", "Words"]
-    assert "score Broken: ZeroDivisionError, division by zero; mend the package of 'broken'" in caplog.text
-    assert "score Mean length gave no finite figure for image 2 of 2; mend the package" in caplog.text
+    assert (
+        "score Broken: ZeroDivisionError, division by zero; mend package word-scores, or leave 'broken' out."
+        in caplog.text
+    )
+    assert "score Mean length gave no finite figure for image 2 of 2; mend package word-scores" in caplog.text
     with pytest.raises(ModelFault, match="Mean length gave no finite figure for image 2 of 2"):
         scorer.compute(["mean_length"], ["a b", ""])
 

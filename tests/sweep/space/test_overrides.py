@@ -44,7 +44,8 @@ def test_the_objective_of_every_trial_has_one_place(tmp_path: Path) -> None:
     assert build_config(changed, {"freeze": "full"}).objective == changed.objective
     assert override_faults(tmp_path, LORA, set_values=["objective=bleu"]) == [
         "command line: --set objective=bleu: 'bleu' is not one of CIDEr, BLEU-4, ROUGE-L, METEOR, BERTScore, "
-        "validation_loss, balanced_accuracy or a mapping of two or more of them to weights above 0; correct the value."
+        "validation_loss, balanced_accuracy or an extra score that may be one, or a mapping of two or more of these to "
+        "weights above 0; correct the value."
     ]
     both = apply_overrides(load(tmp_path, LORA), set_values=["objective={CIDEr: 0.5, BERTScore: 2}"])
     assert both.objective.label == "0.5 CIDEr + 2 BERTScore"

@@ -33,8 +33,10 @@ name: x\nfixed: {image_size: 7}
 name: x\nsampler: tp
     sampler: 'tp' is not one of tpe, random, grid; did you mean 'tpe'?
 name: x\nobjective: BLEU4
-    objective: 'BLEU4' is not one of %RANKED% or a mapping of two or more of them to weights above 0; did you mean
-    'BLEU-4'?
+    objective: 'BLEU4' is not one of %RANKED% or an extra score that may be one, or a mapping of two or more of these to
+    weights above 0; did you mean 'BLEU-4'?
+name: x\nobjective: imageclef2026
+    objective: 'imageclef2026' is no score that trials can be ranked by; use %RANKED%.
 name: x\nobjective: {CIDEr: 1, ROUGE: 2}
     objective: 'ROUGE' is no score that trials can be ranked by; use %RANKED%.
 name: x\nobjective: {CIDEr: 1, METEOR: -2}
@@ -44,7 +46,9 @@ name: x\nobjective: {CIDEr: 1}
 name: x\nobjective: {CIDEr: 1, balanced_accuracy: 1}
     objective: it adds scores of captions and of answers; take scores of one kind.
 name: x\nextra_scores: [rouge]
-    extra_scores: ['rouge'] is not a list of %EXTRA%; correct the value, or install its package.
+    extra_scores: none of the installed scores is 'rouge' (%EXTRA%); did you mean 'rouge1'?
+name: x\nextra_scores: [rouge1, mine, yours]
+    extra_scores: none of the installed scores is 'mine' or 'yours' (%EXTRA%); correct it, or install its package.
 name: x\nextra_scores: [rouge1, rouge1]
     extra_scores: ['rouge1', 'rouge1'] holds a score twice; remove one.
 name: x\nscore_models: {clip: 3}
