@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import pandas as pd
 
+from medcap_core.scoring.registry import load_scores
 from sweep.report.pictures import load_images
 from sweep.study.results import RunResults
 from sweep.tables.blocks import Block, Captions, Text
@@ -81,12 +82,14 @@ def _build_block(
     more: Mapping[str, object],
 ) -> Captions:
     """Build a block of the images in `table`, of which it takes ids and references."""
+    extra = [score for key in results.space.extra_scores for score in load_scores(key)]
     content = {
         "columns": [str(describe_row(results, row)) for row in texts],
         "texts": list(texts.values()),
         "references": table["reference"].tolist(),
         "ids": table["id"].tolist(),
         "scores": scores,
+        "lower_is_better": [score.name for score in extra if not score.higher_is_better],
         **more,
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -58,7 +58,9 @@ function showCaptions(place) {
     if (scores) {
       if (low.value) shown = shown.filter((row) => of(row) >= Number(low.value));
       if (high.value) shown = shown.filter((row) => of(row) <= Number(high.value));
-      shown.sort((a, b) => (order.value === "best" ? of(b) - of(a) : of(a) - of(b)) || a - b);
+      const sign = (order.value === "best") === data.lower_is_better.includes(metric.value) ? 1 : -1;
+      const rank = (row) => sign * (scores[row] ?? sign * Infinity);
+      shown.sort((a, b) => rank(a) - rank(b) || a - b);
       if (order.value === "tenth") shown = shown.slice(0, Math.ceil(shown.length / 10));
     }
     count.textContent = `${shown.length.toLocaleString("en")} of ${data.ids.length.toLocaleString("en")}`;

@@ -39,7 +39,7 @@ def fill_captions(study: Study, num_images: int) -> Path:
         table.to_csv(study.paths.trial(trial).predictions, index=False)
     study.paths.tables.mkdir(exist_ok=True)
     scores = [
-        {"row": row, "id": name, "METEOR": 0.5, "CIDEr": drawn.random() if number else -1.0}
+        {"row": row, "id": name, "RadCliQ-v1": number, "CIDEr": drawn.random() if number else -1.0}
         for row in (best, second, "zero_shot")
         for number, name in enumerate(ids)
     ]
@@ -57,7 +57,7 @@ def read_content(directory: Path) -> dict[str, Any]:
 
 
 def test_leading_trials_stand_beside_the_untrained_model(create: Create) -> None:
-    study = create(space(trials=3, scheduler="none", sampler="random"))
+    study = create(space(trials=3, scheduler="none", sampler="random", extra_scores=["radcliq"]))
     fill(study)
     directory = fill_captions(study, 5)
     content = read_content(directory)
@@ -65,7 +65,8 @@ def test_leading_trials_stand_beside_the_untrained_model(create: Create) -> None
     assert best.endswith("(best on validation)")
     assert (second != best, last) == (True, "zero-shot")
     assert content["texts"][0][0] == "no nodule in left lung"
-    assert list(content["scores"]) == ["CIDEr", "METEOR"]
+    assert list(content["scores"]) == ["CIDEr", "RadCliQ-v1"]
+    assert content["lower_is_better"] == ["RadCliQ-v1"]
     assert [own[0] for own in content["scores"]["CIDEr"]] == [-1, -1, -1]
     assert content["groups"]["modality"] == ["CT", "CT", "CT", "MR", "CT"]
 
@@ -108,7 +109,7 @@ def test_ten_thousand_images_open_in_a_browser(create: Create, tmp_path: Path) -
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium here; install Debian's package chromium")
-    study = create(space(trials=3, scheduler="none", sampler="random"))
+    study = create(space(trials=3, scheduler="none", sampler="random", extra_scores=["radcliq"]))
     fill(study)
     pages = {}
     for num_images in (100, 10_000):
@@ -155,6 +156,13 @@ def check_rows(browser: Browser) -> None:
         return document.querySelector('output').textContent;
     })"""
     assert browser.evaluate(f"{choose}('Show', 'worst')") == "10,000 of 10,000"
+    first_image = "document.querySelector('#side-by-side-test tbody tr').textContent.match(/image-\\d+/)[0]"
+    assert browser.evaluate(first_image) == "image-0"
+    browser.evaluate(f"{choose}('Score', 'RadCliQ-v1')")  # lower is better
+    assert browser.evaluate(first_image) == "image-9999"
+    browser.evaluate(f"{choose}('Show', 'best')")
+    assert browser.evaluate(first_image) == "image-0"
+    browser.evaluate(f"{choose}('Score', 'CIDEr')")
     assert browser.evaluate(f"{choose}('modality', 'MR')") == "2,500 of 10,000"
     assert browser.evaluate(f"{choose}('concept', 'lung')") == "2,500 of 10,000"
     assert browser.evaluate(f"{choose}('modality', 'CT')") == "2,500 of 10,000"
