@@ -129,8 +129,9 @@ class Ledger:
 
     def stop_unfinished(self) -> None:
         """Mark unfinished trials as stopped, for a resume, which does so itself where no file can be written."""
-        with suppress(OSError):
-            self.study.stop_unfinished("interrupted")
+        if self.study.paths.lock.is_file():  # else the directory was removed, and is not to come back
+            with suppress(OSError):
+                self.study.stop_unfinished("interrupted")
         self.refresh()
 
     def refresh(self) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -44,9 +43,7 @@ class Emulator:
     def start(self) -> None:
         environment = os.environ | {"STORAGE_BASE": str(self._folder)}  # gcp-storage-emulator's folder
         with (self._folder / "log.txt").open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
+            self._process = subprocess.Popen(self._command, cwd=self._folder, env=environment, stdout=log, stderr=log)
         wait_until(self._answers, "the emulator answers")
 
     def _answers(self) -> bool:
@@ -55,7 +52,7 @@ class Emulator:
         return False
 
     def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.terminate()  # no more than that: Azurite writes its list of files at the end
         self._process.wait()
 
 

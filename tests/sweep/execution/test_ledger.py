@@ -68,6 +68,7 @@ def test_a_directory_that_was_removed_ends_the_run(create: Callable[..., Study])
         ledger.refresh_at_intervals()
     assert "was removed" in str(ledger.fault)
     ledger.stop_unfinished()
+    assert not study.directory.exists()
 
 
 def test_the_sample_of_an_epoch_is_kept_for_those_who_look(create: Callable[..., Study]) -> None:
