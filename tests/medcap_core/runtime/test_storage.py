@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import logging
 import os
 import pickle
 import re
@@ -68,6 +69,12 @@ def test_files_are_written_listed_read_and_removed(place: Storage, tmp_path: Pat
     assert [*place.list_files()] == ["x.json"]
     with pytest.raises(FileNotFoundError):
         place.get("deep/er/y", tmp_path / "z")
+
+
+def test_what_a_client_logs_of_failures_stays_off_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    Storage(f"memory://{uuid.uuid4().hex}").list_files()
+    logging.getLogger("fsspec").error("it failed")
+    assert not caplog.records
 
 
 def test_names_that_would_lie_elsewhere_on_a_disk_are_left_out() -> None:
