@@ -63,7 +63,7 @@ def run_study(
     `launch` is the start of the Ray to run on, which may be on its way; `notes` are printed first. Raises
     EveryTrialFailed where no trial gave a model, UserFault, and KeyboardInterrupt after printing how to go on.
     """
-    space = study.space
+    space, again = study.space, f"python -m sweep.run --resume {study.address}{launch.flag}"
     with redirect_output(study.paths.log, console) as terminal:
         try:
             seconds_left = compute_seconds_left(space, study.clock.seconds)
@@ -95,13 +95,12 @@ def run_study(
                     raise
                 end_run(study, view)
         except KeyboardInterrupt:
-            again = f"python -m sweep.run --resume {study.address}"
             write_lines(terminal, f"Interrupted; everything finished is kept. Go on with: {again}")
             raise
         finally:
             study.clock.stop()  # before the directory of a run that began nothing goes
             study.tell(partial(write_lines, console))  # `terminal` is closed before the study is
-        print_results(study, terminal)
+        print_results(study, terminal, again)
 
 
 def discard_unused(study: Study, fault: UserFault) -> None:
@@ -165,8 +164,8 @@ def end_run(study: Study, view: SweepView) -> None:
         view.message(str(fault))
 
 
-def print_results(study: Study, console: Console) -> None:
-    """Print the best config, the tables on the test split and what to do next."""
+def print_results(study: Study, console: Console, again: str) -> None:
+    """Print the best config, the tables on the test split and what to do next; `again` is the command that goes on."""
     best = study.best()[0]
     directory = show_path(study.directory)
     whole, show = best.whole_validation_score, best.objective.show
@@ -190,7 +189,6 @@ def print_results(study: Study, console: Console) -> None:
         f"Report           {directory}/report.html",
         f"Caption images   python -m medcap_core.caption IMAGE... --model {directory}/best",
     )
-    again = f"python -m sweep.run --resume {study.address}"
     failed = [record.name for record in study.records if record.state is TrialState.FAILED]
     if failed:
         why = "why is in trials.csv; to try again"

@@ -22,16 +22,16 @@ ray get-auth-token --generate >/dev/null
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]}
-port=$((20000 + SLURM_JOB_ID % 20000))
+port=$((20000 + SLURM_JOB_ID % 6000 * 2))  # and the next for the dashboard: nodes may be shared
 gpus=${SLURM_GPUS_ON_NODE:-0}
 
-# Waits until Ray has $1 nodes, up to five minutes.
+# Waits until Ray has $1 nodes, up to five minutes, while the last srun goes on.
 wait_for() {
     local count="import ray; ray.init('$head:$port', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
     local end=$((SECONDS + 300))
     until [ "$(timeout 60 python -c "$count" 2>/dev/null)" = "$1" ]; do
-        if [ $SECONDS -gt $end ]; then
-            echo "Ray did not start on $1 nodes within five minutes." >&2
+        if [ $SECONDS -gt $end ] || ! kill -0 $!; then
+            echo "Ray did not start on $1 nodes." >&2
             exit 1
         fi
         sleep 2
@@ -39,7 +39,7 @@ wait_for() {
 }
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
-    ray start --head --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block &
+    ray start --head --port="$port" --dashboard-port=$((port + 1)) --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" --block &
 wait_for 1  # the head listens before the others join
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \

@@ -20,20 +20,25 @@ if TYPE_CHECKING:
 def launch(address: str | None, wanted: Resources, num_trials: int) -> Iterator["Launch"]:
     """Start or join Ray in the background, and disconnect at the end; see `sweep.execution.cluster.connect`."""
     with connect(address) as starting:
-        yield Launch(starting, wanted, num_trials, joins=find_address(address) is not None)
+        yield Launch(starting, wanted, num_trials, address)
 
 
 class Launch:
     """The start of a run's Ray: `starting` resolves to the cluster, `wanted` is what the space file asks for."""
 
-    def __init__(self, starting: "Future[ClusterInfo]", wanted: Resources, num_trials: int, *, joins: bool) -> None:
+    def __init__(
+        self, starting: "Future[ClusterInfo]", wanted: Resources, num_trials: int, address: str | None
+    ) -> None:
         self.num_trials = num_trials
         self._starting = starting
         self._wanted = wanted
         self._settled: tuple[ClusterInfo, TrialResources] | None = None
         asks_for_none = wanted.cpus_per_trial == wanted.gpus_per_trial == "auto"
+        joins = find_address(address) is not None
         self.is_sure = not joins and asks_for_none and wanted.workers_per_trial in (1, "auto")
         """Whether any machine can satisfy `wanted`; a joined cluster may lack what it asks for."""
+        self.flag = f" --address {address}" if address else ""
+        """What joins the same cluster again."""
 
     def settle(self, study: "Study", view: "SweepView") -> tuple[ClusterInfo, TrialResources]:
         """Wait for Ray, leave out unfit nodes, choose the resources of each trial, and show all, once.

@@ -261,11 +261,9 @@ def _explain_statistics(results: RunResults) -> list[str]:
     extra = [score for key in results.space.extra_scores for score in load_scores(key)]
     said += [score.describe() for score in extra if score.describe()]
     missing = [score for score in extra if score.name not in results.score_names]
-    if missing:
-        why = [f"needs {score.needs}" if score.needs else "the log says why" for score in missing]
-        listed = "; ".join(f"{score.name} ({said})" for score, said in zip(missing, why, strict=True))
-        said.append(f"Not computed: {listed}.")
-    return said
+    why = (f"needs {score.needs}" if score.needs else "the log says why" for score in missing)
+    listed = "; ".join(f"{score.name} ({reason})" for score, reason in zip(missing, why, strict=True))
+    return [*said, f"Not computed: {listed}."] if missing else said
 
 
 def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:

@@ -45,11 +45,24 @@ def test_troubles_after_the_end_are_said_where_the_user_looks(create: Create, mo
     monkeypatch.setattr(runner, "prepare", refuse)
     study, seen = create(build_space({"name": "any"}, "test")), io.StringIO()
     with pytest.raises(ConfigFault):
-        runner.run_study(study, Launch(Future(), Resources(), 1, joins=False), Console(file=seen))
+        runner.run_study(study, Launch(Future(), Resources(), 1, None), Console(file=seen))
     record = next_trial(study)
     for seconds in (5.0, 7.0):  # the first epoch once more: its checkpoint was lost
         study.report(record.name, report_of(record, 1, 0.5, seconds=seconds))
     assert "trial_0000: begins anew" in seen.getvalue()
+
+
+def test_an_interrupted_run_says_how_to_go_on_where_it_was(
+    create: Create, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> TrialResources:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "prepare", interrupt)
+    study = create(build_space({"name": "any"}, "test"))
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_study(study, Launch(Future(), Resources(), 1, "head:6379"), Console())
+    assert f"--resume {study.address} --address head:6379\n" in capfd.readouterr().out
 
 
 def test_a_run_without_a_model_says_why(create: Create) -> None:
