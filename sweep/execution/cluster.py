@@ -96,6 +96,8 @@ def _join(address: str) -> ClusterInfo:
                 "env_vars": {name: os.environ[name] for name in CARRIED_VARIABLES if name in os.environ},
             },
         )
+    except RunFault:
+        raise
     except Exception as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise RunFault(
@@ -108,7 +110,8 @@ def _join(address: str) -> ClusterInfo:
 def _probe(address: str) -> None:
     """Raise OSError or ValueError where no cluster answers, since `ray.init` would try for many minutes.
 
-    Another program may listen there, so a subprocess tries to join, which can be killed.
+    Another program may listen there, so a subprocess tries to join, which can be killed. Raises RunFault where it is
+    told that a token is missing.
     """
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -117,9 +120,16 @@ def _probe(address: str) -> None:
         socket.create_connection((host, int(port)), SECONDS_TO_REACH).close()
     join = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)", address]
     try:
-        subprocess.run(join, timeout=SECONDS_TO_JOIN, capture_output=True, check=False)
+        output, is_late = subprocess.run(join, timeout=SECONDS_TO_JOIN, capture_output=True, check=False).stderr, False
     except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"no answer in {SECONDS_TO_JOIN:.0f} s") from error
+        output, is_late = error.stderr or b"", True
+    if b"InvalidAuthToken" in output:
+        raise RunFault(
+            f"--address {address}: the cluster asks for a token; set RAY_AUTH_MODE=token in the environment, and "
+            "put the token that `ray get-auth-token` prints on its head into ~/.ray/auth_token."
+        )
+    if is_late:
+        raise TimeoutError(f"no answer in {SECONDS_TO_JOIN:.0f} s")
 
 
 @dataclass(frozen=True)

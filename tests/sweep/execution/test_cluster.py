@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from medcap_core.errors import RunFault
-from sweep.execution.cluster import DRIVER_CPUS, ClusterInfo, choose_resources
+from sweep.execution.cluster import DRIVER_CPUS, ClusterInfo, choose_resources, connect
 from sweep.execution.launch import describe_start
 from sweep.execution.nodes import NodeSize
 from sweep.space.schema import Resources
@@ -115,6 +116,18 @@ class TestResources:
             choose([NodeSize(8)], Resources(workers_per_trial=2, cpus_per_trial=0.1), 5)
         with pytest.raises(RunFault, match=r"^resources.gpus_per_trial 1 exceeds the 0 GPUs there are; lower it.$"):
             choose([NodeSize(5), NodeSize(3)], Resources(gpus_per_trial=1), 2)
+
+
+def test_a_cluster_that_asks_for_a_token_is_told_from_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"  # says what Ray 2.60 says there
+    program.write_text("#!/bin/sh\necho 'Unauthenticated: RPC error: InvalidAuthToken: token is missing' >&2\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        said = rf"^--address {address}: .* asks for a token; set RAY_AUTH_MODE=token in"
+        with connect(address) as starting, pytest.raises(RunFault, match=said):
+            starting.result()
 
 
 @pytest.mark.usefixtures("local_ray")
