@@ -44,6 +44,8 @@ def name_refused_files() -> Iterator[None]:
         if error.errno not in _REMEDIES or path is None:
             raise
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+        if error.errno == errno.EACCES:  # perhaps of a folder above
+            name = next((str(part) for part in reversed(Path(name).parents) if not os.access(part, os.X_OK)), name)
         shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
         raise RunFault(f"{shown}: {error.strerror}; {_REMEDIES[error.errno]}.") from error
 

@@ -1,13 +1,16 @@
 """How commands end: what is told on standard error, and with which exit code."""
 
+import errno
 import getpass
 import os
+from pathlib import Path
 
 import pytest
 import typer
 
-from medcap_core.errors import ConfigFault, OutOfMemory
+from medcap_core.errors import ConfigFault, OutOfMemory, RunFault
 from medcap_core.runtime.command_line import EXIT_USER_FAULT, exit_on_fault
+from medcap_core.runtime.files import name_refused_files
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,11 @@ def test_a_user_without_a_home_is_told_to_set_it(
     monkeypatch.setenv("HOME", "/tmp")
     with exit_on_fault():
         pass
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)  # root may enter any
+    for file in (closed / "below" / "table.csv", closed):
+        with pytest.raises(RunFault, match=f"^{closed}: "), name_refused_files():
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
