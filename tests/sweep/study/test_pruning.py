@@ -5,6 +5,8 @@ import pytest
 from sweep.space import build_space
 from sweep.space.schema import SearchSpace
 from sweep.study.stopping import Curve, build_rungs, interpolate, should_prune
+from tests.support.small_runs import Create, fixed_length, run_one
+from tests.support.small_runs import space as searched
 
 
 def space(**values: Any) -> SearchSpace:
@@ -107,3 +109,45 @@ def test_hyperband_compares_within_brackets_that_begin_later_and_later() -> None
 
 def test_none_stops_nothing() -> None:
     assert not judge({25: 0.1}, at_25(1.0, 2.0, 3.0), scheduler="none")
+
+
+def test_a_sweep_pruned_as_worked_out_by_hand(create: Create) -> None:
+    study = create(fixed_length(4))
+    table = [
+        ((1.0, 1.5, 2.0, 2.1), [True, True, True, True]),  # the first three: too few to compare with
+        ((0.5, 0.6, 0.7, 0.8), [True, True, True, True]),
+        ((1.2, 1.7, 1.8, 1.9), [True, True, True, True]),
+        ((0.4,), [False]),  # at 25%: 1.2, 1.0, 0.5, 0.4; two stay
+        ((1.0, 1.4), [True, False]),  # equal to the second of five, where three stay; at 50%: 1.7, 1.5, 1.4, 0.6
+        ((1.1, 0.3), [True, False]),  # at 50% its best so far is 1.1, the fourth of five
+        ((1.3, 1.6, 0.1, 0.2), [True, True, True, True]),  # never pruned after 50%
+    ]
+    for ciders, answers in table:
+        record, given = run_one(study, *ciders)
+        assert given == answers, record.name
+    assert [record.state.value for record in study.records] == [*["SUCCEEDED"] * 3, *["PRUNED"] * 3, "SUCCEEDED"]
+    assert [record.best_score for record in study.best(7)] == [2.1, 1.9, 1.6, 1.4, 1.1, 0.8, 0.4]
+
+
+def test_short_and_long_schedules_are_compared_at_equal_shares(create: Create) -> None:
+    search = {"num_epochs": {"choice": [4, 5]}, "lora_rank": {"choice": [4, 8, 16]}}
+    points = [{"num_epochs": epochs, "lora_rank": rank} for epochs, rank in ((5, 4), (5, 8), (5, 16), (4, 4), (4, 8))]
+    study = create(searched(search=search, first_points=points, trials=5))
+    for _ in range(3):
+        run_one(study, 1.0, 2.0, 2.5, 3.0, 3.5)  # 1.25 after a quarter
+    assert run_one(study, 1.2)[1] == [False]
+    assert run_one(study, 1.3, 2.3, 2.4, 2.5)[1] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheduler": "none"},
+        {"search": {"learning_rate": {"grid": [1e-4, 1e-3, 1e-2, 1e-1]}}, "sampler": "grid", "test": "all"},
+    ],
+)
+def test_without_a_scheduler_or_where_rows_are_compared_none_is_pruned(create: Create, changes: dict[str, Any]) -> None:
+    study = create(fixed_length(2, **changes))
+    for _ in range(3):
+        run_one(study, 2.0, 2.0)
+    assert run_one(study, 0.1, 0.1)[1] == [True, True]
