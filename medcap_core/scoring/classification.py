@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from medcap_core.scoring.statistics import FloatArray, IntArray, compute_interval, resample_sums
 
@@ -60,26 +61,27 @@ def score_confusion(confusion: IntArray | FloatArray) -> ConfusionScores:
     return ConfusionScores(np.nansum(recalls, -1) / num_occurring, f1.sum(-1) / num_occurring, recalls)
 
 
-@dataclass(frozen=True)
-class ClassificationResult:
-    """Scores of one row of predictions; `recalls` has the classes that occur.
+class ClassificationScore(BaseModel):
+    """Scores of the classes named for records, with 95% bootstrap intervals; `recalls` has the classes that occur.
 
-    `intervals` holds the 95% bootstrap intervals of `balanced_accuracy` and `macro_f1`, `recall_intervals` the ones of
-    the recalls; both are empty where all images are of one unit.
+    Rows of `confusion` are the true classes, its columns the classes named and, last, none of them. `intervals` has
+    `balanced_accuracy` and `macro_f1`; it and `recall_intervals` are empty where all records are of one unit.
     """
 
-    classes: tuple[str, ...]
-    confusion: IntArray
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     balanced_accuracy: float
     macro_f1: float
     recalls: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     recall_intervals: dict[str, tuple[float, float]]
+    confusion: list[list[int]]
+    num_scans: int
 
 
 def evaluate_classification(
     truth: Sequence[str], predicted: Sequence[str | None], classes: Sequence[str], units: IntArray, seed: int
-) -> ClassificationResult:
+) -> ClassificationScore:
     """Score predicted classes, None for no class. Whole units (see `number_units`) are resampled for the intervals.
 
     A resample without an image of a class is left out of that class's recall interval, and its means are over the other
@@ -103,12 +105,12 @@ def evaluate_classification(
         }
         known = {name: resampled.recalls[:, index] for name, index in occurring.items()}
         recall_intervals = {name: compute_interval(own[np.isfinite(own)]) for name, own in known.items()}
-    return ClassificationResult(
-        classes=tuple(classes),
-        confusion=confusion,
+    return ClassificationScore(
         balanced_accuracy=float(scores.balanced_accuracy),
         macro_f1=float(scores.macro_f1),
         recalls={name: float(scores.recalls[index]) for name, index in occurring.items()},
         intervals=intervals,
         recall_intervals=recall_intervals,
+        confusion=confusion.tolist(),
+        num_scans=len(truth),
     )

@@ -23,8 +23,8 @@ from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.progress import Progress
 from sweep.explain.answers import AnswerTask
 from sweep.explain.captions import CaptionTask
-from sweep.explain.explained_run import load_explained_run
 from sweep.explain.pictures import write_attention_pictures, write_pointing_game
+from sweep.explain.task import load_explained_run
 from sweep.process.environment import set_environment
 from sweep.study.directory import show_path
 from sweep.study.mirror import find_run

@@ -21,9 +21,8 @@ from medcap_core.data.scans.slices import cut_slices, find_in_slices, lay_out_sl
 from medcap_core.errors import RunFault
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.question_answering import compute_exact_match, score_answers
-from sweep.explain.explained_run import Item, choose_rows, take
 from sweep.explain.sheet import Panel, Sheet, View
-from sweep.explain.task import Task, build_title, is_synthetic
+from sweep.explain.task import Item, Task, build_title, choose_rows, is_synthetic, take
 from sweep.held_out.questions import list_questions
 from sweep.study.attention import PictureEntry, QueryEntry, WordEntry
 from sweep.study.results import read_table

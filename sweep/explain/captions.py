@@ -9,9 +9,8 @@ from medcap_core.attention.explained import ExplainedText, WordMap, find_peak
 from medcap_core.attention.pointing import Box, find_finding_words, is_inside
 from medcap_core.data.images import decode_rgb
 from medcap_core.data.phantoms import PhantomImage
-from sweep.explain.explained_run import Item
 from sweep.explain.sheet import Panel, Sheet, View
-from sweep.explain.task import Task, build_title, is_synthetic
+from sweep.explain.task import Item, Task, build_title, is_synthetic
 from sweep.study.attention import PictureEntry, WordEntry
 
 _IMAGE_PIXELS = 560

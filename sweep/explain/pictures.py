@@ -14,9 +14,8 @@ from medcap_core.data.phantoms import PhantomImage
 from medcap_core.errors import RunFault
 from medcap_core.runtime.cache import replacing
 from medcap_core.runtime.progress import Progress, ignore_progress
-from sweep.explain.explained_run import ExplainedRun
 from sweep.explain.sheet import save_sheet
-from sweep.explain.task import Task
+from sweep.explain.task import ExplainedRun, Task
 from sweep.study.attention import AttentionIndex, PictureEntry, PointingResult
 
 MAPS_NAME = "attention.npz"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from medcap_core.data.scans.records import DIAGNOSIS_QUESTION, read_diagnosis
-from medcap_core.scoring.classification import evaluate_classification
+from medcap_core.scoring.classification import ClassificationScore, evaluate_classification
 from medcap_core.scoring.question_answering import ANSWER_METRICS, score_answers
 from medcap_core.scoring.statistics import (
     FloatArray,
@@ -26,7 +26,6 @@ from sweep.study.test_results import (
     AnswerRow,
     AnswerScore,
     AnswerScores,
-    ClassificationScore,
     ClassificationScores,
     Scope,
 )
@@ -57,9 +56,7 @@ def describe_classification(
         if not known:
             return None
         true, found = [str(truth[scan]) for scan in known], [named[scan] for scan in known]
-        result = evaluate_classification(true, found, CLASSES, asked.number_units(known), seed)
-        values = asdict(result) | {"confusion": result.confusion.tolist(), "num_scans": len(known)}
-        return ClassificationScore(**{name: values[name] for name in ClassificationScore.model_fields})
+        return evaluate_classification(true, found, CLASSES, asked.number_units(known), seed)
 
     of_cohorts = {cohort: describe(scans) for cohort, scans in sorted(cohorts.items())}
     return ClassificationScores(

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from medcap_core.data.records import Record
+from medcap_core.scoring.classification import ClassificationScore
 from sweep.study.paths import RunFile
 
 Scores = dict[str, float]
@@ -157,21 +158,6 @@ class Group(_Model):
     scores: dict[str, SeedScore]
     intervals: dict[str, Interval] = {}
     comparison: Comparison | None = None
-
-
-class ClassificationScore(_Model):
-    """Classes named for scans against their diagnoses.
-
-    Rows of `confusion` are the true classes, its columns the classes named and, last, none of them.
-    """
-
-    balanced_accuracy: float
-    macro_f1: float
-    recalls: dict[str, float]
-    intervals: dict[str, Interval]
-    recall_intervals: dict[str, Interval]
-    confusion: list[list[int]]
-    num_scans: int
 
 
 class ClassificationScores(_Scoped[ClassificationScore]):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TypeVar
 
+from medcap_core.scoring.classification import ClassificationScore
 from sweep.study.results import RunResults, choose_rows
 from sweep.study.test_results import (
     ANSWER_ROWS,
@@ -11,7 +12,6 @@ from sweep.study.test_results import (
     AnswerRow,
     AnswerScore,
     ClassificationRow,
-    ClassificationScore,
     ClassificationScores,
     Scope,
 )

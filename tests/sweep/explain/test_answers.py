@@ -20,8 +20,8 @@ from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.training.export import export_captioner
 from sweep.explain.__main__ import app
 from sweep.explain.answers import draw_structures, find_patches, find_structures
-from sweep.explain.explained_run import Item
 from sweep.explain.sheet import DPI, WIDTH
+from sweep.explain.task import Item
 from sweep.held_out.questions import list_questions
 from sweep.report.pictures import load_attention
 from sweep.study.attention import AttentionIndex

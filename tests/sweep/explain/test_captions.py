@@ -19,9 +19,9 @@ from medcap_core.errors import RunFault
 from medcap_core.training.export import export_captioner
 from sweep.explain.__main__ import app
 from sweep.explain.captions import CaptionTask
-from sweep.explain.explained_run import choose_rows, load_explained_run
 from sweep.explain.pictures import write_attention_pictures
 from sweep.explain.sheet import DPI, WIDTH
+from sweep.explain.task import choose_rows, load_explained_run
 from sweep.study.attention import AttentionIndex, PictureEntry, PointingResult
 from tests.support.real_runs import Materials
 from tests.support.tiny_blip import tiny_config
