@@ -16,11 +16,6 @@ from tests.support.reported_runs import fill, finish, make_finished, scores, wri
 from tests.support.small_runs import Create, fixed_length, run_one, space
 
 
-def test_a_folder_without_a_space_file_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFault, match="is not a run directory"):
-        load_results(tmp_path)
-
-
 def test_a_run_is_read_while_it_is_held_and_afterwards(create: Create) -> None:
     study = create(space(trials=3, sampler="random"))
     study.propose()
