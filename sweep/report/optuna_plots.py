@@ -112,7 +112,8 @@ def plot_pareto(
     """
     import optuna
 
-    known = [(record, float(value)) for record in results.ranked if (value := getattr(record, cost)) is not None]
+    found = [(record, getattr(record.figures, cost)) for record in results.ranked]
+    known = [(record, float(value)) for record, value in found if value is not None]
     costs = [(record, value) for record, value in known if record.state is TrialState.SUCCEEDED]
     stopped = [(record, value) for record, value in known if record.state is not TrialState.SUCCEEDED]
     if len(costs) < MIN_TRIALS_TO_COMPARE:

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -28,17 +29,30 @@ from medcap_core.training.epoch_report import EpochReport, find_best, is_out_of_
 from sweep.space import Point
 from sweep.study.paths import RunFile, describe_fault
 
-# Figures of a record that are columns of `trials.csv` under their own names.
-_FIGURES = (
-    "training_seconds", "encoding_seconds", "images_per_second", "peak_memory_bytes", "trainable_parameters",
-    "total_parameters", "num_distinct", "top_share",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Figures:
+    """What a trial took, by the names of the columns of `trials.csv`; None where it is not known.
+
+    Training times and images per second, weighted by them, are of all epochs; encoding the training images once is
+    left out of both (`EpochReport`). The peak is the highest of any epoch. `num_distinct` and `top_share` are of the
+    texts generated on validation by the model of the best epoch.
+    """
+
+    training_seconds: float | None = None
+    encoding_seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    num_distinct: int | None = None
+    top_share: float | None = None
 
 
 def result_columns(objective: Objective) -> list[str]:
     """List the columns of `trials.csv` before those of the config; score columns are named by the objective."""
-    best, last = f"best_{objective.column}", f"last_{objective.column}"
-    return ["trial", "state", "reason", best, "best_epoch", last, "epochs_done", "seconds", *_FIGURES]
+    scores = ["best_" + objective.column, "best_epoch", "last_" + objective.column]
+    return ["trial", "state", "reason", *scores, "epochs_done", "seconds", *(own.name for own in fields(Figures))]
 
 
 class TrialState(StrEnum):
@@ -140,16 +154,6 @@ class TrialRecord(RunFile):
         return self.best.epoch if self.best else None
 
     @property
-    def num_distinct(self) -> int | None:
-        """Number of distinct texts generated on validation by the model of the best epoch."""
-        return self.best.num_distinct if self.best else None
-
-    @property
-    def top_share(self) -> float | None:
-        """Share of validation images that it gives its most frequent text."""
-        return self.best.top_share if self.best else None
-
-    @property
     def last_score(self) -> float | None:
         """Score of the last finished epoch."""
         return self.epochs[-1].score if self.epochs else None
@@ -180,36 +184,24 @@ class TrialRecord(RunFile):
         return math.fsum(epoch.seconds for epoch in self.epochs)
 
     @property
-    def training_seconds(self) -> float | None:
-        """Training time of all epochs."""
-        return sum(epoch.training_seconds for epoch in self.epochs) if self.epochs else None
-
-    @property
-    def encoding_seconds(self) -> float | None:
-        """Time of encoding the training images once, which `training_seconds` leaves out (`EpochReport`)."""
-        return self.epochs[-1].encoding_seconds if self.epochs else None
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Training images per second over all epochs, weighted by training time."""
+    def figures(self) -> Figures:
+        """What it took, and how varied its texts are."""
+        best = self.best
+        if best is None:
+            return Figures()
         timed = [epoch for epoch in self.epochs if epoch.images_per_second]
         whole = math.fsum(epoch.training_seconds for epoch in timed)
-        return math.fsum(epoch.images_per_second * epoch.training_seconds for epoch in timed) / whole if whole else None
-
-    @property
-    def peak_memory_bytes(self) -> int | None:
-        """The highest peak of any epoch."""
-        return max((epoch.peak_memory_bytes for epoch in self.epochs), default=None)
-
-    @property
-    def trainable_parameters(self) -> int | None:
-        """Number of parameters that are trained."""
-        return self.epochs[-1].trainable_parameters if self.epochs else None
-
-    @property
-    def total_parameters(self) -> int | None:
-        """Number of parameters, frozen ones included."""
-        return self.epochs[-1].total_parameters if self.epochs else None
+        num_images = math.fsum(epoch.images_per_second * epoch.training_seconds for epoch in timed)
+        return Figures(
+            training_seconds=sum(epoch.training_seconds for epoch in self.epochs),
+            encoding_seconds=self.epochs[-1].encoding_seconds,
+            images_per_second=num_images / whole if whole else None,
+            peak_memory_bytes=max(epoch.peak_memory_bytes for epoch in self.epochs),
+            trainable_parameters=best.trainable_parameters,
+            total_parameters=best.total_parameters,
+            num_distinct=best.num_distinct,
+            top_share=best.top_share,
+        )
 
     def build_curve(self) -> dict[int, float]:
         """Build the curve for `study.db`: `best_score` so far by per cent of the trial's own schedule.
@@ -247,10 +239,9 @@ def format_csv(records: Iterable[TrialRecord], objective: Objective) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*result_columns(objective), *(f"config.{name}" for name in TrialConfig.model_fields)])
     for record in records:
-        best, last, figures = record.best_score, record.last_score, (getattr(record, name) for name in _FIGURES)
         state = (record.name, record.state.value, fold_white_space(record.reason))
-        course = (best, record.best_epoch, last, record.epochs_done, round(record.seconds, 3))
-        writer.writerow([*state, *course, *figures, *_list_config_cells(record.config)])
+        course = (record.best_score, record.best_epoch, record.last_score, record.epochs_done, round(record.seconds, 3))
+        writer.writerow([*state, *course, *astuple(record.figures), *_list_config_cells(record.config)])
     return text.getvalue()
 
 
@@ -273,7 +264,7 @@ def rank_by_search(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     scored = [record for record in records if record.state in _STATES_WITH_A_MODEL and record.best_score is not None]
 
     def build_key(record: TrialRecord) -> tuple[float, int, int]:
-        return -record.objective.rank(record.best_score), record.trainable_parameters or 0, record.number
+        return -record.objective.rank(record.best_score), record.epochs[-1].trainable_parameters, record.number
 
     return sorted(scored, key=build_key)
 

@@ -1,6 +1,7 @@
 """The tables of a report on trials, epochs, settings and provenance."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
@@ -51,11 +52,8 @@ def build_leaderboard(results: RunResults) -> Table:
             f"{metric}_whole": record.whole_validation_score,
             "best_epoch": record.best_epoch,
             "epochs_done": record.epochs_done,
-            "num_distinct": record.num_distinct,
-            "top_share": record.top_share,
+            **asdict(record.figures),
             **{name: _plain(record.point.get(name)) for name in searched},
-            **{cost.name: getattr(record, cost.name) for cost in _COST_COLUMNS},
-            "total_parameters": record.total_parameters,
             "reason": record.reason,
         }
         for rank, record in [*enumerate(ranked, start=1), *((None, record) for record in rest)]
@@ -131,7 +129,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
         for name in tested:
             rows[-1][f"test_{name}"] = summarise(test_scores.get(record.name, {}).get(name) for record in group)
         for cost in () if stop else _COST_COLUMNS:
-            mean = summarise(getattr(record, cost.name) for record in group)
+            mean = summarise(getattr(record.figures, cost.name) for record in group)
             rows[-1][cost.name] = mean and mean.value
     notes = _describe_cache(done)
     return Table("ablation", "What each setting gives and costs", columns, rows, sortable=True, notes=notes)
@@ -139,7 +137,7 @@ def build_ablation_table(results: RunResults) -> Table | None:
 
 def _describe_cache(records: Sequence[TrialRecord]) -> tuple[str, ...]:
     """Say what the cache of encoder outputs saved these trials in training, if anything."""
-    saved = sum((record.encoding_seconds or 0.0) * record.epochs_done for record in records)
+    saved = sum((record.figures.encoding_seconds or 0.0) * record.epochs_done for record in records)
     if not saved:
         return ()
     return (

@@ -11,7 +11,7 @@ from medcap_core.config import TrialConfig
 from medcap_core.errors import RunFault
 from medcap_core.objective import Objective, read_objective
 from medcap_core.training.epoch_report import EpochReport
-from sweep.study.record import Distribution, TrialRecord, TrialState, compute_step, format_csv
+from sweep.study.record import Distribution, Figures, TrialRecord, TrialState, compute_step, format_csv
 
 INT = Distribution(name="IntDistribution", attributes={"low": 1, "high": 5})
 
@@ -49,7 +49,7 @@ def test_before_any_epoch_nothing_is_known() -> None:
     record = build_record()
     assert (record.best_score, record.best_epoch, record.last_score) == (None, None, None)
     assert (record.epochs_done, record.num_epochs, record.seconds) == (0, 4, 0.0)
-    assert (record.images_per_second, record.peak_memory_bytes, record.total_parameters) == (None,) * 3
+    assert record.figures == Figures()
     assert record.build_curve() == {}
 
 
@@ -65,8 +65,8 @@ def test_epochs_are_kept_in_order_and_summed_up() -> None:
     record.add_epoch(build_epoch(2, 3, 1.0, images_per_second=50.0, training_seconds=6.0, peak_memory_bytes=500))
     record.add_epoch(build_epoch(1, 3, 2.0, images_per_second=100.0, training_seconds=2.0, peak_memory_bytes=900))
     assert [epoch.epoch for epoch in record.epochs] == [1, 2]
-    assert record.images_per_second == (50 * 6 + 100 * 2) / 8
-    assert (record.seconds, record.peak_memory_bytes, record.last_score) == (20.0, 900, 1.0)
+    assert (record.figures.images_per_second, record.figures.peak_memory_bytes) == ((50 * 6 + 100 * 2) / 8, 900)
+    assert (record.seconds, record.last_score) == (20.0, 1.0)
 
 
 def test_a_report_without_a_field_is_refused() -> None:
