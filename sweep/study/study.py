@@ -283,48 +283,7 @@ class Study(LockedRun):
         record.whole_validation_score = score
         self._save(record)
 
-    def tidy_checkpoints(self) -> None:
-        """Free the disk of trials that are over: optimizer state, and weights unless they may still be needed.
-
-        Needed are those of the candidates, and with `test: all` those of succeeded trials not yet scored on the test
-        split. `keep_checkpoints` in the space keeps everything.
-        """
-        if self.space.keep_checkpoints:
-            return
-        final = [record for record in self.records if record.state.is_final]  # others may go on, and fail
-        needed = {record.name for record in rank_by_search(final)[:NUM_CANDIDATES]}
-        if self.space.test == "all":
-            succeeded = {record.name for record in final if record.state is TrialState.SUCCEEDED}
-            needed |= succeeded - self.read_test_metrics().trials.keys()
-        for record in final:
-            for name in ("last",) if record.name in needed else ("last", "best"):
-                self._remove(self.paths.trial(record.name).checkpoints / name)
-
-    def _forget_tested(self, record: TrialRecord) -> None:
-        """Drop what was made of an earlier best epoch of a trial that `max_hours` had stopped."""
-        record.whole_validation_score = None
-        results = self.read_test_metrics()
-        if record.name not in results.trials:
-            return
-        paths, exported = self.paths.trial(record.name), self.paths.best_model_trial
-        outdated = [path for path in (paths.predictions, paths.answers) if path.is_file()]
-        if exported.is_file() and exported.read_text(encoding="utf-8").strip() == record.name:
-            outdated.append(exported)
-        for path in outdated:
-            self._remove(path)
-        results.forget_trial(record.name)
-        self.write_test_metrics(results)
-
     # Going on
-
-    def check_sources(self) -> None:
-        """Raise RunFault where a folder or file of the run's data or models is not there any more."""
-        for name in (self.space.data, *(self.space.models.values() or [self.space.model])):
-            if Path(name).is_absolute() and not Path(name).exists():
-                raise RunFault(
-                    f"{name} is not there any more; put it back, or a link to where it is now: a run goes on with the "
-                    "data and models it began with."
-                )
 
     def check_extension(self, num_more: int) -> None:
         """Raise RunFault where no trials can be added: to a grid, and where nothing is searched."""

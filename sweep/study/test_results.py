@@ -34,14 +34,9 @@ BASELINE_ROWS = {
 ANSWER_ROWS = {"zero_shot": "zero-shot", "shuffled_images": "shuffled scans", "answer_prior": "most frequent answer"}
 """Labels of the rows of answers that are no trial."""
 
-TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")
-"""Rows that know the questions alone: the best model shown wrong scans, and no model."""
-
-BLIND_ROWS = ("caption_prior", "nearest_image")
-"""Rows without a model; they draw on the training images of the best trial."""
-
-BASE_ROWS = ("zero_shot", *BLIND_ROWS)
-"""Rows that depend on the base model and the data, not on what the best trial has learnt."""
+TEXT_ONLY_ROWS = ("shuffled_images", "answer_prior")  # know the questions alone: wrong scans are shown, or no model
+BLIND_ROWS = ("caption_prior", "nearest_image")  # have no model; they draw on the training images of the best trial
+BASE_ROWS = ("zero_shot", *BLIND_ROWS)  # depend on the base model and the data, not on what the best trial has learnt
 
 
 class _Model(BaseModel):
@@ -275,9 +270,10 @@ class TestResults(_Model, RunFile):
         return [self.intervals, self.facts, self.concepts, self.variety, self.subgroups]
 
     def forget(self, rows: Iterable[str]) -> None:
-        """Drop all of some rows, which are `best` or baselines."""
+        """Drop all of some rows."""
         for row in rows:
-            setattr(self, row, None)
+            if self.trials.pop(row, None) is None:
+                setattr(self, row, None)
             for part in self._parts:
                 part.pop(row, None)
 
@@ -291,9 +287,7 @@ class TestResults(_Model, RunFile):
 
     def forget_trial(self, trial: str) -> None:
         """Drop the rows of a trial whose model is another one now; that the test split was looked at stays counted."""
-        del self.trials[trial]
-        for part in self._parts:
-            part.pop(trial, None)
+        self.forget([trial])
         self.earlier_looks = 1 + (self.earlier_looks or 0)
         if self.best_trial == trial:
             self.best_trial = None
