@@ -160,8 +160,10 @@ class ChaosSweep:
                 return False
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not end; see {self.chaos.scratch}")
-            if len(self.kills) >= num_kills or self.place_is_unborn():
+            if len(self.kills) >= num_kills:
                 continue
+            if self.chaos.server.is_up.is_set() and self.place.read("trials/trial_0000/trial.json") is None:
+                continue  # the search has not begun: a driver killed now is started again by the same command
             kind = chance.choice(KINDS)
             if not (said := self._kill(kind, driver)):
                 continue
@@ -169,10 +171,6 @@ class ChaosSweep:
             tell(f"{self.name}: kill {len(self.kills)}, {said}")
             if kind == "driver":
                 return True
-
-    def place_is_unborn(self) -> bool:
-        """Whether the search has not begun: a driver killed before is started again by the same command."""
-        return self.chaos.server.is_up.is_set() and self.place.read("trials/trial_0000/trial.json") is None
 
     def _kill(self, kind: str, driver: "subprocess.Popen[bytes]") -> str:
         chaos = self.chaos

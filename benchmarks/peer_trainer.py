@@ -164,31 +164,18 @@ def build_trainer(config: dict[str, Any], data: Path, num_workers: int, scratch:
     model = build_model(config)
     validation = CaptionDataset(data / "validation", processor)
     on_cuda = torch.cuda.is_available()
+    max_norm = 0.0 if config["max_grad_norm"] == "none" else config["max_grad_norm"]  # 0: Trainer clips nothing
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(scratch),
-        num_train_epochs=config["num_epochs"],
-        per_device_train_batch_size=config["batch_size"],
-        per_device_eval_batch_size=config["eval_batch_size"],
-        learning_rate=config["learning_rate"],
-        weight_decay=config["weight_decay"],
-        max_grad_norm=0.0 if config["max_grad_norm"] == "none" else config["max_grad_norm"],  # 0: Trainer clips nothing
-        lr_scheduler_type=config["schedule"],
-        optim="adamw_torch_fused",
-        bf16=on_cuda and torch.cuda.is_bf16_supported(),
-        predict_with_generate=True,
-        generation_num_beams=config["num_beams"],
-        generation_max_length=config["max_new_tokens"],
-        eval_strategy="epoch",
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=num_workers,
-        dataloader_persistent_workers=num_workers > 0,
+        output_dir=str(scratch), seed=config["seed"], num_train_epochs=config["num_epochs"],
+        per_device_train_batch_size=config["batch_size"], per_device_eval_batch_size=config["eval_batch_size"],
+        learning_rate=config["learning_rate"], weight_decay=config["weight_decay"], max_grad_norm=max_norm,
+        lr_scheduler_type=config["schedule"], optim="adamw_torch_fused",
+        bf16=on_cuda and torch.cuda.is_bf16_supported(), predict_with_generate=True,
+        generation_num_beams=config["num_beams"], generation_max_length=config["max_new_tokens"],
+        eval_strategy="epoch", save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+        remove_unused_columns=False, dataloader_num_workers=num_workers, dataloader_persistent_workers=num_workers > 0,
         dataloader_pin_memory=on_cuda,
-        seed=config["seed"],
-    )
+    )  # fmt: skip
     trainer = CaptionTrainer(
         model=model,
         args=arguments,

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from medcap_core.config import FreezeMode
-from medcap_core.data.prepare import PreparedSplit
 from medcap_core.runtime.files import write_text_atomically
 from medcap_core.runtime.progress import Progress
 from medcap_core.scoring.captions import CaptionScorer
@@ -51,14 +50,13 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
         study.rescore(record.name, objective.combine(compute_scores(splits[record.name], texts, record.config)))
     if predictions == "captions":
         tables = [read_table(path, ("row", "id", "reference", "prediction", "CIDEr"))] if path.is_file() else []
-        tables += [_tabulate(row, splits[row], [prediction.text for prediction in found[row]]) for row in found]
+        for row, own in found.items():
+            ids, references = splits[row].ids, splits[row].references
+            columns = {"row": row, "id": ids, "reference": map("\n".join, references)}
+            captions = [prediction.text for prediction in own]
+            cider = CaptionScorer(references).cider_per_image(captions)
+            tables.append(pd.DataFrame(columns | {"prediction": captions, "CIDEr": cider}))
         write_text_atomically(path, pd.concat(tables).to_csv(index=False))
-
-
-def _tabulate(row: str, split: PreparedSplit, captions: list[str]) -> pd.DataFrame:
-    references = ["\n".join(own) for own in split.references]
-    cider = CaptionScorer(split.references).cider_per_image(captions)
-    return pd.DataFrame({"row": row, "id": split.ids, "reference": references, "prediction": captions, "CIDEr": cider})
 
 
 def export_best(study: Study, best: TrialRecord) -> Path:

@@ -22,6 +22,7 @@ import optuna
 import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 
+from benchmarks.machine import print_table
 from benchmarks.replay.searchers import SEARCHERS, SLOW_SEARCHERS, GridSource, OptunaSource, SamplerSource, Searcher
 from benchmarks.replay.table import KNOBS, TABLE, RecordedTrial, Table, load_table
 from sweep.space import build_space, load_space
@@ -124,10 +125,11 @@ def measure(epochs: Iterator[tuple[float, float]], source: SamplerSource | GridS
     return Outcome(seconds, trials_to_good if seconds[SHARES[-1]] < never else never, best, Counter())
 
 
-def format_row(name: str, short: list[Outcome], long: list[Outcome]) -> str:
+def format_row(name: str, short: list[Outcome], long: list[Outcome]) -> list[str]:
     """Format the row of one searcher, of its searches with few and with many trials."""
     is_grid = name == GRID_ORDER
-    cells = [
+    return [
+        name,
         f"{np.mean([outcome.best for outcome in short]):.2f}",
         "-" if is_grid else f"{np.median([outcome.num_by_mode['lora'] for outcome in short]):.0f}",
         "-" if is_grid else f"{np.mean([outcome.num_by_mode['encoder_only'] for outcome in short]):.1f}",
@@ -136,7 +138,6 @@ def format_row(name: str, short: list[Outcome], long: list[Outcome]) -> str:
         format_median([outcome.trials_to_good for outcome in long]),
         f"{sum(outcome.seconds[SHARES[-1]] == float('inf') for outcome in long)}",
     ]
-    return f"| {name} | {' | '.join(cells)} |"
 
 
 def format_median(values: list[float]) -> str:
@@ -164,22 +165,23 @@ def main() -> None:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     print(f"{len(table)} trials, {whole_seconds:.0f} s for all of them, {NUM_AT_ONCE} at once; seeds {seeds}")
     few, many = BUDGETS
-    medians = " | ".join(f"median s to {share:.0%}" for share in SHARES)
-    print(
-        f"| searcher | best of {few} | LoRA of {few} | encoder-only of {few} | best of {many} | {medians} | "
-        f"trials to {SHARES[-1]:.0%} | never in {many} |"
-    )
-    print("| --- |" + " --- |" * 8)
+    of_few = (f"{what} of {few}" for what in ("best", "LoRA", "encoder-only"))
+    medians = (f"median s to {share:.0%}" for share in SHARES)
+    header = ("searcher", *of_few, f"best of {many}", *medians, f"trials to {SHARES[-1]:.0%}", f"never in {many}")
     searchers = SLOW_SEARCHERS if options.slow else SEARCHERS
     if options.only:
         searchers = {options.only: (SEARCHERS | SLOW_SEARCHERS)[options.only]}
-    elif not options.slow:
-        # The grid is walked to its end, since its time is what others are measured by.
-        walks = ([replay_grid(table, number, seed) for seed in seeds] for number in (few, len(table)))
-        print(format_row(GRID_ORDER, *walks))
-    for name, searcher in searchers.items():
-        outcomes = ([replay(searcher, number, table, seed) for seed in seeds] for number in BUDGETS)
-        print(format_row(name, *outcomes), flush=True)
+
+    def build_rows() -> Iterator[list[str]]:
+        if not options.only and not options.slow:
+            # The grid is walked to its end, since its time is what others are measured by.
+            walks = ([replay_grid(table, number, seed) for seed in seeds] for number in (few, len(table)))
+            yield format_row(GRID_ORDER, *walks)
+        for name, searcher in searchers.items():
+            outcomes = ([replay(searcher, number, table, seed) for seed in seeds] for number in BUDGETS)
+            yield format_row(name, *outcomes)
+
+    print_table(header, build_rows())
 
 
 if __name__ == "__main__":

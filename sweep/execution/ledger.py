@@ -17,7 +17,7 @@ from sweep.execution.trial import FAILURE, NODE_FAULT, PLACES, SAMPLE, Failure
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import read_sample
 from sweep.study.study import Study
-from sweep.terminal.row import TrialRow, build_row
+from sweep.terminal.row import build_row
 from sweep.terminal.view import SweepView
 
 SECONDS_BETWEEN_REFRESHES = 1.0
@@ -137,13 +137,12 @@ class Ledger:
     def refresh(self) -> None:
         """Show the current table, with the progress of each running trial within its epoch."""
         self.last_refresh = time.monotonic()
-        self.view.update([self._add_progress(build_row(record)) for record in self.study.records])
-
-    def _add_progress(self, row: TrialRow) -> TrialRow:
-        if row.state != TrialState.RUNNING:
-            return row
-        paths = self.study.paths.trial(row.trial)
-        return replace(row, note=read_progress(paths.root), sample=read_sample(paths.sample))
+        rows = [build_row(record) for record in self.study.records]
+        for index, row in enumerate(rows):
+            if row.state == TrialState.RUNNING:
+                paths = self.study.paths.trial(row.trial)
+                rows[index] = replace(row, note=read_progress(paths.root), sample=read_sample(paths.sample))
+        self.view.update(rows)
 
     def refresh_at_intervals(self) -> None:
         """Refresh if the last time is long enough ago."""

@@ -41,7 +41,11 @@ class FaultList:
         items = error.errors(include_url=False)
         for item in items:
             wrong = _describe(item)
-            self.add_wrong(_key_path(item["loc"][:-1] if isinstance(wrong, WrongKey) else item["loc"]), wrong)
+            loc = item["loc"][:-1] if isinstance(wrong, WrongKey) else item["loc"]
+            # The number of a value within its list is left out.
+            shown = [part for depth, part in enumerate(loc) if isinstance(part, str) or depth <= 2]
+            path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in shown)
+            self.add_wrong(path.removeprefix("."), wrong)
         return {tuple(str(part) for part in item["loc"][:2]) for item in items}
 
     def raise_if_any(self) -> None:
@@ -64,9 +68,3 @@ def _describe(item: ErrorDetails) -> WrongValue:
         return WrongValue(f"{show(value)} is no point", "write it as {knob: value, ...}")
     problem, remedy = _SHAPES.get(loc[-1], _MAPPING)
     return WrongValue(f"{show(value)} {problem}", remedy)
-
-
-def _key_path(loc: tuple[int | str, ...]) -> str:
-    """Write `search.freeze[1].choice` or `first_points[0]`; the number of a value within its list is left out."""
-    shown = [part for depth, part in enumerate(loc) if isinstance(part, str) or depth <= 2]
-    return "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in shown).removeprefix(".")

@@ -7,16 +7,8 @@ branches of the space, each under its own `when`.
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    TypeAdapter,
-    WrapValidator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, WrapValidator
+from pydantic import ValidationInfo as Info
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from medcap_core.config import TrialConfig
@@ -66,7 +58,7 @@ def _read_listed(keyed: tuple[str, Any], read: Handler) -> Any:
     return values
 
 
-def _read_ends(keyed: tuple[str, Any], read: Handler) -> Any:
+def _read_ends(keyed: tuple[str, Any], read: Handler, info: Info) -> Any:
     knob, raw = keyed
     if not isinstance(raw, list) or len(raw) != 2:
         raise WrongValue(f"{show(raw)} is not a pair", f"write the two ends, such as {_example(knob)}")
@@ -75,12 +67,8 @@ def _read_ends(keyed: tuple[str, Any], read: Handler) -> Any:
         raise WrongValue("null is no end of a range", "write two numbers, or list null in a choice")
     if low >= high:
         raise WrongValue(f"the range from {low} to {high} is empty", "put the lower end first, or move it to 'fixed'")
-    return ends
-
-
-def _check_logarithm(ends: tuple[Any, Any]) -> tuple[Any, Any]:
-    if ends[0] <= 0:
-        raise WrongValue(f"a logarithmic range cannot begin at {ends[0]}", "begin above 0, or use uniform")
+    if low <= 0 and info.field_name == "loguniform":
+        raise WrongValue(f"a logarithmic range cannot begin at {low}", "begin above 0, or use uniform")
     return ends
 
 
@@ -107,9 +95,7 @@ class Range(BaseModel):
     choice: _Listed | None = Field(None, description="One of several values; the sampler chooses.")
     int: _Ends | None = Field(None, description="A whole number from the first end to the second, both included.")
     uniform: _Ends | None = Field(None, description="A number between two ends, evenly spread.")
-    loguniform: Annotated[_Ends, AfterValidator(_check_logarithm)] | None = Field(
-        None, description="A number between two ends, its logarithm evenly spread."
-    )
+    loguniform: _Ends | None = Field(None, description="A number between two ends, its logarithm evenly spread.")
     grid: _Listed | None = Field(None, description="Each of several values; for `sampler: grid` only.")
     when: Annotated[dict[str, _Condition], Field(min_length=1), BeforeValidator(with_keys)] = Field(
         {}, description="Knobs with the value, or the list of values, that each must have for the range to hold."

@@ -93,22 +93,13 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _format_p(p_value: float) -> str:
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def _format_cost(seconds: float) -> str:
-    """Format a cost: below a minute tenths of a second count."""
-    return f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds)
-
-
 _FORMATS: dict[Kind, Callable[[float], str]] = {
     "score": "{:z.3f}".format,
     "difference": "{:+z.3f}".format,
     "number": "{:.4g}".format,
     "count": "{:,.0f}".format,
-    "seconds": _format_cost,
+    "seconds": lambda seconds: f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds),
     "bytes": format_size,
-    "p": _format_p,
+    "p": lambda p_value: "<0.001" if p_value < 0.001 else f"{p_value:.3f}",
     "share": "{:.0%}".format,
 }

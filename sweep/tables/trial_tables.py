@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from medcap_core.config import FreezeMode, TrialConfig
-from sweep.space import field_kind, label_groups
+from sweep.space import Value, field_kind, label_groups
 from sweep.study.record import TrialRecord, TrialState
 from sweep.study.results import RunResults, find_searched, group_over_seeds
 from sweep.tables.blocks import Column, Table
@@ -106,7 +105,10 @@ def build_ablation_table(results: RunResults) -> Table | None:
     """
     done = [record for record in results.records if record.state is TrialState.SUCCEEDED or record in results.ranked]
     is_grid = results.space.sampler == "grid"
-    groups = group_over_seeds(done) if is_grid else _best_by_freeze(results)
+    best: dict[FreezeMode, list[TrialRecord]] = {}
+    for record in results.ranked:
+        best.setdefault(record.config.freeze, [record])
+    groups = group_over_seeds(done) if is_grid else list(best.values())
     if len(groups) < 2:
         return None
     test_scores = results.metrics.trials
@@ -182,13 +184,6 @@ def build_provenance_table(results: RunResults) -> Table:
     return Table("provenance", "Provenance", columns, [{"what": what, "value": value} for what, value in pairs])
 
 
-def _best_by_freeze(results: RunResults) -> list[list[TrialRecord]]:
-    best: dict[FreezeMode, list[TrialRecord]] = {}
-    for record in results.ranked:
-        best.setdefault(record.config.freeze, [record])
-    return list(best.values())
-
-
 def title_knob(knob: str) -> str:
     """Title a knob as it heads a column or an axis, such as `Learning rate`."""
     title = {"num_epochs": "Number of epochs", "freeze": "Freeze mode"}.get(knob) or knob.replace("_", " ")
@@ -200,8 +195,5 @@ def is_numeric_knob(knob: str) -> bool:
     return field_kind(TrialConfig, knob) in ("int", "float")
 
 
-def _plain(value: Any) -> Cell:
-    """Show a knob's value in a cell."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, int | float) or value is None else str(value)
+def _plain(value: Value) -> Cell:
+    return ("yes" if value else "no") if isinstance(value, bool) else value

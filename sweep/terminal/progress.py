@@ -91,17 +91,13 @@ class SweepProgress:
         done = self._epochs - self._epochs_before
         if self._work_started is None or done <= 0:
             return None
-        epochs_a_second = done / max(self._last_epoch_ended - self._work_started, 1e-9)
-        left_then = self._epochs_left() / epochs_a_second
-        left = left_then - (self.clock() - self._last_epoch_ended)
-        return max(0.0, min(left, self._most_seconds - self.elapsed_seconds))
-
-    def _epochs_left(self) -> float:
         finished = [row.epochs_done for row in self.rows if row.finished and row.state != "FAILED"]
         lengths = finished or [row.num_epochs for row in self.rows]
-        unseen = self.total_trials - len(self.rows)
         known = sum(max(0, row.num_epochs - row.epochs_done) for row in self.rows if not row.finished)
-        return known + unseen * sum(lengths) / len(lengths)
+        unseen = (self.total_trials - len(self.rows)) * sum(lengths) / len(lengths)
+        epochs_a_second = done / max(self._last_epoch_ended - self._work_started, 1e-9)
+        left = (known + unseen) / epochs_a_second - (self.clock() - self._last_epoch_ended)
+        return max(0.0, min(left, self._most_seconds - self.elapsed_seconds))
 
     def describe_best(self) -> str:
         """Describe the best trial so far."""

@@ -22,14 +22,8 @@ SIZES = {"train": 60, "test": 12}  # the real one has 1,978 and 327, and no vali
 def write_radiology_mini(folder: Path) -> None:
     """A data set in the layout of unsloth/Radiology_mini: parquet files, concepts, JPEG images named by their ids."""
     generator = np.random.default_rng(0)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "image_id": datasets.Value("string"),
-            "caption": datasets.Value("string"),
-            "cui": [datasets.Value("string")],
-        }
-    )
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "image_id": text, "caption": text, "cui": [text]})
     (folder / "data").mkdir(parents=True)
     for split, count in SIZES.items():
         rows = []
@@ -65,14 +59,9 @@ def test_the_first_command_on_real_data(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "RAY_", "TUNE_"))}
     places = {"HF_HOME": tmp_path / "hf", "MEDCAP_CACHE": tmp_path / "cache", "PYTHONPATH": REPOSITORY}
     with serving_hub(repositories) as endpoint:
-        done = subprocess.run(
-            [sys.executable, *read_command()],
-            cwd=REPOSITORY,
-            env=kept | {name: str(place) for name, place in places.items()} | {"HF_ENDPOINT": endpoint},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = kept | {name: str(place) for name, place in places.items()} | {"HF_ENDPOINT": endpoint}
+        command = [sys.executable, *read_command()]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for said in (
         "1,978 train and 327 test images of ROCOv2, Hub data set unsloth/Radiology_mini",

@@ -60,9 +60,8 @@ def test_every_way_to_use_the_model_is_tried_before_the_start(materials: Materia
 def test_captions_that_are_cut_are_counted(materials: Materials) -> None:
     fixed = {"max_caption_tokens": 8, "max_new_tokens": 6, "prompt": ""}
     (note,) = check_before_start(space_of(materials, fixed=fixed))
-    assert re.fullmatch(
-        r"Captions       \d+ of 22 training captions are cut to max_caption_tokens 8; the longest has \d+ tokens", note
-    )
+    counted = r"Captions       \d+ of 22 training captions are cut to max_caption_tokens 8; the longest has \d+ tokens"
+    assert re.fullmatch(counted, note)
     assert check_before_start(space_of(materials, fixed=fixed | {"freeze": "zero_shot"})) == []
 
 

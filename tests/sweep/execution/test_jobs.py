@@ -34,11 +34,10 @@ def trained(finished_run: FinishedRun) -> tuple[TrialConfig, Path]:
 @pytest.mark.parametrize("share", [predict_split, share_out])
 def test_shares_come_together_in_order(trained: tuple[TrialConfig, Path], share: Callable[..., Any]) -> None:
     config, weights = trained
+    untrained = config.model_copy(update={"freeze": "zero_shot"})
     jobs = [
         PredictionJob("trained", config, weights, "test", range(NUM_IMAGES["test"]), CAPTIONS),
-        PredictionJob(
-            "base", config.model_copy(update={"freeze": "zero_shot"}), None, "validation", range(5), CAPTIONS
-        ),
+        PredictionJob("base", untrained, None, "validation", range(5), CAPTIONS),
     ]
     told: list[tuple[str, int, int]] = []
     found = share(jobs, TWO_AT_ONCE, lambda *step: told.append(step), "captioning")
@@ -54,13 +53,9 @@ def test_a_fault_over_there_is_the_same_fault_here(trained: tuple[TrialConfig, P
     config, _ = trained
     foreign = tmp_path / "weights.safetensors"
     save_weights(foreign, {"another.layer": torch.zeros(2)})
+    jobs = [PredictionJob("bad", config, foreign, "test", range(2), CAPTIONS)]
     with pytest.raises(RunFault, match=r"such as another\.layer") as raised:
-        share_out(
-            [PredictionJob("bad", config, foreign, "test", range(2), CAPTIONS)],
-            TWO_AT_ONCE,
-            lambda *_: None,
-            "captioning",
-        )
+        share_out(jobs, TWO_AT_ONCE, lambda *_: None, "captioning")
     assert len(raised.value.faults) == 1
 
 

@@ -73,13 +73,9 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 def test_a_slow_end_after_termination_is_not_aborted() -> None:
     """Ray's handler of SIGTERM, which Ray puts before ours, has the process aborted after 3 s."""
-    run = subprocess.run(
-        [sys.executable, "-c", TERMINATED],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "MEDCAP_DASHBOARD": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MEDCAP_DASHBOARD": "0"}
+    command = [sys.executable, "-c", TERMINATED]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 130
     before, _, after = run.stderr.partition("taken back")
     assert "SIGTERM received" in before

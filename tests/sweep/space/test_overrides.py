@@ -92,16 +92,8 @@ def test_seed_flag_wins_over_a_fixed_seed(tmp_path: Path) -> None:
 
 
 def test_faults_of_flags_come_together(tmp_path: Path) -> None:
-    flags = [
-        "freeze=lorra",
-        "num_beams",
-        "lora_rnk=3",
-        "search={}",
-        "num_epochs=[",
-        "max_concurrent=2",
-        "seed=1",
-        "prompt='a",
-    ]
+    flags = ["freeze=lorra", "num_beams", "lora_rnk=3", "search={}", "num_epochs=[", "max_concurrent=2", "seed=1"]
+    flags.append("prompt='a")
     assert override_faults(tmp_path, LORA, trials=0, seed=2, set_values=flags) == [
         "command line: --trials 0: 0 is not a whole number (at least 1); correct the value.",
         "command line: --set freeze=lorra: 'lorra' is not one of full, encoder_only, decoder_only, bridge_only, "

@@ -56,18 +56,11 @@ def test_values_take_the_declared_type(tmp_path: Path) -> None:
     text = """
 name: types
 fixed: {learning_rate: 1e-5, batch_size: "8", max_train_images: 1e3, lora_alpha: 16, schedule: cosine, augment: yes}
-search: {weight_decay: {uniform: [0, 1]}, warmup_fraction: {choice: [0, 1e-1]}, lora_alpha_: }
+search: {weight_decay: {uniform: [0, 1]}, warmup_fraction: {choice: [0, 1e-1]}}
 """
-    text = text.replace(", lora_alpha_: ", "")
     space = load(tmp_path, text)
-    assert space.fixed == {
-        "learning_rate": 1e-5,
-        "batch_size": 8,
-        "max_train_images": 1000,
-        "lora_alpha": 16.0,
-        "schedule": "cosine",
-        "augment": True,
-    }
+    numbers = {"learning_rate": 1e-5, "batch_size": 8, "max_train_images": 1000, "lora_alpha": 16.0}
+    assert space.fixed == numbers | {"schedule": "cosine", "augment": True}
     assert [type(value) for value in space.fixed.values()] == [float, int, int, float, str, bool]
     drawn = space.search["warmup_fraction"][0].values
     assert drawn == (0.0, 0.1)
@@ -117,9 +110,8 @@ keep_checkpoints: true
 
 def test_best_space_has_exactly_the_best_config(tmp_path: Path) -> None:
     space = load(tmp_path, LORA + "\nresources: {workers_per_trial: 2}\n")
-    config = build_config(
-        space, {"freeze": "lora", "learning_rate": 1.7e-3, "lora_rank": 8, "num_epochs": 5, "seed": 3}
-    )
+    point = {"freeze": "lora", "learning_rate": 1.7e-3, "lora_rank": 8, "num_epochs": 5, "seed": 3}
+    config = build_config(space, point)
     best = load(tmp_path, dump_space(best_space(space, config, "tiny-best")))
     assert (best.name, best.search, num_trials(best), best.resources.workers_per_trial) == ("tiny-best", {}, 1, 2)
     assert (best.scheduler, best.trials) == ("none", 1)
@@ -193,27 +185,11 @@ def test_rocov2_recipe_states_what_its_source_does() -> None:
     configs = [build_config(space, row) for row in grid_rows(space)]
     assert [config.num_epochs for config in configs] == [4, 6]
     stated = {
-        "image_size": 224,
-        "data_fraction": 0.1,
-        "freeze": "lora",
-        "lora_targets": "self_query_key",
-        "lora_rank": 8,
-        "lora_alpha": 16.0,
-        "lora_dropout": 0.1,
-        "lora_vision": False,
-        "learning_rate": 5e-5,
-        "schedule": "linear",
-        "warmup_fraction": 0.0,
-        "weight_decay": 0.01,
-        "max_grad_norm": "none",
-        "batch_size": 3,
-        "num_beams": 4,
-        "max_new_tokens": 127,
-        "early_stopping": True,
-        "evaluate": "last",
-        "checkpoint_every_epoch": True,
-        "seed": 42,
-    }
+        "image_size": 224, "data_fraction": 0.1, "freeze": "lora", "lora_targets": "self_query_key", "lora_rank": 8,
+        "lora_alpha": 16.0, "lora_dropout": 0.1, "lora_vision": False, "learning_rate": 5e-5, "schedule": "linear",
+        "warmup_fraction": 0.0, "weight_decay": 0.01, "max_grad_norm": "none", "batch_size": 3, "num_beams": 4,
+        "max_new_tokens": 127, "early_stopping": True, "evaluate": "last", "checkpoint_every_epoch": True, "seed": 42,
+    }  # fmt: skip
     assert all(config.model_dump(mode="json").items() >= stated.items() for config in configs)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [line.split(":")[0].strip() for line in lines if "not stated" in line] == ["max_validation_images"]
