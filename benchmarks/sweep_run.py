@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -164,10 +165,7 @@ def _own_bytes(process: psutil.Process) -> int:
 def measure_disk(directory: Path) -> int:
     """Bytes the files of a folder take on the disk; those that vanish meanwhile count nothing."""
     total = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += (Path(root) / name).stat().st_blocks * 512
-            except FileNotFoundError:
-                continue
+    for path in (Path(root) / name for root, _, names in os.walk(directory) for name in names):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_blocks * 512
     return total

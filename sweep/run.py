@@ -226,7 +226,6 @@ def _go_on(study: "Study", num_more: int, max_concurrent: int | None, start: _St
 
 
 def _refuse_with_resume(**flags: bool) -> None:
-    """Refuse flags that would change the space of a resumed run."""
     given = [name for name, value in flags.items() if value]
     if given:
         named = ", ".join("SPACE" if name == "space" else "--" + name.replace("_", "-") for name in given)

@@ -82,7 +82,6 @@ def _describe_settings(space: SearchSpace) -> list[str]:
 
 
 def _describe_scoring(space: SearchSpace) -> str:
-    """Name what is unusual about the scores of the test split."""
     extra = [score.name for key in space.extra_scores for score in load_scores(key)]
     text = f", with {' and '.join(extra)}" if extra else ""
     if space.caption_preprocessing != "none":

@@ -67,15 +67,12 @@ def predict_split(
     jobs: Sequence[PredictionJob], resources: TrialResources, progress: Progress, what: str
 ) -> dict[str, list[ImagePrediction]]:
     """Predict what every job asks, by job name, in the order of its positions."""
-    if not resources.gpus_per_worker and is_one_machine() and _is_little_work(jobs):
+    configs = {job.config.model: job.config for job in jobs}.values()
+    is_little = sum(len(job.positions) for job in jobs) <= MOST_IMAGES_HERE
+    is_on_cpus = not resources.gpus_per_worker and is_one_machine()
+    if is_little and is_on_cpus and all(is_small(load_trial_captioner(config)) for config in configs):
         return _predict_all_here(jobs, progress, what)
     return share_out(jobs, resources, progress, what)
-
-
-def _is_little_work(jobs: Sequence[PredictionJob]) -> bool:
-    configs = {job.config.model: job.config for job in jobs}.values()
-    num_images = sum(len(job.positions) for job in jobs)
-    return num_images <= MOST_IMAGES_HERE and all(is_small(load_trial_captioner(config)) for config in configs)
 
 
 def share_out(
@@ -143,7 +140,6 @@ def _fetch(task: "ray.ObjectRef[list[ImagePrediction]]") -> list[ImagePrediction
 
 
 def _predict_shard(job: PredictionJob, shard: Positions, num_threads: float) -> list[ImagePrediction]:
-    """Predict some of a job's images in a Ray worker."""
     set_up_libraries()
     torch.set_num_threads(max(1, int(num_threads)))
     return predict_here(job, shard)

@@ -68,7 +68,6 @@ class _FileBackend(Backend):
 
 
 def _join(backend: str, rank: int, world_size: int, meeting_place: Path, timeout_seconds: int) -> None:
-    """Join the process group, in each worker."""
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())  # `current_device` reads it
     dist.init_process_group(
         backend,

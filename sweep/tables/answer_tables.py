@@ -265,7 +265,6 @@ def _build_accuracy_columns(scope: Scope, scopes: Sequence[Scope]) -> tuple[Colu
 
 
 def _fill(score: ClassificationScore | AnswerScore | None, names: Sequence[str], suffix: str = "") -> dict[str, Cell]:
-    """Fill the cells of some scores, each with its interval."""
     if score is None:
         return {}
     return {f"{name}{suffix}": estimate(getattr(score, name), score.intervals.get(name)) for name in names}

@@ -241,7 +241,6 @@ def _score_column(name: str) -> Column:
 
 
 def _explain_statistics(results: RunResults) -> list[str]:
-    """Explain the intervals and p-values of the test table."""
     metrics, said = results.metrics, []
     drawn = metrics.resampling
     if any(metrics.intervals.values()):

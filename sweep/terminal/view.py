@@ -66,12 +66,12 @@ class SweepView:
     def __enter__(self) -> Self:
         for line in self._header_lines:
             self.message(line)
-        if self._live:
-            with ExitStack() as exits:
+        with ExitStack() as exits:
+            if self._live:
                 self._read_keys = exits.enter_context(reading_keys())
                 exits.callback(self._live.stop)
                 self._live.start()
-                self._exits = exits.pop_all()
+            self._exits = exits.pop_all()
         return self
 
     def __exit__(
@@ -170,9 +170,9 @@ def _build_samples(progress: SweepProgress, most: int) -> list[Table | Text]:
     """Build two lines for each of the first running trials: a caption it wrote, and the reference."""
     lines: list[Table | Text] = []
     for trial, (caption, reference) in _list_sampled(progress)[:most]:
-        width = len(trial)
+        head = f"{'reference'[: len(trial)]:{len(trial)}}"
         lines.append(Text(f"{trial}  {caption}", no_wrap=True, overflow="ellipsis"))
-        lines.append(Text(f"{'reference'[:width]:{width}}  {reference}", "dim", no_wrap=True, overflow="ellipsis"))
+        lines.append(Text(f"{head}  {reference}", "dim", no_wrap=True, overflow="ellipsis"))
     return [*lines, Text()] if lines else []
 
 
