@@ -22,9 +22,9 @@ from medcap_core.data.phantoms import load_phantoms
 from medcap_core.data.sources.tables import read_image_folder
 from medcap_core.data.stores.images import count_usable_cpus
 from medcap_core.models import load_geometry
-from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.meteor import MeteorScorer
 from medcap_core.scoring.ptb_tokenizer import tokenize_captions
+from medcap_core.scoring.standard import build_cider_scorer
 
 
 def measure_metrics(num_captions: int) -> None:
@@ -35,14 +35,18 @@ def measure_metrics(num_captions: int) -> None:
     tokens, references = tokenize_captions(predictions), tokenize_captions(captions)
     by_image = [{image: [text] for image, text in enumerate(texts)} for texts in (references, tokens)]
     per_image = [[text] for text in references]
-    scorer = CaptionScorer(captions)
-    cider = scorer._compute_cider  # its part of `cider_per_image`, without the tokenizer's
+    scorer = build_cider_scorer(per_image)
+
+    def compute_cider() -> None:
+        scorer.ctest = [cook_test(text) for text in tokens]
+        scorer.compute_cider()
+
     with closing(MeteorScorer()) as meteor:
         rows = [
             ("PTB tokenizer", time_call(lambda: tokenize_captions(predictions)),
              time_call(lambda: peer_trainer.tokenize(predictions)),
              "one caption", time_call(lambda: tokenize_captions(predictions[:1]))),
-            ("CIDEr", time_call(lambda: cider(tokens)), time_call(lambda: Cider().compute_score(*by_image)),
+            ("CIDEr", time_call(compute_cider), time_call(lambda: Cider().compute_score(*by_image)),
              "counting the predictions' n-grams", time_call(lambda: [cook_test(text) for text in tokens])),
             ("METEOR; pycocoevalcap's with its start", time_call(lambda: meteor.compute_scores(per_image, tokens)),
              time_call(lambda: Meteor().compute_score(*by_image), repeats=1), None, None),
