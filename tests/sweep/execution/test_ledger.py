@@ -58,10 +58,7 @@ def test_nodes_where_trials_met_faults_get_no_share_of_the_test_split(
 
 def test_a_directory_that_was_removed_ends_the_run(create: Callable[..., Study]) -> None:
     study = create(fixed_length(2))
-    view = SweepView(
-        Console(file=io.StringIO()), name="run", total_trials=9, header_lines=[], objective=study.space.objective
-    )
-    ledger = Ledger(study, view)
+    ledger = Ledger(study, quiet_view(9))
     study.propose()
     shutil.rmtree(study.directory)
     with pytest.raises(RunFault, match=rf"^{study.directory} was removed while the run went on; begin again"):
