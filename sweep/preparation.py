@@ -18,7 +18,7 @@ from medcap_core.data.prepare import (
     write_skipped,
 )
 from medcap_core.data.records import SPLITS, Record, SkippedRecord, hash_records
-from medcap_core.data.remote import fetch_ahead
+from medcap_core.data.remote import fetch_data
 from medcap_core.data.stores.duplicates import write_duplicates
 from medcap_core.inference.image_sources import open_images
 from medcap_core.models import Captioner, hash_weights, load_geometry, load_trial_captioner
@@ -77,7 +77,7 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
 
     Returns notes for the user, one line each; with `always` on captions of which none is cut too.
     """
-    fetch_ahead(space.data, progress)
+    fetch_data(space.data, progress)
     ranked = [RANKED.get(name, name) for name in space.objective.names]
     notes: dict[tuple[object, ...], list[str]] = {
         ("scores",): [f"Scores         not computed: {fault}" for fault in check_scores(space.scoring_options, ranked)]
@@ -129,7 +129,7 @@ def prepare_run(study: Study, view: SweepView) -> PreparedData:
 
     Returns the data with the largest share of images; those of the other selections are decoded too.
     """
-    fetch_ahead(study.space.data, view.step)
+    fetch_data(study.space.data, view.step)
     configs, skipped_path = _configs_by_images(study.space), study.paths.skipped_records
     largest, geometry = configs[0], load_geometry(configs[0])
     try:

@@ -16,22 +16,18 @@ _fetched: dict[str, Path] = {}
 """What this process has compared with its source."""
 
 
-def fetch_ahead(data: str, progress: Progress) -> None:
-    """Copy the data now, with progress, where `data` is a URL."""
-    if is_url(data):
-        fetch_data(data, progress)
-
-
-def fetch_data(url: str, progress: Progress = ignore_progress) -> Path:
-    """Copy the files under a URL into the cache, and return the path to read in its place.
+def fetch_data(data: str, progress: Progress = ignore_progress) -> Path:
+    """Copy the files under a URL into the cache, and return the path to read in its place; a path is returned as it is.
 
     Of a file the whole folder is copied, unless it holds its images itself. Files are compared by size and version once
     in a process, and only those that are missing or have changed are copied again. Raises DataFault where there is
     nothing or the disk is full, and StorageFault.
     """
-    if url not in _fetched:
-        _fetched[url] = _fetch(url, progress)
-    return _fetched[url]
+    if not is_url(data):
+        return Path(data).expanduser()
+    if data not in _fetched:
+        _fetched[data] = _fetch(data, progress)
+    return _fetched[data]
 
 
 def _fetch(url: str, progress: Progress) -> Path:

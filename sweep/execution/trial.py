@@ -16,7 +16,7 @@ from ray import tune
 from medcap_core.config import TrialConfig
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import fold_white_space
-from medcap_core.data.remote import fetch_ahead
+from medcap_core.data.remote import fetch_data
 from medcap_core.errors import DataFault, ModelFault, NonFiniteLoss, TrialFailure, UserFault
 from medcap_core.models import load_geometry
 from medcap_core.runtime.device import release_memory
@@ -117,7 +117,7 @@ def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None])
             store_epochs(assignment, lambda epoch: report(epoch.model_dump() | sample), rank, nodes) as report_epoch,
             log_to(directory / ("log.txt" if rank == 0 else f"log.{rank}.txt")),
         ):
-            fetch_ahead(config.data, write_progress)
+            fetch_data(config.data, write_progress)
             data = prepare_data(config, load_geometry(config))
             fit(config, data, directory / "checkpoints", report_epoch, write_progress, show_sample)
     except (TrialFailure, UserFault, OSError, RuntimeError) as failure:

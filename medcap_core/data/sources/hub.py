@@ -3,11 +3,12 @@
 `datasets` is imported where it is used: most data sets are folders, and the import is slow in every process.
 """
 
+import itertools
 import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,36 +162,31 @@ def _read_arrow_files(files: ArrowFiles, where: str, own: TableColumns) -> Readi
             reading.notes.append(f"The split '{name}' was not used: it is neither train, validation nor test.")
             continue
         reading.splits.setdefault(split, [])
-        first_row, images = 0, DistinctImages()
+        numbers, images = itertools.count(), DistinctImages()
         for file in paths:
-            first_row += _read_arrow_file(reading, split, file, images, first_row, _find_columns(file, where, own))
+            _read_arrow_file(reading, split, file, _find_columns(file, where, own), images, numbers)
     return reading
 
 
 def _read_arrow_file(
-    reading: Reading,
-    split: SplitName,
-    file: Path,
-    images: DistinctImages,
-    first_row: int,
-    columns: tuple[str, list[str]],
-) -> int:
-    """Add the rows of one file and return their number; `first_row` is the split's row count before it."""
+    reading: Reading, split: SplitName, file: Path, columns: tuple[str, list[str]], images: DistinctImages,
+    numbers: Iterator[int],
+) -> None:  # fmt: skip
+    """Add the rows of one file; `numbers` counts the rows of the split."""
     table, (image_column, caption_columns) = map_arrow_file(file), columns
     wanted = {"id": _ID_COLUMNS, "case": tables.CASE_COLUMNS, "concepts": _CONCEPT_COLUMNS, "image_id": ("image_id",)}
     others = {key: found for key, names in wanted.items() if (found := tables.find_column(table.column_names, names))}
     cells = table.select_columns(list(dict.fromkeys([*caption_columns, *others.values()])))[:]
-    for row, (name, num_bytes) in enumerate(list_contents(table, image_column)):
+    for (row, (name, num_bytes)), number in zip(enumerate(list_contents(table, image_column)), numbers, strict=False):
         own = {key: cells[column][row] for key, column in others.items()}
         case = _as_text(own.get("case"))
         image = ArrowImage(file, row, image_column)
         if name or num_bytes:
             image = images.find(image, (name, num_bytes, case, own.get("image_id")))
-        record_id = _as_text(own.get("id")) or f"{split}_{first_row + row:06d}"
+        record_id = _as_text(own.get("id")) or f"{split}_{number:06d}"
         truth = {} if own.get("concepts") is None else {"concepts": own["concepts"]}
         for caption in _list_captions([cells[column][row] for column in caption_columns]):
             reading.add_found(split, record_id, image, caption, case, truth)
-    return len(table)
 
 
 def _find_columns(file: Path, where: str, own: TableColumns) -> tuple[str, list[str]]:

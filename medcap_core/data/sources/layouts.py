@@ -16,7 +16,6 @@ from medcap_core.data.sources.tables import USUAL_COLUMNS, TableColumns
 from medcap_core.data.splits import cut_missing_splits
 from medcap_core.errors import DataFault
 from medcap_core.runtime.files import walk_folders
-from medcap_core.runtime.storage import is_url
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _read(name_or_path: str, own: TableColumns) -> tuple[str, Reading]:
     if name_or_path in hub.HUB_ALIASES:
         title, name = hub.HUB_ALIASES[name_or_path]
         return f"{title}, Hub data set {name}", hub.read_hub(name, own)
-    path = fetch_data(name_or_path) if is_url(name_or_path) else Path(name_or_path).expanduser()
+    path = fetch_data(name_or_path)
     if path.exists():
         for source in PATH_SOURCES:
             if source.find(path):

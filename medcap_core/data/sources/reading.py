@@ -1,5 +1,7 @@
 """Records by split and skipped records, collected while a source is read."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,33 +37,38 @@ class Reading:
     skipped: list[SkippedRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     splits_by_user: bool = False
-    _rows_of_images: dict[SplitName, dict[Reference, int]] = field(default_factory=dict)
+    _rows_of_images: dict[tuple[SplitName, Reference], int] = field(default_factory=dict)
     _num_further: int = 0
-    _taken_ids: dict[SplitName, set[str]] = field(default_factory=dict)
-    _repeated_ids: dict[SplitName, list[str]] = field(default_factory=dict)
+    _taken_ids: set[tuple[SplitName, str]] = field(default_factory=set)
+    _repeated_ids: dict[SplitName, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, split: SplitName, record: Record) -> None:
         """Add `record` with its caption folded and its id made unique in the split; skip it if the caption is empty.
 
         Of a further record of an image in the split the caption is one more reference of the first.
         """
-        caption = fold_white_space(_replace_surrogates(record.caption))
+        caption = _clean(record.caption)
         if _is_missing(caption):
             self.skip(split, record.id, EMPTY_CAPTION)
             return
         if record.case and _is_missing(record.case):
             record = replace(record, case=None)
         records = self.splits.setdefault(split, [])
-        row = self._rows_of_images.setdefault(split, {}).setdefault(record.image, len(records))
+        row = self._rows_of_images.setdefault((split, record.image), len(records))
         if row < len(records):
             self._num_further += 1
             if caption not in (first := records[row]).references:
                 records[row] = replace(first, other_captions=(*first.other_captions, caption))
             return
-        unique = self._make_unique(split, fold_white_space(_replace_surrogates(record.id)))
-        if (unique, caption) != (record.id, record.caption):
-            record = replace(record, id=unique, caption=caption)
-        records.append(record)
+        own = unique = _clean(record.id)
+        numbers = itertools.count(2)
+        while (split, unique) in self._taken_ids:
+            unique = f"{own}#{next(numbers)}"
+        self._taken_ids.add((split, unique))
+        if unique != own:
+            self._repeated_ids[split].append(own)
+        unchanged = (unique, caption) == (record.id, record.caption)
+        records.append(record if unchanged else replace(record, id=unique, caption=caption))
 
     def add_found(
         self,
@@ -90,7 +97,7 @@ class Reading:
     def skip(self, split: SplitName, record_id: str, reason: str) -> None:
         """Skip a record, with its id and the reason."""
         self.splits.setdefault(split, [])
-        self.skipped.append(SkippedRecord(split, fold_white_space(_replace_surrogates(record_id)), reason))
+        self.skipped.append(SkippedRecord(split, _clean(record_id), reason))
 
     def describe_repeated_ids(self) -> list[str]:
         """Write one sentence for each split in which ids were made unique."""
@@ -100,22 +107,11 @@ class Reading:
             for split, ids in self._repeated_ids.items()
         ]
 
-    def _make_unique(self, split: SplitName, record_id: str) -> str:
-        taken = self._taken_ids.setdefault(split, set())
-        unique, count = record_id, 1
-        while unique in taken:
-            count += 1
-            unique = f"{record_id}#{count}"
-        if count > 1:
-            self._repeated_ids.setdefault(split, []).append(record_id)
-        taken.add(unique)
-        return unique
-
 
 def _is_missing(text: str) -> bool:
     return text.strip(" .-").lower() in _NO_TEXTS
 
 
-def _replace_surrogates(text: str) -> str:
-    """Replace lone surrogates, which JSON can hold but UTF-8 cannot encode."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+def _clean(text: str) -> str:
+    """Fold white space and replace lone surrogates, which JSON can hold but UTF-8 cannot encode."""
+    return fold_white_space(text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8"))

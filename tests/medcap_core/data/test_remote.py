@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medcap_core.data import remote
-from medcap_core.data.remote import fetch_ahead, fetch_data
+from medcap_core.data.remote import fetch_data
 from medcap_core.data.sources import load_data
 from medcap_core.errors import DataFault
 from medcap_core.runtime.storage import Storage
@@ -45,8 +45,8 @@ def test_a_folder_is_read_as_on_disk(place: Storage) -> None:
 
 def test_files_are_fetched_once_and_again_where_they_changed(place: Storage) -> None:
     steps: list[tuple[str, int, int]] = []
-    fetch_ahead("phantoms", lambda *step: steps.append(step))
-    fetch_ahead(place.url, lambda *step: steps.append(step))
+    fetch_data("phantoms", lambda *step: steps.append(step))
+    fetch_data(place.url, lambda *step: steps.append(step))
     assert steps == [("fetching images and tables", done, 10) for done in range(11)]
     forget()
     steps.clear()
