@@ -238,10 +238,7 @@ def _open_store(key: _DataKey, split: SplitName, geometry: Geometry, root: Path)
 
 def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_validation: bool) -> NDArray[np.int64]:
     """Draw the rows of a split that `config` asks for, sorted; see `prepare_data`."""
-    caps = {
-        "train": config.max_train_images,
-        "validation": None if whole_validation else config.max_validation_images,
-        "test": config.max_test_images,
-    }
+    validation = None if whole_validation else config.max_validation_images
+    caps = {"train": config.max_train_images, "validation": validation, "test": config.max_test_images}
     fraction = config.data_fraction if split == "train" else 1.0
     return select_rows(len(dataset.splits[split]), fraction=fraction, cap=caps[split], seed=DATA_SEED)

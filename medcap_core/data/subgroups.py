@@ -20,17 +20,12 @@ def list_subgroups(records: Sequence[Record]) -> dict[str, list[tuple[str, ...]]
     """
     kinds = dict.fromkeys(kind for record in records for kind in record.truth if kind not in _COMPUTED)
     found = {kind: [_as_values(record.truth.get(kind)) for record in records] for kind in kinds}
-    cohorts = [_as_values(record.cohort if isinstance(record, ScanRecord) else None) for record in records]
-    found = {
-        kind: own
-        for kind, own in (found | {"cohort": cohorts}).items()
-        if 2 <= len({value for values in own for value in values}) <= MAX_VALUES
-    }
-    names = [record.truth.get("concept_names", {}) for record in records]
-    concepts = [
-        dict.fromkeys(known.get(concept, concept) for concept in record.truth.get("concepts", ()))
-        for record, known in zip(records, names, strict=True)
-    ]
+    found["cohort"] = [_as_values(record.cohort if isinstance(record, ScanRecord) else None) for record in records]
+    found = {kind: own for kind, own in found.items() if 2 <= len(set().union(*own)) <= MAX_VALUES}
+    concepts = []
+    for truth in (record.truth for record in records):
+        names = truth.get("concept_names", {})
+        concepts.append(dict.fromkeys(names.get(concept, concept) for concept in truth.get("concepts", ())))
     frequent = {name for name, _ in Counter(name for own in concepts for name in own).most_common(MAX_VALUES)}
     if frequent:
         found["concept"] = [tuple(name for name in own if name in frequent) for own in concepts]

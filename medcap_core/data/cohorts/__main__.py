@@ -37,8 +37,7 @@ def main(
         )
         if found.unmatched:
             sys.stdout.write(f"{len(found.unmatched)} volumes left out:\n")
-            for path, reason in found.unmatched[:_NUM_LISTED]:
-                sys.stdout.write(f"  {path}: {reason}\n")
+            sys.stdout.writelines(f"  {path}: {reason}\n" for path, reason in found.unmatched[:_NUM_LISTED])
             if len(found.unmatched) > _NUM_LISTED:
                 sys.stdout.write(f"  ... and {len(found.unmatched) - _NUM_LISTED} more\n")
 

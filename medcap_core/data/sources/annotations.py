@@ -90,21 +90,16 @@ def _list_records(content: Any, where: str, own: TableColumns) -> tuple[str, lis
         if {"images", "annotations"} <= content.keys():
             return "COCO captions", _list_coco(content, where)
         if all(recognise_split(key) for key in content):
-            return "a list of reports for each split", [
-                {**cells, "split": split}
-                for split, records in content.items()
-                for cells in _list_part(records, f"{where}: {split}", own)
-            ]
+            rows = []
+            for split, part in content.items():
+                named = _list_by_name(part, own) if isinstance(part, dict) and part else None
+                cells = _require_objects(part, f"{where}: {split}") if named is None else named[1]
+                rows += [{**own_cells, "split": split} for own_cells in cells]
+            return "a list of reports for each split", rows
         found = _list_table(content, where, own) or _list_by_name(content, own)
         if found is not None:
             return found
     raise DataFault(f"{where} is no known layout of annotations: {_REMEDY}.")
-
-
-def _list_part(records: Any, where: str, own: TableColumns) -> list[Cells]:
-    """List the rows of one split: a list of objects, or records or captions by name. Raises DataFault."""
-    named = _list_by_name(records, own) if isinstance(records, dict) and records else None
-    return _require_objects(records, where) if named is None else named[1]
 
 
 def _list_table(content: Mapping[str, Any], where: str, own: TableColumns) -> tuple[str, list[Cells]] | None:

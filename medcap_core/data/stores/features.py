@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -120,11 +120,8 @@ def features_folder() -> Path:
 
 def measure_stored_bytes() -> int:
     """Measure the disk space of all feature stores, by blocks since their files are sparse."""
-    return sum(map(_measure_file, features_folder().glob("*/features")))
-
-
-def _measure_file(path: Path) -> int:
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:  # another process has just discarded it
-        return 0
+    num_blocks = 0
+    for path in features_folder().glob("*/features"):
+        with suppress(FileNotFoundError):  # another process has just discarded it
+            num_blocks += path.stat().st_blocks
+    return num_blocks * 512

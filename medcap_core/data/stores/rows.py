@@ -47,6 +47,7 @@ class RowStore:
         self._dtype = np.dtype(dtype)
         self._rows_file = folder / file_name
         self._status_file = folder / "status.u8"
+        self._sizes = {self._rows_file: num_rows * self.row_bytes, self._status_file: num_rows}
         self._map: NDArray[Any] | None = None
         self._mapped: mmap.mmap | None = None
 
@@ -112,7 +113,11 @@ class RowStore:
                         num_done = len(wanted) - self.still_to_do(wanted).size
                         progress(f"{what} (in another process)", num_done, len(wanted))
             try:
-                self._create_files()
+                if not self._has_files():  # absent, or of a wrong size
+                    self._status_file.unlink(missing_ok=True)  # first: it must not mark content that is gone
+                    for path, num_bytes in self._sizes.items():
+                        path.write_bytes(b"")
+                        os.truncate(path, num_bytes)
                 self.read_status()
                 yield
             finally:
@@ -172,20 +177,8 @@ class RowStore:
             status_file.write(bytes([mark]))
         flush(status_file)
 
-    def _create_files(self) -> None:
-        """Create the files where they are absent or of a wrong size."""
-        if self._has_files():
-            return
-        # Status first: it must not mark content that is gone.
-        for path in (self._status_file, self._rows_file):
-            path.unlink(missing_ok=True)
-        for path, num_bytes in ((self._rows_file, len(self) * self.row_bytes), (self._status_file, len(self))):
-            with path.open("wb") as file:
-                file.truncate(num_bytes)
-
     def _has_files(self) -> bool:
-        sizes = {self._rows_file: len(self) * self.row_bytes, self._status_file: len(self)}
-        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes.items())
+        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in self._sizes.items())
 
 
 def flush(file: IO[Any]) -> None:
