@@ -1,4 +1,4 @@
-"""DICOM radiographs become gray images: window, rescale and photometric interpretation; other DICOM is one line."""
+"""DICOM radiographs become gray images and series volumes; other DICOM is one line."""
 
 import locale
 import os
@@ -16,11 +16,10 @@ from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import ImageFile
 from medcap_core.data.scans import dicom, files
-from medcap_core.data.scans.files import NiftiFile, find_volume
+from medcap_core.data.scans.files import DicomSeries, NiftiFile, find_volume
 from medcap_core.data.scans.volumes import VolumeGeometry
 from medcap_core.errors import DataFault
 from tests.medcap_core.data.conftest import DrawImage
-from tests.medcap_core.data.scans.test_volumes import write_dicom
 from tests.support.volume_writing import number_voxels
 
 sitk = pytest.importorskip("SimpleITK", reason="SimpleITK, the extra 'dicom', is not installed")
@@ -30,14 +29,19 @@ CENTER, WIDTH, FUNCTION = "0028|1050", "0028|1051", "0028|1056"
 WINDOW = {CENTER: "500", WIDTH: "201"}
 
 
-def write(path: Path, values: np.ndarray, *, is_color: bool = False, is_inverted: bool = False, **tags: str) -> Path:
+def write(
+    path: Path, values: np.ndarray, *, is_color: bool = False, is_inverted: bool = False,
+    spacing: tuple[float, ...] = (1, 1, 1), **tags: str,
+) -> Path:  # fmt: skip
     """A radiograph of one frame, or with a third axis of several."""
     kept = locale.setlocale(locale.LC_ALL)
     stacked = values if is_color or values.ndim == 3 else values[None]
     image: Any = sitk.GetImageFromArray(stacked, isVector=is_color)
+    image.SetSpacing([*spacing, *[1] * (image.GetDimension() - 3)])
     for key, value in {"0008|0060": "CR", **tags}.items():
         image.SetMetaData(key, value)
     writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
     writer.SetFileName(str(path))
     writer.Execute(image)
     locale.setlocale(locale.LC_ALL, kept)  # GDCM's writer leaves it at "C"
@@ -46,6 +50,18 @@ def write(path: Path, values: np.ndarray, *, is_color: bool = False, is_inverted
         assert content.count(b"MONOCHROME2 ") == 1
         path.write_bytes(content.replace(b"MONOCHROME2 ", b"MONOCHROME1 "))
     return path
+
+
+def write_series(
+    folder: Path, voxels: np.ndarray, spacing: tuple[float, ...], series: str = "1.2.3", **tags: str
+) -> None:
+    """Slices of an LPS volume (x, y, z), named so that their order by name is not that in space."""
+    folder.mkdir(exist_ok=True)
+    place = {"0008|0060": "MR", "0020|000e": series, "0020|0037": "1\\0\\0\\0\\1\\0"}
+    for number in range(voxels.shape[2]):
+        values = np.ascontiguousarray(voxels[:, :, number].T).astype(np.int16)
+        own = {"0020|0032": f"0\\0\\{number * spacing[2]}", "0020|0013": str(number + 1)}
+        write(folder / f"{series}_{(7 * number) % 10}.dcm", values, spacing=spacing, **place, **own, **tags)
 
 
 def gray(path: Path) -> list[list[int]]:
@@ -194,9 +210,51 @@ def test_a_pipe_among_the_images_does_not_hang(tmp_path: Path) -> None:
 def test_two_echoes_in_one_series_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "series"
     for echo in ("2.5", "80"):
-        write_dicom(tmp_path / echo, number_voxels((3, 5, 4)) + float(echo), (1, 1, 3), **{"0018|0081": echo})
+        write_series(tmp_path / echo, number_voxels((3, 5, 4)) + float(echo), (1, 1, 3), **{"0018|0081": echo})
         folder.mkdir(exist_ok=True)
         for file in (tmp_path / echo).iterdir():
             file.rename(folder / f"{echo}_{file.name}")
     with pytest.raises(ValueError, match=r"holds 2 images at one position, echo times 2.5, 80 ms; give a folder for"):
         find_volume(folder).read()
+
+
+def test_a_dicom_series_comes_out_as_ras(tmp_path: Path) -> None:
+    stored = number_voxels((3, 5, 4))
+    write_series(tmp_path / "series", stored, (1.0, 2.0, 3.0))
+    volume = find_volume(tmp_path / "series").read()
+    np.testing.assert_array_equal(volume.voxels, stored[::-1, ::-1])
+    assert volume.voxel_size_mm == pytest.approx((1.0, 2.0, 3.0))
+    stamp = find_volume(tmp_path / "series").fingerprint()
+    os.utime(next((tmp_path / "series").iterdir()), ns=(9, 9))
+    assert find_volume(tmp_path / "series").fingerprint() != stamp
+
+
+def test_damaged_dicom_series(tmp_path: Path) -> None:
+    for name in ("gap", "cut"):
+        write_series(tmp_path / name, number_voxels((3, 5, 6)), (1.0, 2.0, 3.0))
+    (tmp_path / "gap" / "1.2.3_1.dcm").unlink()  # the fourth of six slices
+    cut_slice = tmp_path / "cut" / "1.2.3_7.dcm"
+    cut_slice.write_bytes(cut_slice.read_bytes()[:-17])
+    for name, reason in (
+        ("gap", "slices are missing: most lie 3 mm apart, but two of them 6 mm"),
+        ("cut", "1 of its .dcm files cannot be read, such as 1.2.3_7.dcm"),
+    ):
+        with pytest.raises(UnreadableImage) as caught:
+            VolumeGeometry(8).decode(find_volume(tmp_path / name))
+        assert caught.value.reason.startswith(reason)
+
+
+def test_dicom_folders_that_hold_no_one_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "two", number_voxels((3, 5, 2)), (1, 1, 1), "1.2.3")
+    write_series(tmp_path / "two", number_voxels((3, 5, 2)), (1, 1, 1), "1.2.4")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "readme.txt").write_text("x")
+    for name, reason in (("two", "the folder holds 2 DICOM series"), ("none", "the folder holds no DICOM series")):
+        with pytest.raises(UnreadableImage, match=reason):
+            VolumeGeometry(8).decode(find_volume(tmp_path / name))
+
+
+def test_dicom_without_its_reader_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataFault, match=r"pip install 'medcap-sweep\[dicom\]'"):
+        VolumeGeometry(8).decode(DicomSeries(tmp_path))
