@@ -91,13 +91,10 @@ class Head:
         x, y, z = (row[0] * axes[0] + row[1] * axes[1] + row[2] * axes[2] for row in rotation)
         return x, y, z
 
-    @cached_property
-    def _edge_mm(self) -> float:
-        return math.prod(self.cohort.voxel_mm) ** (1 / 3) / self.subject.head_scale
-
     def _cover(self, distance: Array) -> Array:
         """Compute the coverage from the signed distance to a surface in mm, negative inside."""
-        cover: Array = np.clip(distance * np.float32(-1 / self._edge_mm) + np.float32(0.5), 0, 1)
+        edge_mm = math.prod(self.cohort.voxel_mm) ** (1 / 3) / self.subject.head_scale
+        cover: Array = np.clip(distance * np.float32(-1 / edge_mm) + np.float32(0.5), 0, 1)
         return cover
 
     def _measure(self, axes: Triple, centre: Triple) -> Array:

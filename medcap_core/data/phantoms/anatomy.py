@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from medcap_core.data.phantoms.drawing import SIGNS, Array, Ellipse, Frame, Side, Sites, blend, build_texture, clip
+from medcap_core.data.phantoms.drawing import SIGNS, Array, Ellipse, Frame, Sites, blend, build_texture, clip
 
 
 def build_pair(u: float, v: float, ru: float, rv: float, angle: float, asymmetry: float) -> Sites:
@@ -222,7 +222,8 @@ class View:
     """One modality and projection.
 
     `sites` returns the organ that holds the findings, by side. `levels` maps a level's name to its middle as a share of
-    the organ's half height (-1 top of the image, 1 bottom). `field_mm` is the width of the image.
+    the organ's half height (-1 top of the image, 1 bottom). `field_mm` is the width of the image; `outline` returns the
+    surface along which collections lie, where that is of the whole body part.
     """
 
     modality: str
@@ -231,10 +232,6 @@ class View:
     sites: Callable[[Array], Sites]
     paint: Callable[[Frame, Array, np.random.Generator], Array]
     outline: Callable[[Array], Ellipse] | None = None
-
-    def build_surface(self, jitter: Array, side: Side) -> Ellipse:
-        """Build the outline along which collections lie: of the whole body part, else of that side's organ."""
-        return self.outline(jitter) if self.outline else self.sites(jitter)[side].grown(1.06)
 
 
 _AXIAL = {"anterior": -0.55, "posterior": 0.55}

@@ -136,7 +136,8 @@ def build_layout(key: Key) -> Layout:
     if plan.finding is None or plan.side is None or plan.level is None or plan.size is None:
         return Layout(frame, jitter, None, strength)
     radius = RADII[plan.size] * size_jitter * FINDINGS[plan.finding].size_factor
-    organ, surface = view.sites(jitter)[plan.side], view.build_surface(jitter, plan.side)
+    organ = view.sites(jitter)[plan.side]
+    surface = view.outline(jitter) if view.outline else organ.grown(1.06)
     location = Location(organ, surface, SIGNS[plan.side], view.levels[plan.level], radius, drift)
     return Layout(frame, jitter, location, strength)
 

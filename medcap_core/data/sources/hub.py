@@ -8,7 +8,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,12 @@ def _read_shards(path: Path, found: list[Path], builder: str, own: TableColumns)
             why = "the files of one split have different columns" if is_cast else first_line(cause).rstrip(".")
             raise DataFault(f"{path} cannot be read as {builder}: {why}.") from error
     reading = _read_arrow_files(_list_arrow_files(loaded, str(path)), str(path), own)
-    reading.notes.extend(_describe_missing_shards(found))
+    shards = Counter((file.name[: match.start()], match[1]) for file in found if (match := _SHARD.search(file.name)))
+    reading.notes += [
+        f"Only {count} of the {int(total)} parquet files of {name} are there; the rest is left out."
+        for (name, total), count in shards.items()
+        if count < int(total)
+    ]
     return reading
 
 
@@ -223,15 +228,6 @@ def find_shards(path: Path, suffix: str) -> list[Path]:
             if found:
                 return found
     return []
-
-
-def _describe_missing_shards(files: Iterable[Path]) -> list[str]:
-    shards = [(file.name[: match.start()], match[1]) for file in files if (match := _SHARD.search(file.name))]
-    return [
-        f"Only {count} of the {int(total)} parquet files of {name} are there; the rest is left out."
-        for (name, total), count in Counter(shards).items()
-        if count < int(total)
-    ]
 
 
 def _list_captions(cells: list[Any]) -> list[str]:

@@ -87,7 +87,9 @@ class FolderImages:
         for spelling in spellings:
             if (path := find_below(self._folder, spelling)) is not None:
                 return ImageFile(path)
-        wanted = next((spelling for spelling in map(fold_name, spellings) if self._match(spelling)), fold_name(plain))
+        folded = [fold_name(spelling) for spelling in spellings]
+        known = (own for own in folded if self._files.match(own) or self._names_in_archives.match(own))
+        wanted = next(known, fold_name(plain))
         found = self._files.match(wanted)
         in_split = [path for path in found if split and split in map(recognise_split, path.split("/"))]
         found = in_split if len(in_split) == 1 else found
@@ -101,9 +103,6 @@ class FolderImages:
             listed = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
             return f"image file '{name}' may be any of {listed} in {self._folder}"
         return f"image file '{name}' not found in {self._folder}{self._describe_nearest(wanted)}"
-
-    def _match(self, wanted: str) -> list[str]:
-        return self._files.match(wanted) or self._names_in_archives.match(wanted)
 
     def _describe_nearest(self, wanted: str) -> str:
         # Each search looks at every file: a table whose images are all elsewhere should not take minutes.

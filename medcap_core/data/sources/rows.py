@@ -107,7 +107,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, max_rows: int | 
         raise DataFault(f"{path} is an Excel file of the old format or with a password: save it as .xlsx or CSV.")
     if mark == _ZIP_MARK or suffix in _EXCEL_SUFFIXES:
         return _read_excel(path)
-    content, notes = _decode_table(path)
+    try:
+        content, encoding = decode_text(read_content(path))
+    except UnicodeDecodeError as error:
+        raise DataFault(f"{path} is not UTF-8, UTF-16 or cp1252 (byte {error.start}): save it as UTF-8.") from error
+    doubt = "; save it as UTF-8 if letters with accents come out wrong" if encoding.startswith("cp") else ""
+    notes = [f"{path.name} is not UTF-8; it was read as {encoding}{doubt}."] if encoding else []
     if suffix in (".jsonl", ".ndjson"):
         return _parse_jsonl(path, content, max_rows, notes)
     separator = "\t" if columns is not None else None
@@ -150,16 +155,6 @@ def decode_text(content: bytes) -> tuple[str, str]:
         return content.decode("utf-8-sig"), ""
     except UnicodeDecodeError:
         return content.decode("cp1252"), "cp1252 (Western European Windows)"
-
-
-def _decode_table(path: Path) -> tuple[str, list[str]]:
-    """Return the text of the file, and a note unless it is UTF-8. Raises DataFault."""
-    try:
-        text, encoding = decode_text(read_content(path))
-    except UnicodeDecodeError as error:
-        raise DataFault(f"{path} is not UTF-8, UTF-16 or cp1252 (byte {error.start}): save it as UTF-8.") from error
-    doubt = "; save it as UTF-8 if letters with accents come out wrong" if encoding.startswith("cp") else ""
-    return text, [f"{path.name} is not UTF-8; it was read as {encoding}{doubt}."] if encoding else []
 
 
 def _is_mostly_nul(content: bytes) -> bool:
