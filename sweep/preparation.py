@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from medcap_core.config import FreezeMode, TrialConfig
-from medcap_core.data.inspection import describe_doubtful_inputs
 from medcap_core.data.prepare import (
     PreparedData,
     TooManyBadRecords,
+    describe_doubtful_inputs,
     find_duplicate_images,
     judge_records,
     load_dataset,

@@ -1,14 +1,19 @@
-"""Records that belong together, so that no group lies in two splits: by case, by equal images, by equal captions."""
+"""Groups of records: those that belong in one split, and subgroups by modality, region, view, cohort or concept."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from medcap_core.data.records import SPLITS, ImageFile, Record, SkippedRecord, SplitName
+from medcap_core.data.scans.records import ScanRecord
 
 _MIDDLE_BYTES = 4096
-_NUM_LISTED = 5
 GROUP_NOUNS = {"image": "cases", "scan": "subjects"}
+MAX_VALUES = 20
+"""Most values of a column that names subgroups, and most concepts."""
+_COMPUTED = ("box", "concepts", "concept_names")
+"""Labels that are no text, of which the box is drawn on access."""
 
 Splits = dict[SplitName, list[Record]]
 
@@ -104,12 +109,16 @@ def describe_shared(splits: Splits, where: str) -> str:
     shared = list(find_shared(splits))
     noun = next(record.noun for records in splits.values() for record in records)
     groups = GROUP_NOUNS[noun]
-    listed = ", ".join(shared[:_NUM_LISTED]) + (" ..." if len(shared) > _NUM_LISTED else "")
     return (
-        f"{where}: {len(shared):,} {groups} have {noun}s in more than one split ({listed}): give all {noun}s of a "
-        f"{groups[:-1]} one split, or name no splits, and they are cut by whole {groups}, or set "
+        f"{where}: {len(shared):,} {groups} have {noun}s in more than one split ({list_some(shared)}): give all {noun}s of "
+        f"a {groups[:-1]} one split, or name no splits, and they are cut by whole {groups}, or set "
         "drop_shared_cases: true to drop them from train."
     )
+
+
+def list_some(names: Sequence[str], most: int = 5) -> str:
+    """List the first names, and say by dots that there are more."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
 
 def note_shared(splits: Splits) -> list[str]:
@@ -150,3 +159,27 @@ def drop_shared(splits: Splits) -> tuple[Splits, list[SkippedRecord]]:
             if record.case is not None:
                 taken[record.case] = split
     return {split: kept[split] for split in SPLITS if split in kept}, dropped
+
+
+def list_subgroups(records: Sequence[Record]) -> dict[str, list[tuple[str, ...]]]:
+    """List the values of each record by kind: none, one, or several concepts.
+
+    A kind is a text label of the records with 2 to `MAX_VALUES` values, their cohort, or their most frequent concepts
+    (by name where the source has names).
+    """
+    kinds = dict.fromkeys(kind for record in records for kind in record.truth if kind not in _COMPUTED)
+    found = {kind: [_as_values(record.truth.get(kind)) for record in records] for kind in kinds}
+    found["cohort"] = [_as_values(record.cohort if isinstance(record, ScanRecord) else None) for record in records]
+    found = {kind: own for kind, own in found.items() if 2 <= len(set().union(*own)) <= MAX_VALUES}
+    concepts = []
+    for truth in (record.truth for record in records):
+        names = truth.get("concept_names", {})
+        concepts.append(dict.fromkeys(names.get(concept, concept) for concept in truth.get("concepts", ())))
+    frequent = {name for name, _ in Counter(name for own in concepts for name in own).most_common(MAX_VALUES)}
+    if frequent:
+        found["concept"] = [tuple(name for name in own if name in frequent) for own in concepts]
+    return found
+
+
+def _as_values(label: object) -> tuple[str, ...]:
+    return (label.strip(),) if isinstance(label, str) and label.strip() else ()

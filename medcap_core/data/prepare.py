@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcap_core.config import TrialConfig
+from medcap_core.data.grouping import list_some
 from medcap_core.data.images import Geometry
 from medcap_core.data.records import SPLITS, Dataset, Record, SkippedRecord, SplitName
+from medcap_core.data.scans.files import NiftiFile
+from medcap_core.data.scans.nifti import describe_other_zooms
 from medcap_core.data.sources import load_data
 from medcap_core.data.sources.tables import TableColumns
 from medcap_core.data.splits import DATA_SEED, select_rows
@@ -242,3 +245,31 @@ def draw_rows(dataset: Dataset, split: SplitName, config: TrialConfig, *, whole_
     caps = {"train": config.max_train_images, "validation": validation, "test": config.max_test_images}
     fraction = config.data_fraction if split == "train" else 1.0
     return select_rows(len(dataset.splits[split]), fraction=fraction, cap=caps[split], seed=DATA_SEED)
+
+
+def describe_doubtful_inputs(config: TrialConfig, geometry: Geometry, progress: Progress | None = None) -> list[str]:
+    """Write a sentence on the images that are nearly black or constant, and one on NIfTI files of two voxel sizes.
+
+    Images are judged by their decoded pixels, with the hashes that `find_duplicates` keeps; of volumes the headers are
+    read. Covers the records drawn by `config`. Raises as `prepare_data`.
+    """
+    blank, contradictory = [], []
+    for name, split in prepare_data(config, geometry, splits=SPLITS, progress=progress).splits.items():
+        if geometry.noun == "image":
+            is_blank = load_hashes(split, progress).blank
+            blank += [f"{name} {split.ids[position]}" for position in is_blank.nonzero()[0].tolist()]
+        for record in split.records:
+            if isinstance(record.image, NiftiFile) and (said := describe_other_zooms(record.image.path)):
+                contradictory.append(f"{record.image.path} ({said})")
+    sentences = []
+    if blank:
+        sentences.append(
+            f"{len(blank):,} images are nearly black or constant and show a model nothing ({list_some(blank)}): look "
+            "at them, and write those anew that were scaled twice or saved with the wrong depth."
+        )
+    if contradictory:
+        sentences.append(
+            f"{len(contradictory):,} NIfTI files state two voxel sizes, of which the affine's is used "
+            f"({list_some(contradictory)}): correct their headers if it is wrong."
+        )
+    return sentences

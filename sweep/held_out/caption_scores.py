@@ -7,10 +7,10 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from medcap_core.data.grouping import list_subgroups
 from medcap_core.data.images import RecordImages
 from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
-from medcap_core.data.subgroups import list_subgroups
 from medcap_core.inference.generation import compute_variety
 from medcap_core.scoring.captions import CaptionScorer
 from medcap_core.scoring.corpus_statistics import CaptionStatistics

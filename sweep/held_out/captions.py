@@ -9,8 +9,8 @@ from functools import cached_property
 
 import pandas as pd
 
+from medcap_core.data.grouping import list_subgroups
 from medcap_core.data.prepare import PreparedSplit, load_dataset
-from medcap_core.data.subgroups import list_subgroups
 from medcap_core.errors import RunFault
 from medcap_core.inference.generation import ImagePrediction, Request, compute_variety
 from medcap_core.runtime.files import write_text_atomically

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
+from medcap_core.data.grouping import list_some
 from medcap_core.data.records import ImageFile, ImageReference, SplitName
 from medcap_core.data.sources.reading import recognise_split
 from medcap_core.errors import DataFault
@@ -100,8 +101,7 @@ class FolderImages:
             if len(found) == 1:
                 return self._members[found[0]]
         if found:
-            listed = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-            return f"image file '{name}' may be any of {listed} in {self._folder}"
+            return f"image file '{name}' may be any of {list_some(found, 3)} in {self._folder}"
         return f"image file '{name}' not found in {self._folder}{self._describe_nearest(wanted)}"
 
     def _describe_nearest(self, wanted: str) -> str:

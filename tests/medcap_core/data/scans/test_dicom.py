@@ -12,8 +12,7 @@ from PIL import Image
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import ImageGeometry, decode_rgb, to_rgb
-from medcap_core.data.inspection import describe_doubtful_inputs
-from medcap_core.data.prepare import prepare_data
+from medcap_core.data.prepare import describe_doubtful_inputs, prepare_data
 from medcap_core.data.records import ImageFile
 from medcap_core.data.scans import dicom, files
 from medcap_core.data.scans.files import DicomSeries, NiftiFile, find_volume

@@ -17,8 +17,7 @@ import pytest
 from medcap_core.config import TrialConfig
 from medcap_core.data.decoding import UnreadableImage
 from medcap_core.data.images import ImageGeometry
-from medcap_core.data.inspection import describe_doubtful_inputs
-from medcap_core.data.prepare import find_duplicate_images, prepare_data, write_skipped
+from medcap_core.data.prepare import describe_doubtful_inputs, find_duplicate_images, prepare_data, write_skipped
 from medcap_core.data.records import SPLITS, ImageFile, Record, Volume
 from medcap_core.data.scans.files import DicomSeries, NiftiFile, NpyFile, find_volume
 from medcap_core.data.scans.records import ScanRecord

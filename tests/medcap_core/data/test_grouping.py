@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from medcap_core.data.grouping import MAX_VALUES, list_subgroups
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.data.records import ImageFile, Record
-from medcap_core.data.subgroups import MAX_VALUES, list_subgroups
 
 
 def test_text_columns_of_few_values_and_concepts_are_subgroups() -> None:
