@@ -33,13 +33,12 @@ from medcap_core.runtime.checkpoints import load_pretrained
 class RecordedAttention:
     """What a network attended to while a text was given to it token by token.
 
-    H heads, R and C rows and columns of a layer's attention, Q queries of a bridge.
-
-    `decoder` has the attention (B, H, R, C) of each decoder layer: of its rows, and of those of `logits` (B, R, V),
-    `steps` predict tokens 1 to T - 1; of its columns, `places` are the image's: the N encoder tokens, or the Q queries.
-    `bridge` has for each layer that sees the image (B, H, Q, N), and is empty without a bridge. `encoder` has for each
-    encoder layer (B, H, N, N), and is empty where not asked for. The last of the N encoder tokens are the image's
-    patches: rows x columns, or those along x, y and z. `is_text` (B, T - 1) is 0 at what comes after a text's end.
+    H heads, R and C rows and columns of a layer's attention, Q queries of a bridge. `decoder` has the attention (B, H,
+    R, C) of each decoder layer: of its rows, and of those of `logits` (B, R, V), `steps` predict tokens 1 to T - 1; of
+    its columns, `places` are the image's: the N encoder tokens, or the Q queries. `bridge` has for each layer that sees
+    the image (B, H, Q, N), and is empty without a bridge. `encoder` has for each encoder layer (B, H, N, N), and is
+    empty where not asked for. The last of the N encoder tokens are the image's patches: rows x columns, or those along
+    x, y and z. `is_text` (B, T - 1) is 0 at what comes after a text's end.
     """
 
     decoder: tuple[Tensor, ...]

@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule of a trial."""
 
 import math
+from itertools import product
 
 import torch
 from torch import nn
@@ -24,22 +25,17 @@ def build_optimizer(captioner: Captioner, config: TrialConfig) -> torch.optim.Ad
     # A sharded model's steps are not recorded.
     may_record = any(parameter.is_cuda and not isinstance(parameter, DTensor) for parameter, _ in trained)
     groups = []
-    for scale in dict.fromkeys((1.0, config.vision_learning_rate)):
-        own = [parameter for parameter, other in trained if other == scale]
-        for parameters, weight_decay in (
-            ([parameter for parameter in own if parameter.ndim >= 2], config.weight_decay),
-            ([parameter for parameter in own if parameter.ndim < 2], 0.0),
-        ):
-            rate = config.learning_rate * scale
-            groups.append(
-                {
-                    "params": parameters,
-                    "weight_decay": weight_decay,
-                    "rate_scale": scale,
-                    # On CUDA the rate is a tensor, so that a recorded step reads its present value.
-                    "lr": torch.tensor(rate, device=trained[0][0].device) if may_record else rate,
-                }
-            )
+    for scale, is_matrix in product(dict.fromkeys((1.0, config.vision_learning_rate)), (True, False)):
+        rate = config.learning_rate * scale
+        groups.append(
+            {
+                "params": [own for own, other in trained if other == scale and (own.ndim >= 2) is is_matrix],
+                "weight_decay": config.weight_decay if is_matrix else 0.0,
+                "rate_scale": scale,
+                # On CUDA the rate is a tensor, so that a recorded step reads its present value.
+                "lr": torch.tensor(rate, device=trained[0][0].device) if may_record else rate,
+            }
+        )
     return torch.optim.AdamW(groups, fused=True, capturable=may_record)
 
 

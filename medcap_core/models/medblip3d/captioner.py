@@ -128,8 +128,6 @@ class MedBlip3dCaptioner(Captioner):
                 f"lower it to at most {longest}."
             )
 
-    # Texts as tokens
-
     def _build_row(self, prompt: Ids, answer: str, config: TrialConfig) -> Row:
         ids = self._tokenize_text(f" {answer}")  # as in running text for tokenizers like GPT-2's
         return Row(prompt, [*ids[: config.max_caption_tokens - 1], self.special_tokens.end])
@@ -183,8 +181,6 @@ class MedBlip3dCaptioner(Captioner):
                     "max_caption_tokens or num_queries, or shorten the question."
                 )
 
-    # Training
-
     def forward(self, images: Tensor, *texts: Tensor, label_smoothing: float, encoded: bool) -> Tensor:
         """Compute the summed token loss plus both contrastive losses times the number of tokens: () float32.
 
@@ -226,8 +222,6 @@ class MedBlip3dCaptioner(Captioner):
         inputs |= {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
         logits: Tensor = self.network.language_model(**inputs, use_cache=False).logits
         return logits
-
-    # From volumes to texts
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode uint8 volumes (B, 1, S, S, S), see `Captioner.encode_images`."""
@@ -292,8 +286,6 @@ class MedBlip3dCaptioner(Captioner):
         pooling_mask[:, : len(self._tokenize_question(question))] = 0
         projected = self.network.project_texts(ids, mask, pooling_mask, self.network.answer_projection)
         return compute_similarity(queries, projected)
-
-    # Attention
 
     def build_recording_copy(self) -> Self:
         """See `Captioner.build_recording_copy`; gradients of the queries put the bridge's attention into the graph."""

@@ -1,4 +1,4 @@
-"""The nearest training image by descriptor: what counts, what does not, ties, and blocks."""
+"""The nearest training image by descriptor, and images of other cases in place of an image's own."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,13 @@ from medcap_core.data.prepare import PreparedSplit
 from medcap_core.data.records import Record
 from medcap_core.data.stores.images import ImageStore
 from medcap_core.scoring import baselines
-from medcap_core.scoring.baselines import compute_descriptors, describe_pixels, find_nearest, find_nearest_captions
+from medcap_core.scoring.baselines import (
+    compute_descriptors,
+    describe_pixels,
+    draw_wrong_images,
+    find_nearest,
+    find_nearest_captions,
+)
 
 
 def draw(seed, size=48):
@@ -100,3 +106,25 @@ def test_captions_of_the_nearest_with_progress(tmp_path, monkeypatch):
     assert captions == ["pattern 7", "pattern 3", "pattern 5", "pattern 7"]
     assert told == [(2, 7), (3, 7), (5, 7), (7, 7)]
     np.testing.assert_array_equal(compute_descriptors(images), describe_pixels(images.pixels(slice(None))))
+
+
+@pytest.mark.parametrize("cases", [list("aabcdeeefg"), [None, "a", "a", None, "b"], ["a", "b"], ["a", "a", "b", "b"]])
+@pytest.mark.parametrize("seed", range(7))
+def test_each_image_goes_once_to_another_case(cases: list[str | None], seed: int) -> None:
+    wrong = draw_wrong_images(cases, seed)
+    assert sorted(wrong.tolist()) == list(range(len(cases)))
+    for here, there in enumerate(wrong):
+        assert here != there
+        assert cases[here] is None or cases[here] != cases[there]
+    assert wrong.tolist() == draw_wrong_images(cases, seed).tolist()
+
+
+def test_the_seed_decides() -> None:
+    assert len({tuple(draw_wrong_images([None] * 11, seed)) for seed in range(5)}) == 5
+
+
+def test_a_case_with_most_images_keeps_some_but_no_image_its_own() -> None:
+    for cases in (["a"] * 5, ["a", "a", "a", "b"]):
+        wrong = draw_wrong_images(cases, 3)
+        assert (wrong != np.arange(len(cases))).all()
+        assert sorted(wrong.tolist()) == list(range(len(cases)))
