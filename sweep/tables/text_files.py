@@ -2,8 +2,10 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from textwrap import wrap
 
-from sweep.tables.blocks import Table
+from sweep.tables.blocks import Column, Table
 from sweep.tables.formats import UNKNOWN, Cell, Estimate, Kind, format_uncertainty, format_value
 
 _PARTS = ("low", "high", "std")
@@ -13,6 +15,8 @@ _ESCAPES = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$"}
     | {"[": "{[}"}  # after the end of a row it would open that command's option
 )
+_HEAD_CHARACTERS = 14
+_FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 _MATHS: tuple[Kind, ...] = ("score", "difference", "number")
 """Kinds of figures whose hyphen is a minus."""
 
@@ -41,26 +45,37 @@ def _find_parts(table: Table, name: str) -> list[str]:
 
 
 def format_latex(table: Table) -> str:
-    """Format a table as readers see it, with title and notes as comments: the caption is the paper's own."""
-    comments = [f"% {' '.join(line.split())}" for line in (table.title, *table.notes, r"Needs \usepackage{booktabs}.")]
-    heads = [_escape(column.title) for column in table.shown]
-    rows = []
+    """Format a table as readers see it, with title and notes as comments: the caption is the paper's own.
+
+    Uncertainties stand below their figures, and a table wider than the line is made as wide as the line.
+    """
+    needed = r"Needs \usepackage{booktabs,graphicx}."
+    comments = [f"% {' '.join(line.split())}" for line in (table.title, *table.notes, needed)]
+    lines = [_join([_format_head(column) for column in table.shown]), r"\midrule"]
     for place, row in enumerate(table.rows):
         cells = [_format_cell(row.get(column.name), column.kind) for column in table.shown]
-        rows.append(_join([rf"\textbf{{{cell}}}" for cell in cells] if place in table.emphasised else cells))
+        figures, below = zip(*cells, strict=True)
+        lines.append(_join([rf"\textbf{{{cell}}}" for cell in figures] if place in table.emphasised else figures))
+        if any(below):
+            lines[-1] += "[-0.5ex]"
+            lines.append(_join([cell and rf"{{\scriptsize {cell}}}" for cell in below]))
     alignment = "".join("r" if column.is_numeric else "l" for column in table.shown)
-    begin, end = f"\\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
-    return "\n".join([*comments, begin, r"\toprule", _join(heads), r"\midrule", *rows, r"\bottomrule", end, ""])
+    begin, end = f"{_FITTED}\\begin{{tabular}}{{{alignment}}}", r"\end{tabular}}"
+    return "\n".join([*comments, begin, r"\toprule", *lines, r"\bottomrule", end, ""])
 
 
-def _format_cell(value: Cell, kind: Kind) -> str:
+def _format_head(column: Column) -> str:
+    lines = r"\\".join(_escape(line) for line in wrap(column.title, _HEAD_CHARACTERS))
+    return rf"\shortstack[{'r' if column.is_numeric else 'l'}]{{{lines}}}" if r"\\" in lines else lines
+
+
+def _format_cell(value: Cell, kind: Kind) -> tuple[str, str]:
+    """Format the figure of a cell, and its uncertainty."""
     text, spread = format_value(value, kind), format_uncertainty(value, kind)
     if text == UNKNOWN:
-        return "--"
-    shown = [_escape(part) for part in (text, spread and (spread if spread.startswith("±") else f"({spread})")) if part]
-    if kind in _MATHS:
-        shown = [part.replace("-", "$-$") for part in shown]
-    return " ".join(shown)
+        return "--", ""
+    shown = _escape(text), _escape(spread)
+    return (shown[0].replace("-", "$-$"), shown[1].replace("-", "$-$")) if kind in _MATHS else shown
 
 
 def _escape(text: str) -> str:
@@ -68,5 +83,5 @@ def _escape(text: str) -> str:
     return "".join(filter(str.isprintable, " ".join(text.split()))).translate(_ESCAPES)
 
 
-def _join(cells: list[str]) -> str:
+def _join(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
