@@ -92,19 +92,16 @@ class AnswerTask(Task[AnswersScore]):
 
     def load_predictions(self, row: str) -> list[ImagePrediction] | None:
         """See `Task`: answers to other questions, of other scans or by other settings do not hold."""
-        path = self._path(row)
-        if not path.is_file():
-            return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            kept = [(scan["id"], tuple(scan["questions"])) for scan in content["scans"]]
+            content = json.loads(self._path(row).read_text(encoding="utf-8"))
+            evaluation, scans = content["evaluation"], content["scans"]
+            kept = [(scan["id"], tuple(scan["questions"])) for scan in scans]
+            found = [ImagePrediction(answers=scan["texts"], class_scores=scan["class_scores"]) for scan in scans]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return None  # damaged
+            return None  # not there, or damaged
         asked = self._ask(row)
         wanted = list(zip(asked.ids, asked.list_wanted(), strict=True))
-        if content["evaluation"] != describe_evaluation(self.config_of(row)) or kept != wanted:
-            return None
-        return [ImagePrediction(answers=scan["texts"], class_scores=scan["class_scores"]) for scan in content["scans"]]
+        return found if evaluation == describe_evaluation(self.config_of(row)) and kept == wanted else None
 
     def save_predictions(self, row: str) -> None:
         """See `Task`."""

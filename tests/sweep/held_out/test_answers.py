@@ -213,7 +213,7 @@ def test_what_is_there_is_not_answered_again(
     assert again == before
     assert restored.equals(table)
     assert asked == []
-    copied.paths.trial("trial_0001").answers.unlink()
+    copied.paths.trial("trial_0001").answers.write_text('{"scans": []}')  # damaged
     copied.paths.answers.unlink()
     score_on_test(copied, copied.best()[0], ONE, Steps())
     assert [(job.name, job.request.captions) for job in asked] == [("trial_0001", False)]
