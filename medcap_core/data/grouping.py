@@ -110,8 +110,8 @@ def describe_shared(splits: Splits, where: str) -> str:
     noun = next(record.noun for records in splits.values() for record in records)
     groups = GROUP_NOUNS[noun]
     return (
-        f"{where}: {len(shared):,} {groups} have {noun}s in more than one split ({list_some(shared)}): give all {noun}s of "
-        f"a {groups[:-1]} one split, or name no splits, and they are cut by whole {groups}, or set "
+        f"{where}: {len(shared):,} {groups} have {noun}s in more than one split ({list_some(shared)}): give all "
+        f"{noun}s of a {groups[:-1]} one split, or name no splits, and they are cut by whole {groups}, or set "
         "drop_shared_cases: true to drop them from train."
     )
 
