@@ -58,9 +58,11 @@ def _load_evaluator(metric: str, weights: str) -> Any:
                 return F1CheXbert(device="cuda" if torch.cuda.is_available() else "cpu")
             return radeval.RadEval(metrics=[metric], per_sample=True, show_progress=False)
         except Exception as error:  # noqa: BLE001  # RadEval raises a bare Exception where a download fails
+            remedy = f"it needs {weights}: compute the score once where there is a network and copy these"
+            if "binary incompatibility" in str(error):  # the spaCy that medspaCy asks for, on Python 3.11
+                remedy = "install a spaCy made for NumPy 2 by pip install 'spacy>=3.8'"
             raise ModelFault(
-                f"score {metric}: RadEval cannot load it ({first_line(error)}); it needs {weights}: compute the score "
-                "once where there is a network and copy these, or leave the score out."
+                f"score {metric}: RadEval cannot load it ({first_line(error)}); {remedy}, or leave the score out."
             ) from None
 
 

@@ -39,6 +39,7 @@ CHECKPOINTED = {"freeze": "decoder_only", "gradient_checkpointing": True}
 VLMS = {
     "qwen3_vl": FULL | {"image_size": 48},
     "smolvlm": LORA | {"image_size": 96},  # split into parts
+    "gemma4": FULL | {"image_size": 48},
     "git": {"freeze": "decoder_only", "image_size": 48},
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, BlipForConditionalGeneration
+from transformers import AutoImageProcessor, AutoProcessor, BlipForConditionalGeneration
 from transformers.models.blip.modeling_blip import BlipAttention
 
 from medcap_core.data.images import resize
@@ -58,7 +58,7 @@ def test_images_are_encoded_as_by_transformers(
     noise = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     pixels = torch.from_numpy(resize(image, captioner.geometry.size, captioner.geometry.resample))[None]
-    processed = AutoProcessor.from_pretrained(tiny_blip)(images=image, return_tensors="pt")
+    processed = AutoImageProcessor.from_pretrained(tiny_blip, backend="pil")(image, return_tensors="pt")
     with torch.inference_mode():
         expected = plain.vision_model(pixel_values=processed["pixel_values"]).last_hidden_state
         encoded = captioner.encode_images(pixels)
