@@ -267,7 +267,9 @@ def test_the_workers_of_a_trial_lie_on_nodes_that_share_no_disk(materials: Mater
         output, errors = driver.communicate()
         assert driver.returncode == 0, output + errors
         _, *own = family(worker.pid)
-        assert not [*Path(f"/proc/{own[-1].pid}/root/tmp/home/.cache").rglob("*.safetensors")]
+        cache = Path(f"/proc/{own[-1].pid}/root/tmp/home/.cache")
+        assert cache.is_dir()
+        assert not [*cache.rglob("*.safetensors")]
         record = json.loads(place.read("trials/trial_0000/trial.json") or b"{}")
         assert (record["state"], record["attempts"], len(record["epochs"])) == ("SUCCEEDED", 1, 3)
         assert place.read("best/trial.txt") == b"trial_0000\n"
