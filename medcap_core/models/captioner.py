@@ -221,7 +221,10 @@ class Captioner(nn.Module, ABC):
         return [len(row) >= config.max_new_tokens for row in ids]
 
     def answer(self, encoder_hidden_states: Tensor, questions: Sequence[str], config: TrialConfig) -> list[str]:
-        """Generate the answer to one question for each image (B, N, D). Raises ModelFault for a family without."""
+        """Generate the answer to one question for each image (B, N, D).
+
+        Raises ModelFault for a family that does not answer questions.
+        """
         raise self._without_answers()
 
     def compute_class_scores(self, encoder_hidden_states: Tensor, question: str, answers: Sequence[str]) -> Tensor:
@@ -263,7 +266,8 @@ class Captioner(nn.Module, ABC):
     def record_attention(self, pixels: Tensor, input_ids: Tensor, *, with_encoder: bool) -> RecordedAttention:
         """Record the attention under teacher forcing with captions (B, T) of uint8 pixels (B, 3, S, S).
 
-        With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Of `build_recording_copy` alone.
+        With gradients enabled, `logits` depend on `decoder` and `bridge` in the graph. Call it on what
+        `build_recording_copy` returns, which refuses a family without attention maps.
         """
         raise NotImplementedError
 

@@ -143,23 +143,27 @@ def load_scores(key: str) -> tuple[Score, ...]:
 
 def compute_score(key: str, score: Score, captions: ScoreInput) -> ScoreValues:
     """Compute a score of a key. Raises ModelFault where that fails, or gives no finite figure for each image."""
-    expected = (len(captions.predictions),)
     try:
         found = score.compute(captions)
         each = np.asarray(found.each, dtype=np.float64)
-        value = found.value
+        fault = _find_fault(each, found, len(captions.predictions))
     except (Exception, SystemExit) as error:
         if key in STANDARD or isinstance(error, MedcapError):
             raise
         fault = f": {type(error).__name__}, {first_line(error)}"
-    else:
-        odd = np.flatnonzero(~np.isfinite(each))
-        if each.shape == expected and not odd.size and np.isfinite(value):
-            return replace(found, each=each)
-        fault = f" gave no finite figure for {f'image {odd[0] + 1} of {each.size}' if odd.size else 'the corpus'}"
-        if each.shape != expected:
-            fault = f" gave figures of shape {each.shape} instead of {expected}"
-    raise ModelFault(f"score {score.name}{fault}; {_remedy(list_scores()[key])}")
+    if fault:
+        raise ModelFault(f"score {score.name}{fault}; {_remedy(list_scores()[key])}")
+    return replace(found, each=each)
+
+
+def _find_fault(each: NDArray[np.float64], found: ScoreValues, num_images: int) -> str:
+    """Say what is wrong with the figures of a score; empty where nothing is."""
+    if each.shape != (num_images,):
+        return f" gave figures of shape {each.shape} instead of {(num_images,)}"
+    odd = np.flatnonzero(~np.isfinite(each))
+    if odd.size:
+        return f" gave no finite figure for image {odd[0] + 1} of {num_images}"
+    return "" if np.isfinite(found.value) else " gave no finite figure for the corpus"
 
 
 def compute_scores(keys: Sequence[str], captions: ScoreInput) -> tuple[dict[str, ScoreValues], dict[str, list[str]]]:

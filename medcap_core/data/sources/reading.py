@@ -1,6 +1,5 @@
 """Records by split and skipped records, collected while a source is read."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,7 @@ class Reading:
     splits_by_user: bool = False
     _rows_of_images: dict[tuple[SplitName, Reference], int] = field(default_factory=dict)
     _num_further: int = 0
-    _taken_ids: set[tuple[SplitName, str]] = field(default_factory=set)
+    _last_numbers: dict[tuple[SplitName, str], int] = field(default_factory=dict)
     _repeated_ids: dict[SplitName, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, split: SplitName, record: Record) -> None:
@@ -61,10 +60,10 @@ class Reading:
                 records[row] = replace(first, other_captions=(*first.other_captions, caption))
             return
         own = unique = _clean(record.id)
-        numbers = itertools.count(2)
-        while (split, unique) in self._taken_ids:
-            unique = f"{own}#{next(numbers)}"
-        self._taken_ids.add((split, unique))
+        while (split, unique) in self._last_numbers:
+            self._last_numbers[split, own] += 1
+            unique = f"{own}#{self._last_numbers[split, own]}"
+        self._last_numbers[split, unique] = 1
         if unique != own:
             self._repeated_ids[split].append(own)
         unchanged = (unique, caption) == (record.id, record.caption)

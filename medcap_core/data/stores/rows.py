@@ -114,9 +114,10 @@ class RowStore:
                         progress(f"{what} (in another process)", num_done, len(wanted))
             try:
                 if not self._has_files():  # absent, or of a wrong size
-                    self._status_file.unlink(missing_ok=True)  # first: it must not mark content that is gone
+                    for path in reversed(self._sizes):  # status first: it must not mark content that is gone
+                        path.unlink(missing_ok=True)  # not emptied: other processes may have it mapped
                     for path, num_bytes in self._sizes.items():
-                        path.write_bytes(b"")
+                        path.touch()
                         os.truncate(path, num_bytes)
                 self.read_status()
                 yield

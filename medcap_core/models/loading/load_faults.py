@@ -11,7 +11,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from medcap_core.errors import MedcapError, ModelFault, first_line
+from medcap_core.errors import MedcapError, ModelFault, OutOfMemory, first_line
+from medcap_core.runtime.device import is_out_of_memory
 
 _PACKAGE = Path(__file__).parents[2]
 
@@ -29,13 +30,19 @@ _BOUNDS = (
 def name_load_faults(key: str, source: str) -> Iterator[None]:
     """Turn the exceptions of transformers for a missing or unreadable checkpoint into one ModelFault.
 
-    `key` begins the sentence, such as "model NAME"; `source` is a folder or Hub name.
+    `key` begins the sentence, such as "model NAME"; `source` is a folder or Hub name. Lack of memory becomes
+    OutOfMemory: it says nothing against the checkpoint.
     """
     try:
         yield
     except MedcapError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{key}: no memory left to load it ({first_line(error).rstrip('.:')}); take a smaller model, or load a "
+                "large one by weights_dtype: bf16 or quantization: 4bit."
+            ) from error
         known = (OSError, ValueError, SafetensorError, StrictDataclassError)
         # Libraries raise anything for odd values of config.json; what our own code raises is a bug.
         *_, last = traceback.extract_tb(error.__traceback__)
@@ -47,8 +54,10 @@ def name_load_faults(key: str, source: str) -> Iterator[None]:
                 f"({first_line(error).partition('. ')[0]}); install that, or take another model."
             ) from error
         folder = Path(source)
-        is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
-        if is_pickled if folder.is_dir() else "thus cannot be loaded with `safetensors`" in str(error):
+        is_pickled = "thus cannot be loaded with `safetensors`" in str(error)
+        if folder.is_dir():
+            is_pickled = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+        if is_pickled:
             raise ModelFault(
                 f"{key}: it is published with pickled weights only, which are never loaded; convert it by "
                 f"`python -m medcap_core.convert {source} FOLDER` and give that folder."

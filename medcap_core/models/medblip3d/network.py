@@ -121,8 +121,9 @@ class MedBlip3dNetwork(transformers.PreTrainedModel):  # type: ignore[no-untyped
         if language_model is None:
             values = dict(config.text_config)
             text_config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-            kind = "Seq2SeqLM" if text_config.is_encoder_decoder else "CausalLM"
-            model_class: Any = getattr(transformers, f"AutoModelFor{kind}")
+            model_class: Any = transformers.AutoModelForCausalLM
+            if text_config.is_encoder_decoder:
+                model_class = transformers.AutoModelForSeq2SeqLM
             language_model = model_class.from_config(text_config, trust_remote_code=False)
         query_width = config.qformer_config["hidden_size"]
         self.encoder = VolumeEncoder(config, vision_tower)

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from medcap_core.config import TrialConfig
 from medcap_core.data.images import ImageGeometry
-from medcap_core.errors import ModelFault, first_line
+from medcap_core.errors import MedcapError, ModelFault, first_line
 from medcap_core.models.captioner import Captioner
 from medcap_core.models.generation import SpecialTokens, check_caption_lengths
 from medcap_core.models.loading.quantization import load_quantized
@@ -36,6 +36,7 @@ from medcap_core.models.tokens import TokenizedCaptions, sum_token_losses
 from medcap_core.models.vlm import recording
 from medcap_core.models.vlm.processing import Prompt, choose_image_size, lay_out_prompt, load_processor, prepare_pixels
 from medcap_core.runtime.checkpoints import load_pretrained
+from medcap_core.runtime.device import is_out_of_memory
 
 _TOWERS = {"gemma4_unified": "model.embed_vision"}
 """`model_type` -> what stands in for a vision tower where there is none."""
@@ -108,9 +109,9 @@ class VlmCaptioner(Captioner):
             blank = torch.zeros(1, *captioner.geometry.row_shape, device=network.device)
             with torch.inference_mode():
                 captioner.compute_logits(captioner.encode_images(blank), captioner.prompt_layout.ids.to(network.device))
-        except ModelFault:
-            raise
         except Exception as error:  # whatever an architecture unlike the others raises
+            if isinstance(error, MedcapError) or is_out_of_memory(error):
+                raise
             raise ModelFault(
                 f"model {source}: a {config.model_type} was never tried here and does not read an image as others do "
                 f"({first_line(error).rstrip('.')}); give one that docs/models.md names."

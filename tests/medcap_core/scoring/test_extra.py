@@ -288,6 +288,7 @@ MEAN_LENGTH = Score("Mean length", lambda captions: ScoreValues(
 LEAVES = Score("Leaves", lambda captions: sys.exit("bye"), may_be_objective=True)
 SEES = Score("Sees", lambda captions: ScoreValues(np.array([image.width for image in captions.images], dtype=float)),
              may_be_objective=True)
+WORDY = Score("Wordy", lambda captions: ScoreValues(np.ones(len(captions.predictions)), corpus="high"))
 BROKEN = Score("Broken", lambda captions: ScoreValues(np.array([1 / len(text) for text in captions.predictions])))
 """
 
@@ -301,7 +302,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: word-scores\nVersion: 1.0\n")
     names = {"words": "WORDS", "both": "SET", "absent": "ABSENT", "odd": "NO_SCORE", "gone": "GONE", "short": "SHORT"}
     names |= {"fewest": "RANKED", "false": "FALSE_NAME", "mean_length": "MEAN_LENGTH", "broken": "BROKEN"}
-    names |= {"leaves": "LEAVES", "sees": "SEES"}
+    names |= {"leaves": "LEAVES", "sees": "SEES", "wordy": "WORDY"}
     lines = [f"{key} = word_scores:{name}" for key, name in names.items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[medcap.scores]", *lines, ""]))
     monkeypatch.syspath_prepend(tmp_path)
@@ -342,6 +343,8 @@ def test_what_a_score_lacks_is_known_before_the_run() -> None:
         check_scores(ScoringOptions(("words", "absent")))
     with pytest.raises(ModelFault, match="Short gave figures of shape"):
         check_scores(ScoringOptions(("short",)))
+    with pytest.raises(ModelFault, match=r"score Wordy: TypeError, .*; mend package word-scores, or leave 'wordy' out"):
+        check_scores(ScoringOptions(("wordy",)))
     with pytest.raises(ModelFault, match="score Leaves: SystemExit, bye; mend package word-scores, or leave 'leaves'"):
         check_scores(ScoringOptions(), ["leaves"])
     assert check_scores(ScoringOptions(("sees",))) == []

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcap_core.data.records import SkippedRecord
+from medcap_core.data.records import ImageFile, Record, SkippedRecord
 from medcap_core.data.sources import load_data
+from medcap_core.data.sources.reading import Reading
 from medcap_core.data.sources.rows import is_table, read_rows
 from medcap_core.data.sources.tables import TableColumns, read_table
 from medcap_core.errors import DataFault
@@ -104,6 +105,13 @@ def test_repeated_ids_are_made_unique_and_reported(tmp_path: Path, draw_image: D
     everything = [record for split in data.splits.values() for record in split]
     assert sorted(record.id for record in everything) == ["a", "a#2", "a#3", "b", "b#2", "c", "c#2"]
     assert data.notes[0] == "4 repeated ids in train were made unique by a suffix (#2, #3 ...): a, a, b, c."
+
+
+def test_many_records_of_one_id_take_no_longer_than_others() -> None:
+    reading = Reading()
+    for number in range(20_000):  # minutes, if each looked for a free suffix from the first on
+        reading.add("train", Record("same", ImageFile(Path(str(number))), "x"))
+    assert [record.id for record in reading.splits["train"]][::19_999] == ["same", "same#20000"]
 
 
 def test_splits_from_the_folders_of_the_paths(tmp_path: Path, draw_image: DrawImage) -> None:

@@ -72,6 +72,16 @@ def test_a_store_cut_short_while_it_is_read_kills_nobody(tmp_path: Path, draw_im
     assert np.array_equal(store.pixels(np.arange(300)), before)
 
 
+def test_a_store_made_anew_leaves_a_reader_its_pixels(tmp_path: Path, draw_image: DrawImage) -> None:
+    records = build_records(tmp_path, draw_image, 3)
+    reader = ImageStore(records, GEOMETRY)
+    reader.ensure(np.arange(3))
+    before = reader.pixels(np.arange(3)).tolist()
+    (reader.folder / "status.u8").unlink()
+    ImageStore(records, GEOMETRY).ensure(rows(0))
+    assert reader.pixels(np.arange(3)).tolist() == before
+
+
 def test_another_store_object_reads_what_is_there(tmp_path: Path, draw_image: DrawImage) -> None:
     records = build_records(tmp_path, draw_image, 4)
     ImageStore(records, GEOMETRY).ensure(np.arange(4))

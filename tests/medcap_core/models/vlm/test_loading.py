@@ -14,16 +14,19 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Florence2Config, Gemma4Config, Ovis2Config
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from medcap_core.errors import ModelFault
+from medcap_core.errors import ModelFault, OutOfMemory
 from medcap_core.models import load_captioner, load_geometry, load_trial_captioner
 from medcap_core.models.loading.quantization import NOT_QUANTIZED
 from medcap_core.models.tuning import find_part
+from medcap_core.models.vlm import recording
+from medcap_core.models.vlm.captioner import VlmCaptioner
 from medcap_core.models.vlm.processing import FREE_SIZE
 from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.training.export import export_captioner
 from tests.medcap_core.models.vlm.test_captioner import LONG, SHORT, SPLIT, vlm_config
 from tests.support.plain_vlms import build_plain_inputs
 from tests.support.tiny_blip import tiny_config
+from tests.support.tiny_vlms import MAKERS
 from tests.support.torchvision_vlms import save_tiny_llama4, with_torchvision
 
 
@@ -79,6 +82,28 @@ def test_what_is_for_other_models_is_refused(folder_of: Callable[[str], Path], t
 def test_an_architecture_that_does_not_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFault, match=r"a llama4 was never tried here and .* give one that docs/models.md names"):
         load_captioner(str(save_tiny_llama4(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ValueError("2 and 3"),
+            r"a llava was never tried here and does not read an image .* \(2 and 3\); give one",
+        ),
+        (torch.OutOfMemoryError("None."), r"model .*: no memory left to load it \(None\); take a smaller model"),
+    ],
+)
+def test_lack_of_memory_is_no_fault_of_an_architecture(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: VlmCaptioner, pixels: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(recording, "TRIED", frozenset())
+    monkeypatch.setattr(VlmCaptioner, "encode_images", fail)
+    with pytest.raises(ModelFault if isinstance(error, ValueError) else OutOfMemory, match=said):
+        load_captioner(str(MAKERS["llava"](tmp_path, seed=1)))
 
 
 def test_captions_too_long_for_the_positions_beside_the_prompt_are_refused(folder_of: Callable[[str], Path]) -> None:

@@ -35,12 +35,6 @@ PARTS = {  # beginnings of parameter names: tower, projector, language model; an
         ["model.language_model.", "lm_head."],
         ["model.vision_tower.encoder.layers.2.", "model.vision_tower.post_layernorm."],
     ),
-    "perception_lm": (
-        ["model.vision_tower."],
-        ["model.multi_modal_projector."],
-        ["model.language_model.", "lm_head."],
-        [],
-    ),
     "molmo2": (["model.vision_tower."], ["model.multi_modal_projector."], ["model.language_model.", "lm_head."], []),
     "gemma4_unified": (
         ["model.embed_vision."],
