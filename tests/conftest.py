@@ -18,10 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray or a whole run as slow, keep what shares a Ray on one worker, and begin with the slow."""
+    """Mark as slow what is long or starts Ray or a run, keep what shares a Ray on one worker, begin with the slow."""
     for item in items:
         used = [name for name in SLOW_FIXTURES if name in getattr(item, "fixturenames", ())]
-        if used:
+        if used or item.get_closest_marker("long"):  # `-m "not slow"` takes the place of `-m "not long"`
             item.add_marker(pytest.mark.slow)
         groups = [group for name in used if (group := SLOW_FIXTURES[name])]
         if groups:
