@@ -88,12 +88,12 @@ def run_study(
                     best = choose_best(study, resources, view)
                     score_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
-                    if study.url:
-                        free_nodes(study.url)
                 except EveryTrialFailed:
                     end_run(study, view)
                     raise
                 end_run(study, view)
+                if study.url:
+                    free_nodes(study.url)  # last, as it may wait for nodes, and nothing rests on it
         except KeyboardInterrupt:
             write_lines(terminal, f"Interrupted; everything finished is kept. Go on with: {again}")
             raise
@@ -113,7 +113,7 @@ def discard_unused(study: Study, fault: UserFault) -> None:
         shutil.rmtree(study.directory, ignore_errors=True)
         return
     for path in {*study.directory.iterdir()} - {study.paths.skipped_records}:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()  # a folder of a start that was killed
 
 
 def prepare(study: Study, launch: Launch, view: SweepView) -> TrialResources:

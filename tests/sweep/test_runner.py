@@ -24,6 +24,7 @@ ONE = TrialResources(num_workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, ma
 def test_what_a_fault_left_empty_is_removed(create: Create) -> None:
     study = create(build_space({"name": "any"}, "test"), "unused")
     study.paths.skipped_records.write_text("split,id,reason\n")
+    (study.directory / "ray" / "tune").mkdir(parents=True)  # of a start that was killed
     discard_unused(study, TooManyBadRecords("5 of 9"))
     assert list(study.directory.iterdir()) == [study.paths.skipped_records]
     check_new_directory(study.directory)  # the same command begins there once the records are mended
