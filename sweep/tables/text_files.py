@@ -33,15 +33,18 @@ def format_csv(table: Table) -> str:
         cells: list[Cell] = []
         for name, found in parts.items():
             cell = row.get(name)
-            cells.append(cell.value if isinstance(cell, Estimate) else cell)
-            cells += [getattr(cell, part, None) for part in found]
+            if isinstance(cell, Estimate):
+                cells += [cell.value, *(getattr(cell, part) for part in found)]
+            else:
+                cells += [cell, *[None] * len(found)]
         writer.writerow(cells)
     return text.getvalue()
 
 
 def _find_parts(table: Table, name: str) -> list[str]:
     """Find the parts of an uncertainty that any cell of a column has."""
-    return [part for part in _PARTS if any(getattr(row.get(name), part, None) is not None for row in table.rows)]
+    estimates = [cell for row in table.rows if isinstance(cell := row.get(name), Estimate)]
+    return [part for part in _PARTS if any(getattr(cell, part) is not None for cell in estimates)]
 
 
 def format_latex(table: Table) -> str:
@@ -65,7 +68,7 @@ def format_latex(table: Table) -> str:
 
 
 def _format_head(column: Column) -> str:
-    lines = r"\\".join(_escape(line) for line in wrap(column.title, _HEAD_CHARACTERS))
+    lines = r"\\".join(_escape(line) for line in wrap(column.title, _HEAD_CHARACTERS, break_long_words=False))
     return rf"\shortstack[{'r' if column.is_numeric else 'l'}]{{{lines}}}" if r"\\" in lines else lines
 
 

@@ -1,5 +1,6 @@
 """Figures as readers see them."""
 
+import numpy as np
 import pytest
 
 from sweep.tables.blocks import Column, Table
@@ -17,8 +18,8 @@ def test_cells_say_what_is_known_of_them() -> None:
     assert format_value(0.00004, "p") == "<0.001"
     assert [format_value(value, "seconds") for value in (9.25, 61.0)] == ["9.2 s", "1:01"]
     columns = (Column("a", "A", "score"), Column("b", ""))
-    table = Table("t", "T", columns, ({"a": Estimate(1.5, 1.0, 2.0), "b": 'x,"y"'}, {"a": 2.5}))
-    assert format_csv(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'
+    table = Table("t", "T", columns, ({"a": Estimate(1.5, 1.0, 2.0), "b": 'x,"y"'}, {"a": np.float64(2.5)}))
+    assert format_csv(table) == 'a,a_low,a_high,b\n1.5,1.0,2.0,"x,""y"""\n2.5,,,\n'  # its method `std` is none
 
 
 @pytest.mark.parametrize(

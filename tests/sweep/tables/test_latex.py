@@ -6,7 +6,7 @@ from sweep.tables.text_files import format_latex
 
 
 def test_a_table_is_escaped_and_keeps_its_figures() -> None:
-    columns = (Column("row", ""), Column("label", "Model & baseline"), Column("CIDEr", "CIDEr", "score"))
+    columns = (Column("row", ""), Column("label", "Model & its_hyperparameters"), Column("CIDEr", "CIDEr", "score"))
     rows = (
         {"row": "best", "label": r"lora_rank 8 \input{x}", "CIDEr": Estimate(2.5, 2.25, 2.75)},
         {"row": "zero_shot", "label": "50% <p>~^|#$", "CIDEr": Estimate(-0.25, std=0.125)},
@@ -19,7 +19,7 @@ def test_a_table_is_escaped_and_keeps_its_figures() -> None:
         r"% Needs \usepackage{booktabs,graphicx}.",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\begin{tabular}{lr}",
         r"\toprule",
-        r"\shortstack[l]{Model \&\\baseline} & CIDEr \\",
+        r"\shortstack[l]{Model \&\\its\_hyperparameters} & CIDEr \\",
         r"\midrule",
         r"\textbf{lora\_rank 8 \textbackslash{}input\{x\}} & \textbf{2.500} \\[-0.5ex]",
         r" & {\scriptsize 2.250 to 2.750} \\",
