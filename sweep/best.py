@@ -38,8 +38,9 @@ def read_best(directory: Path, trial: str | None = None) -> str:
     """
     results = load_results(directory)
     if trial is not None:
-        config, name = _find_trial(results, trial).config, f"{results.space.name}-{trial.replace('_', '-')}"
-        return f"# {trial} of {results.directory.name}.\n{dump_space(best_space(results.space, config, name))}"
+        name = f"{results.space.name}-{trial.replace('_', '-')}"
+        text = dump_space(best_space(results.space, _find_trial(results, trial).config, name))
+        return f"# {trial} of {results.directory.name}.\n{text}"
     if not results.paths.best_config.is_file():
         raise _no_best_yet(directory)
     load_run_space(results.paths.best_config)  # a damaged file is named, not printed

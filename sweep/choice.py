@@ -51,11 +51,10 @@ def rescore_candidates(study: Study, resources: TrialResources, progress: Progre
     if predictions == "captions":
         tables = [read_table(path, ("row", "id", "reference", "prediction", "CIDEr"))] if path.is_file() else []
         for row, own in found.items():
-            ids, references = splits[row].ids, splits[row].references
-            columns = {"row": row, "id": ids, "reference": map("\n".join, references)}
-            captions = [prediction.text for prediction in own]
-            cider = CaptionScorer(references).cider_per_image(captions)
-            tables.append(pd.DataFrame(columns | {"prediction": captions, "CIDEr": cider}))
+            split, captions = splits[row], [prediction.text for prediction in own]
+            table = pd.DataFrame({"row": row, "id": split.ids, "reference": map("\n".join, split.references)})
+            scores = CaptionScorer(split.references).cider_per_image(captions)
+            tables.append(table.assign(prediction=captions, CIDEr=scores))
         write_text_atomically(path, pd.concat(tables).to_csv(index=False))
 
 

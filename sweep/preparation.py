@@ -94,7 +94,7 @@ def check_before_start(space: SearchSpace, *, always: bool = False, progress: Pr
             validation = [record.references for record in splits["validation"]]
             notes["alike", config.data] = describe_alike_captions(config.objective, validation)
         if config.precision == "auto" and multiplies_bf16(current_device()) and not is_small(captioner):
-            notes["precision",] = [
+            notes[("precision",)] = [
                 "Precision      fp32; this CPU has instructions for bf16: --set precision=bf16 may take half the time"
             ]
         apply_tuning(captioner, config)
@@ -277,6 +277,7 @@ def check_evaluation(
         labels = {score.name: score.label for score in objective.scores}
         has = " and ".join(f"{labels[name]} {objective.show(value)}" for name, value in scores.items())
         untrained_one = f"the untrained {names[config.model] if names else 'model'}"
-        says = f'{f"has {has}, such as" if has else "says"} "{textwrap.shorten(texts[0], 60)}"'
+        does = f"has {has}, such as" if has else "says"
         checked = f"{len(split)} validation {split.records[0].noun}s in {time.monotonic() - started:.0f} s"
-        view.message(f"Evaluation checked on {checked}: {untrained_one} {says}")
+        sample = textwrap.shorten(texts[0], 60)
+        view.message(f'Evaluation checked on {checked}: {untrained_one} {does} "{sample}"')

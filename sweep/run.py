@@ -97,7 +97,8 @@ def run(
             raise ConfigFault("--retry-failed is for runs there are; name one by --resume DIR.")
         if space is None:
             raise ConfigFault("No space given; name a ready one, such as lora, or a space file, or use --resume DIR.")
-        loaded, wanted = load_space(find_space(space)), "give a whole number of at least 1 (+N is for --resume)"
+        loaded = load_space(find_space(space))
+        wanted = "give a whole number of at least 1 (+N is for --resume)"
         count = None if trials is None else _parse_trials(trials, "", wanted)
         pairs = [*(set_ or []), *(["keep_checkpoints=true"] if keep_checkpoints else [])]
         resolved = apply_overrides(

@@ -108,7 +108,8 @@ def format_standing(standing: Standing) -> str:
             lines += [f"         caption    {caption}", f"         reference  {reference}"]
     if standing.seconds_left is not None:
         lines.append(f"Left     about {format_seconds(standing.seconds_left)} for the search, without the test split")
-    lines += [f"Ended    {standing.budget}"] * bool(standing.budget)
+    if standing.budget:
+        lines.append(f"Ended    {standing.budget}")
     lines += [f"Fault    {fault}" for fault in standing.faults]
     return "".join(f"{line}\n" for line in lines)
 

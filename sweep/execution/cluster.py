@@ -155,7 +155,9 @@ def choose_resources(
     """
     nodes = [*nodes, *_grow(nodes, wanted)]
     cluster_cpus, cluster_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    limits = [max(num_trials, 1), *([] if wanted.max_concurrent == "auto" else [wanted.max_concurrent])]
+    limits = [max(num_trials, 1)]
+    if wanted.max_concurrent != "auto":
+        limits.append(wanted.max_concurrent)
     if wanted.workers_per_trial != "auto":
         workers = wanted.workers_per_trial
     elif wanted.gpus_per_trial == "auto":

@@ -46,9 +46,10 @@ Answer = tuple[dict[str, str], list[str]]
 
 def list_nodes() -> list[NodeSize]:
     """List the nodes, those that died too; two on one host bear part of their ids in their names."""
-    hosts = Counter(node["NodeManagerHostname"] for node in ray.nodes())
+    known: list[dict[str, Any]] = ray.nodes()
+    hosts = Counter(node["NodeManagerHostname"] for node in known)
     nodes = []
-    for node in ray.nodes():
+    for node in known:
         host, key, has = node["NodeManagerHostname"], node["NodeID"], node["Resources"]
         name = f"{host} ({key[:8]})" if hosts[host] > 1 else host
         nodes.append(NodeSize(has.get("CPU", 0.0), has.get("GPU", 0.0), key, name, node["Alive"]))

@@ -102,8 +102,9 @@ def _run_round(study: Study, resources: TrialResources, view: SweepView, log: Ex
 def build_placement(params: dict[str, Any]) -> PlacementGroupFactory:
     """Build what Tune reserves for an assignment; under Ray Train the workers reserve their own."""
     assignment = Assignment(**params)
-    leads, own = assignment.num_workers > 1, (assignment.cpus_per_worker, assignment.gpus_per_worker)
-    bundle = {"CPU": DRIVER_CPUS} if leads else worker_resources(*own)
+    bundle = worker_resources(assignment.cpus_per_worker, assignment.gpus_per_worker)
+    if assignment.num_workers > 1:
+        bundle = {"CPU": DRIVER_CPUS}
     selector = keep_off(assignment.avoided_nodes)
     if not selector:
         return PlacementGroupFactory([bundle])

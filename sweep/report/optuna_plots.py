@@ -6,7 +6,7 @@ and joined: a knob with several branches is several parameters to the sampler, b
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sweep.report.style import (
     GREY,
@@ -64,8 +64,10 @@ def plot_parallel(results: RunResults, searched: Sequence[str]) -> Plot:
         f"Parallel coordinates: one line for each of the {len(done)} trials that ran to their end, through its "
         f"values of {', '.join(title_knob(name) for name in searched)}, coloured by {objective.label} on validation."
     )
-    look: dict[str, Any] = {"height": 440, "min_width": 110 * (len(searched) + 2), "margin": 60}
-    return finish("parallel", "Parallel coordinates", figure, summary, data_in="leaderboard", **look)
+    return finish(
+        "parallel", "Parallel coordinates", figure, summary, height=440, margin=60, data_in="leaderboard",
+        min_width=110 * (len(searched) + 2),
+    )  # fmt: skip
 
 
 def plot_importances(results: RunResults, searched: Sequence[str]) -> Plot:

@@ -202,15 +202,16 @@ def _check_configs(space: SearchSpace, where: str) -> None:
 
     A sampler's draws are forgiven as long as some are valid: others are drawn in their place.
     """
-    is_grid, given = space.sampler == "grid", space.first_points
-    whole = [point for point in given if all(knob in point for knob, *_ in active_ranges(space, point))]
-    faults = [
-        fault for point in (grid_rows(space) if is_grid else whole) for fault in _find_config_faults(space, point)
-    ]
-    drawn = [] if is_grid else draw_points(space, _NUM_CHECKED_POINTS, space.seed)
-    found = [_find_config_faults(space, point) for point in drawn]
-    if found and all(found):
-        faults += found[0]
+    if space.sampler == "grid":
+        exact, drawn = grid_rows(space), []
+    else:
+        given = space.first_points
+        exact = [point for point in given if all(knob in point for knob, *_ in active_ranges(space, point))]
+        drawn = draw_points(space, _NUM_CHECKED_POINTS, space.seed)
+    faults = [fault for point in exact for fault in _find_config_faults(space, point)]
+    of_drawn = [_find_config_faults(space, point) for point in drawn]
+    if of_drawn and all(of_drawn):
+        faults += of_drawn[0]
     if faults:
         raise ConfigFault(f"{where}: {fault}" for fault in dict.fromkeys(faults))
 

@@ -45,7 +45,8 @@ class _Model(BaseModel):
     @model_serializer(mode="wrap")
     def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what has a default and is None or an empty mapping."""
-        fields, values = type(self).model_fields, dict[str, Any](handler(self))
+        fields = type(self).model_fields
+        values: dict[str, Any] = handler(self)
         return {name: value for name, value in values.items() if fields[name].is_required() or value not in (None, {})}
 
 

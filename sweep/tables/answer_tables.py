@@ -174,12 +174,7 @@ def build_question_table(results: RunResults) -> Table | None:
         Column("num_questions", "Questions", "count", rank=3),
         Column("exact_match", "Exact match, best model", "score", short="best model", with_spread=False),
         Column("f1", "F1, best model", "score", short="F1", rank=1, with_spread=False),
-        *(
-            Column(
-                f"exact_match_{row}", f"Exact match, {name}", "score", name, 0 if row in TEXT_ONLY_ROWS else 2, False
-            )
-            for row, name in baselines.items()
-        ),
+        *(_build_baseline_column(row, name) for row, name in baselines.items()),
         *(Column(f"f1_{row}", "", "score") for row in baselines),
         Column("difference", "Gain in exact match", "difference", short="gain"),
         Column("baseline", "over", rank=4),
@@ -264,6 +259,11 @@ def _build_accuracy_columns(scope: Scope, scopes: Sequence[Scope]) -> tuple[Colu
     return accuracy, Column(f"macro_f1_{scope}", f"Macro F1, {name}", "score", "", macro_rank, with_spread=False)
 
 
+def _build_baseline_column(row: str, name: str) -> Column:
+    rank = 0 if row in TEXT_ONLY_ROWS else 2
+    return Column(f"exact_match_{row}", f"Exact match, {name}", "score", name, rank, with_spread=False)
+
+
 def _fill(score: ClassificationScore | AnswerScore | None, names: Sequence[str], suffix: str = "") -> dict[str, Cell]:
     if score is None:
         return {}
@@ -273,7 +273,9 @@ def _fill(score: ClassificationScore | AnswerScore | None, names: Sequence[str],
 def _pick(row: AnswerRow, scope: Scope, kind: str | None) -> AnswerScore | None:
     """Pick the score of one kind of question, or of all under None."""
     scores = row.of(scope)
-    return None if scores is None else scores.kinds.get(kind) if kind else scores.overall
+    if scores is None:
+        return None
+    return scores.overall if kind is None else scores.kinds.get(kind)
 
 
 def _explain_intervals(results: RunResults) -> list[str]:

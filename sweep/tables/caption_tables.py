@@ -202,7 +202,9 @@ def build_published_table(results: RunResults) -> Table | None:
     count = results.metrics.num_images
     test_images = "this run's test split" + ("" if count is None else f", {count:,} images")
     own: dict[str, Cell] = {"test_images": test_images, "tokens": "PTB", "source": "this run"}
-    rows: list[Row] = [{"system": describe_row(results, row)} | own | s for row, s in results.test_rows.items()]
+    rows: list[Row] = [
+        {"system": describe_row(results, row), **scores, **own} for row, scores in results.test_rows.items()
+    ]
     rows += [{**asdict(figure), **figure.scores} for figure in figures]
     return Table("published", "Beside published figures", columns, rows, notes=NOTES)
 
@@ -259,10 +261,14 @@ def _explain_statistics(results: RunResults) -> list[str]:
         said.append(f"Captions and references were preprocessed as {metrics.caption_preprocessing}.")
     extra = [score for key in results.space.extra_scores for score in load_scores(key)]
     said += [score.describe() for score in extra if score.describe()]
-    missing = [score for score in extra if score.name not in results.score_names]
-    why = (f"needs {score.needs}" if score.needs else "the log says why" for score in missing)
-    listed = "; ".join(f"{score.name} ({reason})" for score, reason in zip(missing, why, strict=True))
-    return [*said, f"Not computed: {listed}."] if missing else said
+    missing = {
+        score.name: f"needs {score.needs}" if score.needs else "the log says why"
+        for score in extra
+        if score.name not in results.score_names
+    }
+    if missing:
+        said.append(f"Not computed: {'; '.join(f'{name} ({why})' for name, why in missing.items())}.")
+    return said
 
 
 def _build_comparison_columns(results: RunResults) -> tuple[Column, ...]:
