@@ -1,5 +1,6 @@
 """The config of one trial: every knob with type, bounds and unit."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,9 +18,14 @@ RESERVED_NAMES = frozenset(
 """Names of data sets and models; a folder of the same name must be given as `./NAME`."""
 
 
+def expand_home(value: str) -> Path:
+    """Expand a leading `~` or `~user`; that of no known user stays as it is, where `Path.expanduser` raises."""
+    return Path(os.path.expanduser(value))  # noqa: PTH111
+
+
 def absolute_if_path(value: str) -> str:
     """Make an existing path absolute, because Ray changes the working directory; leave other names unchanged."""
-    path = Path(value).expanduser()
+    path = expand_home(value)
     return str(path.resolve()) if value not in RESERVED_NAMES and path.exists() else value
 
 

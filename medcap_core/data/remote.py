@@ -4,6 +4,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from medcap_core.config import expand_home
 from medcap_core.errors import DataFault
 from medcap_core.runtime.cache import guard_cache_writes
 from medcap_core.runtime.copies import copy_folder
@@ -24,7 +25,7 @@ def fetch_data(data: str, progress: Progress = ignore_progress) -> Path:
     nothing or the disk is full, and StorageFault.
     """
     if not is_url(data):
-        return Path(data).expanduser()
+        return expand_home(data)
     if data not in _fetched:
         _fetched[data] = _fetch(data, progress)
     return _fetched[data]

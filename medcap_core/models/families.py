@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from medcap_core.config import expand_home
 from medcap_core.errors import ModelFault
 from medcap_core.models.blip.captioner import BlipCaptioner
 from medcap_core.models.blip2 import Blip2Captioner, InstructBlipCaptioner
@@ -46,7 +47,7 @@ def resolve_model(name_or_path: str) -> str:
         return name_or_path
     if name_or_path in EMBEDDED_MODELS:
         return str(EMBEDDED_MODELS[name_or_path])
-    path = Path(name_or_path).expanduser()
+    path = expand_home(name_or_path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelFault(f"model {name_or_path}: the folder has no config.json; give a folder in Hub format.")

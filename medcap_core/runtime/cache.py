@@ -27,7 +27,7 @@ def cache_root() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     if not given:
         return Path(platformdirs.user_cache_dir("medcap-sweep", appauthor=False))
-    root = Path(given).expanduser()
+    root = Path(os.path.expanduser(given))  # noqa: PTH111 - Path's raises where a user is not known
     if not root.is_absolute():
         raise ConfigFault(f"{CACHE_VARIABLE} must be an absolute path, but it is '{given}'.")
     return root

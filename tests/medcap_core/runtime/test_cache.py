@@ -18,9 +18,10 @@ def test_the_variable_wins_over_the_users_cache(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_relative_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDCAP_CACHE", "caches/here")
-    with pytest.raises(ConfigFault, match="MEDCAP_CACHE must be an absolute path, but it is 'caches/here'"):
-        cache_root()
+    for given in ("caches/here", "~nobody-here/caches"):
+        monkeypatch.setenv("MEDCAP_CACHE", given)
+        with pytest.raises(ConfigFault, match=f"MEDCAP_CACHE must be an absolute path, but it is '{given}'"):
+            cache_root()
 
 
 def test_a_full_disk_and_a_closed_folder_are_explained(tmp_path: Path) -> None:

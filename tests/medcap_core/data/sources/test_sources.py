@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from medcap_core.config import TrialConfig
 from medcap_core.data.phantoms import load_phantoms
 from medcap_core.data.records import SkippedRecord, SplitName
 from medcap_core.data.sources import load_data
@@ -205,6 +206,8 @@ def test_two_metadata_files_are_a_fault(tmp_path: Path) -> None:
 def test_names_and_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataFault, match="does not exist and is no name of a data set"):
         load_data(str(tmp_path / "absent"))
+    with pytest.raises(DataFault, match="'~nobody-here' does not exist and is no name of a data set"):
+        load_data(TrialConfig(data="~nobody-here").data)
     with pytest.raises(DataFault, match=r"no data set in a known layout; looked for .*ROCOv2 folder.*parquet"):
         load_data(str(tmp_path))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
