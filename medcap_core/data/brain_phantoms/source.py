@@ -125,8 +125,11 @@ def _build_record(seed: int, split: SplitName, index: int) -> ScanRecord:
     name = f"brain-phantom-{seed}-{split}"
     case = f"{name}-{cohort}-subject-{phantom.subject_key.subject:04d}"
     truth = {**asdict(facts), "diagnosis": facts.diagnosis.value, "unseen_cohort": cohort in UNSEEN_COHORTS}
-    caption, asked = write_report(cohort, facts, phantom.build_generator(_WORDING)), ask(facts)
-    return ScanRecord(f"{name}-{index:04d}", phantom, caption, case, truth, (), cohort, facts.diagnosis, asked)
+    caption = write_report(cohort, facts, phantom.build_generator(_WORDING))
+    return ScanRecord(
+        f"{name}-{index:04d}", phantom, caption, case, truth,
+        cohort=cohort, diagnosis=facts.diagnosis, questions=ask(facts),
+    )  # fmt: skip
 
 
 def load_brain_phantoms(sizes: Mapping[SplitName, int] = DEFAULT_SIZES, *, seed: int = 0) -> Dataset:

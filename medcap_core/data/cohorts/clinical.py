@@ -83,7 +83,7 @@ def read_clinical_tables(
     """Read the rows of the tables, grouped by kind.
 
     `kinds` maps each kind to the column that identifies it, in order, and to its required columns, by what they hold.
-    Raises DataFault for every table that is of no kind, and for missing columns.
+    Raises DataFault for every table that is of no kind or lacks columns.
     """
     rows: dict[str, list[Cells]] = {kind: [] for kind in kinds}
     faults = []
@@ -93,9 +93,12 @@ def read_clinical_tables(
         if kind is None:
             known = ", ".join(f"{column} ({kind})" for kind, (column, _) in kinds.items())
             faults.append(f"{table.path} is no table of {cohort} that is known here: none of its columns is {known}.")
-        elif not faults:
+            continue
+        try:
             require_columns(table, {need: [name] for need, name in kinds[kind][1].items()})
-            rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
+        except DataFault as fault:
+            faults += fault.faults
+        rows[kind] += [functools.partial(_read_cell, row, find) for row in table.rows]
     if faults:
         raise DataFault(faults)
     return rows

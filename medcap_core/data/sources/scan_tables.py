@@ -200,7 +200,9 @@ def _add_scan(
     case = f"{cohort} {subject}".strip() if subject else scan.name
     truth = {column: scan.first.cells.get(column) for column in table.columns if column not in columns.values()}
     questions = (*([ask_diagnosis(diagnosis)] if diagnosis else []), *others)
-    record = ScanRecord(record_id, reference, caption, case, truth, (), cohort or None, diagnosis, questions)
+    record = ScanRecord(
+        record_id, reference, caption, case, truth, cohort=cohort or None, diagnosis=diagnosis, questions=questions
+    )
     reading.add(scan.split, record)
 
 

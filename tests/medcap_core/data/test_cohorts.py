@@ -306,6 +306,8 @@ def test_faults_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("PTID,VISCODE,DX\n002_S_0295,bl,CN\n")
     with pytest.raises(DataFault, match=r"has no column for the date \(accepted: examdate\)"):
         find_cohort_scans("adni", tables[:1], images)
+    with pytest.raises(DataFault, match=r"(?s)t.csv has no column for the date .*x.csv is no table of ADNI"):
+        find_cohort_scans("adni", tables, images)
 
 
 def test_the_command_line(tmp_path: Path) -> None:
