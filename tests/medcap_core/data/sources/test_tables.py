@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 import tempfile
+import time
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -108,10 +109,11 @@ def test_repeated_ids_are_made_unique_and_reported(tmp_path: Path, draw_image: D
 
 
 def test_many_records_of_one_id_take_no_longer_than_others() -> None:
-    reading = Reading()
-    for number in range(20_000):  # minutes, if each looked for a free suffix from the first on
+    reading, started = Reading(), time.process_time()
+    for number in range(10_000):
         reading.add("train", Record("same", ImageFile(Path(str(number))), "x"))
-    assert [record.id for record in reading.splits["train"]][::19_999] == ["same", "same#20000"]
+    assert time.process_time() - started < 3  # 0.2 s, or 7 s if each looks for a free suffix from the first on
+    assert [record.id for record in reading.splits["train"]][::9999] == ["same", "same#10000"]
 
 
 def test_splits_from_the_folders_of_the_paths(tmp_path: Path, draw_image: DrawImage) -> None:
