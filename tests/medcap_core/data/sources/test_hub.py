@@ -278,7 +278,7 @@ def test_webdatasets(tmp_path: Path, suffix: str) -> None:
 NO_TARS = {
     "lacking": (
         {"a.png": b"", "a.txt": b"", "b.png": b""},
-        "1 of its 2 samples lack a file that others have, such as b",
+        "1 of its 2 samples lack a file that others have, such as b.txt",
     ),
     "apart": ({"a.png": b"", "b.png": b"", "a.txt": b"", "b.txt": b""}, "the files of one sample do not follow each"),
     "pickle": ({"a.png": b"", "a.pth": b""}, "holds .pth files, which run code when they are read"),
