@@ -81,11 +81,13 @@ def run_study(
                 log = ExperimentLog(study, log_to, view.message) if log_to else None
                 resources = run_search(study, resources, view, log)
                 study.clock.stop()
-                if said := describe_end(study):
-                    view.message(said)
-                    sys.stdout.write(f"{said}\n")  # to log.txt
+                run = study.address + launch.flag
+                ending = describe_budget_end(study.space, study.records, study.clock.seconds, run)
+                if ending:
+                    view.message(ending)
+                    sys.stdout.write(f"{ending}\n")  # to log.txt
                 try:
-                    best = choose_best(study, resources, view)
+                    best = choose_best(study, resources, view, ending)
                     score_on_test(study, best, resources, view.step)
                     study.tidy_checkpoints()  # with `test: all` weights wait for the test split
                 except EveryTrialFailed:
@@ -138,18 +140,13 @@ def describe_study(study: Study) -> list[str]:
     ]
 
 
-def describe_end(study: Study) -> str:
-    """Say that `max_hours` ended the search before all trials were over, else nothing."""
-    return describe_budget_end(study.space, study.records, study.clock.seconds, study.address)
-
-
-def choose_best(study: Study, resources: TrialResources, view: SweepView) -> TrialRecord:
-    """Find the best trial by validation and write its model. Raises EveryTrialFailed."""
+def choose_best(study: Study, resources: TrialResources, view: SweepView, ending: str) -> TrialRecord:
+    """Find the best trial by validation and write its model. Raises EveryTrialFailed, which tells the `ending` too."""
     rescore_candidates(study, resources, view.step)
     best = next(iter(study.best()), None)
     if best is None:
         reasons = {record.reason for record in study.records if record.state is TrialState.FAILED}
-        said = sorted(filter(None, [*reasons, describe_end(study)]))
+        said = sorted(filter(None, [*reasons, ending]))
         raise EveryTrialFailed(f"No trial of {study.address} gave a model: {' / '.join(said)}")
     export_best(study, best)
     return best

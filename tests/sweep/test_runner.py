@@ -66,6 +66,16 @@ def test_an_interrupted_run_says_how_to_go_on_where_it_was(
     assert f"--resume {study.address} --address head:6379\n" in capfd.readouterr().out
 
 
+def test_a_run_whose_time_is_over_says_how_to_go_on_where_it_was(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("prepare", "run_search", "end_run"):
+        monkeypatch.setattr(runner, name, lambda *_: ONE)
+    study = create(build_space({"name": "any", "max_hours": 1e-9}, "test"))
+    with pytest.raises(EveryTrialFailed, match=r"--resume .* --address head:6379 --set max_hours=2e-09$"):
+        runner.run_study(study, Launch(Future(), Resources(), 1, "head:6379"), Console(file=io.StringIO()))
+
+
 def test_a_run_without_a_model_says_why(create: Create) -> None:
     search = {"learning_rate": {"uniform": [0.1, 0.2]}}
     study = create(build_space({"name": "any", "search": search, "trials": 3}, "test"))
@@ -74,4 +84,4 @@ def test_a_run_without_a_model_says_why(create: Create) -> None:
         study.start(record.name)
         study.finish(record.name, TrialState.FAILED, reason)
     with pytest.raises(EveryTrialFailed, match=r"gave a model: No memory left\. / The loss was not finite\.$"):
-        choose_best(study, ONE, quiet_view())
+        choose_best(study, ONE, quiet_view(), "")
