@@ -55,8 +55,12 @@ def quick_imports() -> Iterator[None]:
     """Import large libraries without Python's garbage collector.
 
     torch, transformers and Ray create about a million objects at import, all permanent; collecting among them takes a
-    third of the time. Afterwards they are frozen, so that no later collection visits them.
+    third of the time. Afterwards they are frozen, so that no later collection visits them. Does nothing in a process
+    where that was done before: what it has made since may end.
     """
+    if gc.get_freeze_count():
+        yield
+        return
     was_enabled = gc.isenabled()
     gc.disable()
     try:

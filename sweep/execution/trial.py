@@ -14,18 +14,15 @@ import torch
 from ray import tune
 
 from medcap_core.config import TrialConfig
-from medcap_core.data.prepare import prepare_data
 from medcap_core.data.records import fold_white_space
 from medcap_core.data.remote import fetch_data
 from medcap_core.errors import DataFault, ModelFault, NonFiniteLoss, TrialFailure, UserFault
-from medcap_core.models import load_geometry
+from medcap_core.runtime.command_line import quick_imports
 from medcap_core.runtime.device import release_memory
 from medcap_core.runtime.files import replace_text
-from medcap_core.runtime.libraries import set_up_libraries
 from medcap_core.runtime.storage import StorageFault, working_directory
 from medcap_core.runtime.workers import current_workers
 from medcap_core.training.epoch_report import EpochReport
-from medcap_core.training.loop import fit
 from medcap_core.training.stored_checkpoints import StoredCheckpoints
 from sweep.execution.moves import NodeFault, is_fault_of_node
 from sweep.execution.ray_private import set_process_title
@@ -100,6 +97,11 @@ def describe_node_fault(error: BaseException, rank: int) -> dict[str, str]:
 
 def train_here(assignment: Assignment, report: Callable[[dict[str, Any]], None]) -> None:
     """Fit in this process, with log and progress in the trial's folder."""
+    with quick_imports():  # the process may have just started
+        from medcap_core.data.prepare import prepare_data
+        from medcap_core.models import load_geometry
+        from medcap_core.runtime.libraries import set_up_libraries
+        from medcap_core.training.loop import fit
     config, directory = assignment.trial_config, assignment.folder
     set_up_libraries()
     torch.set_num_threads(max(1, int(assignment.cpus_per_worker)))

@@ -1,6 +1,7 @@
 """How commands end: what is told on standard error, and with which exit code."""
 
 import errno
+import gc
 import getpass
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import typer
 
 from medcap_core.errors import ConfigFault, OutOfMemory, RunFault
-from medcap_core.runtime.command_line import EXIT_USER_FAULT, exit_on_fault
+from medcap_core.runtime.command_line import EXIT_USER_FAULT, exit_on_fault, quick_imports
 from medcap_core.runtime.files import name_refused_files
 
 
@@ -61,3 +62,19 @@ def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: 
     for file in (closed / "below" / "table.csv", closed):
         with pytest.raises(RunFault, match=f"^{closed}: "), name_refused_files():
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+
+def test_what_is_imported_first_is_frozen_and_nothing_later() -> None:
+    before = gc.get_freeze_count()
+    gc.unfreeze()
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+        frozen = gc.get_freeze_count()
+        with quick_imports():  # of the second trial of a process, whose model must not stay for good
+            assert gc.isenabled()
+        assert frozen > 0
+        assert gc.get_freeze_count() <= frozen
+    finally:
+        if not before:
+            gc.unfreeze()
