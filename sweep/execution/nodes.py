@@ -52,7 +52,8 @@ def list_nodes() -> list[NodeSize]:
     for node in known:
         host, key, has = node["NodeManagerHostname"], node["NodeID"], node["Resources"]
         name = f"{host} ({key[:8]})" if hosts[host] > 1 else host
-        nodes.append(NodeSize(has.get("CPU", 0.0), has.get("GPU", 0.0), key, name, node["Alive"]))
+        cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+        nodes.append(NodeSize(cpus=cpus, gpus=gpus, id=key, name=name, is_alive=node["Alive"]))
     return nodes
 
 
